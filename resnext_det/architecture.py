@@ -1,0 +1,196 @@
+"""A ResNeXt as frozen data: its name, its stages, and its parameters and multiply-adds by arithmetic.
+
+The paper (arXiv 1611.05431, section 3.1) builds every net from one template by two rules: blocks that give
+maps of one size share width and filter sizes, and each time the map halves, the width doubles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+BLOCKS_PER_STAGE: dict[int, tuple[int, ...]] = {
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+
+_NAME = re.compile(
+    r"\s*(?P<family>x|resnext|r|resnet)[-_ ]*(?P<depth>\d+)"
+    r"(?:[-_ ,]*\(?\s*(?P<cardinality>\d+)\s*[x\u00d7]\s*(?P<width>\d+)d\s*\)?)?\s*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: ``blocks`` bottlenecks whose maps have one size.
+
+    Attributes:
+        name: "res2" to "res5" (the paper's conv2 to conv5).
+        blocks: how many bottleneck blocks.
+        in_channels: channels of the stage's input.
+        bottleneck_channels: channels of the 3x3 convolution, all groups together.
+        out_channels: channels of every block's output.
+        stride: stride of the first block; the others have stride 1.
+        cardinality: groups of the 3x3 convolution.
+    """
+
+    name: str
+    blocks: int
+    in_channels: int
+    bottleneck_channels: int
+    out_channels: int
+    stride: int
+    cardinality: int
+
+
+class _Convolution(NamedTuple):
+    """A convolution followed by a norm, and the size of the map that it gives."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    groups: int
+    out_height: int
+    out_width: int
+
+    @property
+    def weights(self) -> int:
+        return self.in_channels // self.groups * self.out_channels * self.kernel_size**2
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNeXt (cardinality above 1) or ResNet (1x64d) for images of three channels.
+
+    Args:
+        depth: layers with weights: 26, 50, 101, 152 or 200.
+        cardinality: number of groups (C of the paper; detectron2's NUM_GROUPS).
+        width: channels of one group in res2 (d of the paper; detectron2's WIDTH_PER_GROUP).
+        stem_channels: channels of the 7x7 convolution (detectron2's STEM_OUT_CHANNELS).
+        res2_channels: output channels of res2, doubled every stage (detectron2's RES2_OUT_CHANNELS).
+
+    Raises:
+        ValueError: the depth is unknown, or a number is not a positive integer.
+    """
+
+    depth: int
+    cardinality: int = 1
+    width: int = 64
+    stem_channels: int = 64
+    res2_channels: int = 256
+
+    def __post_init__(self) -> None:
+        if self.depth not in BLOCKS_PER_STAGE:
+            known = ", ".join(map(str, BLOCKS_PER_STAGE))
+            raise ValueError(f"no ResNeXt of depth {self.depth!r} is known; choose one of {known}")
+        for name in ("cardinality", "width", "stem_channels", "res2_channels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} is {value!r}, which is not a number of channels; give an integer of 1 or more"
+                )
+
+    @classmethod
+    def parse(cls, text: str) -> Architecture:
+        """The architecture of a name: "X-101-32x4d", "R-50", "ResNeXt-50 (32x4d)", "resnext50_32x4d", ...
+
+        Raises:
+            ValueError: the text is no such name, a ResNeXt lacks its template, or a ResNet has groups.
+        """
+        match = _NAME.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not the name of a net; write it as 'X-101-32x4d' or 'R-50'")
+        depth, template = int(match["depth"]), match["cardinality"] is not None
+        if match["family"].lower() in ("x", "resnext") and not template:
+            raise ValueError(
+                f"{text!r} does not say its cardinality and width; write it as 'X-{depth}-32x4d'"
+            )
+        if not template:
+            return cls(depth)
+        cardinality, width = int(match["cardinality"]), int(match["width"])
+        if match["family"].lower() in ("r", "resnet") and cardinality != 1:
+            name = f"X-{depth}-{cardinality}x{width}d"
+            raise ValueError(
+                f"{text!r} is called a ResNet, whose cardinality is 1, not {cardinality}; write {name!r}"
+            )
+        return cls(depth, cardinality, width)
+
+    def __str__(self) -> str:
+        """The name that ``parse`` reads; it does not tell stem_channels and res2_channels."""
+        if (self.cardinality, self.width) == (1, 64):
+            return f"R-{self.depth}"
+        return f"X-{self.depth}-{self.cardinality}x{self.width}d"
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages res2 to res5, by the paper's two rules."""
+        stages = []
+        in_channels = self.stem_channels
+        for index, blocks in enumerate(BLOCKS_PER_STAGE[self.depth]):
+            stage = Stage(
+                name=f"res{index + 2}",
+                blocks=blocks,
+                in_channels=in_channels,
+                bottleneck_channels=self.cardinality * self.width * 2**index,
+                out_channels=self.res2_channels * 2**index,
+                stride=1 if index == 0 else 2,
+                cardinality=self.cardinality,
+            )
+            stages.append(stage)
+            in_channels = stage.out_channels
+        return tuple(stages)
+
+    def num_parameters(self, num_classes: int | None = 1000) -> int:
+        """Trainable parameters: convolutions, batch norms (two a channel), classifier.
+
+        Args:
+            num_classes: outputs of the classifier; None or 0 for none.
+        """
+        convolutions = sum(layer.weights + 2 * layer.out_channels for layer in self._convolutions(1, 1))
+        return convolutions + (self._feature_channels + 1) * (num_classes or 0)
+
+    def multiply_adds(self, height: int = 224, width: int = 224, num_classes: int | None = 1000) -> int:
+        """Multiply-adds of one image, which the paper calls FLOPs: convolutions and classifier.
+
+        Args:
+            height, width: the image's size in pixels.
+            num_classes: outputs of the classifier; None or 0 for none.
+        """
+        layers = self._convolutions(height, width)
+        return sum(layer.weights * layer.out_height * layer.out_width for layer in layers) + (
+            self._feature_channels * (num_classes or 0)
+        )
+
+    @property
+    def _feature_channels(self) -> int:
+        return self.stages()[-1].out_channels
+
+    def _convolutions(self, height: int, width: int) -> Iterator[_Convolution]:
+        height, width = _halved(height), _halved(width)
+        yield _Convolution(3, self.stem_channels, 7, 1, height, width)
+        height, width = _halved(height), _halved(width)
+        for stage in self.stages():
+            in_channels, middle, out_channels = (
+                stage.in_channels,
+                stage.bottleneck_channels,
+                stage.out_channels,
+            )
+            for block in range(stage.blocks):
+                # The first 1x1 convolution sees the larger map: the 3x3 carries the stride.
+                yield _Convolution(in_channels, middle, 1, 1, height, width)
+                if block == 0 and stage.stride == 2:
+                    height, width = _halved(height), _halved(width)
+                yield _Convolution(middle, middle, 3, stage.cardinality, height, width)
+                yield _Convolution(middle, out_channels, 1, 1, height, width)
+                if in_channels != out_channels:
+                    yield _Convolution(in_channels, out_channels, 1, 1, height, width)
+                in_channels = out_channels
+
+
+def _halved(size: int) -> int:
+    return (size + 1) // 2

@@ -1,0 +1,180 @@
+"""The keys that resnext_det honours, with detectron2's defaults.
+
+The names, the types and the default values are those of ``detectron2.config.get_cfg()``, so that one YAML file serves both
+engines. A key that is absent here is honoured by nothing here, and is refused. No key is our own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "DEVICE": "cuda",
+        "WEIGHTS": "",
+        "MASK_ON": False,
+        "KEYPOINT_ON": False,
+        "LOAD_PROPOSALS": False,
+        # One number a channel, in the order of INPUT.FORMAT.
+        "PIXEL_MEAN": [103.530, 116.280, 123.675],
+        "PIXEL_STD": [1.0, 1.0, 1.0],
+        "BACKBONE": {"NAME": "build_resnet_backbone", "FREEZE_AT": 2},
+        "RESNETS": {
+            "DEPTH": 50,
+            "NUM_GROUPS": 1,
+            "WIDTH_PER_GROUP": 64,
+            "STEM_OUT_CHANNELS": 64,
+            "RES2_OUT_CHANNELS": 256,
+            "NORM": "FrozenBN",
+            "STRIDE_IN_1X1": True,
+            "RES5_DILATION": 1,
+            "OUT_FEATURES": ["res4"],
+            "DEFORM_ON_PER_STAGE": [False, False, False, False],
+            "DEFORM_MODULATED": False,
+            "DEFORM_NUM_GROUPS": 1,
+        },
+        "FPN": {"IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": "", "FUSE_TYPE": "sum"},
+        "PROPOSAL_GENERATOR": {"NAME": "RPN", "MIN_SIZE": 0},
+        "ANCHOR_GENERATOR": {
+            "NAME": "DefaultAnchorGenerator",
+            "SIZES": [[32, 64, 128, 256, 512]],
+            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+            "OFFSET": 0.0,
+        },
+        "RPN": _rpn(),
+        "ROI_HEADS": {
+            "NAME": "Res5ROIHeads",
+            "NUM_CLASSES": 80,
+            "IN_FEATURES": ["res4"],
+            "IOU_THRESHOLDS": [0.5],
+            "IOU_LABELS": [0, 1],
+            "BATCH_SIZE_PER_IMAGE": 512,
+            "POSITIVE_FRACTION": 0.25,
+            "SCORE_THRESH_TEST": 0.05,
+            "NMS_THRESH_TEST": 0.5,
+            "PROPOSAL_APPEND_GT": True,
+        },
+        "ROI_BOX_HEAD": _roi_box_head(),
+    }
+
+
+def _rpn() -> dict[str, Any]:
+    return {
+        "HEAD_NAME": "StandardRPNHead",
+        "IN_FEATURES": ["res4"],
+        "BOUNDARY_THRESH": -1,
+        "IOU_THRESHOLDS": [0.3, 0.7],
+        "IOU_LABELS": [0, -1, 1],
+        "BATCH_SIZE_PER_IMAGE": 256,
+        "POSITIVE_FRACTION": 0.5,
+        "BBOX_REG_LOSS_TYPE": "smooth_l1",
+        "BBOX_REG_LOSS_WEIGHT": 1.0,
+        "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+        "SMOOTH_L1_BETA": 0.0,
+        "LOSS_WEIGHT": 1.0,
+        "PRE_NMS_TOPK_TRAIN": 12000,
+        "PRE_NMS_TOPK_TEST": 6000,
+        "POST_NMS_TOPK_TRAIN": 2000,
+        "POST_NMS_TOPK_TEST": 1000,
+        "NMS_THRESH": 0.7,
+        "CONV_DIMS": [-1],
+    }
+
+
+def _roi_box_head() -> dict[str, Any]:
+    return {
+        "NAME": "",
+        "BBOX_REG_LOSS_TYPE": "smooth_l1",
+        "BBOX_REG_LOSS_WEIGHT": 1.0,
+        "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+        "SMOOTH_L1_BETA": 0.0,
+        "POOLER_RESOLUTION": 14,
+        "POOLER_SAMPLING_RATIO": 0,
+        "POOLER_TYPE": "ROIAlignV2",
+        "NUM_FC": 0,
+        "FC_DIM": 1024,
+        "NUM_CONV": 0,
+        "CONV_DIM": 256,
+        "NORM": "",
+        "CLS_AGNOSTIC_BBOX_REG": False,
+        "TRAIN_ON_PRED_BOXES": False,
+        "USE_FED_LOSS": False,
+        "USE_SIGMOID_CE": False,
+    }
+
+
+def _solver() -> dict[str, Any]:
+    return {
+        "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+        "MAX_ITER": 40000,
+        "BASE_LR": 0.001,
+        "BASE_LR_END": 0.0,
+        "MOMENTUM": 0.9,
+        "NESTEROV": False,
+        "WEIGHT_DECAY": 0.0001,
+        "WEIGHT_DECAY_NORM": 0.0,
+        "WEIGHT_DECAY_BIAS": None,
+        "BIAS_LR_FACTOR": 1.0,
+        "GAMMA": 0.1,
+        "STEPS": (30000,),
+        "NUM_DECAYS": 3,
+        "RESCALE_INTERVAL": False,
+        "WARMUP_FACTOR": 1.0 / 1000,
+        "WARMUP_ITERS": 1000,
+        "WARMUP_METHOD": "linear",
+        "CHECKPOINT_PERIOD": 5000,
+        "IMS_PER_BATCH": 16,
+        "REFERENCE_WORLD_SIZE": 0,
+        "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
+        "AMP": {"ENABLED": False},
+    }
+
+
+def get_cfg() -> CfgNode:
+    """A fresh configuration: every key that is honoured, at detectron2's default.
+
+    Returns:
+        an ``fvcore.common.config.CfgNode``; change it by attribute, ``merge_from_list`` or ``load_config``.
+    """
+    return CfgNode(
+        {
+            "VERSION": 2,
+            "MODEL": _model(),
+            "INPUT": {
+                "MIN_SIZE_TRAIN": (800,),
+                "MIN_SIZE_TRAIN_SAMPLING": "choice",
+                "MAX_SIZE_TRAIN": 1333,
+                "MIN_SIZE_TEST": 800,
+                "MAX_SIZE_TEST": 1333,
+                "RANDOM_FLIP": "horizontal",
+                "FORMAT": "BGR",
+                "CROP": {"ENABLED": False},
+            },
+            "DATASETS": {"TRAIN": (), "TEST": (), "PROPOSAL_FILES_TRAIN": (), "PROPOSAL_FILES_TEST": ()},
+            "DATALOADER": {
+                "NUM_WORKERS": 4,
+                "ASPECT_RATIO_GROUPING": True,
+                "SAMPLER_TRAIN": "TrainingSampler",
+                "REPEAT_THRESHOLD": 0.0,
+                "REPEAT_SQRT": True,
+                "FILTER_EMPTY_ANNOTATIONS": True,
+            },
+            "SOLVER": _solver(),
+            "TEST": {
+                "EXPECTED_RESULTS": [],
+                "EVAL_PERIOD": 0,
+                "DETECTIONS_PER_IMAGE": 100,
+                "AUG": {"ENABLED": False},
+                "PRECISE_BN": {"ENABLED": False},
+            },
+            "OUTPUT_DIR": "./output",
+            "SEED": -1,
+            "CUDNN_BENCHMARK": False,
+            "FLOAT32_PRECISION": "",
+            "VIS_PERIOD": 0,
+        }
+    )

@@ -1,0 +1,1 @@
+"""Data for detection and classification: catalogs, reading, augmentation, sampling, loaders."""

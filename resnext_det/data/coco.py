@@ -1,0 +1,177 @@
+"""COCO datasets by name, and their annotations as detectron2's standard dicts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnext_det.data.coco_json import Record, read_coco_json
+
+logger = logging.getLogger(__name__)
+
+Prepare = Callable[[Path], tuple[Path, Path]]
+
+_REGISTER = "--register-coco NAME ANNOTATIONS IMAGES"
+
+# Name: annotations and images under $DETECTRON2_DATASETS, as in detectron2.
+_BUILT_IN = {
+    "coco_2014_train": ("coco/annotations/instances_train2014.json", "coco/train2014"),
+    "coco_2014_val": ("coco/annotations/instances_val2014.json", "coco/val2014"),
+    "coco_2014_minival": ("coco/annotations/instances_minival2014.json", "coco/val2014"),
+    "coco_2014_valminusminival": ("coco/annotations/instances_valminusminival2014.json", "coco/val2014"),
+    "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
+    "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
+    "coco_2017_val_100": ("coco/annotations/instances_val2017_100.json", "coco/val2017"),
+}
+_registered: dict[str, tuple[Path, Path]] = {}
+_generated: dict[str, Prepare] = {}
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """A loaded dataset.
+
+    ``records`` are detectron2's standard dicts, sorted by image id; an annotation's category_id is the index
+    of its category in ``class_names`` and in ``category_ids``, which holds the file's own ids in ascending
+    order.
+    """
+
+    name: str
+    annotations_file: Path
+    image_dir: Path
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    records: list[Record]
+
+
+def datasets_root() -> Path:
+    """Where built-in datasets lie: $DETECTRON2_DATASETS, or ./datasets; read at each use."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def known_datasets() -> tuple[str, ...]:
+    """The names that ``load_coco`` takes now."""
+    return tuple(sorted({*_BUILT_IN, *_registered, *_generated}))
+
+
+def register_coco(name: str, annotations: str | Path, images: str | Path) -> None:
+    """Give a name to an annotations file in COCO's format and the folder of its images.
+
+    Raises ValueError where the name already stands for other paths.
+    """
+    new = (Path(annotations).expanduser(), Path(images).expanduser())
+    if name in _generated:
+        raise ValueError(
+            f"dataset name {name!r} stands for a generated dataset; register yours by another name"
+        )
+    old = _paths(name)
+    if old is not None and [path.resolve() for path in old] != [path.resolve() for path in new]:
+        raise ValueError(
+            f"dataset name {name!r} already stands for {old[0]} with images in {old[1]}, not for "
+            f"{new[0]} with images in {new[1]}; register the new one by another name"
+        )
+    if old is None:
+        _registered[name] = new
+
+
+def register_generated(name: str, prepare: Prepare) -> None:
+    """Give a name to a dataset that ``prepare`` makes on first use.
+
+    Args:
+        name: a new name.
+        prepare: takes ``datasets_root()``, makes the files where they are missing, returns (annotations,
+            images).
+    """
+    if _paths(name) is not None or _generated.get(name, prepare) is not prepare:
+        raise ValueError(
+            f"dataset name {name!r} is taken; choose a name other than {', '.join(known_datasets())}"
+        )
+    _generated[name] = prepare
+
+
+def locate(name: str) -> tuple[Path, Path]:
+    """(annotations file, image folder) of a name, not checked to exist; a generated dataset is made now."""
+    if name in _generated:
+        return _generated[name](datasets_root())
+    paths = _paths(name)
+    if paths is None:
+        raise ValueError(
+            f"dataset {name!r} is unknown; known are {', '.join(known_datasets())}; "
+            f"name your own with {_REGISTER}"
+        )
+    return paths
+
+
+def load_coco(name: str) -> CocoDataset:
+    """Load a dataset by name: the content of detectron2's ``load_coco_json``, without masks and keypoints.
+
+    As there, an annotation whose polygons all have under 3 points is dropped (with a warning that counts
+    them), and crowds and boxes without area stay in the records: training leaves them out (with a warning for
+    the latter).
+
+    Raises:
+        FileNotFoundError: the annotations file or the image folder does not exist.
+        ValueError: the name is unknown, or the file is not JSON, is not COCO's, or contradicts itself.
+    """
+    annotations_file, image_dir = locate(name)
+    root = datasets_root()
+    remedy = f"put it there, set DETECTRON2_DATASETS (now {str(root)!r}), or name your files with {_REGISTER}"
+    if not annotations_file.is_file():
+        raise FileNotFoundError(
+            f"dataset {name!r}: annotations file {annotations_file} does not exist; {remedy}"
+        )
+    if not image_dir.is_dir():
+        raise FileNotFoundError(f"dataset {name!r}: image folder {image_dir} does not exist; {remedy}")
+    names, records = read_coco_json(annotations_file, image_dir, name)
+    logger.info("%s: %d images, %d categories", name, len(records), len(names))
+    return CocoDataset(name, annotations_file, image_dir, tuple(names.values()), tuple(names), records)
+
+
+def check_same_categories(train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset] = ()) -> None:
+    """Raise ValueError unless all sets have the same categories in the same order (ids may differ)."""
+    first, *others = [*train_sets, *test_sets]
+    for other in others:
+        if other.class_names == first.class_names:
+            continue
+        missing = [name for name in first.class_names if name not in other.class_names]
+        extra = [name for name in other.class_names if name not in first.class_names]
+        parts = [f"{other.name!r} lacks {', '.join(missing)}"] if missing else []
+        parts += [f"{first.name!r} lacks {', '.join(extra)}"] if extra else []
+        parts = parts or [
+            f"the order by id is {', '.join(first.class_names)} against {', '.join(other.class_names)}"
+        ]
+        raise ValueError(
+            f"datasets {first.name!r} ({len(first.class_names)} categories) and {other.name!r} "
+            f"({len(other.class_names)}) have different categories: {'; '.join(parts)}; give both files "
+            f"the same 'categories', or choose other datasets in DATASETS.TRAIN and DATASETS.TEST"
+        )
+
+
+def filter_empty(records: Sequence[Record]) -> list[Record]:
+    """The records with at least one annotation that is no crowd; detectron2's FILTER_EMPTY_ANNOTATIONS."""
+    kept = [record for record in records if any(not a.get("iscrowd", 0) for a in record["annotations"])]
+    logger.info("left out %d of %d images without usable annotations", len(records) - len(kept), len(records))
+    return kept
+
+
+def _paths(name: str) -> tuple[Path, Path] | None:
+    if name in _BUILT_IN:
+        annotations, images = (datasets_root() / part for part in _BUILT_IN[name])
+        return annotations, images
+    return _registered.get(name)
+
+
+def _shapes(split: str) -> Prepare:
+    def prepare(root: Path) -> tuple[Path, Path]:
+        from resnext_det.data.shapes import prepare_shapes
+
+        return prepare_shapes(root, split)
+
+    return prepare
+
+
+for _split in ("train", "val"):
+    register_generated(f"shapes_{_split}", _shapes(_split))

@@ -1,0 +1,134 @@
+"""The order of training samples as pure functions of a seed: it can start anywhere without loading an image.
+
+A batch is a list of (index, position): the record's index, and its place in this rank's endless stream. The
+stream and the batches equal detectron2's with its workers at 0 or 1 (with more, detectron2's order depends on
+their number).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+Batch = list[tuple[int, int]]
+
+
+def training_indices(
+    size: int, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
+) -> Iterator[int]:
+    """Endless permutations of range(size), strided by rank; equals detectron2's ``TrainingSampler``.
+
+    Raises ValueError where size is not positive or rank is not below world_size.
+    """
+    _check_rank(size, rank, world_size)
+    return islice(_permutations(size, seed, shuffle), rank, None, world_size)
+
+
+def repeated_training_indices(
+    factors: torch.Tensor, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
+) -> Iterator[int]:
+    """As training_indices, index i repeated factors[i] times an epoch; the fraction is rounded up by chance.
+
+    Equals detectron2's ``RepeatFactorTrainingSampler``.
+    """
+    _check_rank(len(factors), rank, world_size)
+    return islice(_repeated_permutations(factors, seed, shuffle), rank, None, world_size)
+
+
+def repeat_factors(records: Sequence[dict[str, Any]], *, threshold: float, sqrt: bool = True) -> torch.Tensor:
+    """How often an image is seen: max(1, sqrt(threshold / frequency(c))) of its rarest category c.
+
+    frequency(c) is the share of images with c in them (LVIS, appendix B.2); without ``sqrt`` the ratio
+    itself. Float32, (len(records),); equals detectron2's ``repeat_factors_from_category_frequency``.
+    """
+    categories = [{annotation["category_id"] for annotation in record["annotations"]} for record in records]
+    counts = Counter(category for present in categories for category in present)
+    ratios = {category: threshold / (count / len(records)) for category, count in counts.items()}
+    factors = {category: max(1.0, math.sqrt(ratio) if sqrt else ratio) for category, ratio in ratios.items()}
+    return torch.tensor(
+        [max((factors[category] for category in present), default=1.0) for present in categories],
+        dtype=torch.float32,
+    )
+
+
+def batches(
+    indices: Iterable[int], batch_size: int, *, wide: Sequence[bool] | None = None, start_batch: int = 0
+) -> Iterator[Batch]:
+    """Batches of (index, position), from batch ``start_batch`` on: the tail of what start_batch=0 gives.
+
+    Args:
+        indices: a rank's stream.
+        batch_size: images in a batch.
+        wide: whether record i is wider than high; a batch then holds images of one orientation, as
+            detectron2's ``AspectRatioGroupedDataset`` forms them. None takes the stream as it comes.
+        start_batch: batches to pass over; nothing is loaded for them.
+    """
+    if batch_size < 1 or start_batch < 0:
+        raise ValueError(
+            f"batch_size is {batch_size}, start_batch {start_batch}; give at least 1 and at least 0"
+        )
+    return islice(_grouped(indices, batch_size, wide), start_batch, None)
+
+
+def is_wide(records: Sequence[dict[str, Any]]) -> list[bool]:
+    """Whether each record's image is wider than high, from the record alone."""
+    return [record["width"] > record["height"] for record in records]
+
+
+def inference_shard(size: int, *, rank: int = 0, world_size: int = 1) -> range:
+    """The indices of one rank: contiguous, the first ranks one longer; as ``InferenceSampler``."""
+    _check_rank(size, rank, world_size)
+    shard, left = divmod(size, world_size)
+    begin = rank * shard + min(rank, left)
+    return range(begin, begin + shard + (rank < left))
+
+
+def sample_random_state(seed: int, rank: int, position: int) -> np.random.RandomState:
+    """The generator of one training sample, from nothing but these three numbers.
+
+    So augmentation depends neither on the number of workers nor on a restart. A negative seed is taken modulo
+    2**64.
+    """
+    sequence = np.random.SeedSequence(seed % 2**64, spawn_key=(rank, position))
+    return np.random.RandomState(np.random.MT19937(sequence))
+
+
+def _permutations(size: int, seed: int, shuffle: bool) -> Iterator[int]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(size, generator=generator).tolist() if shuffle else range(size)
+
+
+def _repeated_permutations(factors: torch.Tensor, seed: int, shuffle: bool) -> Iterator[int]:
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.trunc(factors)
+    fraction = factors - whole
+    while True:
+        repeats = whole + (torch.rand(len(fraction), generator=generator) < fraction)
+        epoch = torch.arange(len(factors)).repeat_interleave(repeats.long())
+        yield from (epoch[torch.randperm(len(epoch), generator=generator)] if shuffle else epoch).tolist()
+
+
+def _grouped(indices: Iterable[int], batch_size: int, wide: Sequence[bool] | None) -> Iterator[Batch]:
+    waiting: dict[bool, Batch] = {True: [], False: []}
+    for position, index in enumerate(indices):
+        orientation = wide[index] if wide is not None else True
+        waiting[orientation].append((index, position))
+        if len(waiting[orientation]) == batch_size:
+            yield waiting[orientation]
+            waiting[orientation] = []
+
+
+def _check_rank(size: int, rank: int, world_size: int) -> None:
+    if size < 1:
+        raise ValueError(f"a dataset of {size} images cannot be sampled; give at least one image")
+    if not 0 <= rank < world_size:
+        raise ValueError(
+            f"rank {rank} of {world_size} processes does not exist; give a rank from 0 to {world_size - 1}"
+        )

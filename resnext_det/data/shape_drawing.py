@@ -1,0 +1,267 @@
+"""Draws scenes of textured shapes over cluttered backgrounds, with the boxes of what is visible of them.
+
+While a scene is painted its image is float32 (3, height, width), blue green red, 0 to 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+Shape = list[np.ndarray]
+"""Closed contours of a shape, each float (N, 2) in x, y; a second contour is a hole."""
+Box = tuple[float, float, float, float]
+
+SHAPE_CLASSES = ("circle", "cross", "hexagon", "pentagon", "ring", "square", "star", "triangle")
+"""Class names in alphabetical order, the order in which a folder of images sorts them."""
+
+MIN_VISIBLE = 0.65
+"""The part of every object that is neither hidden nor outside the image is at least this."""
+
+
+# Outlines, of radius about 1 around the origin
+
+
+def _polygon(corners: int, radius: float = 1.0) -> np.ndarray:
+    angles = 2 * np.pi * np.arange(corners) / corners
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _star(random: Generator) -> Shape:
+    points = _polygon(10)
+    points[1::2] *= random.uniform(0.4, 0.5)
+    return [points]
+
+
+def _cross(random: Generator) -> Shape:
+    arm = random.uniform(0.26, 0.36)
+    corner = np.array([[1, -arm], [1, arm], [arm, arm]])
+    turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+    return [np.concatenate([corner @ turn.T for turn in turns])]
+
+
+def _angle(random: Generator) -> Shape:
+    width = random.uniform(0.3, 0.5)
+    return [np.array([[0, 0], [2, 0], [2, width], [width, width], [width, 2], [0, 2]]) - 0.7]
+
+
+OUTLINES: dict[str, Callable[[Generator], Shape]] = {
+    "circle": lambda random: [_polygon(64)],
+    "cross": _cross,
+    "hexagon": lambda random: [_polygon(6)],
+    "pentagon": lambda random: [_polygon(5)],
+    "ring": lambda random: [_polygon(64), _polygon(64, random.uniform(0.45, 0.65))],
+    "square": lambda random: [_polygon(4)],
+    "star": _star,
+    "triangle": lambda random: [_polygon(3)],
+}
+DISTRACTORS: tuple[Callable[[Generator], Shape], ...] = (
+    lambda random: [np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (1.0, random.uniform(0.2, 0.5))],
+    lambda random: [_polygon(64) * (1.0, random.uniform(0.35, 0.6))],  # an ellipse; above, a slab
+    lambda random: [_polygon(64)[:33]],  # a half disc
+    _angle,
+)
+
+
+def _place(random: Generator, outline: Shape, radius: float, height: int, width: int) -> Shape:
+    """The outline at a random place, turn and slight stretch, in pixels."""
+    turn, stretch = random.uniform(0, 2 * np.pi), random.uniform(0.93, 1.07)
+    cos, sin = np.cos(turn), np.sin(turn)
+    matrix = radius * np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch, 1 / stretch])
+    centre = random.uniform((0, 0), (width, height))
+    return [contour @ matrix.T + centre for contour in outline]
+
+
+def _area(shape: Shape) -> float:
+    areas = [cv2.contourArea(contour.astype(np.float32)) for contour in shape]
+    return areas[0] - sum(areas[1:])
+
+
+def _coverage(shape: Shape, height: int, width: int) -> np.ndarray:
+    """How much of each pixel a shape covers: uint8 (height, width), anti-aliased."""
+    canvas = np.zeros((height, width), np.uint8)
+    low = np.clip(np.floor(shape[0].min(0)), 0, (width, height)).astype(int)
+    high = np.clip(np.ceil(shape[0].max(0)), 0, (width, height)).astype(int)
+    if (high > low).all():
+        fine = np.zeros((4 * (high - low))[::-1], np.uint8)
+        # OpenCV has the centre of pixel (0, 0) at 0, we at one half; its points have four bits of fraction.
+        contours = [np.rint((4 * (contour - low) - 0.5) * 16).astype(np.int32) for contour in shape]
+        cv2.fillPoly(fine, contours, 255, shift=4)
+        mean = cv2.resize(fine, (high - low).tolist(), interpolation=cv2.INTER_AREA)
+        canvas[low[1] : high[1], low[0] : high[0]] = mean
+    return canvas
+
+
+# Paint
+
+
+def _pattern(random: Generator, height: int, width: int) -> np.ndarray:
+    """A gradient, stripes, a chequer or soft noise: float32 (height, width) within 0 to 1."""
+    kind = random.choice(("noise", "gradient", "stripes", "chequer"))
+    if kind == "noise":
+        cell = random.uniform(4, 40)
+        grid = random.random((int(height / cell) + 2, int(width / cell) + 2), dtype=np.float32)
+        return np.clip(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+    turn, phase = random.uniform(0, 2 * np.pi, 2)
+    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
+    along = cos * x + sin * y
+    if kind == "gradient":
+        return (along - along.min()) / max(float(np.ptp(along)), 1.0)
+    frequency = np.float32(2 * np.pi / random.uniform(7, 32))
+    wave = np.sin(frequency * along + np.float32(phase))
+    if kind == "chequer":
+        wave *= np.sin(frequency * (cos * y - sin * x))
+    return np.clip(0.5 + np.float32(random.uniform(0.7, 3)) * wave, 0, 1)
+
+
+def _colours(random: Generator, number: int) -> np.ndarray:
+    """Colours of mixed saturation: float32 (number, 3, 1, 1)."""
+    vivid = random.uniform(0, 255, (number, 3))
+    grey = vivid.mean(1, keepdims=True)
+    colours = grey + (vivid - grey) * random.uniform(0.3, 1.0, (number, 1))
+    return colours.astype(np.float32)[..., None, None]
+
+
+def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return first + (second - first) * weight
+
+
+def _background(random: Generator, height: int, width: int) -> np.ndarray:
+    first, second, third = _colours(random, 3)
+    second = _blend(first, second, np.asarray(random.uniform(0.15, 0.6), np.float32))
+    image = _blend(first, second, _pattern(random, height, width))
+    return _blend(image, third, _pattern(random, height, width) * np.float32(random.uniform(0, 0.3)))
+
+
+def _paint(random: Generator, image: np.ndarray, coverage: np.ndarray) -> None:
+    """Fill what is covered with two shades of a colour that stands out from what lies beneath; in place."""
+    x, y, width, height = cv2.boundingRect(coverage)
+    patch = image[:, y : y + height, x : x + width]
+    alpha = coverage[y : y + height, x : x + width].astype(np.float32) / np.float32(255)
+    beneath = (patch * alpha).sum((1, 2), keepdims=True) / alpha.sum()
+    colours = _colours(random, 24)
+    distances = np.sqrt(((colours - beneath) ** 2).sum((1, 2, 3)))
+    colour = colours[np.argmax(distances > random.uniform(60, 140))]
+    shade = colour + random.uniform(-55, 55, (3, 1, 1)).astype(np.float32) * random.integers(0, 2)
+    filling = _blend(colour, shade, _pattern(random, height, width))
+    if random.random() < 0.3:  # a rim, lighter or darker
+        kernel = np.ones((5, 5) if random.random() < 0.5 else (3, 3), np.uint8)
+        inner = cv2.erode(alpha, kernel, borderValue=1.0)
+        filling = _blend(filling + np.float32(random.choice((-60, 60))), filling, inner)
+    patch[:] = _blend(patch, filling, alpha)
+
+
+def _cast_shadow(random: Generator, image: np.ndarray, coverage: np.ndarray) -> None:
+    """Darken what lies a few pixels beside the shape; in place."""
+    shift = np.array([[1, 0, random.uniform(-5, 5)], [0, 1, random.uniform(-5, 5)]])
+    shadow = cv2.warpAffine(coverage, shift, coverage.shape[::-1])
+    x, y, width, height = cv2.boundingRect(shadow)
+    rows, columns = slice(max(y - 6, 0), y + height + 6), slice(max(x - 6, 0), x + width + 6)
+    soft = cv2.blur(shadow[rows, columns], (7, 7)).astype(np.float32)
+    image[:, rows, columns] *= 1 - soft * np.float32(random.uniform(0.2, 0.6) / 255)
+
+
+def _draw_lines(random: Generator, image: np.ndarray, number: int) -> None:
+    height, width = image.shape[1:]
+    for colour in _colours(random, number):
+        canvas = np.zeros((height, width), np.uint8)
+        start, end = random.integers((-10, -10), (width + 10, height + 10), (2, 2)).tolist()
+        cv2.line(canvas, start, end, 255, int(random.integers(1, 3)), cv2.LINE_AA)
+        x, y, w, h = cv2.boundingRect(canvas)
+        alpha = canvas[y : y + h, x : x + w].astype(np.float32) / np.float32(255)
+        patch = image[:, y : y + h, x : x + w]
+        patch[:] = _blend(patch, colour, alpha)
+
+
+def _finish(random: Generator, image: np.ndarray) -> np.ndarray:
+    """Light falling unevenly, a little blur, sensor noise; uint8 (height, width, 3)."""
+    height, width = image.shape[1:]
+    image = image * (1 + np.float32(random.uniform(-0.2, 0.2)) * (_pattern(random, height, width) - 0.5))
+    image = np.ascontiguousarray(image.transpose(1, 2, 0))
+    if random.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), random.uniform(0.4, 1.1))
+    noise = random.standard_normal(image.shape, dtype=np.float32)
+    noise *= np.float32(random.uniform(1, 9))
+    image += noise
+    return cv2.convertScaleAbs(np.maximum(image, 0, out=image))  # rounded, at most 255
+
+
+# Scenes
+
+
+def _find_place(
+    random: Generator, name: str, radius: float, masks: Sequence[np.ndarray], areas: Sequence[float]
+) -> tuple[np.ndarray, float] | None:
+    """The coverage and whole area of an object that leaves all, itself too, visible enough, or None."""
+    height, width = masks[0].shape
+    for _ in range(12):
+        shape = _place(random, OUTLINES[name](random), radius, height, width)
+        coverage, area = _coverage(shape, height, width), _area(shape)
+        mask = coverage >= 128
+        remaining = [*(before & ~mask for before in masks[1:]), mask]
+        needed = [MIN_VISIBLE * whole for whole in (*areas, area)]
+        if all(np.count_nonzero(left) >= need for left, need in zip(remaining, needed, strict=True)):
+            return coverage, area
+    return None
+
+
+def draw_objects(
+    random: Generator,
+    height: int,
+    width: int,
+    *,
+    classes: Sequence[int],
+    radii: Sequence[float],
+    clutter: int,
+) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
+    """Draw objects of these classes and radii (pixels), one over the other, over ``clutter`` distractors.
+
+    Returns what ``draw_scene`` returns. An object for which no fit place was found is left out.
+    """
+    image = _background(random, height, width)
+    for _ in range(clutter):
+        outline = DISTRACTORS[random.integers(len(DISTRACTORS))](random)
+        size = random.uniform(0.04, 0.2) * min(height, width)
+        coverage = _coverage(_place(random, outline, size, height, width), height, width)
+        if coverage.any():
+            _paint(random, image, coverage)
+    _draw_lines(random, image, int(random.integers(0, 4)))
+    drawn: list[int] = []
+    areas: list[float] = []
+    masks = [np.zeros((height, width), bool)]  # the first is nobody's, so that the list is never empty
+    for index, radius in zip(classes, radii, strict=True):
+        if (place := _find_place(random, SHAPE_CLASSES[index], radius, masks, areas)) is None:
+            continue
+        coverage, area = place
+        if random.random() < 0.4:
+            _cast_shadow(random, image, coverage)
+        _paint(random, image, coverage)
+        masks = [*(before & (coverage < 128) for before in masks), coverage >= 128]
+        drawn.append(index)
+        areas.append(area)
+    _draw_lines(random, image, int(random.integers(0, 2)))
+    objects: list[tuple[int, Box, float]] = []
+    for index, mask in zip(drawn, masks[1:], strict=True):
+        x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
+        objects.append((index, (float(x), float(y), float(w), float(h)), float(np.count_nonzero(mask))))
+    return _finish(random, image), objects
+
+
+def draw_scene(random: Generator, height: int, width: int) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
+    """Draw a scene of one to eight objects.
+
+    Returns:
+        the image, BGR uint8 (height, width, 3), and for every object the index of its class, the tight box
+        (x, y, width, height in pixels) around the pixels that show it, and the number of these. At least
+        ``MIN_VISIBLE`` of every object is visible.
+    """
+    number = int(random.integers(1, 9))
+    classes = random.integers(len(SHAPE_CLASSES), size=number).tolist()
+    radii = np.exp(random.uniform(np.log(10), np.log(0.42 * min(height, width)), number)).tolist()
+    return draw_objects(
+        random, height, width, classes=classes, radii=radii, clutter=int(random.integers(0, 6))
+    )

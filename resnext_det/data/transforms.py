@@ -1,0 +1,228 @@
+"""Resize and flip of an image with its boxes: detectron2's numbers, from an explicit random generator.
+
+Every draw is made with the calls and in the order of detectron2's ``DatasetMapper``, so that
+``RandomState(seed)`` here gives what ``numpy.random.seed(seed)`` gives there: images equal in every pixel,
+boxes in every bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from resnext_det.data.coco_json import SMALLEST_SIDE, XYWH_ABS
+from resnext_det.data.reading import FORMATS, check_image_size, read_image
+from resnext_det.instances import Boxes, Instances
+
+SAMPLINGS = ("choice", "range")
+FLIPS = ("horizontal", "vertical", "none")
+
+
+@dataclass(frozen=True)
+class ResizeShortestEdge:
+    """Shorter side to a drawn size, longer side at most ``max_size``; equals detectron2's of this name.
+
+    Args:
+        min_sizes: sizes to draw from ("choice"), or (lowest, highest) ("range", both included); 0 leaves the
+            image alone.
+        max_size: the longest side allowed, in pixels.
+        sampling: "choice" or "range".
+
+    Raises ValueError on sizes below 0, on "range" without two sizes in order, and on another sampling.
+    """
+
+    min_sizes: tuple[int, ...]
+    max_size: int
+    sampling: str = "choice"
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(
+                f"MIN_SIZE_TRAIN_SAMPLING is {self.sampling!r}; it is one of {', '.join(SAMPLINGS)}"
+            )
+        if not self.min_sizes or any(size < 0 for size in self.min_sizes):
+            raise ValueError(
+                f"min sizes are {self.min_sizes}; give one or more sizes in pixels, such as (640, 800)"
+            )
+        if self.max_size < 1:
+            raise ValueError(
+                f"max size is {self.max_size}; give the longest side allowed in pixels, such as 1333"
+            )
+        in_order = len(self.min_sizes) == 2 and self.min_sizes[0] <= self.min_sizes[1]
+        if self.sampling == "range" and not in_order:
+            raise ValueError(f"min sizes are {self.min_sizes}; sampling 'range' takes two: (lowest, highest)")
+
+    def draw(self, random_state: np.random.RandomState) -> int:
+        """One size; 0 for no resize."""
+        if self.sampling == "range":
+            return int(random_state.randint(self.min_sizes[0], self.min_sizes[1] + 1))
+        return int(random_state.choice(self.min_sizes))
+
+    def output_size(self, height: int, width: int, size: int) -> tuple[int, int]:
+        """(height, width) of an image resized to ``size``; at least one pixel a side."""
+        scale = size * 1.0 / min(height, width)
+        new_height, new_width = (
+            (size * 1.0, scale * width) if height < width else (scale * height, size * 1.0)
+        )
+        if max(new_height, new_width) > self.max_size:
+            shrink = self.max_size * 1.0 / max(new_height, new_width)
+            new_height, new_width = new_height * shrink, new_width * shrink
+        return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Mirror with a probability: "horizontal", "vertical" or "none" (which draws nothing)."""
+
+    direction: str = "horizontal"
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.direction not in FLIPS:
+            raise ValueError(f"RANDOM_FLIP is {self.direction!r}; it is one of {', '.join(FLIPS)}")
+
+    def draw(self, random_state: np.random.RandomState) -> bool:
+        return self.direction != "none" and bool(random_state.uniform(0, 1.0) < self.probability)
+
+
+class DetectionMapper:
+    """A record to what a detector takes; equals detectron2's ``DatasetMapper`` without masks and crops.
+
+    Args:
+        is_train: keep the boxes and flip; otherwise the image is only resized and the annotations are left
+            out.
+        min_sizes: a size or sizes, see ResizeShortestEdge.
+        max_size: the longest side allowed.
+        sampling: "choice" or "range"; testing always takes "choice", as detectron2 does.
+        flip: "horizontal", "vertical" or "none".
+        image_format: "BGR", "RGB" or "L".
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        min_sizes: int | Sequence[int],
+        max_size: int,
+        sampling: str = "choice",
+        flip: str = "horizontal",
+        image_format: str = "BGR",
+    ) -> None:
+        if image_format not in FORMATS:
+            raise ValueError(f"INPUT.FORMAT is {image_format!r}; it is one of {', '.join(FORMATS)}")
+        sizes = (min_sizes, min_sizes) if isinstance(min_sizes, int) else tuple(min_sizes)
+        self.is_train = is_train
+        self.resize = ResizeShortestEdge(sizes, max_size, sampling if is_train else "choice")
+        self.flip = RandomFlip(flip if is_train else "none")
+        self.image_format = image_format
+
+    def __call__(
+        self, record: dict[str, Any], random_state: np.random.RandomState | None = None
+    ) -> dict[str, Any]:
+        """Read and map one record, which stays as it is.
+
+        Returns:
+            The record without its annotations, with "image": uint8 (C, H, W), and in training with
+            "instances": gt_boxes float32 (N, 4) and gt_classes int64 (N,), crowds and boxes without area left
+            out.
+
+        Raises:
+            FileNotFoundError, ValueError: see ``read_image`` and ``check_image_size``; training without
+            random_state.
+        """
+        if random_state is None:
+            if self.is_train:
+                raise ValueError(
+                    "random_state is None, but training draws a size and a flip; give a numpy RandomState"
+                )
+            random_state = np.random.RandomState(0)
+        image = read_image(record["file_name"], self.image_format)
+        check_image_size(record, image)
+        height, width = image.shape[:2]
+        size = self.resize.draw(random_state)
+        new_height, new_width = self.resize.output_size(height, width, size) if size else (height, width)
+        flipped = self.flip.direction if self.flip.draw(random_state) else "none"
+
+        image = flip_image(resize_image(image, new_height, new_width) if size else image, flipped)
+        sample = {key: value for key, value in record.items() if key != "annotations"}
+        sample["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+        if self.is_train and "annotations" in record:
+            scale = (new_width * 1.0 / width, new_height * 1.0 / height) if size else None
+            sample["instances"] = _instances(record["annotations"], (new_height, new_width), scale, flipped)
+        return sample
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """PIL's bilinear filter (it averages when it shrinks) over uint8 (H, W, C), C being 1 or 3."""
+    gray = image.shape[2] == 1
+    resized = Image.fromarray(image[:, :, 0] if gray else image).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    return np.asarray(resized)[:, :, None] if gray else np.asarray(resized)
+
+
+def flip_image(image: np.ndarray, direction: str) -> np.ndarray:
+    """A mirrored view of (H, W, C): "horizontal", "vertical" or "none"."""
+    if direction == "horizontal":
+        return image[:, ::-1]
+    return image[::-1] if direction == "vertical" else image
+
+
+def transform_boxes(
+    boxes: Sequence[Sequence[float]], size: tuple[int, int], scale: tuple[float, float] | None, flipped: str
+) -> np.ndarray:
+    """Annotated boxes (x, y, width, height) in the mapped image, clipped to it.
+
+    Equals detectron2's ``transform_instance_annotations`` to the last bit, two surprises included: the
+    corners of a box are rounded to float32 before they are scaled, and a box of four integers has its scaled
+    corners truncated to whole pixels (there it is an integer array that is scaled in place).
+
+    Args:
+        boxes: N boxes as JSON gave them; whether their numbers are integers matters.
+        size: (height, width) of the mapped image.
+        scale: factors of x and y; None where the image is not resized.
+        flipped: "horizontal", "vertical" or "none".
+
+    Returns:
+        float64, (N, 4): x0, y0, x1, y1.
+    """
+    height, width = size
+    integral = np.array([all(isinstance(value, int) for value in box) for box in boxes], dtype=bool)
+    given = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    exact = np.hstack([given[:, :2], given[:, :2] + given[:, 2:]])
+    single = given.astype(np.float32)
+    rounded = np.hstack([single[:, :2], single[:, :2] + single[:, 2:]]).astype(np.float64)
+    corners = np.where(integral[:, None], exact, rounded)
+    if scale is not None:
+        corners = corners * np.array(scale + scale)
+        corners = np.where(integral[:, None], np.trunc(corners), corners)
+    if flipped == "horizontal":
+        corners[:, [0, 2]] = width - corners[:, [2, 0]]
+    elif flipped == "vertical":
+        corners[:, [1, 3]] = height - corners[:, [3, 1]]
+    return np.minimum(corners.clip(min=0), [width, height, width, height])
+
+
+def _instances(
+    annotations: Sequence[dict[str, Any]],
+    size: tuple[int, int],
+    scale: tuple[float, float] | None,
+    flipped: str,
+) -> Instances:
+    kept = [annotation for annotation in annotations if annotation.get("iscrowd", 0) == 0]
+    modes = {int(annotation["bbox_mode"]) for annotation in kept}
+    if modes - {XYWH_ABS}:
+        raise ValueError(
+            f"bbox_mode {max(modes - {XYWH_ABS})} is not supported; give boxes as [x, y, width, height] (1)"
+        )
+    corners = transform_boxes([annotation["bbox"] for annotation in kept], size, scale, flipped)
+    boxes = torch.from_numpy(corners.astype(np.float32))
+    classes = torch.tensor([annotation["category_id"] for annotation in kept], dtype=torch.int64)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    keep = (sides > SMALLEST_SIDE).all(dim=1)
+    return Instances(size, gt_boxes=Boxes(boxes[keep]), gt_classes=classes[keep])

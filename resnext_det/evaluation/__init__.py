@@ -1,0 +1,1 @@
+"""Evaluation: COCO's numbers for detectors, drawings and plots of results."""

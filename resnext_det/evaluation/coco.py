@@ -1,0 +1,174 @@
+"""COCO's evaluation of boxes: the 12 numbers, AP per category and the precision-recall curves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
+from resnext_det.evaluation.coco_files import Source, positions_of_images, read_detections, read_ground_truth
+from resnext_det.instances import Instances
+
+logger = logging.getLogger(__name__)
+
+AREAS = ("all", "s", "m", "l")
+"""COCO's area ranges, in the order of axis A: all, below 32*32 pixels, up to 96*96, above."""
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """The numbers of a COCO evaluation, in percent; nan where no object is there to define one.
+
+    ``AP`` is the mean over the IoU thresholds .50, .55 ... .95, the 101 recalls and the categories; ``AP50``
+    and ``AP75`` are of one threshold, ``APs``, ``APm``, ``APl`` of small, medium and large objects; ``AR1``,
+    ``AR10`` and ``AR100`` are recalls with 1, 10 and ``max_detections`` detections an image, ``ARs``,
+    ``ARm``, ``ARl`` those of small, medium and large objects.
+
+    ``precision`` has the shape (T, R, K, A, M): thresholds, recalls, categories, areas and numbers of
+    detections, within 0 to 1, -1 where undefined: pycocotools' own array.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    APs: float
+    APm: float
+    APl: float
+    AR1: float
+    AR10: float
+    AR100: float
+    ARs: float
+    ARm: float
+    ARl: float
+    class_names: tuple[str, ...]
+    category_ap: tuple[float, ...]
+    precision: np.ndarray = field(repr=False, compare=False)
+    max_detections: int = 100
+    backend: str = "pycocotools"
+
+    def as_dict(self, *, recalls: bool = False) -> dict[str, float]:
+        """The numbers under detectron2's keys: ``AP``, ``AP50`` ... ``APl``, ``AP-NAME`` of every category.
+
+        As in detectron2 a set of one category has no key of its own for it. With ``recalls`` the six average
+        recalls, which detectron2 leaves out, come too.
+        """
+        names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+        names += ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"] if recalls else []
+        numbers = {name: getattr(self, name) for name in names}
+        if len(self.class_names) > 1:
+            pairs = zip(self.class_names, self.category_ap, strict=True)
+            numbers.update({f"AP-{name}": ap for name, ap in pairs})
+        return numbers
+
+    def to_json(self) -> str:
+        """All the numbers as a JSON object; null stands for nan, which JSON does not know."""
+        return json.dumps(without_nan(self.as_dict(recalls=True)), indent=2)
+
+    def table(self, *, per_category: bool = True) -> str:
+        """The 12 numbers and the AP per category as text in columns, as detectron2 logs them."""
+        numbers = {name: value for name, value in self.as_dict(recalls=True).items() if "-" not in name}
+        text = tabulate([list(numbers.values())], headers=list(numbers), tablefmt="pipe", floatfmt=".3f")
+        if not per_category:
+            return text
+        pairs = zip(self.class_names, self.category_ap, strict=True)
+        cells = [cell for name, ap in pairs for cell in (name, f"{ap:.3f}")]
+        columns = min(6, len(cells))
+        rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+        headers = ["category", "AP"] * (columns // 2)
+        return f"{text}\n\n{tabulate(rows, headers=headers, tablefmt='pipe', disable_numparse=True)}"
+
+
+def evaluate_coco(
+    annotations: Source,
+    results: str | Path | Sequence[Mapping[str, Any]],
+    *,
+    backend: str = "auto",
+    max_detections_per_image: int = 100,
+    image_ids: Iterable[Any] | None = None,
+) -> CocoMetrics:
+    """Compare detected with annotated boxes by COCO's rules; the numbers equal pycocotools' to the last bit.
+
+    Args:
+        annotations: a file of COCO instance annotations, or the dict read from one. A missing ``iscrowd`` is
+            0, a missing ``area`` that of the box.
+        results: a COCO result file, or the list read from one: dicts with ``image_id``, ``category_id``,
+            ``bbox`` (x, y, width, height in pixels) and ``score``. An empty list has AP 0 (detectron2 says
+            nan), with a warning.
+        backend: "pycocotools", "hotcoco" (some fifty times faster), or "auto": hotcoco where it is installed
+            and gives the same numbers.
+        max_detections_per_image: how many detections of an image and category count, the best first.
+        image_ids: evaluate on these images alone; results of other images of the annotations are left out.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a file is not JSON or not of COCO's form; a box or score is not finite; an image or
+            category id is unknown. The message names the entry.
+    """
+    if not isinstance(max_detections_per_image, int) or max_detections_per_image < 1:
+        raise ValueError(
+            f"max_detections_per_image is {max_detections_per_image!r}; write an integer from 1, as 100"
+        )
+    truth = read_ground_truth(annotations)
+    found = read_detections(results, truth)
+    every = np.arange(len(truth.image_ids))
+    images = every if image_ids is None else positions_of_images(image_ids, truth)
+    chosen = choose_backend(backend, truth)
+    if not np.isin(found.images, images).any():
+        logger.warning("there is no detection to evaluate: every AP is 0")
+    if not np.isin(truth.images, images).any():
+        logger.warning("%s: there is no annotated object to evaluate on: every number is nan", truth.name)
+    limits = (1, min(10, max_detections_per_image), max_detections_per_image)
+    precision, recall = evaluate_boxes(chosen, truth, found, images, limits)
+    return CocoMetrics(
+        **_summary(precision, recall),
+        class_names=truth.class_names,
+        category_ap=tuple(_mean(precision[:, :, k, 0, -1]) for k in range(len(truth.class_names))),
+        precision=precision,
+        max_detections=max_detections_per_image,
+        backend=chosen,
+    )
+
+
+def coco_results(image_id: Any, instances: Instances, category_ids: Sequence[Any]) -> list[dict[str, Any]]:
+    """Detections of an image as entries of a COCO result file: detectron2's ``instances_to_coco_json``.
+
+    Args:
+        instances: ``pred_boxes`` (x0, y0, x1, y1), ``scores`` and ``pred_classes``, which count from 0.
+        category_ids: the annotation file's category id of every class.
+    """
+    boxes = instances.pred_boxes.tensor.detach().cpu().clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    rows = zip(boxes.tolist(), instances.scores.tolist(), instances.pred_classes.tolist(), strict=True)
+    return [
+        {"image_id": image_id, "category_id": category_ids[index], "bbox": box, "score": score}
+        for box, score, index in rows
+    ]
+
+
+def without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """The numbers with None for what is not finite, so that they can be written as JSON."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is defined, in percent."""
+    defined = values[values > -1]
+    return float(np.mean(defined) * 100) if defined.size else float("nan")
+
+
+def _summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    """COCO's twelve numbers, means over parts of the two arrays."""
+    numbers = {"AP": _mean(precision[:, :, :, 0, -1])}
+    numbers.update(AP50=_mean(precision[0, :, :, 0, -1]), AP75=_mean(precision[5, :, :, 0, -1]))
+    numbers.update({f"AP{AREAS[a]}": _mean(precision[:, :, :, a, -1]) for a in (1, 2, 3)})
+    numbers.update({f"AR{n}": _mean(recall[:, :, 0, m]) for m, n in enumerate((1, 10, 100))})
+    numbers.update({f"AR{AREAS[a]}": _mean(recall[:, :, a, -1]) for a in (1, 2, 3)})
+    return numbers

@@ -1,0 +1,86 @@
+"""Boxes and per-image instances: the part of detectron2's structures that a detector's inputs and outputs need.
+
+Both are duck-type compatible with ``detectron2.structures``: a detector of ours takes detectron2's dicts, and
+detectron2's evaluators take ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class Boxes:
+    """Axis-aligned boxes; ``tensor`` is float, of shape (N, 4): x0, y0, x1, y1 in pixels."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        if tensor.numel() == 0:
+            tensor = tensor.reshape(-1, 4)
+        if tensor.dim() != 2 or tensor.shape[1] != 4:
+            raise ValueError(f"boxes have shape {tuple(tensor.shape)}; give a tensor of shape (N, 4): x0, y0, x1, y1")
+        self.tensor = tensor
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, index: Any) -> Boxes:
+        return Boxes(self.tensor[index].reshape(-1, 4))
+
+    def __repr__(self) -> str:
+        return f"Boxes({self.tensor})"
+
+    def to(self, device: torch.device | str) -> Boxes:
+        return Boxes(self.tensor.to(device))
+
+
+class Instances:
+    """What is known of the objects of one image: named fields of one length N.
+
+    Args:
+        image_size: (height, width) in pixels of the image that the fields refer to.
+        **fields: tensors or Boxes of length N, such as ``gt_boxes``, ``gt_classes``, ``pred_boxes``, ``scores``.
+    """
+
+    def __init__(self, image_size: tuple[int, int], **fields: Any) -> None:
+        self.image_size = image_size
+        self._fields: dict[str, Any] = {}
+        for name, value in fields.items():
+            self.set(name, value)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a field; raises ValueError where its length differs from the other fields'."""
+        if self._fields and len(value) != len(self):
+            raise ValueError(f"field {name!r} has {len(value)} entries where the others have {len(self)}; give {len(self)}")
+        self._fields[name] = value
+
+    def has(self, name: str) -> bool:
+        return name in self._fields
+
+    def get(self, name: str) -> Any:
+        return self._fields[name]
+
+    def get_fields(self) -> dict[str, Any]:
+        return self._fields
+
+    def __getattr__(self, name: str) -> Any:
+        fields = self.__dict__.get("_fields", {})
+        if name in fields:
+            return fields[name]
+        raise AttributeError(f"no field {name!r}; there are {', '.join(fields) or 'none'}")
+
+    def __getitem__(self, index: Any) -> Instances:
+        return Instances(self.image_size, **{name: value[index] for name, value in self._fields.items()})
+
+    def __len__(self) -> int:
+        return next((len(value) for value in self._fields.values()), 0)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotImplementedError("Instances are not iterable: index them, or iterate over a field")
+
+    def __repr__(self) -> str:
+        return f"Instances({len(self)}, image_size={self.image_size}, fields={list(self._fields)})"
+
+    def to(self, device: torch.device | str) -> Instances:
+        return Instances(self.image_size, **{name: value.to(device) for name, value in self._fields.items()})

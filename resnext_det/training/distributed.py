@@ -1,0 +1,176 @@
+"""Several processes that train together: who they are, what they tell each other, which device each has.
+
+Every function works without a process group too: one process of rank 0. ``launch.py`` starts the processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+_TIMEOUT = timedelta(minutes=30)
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if _initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among all, from 0."""
+    return dist.get_rank() if _initialized() else 0
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine, from 0: the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if _initialized() else 0
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes files and speaks to the user."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier(group=_cpu_group())
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The ``value`` of every process, by rank, in rank 0; an empty list elsewhere."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] | None = [None] * world_size() if is_main_process() else None
+    dist.gather_object(value, gathered, dst=0, group=_cpu_group())
+    return gathered or []
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's ``value`` in every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_cpu_group())
+    return box[0]
+
+
+def all_reduce_mean(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean over the processes of each scalar, in every process; all have the same names."""
+    if world_size() == 1:
+        return dict(values)
+    names = sorted(values)
+    sums = torch.tensor([values[name] for name in names], dtype=torch.float64)
+    dist.all_reduce(sums, group=_cpu_group())
+    return dict(zip(names, (sums / world_size()).tolist()))
+
+
+def any_rank(value: bool) -> bool:
+    """Whether ``value`` is true in any process."""
+    if world_size() == 1:
+        return value
+    flag = torch.tensor([int(value)])
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_cpu_group())
+    return bool(flag.item())
+
+
+def share_of_batch(total: int, world_size: int) -> int:
+    """Images of one process, where ``total`` are in the batch of all.
+
+    Raises:
+        ValueError: the processes cannot have equal shares.
+    """
+    if total <= 0 or total % world_size != 0:
+        near = max(world_size, round(total / world_size) * world_size)
+        raise ValueError(
+            f"a batch of {total} images does not divide among {world_size} processes; "
+            f"set SOLVER.IMS_PER_BATCH to a multiple of {world_size}, as {near}"
+        )
+    return total // world_size
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of ``MODEL.DEVICE``; "cuda" is this process's own GPU.
+
+    Raises:
+        ValueError: torch does not know the name, or the machine has no such GPU.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"MODEL.DEVICE is {name!r}, which is no torch device; write cuda or cpu") from error
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ValueError(
+            f"MODEL.DEVICE is {name!r}, but torch finds no GPU here; add MODEL.DEVICE cpu to the command, "
+            "or install a driver and a torch that suit your GPU"
+        )
+    index = local_rank() if device.index is None else device.index
+    if index >= count:
+        raise ValueError(
+            f"MODEL.DEVICE is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}"
+        )
+    return torch.device("cuda", index)
+
+
+def distribute(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` wrapped so that the processes average their gradients; itself where there is one process.
+
+    Buffers are not broadcast, as in detectron2.
+    """
+    if world_size() == 1:
+        return model
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``distribute``'s wrapping; its parameters have no ``module.`` before their names."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def join_group(device: str, **where: Any) -> None:
+    """Enter the process group and take this process's GPU; ``leave_group`` undoes it.
+
+    LOCAL_RANK has to be in the environment; ``where`` is as for torch's ``init_process_group``.
+
+    Raises:
+        ValueError: device "cuda", and there is no GPU for this process.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        index = int(os.environ["LOCAL_RANK"])
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {index} of this machine has no GPU: torch finds {torch.cuda.device_count()}; "
+                "start as many processes as there are GPUs, or add MODEL.DEVICE cpu"
+            )
+        torch.cuda.set_device(index)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT, **where)
+    barrier()
+
+
+def leave_group() -> None:
+    """Leave the process group; this process is alone again."""
+    _cpu_group.cache_clear()
+    dist.destroy_process_group()
+
+
+def _initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+@functools.cache
+def _cpu_group() -> Any:
+    """A group over the CPU, so that small messages neither take GPU memory nor wait for the GPU's work."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD

@@ -1,0 +1,210 @@
+"""The one training loop, of classifiers and detectors alike.
+
+A model in training maps a batch to a dict of scalar losses; their sum is minimized. What else happens around
+a step (metrics, checkpoints, evaluation) is a list of callables that take the finished ``Step``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnext_det.training.interruption import StopRequest, TrainingInterrupted
+from resnext_det.training.optimizer import GradientClipper, learning_rate, set_learning_rate
+from resnext_det.training.schedule import LearningRateSchedule
+
+_END = object()
+# On a GPU every look at a loss waits for the GPU, so it is taken at several steps at once.
+_CHECK_PERIOD_CUDA = 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step of a training.
+
+    Attributes:
+        iteration: its number, from 0.
+        stop: the length of the training; ``iteration`` is ``stop - 1`` in the last step.
+        losses: the scalars, detached, on the model's device.
+        learning_rate: with which the step was made.
+        data_seconds: the wait for the batch.
+        seconds: the whole step, without the callables that follow it.
+        check_losses: raises FloatingPointError if a loss so far was not finite. Call it before something is
+            kept.
+    """
+
+    iteration: int
+    stop: int
+    losses: dict[str, torch.Tensor]
+    learning_rate: float
+    data_seconds: float
+    seconds: float
+    check_losses: Callable[[], None] = field(repr=False)
+
+
+def train_loop(
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: LearningRateSchedule,
+    batches: Iterable[Any],
+    start: int,
+    stop: int,
+    device: torch.device,
+    amp_dtype: torch.dtype | None = None,
+    clip: GradientClipper | None = None,
+    after_step: Sequence[Callable[[Step], None]] = (),
+    on_interrupt: Callable[[Step], Path] | None = None,
+) -> None:
+    """Train ``model`` from iteration ``start`` up to, not including, ``stop``.
+
+    Iteration i has the learning rate ``schedule(i)`` times the optimizer's own; after it the optimizer is
+    set to ``schedule(i + 1)``, so that a checkpoint holds what detectron2's does.
+
+    Args:
+        batches: begin with that of iteration ``start``, and must not draw from torch's global generators.
+        amp_dtype: ``torch.bfloat16`` for mixed precision, on GPU and CPU; None for full precision.
+        clip: applied to the gradients before each step.
+        after_step: called in order after each step; what they draw from torch's generators is undone, so that
+            the training does not depend on how often it is evaluated or saved.
+        on_interrupt: saves a checkpoint and returns its path, when SIGINT or SIGTERM asks to stop.
+
+    Raises:
+        FloatingPointError: a loss is infinite or NaN.
+        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and ``on_interrupt`` called.
+        ValueError: the batches end before ``stop``; the model returns no losses; another ``amp_dtype``.
+    """
+    if amp_dtype not in (None, torch.bfloat16):
+        raise ValueError(
+            f"mixed precision in {amp_dtype} would need loss scaling; use torch.bfloat16, or None for float32"
+        )
+    if start >= stop:
+        return
+    model.train()
+    watch = _LossWatch(period=_CHECK_PERIOD_CUDA if device.type == "cuda" else 1)
+    set_learning_rate(optimizer, schedule(start))
+    source = _timed(batches, start)
+    with StopRequest() as stop_request:
+        for iteration in range(start, stop):
+            began = time.perf_counter()
+            batch, data_seconds = next(source)
+            optimizer.zero_grad()
+            mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
+            with watch.naming(iteration, batch), mixed:
+                losses = model(batch)
+            total = _total(losses, iteration)
+            detached = {name: loss.detach() for name, loss in losses.items()}
+            watch.look(iteration, batch, detached, last=iteration == stop - 1)
+            total.backward()
+            if clip is not None:
+                clip(optimizer)
+            optimizer.step()
+            step = Step(
+                iteration=iteration,
+                stop=stop,
+                losses=detached,
+                learning_rate=learning_rate(optimizer),
+                data_seconds=data_seconds,
+                seconds=time.perf_counter() - began,
+                check_losses=watch.check,
+            )
+            set_learning_rate(optimizer, schedule(iteration + 1))
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                for call in after_step:
+                    call(step)
+            assert model.training, "a callable after the step left the model in evaluation mode"
+            if stop_request.made():
+                raise TrainingInterrupted(on_interrupt(step) if on_interrupt else None, iteration)
+
+
+class _LossWatch:
+    """Looks whether losses are finite, every ``period`` steps, and names the step and the images if not."""
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+        self._unseen: list[tuple[int, list[str], dict[str, torch.Tensor]]] = []
+
+    def look(self, iteration: int, batch: Any, losses: dict[str, torch.Tensor], *, last: bool) -> None:
+        self._unseen.append((iteration, _file_names(batch), losses))
+        if last or (iteration + 1) % self._period == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Raise FloatingPointError for the first unseen step with a loss that is not finite."""
+        if not self._unseen:
+            return
+        values = [value.float() for _, _, losses in self._unseen for value in losses.values()]
+        if not bool(torch.isfinite(torch.stack(values)).all()):
+            for iteration, files, losses in self._unseen:
+                if not all(bool(torch.isfinite(value)) for value in losses.values()):
+                    shown = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+                    raise FloatingPointError(_not_finite(f"the losses are {shown}", iteration, files))
+        self._unseen.clear()
+
+    @contextmanager
+    def naming(self, iteration: int, batch: Any) -> Iterator[None]:
+        """A FloatingPointError of the model itself gets the iteration and the images too."""
+        try:
+            yield
+        except FloatingPointError as error:
+            self.check()  # an earlier loss may be where it began
+            raise FloatingPointError(_not_finite(str(error), iteration, _file_names(batch))) from error
+
+
+def _not_finite(what: str, iteration: int, files: Sequence[str]) -> str:
+    images = f" The images: {', '.join(files)}." if files else ""
+    return (
+        f"the training diverged at iteration {iteration}: {what}.{images} "
+        "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or clip gradients "
+        "(SOLVER.CLIP_GRADIENTS.ENABLED True); if it is always these images, look at their boxes"
+    )
+
+
+def _file_names(batch: Any) -> list[str]:
+    samples = batch if isinstance(batch, (list, tuple)) else []
+    return [
+        str(sample["file_name"]) for sample in samples if isinstance(sample, dict) and "file_name" in sample
+    ]
+
+
+def _total(losses: Any, iteration: int) -> torch.Tensor:
+    """The sum of the losses."""
+    if not isinstance(losses, dict) or not losses:
+        raise ValueError(
+            f"at iteration {iteration} the model returned {type(losses).__name__} {losses!r:.80}; "
+            "in training it has to return a dict of scalar losses"
+        )
+    return reduce(torch.add, losses.values())
+
+
+def _timed(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
+    """Each batch with the seconds that it took.
+
+    Making a DataLoader's iterator draws a seed from torch's generator. An uninterrupted run has drawn it
+    once, at its very beginning, so a run that starts later undoes what its first batch drew, and the
+    model's draws are the same.
+    """
+    random_state = torch.get_rng_state() if start > 0 else None
+    iterator: Iterator[Any] | None = None
+    for iteration in itertools.count(start):
+        began = time.perf_counter()
+        iterator = iter(batches) if iterator is None else iterator
+        batch = next(iterator, _END)
+        if batch is _END:
+            raise ValueError(
+                f"the batches ended before iteration {iteration}; a training needs one for each iteration, "
+                "so repeat them"
+            )
+        if random_state is not None:
+            torch.set_rng_state(random_state)
+            random_state = None
+        yield batch, time.perf_counter() - began

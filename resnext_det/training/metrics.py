@@ -1,0 +1,251 @@
+"""What a training tells: metrics.json, TensorBoard events, a progress bar or log lines, and log.txt.
+
+Files and values are detectron2's: a line every 20 iterations, with losses as the median of the last 20.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import statistics
+import sys
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from resnext_det.training import distributed
+
+if TYPE_CHECKING:
+    from resnext_det.training.loop import Step
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 20
+"""Iterations between two lines, and the window of the medians."""
+
+_TIME_WINDOW = 50  # lines over whose median the remaining time is computed
+_WARM_UP = 3  # iterations of a run whose time says nothing about the others
+_IN_BAR = "in_progress_bar"  # marks a message whose content the progress bar shows
+_HANDLER = "resnext_det"  # the name of the log handlers that are ours
+
+
+class MetricsWriter:
+    """Writes the metrics of a training; called with each finished ``Step``.
+
+    Every process calls it, since losses are averaged over the processes; the main one writes. On a terminal
+    the console shows a progress bar, elsewhere a line every 20 iterations; log.txt always has the lines.
+
+    Args:
+        output_dir: gets ``metrics.json`` and TensorBoard's events.
+        total_steps: length of the whole training.
+        start: the first iteration of this run. What metrics.json holds of it and later ones is cut, so that
+            each iteration stands once; a run from 0 renames the file of an earlier one.
+        progress_bar: None: exactly where stderr is a terminal.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, *, total_steps: int, start: int = 0, progress_bar: bool | None = None
+    ) -> None:
+        self._total = total_steps
+        self._start = start
+        self._waiting: list[dict[str, torch.Tensor]] = []
+        self._window: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=PERIOD))
+        self._seconds: list[float] = []  # of the steps since the last line
+        self._times: deque[float] = deque(maxlen=_TIME_WINDOW)
+        self._others: dict[str, float] = {}
+        self._bar: Any = None
+        if not distributed.is_main_process():
+            return
+        self._path = Path(output_dir, "metrics.json")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if start > 0:
+            cut_metrics(self._path, start)
+        elif self._path.is_file() and self._path.stat().st_size > 0:
+            os.replace(self._path, self._path.with_name("metrics.previous.json"))
+            logger.info("%s is of an earlier run; it is metrics.previous.json now.", self._path)
+        self._file = self._path.open("a")
+        self._board = _tensorboard(output_dir, start)
+        if progress_bar if progress_bar is not None else sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total_steps, initial=start, unit="it", dynamic_ncols=True)
+
+    def __call__(self, step: Step) -> None:
+        """Take note of a step; write every 20 iterations and after the last one."""
+        self._waiting.append(step.losses)
+        self._window["data_time"].append(step.data_seconds)
+        if step.iteration - self._start >= _WARM_UP - 1:
+            self._seconds.append(step.seconds)
+        if (step.iteration + 1) % PERIOD == 0 or step.iteration == self._total - 1:
+            self._read_losses()
+            self._write_step(step)
+        elif self._others:
+            self._write(step.iteration, {})
+        if self._bar is not None:
+            self._bar.update()
+
+    def put(self, scalars: Mapping[str, float]) -> None:
+        """Add other scalars, as an evaluation's "bbox/AP", to the line of the next step; NaN becomes null.
+
+        Let the writer be the last of the callables after a step. What is put after the last step has a line
+        of its own, with the number of steps as its iteration, as in detectron2.
+        """
+        self._others.update(scalars)
+
+    def close(self) -> None:
+        """Write out and close the files and the bar; a second call does nothing."""
+        if not distributed.is_main_process() or self._file.closed:
+            return
+        if self._others:
+            self._write(self._total, {})
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _read_losses(self) -> None:
+        """Bring the waiting losses from the device, all at once, averaged over the processes."""
+        flat = {
+            f"{index} {name}": value
+            for index, losses in enumerate(self._waiting)
+            for name, value in losses.items()
+        }
+        numbers = torch.stack([value.float() for value in flat.values()]).tolist()
+        means = distributed.all_reduce_mean(dict(zip(flat, numbers)))
+        for index, losses in enumerate(self._waiting):
+            values = {name: means[f"{index} {name}"] for name in losses}
+            for name, value in {"total_loss": sum(values.values()), **values}.items():
+                self._window[name].append(value)
+        self._waiting.clear()
+
+    def _write(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        """A line of ``scalars`` and of what was put."""
+        if not distributed.is_main_process():
+            return
+        everything = {**scalars, **self._others}
+        self._others.clear()
+        line = {name: value if math.isfinite(value) else None for name, value in everything.items()}
+        self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in everything.items():
+                self._board.add_scalar(name, value, iteration)
+
+    def _write_step(self, step: Step) -> None:
+        if not distributed.is_main_process():
+            return
+        medians = {name: statistics.median(values) for name, values in self._window.items()}
+        scalars = {**medians, "lr": step.learning_rate}
+        if self._seconds:
+            # A mean: on a GPU most steps only queue work, and one of them waits for all of it.
+            scalars["time"] = statistics.fmean(self._seconds)
+            self._times.append(scalars["time"])
+            self._seconds.clear()
+            scalars["eta_seconds"] = statistics.median(self._times) * (self._total - step.iteration - 1)
+        self._write(step.iteration, scalars)
+        logger.info(_line(step.iteration, scalars), extra={_IN_BAR: self._bar is not None})
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}")
+
+
+def cut_metrics(path: str | Path, start: int) -> None:
+    """Remove the lines of iteration ``start`` and later, and any that a killed run has cut short."""
+    path = Path(path)
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            iteration = json.loads(line)["iteration"]
+        except (ValueError, KeyError, TypeError):
+            continue  # a run that was killed while it wrote this line
+        if iteration < start:
+            kept.append(line + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    os.replace(partial, path)
+
+
+def setup_logging(output_dir: str | Path | None, *, console: bool = True) -> logging.Logger:
+    """Let the package's messages (INFO and above) go to the console and to ``<output_dir>/log.txt``.
+
+    The console shows the main process alone; the others write ``log.txt.rank1`` and so on. A second call
+    replaces what the first has set up. Call it in each process, within the process group.
+
+    Returns:
+        The package's logger.
+    """
+    package = logging.getLogger(__name__.split(".")[0])
+    package.setLevel(logging.INFO)
+    for handler in [handler for handler in package.handlers if handler.name == _HANDLER]:
+        package.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = []
+    if console and distributed.is_main_process():
+        handlers.append(_ConsoleHandler())
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        suffix = "" if distributed.is_main_process() else f".rank{distributed.rank()}"
+        handlers.append(logging.FileHandler(Path(output_dir, f"log.txt{suffix}"), encoding="utf-8"))
+    for handler in handlers:
+        handler.name = _HANDLER
+        handler.setFormatter(
+            logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+        )
+        package.addHandler(handler)
+    return package
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes to today's stdout, above a progress bar where there is one; leaves out what the bar shows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, _IN_BAR, False):
+            return
+        tqdm = sys.modules.get("tqdm")
+        try:
+            if tqdm is not None:
+                tqdm.tqdm.write(self.format(record), file=sys.stdout)
+            else:
+                sys.stdout.write(self.format(record) + "\n")
+            sys.stdout.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def _line(iteration: int, scalars: Mapping[str, float]) -> str:
+    """One line of progress, in the words of detectron2's log."""
+    eta = scalars.get("eta_seconds")
+    parts = [f"eta: {timedelta(seconds=int(eta))}"] if eta is not None else []
+    parts.append(f"iter: {iteration}")
+    parts += [f"{name}: {value:.4g}" for name, value in scalars.items() if "loss" in name]
+    parts += [f"{name}: {scalars[name]:.4f}" for name in ("time", "data_time") if name in scalars]
+    parts.append(f"lr: {scalars['lr']:.5g}")
+    if torch.cuda.is_available():
+        parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
+    return "  ".join(parts)
+
+
+def _tensorboard(output_dir: str | Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.warning(
+            "No TensorBoard events are written: tensorboard is not installed (pip install tensorboard)."
+        )
+        return None
+    return SummaryWriter(str(output_dir), purge_step=start)

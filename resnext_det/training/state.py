@@ -1,0 +1,178 @@
+"""All that a training has to remember, saved in detectron2's layout and restored to the last bit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnext_det.training import distributed
+from resnext_det.training.checkpoint import Checkpointer, load_model_state
+from resnext_det.training.loop import Step
+
+logger = logging.getLogger(__name__)
+
+# detectron2 asks for this entry when it resumes in mixed precision; bfloat16 has no scale, so it is
+# GradScaler's first.
+_GRADIENT_SCALE = {
+    "scale": 65536.0,
+    "growth_factor": 2.0,
+    "backoff_factor": 0.5,
+    "growth_interval": 2000,
+    "_growth_tracker": 0,
+}
+_SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov")
+
+
+@dataclass
+class TrainingState:
+    """Ties model, optimizer and random numbers to the checkpoints of a folder.
+
+    A checkpoint holds ``model``, ``optimizer``, ``scheduler`` (LRMultiplier's), ``iteration`` (the last
+    finished one) and ``random_state`` (torch's generators of every process), and the same once more under
+    ``trainer``, as detectron2's DefaultTrainer wants it (tensors are not stored twice). A checkpoint of
+    either layout resumes.
+
+    Args:
+        model: bare or wrapped by ``distribute``; parameters are saved under the bare model's names.
+        checkpointer: of the output folder.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    checkpointer: Checkpointer
+    _saved: tuple[int, Path] | None = field(default=None, init=False, repr=False)
+
+    def save(self, name: str, iteration: int) -> Path:
+        """Write ``<name>.pth`` after ``iteration``; every process calls it, the main one writes.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        random_states = distributed.gather_objects(_random_state())
+        path = self.checkpointer.output_dir / f"{name}.pth"
+        if distributed.is_main_process():
+            path = self.checkpointer.save(name, {**self._contents(iteration), "random_state": random_states})
+        distributed.barrier()
+        self._saved = (iteration, path)
+        return path
+
+    def every(self, period: int) -> Callable[[Step], None]:
+        """For ``after_step``: ``model_0000999.pth`` every ``period`` iterations, and ``model_final.pth``."""
+        if period < 1:
+            raise ValueError(f"SOLVER.CHECKPOINT_PERIOD is {period}; write 1 or more iterations")
+
+        def save_when_due(step: Step) -> None:
+            if (step.iteration + 1) % period == 0:
+                self.after(step)
+            if step.iteration == step.stop - 1:
+                step.check_losses()
+                self.save("model_final", step.iteration)
+
+        return save_when_due
+
+    def after(self, step: Step) -> Path:
+        """Save the state after ``step``, under its number, unless it is saved; also for ``on_interrupt``."""
+        if self._saved is not None and self._saved[0] == step.iteration:
+            return self._saved[1]
+        step.check_losses()
+        return self.save(f"model_{step.iteration:07d}", step.iteration)
+
+    def resume(self) -> int:
+        """Restore the newest checkpoint of the folder; return the iteration to start with, 0 where there is
+        none.
+
+        Call it last before the loop, in every process.
+
+        Raises:
+            ValueError, FileNotFoundError: the checkpoint is damaged, lacks a part, or is of another model or
+            optimizer.
+        """
+        path = self.checkpointer.latest()
+        if path is None:
+            logger.info("No checkpoint in %s; starting from the beginning.", self.checkpointer.output_dir)
+            return 0
+        contents = self.checkpointer.load(path)
+        optimizer_state = _optimizer_state(contents)
+        if optimizer_state is None or "iteration" not in contents:
+            raise ValueError(
+                f"{path} holds weights, but no optimizer and iteration to resume; to start from these "
+                "weights, set "
+                "MODEL.WEIGHTS to that file and leave --resume out"
+            )
+        load_model_state(distributed.unwrap(self.model), contents["model"])
+        self._load_optimizer(optimizer_state, path)
+        _restore_random_state(contents.get("random_state"), path)
+        logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])
+        return int(contents["iteration"]) + 1
+
+    def _contents(self, iteration: int) -> dict[str, Any]:
+        optimizer = self.optimizer.state_dict()
+        base_lrs = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        scheduler = {"base_lrs": base_lrs, "last_epoch": iteration + 1}
+        inner = {"iteration": iteration, "optimizer": optimizer, "grad_scaler": dict(_GRADIENT_SCALE)}
+        return {
+            "model": distributed.unwrap(self.model).state_dict(),
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "iteration": iteration,
+            "trainer": {"iteration": iteration, "hooks": {"LRScheduler": scheduler}, "_trainer": inner},
+        }
+
+    def _load_optimizer(self, state: dict[str, Any], path: Path) -> None:
+        configured = [_settings(group) for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state)
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"the optimizer in {path} does not fit ({error}); resume with the configuration of that run "
+                "(its config.yaml): FREEZE_AT, norms and SOLVER's keys for biases and norms decide on the "
+                "groups"
+            ) from error
+        restored = [_settings(group) for group in self.optimizer.param_groups]
+        if restored != configured:
+            logger.warning(
+                "The checkpoint's optimizer settings are used, as in detectron2, and not the configured "
+                "ones, which differ: "
+                "%s instead of %s. Without --resume the configured ones hold.",
+                restored,
+                configured,
+            )
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    with_first = {"initial_lr": group["lr"], **group}
+    return {name: with_first.get(name) for name in _SETTINGS}
+
+
+def _optimizer_state(contents: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The optimizer of either layout: at the top, or as detectron2's DefaultTrainer nests it."""
+    if "optimizer" in contents:
+        return contents["optimizer"]
+    return contents.get("trainer", {}).get("_trainer", {}).get("optimizer")
+
+
+def _random_state() -> dict[str, torch.Tensor | None]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_random_state(states: Any, path: Path) -> None:
+    if not states or len(states) != distributed.world_size():
+        logger.warning(
+            "%s holds the random numbers of %d processes, and there are %d; the training goes on with "
+            "others.",
+            path,
+            len(states or ()),
+            distributed.world_size(),
+        )
+        return
+    state = states[distributed.rank()]
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,304 @@
+"""Convolutions with frozen norms against torch's own batch norm, and norms against detectron2's."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnext_det.layers import (
+    ConvNorm,
+    FrozenBatchNorm2d,
+    FrozenStatisticsBatchNorm2d,
+    freeze_norms,
+    make_norm,
+)
+
+FROZEN = ["FrozenBN", "FrozenStatisticsBN"]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def random_batch_norm(channels: int) -> nn.BatchNorm2d:
+    """A batch norm in inference, whose numbers are all away from their initial values."""
+    norm = nn.BatchNorm2d(channels, eps=1e-3).eval()
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    nn.init.normal_(norm.bias)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.2, 3.0)
+    norm.num_batches_tracked.fill_(7)
+    return norm
+
+
+def conv_and_reference(norm: str, **options: Any) -> tuple[ConvNorm, nn.Sequential]:
+    """A ConvNorm with a frozen norm, and the same as a convolution and a batch norm of torch, in float64."""
+    ours = ConvNorm(8, 12, 3, stride=2, padding=2, dilation=2, groups=4, norm=norm, **options)
+    reference = nn.Sequential(
+        nn.Conv2d(8, 12, 3, 2, 2, 2, groups=4, bias=ours.bias is not None), random_batch_norm(12)
+    )
+    ours.load_state_dict(
+        {k.replace("0.", "").replace("1.", "norm."): v for k, v in reference.state_dict().items()}
+    )
+    ours.norm.eps = reference[1].eps
+    return ours.double(), reference.double()
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    """detectron2.layers."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    import detectron2.layers
+
+    return detectron2.layers
+
+
+class TestConvNorm:
+    @pytest.mark.parametrize("norm", FROZEN)
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_folded_norm_has_the_gradients_of_the_unfolded(
+        self, norm: str, bias: bool, training: bool
+    ) -> None:
+        ours, reference = conv_and_reference(norm, bias=bias)
+        ours.train(training)
+        x = torch.randn(2, 8, 9, 11, dtype=torch.float64)
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [ours(inputs[0]), reference(inputs[1])]
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-12, atol=1e-12)
+        for output in outputs:
+            (
+                output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+            ).sum().backward()
+        pairs = [(inputs[0], inputs[1]), (ours.weight, reference[0].weight)]
+        if bias:
+            pairs.append((ours.bias, reference[0].bias))
+        if norm == "FrozenStatisticsBN":
+            pairs += [(ours.norm.weight, reference[1].weight), (ours.norm.bias, reference[1].bias)]
+        for mine, expected in pairs:
+            torch.testing.assert_close(mine.grad, expected.grad, rtol=1e-12, atol=1e-12)
+        assert {name for name, _ in ours.named_parameters()} == {
+            "weight",
+            *(["bias"] if bias else []),
+            *(["norm.weight", "norm.bias"] if norm == "FrozenStatisticsBN" else []),
+        }
+
+    @pytest.mark.parametrize("norm", FROZEN)
+    def test_autocast_folds_in_float32(self, norm: str) -> None:
+        """A mean a thousand times the deviation: a norm applied to bfloat16 maps would lose all digits."""
+        ours, reference = conv_and_reference(norm, bias=True)
+        for layer in (ours, reference[0]):
+            nn.init.constant_(layer.bias, 1000)
+        for layer in (ours.norm, reference[1]):
+            layer.running_mean += 1000
+        x = torch.randn(2, 8, 9, 11, dtype=torch.float64)
+        expected = reference(x)
+        ours.float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = ours(x.float())
+        assert output.dtype == torch.bfloat16
+        assert (output - expected).abs().max() / expected.abs().max() < 0.01
+        output.float().sum().backward()
+        assert ours.weight.grad is not None and ours.weight.grad.dtype == torch.float32
+        scale, shift = ours.norm.scale_and_shift()
+        assert scale.dtype == shift.dtype == torch.float32 and scale.shape == shift.shape == (12,)
+
+    @pytest.mark.parametrize("norm", ["", *FROZEN, "BN", "SyncBN"])
+    def test_layers_of_half_numbers_run(self, norm: str) -> None:
+        layer = ConvNorm(4, 4, 1, norm=norm).to(torch.bfloat16).eval()
+        assert layer(torch.ones(1, 4, 3, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+    @pytest.mark.parametrize("norm", FROZEN)
+    def test_no_image_passes_forward_and_backward(self, norm: str) -> None:
+        layer = ConvNorm(4, 6, 3, stride=2, padding=1, norm=norm)
+        output = layer(torch.zeros(0, 4, 14, 14))
+        assert output.shape == (0, 6, 7, 7)
+        output.sum().backward()
+        assert not layer.weight.grad.any()
+
+    @pytest.mark.parametrize(
+        ("norm", "bias", "expected"), [("", None, True), ("BN", None, False), ("BN", True, True)]
+    )
+    def test_bias_exactly_without_norm_unless_told(
+        self, norm: str, bias: bool | None, expected: bool
+    ) -> None:
+        assert (ConvNorm(3, 4, 1, norm=norm, bias=bias).bias is not None) is expected
+
+    def test_norm_and_activation_in_order(self) -> None:
+        layer = ConvNorm(3, 64, 3, padding=1, norm="GN", activation=torch.relu_)
+        nn.init.normal_(layer.norm.weight)
+        x = torch.randn(2, 3, 5, 6)
+        expected = F.relu(
+            F.group_norm(F.conv2d(x, layer.weight, padding=1), 32, layer.norm.weight, layer.norm.bias)
+        )
+        torch.testing.assert_close(layer(x), expected)
+
+    def test_a_changed_weight_counts_at_once(self) -> None:
+        """Nothing folded is remembered, not even in inference."""
+        layer = ConvNorm(3, 4, 1, norm="FrozenBN").eval()
+        x = torch.randn(1, 3, 4, 4)
+        with torch.no_grad():
+            before = layer(x)
+            layer.weight.data *= 2
+            torch.testing.assert_close(layer(x), before * 2)
+            layer.norm.bias += 1
+            torch.testing.assert_close(layer(x), before * 2 + 1)
+
+
+class TestNorms:
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            ("", type(None)),
+            ("FrozenBN", FrozenBatchNorm2d),
+            ("BN", nn.BatchNorm2d),
+            ("SyncBN", nn.SyncBatchNorm),
+            ("GN", nn.GroupNorm),
+            ("FrozenStatisticsBN", FrozenStatisticsBatchNorm2d),
+        ],
+    )
+    def test_by_name(self, name: str, kind: type) -> None:
+        assert isinstance(make_norm(name, 64), kind)
+
+    def test_unknown_name_lists_the_known(self) -> None:
+        with pytest.raises(ValueError, match=r"'LN'.*'FrozenBN'.*'GN'"):
+            make_norm("LN", 64)
+
+    def test_group_norm_has_32_groups_or_says_why_not(self) -> None:
+        assert make_norm("GN", 96).num_groups == 32  # type: ignore[union-attr]
+        with pytest.raises(ValueError, match=r'32 groups.*80 channels.*"BN"'):
+            make_norm("GN", 80)
+
+    def test_synchronised_norm_in_one_process_is_a_batch_norm(self) -> None:
+        x = torch.randn(4, 8, 5, 5)
+        torch.testing.assert_close(make_norm("SyncBN", 8)(x), nn.BatchNorm2d(8)(x))  # type: ignore[misc]
+
+    def test_synchronised_norm_on_cpu_names_the_remedy(self, tmp_path: Path) -> None:
+        norm = make_norm("SyncBN", 8)
+        assert norm is not None
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+        )
+        try:
+            with pytest.raises(ValueError, match=r'MODEL\.RESNETS\.NORM to "BN"'):
+                norm(torch.randn(4, 8, 5, 5))
+            assert norm.eval()(torch.randn(4, 8, 5, 5)).shape == (4, 8, 5, 5)
+        finally:
+            torch.distributed.destroy_process_group()
+
+    @pytest.mark.parametrize("name", FROZEN)
+    def test_frozen_norm_alone_is_a_batch_norm_in_inference(self, name: str) -> None:
+        reference, norm = random_batch_norm(6), make_norm(name, 6)
+        assert norm is not None
+        norm.load_state_dict(reference.state_dict())
+        norm.eps = reference.eps
+        x = torch.randn(2, 6, 3, 4)
+        torch.testing.assert_close(norm(x), reference(x))
+        assert [p.requires_grad for p in norm.parameters()] == (
+            [True, True] if name == "FrozenStatisticsBN" else []
+        )
+
+    @pytest.mark.parametrize("name", FROZEN)
+    def test_frozen_norm_starts_as_the_identity(self, name: str) -> None:
+        x = torch.randn(2, 6, 3, 4)
+        torch.testing.assert_close(make_norm(name, 6)(x), x, rtol=1e-6, atol=1e-6)  # type: ignore[misc]
+
+
+def numbers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if key != "num_batches_tracked"}
+
+
+class TestStateOfFrozenNorms:
+    @pytest.mark.parametrize("kind", [FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d])
+    def test_moves_strictly_from_and_to_batch_norm(self, kind: type) -> None:
+        reference, frozen, back = random_batch_norm(6), kind(6), nn.BatchNorm2d(6)
+        given = reference.state_dict()
+        frozen.load_state_dict(given, strict=True)
+        assert "num_batches_tracked" in given and "num_batches_tracked" not in frozen.state_dict()
+        back.load_state_dict(frozen.state_dict(), strict=True)
+        torch.testing.assert_close(
+            numbers(back.state_dict()), numbers(reference.state_dict()), rtol=0, atol=0
+        )
+
+    @pytest.mark.detectron2
+    def test_moves_strictly_from_and_to_detectron2(self, theirs: Any) -> None:
+        reference, frozen, back = random_batch_norm(6), FrozenBatchNorm2d(6), theirs.FrozenBatchNorm2d(6)
+        initial = theirs.FrozenBatchNorm2d(6).state_dict()
+        assert list(frozen.state_dict()) == list(initial)
+        torch.testing.assert_close(dict(frozen.state_dict()), dict(initial), rtol=0, atol=0)
+        frozen.load_state_dict(
+            theirs.FrozenBatchNorm2d.convert_frozen_batchnorm(reference).state_dict(), strict=True
+        )
+        back.load_state_dict(frozen.state_dict(), strict=True)
+        frozen.load_state_dict(back.state_dict(), strict=True)
+        torch.testing.assert_close(dict(frozen.state_dict()), numbers(reference.state_dict()), rtol=0, atol=0)
+
+    @pytest.mark.detectron2
+    def test_caffe2_state_without_statistics_is_read_as_detectron2_reads_it(self, theirs: Any) -> None:
+        """Files of Caffe2 hold weight and bias only, and no version."""
+        state = {"weight": torch.rand(6), "bias": torch.randn(6)}
+        frozen, expected = FrozenBatchNorm2d(6), theirs.FrozenBatchNorm2d(6)
+        frozen.load_state_dict(state)
+        expected.load_state_dict(state)
+        torch.testing.assert_close(dict(frozen.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("key", ["weight", "bias", "running_mean", "running_var"])
+    def test_a_missing_number_is_missed(self, key: str) -> None:
+        state = FrozenBatchNorm2d(6).state_dict()
+        del state[key]
+        with pytest.raises(RuntimeError, match=f'Missing key.*"{key}"'):
+            FrozenBatchNorm2d(6).load_state_dict(state)
+
+    def test_a_batch_norm_without_statistics_is_refused(self) -> None:
+        with pytest.raises(RuntimeError, match="running_mean"):
+            FrozenBatchNorm2d(6).load_state_dict(nn.BatchNorm2d(6, track_running_stats=False).state_dict())
+
+    def test_an_unknown_key_is_unexpected(self) -> None:
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            FrozenBatchNorm2d(6).load_state_dict(
+                {**FrozenBatchNorm2d(6).state_dict(), "gamma": torch.ones(6)}
+            )
+
+
+def nets_with_norms() -> list[nn.Module]:
+    synchronised = make_norm("SyncBN", 6)
+    assert synchronised is not None
+    synchronised.load_state_dict(random_batch_norm(6).state_dict())
+    return [
+        random_batch_norm(6),
+        nn.Sequential(nn.Conv2d(3, 6, 1), random_batch_norm(6), nn.Sequential(synchronised)).eval(),
+        nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6, affine=False), nn.GroupNorm(2, 6)).eval(),
+    ]
+
+
+class TestFreezeNorms:
+    @pytest.mark.parametrize("index", [0, 1, 2])
+    def test_outputs_stay(self, index: int) -> None:
+        module = nets_with_norms()[index]
+        x = torch.randn(2, 6 if index == 0 else 3, 4, 5)
+        expected = module(x)
+        frozen = freeze_norms(copy.deepcopy(module)).train()
+        torch.testing.assert_close(frozen(x), expected, rtol=1e-5, atol=1e-6)
+        assert not any(isinstance(child, nn.modules.batchnorm._BatchNorm) for child in frozen.modules())
+
+    @pytest.mark.detectron2
+    @pytest.mark.parametrize("index", [0, 1, 2])
+    def test_state_is_that_of_detectron2(self, theirs: Any, index: int) -> None:
+        module = nets_with_norms()[index]
+        expected = theirs.FrozenBatchNorm2d.convert_frozen_batchnorm(copy.deepcopy(module)).state_dict()
+        frozen = freeze_norms(module)
+        assert list(frozen.state_dict()) == list(expected)
+        torch.testing.assert_close(dict(frozen.state_dict()), dict(expected), rtol=0, atol=0)
+        frozen.load_state_dict(expected, strict=True)
+
+    def test_without_statistics_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="track_running_stats=True"):
+            freeze_norms(nn.Sequential(nn.BatchNorm2d(6, track_running_stats=False)))

@@ -1,0 +1,237 @@
+"""Checkpoint files: their names and layout, what is refused, and the way to detectron2 and back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from resnext_det.training.checkpoint import Checkpointer, load_model_state
+from resnext_det.training.state import TrainingState
+from tests.training.test_optimizer import assert_same
+from tests.training.toy import (
+    PERIOD,
+    STEPS,
+    Toy,
+    detectron2_trainer,
+    run_toy,
+    toy_schedule,
+    toy_state,
+    train_toy,
+)
+
+
+class RunsCode:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_names_and_keys_are_detectron2s(tmp_path: Path) -> None:
+    state = run_toy(tmp_path)
+    names = [f"model_{iteration:07d}.pth" for iteration in range(PERIOD - 1, STEPS, PERIOD)]
+    assert sorted(path.name for path in tmp_path.glob("*.p*")) == sorted([*names, "model_final.pth"])
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    contents = torch.load(tmp_path / "model_0000007.pth", weights_only=True)
+    assert contents.keys() == {"model", "optimizer", "scheduler", "iteration", "random_state", "trainer"}
+    assert contents["iteration"] == 7
+    assert contents["model"].keys() == state.model.state_dict().keys()
+    rates = [group["initial_lr"] * toy_schedule()(8) for group in contents["optimizer"]["param_groups"]]
+    assert [group["lr"] for group in contents["optimizer"]["param_groups"]] == rates
+    assert contents["scheduler"] == {"base_lrs": [0.02] * len(rates), "last_epoch": 8}
+    ours = contents["trainer"]["_trainer"]["optimizer"]["state"][0]["momentum_buffer"]
+    assert ours.data_ptr() == contents["optimizer"]["state"][0]["momentum_buffer"].data_ptr()  # stored once
+
+
+def test_old_ones_go_where_asked(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path, max_to_keep=2)
+    for iteration in range(4):
+        checkpointer.save(f"model_{iteration:07d}", {"model": {}})
+    checkpointer.save("model_final", {"model": {}})
+    kept = {"model_0000002.pth", "model_0000003.pth", "model_final.pth", "last_checkpoint"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    with pytest.raises(ValueError, match="max_to_keep is 0"):
+        Checkpointer(tmp_path, max_to_keep=0)
+
+
+def test_a_failed_save_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save("model_0000000", {"model": {"a": torch.ones(3)}})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"model_0000001\.pth.*No space left.*--resume"):
+        checkpointer.save("model_0000001", {"model": {"a": torch.zeros(3)}})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_latest(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    assert checkpointer.latest() is None
+    first = checkpointer.save("model_0000000", {"model": {}})
+    assert checkpointer.latest() == first
+    second = checkpointer.save("model_0000001", {"model": {}})
+    assert checkpointer.latest() == second
+    second.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model_0000001\.pth.*model_0000000\.pth"):
+        checkpointer.latest()
+    for pointer in ("", "../model_0000000.pth", "/model_0000000.pth"):
+        (tmp_path / "last_checkpoint").write_text(pointer)
+        with pytest.raises(ValueError, match=r"bare name"):
+            checkpointer.latest()
+
+
+def truncated(path: Path) -> Iterable[str]:
+    path.write_bytes(path.read_bytes()[:-300])
+    return "damaged or cut short", "model_0000000.pth", "last_checkpoint"
+
+
+def empty(path: Path) -> Iterable[str]:
+    path.write_bytes(b"")
+    return "damaged or cut short", "model_0000000.pth"
+
+
+def text(path: Path) -> Iterable[str]:
+    path.write_text("<!DOCTYPE html><html>404</html>")
+    return ("not a checkpoint", "model_0000000.pth")
+
+
+def hostile(path: Path) -> Iterable[str]:
+    torch.save({"model": {"a": RunsCode(path.with_name("ran"))}}, path)
+    return "refused", "posix.system"
+
+
+def hostile_pickle(path: Path) -> Iterable[str]:
+    path.write_bytes(pickle.dumps({"model": RunsCode(path.with_name("ran"))}))
+    return "refused", "posix.system"
+
+
+def weights_alone(path: Path) -> Iterable[str]:
+    torch.save({"weight": torch.zeros(3)}, path)
+    return "no key 'model'", "MODEL.WEIGHTS"
+
+
+def missing(path: Path) -> Iterable[str]:
+    path.unlink()
+    return "no checkpoint", "model_0000000.pth"
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "spoil",
+    [truncated, empty, text, hostile, hostile_pickle, weights_alone, missing],
+    ids=lambda f: f.__name__,
+)
+def test_unreadable_files_are_explained(tmp_path: Path, spoil: Any) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save("model_0000000", {"model": {}})
+    path = checkpointer.save("model_0000001", {"model": {"a": torch.zeros(1000)}})
+    words = spoil(path)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        checkpointer.load(path)
+    for word in (str(path), *words):
+        assert word in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_that_does_not_fit_is_explained() -> None:
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(6)], nn.Linear(2, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {f"{index}.wrong": torch.zeros(1) for index in range(2)}
+    state["6.weight"] = torch.zeros(4, 2)
+    with pytest.raises(ValueError) as error:
+        load_model_state(model, state)
+    message = str(error.value)
+    assert "13 missing: 0.weight, 0.bias" in message and "and 5 more" in message
+    assert "2 unexpected: 0.wrong, 1.wrong" in message
+    assert "1 of another shape: 6.weight is (4, 2) in the checkpoint and (3, 2) in the model" in message
+    assert_same(dict(model.state_dict()), before)
+
+
+def test_other_optimizers_are_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    toy_state(tmp_path).save("model_0000000", 0)
+    model = Toy()
+    other = TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.1), Checkpointer(tmp_path))
+    with pytest.raises(ValueError, match=r"optimizer in .*model_0000000\.pth does not fit.*config\.yaml"):
+        other.resume()
+    configured = toy_state(tmp_path)
+    for group in configured.optimizer.param_groups:
+        group["momentum"] = 0.5
+    with caplog.at_level(logging.WARNING):
+        assert configured.resume() == 1
+    assert "'momentum': 0.9" in caplog.text and "'momentum': 0.5" in caplog.text
+    Checkpointer(tmp_path).save("model_0000001", {"model": model.state_dict()})
+    with pytest.raises(ValueError, match=r"no optimizer and iteration.*MODEL\.WEIGHTS"):
+        configured.resume()
+
+
+def go_on(state: TrainingState, stop: int, *, seed: int) -> None:
+    """Resume a training of STEPS iterations and go on to ``stop``, with random numbers of the seed."""
+    start = state.resume()
+    torch.manual_seed(seed)
+    train_toy(state, start=start, stop=stop, after_step=[state.every(PERIOD)])
+
+
+def detectron2_goes_on(folder: Path, stop: int, *, seed: int) -> Any:
+    """The same in detectron2."""
+    trainer = detectron2_trainer(folder)
+    trainer.resume_or_load(resume=True)
+    trainer._trainer.data_loader.start = trainer.start_iter
+    trainer.max_iter = stop
+    torch.manual_seed(seed)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.detectron2
+def test_a_training_moves_between_the_two_engines(tmp_path: Path) -> None:
+    """Ours, then detectron2's, then ours: every part equals that of a training that did not move."""
+    ours, mixed = tmp_path / "ours", tmp_path / "mixed"
+    for folder in (ours, mixed):
+        go_on(toy_state(folder), 8, seed=11)
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    theirs = detectron2_goes_on(mixed, 16, seed=11)
+    assert theirs.start_iter == 8
+
+    state = toy_state(ours)
+    go_on(state, 16, seed=11)
+    assert_same(dict(theirs.model.state_dict()), dict(state.model.state_dict()))
+
+    their_file = torch.load(mixed / "model_0000015.pth", weights_only=True)
+    our_file = torch.load(ours / "model_0000015.pth", weights_only=True)
+    del our_file["trainer"]["_trainer"]["grad_scaler"]  # in detectron2 of mixed precision only
+    assert_same(their_file["trainer"], our_file["trainer"])
+    assert their_file["iteration"] == our_file["iteration"] == 15
+
+    (mixed / "last_checkpoint").write_text("model_0000015.pth")
+    back = toy_state(mixed)
+    assert back.resume() == 16
+    assert_same(dict(back.model.state_dict()), dict(state.model.state_dict()))
+    assert_same(back.optimizer.state_dict(), state.optimizer.state_dict())
+
+
+@pytest.mark.detectron2
+def test_detectron2_resumes_ours_in_mixed_precision(tmp_path: Path) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.engine import AMPTrainer
+
+    state = toy_state(tmp_path)
+    path = state.save("model_0000000", 0)
+    scaler = torch.amp.GradScaler("cpu")
+    trainer = AMPTrainer(Toy(), [], toy_state(tmp_path).optimizer, grad_scaler=scaler)
+    trainer.load_state_dict(Checkpointer(tmp_path).load(path)["trainer"]["_trainer"])
+    assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()

@@ -1,0 +1,201 @@
+"""One process and two: what they exchange, equal gradients, errors and interrupts that reach the caller."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from resnext_det.training import distributed
+from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.interruption import TrainingInterrupted
+from resnext_det.training.launch import launch
+from resnext_det.training.loop import Step, train_loop
+from resnext_det.training.metrics import MetricsWriter, setup_logging
+from resnext_det.training.optimizer import build_optimizer
+from resnext_det.training.state import TrainingState
+from tests.training.toy import toy_schedule
+
+BATCH, STEPS = 6, 20
+
+
+class Regression(nn.Module):
+    """A mean loss, so that the mean of two halves is the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.body = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.body(x)[:, 0] - x.sum(1)).square().mean()}
+
+
+def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
+    """Train on this process's share of each batch; returns what the test looks at.
+
+    Args:
+        interrupt: whom process 1 sends a signal after iteration 12: "itself", its "parent", or no one.
+    """
+    torch.set_num_threads(1)
+    setup_logging(output_dir, console=False)
+    rank, size = distributed.rank(), distributed.world_size()
+    share = distributed.share_of_batch(BATCH, size)
+    state_model = Regression()
+    optimizer = build_optimizer(state_model, base_lr=0.1)
+    model = distributed.distribute(state_model, torch.device("cpu"))
+    state = TrainingState(model, optimizer, Checkpointer(output_dir))
+    torch.manual_seed(rank)
+    start = state.resume()
+
+    def batches() -> Any:
+        for iteration in range(start, STEPS):
+            whole = torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(iteration))
+            yield whole[rank * share : (rank + 1) * share]
+
+    gradients: list[torch.Tensor] = []
+
+    def look(step: Step) -> None:
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in state_model.parameters() if p.grad is not None])
+        )
+        if step.iteration == 12 and rank == 1 and interrupt == "itself":
+            os.kill(os.getpid(), signal.SIGINT)
+        if step.iteration == 12 and rank == 1 and interrupt == "parent":
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(2)  # until the parent has told both
+
+    with MetricsWriter(output_dir, total_steps=STEPS, start=start, progress_bar=False) as metrics:
+        train_loop(
+            model=model,
+            optimizer=optimizer,
+            schedule=toy_schedule(),
+            batches=batches(),
+            start=start,
+            stop=STEPS,
+            device=torch.device("cpu"),
+            after_step=[state.every(10), look, metrics],
+            on_interrupt=state.after,
+        )
+    return {
+        "start": start,
+        "gradients": gradients,
+        "weights": {name: tensor.clone() for name, tensor in distributed.unwrap(model).state_dict().items()},
+        "ranks": distributed.gather_objects((rank, distributed.local_rank())),
+        "mean": distributed.all_reduce_mean({"b": rank + 1.0, "a": 4.0 * rank}),
+        "any": (distributed.any_rank(rank == size - 1), distributed.any_rank(False)),
+        "sent": distributed.broadcast_object({"from": rank}),
+        "wrapped": model is not state_model,
+    }
+
+
+def train_and_resume(folder: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """A whole training, and one that one process interrupts: its message, and its end when resumed."""
+    whole = train_share(f"{folder}/two")
+    message = "was not interrupted"
+    try:
+        train_share(f"{folder}/stopped", "itself")
+    except TrainingInterrupted as interrupted:
+        message = str(interrupted)
+    return whole, message, train_share(f"{folder}/stopped")
+
+
+def fail(kind: type[Exception]) -> None:
+    if distributed.rank() == 1:
+        raise kind("the images of process 1 are missing; write another folder")
+    distributed.barrier()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    alone = launch(train_share, device="cpu", args=(str(tmp_path / "one"),))
+    together, message, resumed = launch(
+        train_and_resume, num_gpus_per_machine=2, device="cpu", args=(str(tmp_path),)
+    )
+    assert not alone["wrapped"] and together["wrapped"]
+    for one, two in zip(alone["gradients"], together["gradients"]):
+        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together["weights"], alone["weights"], rtol=1e-5, atol=1e-6)
+    assert alone["ranks"] == [(0, 0)] and together["ranks"] == [(0, 0), (1, 1)]
+    assert alone["mean"] == {"a": 0.0, "b": 1.0} and together["mean"] == {"a": 2.0, "b": 1.5}
+    assert alone["any"] == together["any"] == (True, False)
+    assert together["sent"] == {"from": 0}
+
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert two["total_loss"] == pytest.approx(one["total_loss"], rel=1e-5)
+    assert (tmp_path / "two" / "log.txt").exists() and (tmp_path / "two" / "log.txt.rank1").exists()
+    contents = Checkpointer(tmp_path / "two").load(tmp_path / "two" / "model_final.pth")
+    assert contents["model"].keys() == alone["weights"].keys()
+    states = contents["random_state"]
+    assert len(states) == 2 and not torch.equal(states[0]["cpu"], states[1]["cpu"])
+
+    assert "model_0000012.pth" in message and "--resume" in message
+    assert resumed["start"] == 13
+    for name, tensor in together["weights"].items():
+        assert torch.equal(resumed["weights"][name], tensor)
+
+
+def test_a_signal_to_the_launching_process_stops_all(tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterrupted, match=r"model_00000\d\d\.pth.*--resume") as interrupted:
+        launch(train_share, num_gpus_per_machine=2, device="cpu", args=(str(tmp_path), "parent"))
+    checkpoint = interrupted.value.checkpoint
+    assert checkpoint is not None
+    assert Checkpointer(tmp_path).load(checkpoint)["iteration"] == interrupted.value.iteration >= 12
+
+
+def test_an_error_in_one_process_is_raised_as_itself() -> None:
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match="images of process 1 are missing"):
+        launch(fail, num_gpus_per_machine=2, device="cpu", args=(ValueError,))
+    assert time.perf_counter() - began < 60
+
+
+def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}
+    for name, value in {**settings, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, str(value))
+    assert launch(torch.distributed.is_initialized, device="cpu") is True
+    assert not torch.distributed.is_initialized()
+    with pytest.raises(ValueError, match="torchrun started 1 processes"):
+        launch(print, num_gpus_per_machine=4, device="cpu")
+
+
+def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 0.*MODEL\.DEVICE cpu"):
+        launch(print, num_gpus_per_machine=4)
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda'.*no GPU.*MODEL\.DEVICE cpu"):
+        distributed.resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 2.*--num-gpus 2"):
+        launch(print, num_gpus_per_machine=4)
+    with pytest.raises(ValueError, match=r"cuda:5.*cuda:1"):
+        distributed.resolve_device("cuda:5")
+    assert distributed.resolve_device("cuda") == torch.device("cuda", 0)
+
+
+def test_wrong_requests_are_named() -> None:
+    assert distributed.resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"'gpu'.*cuda or cpu"):
+        distributed.resolve_device("gpu")
+    with pytest.raises(ValueError, match="--machine-rank 2"):
+        launch(print, num_machines=2, machine_rank=2, device="cpu")
+    with pytest.raises(ValueError, match=r"--dist-url auto.*tcp://HOST:PORT"):
+        launch(print, num_machines=2, device="cpu")
+
+
+def test_shares_of_a_batch() -> None:
+    assert distributed.share_of_batch(16, 8) == 2
+    with pytest.raises(
+        ValueError, match=r"16 images does not divide among 3 processes.*multiple of 3, as 15"
+    ):
+        distributed.share_of_batch(16, 3)
+    with pytest.raises(ValueError, match="as 4"):
+        distributed.share_of_batch(1, 4)
