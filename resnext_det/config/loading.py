@@ -120,8 +120,10 @@ def _example(default: Any, value: Any) -> str:
         return "True or False"
     if isinstance(default, float) and text.lstrip("-").isdigit():
         return f"{text}.0"
-    if isinstance(default, (tuple, list)) and text.replace(".", "").isdigit():
-        return f"({text},)"
+    if isinstance(default, (tuple, list)):
+        words = [word.strip(" \"'") for word in text.strip("()[]").split(",")]
+        words = [word if word.replace(".", "").isdigit() else f'"{word}"' for word in words if word]
+        return f"({', '.join(words)},)"
     if isinstance(default, int) and text.endswith(".0"):
         return text[:-2]
     return repr(default)

@@ -113,9 +113,8 @@ def evaluate_coco(
             category id is unknown. The message names the entry.
     """
     if not isinstance(max_detections_per_image, int) or max_detections_per_image < 1:
-        raise ValueError(
-            f"max_detections_per_image is {max_detections_per_image!r}; write an integer from 1, as 100"
-        )
+        given = repr(max_detections_per_image)
+        raise ValueError(f"max_detections_per_image is {given}; write an integer from 1 up, such as 100")
     truth = read_ground_truth(annotations)
     found = read_detections(results, truth)
     every = np.arange(len(truth.image_ids))

@@ -24,7 +24,7 @@ Source = str | Path | Mapping[str, Any]
 class GroundTruth:
     """Annotations with images and categories numbered from 0 in the order of their sorted ids.
 
-    ``boxes`` is of shape (N, 4) as x, y, w, h, the other arrays (N,); ``id_is_zero`` is of the annotation ids.
+    ``boxes`` is of shape (N, 4) as x, y, w, h, the other arrays (N,); ``id_is_zero`` is of annotation ids.
     """
 
     name: str
@@ -140,9 +140,8 @@ def positions_of_images(image_ids: Iterable[Any], truth: GroundTruth) -> np.ndar
     positions = _positions(chosen, truth.image_ids)
     if (positions < 0).any():
         unknown = chosen[int(np.flatnonzero(positions < 0)[0])]
-        raise ValueError(
-            f"image_ids holds {unknown!r}, which {truth.name} does not list; {_examples(truth.image_ids)}"
-        )
+        known = _examples(truth.image_ids)
+        raise ValueError(f"image_ids holds {unknown!r}, which {truth.name} does not list ({known})")
     return np.unique(positions)
 
 

@@ -76,8 +76,8 @@ def test_other_numbers_of_detections(limit: int, backend: str) -> None:
     metrics = evaluate_coco(annotations, results, backend=backend, max_detections_per_image=limit)
     np.testing.assert_array_equal(metrics.precision, expected.eval["precision"])
     recall = expected.eval["recall"]
-    assert metrics.AR100 == pytest.approx(100 * recall[:, :, 0, 2].mean())
-    assert metrics.AR1 == pytest.approx(100 * recall[:, :, 0, 0].mean())
+    assert pytest.approx(100 * recall[:, :, 0, 2].mean()) == metrics.AR100
+    assert pytest.approx(100 * recall[:, :, 0, 0].mean()) == metrics.AR1
 
 
 def test_fewer_than_ten_detections(backend: str) -> None:
@@ -217,23 +217,32 @@ def change(entry: Json, **values: Any) -> Json:
     return {key: value for key, value in {**entry, **values}.items() if value is not ...}
 
 
+FROM_ZERO = "results seem to count classes from 0: write the ids of the annotation file"
 BAD_RESULTS: dict[str, tuple[dict[str, Any], str]] = {
     "nan score": ({"score": math.nan}, "entry 1 of results has score nan; it has to be a finite number"),
     "no number": ({"score": "high"}, "entry 1 of results has score 'high'; it has to be a finite number"),
-    "nan box": ({"bbox": [0, math.nan, 1, 1]}, r"entry 1 of results has bbox \[0, nan, 1, 1\]; .* four finite"),
+    "nan box": (
+        {"bbox": [0, math.nan, 1, 1]},
+        r"entry 1 of results has bbox \[0, nan, 1, 1\]; .* four",
+    ),
     "infinite box": ({"bbox": [0, math.inf, 1, 1]}, "entry 1 of results has bbox .* four finite numbers"),
-    "three numbers": ({"bbox": [0, 1, 1]}, r"entry 1 of results has bbox \[0, 1, 1\]; .* x, y, width, height"),
+    "three numbers": (
+        {"bbox": [0, 1, 1]},
+        r"entry 1 of results has bbox \[0, 1, 1\]; .* x, y, width",
+    ),
     "no box": ({"bbox": ...}, "entry 1 of results lacks 'bbox'; it has image_id, category_id, score"),
     "no score": ({"score": ...}, "entry 1 of results lacks 'score'"),
     "no image": ({"image_id": ...}, "entry 1 of results lacks 'image_id'"),
     "no class": ({"category_id": ...}, "entry 1 of results lacks 'category_id'"),
-    "class from 0": ({"category_id": 0}, r"entry 1 of results has category_id 0.*\(it lists 2, such as 3, 5\); the "
-                     "results seem to count classes from 0: write the ids of the annotation file"),
+    "class from 0": ({"category_id": 0}, rf"category_id 0, .*\(it lists 2, such as 3, 5\); the {FROM_ZERO}"),
     "unknown class": ({"category_id": 90}, "category_id 90, which annotations does not list"),
-    "other image": ({"image_id": 9}, r"image id 9 is not in annotations \(it lists 2, such as 7, 8\); so it is for 1 "
-                    "of 2 results; the annotations seem to be a part of the set"),
+    "other image": (
+        {"image_id": 9},
+        r"image id 9 is not in annotations \(it lists 2, such as 7, 8\); so it is for 1 of 2 results; "
+        "the annotations seem to be a part of the set",
+    ),
     "string id": ({"image_id": "7"}, "image id '7' is not in annotations .* write image ids as int, as the"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_RESULTS)

@@ -1,0 +1,90 @@
+"""The command: its numbers, its files, and its errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnext_det.evaluation.coco import evaluate_coco
+from tests.evaluation.samples import random_set
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "evaluate_coco.py"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    annotations, results = random_set(0)
+    paths = tmp_path / "annotations.json", tmp_path / "results.json"
+    for path, content in zip(paths, (annotations, results)):
+        path.write_text(json.dumps(content))
+    return paths
+
+
+def run(*arguments: object) -> int:
+    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+
+
+def test_the_command_prints_the_table(files: tuple[Path, Path]) -> None:
+    command = [sys.executable, str(SCRIPT), *map(str, files), "--per-category"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == evaluate_coco(*files).table() + "\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("backend", ["auto", "pycocotools"])
+def test_the_numbers_go_into_a_json_file(
+    files: tuple[Path, Path], backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "metrics.json"
+    assert run(*files, "--backend", backend, "--json", out, "--max-detections", 20) == 0
+    metrics = evaluate_coco(*files, max_detections_per_image=20)
+    assert json.loads(out.read_text()) == metrics.as_dict(recalls=True)
+    assert capsys.readouterr().out == metrics.table(per_category=False) + "\n"
+
+
+def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run(*files, "--plot", tmp_path / "plots" / "curves.png") == 0
+    assert (tmp_path / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.json", "results.json"), "error: annotation file none.json does not exist"),
+        (("annotations.json", "none.json"), "error: result file none.json does not exist"),
+        (("results.json", "annotations.json"), "give the annotations first and the results second"),
+        (("annotations.json", "cut.json"), "error: result file cut.json is not JSON at line 1, column 2"),
+        (
+            ("annotations.json", "results.json", "--max-detections", "0"),
+            "error: max_detections_per_image is 0",
+        ),
+        (
+            ("annotations.json", "results.json", "--plot", "curves.xyz"),
+            "error: Format 'xyz' is not supported",
+        ),
+    ],
+)
+def test_an_error_is_one_line(
+    files: tuple[Path, Path],
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(files[0].parent)
+    Path("cut.json").write_text("[")
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
