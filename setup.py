@@ -31,6 +31,6 @@ setup(
     ],
     extras_require={
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm"],
+        "dev": [*TEST, "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )

@@ -1,0 +1,61 @@
+"""ResNeXt ("Aggregated Residual Transformations for Deep Neural Networks", arXiv 1611.05431) for object detection.
+
+``import resnext_det`` needs torch alone; what needs more is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from resnext_det.architecture import Architecture
+from resnext_det.resnext import ResNeXt, ResNeXtClassifier
+
+if TYPE_CHECKING:
+    from resnext_det.config import get_cfg, load_config
+    from resnext_det.detection import Job, Metrics, evaluate, train
+    from resnext_det.engines.portable.build import build_detector
+    from resnext_det.engines.portable.inference import Predictor
+    from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco
+    from resnext_det.weights import LoadReport, load_weights
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "get_cfg": "resnext_det.config",
+    "load_config": "resnext_det.config",
+    "Job": "resnext_det.detection",
+    "Metrics": "resnext_det.detection",
+    "evaluate": "resnext_det.detection",
+    "train": "resnext_det.detection",
+    "build_detector": "resnext_det.engines.portable.build",
+    "Predictor": "resnext_det.engines.portable.inference",
+    "CocoMetrics": "resnext_det.evaluation.coco",
+    "evaluate_coco": "resnext_det.evaluation.coco",
+    "LoadReport": "resnext_det.weights",
+    "load_weights": "resnext_det.weights",
+}
+
+__all__ = [
+    "Architecture",
+    "CocoMetrics",
+    "Job",
+    "LoadReport",
+    "Metrics",
+    "Predictor",
+    "ResNeXt",
+    "ResNeXtClassifier",
+    "build_detector",
+    "evaluate",
+    "evaluate_coco",
+    "get_cfg",
+    "load_config",
+    "load_weights",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"resnext_det has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -104,8 +104,8 @@ def _run(job: Job, task: str) -> Metrics:
 
 def _main(job: Job, task: str, engine: str) -> dict[str, CocoMetrics]:
     """What each process does; registrations and the configuration are made anew in each."""
-    for name, annotations, images in job.datasets:
-        register_coco(name, annotations, images)
+    for name, annotations_file, image_dir in job.datasets:
+        register_coco(name, annotations_file, image_dir)
     module: Any = importlib.import_module(f"resnext_det.engines.{engine}.engine")
     return getattr(module, task)(job.configuration(), resume=job.resume)
 
@@ -114,5 +114,7 @@ def _choose_engine(name: str) -> str:
     if name not in ENGINES:
         raise ValueError(f"engine {name!r} is unknown; choose {', '.join(ENGINES)}")
     if name == "detectron2" and importlib.util.find_spec("resnext_det.engines.detectron2") is None:
-        raise ValueError("engine 'detectron2' is not part of this version; write --engine portable, which computes the same numbers")
+        raise ValueError(
+            "engine 'detectron2' is not part of this version; write --engine portable, which computes the same numbers"
+        )
     return "portable" if name == "auto" else name

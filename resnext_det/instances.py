@@ -19,7 +19,9 @@ class Boxes:
         if tensor.numel() == 0:
             tensor = tensor.reshape(-1, 4)
         if tensor.dim() != 2 or tensor.shape[1] != 4:
-            raise ValueError(f"boxes have shape {tuple(tensor.shape)}; give a tensor of shape (N, 4): x0, y0, x1, y1")
+            raise ValueError(
+                f"boxes have shape {tuple(tensor.shape)}; give a tensor of shape (N, 4): x0, y0, x1, y1"
+            )
         self.tensor = tensor
 
     def __len__(self) -> int:
@@ -52,7 +54,9 @@ class Instances:
     def set(self, name: str, value: Any) -> None:
         """Set a field; raises ValueError where its length differs from the other fields'."""
         if self._fields and len(value) != len(self):
-            raise ValueError(f"field {name!r} has {len(value)} entries where the others have {len(self)}; give {len(self)}")
+            raise ValueError(
+                f"field {name!r} has {len(value)} entries where the others have {len(self)}; give {len(self)}"
+            )
         self._fields[name] = value
 
     def has(self, name: str) -> bool:

@@ -23,7 +23,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config-file", required=True, metavar="YAML", help="the configuration")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of OUTPUT_DIR")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of OUTPUT_DIR"
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train")
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what computes (default: auto)")
     parser.add_argument(
@@ -38,7 +40,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of the machine of rank 0")
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the configuration")
+    parser.add_argument(
+        "overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the configuration"
+    )
     return parser.parse_args(arguments)
 
 

@@ -122,10 +122,14 @@ def _check_input(cfg: CfgNode) -> None:
                 f"write {channels}"
             )
     if not all(std > 0 for std in cfg.MODEL.PIXEL_STD):
-        raise ValueError(f"MODEL.PIXEL_STD = {cfg.MODEL.PIXEL_STD} must be above 0: the image is divided by it")
+        raise ValueError(
+            f"MODEL.PIXEL_STD = {cfg.MODEL.PIXEL_STD} must be above 0: the image is divided by it"
+        )
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
-        raise ValueError(f"INPUT.MIN_SIZE_TRAIN = {sizes} with SAMPLING 'range' needs two numbers: (lowest, highest)")
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN = {sizes} with SAMPLING 'range' needs two numbers: (lowest, highest)"
+        )
 
 
 def feature_names(cfg: CfgNode) -> tuple[str, ...]:
@@ -150,7 +154,9 @@ def _check_features(cfg: CfgNode) -> None:
                 f"= {cfg.MODEL.RESNETS.OUT_FEATURES}; write ['res2', 'res3', 'res4', 'res5'] in both"
             )
         if cfg.MODEL.RESNETS.RES5_DILATION != 1:
-            raise ValueError("MODEL.RESNETS.RES5_DILATION = 2 leaves res5 at stride 16, and a pyramid needs stride 32; write 1")
+            raise ValueError(
+                "MODEL.RESNETS.RES5_DILATION = 2 leaves res5 at stride 16, and a pyramid needs stride 32; write 1"
+            )
     given = feature_names(cfg)
     for key in ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES"):
         names = value_of(cfg, key)
@@ -161,7 +167,11 @@ def _check_features(cfg: CfgNode) -> None:
     counts = set()
     for key in ("SIZES", "ASPECT_RATIOS"):
         value = cfg.MODEL.ANCHOR_GENERATOR[key]
-        if not value or not all(isinstance(level, (list, tuple)) and level for level in value) or len(value) not in (1, levels):
+        if (
+            not value
+            or not all(isinstance(level, (list, tuple)) and level for level in value)
+            or len(value) not in (1, levels)
+        ):
             raise ValueError(
                 f"MODEL.ANCHOR_GENERATOR.{key} = {value} must be one list, or one list for each of the {levels} MODEL.RPN.IN_FEATURES"
             )
@@ -169,27 +179,40 @@ def _check_features(cfg: CfgNode) -> None:
         sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
         counts.add(len(sizes[min(level, len(sizes) - 1)]) * len(ratios[min(level, len(ratios) - 1)]))
     if len(counts) > 1:
-        raise ValueError(f"MODEL.ANCHOR_GENERATOR gives {sorted(counts)} anchors at different levels; give every level the same number")
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR gives {sorted(counts)} anchors at different levels; give every level the same number"
+        )
 
 
 def _check_matching(cfg: CfgNode) -> None:
     for name in ("RPN", "ROI_HEADS"):
         thresholds, labels = cfg.MODEL[name].IOU_THRESHOLDS, cfg.MODEL[name].IOU_LABELS
-        if len(labels) != len(thresholds) + 1 or sorted(thresholds) != list(thresholds) or not thresholds or thresholds[0] <= 0:
+        if (
+            len(labels) != len(thresholds) + 1
+            or sorted(thresholds) != list(thresholds)
+            or not thresholds
+            or thresholds[0] <= 0
+        ):
             raise ValueError(
                 f"MODEL.{name}.IOU_THRESHOLDS = {thresholds} must rise from above 0, and IOU_LABELS = {labels} must be one longer"
             )
         if not set(labels) <= {-1, 0, 1}:
-            raise ValueError(f"MODEL.{name}.IOU_LABELS = {labels} may hold -1 (ignore), 0 (background) and 1 (object)")
+            raise ValueError(
+                f"MODEL.{name}.IOU_LABELS = {labels} may hold -1 (ignore), 0 (background) and 1 (object)"
+            )
 
 
 def _check_box_head(cfg: CfgNode) -> None:
     head, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     if head.NAME == "Res5ROIHeads":
         if cfg.MODEL.RESNETS.RES5_DILATION != 1:
-            raise ValueError("MODEL.RESNETS.RES5_DILATION = 2: Res5ROIHeads runs an undilated res5 on every region; write 1")
+            raise ValueError(
+                "MODEL.RESNETS.RES5_DILATION = 2: Res5ROIHeads runs an undilated res5 on every region; write 1"
+            )
         if len(head.IN_FEATURES) != 1:
-            raise ValueError(f"MODEL.ROI_HEADS.IN_FEATURES = {head.IN_FEATURES}: Res5ROIHeads takes one feature map; write ['res4']")
+            raise ValueError(
+                f"MODEL.ROI_HEADS.IN_FEATURES = {head.IN_FEATURES}: Res5ROIHeads takes one feature map; write ['res4']"
+            )
         if box.NAME or box.NUM_FC or box.NUM_CONV:
             raise ValueError(
                 f"MODEL.ROI_BOX_HEAD.NAME = {box.NAME!r}, NUM_FC = {box.NUM_FC}, NUM_CONV = {box.NUM_CONV}: Res5ROIHeads has no box head; "

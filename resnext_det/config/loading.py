@@ -42,19 +42,29 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"configuration {path} does not exist; give the path of a YAML file, such as one under configs/")
+        raise FileNotFoundError(
+            f"configuration {path} does not exist; give the path of a YAML file, such as one under configs/"
+        )
     try:
         values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
     except yaml.YAMLError as error:
         raise ValueError(f"configuration {path} is not plain YAML: {error}") from error
     except TypeError as error:
-        raise ValueError(f"configuration {path}, or its _BASE_, holds no KEY: value lines; write some, or leave the file out") from error
+        raise ValueError(
+            f"configuration {path}, or its _BASE_, holds no KEY: value lines; write some, or leave the file out"
+        ) from error
     except RecursionError as error:
-        raise ValueError(f"configuration {path}: its _BASE_ leads back to itself; break the circle") from error
+        raise ValueError(
+            f"configuration {path}: its _BASE_ leads back to itself; break the circle"
+        ) from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"configuration {path}: its _BASE_ names {error.filename}, which does not exist") from error
+        raise FileNotFoundError(
+            f"configuration {path}: its _BASE_ names {error.filename}, which does not exist"
+        ) from error
     if not isinstance(values, dict):
-        raise ValueError(f"configuration {path} holds {type(values).__name__}, not keys with values; write KEY: value lines")
+        raise ValueError(
+            f"configuration {path} holds {type(values).__name__}, not keys with values; write KEY: value lines"
+        )
     return values
 
 
@@ -70,9 +80,13 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     for item in overrides:
         if item.startswith("--"):
-            raise ValueError(f"{item!r} follows the KEY VALUE overrides, where flags are not read; put it before the first KEY")
+            raise ValueError(
+                f"{item!r} follows the KEY VALUE overrides, where flags are not read; put it before the first KEY"
+            )
     if len(overrides) % 2:
-        raise ValueError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} stands alone in {' '.join(overrides)!r}")
+        raise ValueError(
+            f"overrides come in pairs KEY VALUE; {overrides[-1]!r} stands alone in {' '.join(overrides)!r}"
+        )
     yield from zip(overrides[::2], overrides[1::2])
 
 
@@ -96,10 +110,18 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
         known = keys_of(cfg)
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
         near += [other for other in known if other.rpartition(".")[2] == leaf and other not in near][:2]
-        hint = f"did you mean {', '.join(near)}?" if near else "resnext_det.get_cfg() shows every key that is honoured"
-        raise ValueError(f"{key} = {value!r} (from {where}): no such key is honoured here, so it would change nothing; {hint}")
+        hint = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else "resnext_det.get_cfg() shows every key that is honoured"
+        )
+        raise ValueError(
+            f"{key} = {value!r} (from {where}): no such key is honoured here, so it would change nothing; {hint}"
+        )
     if isinstance(holder[leaf], YacsNode):
-        raise ValueError(f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {', '.join(keys_of(holder[leaf], key + '.'))}")
+        raise ValueError(
+            f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {', '.join(keys_of(holder[leaf], key + '.'))}"
+        )
     _assign(holder, leaf, key, value, where)
 
 

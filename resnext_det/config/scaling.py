@@ -42,6 +42,10 @@ def scaled_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
     scaled.freeze()
     logger.info(
         "scaled to %d processes (SOLVER.REFERENCE_WORLD_SIZE = %d): batch %d, learning rate %g, %d iterations",
-        processes, reference, solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER,
+        processes,
+        reference,
+        solver.IMS_PER_BATCH,
+        solver.BASE_LR,
+        solver.MAX_ITER,
     )
     return scaled

@@ -73,7 +73,9 @@ def _placed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
     """A backbone's weights under the names that they have in this model."""
     stem = next((name for name in own if name.endswith("stem.conv1.weight")), None)
     if stem is None:
-        raise ValueError("the model has no stem, so it is no ResNeXt; give a detector, a ResNeXt or a ResNeXtClassifier")
+        raise ValueError(
+            "the model has no stem, so it is no ResNeXt; give a detector, a ResNeXt or a ResNeXtClassifier"
+        )
     prefix = stem.removesuffix("stem.conv1.weight")
     res5_in_heads = any(name.startswith("roi_heads.res5.") for name in own)
     return {
@@ -110,7 +112,9 @@ def _check(
     gaps = [name for name in missing if _is_backbone(name)]
     extra = [name for name in unused if _is_backbone(name) and ".res5." not in f".{name}"]
     if shapes:
-        raise ValueError(f"{path} does not fit the model: {len(shapes)} shapes differ: {_some(shapes)}; {remedy}")
+        raise ValueError(
+            f"{path} does not fit the model: {len(shapes)} shapes differ: {_some(shapes)}; {remedy}"
+        )
     if gaps or extra:
         raise ValueError(
             f"{path} is not the whole backbone: {len(gaps)} names are missing ({_some(gaps)}), {len(extra)} have no place "

@@ -20,7 +20,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if "://" in str(path) or str(path).startswith(("http:", "https:", "detectron2:")):
-        raise ValueError(f"MODEL.WEIGHTS = {path} is an address, and nothing is downloaded; download it yourself and give the file's path")
+        raise ValueError(
+            f"MODEL.WEIGHTS = {path} is an address, and nothing is downloaded; download it yourself and give the file's path"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"weights {path} do not exist; give the path of a file in MODEL.WEIGHTS")
     try:
@@ -34,7 +36,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     for name in _ENVELOPES:
         if isinstance(contents, dict) and isinstance(contents.get(name), dict):
             contents = contents[name]
-    if not isinstance(contents, dict) or not contents or not all(isinstance(value, Tensor) for value in contents.values()):
+    if (
+        not isinstance(contents, dict)
+        or not contents
+        or not all(isinstance(value, Tensor) for value in contents.values())
+    ):
         raise ValueError(
             f"weights {path} hold no tensors by name, but a {type(contents).__name__}; give a state dict, bare or under 'model' or "
             "'state_dict'"

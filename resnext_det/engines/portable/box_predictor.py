@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from resnext_det.instances import Boxes, Instances
 from resnext_det.engines.portable.boxes import BoxTransform, box_regression_loss
+from resnext_det.instances import Boxes, Instances
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class BoxPredictor(nn.Module):
         self.settings = settings
         self.transform = BoxTransform(settings.bbox_reg_weights)
         self.cls_score = nn.Linear(in_features, settings.num_classes + 1)
-        self.bbox_pred = nn.Linear(in_features, 4 if settings.cls_agnostic_bbox_reg else 4 * settings.num_classes)
+        self.bbox_pred = nn.Linear(
+            in_features, 4 if settings.cls_agnostic_bbox_reg else 4 * settings.num_classes
+        )
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         nn.init.zeros_(self.cls_score.bias)
@@ -86,11 +88,15 @@ class BoxPredictor(nn.Module):
     def detect(self, logits: Tensor, deltas: Tensor, proposals: Sequence[Instances]) -> list[Instances]:
         """Per image ``pred_boxes``, ``scores`` and ``pred_classes``, best first, in pixels of the resized image."""
         counts = [len(proposal) for proposal in proposals]
-        boxes = self.transform.decode(deltas, torch.cat([proposal.proposal_boxes.tensor for proposal in proposals]))
+        boxes = self.transform.decode(
+            deltas, torch.cat([proposal.proposal_boxes.tensor for proposal in proposals])
+        )
         scores = F.softmax(logits, dim=-1)
         return [
             self._detect_in_image(image_boxes, image_scores, proposal.image_size)
-            for image_boxes, image_scores, proposal in zip(boxes.split(counts), scores.split(counts), proposals)
+            for image_boxes, image_scores, proposal in zip(
+                boxes.split(counts), scores.split(counts), proposals
+            )
         ]
 
     def _detect_in_image(self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]) -> Instances:
@@ -103,4 +109,6 @@ class BoxPredictor(nn.Module):
         kept = batched_nms(boxes.float(), scores, label, self.settings.nms_thresh_test)
         if self.settings.detections_per_image >= 0:
             kept = kept[: self.settings.detections_per_image]
-        return Instances(image_size, pred_boxes=Boxes(boxes[kept]), scores=scores[kept], pred_classes=label[kept])
+        return Instances(
+            image_size, pred_boxes=Boxes(boxes[kept]), scores=scores[kept], pred_classes=label[kept]
+        )

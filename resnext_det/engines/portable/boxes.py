@@ -138,7 +138,9 @@ def match(
     return matches, assigned
 
 
-def sample_labels(labels: Tensor, *, count: int, positive_fraction: float, background: int) -> tuple[Tensor, Tensor]:
+def sample_labels(
+    labels: Tensor, *, count: int, positive_fraction: float, background: int
+) -> tuple[Tensor, Tensor]:
     """Draw at most ``count`` candidates, at most ``positive_fraction`` of them objects; -1 is never drawn.
 
     Two ``randperm``, over the objects, then over the background, as in detectron2.
@@ -156,7 +158,13 @@ def sample_labels(labels: Tensor, *, count: int, positive_fraction: float, backg
 
 
 def box_regression_loss(
-    boxes: Tensor, deltas: Tensor, targets: Tensor, *, transform: BoxTransform, loss_type: str, smooth_l1_beta: float
+    boxes: Tensor,
+    deltas: Tensor,
+    targets: Tensor,
+    *,
+    transform: BoxTransform,
+    loss_type: str,
+    smooth_l1_beta: float,
 ) -> Tensor:
     """Sum over N boxes of the loss between predicted ``deltas`` (N, 4) and ``targets`` (N, 4).
 
@@ -167,7 +175,9 @@ def box_regression_loss(
         return _smooth_l1(deltas - transform.encode(boxes, targets), smooth_l1_beta).sum()
     losses = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
     if loss_type not in losses:
-        raise ValueError(f"box regression loss {loss_type!r} is unknown; choose smooth_l1, {', '.join(losses)}")
+        raise ValueError(
+            f"box regression loss {loss_type!r} is unknown; choose smooth_l1, {', '.join(losses)}"
+        )
     return losses[loss_type](transform.decode(deltas, boxes), targets, reduction="sum")
 
 

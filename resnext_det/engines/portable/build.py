@@ -171,5 +171,7 @@ def _build_box_predictor(cfg: CfgNode, in_features: int) -> BoxPredictor:
 def _common_channels(backbone: ResNeXt | FPN, names: list[str], key: str) -> int:
     channels = {name: backbone.out_channels[name] for name in names}
     if len(set(channels.values())) > 1:
-        raise ValueError(f"{key} = {names} have {channels} channels, and one head serves them all; choose maps of one width")
+        raise ValueError(
+            f"{key} = {names} have {channels} channels, and one head serves them all; choose maps of one width"
+        )
     return next(iter(channels.values()))

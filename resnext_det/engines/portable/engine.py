@@ -46,7 +46,9 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, CocoMetrics]:
     train_sets, test_sets = _load_datasets(cfg.DATASETS.TRAIN, "TRAIN"), _load_datasets(cfg.DATASETS.TEST)
     _check_categories(cfg, train_sets, test_sets)
     model = _build_model(cfg, device)
-    state = TrainingState(distributed.distribute(model, device), _optimizer(cfg, model), Checkpointer(cfg.OUTPUT_DIR))
+    state = TrainingState(
+        distributed.distribute(model, device), _optimizer(cfg, model), Checkpointer(cfg.OUTPUT_DIR)
+    )
     start = state.resume() if resume else 0
     if start == 0:
         if cfg.MODEL.WEIGHTS:
@@ -118,7 +120,9 @@ def _set_up(cfg: CfgNode) -> torch.device:
 
 def _load_datasets(names: tuple[str, ...], needed_as: str = "") -> list[CocoDataset]:
     if needed_as and not names:
-        raise ValueError(f"DATASETS.{needed_as} is empty; name a dataset, such as ('coco_2017_{needed_as.lower()}',)")
+        raise ValueError(
+            f"DATASETS.{needed_as} is empty; name a dataset, such as ('coco_2017_{needed_as.lower()}',)"
+        )
     return [load_coco(name) for name in names]
 
 
@@ -126,7 +130,7 @@ def _check_categories(cfg: CfgNode, train_sets: list[CocoDataset], test_sets: li
     every = [*train_sets, *test_sets]
     check_same_categories(train_sets, test_sets)
     count = len(every[0].class_names)
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES != count:
+    if count != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ValueError(
             f"MODEL.ROI_HEADS.NUM_CLASSES = {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {every[0].name!r} has {count} categories; "
             f"write {count}"
@@ -211,7 +215,10 @@ def _evaluate(cfg: CfgNode, model: GeneralizedRCNN, test_sets: list[CocoDataset]
             model,
             dataset,
             mapper=DetectionMapper(
-                False, min_sizes=(cfg.INPUT.MIN_SIZE_TEST,), max_size=cfg.INPUT.MAX_SIZE_TEST, image_format=cfg.INPUT.FORMAT
+                False,
+                min_sizes=(cfg.INPUT.MIN_SIZE_TEST,),
+                max_size=cfg.INPUT.MAX_SIZE_TEST,
+                image_format=cfg.INPUT.FORMAT,
             ),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             output_dir=folder if len(test_sets) == 1 else folder / dataset.name,

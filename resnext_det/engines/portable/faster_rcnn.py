@@ -77,7 +77,11 @@ class GeneralizedRCNN(nn.Module):
         if self.training:
             return {**detection_losses, **proposal_losses}
         return [
-            {"instances": _in_original_size(found, sample.get("height", size[0]), sample.get("width", size[1]))}
+            {
+                "instances": _in_original_size(
+                    found, sample.get("height", size[0]), sample.get("width", size[1])
+                )
+            }
             for found, sample, size in zip(detections, samples, image_sizes)
         ]
 
@@ -102,7 +106,9 @@ class GeneralizedRCNN(nn.Module):
     def _targets(self, samples: Sequence[dict[str, Any]]) -> list[Any]:
         missing = [sample.get("file_name", "an image") for sample in samples if "instances" not in sample]
         if missing:
-            raise ValueError(f"training needs 'instances' with the ground truth, which {missing[0]} lacks; map it with is_train=True")
+            raise ValueError(
+                f"training needs 'instances' with the ground truth, which {missing[0]} lacks; map it with is_train=True"
+            )
         return [sample["instances"].to(self.device) for sample in samples]
 
 

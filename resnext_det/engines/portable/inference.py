@@ -43,14 +43,20 @@ def evaluate_on(
         COCO's numbers; None in other processes than the first.
     """
     began = time.perf_counter()
-    rows = [row for rows in distributed.gather_objects(_detect_all(model, dataset, mapper, num_workers)) for row in rows]
+    rows = [
+        row
+        for rows in distributed.gather_objects(_detect_all(model, dataset, mapper, num_workers))
+        for row in rows
+    ]
     if not distributed.is_main_process():
         return None
     output_dir.mkdir(parents=True, exist_ok=True)
     results_file = output_dir / "coco_instances_results.json"
     results_file.write_text(json.dumps(rows), encoding="utf-8")
     seconds = time.perf_counter() - began
-    logger.info("%s: %d detections on %d images in %.1f s", dataset.name, len(rows), len(dataset.records), seconds)
+    logger.info(
+        "%s: %d detections on %d images in %.1f s", dataset.name, len(rows), len(dataset.records), seconds
+    )
     metrics = evaluate_coco(dataset.annotations_file, rows)
     logger.info("%s, bbox:\n%s", dataset.name, metrics.table())
     (output_dir / "metrics.json").write_text(metrics.to_json(), encoding="utf-8")
@@ -90,7 +96,9 @@ class Predictor:
 
     def __init__(self, cfg: CfgNode) -> None:
         if not cfg.MODEL.WEIGHTS:
-            raise ValueError("MODEL.WEIGHTS is empty: there is nothing to predict with; write MODEL.WEIGHTS and a trained file's path")
+            raise ValueError(
+                "MODEL.WEIGHTS is empty: there is nothing to predict with; write MODEL.WEIGHTS and a trained file's path"
+            )
         self.image_format: str = cfg.INPUT.FORMAT
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
         self.model = build_detector(cfg)

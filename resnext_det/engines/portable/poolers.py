@@ -26,13 +26,17 @@ class ROIPooler(nn.Module):
         pooler_type: ``ROIAlignV2`` (half-pixel offsets right), ``ROIAlign`` (the legacy of Detectron 1) or ``ROIPool``.
     """
 
-    def __init__(self, *, resolution: int, strides: Sequence[int], sampling_ratio: int, pooler_type: str) -> None:
+    def __init__(
+        self, *, resolution: int, strides: Sequence[int], sampling_ratio: int, pooler_type: str
+    ) -> None:
         super().__init__()
         if pooler_type not in POOLER_TYPES:
             raise ValueError(f"pooler type {pooler_type!r} is unknown; choose {', '.join(POOLER_TYPES)}")
         levels = [math.log2(stride) for stride in strides]
         if levels != [int(levels[0]) + index for index in range(len(levels))]:
-            raise ValueError(f"strides {tuple(strides)} are not neighbouring powers of 2; give maps such as 4, 8, 16, 32")
+            raise ValueError(
+                f"strides {tuple(strides)} are not neighbouring powers of 2; give maps such as 4, 8, 16, 32"
+            )
         self.resolution = resolution
         self.strides = tuple(strides)
         self.sampling_ratio = sampling_ratio
@@ -42,7 +46,9 @@ class ROIPooler(nn.Module):
     def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, Hi, Wi) and N tensors of boxes (Ri, 4) in pixels -> (sum of Ri, C, resolution, resolution)."""
         counts = torch.tensor([len(image_boxes) for image_boxes in boxes], device=boxes[0].device)
-        images = torch.repeat_interleave(torch.arange(len(boxes), dtype=boxes[0].dtype, device=boxes[0].device), counts)
+        images = torch.repeat_interleave(
+            torch.arange(len(boxes), dtype=boxes[0].dtype, device=boxes[0].device), counts
+        )
         regions = torch.cat([images[:, None], torch.cat(list(boxes))], dim=1)
         if len(features) == 1:
             return self._pool(features[0], regions, self.strides[0])

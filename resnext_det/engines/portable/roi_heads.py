@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from resnext_det.instances import Boxes, Instances
-from resnext_det.layers import ConvNorm
 from resnext_det.engines.portable.box_predictor import BoxPredictor
 from resnext_det.engines.portable.boxes import match, sample_labels
 from resnext_det.engines.portable.poolers import ROIPooler
+from resnext_det.instances import Boxes, Instances
+from resnext_det.layers import ConvNorm
 
 # Ground truth that joins the proposals is as sure as a float32 logit can say: P(object) = 1 - 1e-10.
 _CERTAIN_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
@@ -149,7 +149,13 @@ class BoxHead(nn.Sequential):
     """3x3 convolutions ``conv1`` ..., then fully connected layers ``fc1`` ..., each with ReLU (detectron2's FastRCNNConvFCHead)."""
 
     def __init__(
-        self, *, in_channels: int, resolution: int, conv_dims: Sequence[int], fc_dims: Sequence[int], norm: str = ""
+        self,
+        *,
+        in_channels: int,
+        resolution: int,
+        conv_dims: Sequence[int],
+        fc_dims: Sequence[int],
+        norm: str = "",
     ) -> None:
         super().__init__()
         channels = in_channels

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
+from resnext_det.engines.portable.boxes import (
+    AnchorGenerator,
+    BoxTransform,
+    box_regression_loss,
+    larger_than,
+    match,
+    sample_labels,
+)
 from resnext_det.instances import Boxes, Instances
 from resnext_det.layers import ConvNorm
-from resnext_det.engines.portable.boxes import AnchorGenerator, BoxTransform, box_regression_loss, larger_than, match, sample_labels
 
 
 class RPNHead(nn.Module):
@@ -42,6 +49,7 @@ class RPNHead(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -90,7 +98,12 @@ class RPN(nn.Module):
     """
 
     def __init__(
-        self, *, in_features: Sequence[str], head: RPNHead, anchor_generator: AnchorGenerator, settings: RPNSettings
+        self,
+        *,
+        in_features: Sequence[str],
+        head: RPNHead,
+        anchor_generator: AnchorGenerator,
+        settings: RPNSettings,
     ) -> None:
         super().__init__()
         self.in_features = tuple(in_features)
@@ -100,7 +113,10 @@ class RPN(nn.Module):
         self.transform = BoxTransform(settings.bbox_reg_weights)
 
     def forward(
-        self, image_sizes: Sequence[tuple[int, int]], features: dict[str, Tensor], targets: Sequence[Instances] | None
+        self,
+        image_sizes: Sequence[tuple[int, int]],
+        features: dict[str, Tensor],
+        targets: Sequence[Instances] | None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Propose regions; in training, give the losses too.
 
@@ -123,7 +139,9 @@ class RPN(nn.Module):
             assert targets is not None
             all_anchors = torch.cat(anchors)
             labels, matched = self._label_anchors(all_anchors, image_sizes, targets)
-            losses = self._losses(all_anchors, torch.cat(logits, dim=1), torch.cat(deltas, dim=1), labels, matched)
+            losses = self._losses(
+                all_anchors, torch.cat(logits, dim=1), torch.cat(deltas, dim=1), labels, matched
+            )
         with torch.no_grad():
             proposals = self._propose(anchors, logits, deltas, image_sizes)
         return proposals, losses
@@ -180,7 +198,9 @@ class RPN(nn.Module):
         normalizer = settings.batch_size_per_image * len(labels)
         return {
             "loss_rpn_cls": classification / normalizer * settings.loss_weight,
-            "loss_rpn_loc": localization / normalizer * (settings.bbox_reg_loss_weight * settings.loss_weight),
+            "loss_rpn_loc": localization
+            / normalizer
+            * (settings.bbox_reg_loss_weight * settings.loss_weight),
         }
 
     def _propose(
@@ -202,13 +222,19 @@ class RPN(nn.Module):
             scores.append(top_scores)
             boxes.append(decoded.unflatten(0, top.shape))
             levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
-        all_scores, all_boxes, all_levels = torch.cat(scores, dim=1), torch.cat(boxes, dim=1), torch.cat(levels)
+        all_scores, all_boxes, all_levels = (
+            torch.cat(scores, dim=1),
+            torch.cat(boxes, dim=1),
+            torch.cat(levels),
+        )
         return [
             self._suppress(image_boxes, image_scores, all_levels, image_size)
             for image_boxes, image_scores, image_size in zip(all_boxes, all_scores, image_sizes)
         ]
 
-    def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, image_size: tuple[int, int]) -> Instances:
+    def _suppress(
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
         settings = self.settings
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         if self.training and not finite.all():

@@ -16,11 +16,25 @@ from tests.detectron2_reference import build_detectron2_detector, detectron2_sam
 pytestmark = pytest.mark.detectron2
 
 COMMON = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
-COMMON += ["MODEL.RESNETS.NUM_GROUPS", 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.STRIDE_IN_1X1", False]
+COMMON += [
+    "MODEL.RESNETS.NUM_GROUPS",
+    8,
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    4,
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    False,
+]
 COMMON += ["MODEL.RESNETS.DEPTH", 26, "MODEL.ROI_HEADS.NUM_CLASSES", 5, "MODEL.DEVICE", "cpu"]
 COMMON += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32, "MODEL.RPN.POST_NMS_TOPK_TEST", 60]
 BOX_HEAD = ["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"]
-BOX_HEAD += ["MODEL.ROI_BOX_HEAD.NUM_FC", 2, "MODEL.ROI_BOX_HEAD.FC_DIM", 128, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7]
+BOX_HEAD += [
+    "MODEL.ROI_BOX_HEAD.NUM_FC",
+    2,
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    128,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    7,
+]
 STAGES = ["res2", "res3", "res4", "res5"]
 FPN = ["MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone", "MODEL.FPN.IN_FEATURES", STAGES]
 FPN += ["MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]]
@@ -39,8 +53,22 @@ CONFIGURATIONS: dict[str, list[Any]] = {
         *("MODEL.FPN.OUT_CHANNELS", 64, "MODEL.FPN.FUSE_TYPE", "avg", "MODEL.FPN.NORM", "GN"),
         *("MODEL.ANCHOR_GENERATOR.SIZES", [[16, 24], [48, 64], [96, 128], [192, 256], [384, 512]]),
         *("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.4, 1.0, 2.5]], "MODEL.ANCHOR_GENERATOR.OFFSET", 0.5),
-        *("MODEL.RPN.CONV_DIMS", [32, -1], "MODEL.RPN.BOUNDARY_THRESH", 8, "MODEL.RPN.IOU_THRESHOLDS", [0.25, 0.6]),
-        *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100, "MODEL.RPN.POSITIVE_FRACTION", 0.4, "MODEL.RPN.SMOOTH_L1_BETA", 0.11),
+        *(
+            "MODEL.RPN.CONV_DIMS",
+            [32, -1],
+            "MODEL.RPN.BOUNDARY_THRESH",
+            8,
+            "MODEL.RPN.IOU_THRESHOLDS",
+            [0.25, 0.6],
+        ),
+        *(
+            "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
+            100,
+            "MODEL.RPN.POSITIVE_FRACTION",
+            0.4,
+            "MODEL.RPN.SMOOTH_L1_BETA",
+            0.11,
+        ),
         *("MODEL.RPN.BBOX_REG_WEIGHTS", (2.0, 2.0, 1.5, 1.5), "MODEL.RPN.BBOX_REG_LOSS_WEIGHT", 1.7),
         *("MODEL.RPN.LOSS_WEIGHT", 0.8, "MODEL.RPN.NMS_THRESH", 0.6, "MODEL.RPN.POST_NMS_TOPK_TEST", 150),
         *("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 4, "MODEL.ROI_HEADS.IOU_THRESHOLDS", [0.3, 0.55]),
@@ -48,12 +76,26 @@ CONFIGURATIONS: dict[str, list[Any]] = {
         *("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.15),
         *("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlign", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 2),
         *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou"),
-        *("MODEL.ROI_BOX_HEAD.NUM_CONV", 1, "MODEL.ROI_BOX_HEAD.CONV_DIM", 32, "MODEL.ROI_BOX_HEAD.NORM", "GN"),
+        *(
+            "MODEL.ROI_BOX_HEAD.NUM_CONV",
+            1,
+            "MODEL.ROI_BOX_HEAD.CONV_DIM",
+            32,
+            "MODEL.ROI_BOX_HEAD.NORM",
+            "GN",
+        ),
         *("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.3, "TEST.DETECTIONS_PER_IMAGE", 20),
     ],
     "ROIPool and beta": [
         *("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 1.0),
-        *("MODEL.RPN.SMOOTH_L1_BETA", 1.0 / 9, "MODEL.RPN.BOUNDARY_THRESH", 0, "MODEL.RESNETS.STRIDE_IN_1X1", True),
+        *(
+            "MODEL.RPN.SMOOTH_L1_BETA",
+            1.0 / 9,
+            "MODEL.RPN.BOUNDARY_THRESH",
+            0,
+            "MODEL.RESNETS.STRIDE_IN_1X1",
+            True,
+        ),
     ],
 }
 
@@ -131,7 +173,9 @@ def test_losses_and_gradients_are_equal(pair: tuple[Any, Any]) -> None:
     for name, expected in expected_losses.items():
         torch.testing.assert_close(losses[name], expected, rtol=2e-7, atol=0)
     assert gradients.keys() == expected_gradients.keys()
-    differing = [name for name, expected in expected_gradients.items() if not torch.equal(gradients[name], expected)]
+    differing = [
+        name for name, expected in expected_gradients.items() if not torch.equal(gradients[name], expected)
+    ]
     assert differing == []
 
 
