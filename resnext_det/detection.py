@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
+from torch.multiprocessing import ProcessExitedException
 
 from resnext_det.config import load_config
+from resnext_det.config.scaling import scaled_to_processes
 from resnext_det.data.coco import register_coco
 from resnext_det.evaluation.coco import CocoMetrics
+from resnext_det.training import distributed
 from resnext_det.training.launch import launch
 
 ENGINES = ("auto", "portable", "detectron2")
@@ -75,31 +79,57 @@ def train(job: Job) -> Metrics:
     inference/coco_instances_results.json.
 
     Raises:
-        ValueError, FileNotFoundError: the configuration, the data or the weights are wrong; the text says what to do.
+        ValueError, OSError: the configuration, the data or the weights are wrong, the GPU's memory is full, a checkpoint cannot be
+            written, a process was killed; the text says what to do.
         FloatingPointError: a loss is not finite.
-        TrainingInterrupted: Ctrl-C; a checkpoint was left.
+        TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint was left. Outside of a step it is a plain KeyboardInterrupt.
     """
     return _run(job, "train")
 
 
 def evaluate(job: Job) -> Metrics:
-    """Evaluate ``MODEL.WEIGHTS``, or with ``job.resume`` the newest checkpoint of the output folder, on ``DATASETS.TEST``."""
+    """Evaluate ``MODEL.WEIGHTS``, or with ``job.resume`` the newest checkpoint of the output folder, on ``DATASETS.TEST``.
+
+    Raises:
+        ValueError, OSError: as ``train``; the weights are not those of a whole detector.
+    """
     return _run(job, "evaluate")
 
 
 def _run(job: Job, task: str) -> Metrics:
     engine = _choose_engine(job.engine)
     cfg = job.configuration()
-    per_dataset = launch(
-        _main,
-        num_gpus_per_machine=job.num_gpus,
-        num_machines=job.num_machines,
-        machine_rank=job.machine_rank,
-        dist_url=job.dist_url,
-        device=cfg.MODEL.DEVICE,
-        args=(job, task, engine),
-    )
+    _check_before_launch(cfg, task, job.num_gpus * job.num_machines)
+    try:
+        per_dataset = launch(
+            _main,
+            num_gpus_per_machine=job.num_gpus,
+            num_machines=job.num_machines,
+            machine_rank=job.machine_rank,
+            dist_url=job.dist_url,
+            device=cfg.MODEL.DEVICE,
+            args=(job, task, engine),
+        )
+    except (ProcessExitedException, RuntimeError) as error:
+        # The others then raise that they have lost their connection.
+        killed = error if isinstance(error, ProcessExitedException) else error.__cause__
+        if not isinstance(killed, ProcessExitedException):
+            raise
+        if killed.signal_name == "SIGTERM":  # so Ctrl-C is passed on to processes that are in no step
+            raise KeyboardInterrupt from error
+        raise ChildProcessError(
+            f"{killed}; where that is SIGKILL the machine's memory was full: lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH, and "
+            "go on from the newest checkpoint with --resume"
+        ) from error
     return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})
+
+
+def _check_before_launch(cfg: CfgNode, task: str, processes: int) -> None:
+    """What would fail in every process, told before any is started."""
+    distributed.resolve_device(cfg.MODEL.DEVICE)
+    if task == "train" and processes > 1:
+        batch = scaled_to_processes(cfg, processes).SOLVER.IMS_PER_BATCH
+        distributed.share_of_batch(batch, processes)
 
 
 def _main(job: Job, task: str, engine: str) -> dict[str, CocoMetrics]:
@@ -107,7 +137,29 @@ def _main(job: Job, task: str, engine: str) -> dict[str, CocoMetrics]:
     for name, annotations_file, image_dir in job.datasets:
         register_coco(name, annotations_file, image_dir)
     module: Any = importlib.import_module(f"resnext_det.engines.{engine}.engine")
-    return getattr(module, task)(job.configuration(), resume=job.resume)
+    try:
+        return getattr(module, task)(job.configuration(), resume=job.resume)
+    except RuntimeError as error:
+        explained = _explained(error)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explained(error: RuntimeError) -> Exception | None:
+    """What a user can do about torch's errors on a machine that is too small; None for any other error."""
+    reason = str(error).partition("\n")[0]
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return ValueError(
+            f"the GPU's memory is full ({reason}); lower SOLVER.IMS_PER_BATCH, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST, or set "
+            "SOLVER.AMP.ENABLED True; nvidia-smi shows whether another program holds some"
+        )
+    if reason.startswith("DataLoader worker"):
+        return ChildProcessError(
+            f"{reason}; the machine's memory, or its shared memory (/dev/shm, docker's --shm-size), was full: lower "
+            "DATALOADER.NUM_WORKERS, and go on from the newest checkpoint with --resume"
+        )
+    return None
 
 
 def _choose_engine(name: str) -> str:

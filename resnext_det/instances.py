@@ -28,6 +28,7 @@ class Boxes:
         return len(self.tensor)
 
     def __getitem__(self, index: Any) -> Boxes:
+        """Those of an index, slice, mask or tensor of indices; also of one number, as Boxes of length 1."""
         return Boxes(self.tensor[index].reshape(-1, 4))
 
     def __repr__(self) -> str:
@@ -38,7 +39,7 @@ class Boxes:
 
 
 class Instances:
-    """What is known of the objects of one image: named fields of one length N.
+    """What is known of the objects of one image: named fields of one length N, which are attributes too.
 
     Args:
         image_size: (height, width) in pixels of the image that the fields refer to.
@@ -68,6 +69,12 @@ class Instances:
     def get_fields(self) -> dict[str, Any]:
         return self._fields
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("image_size", "_fields"):
+            super().__setattr__(name, value)
+        else:
+            self.set(name, value)
+
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__.get("_fields", {})
         if name in fields:
@@ -75,6 +82,10 @@ class Instances:
         raise AttributeError(f"no field {name!r}; there are {', '.join(fields) or 'none'}")
 
     def __getitem__(self, index: Any) -> Instances:
+        """Those of an index, slice, mask or tensor of indices; also of one number, as Instances of length 1."""
+        if isinstance(index, int):
+            position = range(len(self))[index]  # raises IndexError, and counts from the end
+            index = slice(position, position + 1)
         return Instances(self.image_size, **{name: value[index] for name, value in self._fields.items()})
 
     def __len__(self) -> int:

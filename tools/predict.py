@@ -1,28 +1,28 @@
 """Detect on images: pictures with boxes, names and scores come out, and detections.json in COCO's result form.
 
-python tools/predict.py --config-file CONFIG --output out photo.jpg folder/ MODEL.WEIGHTS output/model_final.pth
-python tools/predict.py --config-file CONFIG --output out --score 0.3 folder/ MODEL.WEIGHTS W MODEL.DEVICE cpu
+    python tools/predict.py --config-file CONFIG --output out photo.jpg folder/ MODEL.WEIGHTS output/model_final.pth
+    python tools/predict.py --config-file CONFIG --output out --score 0.3 folder/ MODEL.WEIGHTS W MODEL.DEVICE cpu
+    python tools/predict.py --config-file CONFIG --output out --classes "red cell, white cell" folder/ MODEL.WEIGHTS W
 
 Names of classes come from the first of DATASETS.TEST where its annotations are there, or from --classes. What follows the first
-KEY (a word with a dot in capitals) is KEY VALUE pairs.
+KEY of the configuration is KEY VALUE pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from resnext_det.config import load_config
+from resnext_det.config import get_cfg, load_config
 from resnext_det.data.coco import register_coco
 from resnext_det.prediction import find_images, names_of_classes, predict_files
 
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
-
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; argparse ends the program with status 2 where it is wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -33,9 +33,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--score", type=float, default=0.5, help="draw detections from this score on (default: 0.5)"
     )
-    parser.add_argument(
-        "--classes", nargs="+", metavar="NAME", help="the classes' names, in order; before other flags"
-    )
+    parser.add_argument("--classes", metavar="NAME,NAME", help="the classes' names, in order")
     parser.add_argument(
         "--register-coco",
         nargs=3,
@@ -44,21 +42,32 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar=("NAME", "ANNOTATIONS", "IMAGES"),
         help="a COCO file and its image folder; repeatable",
     )
-    parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|KEY VALUE")
-    options = parser.parse_args(arguments)
-    first = next((i for i, word in enumerate(options.inputs) if _KEY.fullmatch(word)), len(options.inputs))
-    options.inputs, options.overrides = options.inputs[:first], options.inputs[first:]
+    parser.add_argument("words", nargs="*", metavar="IMAGE|FOLDER|KEY VALUE")
+    options = parser.parse_intermixed_args(arguments)
+    first = next((i for i, word in enumerate(options.words) if _is_key(word)), len(options.words))
+    options.inputs, options.overrides = options.words[:first], options.words[first:]
+    options.classes = [name.strip() for name in (options.classes or "").split(",") if name.strip()]
     return options
 
 
+def _is_key(word: str) -> bool:
+    """Whether a word is, or is meant as, a key of the configuration: IMG_1.JPG is none."""
+    return word.partition(".")[0] in get_cfg() and not Path(word).exists()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        the exit status: 0, or 1 for an error that the user can mend.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     options = parse_arguments(arguments)
     try:
         for name, annotations, images in options.register_coco:
             register_coco(name, annotations, images)
         cfg = load_config(options.config_file, options.overrides)
-        paths = find_images(options.inputs)
+        paths = find_images(options.inputs, outside=options.output)
         names = names_of_classes(cfg, options.classes)
         found = predict_files(cfg, paths, names, output_dir=options.output, score=options.score)
     except (ValueError, OSError) as error:

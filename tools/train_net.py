@@ -19,6 +19,7 @@ from resnext_det.training.interruption import TrainingInterrupted
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; argparse ends the program with status 2 where it is wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -47,6 +48,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        the exit status: 0; 1 for an error that the user can mend; 130 where Ctrl-C or SIGTERM stopped it.
+    """
     options = parse_arguments(arguments)
     job = Job(
         config_file=options.config_file,
@@ -61,8 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         metrics = evaluate(job) if options.eval_only else train(job)
-    except TrainingInterrupted as stop:
-        print(stop, file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        at_once = (
+            "stopped at once; --resume goes on from the newest checkpoint of OUTPUT_DIR, if there is one"
+        )
+        print(stop if isinstance(stop, TrainingInterrupted) else at_once, file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

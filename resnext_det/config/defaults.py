@@ -10,6 +10,25 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+# Keys that begin so are detectron2's of parts that are switched off by a key below, which is limited to that.
+PARTS_SWITCHED_OFF = (
+    "MODEL.ROI_MASK_HEAD.",  # MODEL.MASK_ON
+    "MODEL.ROI_KEYPOINT_HEAD.",  # MODEL.KEYPOINT_ON
+    "MODEL.ROI_BOX_CASCADE_HEAD.",  # MODEL.ROI_HEADS.NAME
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_",  # MODEL.ROI_BOX_HEAD.USE_FED_LOSS
+    "MODEL.RETINANET.",  # MODEL.META_ARCHITECTURE, as the next two
+    "MODEL.SEM_SEG_HEAD.",
+    "MODEL.PANOPTIC_FPN.",
+    "MODEL.ANCHOR_GENERATOR.ANGLES",  # MODEL.ANCHOR_GENERATOR.NAME
+    "INPUT.MASK_FORMAT",  # MODEL.MASK_ON
+    "INPUT.CROP.",  # INPUT.CROP.ENABLED
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_",  # MODEL.LOAD_PROPOSALS
+    "TEST.AUG.",  # TEST.AUG.ENABLED
+    "TEST.PRECISE_BN.",  # TEST.PRECISE_BN.ENABLED
+    "TEST.KEYPOINT_OKS_SIGMAS",  # MODEL.KEYPOINT_ON
+    "GLOBAL.HACK",  # detectron2 itself does not read it
+)
+
 
 def _model() -> dict[str, Any]:
     return {

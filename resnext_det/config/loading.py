@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config.checks import check
-from resnext_det.config.defaults import get_cfg
+from resnext_det.config.defaults import PARTS_SWITCHED_OFF, get_cfg
+from resnext_det.config.files import read_yaml
+from resnext_det.config.keys import keys_of
+from resnext_det.config.values import TYPE_WORDS
+
+logger = logging.getLogger(__name__)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """Read one configuration.
 
+    A file may set detectron2's keys of parts that are switched off (masks, RetinaNet ...), as its own files do: they have no effect
+    there either. The log names them; as overrides they are refused.
+
     Args:
-        path: a YAML file; its ``_BASE_`` names a file beside it whose values it changes. YAML tags that would run code are refused.
+        path: a YAML file; its ``_BASE_`` names a file, or a list of files, relative to it, whose values it changes; of several the
+            later ones win. YAML tags that would run code are refused.
         overrides: KEY VALUE pairs, as they follow a command line: ``["SOLVER.MAX_ITER", "100"]``.
 
     Returns:
@@ -31,41 +40,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
             each other. The text names the key, the value and what to write instead.
     """
     cfg = get_cfg()
-    for key, value in _leaves(_read_yaml(Path(path))):
-        _set(cfg, key, value, where=str(path))
-    for key, text in _pairs(overrides):
-        _set(cfg, key, text, where="the command line")
+    values, files = read_yaml(Path(path))
+    where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
+    known, switched_off = set(keys_of(cfg)), []
+    for key, value in _leaves(values):
+        if key.startswith(PARTS_SWITCHED_OFF) and key not in known:
+            switched_off.append(key)
+        else:
+            _set(cfg, key, value, where=where)
+    if switched_off:
+        logger.info("%s: keys of parts that are switched off: %s", path, ", ".join(switched_off))
+    for key, value in _pairs(overrides):
+        _set(cfg, key, value, where="the command line")
     check(cfg)
     cfg.freeze()
     return cfg
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"configuration {path} does not exist; give the path of a YAML file, such as one under configs/"
-        )
-    try:
-        values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"configuration {path} is not plain YAML: {error}") from error
-    except TypeError as error:
-        raise ValueError(
-            f"configuration {path}, or its _BASE_, holds no KEY: value lines; write some, or leave the file out"
-        ) from error
-    except RecursionError as error:
-        raise ValueError(
-            f"configuration {path}: its _BASE_ leads back to itself; break the circle"
-        ) from error
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"configuration {path}: its _BASE_ names {error.filename}, which does not exist"
-        ) from error
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"configuration {path} holds {type(values).__name__}, not keys with values; write KEY: value lines"
-        )
-    return values
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -77,28 +66,21 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield key, value
 
 
-def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for item in overrides:
+def _pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    for item in map(str, overrides):
         if item.startswith("--"):
             raise ValueError(
                 f"{item!r} follows the KEY VALUE overrides, where flags are not read; put it before the first KEY"
             )
+        key, equals, value = item.partition("=")
+        if equals and key.replace("_", "").replace(".", "").isupper():
+            raise ValueError(f"{item!r} is no override; write a space for the equals sign: {key} {value}")
     if len(overrides) % 2:
+        text = " ".join(map(str, overrides))
         raise ValueError(
-            f"overrides come in pairs KEY VALUE; {overrides[-1]!r} stands alone in {' '.join(overrides)!r}"
+            f"overrides come in pairs KEY VALUE, and there is an odd number of words in {text!r}; quote a VALUE that has spaces"
         )
-    yield from zip(overrides[::2], overrides[1::2])
-
-
-def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """Every dotted key of a configuration, such as ``MODEL.RPN.NMS_THRESH``."""
-    found = []
-    for name, value in cfg.items():
-        if isinstance(value, YacsNode):
-            found += keys_of(value, f"{prefix}{name}.")
-        else:
-            found.append(f"{prefix}{name}")
-    return found
+    yield from zip(map(str, overrides[::2]), overrides[1::2])
 
 
 def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
@@ -107,45 +89,52 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
     for name in filter(None, node.split(".")):
         holder = holder[name] if isinstance(holder, YacsNode) and name in holder else None
     if not isinstance(holder, YacsNode) or leaf not in holder:
-        known = keys_of(cfg)
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-        near += [other for other in known if other.rpartition(".")[2] == leaf and other not in near][:2]
-        hint = (
-            f"did you mean {', '.join(near)}?"
-            if near
-            else "resnext_det.get_cfg() shows every key that is honoured"
-        )
         raise ValueError(
-            f"{key} = {value!r} (from {where}): no such key is honoured here, so it would change nothing; {hint}"
+            f"{key} = {value!r} (from {where}): no such key is honoured here, so it would change nothing; {_near(cfg, key)}"
         )
-    if isinstance(holder[leaf], YacsNode):
-        raise ValueError(
-            f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {', '.join(keys_of(holder[leaf], key + '.'))}"
-        )
-    _assign(holder, leaf, key, value, where)
-
-
-def _assign(holder: CfgNode, leaf: str, key: str, value: Any, where: str) -> None:
     default = holder[leaf]
+    if isinstance(default, YacsNode):
+        inner = ", ".join(keys_of(default, f"{key}."))
+        raise ValueError(f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {inner}")
     try:
         holder.merge_from_list([leaf, value])
     except ValueError as error:
         raise ValueError(
-            f"{key} = {value!r} (from {where}): a {type(default).__name__} is needed, such as {_example(default, value)}"
+            f"{key} = {value!r} (from {where}): {TYPE_WORDS[type(default).__name__]} is needed; write {_example(default, value)}"
         ) from error
+
+
+def _near(cfg: CfgNode, key: str) -> str:
+    """What may have been meant by an unknown key."""
+    known, key = keys_of(cfg), key.upper()
+    leaf = key.rpartition(".")[2]
+    leaves = {other: other.rpartition(".")[2] for other in known}
+    alike = difflib.get_close_matches(leaf, sorted(set(leaves.values())), n=2, cutoff=0.75)
+    alike = alike or [name for name in dict.fromkeys(leaves.values()) if leaf in name]
+    near = difflib.get_close_matches(key, known, n=2, cutoff=0.8)
+    near += [other for name in alike for other in known if leaves[other] == name and other not in near]
+    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {', '.join(near[:4])}?"
+    return "print(resnext_det.get_cfg()) shows every key that is honoured"
 
 
 def _example(default: Any, value: Any) -> str:
     """How the given value would be written as the type of the default, where that is plain; else the default."""
     text = str(value).strip()
+    number = text.replace(".", "", 1).lstrip("-").isdigit()
     if isinstance(default, bool):
         return "True or False"
-    if isinstance(default, float) and text.lstrip("-").isdigit():
+    if isinstance(default, float) and number:
         return f"{text}.0"
-    if isinstance(default, (tuple, list)):
+    if isinstance(default, int) and number and float(text).is_integer():
+        return str(int(float(text)))
+    if isinstance(default, str) and number:
+        return f"\"'{text}'\""
+    if isinstance(default, (tuple, list)) and not any(isinstance(entry, (tuple, list)) for entry in default):
         words = [word.strip(" \"'") for word in text.strip("()[]").split(",")]
-        words = [word if word.replace(".", "").isdigit() else f'"{word}"' for word in words if word]
+        words = [
+            word if word.replace(".", "").lstrip("-").isdigit() else f'"{word}"' for word in words if word
+        ]
         return f"({', '.join(words)},)"
-    if isinstance(default, int) and text.endswith(".0"):
-        return text[:-2]
     return repr(default)

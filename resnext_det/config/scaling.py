@@ -13,7 +13,7 @@ def scaled_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
     """The configuration for this many processes, as detectron2's ``auto_scale_workers``.
 
     Where ``SOLVER.REFERENCE_WORLD_SIZE`` is not 0, the images of a process stay what they were: batch and learning rate grow in
-    proportion to the processes, iterations shrink.
+    proportion to the processes, iterations shrink. A period stays at 1 or more, where detectron2's may become 0.
 
     Raises:
         ValueError: the batch cannot be shared out evenly among the reference processes.
@@ -33,12 +33,13 @@ def scaled_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
     solver = scaled.SOLVER
     solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
     solver.BASE_LR *= scale
-    solver.MAX_ITER = round(solver.MAX_ITER / scale)
+    solver.MAX_ITER = max(1, round(solver.MAX_ITER / scale))
     solver.WARMUP_ITERS = round(solver.WARMUP_ITERS / scale)
     solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
-    solver.CHECKPOINT_PERIOD = round(solver.CHECKPOINT_PERIOD / scale)
+    solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / scale))
     solver.REFERENCE_WORLD_SIZE = processes
-    scaled.TEST.EVAL_PERIOD = round(scaled.TEST.EVAL_PERIOD / scale)
+    if scaled.TEST.EVAL_PERIOD:  # 0 evaluates at the end only
+        scaled.TEST.EVAL_PERIOD = max(1, round(scaled.TEST.EVAL_PERIOD / scale))
     scaled.freeze()
     logger.info(
         "scaled to %d processes (SOLVER.REFERENCE_WORLD_SIZE = %d): batch %d, learning rate %g, %d iterations",

@@ -51,6 +51,7 @@ class GeneralizedRCNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the model is; the samples may be elsewhere."""
         return self.pixel_mean.device
 
     def forward(self, samples: Sequence[dict[str, Any]]) -> Any:
@@ -66,7 +67,7 @@ class GeneralizedRCNN(nn.Module):
             an image, with ``pred_boxes``, ``scores`` and ``pred_classes``, best first.
 
         Raises:
-            ValueError: an image has another number of channels than the model; ``instances`` are missing in training.
+            ValueError: there is no image; one has another number of channels than the model; ``instances`` are missing in training.
             FloatingPointError: training has diverged.
         """
         images, image_sizes = self.preprocess(samples)
@@ -87,6 +88,8 @@ class GeneralizedRCNN(nn.Module):
 
     def preprocess(self, samples: Sequence[dict[str, Any]]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalise, pad at the right and the bottom with zeros, batch -> images (N, C, H, W) and their sizes before padding."""
+        if not samples:
+            raise ValueError("the batch holds no image; give one or more")
         channels = len(self.pixel_mean)
         for sample in samples:
             if sample["image"].dim() != 3 or len(sample["image"]) != channels:

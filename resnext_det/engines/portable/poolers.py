@@ -35,7 +35,8 @@ class ROIPooler(nn.Module):
         levels = [math.log2(stride) for stride in strides]
         if levels != [int(levels[0]) + index for index in range(len(levels))]:
             raise ValueError(
-                f"strides {tuple(strides)} are not neighbouring powers of 2; give maps such as 4, 8, 16, 32"
+                f"regions are cut out of maps of the strides {tuple(strides)}, which are not neighbouring powers of 2, finest first; "
+                "let MODEL.ROI_HEADS.IN_FEATURES be neighbours, such as ['p2', 'p3', 'p4', 'p5']"
             )
         self.resolution = resolution
         self.strides = tuple(strides)

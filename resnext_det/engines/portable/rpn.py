@@ -238,10 +238,8 @@ class RPN(nn.Module):
         settings = self.settings
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         if self.training and not finite.all():
-            raise FloatingPointError(
-                "the RPN predicts boxes or scores that are not finite: training has diverged; lower SOLVER.BASE_LR, lengthen "
-                "SOLVER.WARMUP_ITERS, or check that MODEL.WEIGHTS fits"
-            )
+            # The loop says where, and what to do.
+            raise FloatingPointError("the RPN predicts boxes or scores that are not finite")
         boxes = clip_boxes_to_image(boxes, image_size)
         valid = finite & larger_than(boxes, settings.min_size)
         boxes, scores, levels = boxes[valid], scores[valid], levels[valid]

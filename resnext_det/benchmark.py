@@ -1,0 +1,149 @@
+"""Timing of the trunk (stem to res5, batch norms frozen) beside torchvision's network of the same shape and weights.
+
+Implementations take turns, since machines are noisy: what a ratio compares was measured in the same seconds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
+from resnext_det.resnext import ResNeXt
+
+FEATURES = ("res2", "res3", "res4", "res5")
+MODES = ("inference", "training")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each turn of one implementation, and on a GPU the largest memory in bytes."""
+
+    name: str
+    seconds: tuple[float, ...]
+    peak_memory: int | None = None
+
+
+class _TorchvisionTrunk(ResNet):
+    """torchvision's ResNet up to layer4, with its frozen batch norm."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(
+            Bottleneck,
+            list(BLOCKS_PER_STAGE[architecture.depth]),
+            groups=architecture.cardinality,
+            width_per_group=architecture.width,
+            norm_layer=FrozenBatchNorm2d,
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = {}
+        for name, layer in zip(FEATURES, (self.layer1, self.layer2, self.layer3, self.layer4)):
+            features[name] = x = layer(x)
+        return features
+
+
+def trunks(architecture: Architecture, *, freeze_at: int = 0) -> dict[str, nn.Module]:
+    """Each implementation's trunk, by name; the first ``freeze_at`` of stem, res2 ... get no gradient."""
+    ours = ResNeXt(architecture, norm="FrozenBN", out_features=FEATURES).freeze(freeze_at)
+    theirs = _TorchvisionTrunk(architecture)
+    frozen = [[theirs.conv1], [theirs.layer1], [theirs.layer2], [theirs.layer3], [theirs.layer4]][:freeze_at]
+    for group in frozen:
+        for module in group:
+            module.requires_grad_(False)
+    return {"resnext_det": ours, "torchvision": theirs}
+
+
+def compare(
+    architecture: Architecture,
+    *,
+    mode: str,
+    batch: int,
+    height: int,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    repeats: int = 7,
+) -> list[Timing]:
+    """Time every implementation on one batch of random images.
+
+    Args:
+        mode: ``inference``, or ``training``: forward and backward, with FREEZE_AT 2.
+        dtype: float32, or bfloat16: autocast.
+        repeats: turns that count, after one that does not.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
+    images = torch.randn(batch, 3, height, width, device=device)
+    steps: dict[str, Callable[[], None]] = {}
+    for name, trunk in trunks(architecture, freeze_at=2 if mode == "training" else 0).items():
+        steps[name] = _step(trunk.to(device).train(mode == "training"), images, mode, dtype)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    memory: dict[str, int] = {}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            taken, memory[name] = _measure(step, device)
+            if turn:
+                seconds[name].append(taken)
+    on_gpu = device.type == "cuda"
+    return [Timing(name, tuple(taken), memory[name] if on_gpu else None) for name, taken in seconds.items()]
+
+
+def _step(trunk: nn.Module, images: Tensor, mode: str, dtype: torch.dtype) -> Callable[[], None]:
+    def step() -> None:
+        with (
+            torch.set_grad_enabled(mode == "training"),
+            torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32),
+        ):
+            features: Mapping[str, Tensor] = trunk(images)
+        if mode == "training":
+            trunk.zero_grad()
+            features["res5"].float().square().mean().backward()
+
+    return step
+
+
+def _measure(step: Callable[[], None], device: torch.device) -> tuple[float, int]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - began, torch.cuda.max_memory_allocated(device)
+    return time.perf_counter() - began, 0
+
+
+def table(timings: list[Timing]) -> str:
+    """Milliseconds (minimum, median, maximum), the median ratio to the first, turn by turn, and memory."""
+    first = timings[0].seconds
+    rows = []
+    for timing in timings:
+        milliseconds = [1000 * value for value in timing.seconds]
+        ratio = statistics.median(other / own for other, own in zip(timing.seconds, first))
+        memory = "" if timing.peak_memory is None else f"{timing.peak_memory / 2**20:.0f} MiB"
+        rows.append(
+            [
+                timing.name,
+                min(milliseconds),
+                statistics.median(milliseconds),
+                max(milliseconds),
+                ratio,
+                memory,
+            ]
+        )
+    headers = ["implementation", "min ms", "median ms", "max ms", f"ratio to {timings[0].name}", "memory"]
+    return tabulate(rows, headers, tablefmt="pipe", floatfmt=("", ".0f", ".0f", ".0f", ".2f", ""))

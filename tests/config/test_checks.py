@@ -1,0 +1,254 @@
+"""What is refused, with the key, the value and the remedy; and that what is not refused is honoured."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+from PIL import Image
+
+from resnext_det.config import check, get_cfg
+from resnext_det.config.keys import keys_of, value_of
+from resnext_det.config.values import RANGES, SUPPORTED_VALUES
+from resnext_det.data import coco
+from resnext_det.engines.portable import build, engine
+from resnext_det.engines.portable.build import build_detector
+from resnext_det.engines.portable.inference import Predictor
+
+STAGES = ["res2", "res3", "res4", "res5"]
+HEAD = [*("MODEL.ROI_HEADS.NAME", "StandardROIHeads"), *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")]
+HEAD += [
+    "MODEL.ROI_BOX_HEAD.NUM_FC",
+    1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    16,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    3,
+]
+FPN = [*("MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone"), *("MODEL.FPN.IN_FEATURES", STAGES), *HEAD]
+FPN += ["MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]]
+FPN += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.FPN.OUT_CHANNELS", 16]
+TINY = [
+    *("MODEL.RESNETS.DEPTH", 26, "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16)
+]
+TINY += ["MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.WIDTH_PER_GROUP", 8]
+
+
+def configuration(*changes: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(list(changes))
+    return cfg
+
+
+def refusal(*changes: Any) -> str:
+    with pytest.raises(ValueError) as caught:
+        check(configuration(*changes))
+    return str(caught.value)
+
+
+class TestRefused:
+    @pytest.mark.parametrize("key", SUPPORTED_VALUES)
+    def test_another_value_than_the_supported_ones(self, key: str) -> None:
+        supported = SUPPORTED_VALUES[key]
+        first = supported[0]
+        if isinstance(first, bool):
+            other: Any = not first
+        elif isinstance(first, (list, tuple)):
+            other = type(first)([True] * 4 if first else ["something"])
+        else:
+            other = "something" if isinstance(first, str) else 77
+        text = refusal(key, other)
+        assert text.startswith(f"{key} = {other!r} is not supported; write ")
+        assert all(repr(value) in text for value in supported)
+
+    @pytest.mark.parametrize("key", RANGES)
+    def test_a_number_out_of_its_range(self, key: str) -> None:
+        low, high = RANGES[key]
+        default = value_of(get_cfg(), key)
+        for bound, step in ((low, -1), (high, 1)):
+            if np.isinf(bound):
+                continue
+            number = bound + step
+            number = float(number) if isinstance(default, float) else number
+            value = (number,) if isinstance(default, tuple) else number
+            text = refusal(key, value)
+            assert text.startswith(f"{key} = {value!r} is out of range; write "), text
+            assert text.endswith(f"write {low} or more" if np.isinf(high) else f" from {low} to {high}")
+
+    def test_what_is_not_a_number(self) -> None:
+        assert "SOLVER.BASE_LR = nan is out of range" in refusal("SOLVER.BASE_LR", float("nan"))
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            (["MODEL.PIXEL_MEAN", [1.0]], ["MODEL.PIXEL_MEAN = [1.0] has 1 numbers", "'BGR' has 3", "write 3"]),
+            (["INPUT.FORMAT", "L"], ["MODEL.PIXEL_MEAN", "has 3 numbers", "'L' has 1 channels; write 1"]),
+            (["MODEL.PIXEL_STD", [1.0, 0.0, 1.0]], ["MODEL.PIXEL_STD = [1.0, 0.0, 1.0]", "must be above 0"]),
+            (["INPUT.MIN_SIZE_TRAIN", ()], ["INPUT.MIN_SIZE_TRAIN = ()", "write one or more"]),
+            (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], ["INPUT.MIN_SIZE_TRAIN = (800,)", "(lowest, highest)"]),
+            (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (800, 640)], ["(800, 640)", "(lowest, highest)"]),
+            (["MODEL.RESNETS.OUT_FEATURES", ["res6"]], ["MODEL.RESNETS.OUT_FEATURES = ['res6']", "stem, res2, res3, res4, res5"]),
+            (["MODEL.RESNETS.OUT_FEATURES", []], ["MODEL.RESNETS.OUT_FEATURES = []", "one or more of"]),
+            (["MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "Res5ROIHeads", "write 1"]),
+            ([*HEAD, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "no res5 in MODEL.RESNETS.OUT_FEATURES", "['res5']"]),
+            ([*FPN, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "pyramid", "write 1"]),
+            ([*FPN, "MODEL.FPN.IN_FEATURES", []], ["MODEL.FPN.IN_FEATURES = []", "write ['res2', 'res3', 'res4', 'res5']"]),
+            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"]], ["['res3', 'res5'] must be neighbouring"]),
+            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res2", "res3"]], ["end in 'res5'"]),
+            ([*FPN, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res4", "res5"]], ["stand in MODEL.RESNETS.OUT_FEATURES = ['res2', 'res4'"]),
+            (
+                [*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"], "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res5"]],
+                ["must be neighbouring"],
+            ),
+            ([*FPN, "MODEL.RPN.IN_FEATURES", ["p2", "p7"]], ["MODEL.RPN.IN_FEATURES = ['p2', 'p7']", "p2, p3, p4, p5, p6; choose"]),
+            (["MODEL.RPN.IN_FEATURES", ["p2"]], ["MODEL.RPN.IN_FEATURES = ['p2']", "build_resnet_backbone gives res4"]),
+            (["MODEL.ROI_HEADS.IN_FEATURES", []], ["MODEL.ROI_HEADS.IN_FEATURES = []", "gives res4"]),
+            (["MODEL.ANCHOR_GENERATOR.SIZES", [32, 64]], ["SIZES = [32, 64]", "a list that holds one list, as [[32, 64]]"]),
+            (["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]]], ["SIZES = [[32], [64]]", "each of the 1 MODEL.RPN.IN_FEATURES"]),
+            (["MODEL.ANCHOR_GENERATOR.SIZES", []], ["SIZES = []"]),
+            (["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.0, 1.0]]], ["ASPECT_RATIOS = [[0.0, 1.0]]", "above 0"]),
+            ([*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64, 128]]], ["give [3, 6] anchors at different levels", "the same number"]),
+            (["MODEL.RPN.IOU_THRESHOLDS", [0.7, 0.3]], ["MODEL.RPN.IOU_THRESHOLDS = [0.7, 0.3] must rise", "[0, -1, 1]"]),
+            (["MODEL.RPN.IOU_THRESHOLDS", [0.0, 0.3]], ["must rise from above 0"]),
+            (["MODEL.ROI_HEADS.IOU_THRESHOLDS", []], ["MODEL.ROI_HEADS.IOU_THRESHOLDS = []"]),
+            (["MODEL.ROI_HEADS.IOU_LABELS", [0, -1, 1]], ["IOU_LABELS = [0, -1, 1] must be one longer"]),
+            (["MODEL.ROI_HEADS.IOU_LABELS", [0, 2]], ["MODEL.ROI_HEADS.IOU_LABELS = [0, 2]", "1 (object)"]),
+            (["MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0)], ["MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0)", "four numbers above 0"]),
+            (["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0, 1.0, 0.0, 1.0)], ["four numbers above 0"]),
+            (["MODEL.RPN.CONV_DIMS", []], ["MODEL.RPN.CONV_DIMS = []", "-1 for those of its input"]),
+            (["MODEL.RPN.CONV_DIMS", [0]], ["MODEL.RPN.CONV_DIMS = [0]"]),
+            (
+                ["MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"], "MODEL.ROI_HEADS.IN_FEATURES", ["res5"]],
+                ["MODEL.ROI_HEADS.IN_FEATURES = ['res5']", "write ['res4'], or MODEL.ROI_HEADS.NAME: StandardROIHeads"],
+            ),
+            (["MODEL.ROI_BOX_HEAD.NUM_FC", 2], ["NUM_FC = 2", "Res5ROIHeads has no box head", "StandardROIHeads"]),
+            (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], ["NAME = '', NUM_FC = 0", "FastRCNNConvFCHead", "NUM_FC 2"]),
+            ([*HEAD, "MODEL.ROI_BOX_HEAD.NUM_FC", 0], ["NUM_FC = 0, NUM_CONV = 0", "NUM_FC 2"]),
+        ],
+        ids=lambda value: " ".join(map(str, value[-2:])),
+    )  # fmt: skip
+    def test_a_contradiction(self, changes: list[Any], words: list[str]) -> None:
+        text = refusal(*changes)
+        assert [word for word in words if word not in text] == [], text
+
+    def test_types_of_a_configuration_made_in_python(self) -> None:
+        for key, value, words in (
+            ("BASE_LR", "0.1", "SOLVER.BASE_LR = '0.1': a number with a decimal point is needed"),
+            ("MAX_ITER", 1.5, "SOLVER.MAX_ITER = 1.5: a whole number is needed, such as 40000"),
+            ("NESTEROV", 1, "SOLVER.NESTEROV = 1: True or False is needed"),
+            ("STEPS", 100, "SOLVER.STEPS = 100: a list is needed"),
+        ):
+            cfg = get_cfg()
+            cfg.SOLVER[key] = value
+            with pytest.raises(ValueError, match=words):
+                build_detector(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (key, value)
+        for key, values in SUPPORTED_VALUES.items()
+        if key.startswith("MODEL.") and len(values) > 1 and key != "MODEL.RESNETS.RES5_DILATION"
+        for value in values
+    ],
+    ids=str,
+)
+def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None:
+    base = FPN if "FPN" in key or "fpn" in str(value) or "BOX_HEAD" in key else []
+    base = [] if (key, value) == ("MODEL.ROI_BOX_HEAD.NAME", "") else base
+    base = HEAD if (key, value) == ("MODEL.ROI_HEADS.NAME", "StandardROIHeads") else base
+    shape = [
+        "MODEL.RESNETS.DEPTH",
+        26,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS",
+        32,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS",
+        32,
+    ]
+    shape += ["MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.CONV_DIM", 32]
+    with torch.device("meta"):
+        assert build_detector(configuration(*base, *shape, key, value)) is not None
+
+
+class Recording(CfgNode):
+    """A configuration that notes the keys that are read from it, by attribute, as the engines read."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        if name in self and not isinstance(value, CfgNode):
+            READ.add(self.__dict__.get("prefix", "") + name)
+        return value
+
+
+READ: set[str] = set()
+
+
+def recording(cfg: CfgNode, prefix: str = "") -> Recording:
+    copy = Recording()
+    copy.__dict__["prefix"] = prefix
+    for name, value in cfg.items():
+        dict.__setitem__(
+            copy, name, recording(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else value
+        )
+    return copy
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two images of noise with a box each."""
+    monkeypatch.setattr(coco, "_registered", {})
+    drawn = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), dtype=np.uint8)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 48, "width": 64} for i in (1, 2)]
+    for entry, pixels in zip(images, drawn):
+        Image.fromarray(pixels).save(tmp_path / str(entry["file_name"]))
+    box = {"category_id": 1, "bbox": [8, 8, 20, 20], "area": 400, "iscrowd": 0}
+    content = {
+        "images": images,
+        "annotations": [{"id": i, "image_id": i, **box} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    coco.register_coco("two_images", tmp_path / "boxes.json", tmp_path)
+    yield "two_images"
+
+
+def test_every_key_is_read_or_has_one_value(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, evaluating and predicting read every key; what they do not read, the checks limit to one value."""
+    READ.clear()
+    monkeypatch.setattr(logging.getLogger("resnext_det"), "handlers", [])  # so that those of the training go
+    monkeypatch.setattr(build, "check", lambda cfg: None)  # it reads everything, and honours nothing
+    weights = str(tmp_path / "first" / "model_final.pth")
+    common = [
+        *TINY,
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 1),
+        *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0),
+    ]
+    common += ["DATASETS.TRAIN", (dataset,), "DATASETS.TEST", (dataset,), "SOLVER.IMS_PER_BATCH", 1]
+    common += ["INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.MIN_SIZE_TEST", 48, "SOLVER.MAX_ITER", 1]
+    common += ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 8, "MODEL.RPN.POST_NMS_TOPK_TEST", 8, "SOLVER.BASE_LR", 1e-5]
+    clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]
+    small = ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 2]
+    for changes in (
+        [*FPN, *clip, "OUTPUT_DIR", str(tmp_path / "first")],
+        [*small, "OUTPUT_DIR", str(tmp_path / "second")],
+    ):
+        cfg = configuration(*common, *changes)
+        engine.train(recording(cfg))
+    cfg = configuration(*common, *FPN, "OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights)
+    engine.evaluate(recording(cfg))
+    Predictor(recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))
+    single = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
+    tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks allow one value for each MODEL.ROI_HEADS.NAME
+    keys = set(keys_of(get_cfg()))
+    assert keys - READ == (single | tied) - READ
+    assert READ - keys == set()

@@ -1,0 +1,201 @@
+"""YAML with bases and overrides to a configuration, and every error with its text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnext_det.config import get_cfg, load_config
+from resnext_det.config.keys import keys_of, value_of
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def write(folder: Path, text: str, name: str = "leaf.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def error_of(path: Path | str, overrides: list[Any] | None = None) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        load_config(path, overrides or [])
+    return str(caught.value)
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_detectron2_reads_our_files_as_we_do(path: Path) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.config import get_cfg as get_detectron2_cfg
+
+    ours, theirs = load_config(path), get_detectron2_cfg()
+    theirs.merge_from_file(str(path))
+    for key in keys_of(ours):
+        mine, other = value_of(ours, key), value_of(theirs, key)
+        assert mine == other and type(mine) is type(other), key
+
+
+@pytest.mark.detectron2
+def test_a_configuration_that_detectron2_has_written_is_read(tmp_path: Path) -> None:
+    """It holds every key of detectron2, those of masks and RetinaNet too."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.config import get_cfg as get_detectron2_cfg
+
+    theirs = get_detectron2_cfg()
+    theirs.merge_from_file(str(ROOT / "configs/modern/faster_rcnn_X50_32x4d_FPN_1x.yaml"))
+    ours = load_config(write(tmp_path, theirs.dump()))
+    assert ours == load_config(ROOT / "configs/modern/faster_rcnn_X50_32x4d_FPN_1x.yaml")
+
+
+def test_our_own_dump_is_read_back_as_it_was(tmp_path: Path) -> None:
+    for path in CONFIGS:
+        cfg = load_config(path, ["SEED", "7"])
+        assert load_config(write(tmp_path, cfg.dump())) == cfg
+
+
+def test_later_bases_win_and_the_file_wins_over_them(tmp_path: Path) -> None:
+    write(tmp_path, "SEED: 1\nSOLVER: {MAX_ITER: 1, IMS_PER_BATCH: 1}", "first.yaml")
+    (tmp_path / "deeper").mkdir()
+    write(
+        tmp_path / "deeper", "_BASE_: ../third.yaml\nSOLVER: {MAX_ITER: 2, IMS_PER_BATCH: 2}", "second.yaml"
+    )
+    write(tmp_path, "VERSION: 2\nOUTPUT_DIR: of_the_third", "third.yaml")
+    leaf = write(tmp_path, "_BASE_: [first.yaml, deeper/second.yaml]\nSOLVER: {MAX_ITER: 3}")
+    cfg = load_config(leaf, ["SOLVER.CHECKPOINT_PERIOD", "4"])
+    assert (cfg.SEED, cfg.OUTPUT_DIR) == (1, "of_the_third")
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.CHECKPOINT_PERIOD) == (3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("SOLVER.BASE_LR", "2e-2", 0.02),
+        ("SOLVER.STEPS", "(60, 80)", (60, 80)),
+        ("SOLVER.STEPS", "[60, 80]", (60, 80)),
+        ("SOLVER.STEPS", "()", ()),
+        ("SOLVER.STEPS", (60,), (60,)),
+        ("SOLVER.MAX_ITER", 100, 100),
+        ("SOLVER.WEIGHT_DECAY_BIAS", "0.5", 0.5),
+        ("SOLVER.WEIGHT_DECAY_BIAS", "None", None),
+        ("SOLVER.WEIGHT_DECAY_NORM", "None", None),
+        ("DATASETS.TRAIN", '("a", "b")', ("a", "b")),
+        ("MODEL.RPN.IOU_LABELS", "(0, -1, 1)", [0, -1, 1]),
+        ("SOLVER.AMP.ENABLED", "True", True),
+        ("OUTPUT_DIR", "a folder/x=1", "a folder/x=1"),
+        ("SEED", "-1", -1),
+    ],
+)
+def test_overrides_have_the_type_of_the_default(tmp_path: Path, key: str, text: Any, value: Any) -> None:
+    found = value_of(load_config(write(tmp_path, "VERSION: 2"), [key, text]), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_result_is_frozen(tmp_path: Path) -> None:
+    cfg = load_config(write(tmp_path, "VERSION: 2"))
+    with pytest.raises(AttributeError):
+        cfg.SOLVER.BASE_LR = 1.0
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.BASE_LR = 1.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["MODEL.RPN.NMS_TRESH", "0.7"], ["MODEL.RPN.NMS_TRESH = '0.7'", "the command line", "did you mean MODEL.RPN.NMS_THRESH"]),
+        (["RPN.NMS_THRESH", "0.7"], ["no such key", "MODEL.RPN.NMS_THRESH"]),
+        (["DEPTH", "50"], ["did you mean MODEL.RESNETS.DEPTH"]),
+        (["MODEL.WEIGHTS.FILE", "x"], ["no such key is honoured", "MODEL.WEIGHTS"]),
+        (["solver.max_iter", "5"], ["did you mean SOLVER.MAX_ITER"]),
+        (["BATCH_SIZE", "5"], ["did you mean MODEL.RPN.BATCH_SIZE_PER_IMAGE, MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"]),
+        (["ZZZ", "1"], ["get_cfg()) shows every key"]),
+        (["MODEL.ROI_MASK_HEAD.NUM_CONV", "4"], ["no such key is honoured here"]),
+        (["MODEL.RPN", "1"], ["is a group of keys", "MODEL.RPN.NMS_THRESH"]),
+        (["SOLVER.BASE_LR", "1"], ["SOLVER.BASE_LR = '1'", "a number with a decimal point is needed; write 1.0"]),
+        (["SOLVER.MAX_ITER", "100.0"], ["a whole number is needed; write 100"]),
+        (["SOLVER.MAX_ITER", "1e3"], ["SOLVER.MAX_ITER = '1e3'", "a whole number"]),
+        (["SOLVER.STEPS", "10"], ["a list is needed; write (10,)"]),
+        (["DATASETS.TRAIN", "coco_2017_train"], ['a list is needed; write ("coco_2017_train",)']),
+        (["MODEL.RPN.IN_FEATURES", "p2,p3"], ['write ("p2", "p3",)']),
+        (["MODEL.ANCHOR_GENERATOR.SIZES", "32"], ["a list is needed; write [[32, 64, 128, 256, 512]]"]),
+        (["SOLVER.AMP.ENABLED", "yes"], ["'yes'", "write True or False"]),
+        (["SOLVER.AMP.ENABLED", "1"], ["write True or False"]),
+        (["MODEL.DEVICE", "0"], ["MODEL.DEVICE = '0'", "text is needed", "\"'0'\""]),
+        (["MODEL.WEIGHTS", "None"], ["MODEL.WEIGHTS has no value", "''"]),
+        (["SOLVER.WEIGHT_DECAY_BIAS", "low"], ["SOLVER.WEIGHT_DECAY_BIAS = 'low'", "write a number, or None"]),
+        (["SOLVER.STEPS", "('a',)"], ["SOLVER.STEPS = ('a',) holds 'a', and every entry has to be a number"]),
+        (["DATASETS.TEST", "(1,)"], ["DATASETS.TEST = (1,) holds 1, and every entry has to be text"]),
+        (["SOLVER.MAX_ITER"], ["pairs KEY VALUE", "'SOLVER.MAX_ITER'"]),
+        (["DATASETS.TRAIN", '("a",', '"b")'], ["odd number of words", "quote a VALUE that has spaces"]),
+        (["SOLVER.MAX_ITER=100"], ["write a space for the equals sign: SOLVER.MAX_ITER 100"]),
+        (["SEED", "1", "--num-gpus", "2"], ["'--num-gpus' follows the KEY VALUE overrides", "before the first KEY"]),
+    ],
+    ids=lambda value: " ".join(value) if value and "." in value[0] else None,
+)  # fmt: skip
+def test_a_wrong_override_says_what_to_write(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+    text = error_of(write(tmp_path, "VERSION: 2"), overrides)
+    assert [word for word in words if word not in text] == [], text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["holds no KEY: value lines"]),
+        ("# nothing but a comment", ["holds no KEY: value lines"]),
+        ("- SEED\n- 1", ["holds no KEY: value lines"]),
+        ("some words", ["holds no KEY: value lines"]),
+        ("SEED: [1", ["is not plain YAML", "line 1"]),
+        ("SEED:\t1\n\tx: 2", ["is not plain YAML"]),
+        ("SEED: !!python/object/apply:os.mkdir [hacked]", ["is not plain YAML", "tags are not read", "os.mkdir"]),
+        ("SEED: !!python/name:os.system", ["is not plain YAML"]),
+        ("MODEL: &a {RPN: *a}", ["is not plain YAML"]),
+        ("SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2", ["has SEED twice in one group, in lines 1 and 3"]),
+        ("MODEL:\n  DEVICE: cpu\n  DEVICE: cuda", ["has DEVICE twice in one group, in lines 2 and 3"]),
+        ("MODEL: {DEPHT: 50}", ["MODEL.DEPHT = 50 (from", "leaf.yaml)", "did you mean MODEL.RESNETS.DEPTH"]),
+        ("MODEL:", ["MODEL is a group of keys"]),
+        ("MODEL: {}", ["MODEL is a group of keys"]),
+        ("MODEL: {WEIGHTS: }", ["MODEL.WEIGHTS has no value"]),
+        ("SEED: {a: 1}", ["SEED.a = 1", "no such key"]),
+        ("SOLVER: {BASE_LR: 1}", ["SOLVER.BASE_LR = 1 ", "write 1.0"]),
+        ("_BASE_: leaf.yaml\nSEED: 1", ["leaf.yaml: its _BASE_ leads back to", "break the circle"]),
+        ("_BASE_: other.yaml\nSEED: 1", ["its _BASE_ names", "other.yaml, which does not exist"]),
+        ("_BASE_: https://x.org/a.yaml\nSEED: 1", ["https://x.org/a.yaml, which does not exist"]),
+        ("_BASE_: 5\nSEED: 1", ["_BASE_ in line 1 names no file"]),
+        ("_BASE_:\nSEED: 1", ["_BASE_ in line 1 names no file"]),
+        ("_BASE_: base.yaml\nMODEL: {RPN: {NMS_THRESH: 0.5}}", ["a group here and a value in its _BASE_", "RPN"]),
+        ("_BASE_: misspelt.yaml\nSEED: 1", ["MODEL.RPM = 3 (from", "leaf.yaml, or its _BASE_"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_says_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "MODEL: {RPN: 3}", "base.yaml")
+    write(tmp_path, "MODEL: {RPM: 3}", "misspelt.yaml")
+    found = error_of(write(tmp_path, text))
+    assert [word for word in words if word not in found] == [], found
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_circle_of_two_files_is_found(tmp_path: Path) -> None:
+    write(tmp_path, "_BASE_: b.yaml", "a.yaml")
+    write(tmp_path, "_BASE_: a.yaml", "b.yaml")
+    assert "break the circle" in error_of(tmp_path / "a.yaml")
+
+
+def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
+    assert "none.yaml does not exist; give the path of a YAML file" in error_of(tmp_path / "none.yaml")
+    assert "does not exist" in error_of(tmp_path)
+    (tmp_path / "weights.yaml").write_bytes(b"\x80\x02\xff\xfe")
+    assert "weights.yaml is no text" in error_of(tmp_path / "weights.yaml")
+
+
+def test_get_cfg_passes_the_checks() -> None:
+    from resnext_det.config import check
+
+    check(get_cfg())

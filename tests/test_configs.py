@@ -1,0 +1,177 @@
+"""The configurations under configs/: they build, they are the nets that they are called, and they say what the paper says."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from resnext_det.architecture import Architecture
+from resnext_det.config import load_config
+from resnext_det.config.keys import keys_of, value_of
+from resnext_det.engines.portable.build import build_detector
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.relative_to(CONFIGS).parts[0] != "base")
+MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
+
+# Table 8 of the paper: AP, AP50 on COCO minival; parameters with 1000 classes, as published for these nets.
+TABLE_8 = {
+    "R50_1x64d": (26.5, 47.6, 25_557_032),
+    "X50_32x4d": (27.5, 49.7, 25_028_904),
+    "R101_1x64d": (29.8, 51.1, 44_549_160),
+    "X101_32x4d": (30.0, 51.9, 44_177_704),
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def net_of(path: Path) -> str:
+    """``X50_32x4d`` of ``faster_rcnn_X50_32x4d_FPN_1x.yaml``."""
+    match = re.match(r"faster_rcnn_([RX]\d+_\d+x\d+d)", path.stem)
+    assert match is not None
+    return match[1]
+
+
+def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
+    kin = {
+        f"{net}_{head}_{length}"
+        for net in TABLE_8
+        for head in ("C4", "DC5", "FPN")
+        for length in ("1x", "3x")
+    }
+    assert {path.stem.removeprefix("faster_rcnn_") for path in CONFIGS.glob("*.yaml")} == set(TABLE_8)
+    assert {path.stem.removeprefix("faster_rcnn_") for path in MODERN} == kin
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=name_of)
+def test_it_builds_the_net_of_its_name(path: Path) -> None:
+    cfg = load_config(path)
+    with torch.device("meta"):
+        model = build_detector(cfg)
+    backbone = [
+        tensor.numel()
+        for name, tensor in model.state_dict().items()
+        if re.search(r"\.(stem|res[2-5])\.", name) and not re.search(r"running_|num_batches", name)
+    ]
+    resnets = cfg.MODEL.RESNETS
+    architecture = Architecture(
+        resnets.DEPTH,
+        resnets.NUM_GROUPS,
+        resnets.WIDTH_PER_GROUP,
+        stem_channels=resnets.STEM_OUT_CHANNELS,
+        res2_channels=resnets.RES2_OUT_CHANNELS,
+    )
+    assert sum(backbone) == architecture.num_parameters(None)
+    net = net_of(path) if "quickstart" not in path.parts else None
+    if net is not None:
+        assert architecture == Architecture.parse(re.sub(r"([RX])(\d+)_", r"\1-\2-", net))
+        assert sum(backbone) + 2049 * 1000 == TABLE_8[net][2]
+        assert path.stem in cfg.OUTPUT_DIR
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=name_of)
+def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None:
+    """A file over a base has at most a dozen lines (a base's own head more), and no value that its base has already."""
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    if "_BASE_" not in content:
+        return
+    if path in LEAVES:
+        assert len(text.splitlines()) <= 12
+    bases = content["_BASE_"] if isinstance(content["_BASE_"], list) else [content["_BASE_"]]
+    below = tmp_path / "below.yaml"
+    below.write_text(yaml.safe_dump({"_BASE_": [str((path.parent / base).resolve()) for base in bases]}))
+    merged, alone = load_config(below), load_config(path)
+    own = {key for key in keys_of(alone) if value_of(alone, key) != value_of(merged, key)}
+    flat = {key for key in keys_of(alone) if _says(content, key)}
+    defaults = {"MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME"}
+    assert flat - own <= defaults, "the base has these values already"
+
+
+def _says(content: object, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(content, dict) or name not in content:
+            return False
+        content = content[name]
+    return True
+
+
+@pytest.mark.parametrize("net", TABLE_8)
+def test_the_quartet_has_the_settings_of_the_paper(net: str) -> None:
+    path = CONFIGS / f"faster_rcnn_{net}.yaml"
+    ap, ap50, _ = TABLE_8[net]
+    assert f"AP {ap}, AP50 {ap50} on COCO minival" in path.read_text(encoding="utf-8").splitlines()[0]
+    cfg = load_config(path)
+    model, solver = cfg.MODEL, cfg.SOLVER
+    # Appendix B
+    assert (model.RESNETS.OUT_FEATURES, model.ROI_HEADS.NAME) == (["res4"], "Res5ROIHeads")
+    assert (model.RESNETS.NORM, model.RESNETS.STRIDE_IN_1X1) == ("FrozenBN", False)
+    assert (model.ROI_BOX_HEAD.POOLER_TYPE, model.ROI_BOX_HEAD.POOLER_RESOLUTION) == ("ROIPool", 14)
+    assert (model.RPN.BATCH_SIZE_PER_IMAGE, model.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (256, 64)
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.STEPS, solver.MAX_ITER) == (
+        8,
+        0.005,
+        (120000,),
+        180000,
+    )
+    assert math.isclose(solver.BASE_LR * solver.GAMMA, 0.0005)
+    assert (solver.WEIGHT_DECAY, solver.MOMENTUM) == (1e-4, 0.9)
+    # py-faster-rcnn
+    assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((600,), 1000)
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (600, 1000)
+    assert model.ANCHOR_GENERATOR.SIZES == [[64, 128, 256, 512]]
+    assert model.ANCHOR_GENERATOR.ASPECT_RATIOS == [[0.5, 1.0, 2.0]]
+    assert math.isclose(model.RPN.SMOOTH_L1_BETA, 1 / 9, rel_tol=1e-3)
+    assert model.ROI_BOX_HEAD.SMOOTH_L1_BETA == 1.0
+    assert (model.RPN.BOUNDARY_THRESH, model.RPN.POST_NMS_TOPK_TEST) == (0, 300)
+    assert (model.ROI_HEADS.NMS_THRESH_TEST, model.ROI_HEADS.SCORE_THRESH_TEST) == (0.3, 0.05)
+    # fb.resnet.torch, there on the scale 0-1
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert [round(value / 255, 6) for value in model.PIXEL_MEAN] == [0.485, 0.456, 0.406]
+    assert [round(value / 255, 6) for value in model.PIXEL_STD] == [0.229, 0.224, 0.225]
+
+
+def test_the_quartet_differs_in_the_net_alone() -> None:
+    nets = {"MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NUM_GROUPS", "MODEL.RESNETS.WIDTH_PER_GROUP", "OUTPUT_DIR"}
+    first, *others = [load_config(CONFIGS / f"faster_rcnn_{net}.yaml") for net in TABLE_8]
+    for other in others:
+        assert {key for key in keys_of(first) if value_of(first, key) != value_of(other, key)} <= nets
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("path", [path for path in MODERN if "R50_1x64d" in path.stem], ids=name_of)
+def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
+    """What differs from detectron2's file of the same head and length is what torchvision's weights ask for."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.config import get_cfg as get_detectron2_cfg
+    from detectron2.model_zoo import get_config_file
+
+    ours, theirs = load_config(path), get_detectron2_cfg()
+    head_and_length = path.stem.removeprefix("faster_rcnn_R50_1x64d_")
+    theirs.merge_from_file(get_config_file(f"COCO-Detection/faster_rcnn_R_50_{head_and_length}.yaml"))
+    different = {key for key in keys_of(ours) if value_of(ours, key) != value_of(theirs, key)}
+    weights = {
+        "MODEL.WEIGHTS",
+        "MODEL.RESNETS.STRIDE_IN_1X1",
+        "MODEL.PIXEL_MEAN",
+        "MODEL.PIXEL_STD",
+        "INPUT.FORMAT",
+    }
+    assert different == weights | {"MODEL.BACKBONE.NAME", "OUTPUT_DIR"}
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("net", ["R_50_C4_1x", "R_101_DC5_3x", "R_50_FPN_1x", "X_101_32x8d_FPN_3x"])
+def test_files_of_the_model_zoo_build(net: str) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.model_zoo import get_config_file
+
+    with torch.device("meta"):
+        build_detector(load_config(get_config_file(f"COCO-Detection/faster_rcnn_{net}.yaml")))

@@ -1,0 +1,173 @@
+"""The floors of the house: who may import whom, what the package never does, and what importing it needs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import resnext_det
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "resnext_det"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+
+FLOORS = (
+    ("architecture", "layers", "instances"),
+    ("resnext",),
+    ("config", "weights", "inference", "forms"),
+    ("data", "training", "evaluation"),
+    ("engines.portable", "engines.detectron2"),
+    ("detection", "classification", "prediction", "benchmark"),
+    ("tools",),
+)
+FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+
+
+def module_of(path: Path) -> str:
+    """``resnext_det.config.checks``; a folder's ``__init__`` bears the folder's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """The part of the house that a module belongs to: ``config``, ``engines.portable``, ``resnext``, ``tools`` ..."""
+    names = module.split(".")
+    if names[0] == "tools":
+        return "tools"
+    return ".".join(names[1:3] if names[1] == "engines" else names[1:2])
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in the file, for types too: absolute names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write 'from resnext_det ...', not a relative import"
+            assert node.module is not None
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                home = ROOT / name.replace(".", "/")
+                yield name if home.is_dir() or home.with_suffix(".py").exists() else node.module
+
+
+@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=module_of)
+def test_a_file_imports_from_lower_floors_alone(path: Path) -> None:
+    module = module_of(path)
+    if module in ("resnext_det", "resnext_det.engines"):  # the public names; an empty file
+        return
+    part = part_of(module)
+    assert part in FLOOR_OF, f"{module} is on no floor; give it one in FLOORS"
+    for imported in imports_of(path):
+        assert imported != "resnext_det" or part == "tools", f"{module} imports the public names"
+        if imported.startswith("resnext_det."):
+            other = part_of(imported)
+            assert other == part or FLOOR_OF[other] < FLOOR_OF[part], f"{module} imports {imported}"
+
+
+def test_the_lowest_file_needs_the_standard_library_alone() -> None:
+    names = {name.split(".")[0] for name in imports_of(PACKAGE / "architecture.py")}
+    assert names <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=module_of)
+def test_only_its_own_engine_imports_detectron2(path: Path) -> None:
+    if PACKAGE / "engines" / "detectron2" in path.parents:
+        return
+    for imported in imports_of(path):
+        assert imported.split(".")[0] != "detectron2", f"{path} imports {imported}"
+        assert not imported.startswith("resnext_det.engines.detectron2"), f"{path} imports {imported}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_the_package_neither_prints_nor_star_imports(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{path}:{node.lineno} prints; use the module's logger"
+        if isinstance(node, ast.ImportFrom):
+            assert all(alias.name != "*" for alias in node.names), f"{path}:{node.lineno} star import"
+
+
+def test_no_module_is_called_utils() -> None:
+    assert [path for path in [*FILES, *TOOLS] if "util" in path.stem] == []
+
+
+IMPORT_ALONE = """
+import sys, threading
+import torch
+before = set(sys.modules)
+tops = {name.partition(".")[0] for name in before}
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top == "resnext_det" or top in sys.stdlib_module_names or top in tops - REFUSED:
+            return None
+        raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+REFUSED = {"fvcore", "yacs", "yaml", "iopath", "cv2", "PIL", "pycocotools", "hotcoco", "torchvision", "detectron2",
+           "tqdm", "tabulate", "matplotlib", "tensorboard", "timm", "pandas", "scipy"}
+sys.meta_path.insert(0, Refuse())
+
+import socket
+def refuse(*arguments, **options): raise AssertionError("a connection is opened")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+
+import resnext_det
+ours = sorted(name for name in sys.modules if name.startswith("resnext_det"))
+assert ours == ["resnext_det", "resnext_det.architecture", "resnext_det.layers", "resnext_det.resnext"], ours
+assert threading.active_count() == 1
+network = resnext_det.ResNeXt(resnext_det.Architecture(26, 4, 8, stem_channels=8, res2_channels=32))
+assert network(torch.zeros(1, 3, 32, 32))["res4"].shape == (1, 128, 2, 2)
+try:
+    import cv2
+except ModuleNotFoundError as error:
+    assert "blocked" in str(error)
+else:
+    raise AssertionError("the block does not work")
+"""
+
+
+def test_importing_needs_torch_alone(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALONE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == done.stderr == ""
+    assert list(tmp_path.iterdir()) == []  # nothing was downloaded, nothing written
+
+
+def test_every_public_name_is_there() -> None:
+    for name in resnext_det.__all__:
+        assert getattr(resnext_det, name) is not None
+        assert name in dir(resnext_det)
+    assert sorted(resnext_det.__all__) == resnext_det.__all__
+    with pytest.raises(AttributeError, match="has no 'ResNext'; it has Architecture"):
+        _ = resnext_det.ResNext
+
+
+def test_the_public_names_are_those_that_are_typed() -> None:
+    """What a type checker is told, what is imported on use, and ``__all__`` are one list."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: node.module for node in nodes for alias in node.names}
+    assert {name for name, home in homes.items() if (home or "").startswith("resnext_det")} == set(
+        resnext_det.__all__
+    )
+    for name, home in resnext_det._HOMES.items():
+        assert homes[name] == home
+        assert importlib.util.find_spec(home) is not None

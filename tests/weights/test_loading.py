@@ -1,0 +1,450 @@
+"""Weights into networks: whose they are, where they go, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from resnext_det.architecture import Architecture
+from resnext_det.config import get_cfg
+from resnext_det.engines.portable.build import build_detector
+from resnext_det.engines.portable.inference import load_detector
+from resnext_det.resnext import ResNeXt, ResNeXtClassifier
+from resnext_det.weights import load_weights
+
+STAGES = ("res2", "res3", "res4", "res5")
+SMALL = Architecture(26, 4, 8, stem_channels=8, res2_channels=32)
+SMALL_KEYS = ["MODEL.RESNETS.DEPTH", 26, "MODEL.RESNETS.NUM_GROUPS", 4, "MODEL.RESNETS.WIDTH_PER_GROUP", 8]
+SMALL_KEYS += ["MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32]
+SMALL_KEYS += ["MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.ROI_HEADS.NUM_CLASSES", 5]
+HEAD = [*("MODEL.ROI_HEADS.NAME", "StandardROIHeads"), *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")]
+HEAD += [
+    "MODEL.ROI_BOX_HEAD.NUM_FC",
+    1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    16,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    3,
+]
+FPN = ["MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone", "MODEL.FPN.IN_FEATURES", STAGES, *HEAD]
+FPN += ["MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]]
+FPN += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.FPN.OUT_CHANNELS", 16]
+DC5 = ["MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.RESNETS.RES5_DILATION", 2, *HEAD]
+DC5 += ["MODEL.RPN.IN_FEATURES", ["res5"], "MODEL.ROI_HEADS.IN_FEATURES", ["res5"]]
+HEADS: dict[str, list[Any]] = {"C4": [], "DC5": DC5, "FPN": FPN}
+
+
+def configuration(*changes: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list([*SMALL_KEYS, *changes])
+    return cfg
+
+
+def detector(*changes: Any) -> nn.Module:
+    return build_detector(configuration(*changes))
+
+
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Every number of a model random; variances positive, so that no feature explodes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                low = 0.5 if "running_var" in name or ("norm" in name and name.endswith("weight")) else -0.1
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.2 + low)
+    return model
+
+
+def saved(content: object, folder: Path, name: str = "weights.pth") -> Path:
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def error_of(model: nn.Module, path: Path | str, **options: Any) -> str:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        load_weights(model, path, **options)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items()), "half a file was loaded"
+    return str(caught.value)
+
+
+# --- what is loaded
+
+
+@pytest.fixture(scope="module", params=["resnext50_32x4d", "resnet50"])
+def foreign(request: pytest.FixtureRequest) -> tuple[nn.Module, Architecture]:
+    """torchvision's network with random numbers, and its architecture."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(request.param, weights=None)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.uniform_(*((0.5, 1.5) if name.endswith("var") else (-0.2, 0.2)))
+    return model.eval().double(), Architecture.parse("X-50-32x4d" if "next" in request.param else "R-50")
+
+
+@torch.no_grad()
+def test_torchvisions_weights_give_torchvisions_features(
+    foreign: tuple[nn.Module, Architecture], tmp_path: Path
+) -> None:
+    theirs, architecture = foreign
+    path = saved(theirs.state_dict(), tmp_path)
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    stem = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+    res4 = theirs.layer3(theirs.layer2(theirs.layer1(stem)))
+    res5 = theirs.layer4(res4)
+
+    backbone = ResNeXt(architecture, out_features=("res4", "res5")).double()
+    report = load_weights(backbone, path)
+    assert (report.format, report.missing, report.unused) == (
+        "torchvision",
+        (),
+        ("linear.weight", "linear.bias"),
+    )
+    features = backbone(images)
+    torch.testing.assert_close(features["res4"], res4)
+    torch.testing.assert_close(features["res5"], res5)
+
+    classifier = ResNeXtClassifier(architecture).eval().double()
+    report = load_weights(classifier, path)
+    assert (report.missing, report.unused, len(report.loaded)) == ((), (), len(theirs.state_dict()))
+    torch.testing.assert_close(classifier(images), theirs(images))
+
+    keys = [
+        "MODEL.RESNETS.STEM_OUT_CHANNELS",
+        64,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS",
+        256,
+        "MODEL.RESNETS.DEPTH",
+        50,
+    ]
+    keys += [
+        "MODEL.RESNETS.NUM_GROUPS",
+        architecture.cardinality,
+        "MODEL.RESNETS.WIDTH_PER_GROUP",
+        architecture.width,
+    ]
+    c4: Any = detector(*keys).eval().double()
+    report = load_weights(c4, path)
+    assert {name.split(".")[0] for name in report.missing} == {"proposal_generator", "roi_heads"}
+    assert all("rpn_head" in name or "box_predictor" in name for name in report.missing)
+    torch.testing.assert_close(c4.backbone(images)["res4"], res4)
+    torch.testing.assert_close(c4.roi_heads.res5(res4), res5)
+
+    fpn: Any = detector(*keys, *FPN).eval().double()
+    report = load_weights(fpn, path)
+    assert not any("bottom_up" in name for name in report.missing)
+    assert any("fpn_lateral5" in name for name in report.missing)
+    torch.testing.assert_close(fpn.backbone.bottom_up(images)["res5"], res5)
+
+
+def test_mmpretrains_names_are_torchvisions_with_prefixes(
+    foreign: tuple[nn.Module, Architecture], tmp_path: Path
+) -> None:
+    theirs, architecture = foreign
+    state = {
+        f"head.{name}" if name.startswith("fc.") else f"backbone.{name}": tensor
+        for name, tensor in theirs.state_dict().items()
+    }
+    classifier = ResNeXtClassifier(architecture)
+    report = load_weights(classifier, saved({"state_dict": state}, tmp_path))
+    assert (report.format, report.missing, report.unused) == ("torchvision", (), ())
+    torch.testing.assert_close(
+        classifier.linear.weight.double(), state["head.fc.weight"], rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "SyncBN", "FrozenStatisticsBN"])
+@pytest.mark.parametrize("source_norm", ["FrozenBN", "BN", "SyncBN"])
+def test_batch_norms_of_every_kind_take_each_others_weights(
+    source_norm: str, norm: str, tmp_path: Path
+) -> None:
+    """They differ in whether they count their batches."""
+    source = randomized(ResNeXt(SMALL, norm=source_norm, out_features=STAGES))
+    path = saved({"model": source.state_dict()}, tmp_path)
+    model = ResNeXt(SMALL, norm=norm, out_features=STAGES).freeze(2)
+    report = load_weights(model, path)
+    assert (report.missing, report.unused) == ((), ())
+    images = torch.randn(1, 3, 32, 32)
+    for name, feature in model.eval()(images).items():
+        torch.testing.assert_close(feature, source.eval()(images)[name])
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "envelope", ["bare", "model", "state_dict", "model_state", "of several processes", "checkpoint"]
+)
+def test_a_detector_is_loaded_whole(head: str, envelope: str, tmp_path: Path) -> None:
+    source = randomized(detector(*HEADS[head]))
+    content: dict[str, Any] = dict(source.state_dict())
+    if envelope == "of several processes":
+        content = {f"module.{name}": tensor for name, tensor in content.items()}
+    elif envelope == "checkpoint":
+        content = {
+            "model": content,
+            "optimizer": {"state": {}},
+            "scheduler": {"last_epoch": 1},
+            "iteration": 1,
+        }
+    elif envelope != "bare":
+        content = {envelope: content}
+    model = randomized(detector(*HEADS[head]), seed=1)
+    report = load_weights(model, saved(content, tmp_path))
+    assert (report.format, report.missing, report.unused, report.new_classes) == ("detector", (), (), ())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.bottom_up.", "bottom_up.", "module.backbone."])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_backbone_finds_its_place(head: str, prefix: str, tmp_path: Path) -> None:
+    source = randomized(ResNeXtClassifier(SMALL, num_classes=7, norm="BN")).state_dict()
+    path = saved({f"{prefix}{name}": tensor for name, tensor in source.items()}, tmp_path)
+    model = detector(*HEADS[head])
+    report = load_weights(model, path)
+    assert report.format == "detectron2"
+    own = model.state_dict()
+    for name, tensor in source.items():
+        if name.startswith("linear.") or "num_batches" in name:
+            continue
+        place = {"FPN": "backbone.bottom_up.", "DC5": "backbone.", "C4": "backbone."}[head] + name
+        place = f"roi_heads.{name}" if head == "C4" and name.startswith("res5.") else place
+        assert torch.equal(own[place], tensor), name
+    assert "keep their random start (" in str(report)
+    assert "2 of the file have no place here (" in str(report)
+
+
+@pytest.mark.detectron2
+def test_what_detectron2_has_saved_is_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from tests.detectron2_reference import build_detectron2_detector
+
+    cfg = configuration(*FPN, "MODEL.DEVICE", "cpu")
+    theirs = randomized(build_detectron2_detector(cfg))
+    DetectionCheckpointer(theirs, str(tmp_path)).save("model_final", iteration=9)
+    model = build_detector(cfg)
+    report = load_weights(model, tmp_path / "model_final.pth")
+    assert (report.missing, report.unused) == ((), ())
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_constants_that_old_detectors_have_saved_are_left_out(tmp_path: Path) -> None:
+    source = detector(*FPN)
+    old = {"pixel_mean": torch.zeros(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+    old["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
+    report = load_weights(detector(*FPN), saved({**source.state_dict(), **old}, tmp_path))
+    assert report.unused == ()
+
+
+def test_half_precision_is_loaded_into_float32(tmp_path: Path) -> None:
+    source = randomized(ResNeXt(SMALL, out_features=STAGES))
+    model = ResNeXt(SMALL, out_features=STAGES)
+    load_weights(model, saved({name: t.half() for name, t in source.state_dict().items()}, tmp_path))
+    assert model.stem.conv1.weight.dtype == torch.float32
+    torch.testing.assert_close(
+        model.stem.conv1.weight, source.state_dict()["stem.conv1.weight"], atol=1e-3, rtol=0
+    )
+
+
+# --- training on other classes
+
+
+@pytest.mark.parametrize("absent", [False, True], ids=["other classes", "predictor absent"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_detector_of_other_classes_is_a_start_for_training(
+    head: str, absent: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = randomized(detector(*HEADS[head], "MODEL.ROI_HEADS.NUM_CLASSES", 9)).state_dict()
+    predictor = {name for name in source if "box_predictor" in name}
+    path = saved({name: t for name, t in source.items() if not absent or name not in predictor}, tmp_path)
+    model = detector(*HEADS[head])
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(model, path, allow_new_classes=True)
+    assert set(report.new_classes) == predictor
+    assert len(predictor) == 4
+    assert (report.missing, report.unused) == ((), ())
+    assert "the file has other classes, so 4 start at random (roi_heads.box_predictor" in caplog.text
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, start[name] if name in predictor else source[name]), name
+
+
+def test_class_agnostic_boxes_are_kept(tmp_path: Path) -> None:
+    keys = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    path = saved(detector(*keys, "MODEL.ROI_HEADS.NUM_CLASSES", 9).state_dict(), tmp_path)
+    report = load_weights(detector(*keys), path, allow_new_classes=True)
+    assert [name.split(".", 2)[2] for name in report.new_classes] == ["cls_score.weight", "cls_score.bias"]
+
+
+def test_the_same_classes_are_all_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = saved(detector(*FPN).state_dict(), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(detector(*FPN), path, allow_new_classes=True)
+    assert report.new_classes == ()
+    assert caplog.text == ""
+
+
+def test_other_classes_are_refused_where_nothing_is_trained(tmp_path: Path) -> None:
+    path = saved(detector(*FPN, "MODEL.ROI_HEADS.NUM_CLASSES", 9).state_dict(), tmp_path)
+    text = error_of(detector(*FPN), path)
+    assert "it has 9 classes, and the model 5; write MODEL.ROI_HEADS.NUM_CLASSES 9" in text
+    with pytest.raises(ValueError, match="it has 9 classes, and the model 5"):
+        load_detector(detector(*FPN), str(path))  # type: ignore[arg-type]
+
+
+def test_nothing_but_the_predictor_may_differ(tmp_path: Path) -> None:
+    """Not its features, and no other part."""
+    wider = detector(*FPN, "MODEL.ROI_BOX_HEAD.FC_DIM", 24, "MODEL.ROI_HEADS.NUM_CLASSES", 9)
+    text = error_of(detector(*FPN), saved(wider.state_dict(), tmp_path), allow_new_classes=True)
+    assert "roi_heads.box_head.fc1.weight is (24, 144), not (16, 144)" in text
+    assert "use the configuration that the file was trained with (config.yaml beside it)" in text
+    text = error_of(detector(*FPN), saved(detector().state_dict(), tmp_path), allow_new_classes=True)
+    assert "names are missing in the file (backbone." in text
+    assert "of the file have no place in the model (backbone.stem.conv1.weight" in text
+
+
+def test_a_predictor_on_other_features_is_refused(tmp_path: Path) -> None:
+    source = dict(detector(*FPN).state_dict())
+    source["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(10, 17)
+    text = error_of(detector(*FPN), saved(source, tmp_path), allow_new_classes=True)
+    assert "roi_heads.box_predictor.cls_score.weight is (10, 17), not (6, 16)" in text
+
+
+# --- what is refused
+
+
+def without(state: dict[str, Tensor], pattern: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not re.search(pattern, name)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: without(state, r"^res4\.1\.conv2\.weight"), ["1 names are missing in the file (res4.1.conv2.weight)", "DEPTH"]),
+        (lambda state: without(state, r"^res5\."), ["names are missing in the file (res5.0.", "give all the weights"]),
+        (lambda state: without(state, "running_"), ["names are missing", "set MODEL.RESNETS.NORM to the file's, FrozenBN"]),
+        (lambda state: {**state, "res2.5.conv1.weight": torch.zeros(1)}, ["1 of the file have no place in the model (res2.5."]),
+        (
+            lambda state: {**state, "stem.conv1.weight": torch.zeros(8, 1, 7, 7)},
+            ["1 shapes differ (stem.conv1.weight is (8, 1, 7, 7), not (8, 3, 7, 7))", "STEM_OUT_CHANNELS"],
+        ),
+    ],
+    ids=["a tensor lacks", "a stage lacks", "no statistics", "a block too many", "another shape"],
+)  # fmt: skip
+def test_less_than_the_backbone_or_another_is_refused(tmp_path: Path, change: Any, words: list[str]) -> None:
+    path = saved(change(dict(randomized(ResNeXtClassifier(SMALL, 7)).state_dict())), tmp_path)
+    for model in (ResNeXt(SMALL, out_features=STAGES), ResNeXtClassifier(SMALL, 7)):
+        text = error_of(model, path)
+        assert text.startswith(f"{path} does not fit the model: ")
+        assert [word for word in words if word not in text] == [], text
+
+
+def test_a_deeper_net_is_refused_either_way(tmp_path: Path) -> None:
+    shallow, deep = (ResNeXt(Architecture(depth, 4, 8, 8, 32), out_features=STAGES) for depth in (26, 50))
+    assert "have no place in the model" in error_of(shallow, saved(deep.state_dict(), tmp_path))
+    assert "are missing in the file" in error_of(deep, saved(shallow.state_dict(), tmp_path))
+
+
+def test_a_detector_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    path = saved(without(dict(detector(*FPN).state_dict()), r"rpn_head\.conv\.bias"), tmp_path)
+    assert "1 names are missing in the file (proposal_generator.rpn_head.conv.bias)" in error_of(
+        detector(*FPN), path
+    )
+
+
+def test_a_backbone_alone_is_no_detector_to_predict_with(tmp_path: Path) -> None:
+    path = saved(ResNeXt(SMALL, out_features=STAGES).state_dict(), tmp_path)
+    with pytest.raises(ValueError, match="holds a backbone and not a whole detector"):
+        load_detector(detector(*FPN), str(path))  # type: ignore[arg-type]
+
+
+class Hostile:
+    """Pickles into a call of os.mkdir."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_a_file_that_asks_for_code_is_refused_and_runs_none(how: str, tmp_path: Path) -> None:
+    path, trap = tmp_path / "weights.pth", tmp_path / "hacked"
+    content = {"model": {"stem.conv1.weight": Hostile(trap)}}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    text = error_of(ResNeXt(SMALL), path)
+    assert "weights_only" not in text  # torch's own text recommends to run it
+    expected = "are refused: the file asks for posix.mkdir" if how == "zip" else "or ask for code"
+    assert expected in text
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (torch.zeros(3), "hold Tensor 'tensor([0., 0., 0.])', not tensors by name; save a model's state_dict()"),
+        ({}, "hold dict '{}', not tensors by name"),
+        ({"model": {}}, "hold dict '{}'"),
+        ({"epoch": 5, "state": {"a": torch.zeros(1)}}, "hold int under 'epoch'"),
+        ({"a": torch.zeros(1), "b": [1]}, "hold list under 'b', where a tensor under a name is needed"),
+        ({1: torch.zeros(1)}, "hold Tensor under 1"),
+        ({"encoder.weight": torch.zeros(1)}, "weights named encoder.weight ... are of no known format"),
+        (
+            {"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1), "neck.0": torch.zeros(1)},
+            "'neck.0' is no name of torchvision's ResNeXt; remove it from the file",
+        ),
+    ],
+)  # fmt: skip
+def test_other_contents_are_refused(tmp_path: Path, content: Any, words: str) -> None:
+    assert words in error_of(ResNeXt(SMALL), saved(content, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[: len(data) // 2], "are damaged or cut short"),
+        (lambda data: b"", "are damaged or cut short"),
+        (lambda data: b"<!DOCTYPE html><html>404</html>", "are no file of torch.save"),
+        (lambda data: pickle.dumps({"model": {"a": 1}}), "are no file of torch.save"),
+    ],
+    ids=["truncated", "empty", "a web page", "a pickle of numbers"],
+)
+def test_damaged_files_are_refused(tmp_path: Path, damage: Any, words: str) -> None:
+    path = saved(ResNeXt(SMALL).state_dict(), tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    assert words in error_of(ResNeXt(SMALL), path)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("https://download.pytorch.org/x.pth", "MODEL.WEIGHTS = https://download.pytorch.org/x.pth is an address"),
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "nothing is downloaded; download it yourself"),
+        ("nowhere/weights.pth", "weights nowhere/weights.pth are not there; give the path"),
+        (".", "are not there"),
+    ],
+)  # fmt: skip
+def test_an_address_and_a_missing_file_are_refused(path: str, words: str) -> None:
+    assert words in error_of(ResNeXt(SMALL), path)
+
+
+def test_a_model_without_a_stem_is_refused(tmp_path: Path) -> None:
+    path = saved(ResNeXt(SMALL).state_dict(), tmp_path)
+    assert "the model has no stem" in error_of(nn.Linear(1, 1), path)
