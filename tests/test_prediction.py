@@ -22,7 +22,7 @@ from resnext_det.engines.portable.inference import Predictor
 from resnext_det.prediction import find_images, names_of_classes, predict_files
 from tests.tiny_detector import write_config
 
-NAMES = [f"name {index}" for index in range(8)]
+NAMES = [f"name {index}" for index in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +195,10 @@ def test_names_of_classes(
     cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(coco, "_registered", {})
-    numbers = tuple(f"class {index}" for index in range(8))
+    numbers = tuple(f"class {index}" for index in range(6))
     assert names_of_classes(cfg, NAMES) == tuple(NAMES)
     with pytest.raises(
-        ValueError, match=r"there are 2 class names \(a, b ...\) for .*NUM_CLASSES = 8; give 8"
+        ValueError, match=r"there are 2 class names \(a, b ...\) for .*NUM_CLASSES = 6; give 6"
     ):
         names_of_classes(cfg, ["a", "b"])
     # The detector was trained on a set that is not registered here, or whose files are elsewhere.
@@ -209,11 +209,11 @@ def test_names_of_classes(
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 5, "width": 5}],
         "annotations": [],
-        "categories": [{"id": 9 - i, "name": str(i)} for i in range(8)],
+        "categories": [{"id": 9 - i, "name": str(i)} for i in range(6)],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     coco.register_coco("mine", tmp_path / "boxes.json", tmp_path / "images that are elsewhere")
-    assert names_of_classes(with_test_set(cfg, "mine")) == tuple("76543210")
+    assert names_of_classes(with_test_set(cfg, "mine")) == tuple("543210")
 
 
 def test_without_weights_there_is_nothing_to_predict_with(cfg: CfgNode, tmp_path: Path) -> None:

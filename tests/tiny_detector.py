@@ -32,7 +32,7 @@ FPN: dict[str, Any] = {
         "ROI_HEADS": {
             "NAME": "StandardROIHeads",
             "IN_FEATURES": ["p2", "p3"],
-            "NUM_CLASSES": 8,
+            "NUM_CLASSES": 6,
             "BATCH_SIZE_PER_IMAGE": 16,
             "SCORE_THRESH_TEST": 0.02,
         },

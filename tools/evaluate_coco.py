@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 2 for an error that the user can mend."""
+    """Run the command; returns the exit status: 0, or 1 for an error that the user can mend."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     options = parse(arguments)
     try:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plot_precision_recall(metrics, options.plot, title=options.results.name)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1
     print(metrics.table(per_category=options.per_category))
     return 0
 

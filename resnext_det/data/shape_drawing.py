@@ -15,7 +15,7 @@ Shape = list[np.ndarray]
 """Closed contours of a shape, each float (N, 2) in x, y; a second contour is a hole."""
 Box = tuple[float, float, float, float]
 
-SHAPE_CLASSES = ("circle", "cross", "hexagon", "pentagon", "ring", "square", "star", "triangle")
+SHAPE_CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 """Class names in alphabetical order, the order in which a folder of images sorts them."""
 
 MIN_VISIBLE = 0.65
@@ -26,7 +26,8 @@ MIN_VISIBLE = 0.65
 
 
 def _polygon(corners: int, radius: float = 1.0) -> np.ndarray:
-    angles = 2 * np.pi * np.arange(corners) / corners
+    """A regular polygon that stands upright: a square on its side, a triangle and a star with a point on top."""
+    angles = 2 * np.pi * (np.arange(corners) + 0.5 * (corners % 4 == 0)) / corners - np.pi / 2
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
@@ -51,8 +52,6 @@ def _angle(random: Generator) -> Shape:
 OUTLINES: dict[str, Callable[[Generator], Shape]] = {
     "circle": lambda random: [_polygon(64)],
     "cross": _cross,
-    "hexagon": lambda random: [_polygon(6)],
-    "pentagon": lambda random: [_polygon(5)],
     "ring": lambda random: [_polygon(64), _polygon(64, random.uniform(0.45, 0.65))],
     "square": lambda random: [_polygon(4)],
     "star": _star,
@@ -68,7 +67,7 @@ DISTRACTORS: tuple[Callable[[Generator], Shape], ...] = (
 
 def _place(random: Generator, outline: Shape, radius: float, height: int, width: int) -> Shape:
     """The outline at a random place, turn and slight stretch, in pixels."""
-    turn, stretch = random.uniform(0, 2 * np.pi), random.uniform(0.93, 1.07)
+    turn, stretch = random.uniform(-0.4, 0.4), random.uniform(0.93, 1.07)
     cos, sin = np.cos(turn), np.sin(turn)
     matrix = radius * np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch, 1 / stretch])
     centre = random.uniform((0, 0), (width, height))
@@ -132,9 +131,9 @@ def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndar
 
 def _background(random: Generator, height: int, width: int) -> np.ndarray:
     first, second, third = _colours(random, 3)
-    second = _blend(first, second, np.asarray(random.uniform(0.15, 0.6), np.float32))
+    second = _blend(first, second, np.asarray(random.uniform(0.05, 0.3), np.float32))
     image = _blend(first, second, _pattern(random, height, width))
-    return _blend(image, third, _pattern(random, height, width) * np.float32(random.uniform(0, 0.3)))
+    return _blend(image, third, _pattern(random, height, width) * np.float32(random.uniform(0, 0.12)))
 
 
 def _paint(random: Generator, image: np.ndarray, coverage: np.ndarray) -> None:
@@ -145,8 +144,8 @@ def _paint(random: Generator, image: np.ndarray, coverage: np.ndarray) -> None:
     beneath = (patch * alpha).sum((1, 2), keepdims=True) / alpha.sum()
     colours = _colours(random, 24)
     distances = np.sqrt(((colours - beneath) ** 2).sum((1, 2, 3)))
-    colour = colours[np.argmax(distances > random.uniform(60, 140))]
-    shade = colour + random.uniform(-55, 55, (3, 1, 1)).astype(np.float32) * random.integers(0, 2)
+    colour = colours[np.argmax(distances > random.uniform(100, 170))]
+    shade = colour + random.uniform(-30, 30, (3, 1, 1)).astype(np.float32) * random.integers(0, 2)
     filling = _blend(colour, shade, _pattern(random, height, width))
     if random.random() < 0.3:  # a rim, lighter or darker
         kernel = np.ones((5, 5) if random.random() < 0.5 else (3, 3), np.uint8)
@@ -185,7 +184,7 @@ def _finish(random: Generator, image: np.ndarray) -> np.ndarray:
     if random.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), random.uniform(0.4, 1.1))
     noise = random.standard_normal(image.shape, dtype=np.float32)
-    noise *= np.float32(random.uniform(1, 9))
+    noise *= np.float32(random.uniform(1, 5))
     image += noise
     return cv2.convertScaleAbs(np.maximum(image, 0, out=image))  # rounded, at most 255
 
@@ -252,16 +251,16 @@ def draw_objects(
 
 
 def draw_scene(random: Generator, height: int, width: int) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
-    """Draw a scene of one to eight objects.
+    """Draw a scene of three to twelve objects.
 
     Returns:
         the image, BGR uint8 (height, width, 3), and for every object the index of its class, the tight box
         (x, y, width, height in pixels) around the pixels that show it, and the number of these. At least
         ``MIN_VISIBLE`` of every object is visible.
     """
-    number = int(random.integers(1, 9))
+    number = int(random.integers(3, 13))
     classes = random.integers(len(SHAPE_CLASSES), size=number).tolist()
-    radii = np.exp(random.uniform(np.log(10), np.log(0.42 * min(height, width)), number)).tolist()
+    radii = np.exp(random.uniform(np.log(11), np.log(0.26 * min(height, width)), number)).tolist()
     return draw_objects(
-        random, height, width, classes=classes, radii=radii, clutter=int(random.integers(0, 6))
+        random, height, width, classes=classes, radii=radii, clutter=int(random.integers(0, 5))
     )

@@ -1,7 +1,7 @@
-"""A generated set: textured shapes of eight classes, for a first run and for tests.
+"""A generated set: textured shapes of six classes, for a first run and for tests.
 
 It needs no download, it is drawn in seconds, and it is hard enough to tell a good detector from a bad one:
-pentagons beside hexagons, small objects, overlaps, and distractors (slabs, ellipses, half discs) that belong
+small objects, overlaps, and distractors (slabs beside squares, ellipses and half discs beside circles) that belong
 to no class. Image i of a split depends on nothing but (seed, split, i).
 """
 
@@ -27,7 +27,7 @@ from resnext_det.data.shape_drawing import SHAPE_CLASSES, Box, draw_objects, dra
 
 __all__ = ["SHAPE_CLASSES", "draw_scene", "generate_shape_images", "generate_shapes", "prepare_shapes"]
 
-VERSION = "1"
+VERSION = "2"
 """Changes whenever the same seed gives other pixels or boxes, so that no old file is taken for a new one."""
 
 STANDARD_SIZES = {"train": 1200, "val": 200}

@@ -424,3 +424,23 @@ def test_the_numbers_are_detectron2s(
     ours = evaluate_coco(annotations, results, backend=backend, max_detections_per_image=limit).as_dict()
     assert list(ours) == list(theirs)
     np.testing.assert_array_equal(list(ours.values()), list(theirs.values()))
+
+
+def test_repeated_ids_of_cocos_minival_files_are_evaluated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """COCO's own instances_minival2014.json repeats annotation ids; numbered anew it gives the same numbers."""
+    boxes = [[10.0, 10.0, 50.0, 40.0], [100.0, 20.0, 30.0, 60.0]]
+    annotations = [
+        {"id": 5, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for box in boxes
+    ]
+    truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": annotations}
+    results = [{"image_id": 1, "category_id": 1, "bbox": boxes[0], "score": 0.9}]
+    path = tmp_path / "instances_minival2014.json"
+    path.write_text(json.dumps(truth))
+    repeated = evaluate_coco(path, results)
+    assert "one id to several annotations" in caplog.text
+    renumbered = {**truth, "annotations": [{**entry, "id": n} for n, entry in enumerate(annotations, 1)]}
+    assert repeated.as_dict() == evaluate_coco(renumbered, results).as_dict()
+    assert 0 < repeated.AP < 100

@@ -82,7 +82,7 @@ def test_an_error_is_one_line(
 ) -> None:
     monkeypatch.chdir(files[0].parent)
     Path("cut.json").write_text("[")
-    assert run(*arguments) == 2
+    assert run(*arguments) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err

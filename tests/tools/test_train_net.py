@@ -368,7 +368,7 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
     ),
     "number of classes": (
         *(None, "", "MODEL.ROI_HEADS.NUM_CLASSES 80", 1),
-        ["NUM_CLASSES = 80", "'tiny_train' has 8 categories", "write 8"],
+        ["NUM_CLASSES = 80", "'tiny_train' has 6 categories", "write 6"],
     ),
     "unknown key": (None, "", "SOLVER.BASE_LEARNING_RATE 0.1", 1, ["BASE_LEARNING_RATE", "SOLVER.BASE_LR"]),
     "wrong type": (None, "", "SOLVER.BASE_LR 1", 1, ["SOLVER.BASE_LR = ", "1.0"]),
