@@ -145,8 +145,8 @@ def test_scenes_have_every_class_and_all_sizes() -> None:
     objects = [entry for _ in range(80) for entry in draw_scene(random, 224, 256)[1]]
     areas = np.array([area for *_, area in objects])
     assert {kind for kind, *_ in objects} == set(range(len(SHAPE_CLASSES)))
-    assert 0.2 < (areas < 32**2).mean() < 0.6
-    assert 0.01 < (areas > 96**2).mean() < 0.2
+    assert 0.2 < (areas < 32**2).mean() < 0.7
+    assert 0.05 < (areas > 64**2).mean() < 0.3
 
 
 def test_an_object_stands_out_from_what_surrounds_it() -> None:

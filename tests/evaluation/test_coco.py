@@ -442,5 +442,5 @@ def test_repeated_ids_of_cocos_minival_files_are_evaluated(
     repeated = evaluate_coco(path, results)
     assert "one id to several annotations" in caplog.text
     renumbered = {**truth, "annotations": [{**entry, "id": n} for n, entry in enumerate(annotations, 1)]}
-    assert repeated.as_dict() == evaluate_coco(renumbered, results).as_dict()
+    assert repeated.to_json() == evaluate_coco(renumbered, results).to_json()
     assert 0 < repeated.AP < 100

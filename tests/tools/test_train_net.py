@@ -204,7 +204,7 @@ def test_eval_only_equals_the_end_of_training(
 
     last = json_lines(uninterrupted / "metrics.json")[-1]
     logged = {name.removeprefix("bbox/"): value for name, value in last.items() if name.startswith("bbox/")}
-    assert logged.items() <= numbers.items() and len(logged) == 6 + 8
+    assert logged.items() <= numbers.items() and len(logged) == 6 + 6
 
     evaluate = runpy.run_path(str(SCRIPT.with_name("evaluate_coco.py")))["main"]
     results = folder / "inference" / "coco_instances_results.json"
