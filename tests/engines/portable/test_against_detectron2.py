@@ -214,3 +214,24 @@ def test_box_losses_are_detectron2s(loss_type: str) -> None:
     (expected_gradient,) = torch.autograd.grad(expected, deltas)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["C4", "DC5", "FPN"])
+def test_a_full_size_x50_detects_the_same(name: str) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    cfg = configuration(name)
+    full = {"STEM_OUT_CHANNELS": 64, "RES2_OUT_CHANNELS": 256, "DEPTH": 50, "NUM_GROUPS": 32}
+    cfg.merge_from_list([word for key, value in full.items() for word in (f"MODEL.RESNETS.{key}", value)])
+    ours = build_detector(cfg).eval()
+    randomize(ours)
+    theirs = build_detectron2_detector(cfg).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    with torch.no_grad():
+        found, expected = ours(samples()), theirs(detectron2_samples(samples()))
+    for our_image, their_image in zip(found, expected):
+        got, wanted = our_image["instances"], their_image["instances"]
+        assert len(wanted) > 0
+        assert torch.equal(got.pred_boxes.tensor, wanted.pred_boxes.tensor)
+        assert torch.equal(got.scores, wanted.scores)
+        assert torch.equal(got.pred_classes, wanted.pred_classes)
