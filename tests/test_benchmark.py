@@ -1,0 +1,56 @@
+"""The benchmark compares networks that compute the same features, and reports what it timed."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnext_det.architecture import Architecture
+from resnext_det.benchmark import FEATURES, MODES, Timing, compare, table, trunks
+from resnext_det.weights.formats import to_native
+
+TOOL = Path(__file__).parents[1] / "tools" / "benchmark.py"
+
+
+@pytest.mark.parametrize("name", ["R-26", "X-26-8x4d"])
+def test_the_networks_that_are_timed_are_equal(name: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = trunks(Architecture.parse(name), freeze_at=2).values()
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+    ours.load_state_dict(to_native(state)[1])
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = ours(images), theirs(images)
+    assert list(found) == list(expected) == list(FEATURES)
+    for feature in FEATURES:
+        error = (found[feature] - expected[feature]).abs().max() / expected[feature].abs().max()
+        assert error < 1e-5
+    for trunk in (ours, theirs):
+        frozen = {key.split(".")[0] for key, p in trunk.named_parameters() if not p.requires_grad}
+        assert frozen in ({"stem", "res2"}, {"conv1", "layer1"})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_turn_is_reported(mode: str) -> None:
+    sizes = {"batch": 1, "height": 32, "width": 32, "repeats": 2}
+    timings = compare(Architecture(26, 2, 4), mode=mode, device=torch.device("cpu"), **sizes)
+    assert [timing.name for timing in timings] == ["resnext_det", "torchvision"]
+    assert all(len(timing.seconds) == 2 and min(timing.seconds) > 0 for timing in timings)
+
+
+def test_ratios_are_medians_of_turns() -> None:
+    text = table([Timing("a", (1.0, 2.0, 1.0)), Timing("b", (2.0, 4.0, 9.0), 3 * 2**20)])
+    assert [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")] == [
+        *("b", "2000", "4000", "9000", "2.00", "3 MiB")
+    ]
+
+
+def test_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(TOOL))["main"]
+    assert main(["--networks", "X-26-2x4d", "--height", "32", "--width", "32", "--repeats", "1"]) == 0
+    assert "X-26-2x4d, inference, 1x3x32x32, float32, cpu" in capsys.readouterr().out
+    assert main(["--networks", "X-51"]) == 1
+    assert "error:" in capsys.readouterr().err
