@@ -8,9 +8,9 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnext_det.config.backbone import architecture_of
 from resnext_det.config.checks import uses_fpn, value_of
 from resnext_det.config.loading import keys_of
-from resnext_det.engines.portable.build import architecture_of
 from resnext_det.resnext import ResNeXt, make_stage
 
 

@@ -24,6 +24,7 @@ FLOORS = (
     ("resnext",),
     ("config", "weights", "inference", "forms"),
     ("data", "training", "evaluation"),
+    ("engines.common",),
     ("engines.portable", "engines.detectron2"),
     ("detection", "classification", "prediction", "benchmark"),
     ("tools",),

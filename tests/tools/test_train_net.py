@@ -154,7 +154,7 @@ def test_ctrl_c_outside_of_a_step(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("resnext_det.engines.portable.engine.load_coco", interrupt)
+    monkeypatch.setattr("resnext_det.engines.common.datasets.load_coco", interrupt)
     assert run(*common, "OUTPUT_DIR", tmp_path) == 130
     assert "--resume" in capsys.readouterr().err
 

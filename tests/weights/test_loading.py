@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
+from resnext_det.engines.common.evaluation import load_detector
 from resnext_det.engines.portable.build import build_detector
-from resnext_det.engines.portable.inference import load_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import load_weights
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.architecture import Architecture
 from resnext_det.config import check
+from resnext_det.config.backbone import architecture_of
 from resnext_det.config.checks import uses_fpn
 from resnext_det.engines.portable.box_predictor import BoxPredictor, BoxPredictorSettings
 from resnext_det.engines.portable.boxes import AnchorGenerator
@@ -38,18 +38,6 @@ def build_detector(cfg: CfgNode) -> GeneralizedRCNN:
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         size_divisibility=backbone.size_divisibility if isinstance(backbone, FPN) else 0,
-    )
-
-
-def architecture_of(cfg: CfgNode) -> Architecture:
-    """The network that ``cfg.MODEL.RESNETS`` describes."""
-    resnets = cfg.MODEL.RESNETS
-    return Architecture(
-        depth=resnets.DEPTH,
-        cardinality=resnets.NUM_GROUPS,
-        width=resnets.WIDTH_PER_GROUP,
-        stem_channels=resnets.STEM_OUT_CHANNELS,
-        res2_channels=resnets.RES2_OUT_CHANNELS,
     )
 
 

@@ -18,9 +18,10 @@ from resnext_det.config.keys import keys_of
 from resnext_det.config.values import SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.reading import read_image
+from resnext_det.engines.common.evaluation import _share_buffers
 from resnext_det.engines.portable import engine
 from resnext_det.engines.portable.build import build_detector
-from resnext_det.engines.portable.inference import Predictor, _share_buffers
+from resnext_det.engines.portable.inference import Predictor
 from resnext_det.engines.portable.solver import optimizer_of, schedule_of
 from resnext_det.evaluation.coco import coco_results
 from resnext_det.training import distributed
@@ -125,9 +126,7 @@ class _Reads:
         monkeypatch.setattr(YacsNode, "__getattr__", recording)
         monkeypatch.setattr("resnext_det.engines.portable.build.check", lambda given: None)
         # Copies would be other objects.
-        monkeypatch.setattr(
-            engine, "_seeded", lambda given, resume: (torch.manual_seed(given.SEED), given)[1]
-        )
+        monkeypatch.setattr(engine, "seeded", lambda given, resume: (torch.manual_seed(given.SEED), given)[1])
 
 
 def test_every_key_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
