@@ -1,0 +1,84 @@
+"""The command: table 8 on the screen and in files, and its errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resnext_det.evaluation.comparison import compare, read_run
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "compare.py"
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A ResNet and a ResNeXt of 50 layers, and a run that was not evaluated, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, groups, width, AP in (("R50", 1, 64, 26.1), ("X50", 32, 4, 27.2), ("new", 1, 64, None)):
+        resnets = {"DEPTH": 50, "NUM_GROUPS": groups, "WIDTH_PER_GROUP": width}
+        resnets.update(STEM_OUT_CHANNELS=64, RES2_OUT_CHANNELS=256)
+        config = {"MODEL": {"RESNETS": resnets}, "DATASETS": {"TEST": ["coco_2017_val"]}, "SEED": 1}
+        (tmp_path / name / "inference").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        if AP is not None:
+            (tmp_path / name / "inference" / "metrics.json").write_text(
+                json.dumps({"AP": AP, "AP50": AP + 20})
+            )
+    return ["R50", "X50"]
+
+
+def run(*arguments: object) -> int:
+    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+
+
+def test_the_command_prints_the_table(folders: list[str]) -> None:
+    command = [sys.executable, str(SCRIPT), *folders]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "R-50 1x64d joint 1 47.6 46.10 26.5 26.10" in lines
+    assert "X-50 32x4d - R-50 1x64d joint 1, 1 +2.1 +1.10 +1.0 +1.10" in lines
+    assert "X-101 32x4d - R-101 1x64d - - +0.8 - +0.2 -" in lines
+
+
+def test_the_table_goes_into_files(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = ["--markdown", "new_folder/table8.md", "--png", "plots/table8.png", "--json", "table8.json"]
+    assert run(*folders, *outputs) == 0
+    comparison = compare([read_run(folder) for folder in folders])
+    assert capsys.readouterr().out == comparison.table() + "\n"
+    assert Path("new_folder/table8.md").read_text(encoding="utf-8") == comparison.to_markdown() + "\n"
+    assert Path("table8.json").read_text(encoding="utf-8") == comparison.to_json() + "\n"
+    assert Path("plots/table8.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gone",), "error: there is no folder gone; give the OUTPUT_DIR of a training"),
+        (("R50", "R50"), "is given 2 times"),
+        (("R50", "new"), "error: new/inference/metrics.json does not exist: the run has not ended"),
+        (("R50/inference",), "error: R50/inference holds no config.yaml"),
+        (("R50", "--dataset", "bccd_val"), "error: R50 was not tested on bccd_val"),
+        (("R50", "X50", "--png", "table8.xyz"), "error: Format 'xyz' is not supported"),
+        (("R50", "--markdown", "R50/config.yaml/table8.md"), "error: [Errno"),
+    ],
+)
+def test_an_error_is_one_line(
+    folders: list[str], arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
