@@ -1,0 +1,117 @@
+"""Every kind of file is told by its contents, and any damage to it is a ValueError, without a crash and without much memory."""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnext_det.weights.containers import read_container
+from tests.weights.hostile import (
+    flipped,
+    memory_below,
+    read_or_refuse,
+    sample_files,
+    truncated,
+    zip_of,
+)
+from tests.weights.torch7_writer import torch7_bytes
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "contents", [{"a": [1, "b"]}, collections.OrderedDict(a=1), [np.zeros(3)], {}, []], ids=repr
+)
+def test_bare_pickles(tmp_path: Path, protocol: int, contents: Any) -> None:
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(contents, protocol))
+    kind, found = read_container(tmp_path / "a.pth")
+    assert kind == "pickle"
+    np.testing.assert_equal(found, contents)
+
+
+def test_torch7(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(torch7_bytes({"a": 1}))
+    assert read_container(tmp_path / "a") == ("torch7", {"a": 1})
+
+
+def other_files() -> dict[str, tuple[bytes, str]]:
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    npy = io.BytesIO()
+    np.save(npy, np.zeros(3))
+    return {
+        "nothing": (b"", "is empty"),
+        "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5.*PyTorch"),
+        "gzip": (b"\x1f\x8b\x08" + bytes(100), "compressed; unpack it"),
+        "tar": (tar.getvalue(), "tar archive"),
+        "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x051.9", "ONNX network"),
+        "npy": (npy.getvalue(), "single array of numpy"),
+        "Git LFS": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "pointer of Git LFS.*git lfs pull",
+        ),
+        "web page": (b"\n<!doctype html><html>", "web page"),
+        "an error of a store": (b"<?xml version='1.0'?><Error>", "web page"),
+        "JSON": (b'{"a": 1}', "is text"),
+        "Torch 7 in ASCII": (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "Torch 7 file in ASCII"),
+        "a program": (b"#!/bin/sh\n", "is a program"),
+        "an empty zip archive": (zip_of([]), "empty zip archive"),
+        "anything": (b"anything else", "no known format.*b'anything'"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(other_files()))
+def test_other_files_are_named(tmp_path: Path, name: str) -> None:
+    data, message = other_files()[name]
+    (tmp_path / "model.pth").write_bytes(data)
+    with pytest.raises(ValueError, match=f"model.pth .*{message}"):
+        read_container(tmp_path / "model.pth")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not there; give the path"):
+        read_container(tmp_path / "a")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_container(tmp_path)
+
+
+@pytest.mark.parametrize("kind", sorted(sample_files()))
+def test_truncated_at_every_kilobyte(tmp_path: Path, kind: str) -> None:
+    """And small files at every 16 bytes."""
+    data = sample_files()[kind]
+    path = tmp_path / "a"
+    assert read_or_refuse(data, path) == "read"
+    cuts = list(truncated(data, 1024 if len(data) > 50_000 else 16))
+    assert {read_or_refuse(cut, path) for cut in cuts} == {"refused"}
+
+
+@pytest.mark.parametrize("kind", sorted(sample_files()))
+def test_flipped_bytes_are_read_or_refused(tmp_path: Path, kind: str) -> None:
+    count_flips(tmp_path / "a", kind, 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(sample_files()))
+def test_ten_thousand_flips(tmp_path: Path, kind: str) -> None:
+    count_flips(tmp_path / "a", kind, 10_000)
+
+
+def count_flips(path: Path, kind: str, count: int) -> None:
+    data = sample_files()[kind]
+    read_or_refuse(data, path, mapped=True)
+    outcomes: collections.Counter[str] = collections.Counter()
+    with memory_below(2 * len(data) + 64 * MIB):
+        for number, changed_data in enumerate(flipped(data, count, seed=1)):
+            outcomes[read_or_refuse(changed_data, path, mapped=bool(number % 2))] += 1
+    assert outcomes.total() == count
+    assert outcomes["refused"] > count / 4
+    assert outcomes["read"] > 0  # a value was hit, or a name

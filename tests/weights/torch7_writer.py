@@ -1,0 +1,222 @@
+"""Torch 7's files written byte by byte from the description of the format, and torchvision's networks as the paper's code has them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+NAMES = {
+    torch.uint8: "Byte",
+    torch.int8: "Char",
+    torch.int16: "Short",
+    torch.int32: "Int",
+    torch.int64: "Long",
+    torch.float16: "Half",
+    torch.float32: "Float",
+    torch.float64: "Double",
+}
+
+
+@dataclass(eq=False)
+class Module:
+    """An object of a Lua class."""
+
+    class_name: str
+    fields: dict[Any, Any]
+
+
+@dataclass(eq=False)
+class LongStorage:
+    """As ``nn.View`` has its sizes."""
+
+    sizes: tuple[int, ...]
+
+
+class Torch7Writer:
+    """Writes objects one after the other into ``data``.
+
+    Args:
+        cuda: tensors are written as Cuda tensors.
+        versions: objects bear a version, as since 2014.
+    """
+
+    def __init__(self, *, cuda: bool = False, versions: bool = True) -> None:
+        self.data = bytearray()
+        self.cuda = cuda
+        self.versions = versions
+        self.indexes: dict[Any, int] = {}
+        self.alive: list[Any] = []
+
+    def integer(self, value: int) -> None:
+        self.data += struct.pack("<i", value)
+
+    def long(self, *values: int) -> None:
+        self.data += struct.pack(f"<{len(values)}q", *values)
+
+    def text(self, value: str) -> None:
+        self.integer(len(value))
+        self.data += value.encode("latin1")
+
+    def write(self, value: Any) -> Torch7Writer:
+        if value is None:
+            self.integer(0)
+        elif isinstance(value, bool):
+            self.integer(5)
+            self.integer(int(value))
+        elif isinstance(value, int | float):
+            self.integer(1)
+            self.data += struct.pack("<d", value)
+        elif isinstance(value, str):
+            self.integer(2)
+            self.text(value)
+        elif isinstance(value, dict | list):
+            self._table(value)
+        elif isinstance(value, Tensor):
+            self._tensor(value)
+        elif isinstance(value, LongStorage):
+            self._sizes(value)
+        else:
+            self._module(value)
+        return self
+
+    def _begun(self, kind: int, identity: Any, value: Any) -> bool:
+        """Writes type and index; whether the object was written before."""
+        self.integer(kind)
+        known = identity in self.indexes
+        self.indexes.setdefault(identity, len(self.indexes) + 1)
+        self.alive.append(value)
+        self.integer(self.indexes[identity])
+        return known
+
+    def _class(self, name: str) -> None:
+        if self.versions:
+            self.text("V 1")
+        self.text(name)
+
+    def _table(self, value: dict[Any, Any] | list[Any]) -> None:
+        if self._begun(3, id(value), value):
+            return
+        entries = value if isinstance(value, dict) else dict(enumerate(value, start=1))
+        self.integer(len(entries))
+        for key, item in entries.items():
+            self.write(key)
+            self.write(item)
+
+    def _sizes(self, value: LongStorage) -> None:
+        if not self._begun(4, id(value), value):
+            self._class("torch.LongStorage")
+            self.long(len(value.sizes), *value.sizes)
+
+    def _module(self, value: Module) -> None:
+        if not self._begun(4, id(value), value):
+            self._class(value.class_name)
+            self.write(value.fields)
+
+    def _tensor(self, value: Tensor) -> None:
+        if self._begun(4, id(value), value):
+            return
+        cuda = "Cuda" if self.cuda else ""
+        name = NAMES[value.dtype] if not (self.cuda and value.dtype == torch.float32) else ""
+        self._class(f"torch.{cuda}{name}Tensor")
+        self.integer(value.ndim)
+        self.long(*value.shape, *value.stride(), value.storage_offset() + 1)
+        if not value.numel():
+            self.write(None)
+            return
+        storage = value.untyped_storage()
+        if not self._begun(4, ("storage", storage.data_ptr()), value):
+            self._class(f"torch.{cuda}{name}Storage")
+            whole = torch.empty(0, dtype=value.dtype).set_(storage)
+            self.long(len(whole))
+            self.data += whole.numpy().tobytes()
+
+
+def torch7_bytes(value: Any, **options: bool) -> bytes:
+    return bytes(Torch7Writer(**options).write(value).data)
+
+
+def sequential(*modules: Module) -> Module:
+    return Module("nn.Sequential", {"modules": list(modules), "train": False})
+
+
+def torch7_network(
+    network: ResNet, *, form: str = "C", package: str = "cudnn", matrices: bool = False
+) -> Module:
+    """A network of torchvision as ``models/resnext.lua`` builds it.
+
+    Args:
+        network: of bottlenecks.
+        form: "C" has grouped convolutions, "B" a path for each group.
+        package: that convolutions come from.
+        matrices: weights are (out, in * height * width), as in old files.
+    """
+
+    def convolution(layer: nn.Conv2d, weight: Tensor | None = None) -> Module:
+        weight = layer.weight.detach() if weight is None else weight
+        out, planes, height, width = weight.shape
+        groups = 1 if weight.shape != layer.weight.shape else layer.groups
+        fields = {
+            "weight": weight.reshape(out, -1).clone() if matrices else weight.clone(),
+            "gradWeight": torch.zeros(out, planes, height, width),
+            "nInputPlane": planes * groups,
+            "nOutputPlane": out,
+            "kH": height,
+            "kW": width,
+            "groups": groups,
+        }
+        return Module(f"{package}.SpatialConvolution", fields)
+
+    def norm(layer: nn.BatchNorm2d, part: slice = slice(None)) -> Module:
+        names = ("weight", "bias", "running_mean", "running_var")
+        fields: dict[str, Any] = {name: getattr(layer, name).detach()[part].clone() for name in names}
+        return Module(
+            "nn.SpatialBatchNormalization", {**fields, "eps": 1e-5, "momentum": 0.1, "affine": True}
+        )
+
+    relu = Module(f"{package}.ReLU", {"inplace": True})
+
+    def path(block: Bottleneck) -> Module:
+        last = [convolution(block.conv3), norm(block.bn3)]
+        first = [
+            convolution(block.conv1),
+            norm(block.bn1),
+            relu,
+            convolution(block.conv2),
+            norm(block.bn2),
+            relu,
+        ]
+        if form == "C":
+            return sequential(*first, *last)
+        width = block.conv1.out_channels // block.conv2.groups
+        paths = []
+        for start in range(0, block.conv1.out_channels, width):
+            part = slice(start, start + width)
+            one = [convolution(block.conv1, block.conv1.weight.detach()[part]), norm(block.bn1, part), relu]
+            two = [convolution(block.conv2, block.conv2.weight.detach()[part]), norm(block.bn2, part), relu]
+            paths.append(sequential(*one, *two))
+        return sequential(
+            Module("nn.ConcatTable", {"modules": paths}), Module("nn.JoinTable", {"dimension": 2}), *last
+        )
+
+    def residual(block: Bottleneck) -> Module:
+        shortcut = Module("nn.Identity", {})
+        if block.downsample is not None:
+            shortcut = sequential(convolution(block.downsample[0]), norm(block.downsample[1]))  # type: ignore[arg-type]
+        both = Module("nn.ConcatTable", {"modules": [path(block), shortcut]})
+        return sequential(both, Module("nn.CAddTable", {"inplace": True}), relu)
+
+    stages = [sequential(*map(residual, getattr(network, f"layer{number}"))) for number in range(1, 5)]
+    linear = Module("nn.Linear", {"weight": network.fc.weight.detach(), "bias": network.fc.bias.detach()})
+    pools = [
+        Module("nn.SpatialMaxPooling", {}),
+        Module("cudnn.SpatialAveragePooling", {}),
+        Module("nn.View", {"size": LongStorage((-1, network.fc.in_features))}),
+    ]
+    return sequential(
+        convolution(network.conv1), norm(network.bn1), relu, pools[0], *stages, *pools[1:], linear
+    )
