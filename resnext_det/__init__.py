@@ -1,6 +1,7 @@
 """ResNeXt ("Aggregated Residual Transformations for Deep Neural Networks", arXiv 1611.05431) for object detection.
 
-``import resnext_det`` needs torch alone; what needs more is imported when it is first used.
+``import resnext_det`` needs torch alone; what needs more is imported when it is first used. Where detectron2 is installed, the
+backbones ``build_resnext_backbone``, ``build_resnext_fpn_backbone`` and ``build_retinanet_resnext_fpn_backbone`` are registered in it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from resnext_det.architecture import Architecture
+from resnext_det.engines.detectron2 import register_with_detectron2
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ __all__ = [
     "load_weights",
     "train",
 ]
+
+
+register_with_detectron2()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,17 @@
-"""Timing of the trunk (stem to res5, batch norms frozen) beside torchvision's network of the same shape and weights.
+"""Timing of the trunk (stem to res5, batch norms frozen) beside torchvision's and detectron2's networks of the same shape.
 
 Implementations take turns, since machines are noisy: what a ratio compares was measured in the same seconds.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -53,14 +56,18 @@ class _TorchvisionTrunk(ResNet):
 
 
 def trunks(architecture: Architecture, *, freeze_at: int = 0) -> dict[str, nn.Module]:
-    """Each implementation's trunk, by name; the first ``freeze_at`` of stem, res2 ... get no gradient."""
+    """Each implementation's trunk, by name, detectron2's where that is installed; the first ``freeze_at`` of stem, res2 ... get no gradient."""
     ours = ResNeXt(architecture, norm="FrozenBN", out_features=FEATURES).freeze(freeze_at)
     theirs = _TorchvisionTrunk(architecture)
     frozen = [[theirs.conv1], [theirs.layer1], [theirs.layer2], [theirs.layer3], [theirs.layer4]][:freeze_at]
     for group in frozen:
         for module in group:
             module.requires_grad_(False)
-    return {"resnext_det": ours, "torchvision": theirs}
+    found: dict[str, nn.Module] = {"resnext_det": ours, "torchvision": theirs}
+    if importlib.util.find_spec("detectron2") is not None:
+        detectron2: Any = importlib.import_module("resnext_det.engines.detectron2.trunk")
+        found["detectron2"] = detectron2.build_trunk(architecture, freeze_at=freeze_at)
+    return found
 
 
 def compare(

@@ -13,10 +13,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.multiprocessing import ProcessExitedException
 
-from resnext_det.config import load_config
 from resnext_det.config.scaling import scaled_to_processes
 from resnext_det.data.coco import register_coco
-from resnext_det.evaluation.coco import CocoMetrics
 from resnext_det.training import distributed
 from resnext_det.training.launch import launch
 
@@ -50,11 +48,12 @@ class Job:
     dist_url: str = "auto"
 
     def configuration(self) -> CfgNode:
-        """The configuration with every override.
+        """The configuration with every override, in the language of the engine.
 
         Raises:
             ValueError, FileNotFoundError: see ``load_config``.
         """
+        load_config = _engine(self.engine).load_config
         overrides = list(self.overrides)
         if self.output_dir is not None:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
@@ -63,10 +62,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What came out: COCO's numbers of every ``DATASETS.TEST``, by name, and the folder with everything else."""
+    """What came out: the numbers of every ``DATASETS.TEST``, by name, and the folder with everything else.
+
+    They are ``CocoMetrics``, a ProposalNetwork's ``ProposalMetrics``, or with masks and keypoints what detectron2 computes; all have
+    ``as_dict``, ``table``, ``summary`` and ``to_json``.
+    """
 
     output_dir: Path
-    per_dataset: Mapping[str, CocoMetrics] = field(default_factory=dict)
+    per_dataset: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n\n".join(f"{name}\n{metrics.table()}" for name, metrics in self.per_dataset.items())
@@ -96,8 +99,19 @@ def evaluate(job: Job) -> Metrics:
     return _run(job, "evaluate")
 
 
-def _run(job: Job, task: str) -> Metrics:
-    engine = _choose_engine(job.engine)
+def propose(job: Job, files: Mapping[str, Path]) -> None:
+    """Write the proposals of a trained ProposalNetwork for datasets by name; its weights are those that ``evaluate`` would take.
+
+    Args:
+        files: name of a dataset -> file to write, in detectron2's form.
+
+    Raises:
+        ValueError, OSError: as ``evaluate``; the model gives no proposals.
+    """
+    _run(job, "propose", files)
+
+
+def _run(job: Job, task: str, *arguments: Any) -> Metrics:
     cfg = job.configuration()
     _check_before_launch(cfg, task, job.num_gpus * job.num_machines)
     try:
@@ -108,7 +122,7 @@ def _run(job: Job, task: str) -> Metrics:
             machine_rank=job.machine_rank,
             dist_url=job.dist_url,
             device=cfg.MODEL.DEVICE,
-            args=(job, task, engine),
+            args=(job, task, *arguments),
         )
     except (ProcessExitedException, RuntimeError) as error:
         # The others then raise that they have lost their connection.
@@ -132,13 +146,12 @@ def _check_before_launch(cfg: CfgNode, task: str, processes: int) -> None:
         distributed.share_of_batch(batch, processes)
 
 
-def _main(job: Job, task: str, engine: str) -> dict[str, CocoMetrics]:
+def _main(job: Job, task: str, *arguments: Any) -> dict[str, Any]:
     """What each process does; registrations and the configuration are made anew in each."""
     for name, annotations_file, image_dir in job.datasets:
         register_coco(name, annotations_file, image_dir)
-    module: Any = importlib.import_module(f"resnext_det.engines.{engine}.engine")
     try:
-        return getattr(module, task)(job.configuration(), resume=job.resume)
+        return getattr(_engine(job.engine), task)(job.configuration(), *arguments, resume=job.resume)
     except RuntimeError as error:
         explained = _explained(error)
         if explained is None:
@@ -162,11 +175,19 @@ def _explained(error: RuntimeError) -> Exception | None:
     return None
 
 
-def _choose_engine(name: str) -> str:
+def _engine(name: str) -> Any:
+    """The engine's module: ``load_config``, ``train`` and ``evaluate``; ``auto`` is detectron2 where that is installed."""
     if name not in ENGINES:
         raise ValueError(f"engine {name!r} is unknown; choose {', '.join(ENGINES)}")
-    if name == "detectron2" and importlib.util.find_spec("resnext_det.engines.detectron2") is None:
+    chosen = name
+    if name == "auto":
+        chosen = "portable" if importlib.util.find_spec("detectron2") is None else "detectron2"
+    try:
+        return importlib.import_module(f"resnext_det.engines.{chosen}.engine")
+    except ImportError as error:
+        if chosen == "portable":
+            raise
         raise ValueError(
-            "engine 'detectron2' is not part of this version; write --engine portable, which computes the same numbers"
-        )
-    return "portable" if name == "auto" else name
+            f"engine 'detectron2' cannot be used here ({error}); install detectron2 as its own installation page says, or write --engine "
+            "portable, which computes the same numbers"
+        ) from error

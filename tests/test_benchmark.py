@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 from pathlib import Path
 
@@ -12,23 +13,26 @@ from resnext_det.architecture import Architecture
 from resnext_det.benchmark import FEATURES, MODES, Timing, compare, table, trunks
 from resnext_det.weights.formats import to_native
 
+DETECTRON2 = importlib.util.find_spec("detectron2") is not None
 TOOL = Path(__file__).parents[1] / "tools" / "benchmark.py"
 
 
 @pytest.mark.parametrize("name", ["R-26", "X-26-8x4d"])
 def test_the_networks_that_are_timed_are_equal(name: str) -> None:
     torch.manual_seed(0)
-    ours, theirs = trunks(Architecture.parse(name), freeze_at=2).values()
-    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
-    ours.load_state_dict(to_native(state)[1])
+    ours, *others = trunks(Architecture.parse(name), freeze_at=2).values()
+    assert len(others) == 1 + DETECTRON2
     images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        found, expected = ours(images), theirs(images)
-    assert list(found) == list(expected) == list(FEATURES)
-    for feature in FEATURES:
-        error = (found[feature] - expected[feature]).abs().max() / expected[feature].abs().max()
-        assert error < 1e-5
-    for trunk in (ours, theirs):
+    for theirs in others:
+        state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+        ours.load_state_dict(to_native(state)[1])
+        with torch.no_grad():
+            found, expected = ours(images), theirs(images)
+        assert list(found) == list(expected) == list(FEATURES)
+        for feature in FEATURES:
+            error = (found[feature] - expected[feature]).abs().max() / expected[feature].abs().max()
+            assert error < 1e-5
+    for trunk in (ours, *others):
         frozen = {key.split(".")[0] for key, p in trunk.named_parameters() if not p.requires_grad}
         assert frozen in ({"stem", "res2"}, {"conv1", "layer1"})
 
@@ -37,7 +41,9 @@ def test_the_networks_that_are_timed_are_equal(name: str) -> None:
 def test_every_turn_is_reported(mode: str) -> None:
     sizes = {"batch": 1, "height": 32, "width": 32, "repeats": 2}
     timings = compare(Architecture(26, 2, 4), mode=mode, device=torch.device("cpu"), **sizes)
-    assert [timing.name for timing in timings] == ["resnext_det", "torchvision"]
+    assert [timing.name for timing in timings] == ["resnext_det", "torchvision", "detectron2"][
+        : 2 + DETECTRON2
+    ]
     assert all(len(timing.seconds) == 2 and min(timing.seconds) > 0 for timing in timings)
 
 

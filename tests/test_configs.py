@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from fvcore.common.config import CfgNode
+from torch import nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
 from resnext_det.config.keys import keys_of, value_of
+from resnext_det.engines.common.proposals import proposals_path
 from resnext_det.engines.portable.build import build_detector
+from resnext_det.engines.portable.solver import clipper_of, optimizer_of
+from resnext_det.instances import Boxes, Instances
+from resnext_det.resnext import make_stage
+from tests.detectron2_reference import randomize
+from tests.tiny_detector import draw_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.relative_to(CONFIGS).parts[0] != "base")
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
+DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
+"""Those that differ in more than the length of the training."""
 
 # Table 8 of the paper: AP, AP50 on COCO minival; parameters with 1000 classes, as published for these nets.
 TABLE_8 = {
@@ -33,8 +44,8 @@ def name_of(path: Path) -> str:
 
 
 def net_of(path: Path) -> str:
-    """``X50_32x4d`` of ``faster_rcnn_X50_32x4d_FPN_1x.yaml``."""
-    match = re.match(r"faster_rcnn_([RX]\d+_\d+x\d+d)", path.stem)
+    """``X50_32x4d`` of ``faster_rcnn_X50_32x4d_FPN_1x.yaml`` and of ``rpn_X50_32x4d.yaml``."""
+    match = re.match(r"(?:faster_rcnn|fast_rcnn|rpn)_([RX]\d+_\d+x\d+d)", path.stem)
     assert match is not None
     return match[1]
 
@@ -48,6 +59,13 @@ def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
     }
     assert {path.stem.removeprefix("faster_rcnn_") for path in CONFIGS.glob("*.yaml")} == set(TABLE_8)
     assert {path.stem.removeprefix("faster_rcnn_") for path in MODERN} == kin
+
+
+@pytest.mark.parametrize("path", sorted(set(LEAVES) - set(DISTINCT)), ids=name_of)
+def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
+    shorter, longer = load_config(path.with_stem(path.stem.replace("_3x", "_1x"))), load_config(path)
+    different = {key for key in keys_of(longer) if value_of(longer, key) != value_of(shorter, key)}
+    assert different == {"OUTPUT_DIR", "SOLVER.MAX_ITER", "SOLVER.STEPS"}
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name_of)
@@ -68,12 +86,62 @@ def test_it_builds_the_net_of_its_name(path: Path) -> None:
         stem_channels=resnets.STEM_OUT_CHANNELS,
         res2_channels=resnets.RES2_OUT_CHANNELS,
     )
+    if path.stem.startswith("rpn"):  # which on C4 features ends at res4
+        res5 = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=False).state_dict()
+        backbone += [tensor.numel() for key, tensor in res5.items() if "running_" not in key]
     assert sum(backbone) == architecture.num_parameters(None)
     net = net_of(path) if "quickstart" not in path.parts else None
     if net is not None:
         assert architecture == Architecture.parse(re.sub(r"([RX])(\d+)_", r"\1-\2-", net))
         assert sum(backbone) + 2049 * 1000 == TABLE_8[net][2]
         assert path.stem in cfg.OUTPUT_DIR
+
+
+SMALL_STEP = [
+    *("MODEL.DEVICE", "cpu", "MODEL.ROI_BOX_HEAD.FC_DIM", "32", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "6"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "6"),
+    *("SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.0001"),
+]
+"""Regions enough for a step, and few enough for a test."""
+
+
+def step_sample(cfg: CfgNode) -> dict[str, Any]:
+    """One image with two objects, and proposals where they are read."""
+    boxes = [[4.0, 6.0, 40.0, 50.0], [30.0, 10.0, 90.0, 60.0]]
+    sample = draw_sample(torch.Generator().manual_seed(0), 64, 96, boxes)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        near = Boxes(torch.tensor(boxes + [[2.0, 8.0, 44.0, 55.0], [50.0, 1.0, 70.0, 20.0]]))
+        logits = torch.tensor([4.0, 3.0, 2.0, 1.0])
+        sample["proposals"] = Instances((64, 96), proposal_boxes=near, objectness_logits=logits)
+    return sample
+
+
+def one_step(cfg: CfgNode) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
+    """The portable detector after one step of training from ``randomize``'s weights, its output for the image, and its losses."""
+    torch.manual_seed(1)
+    model = build_detector(cfg)
+    randomize(model, seed=0)
+    sample = step_sample(cfg)
+    optimizer = optimizer_of(cfg, model)
+    torch.manual_seed(0)
+    losses = model.train()([sample])
+    sum(losses.values()).backward()
+    if (clip := clipper_of(cfg)) is not None:
+        clip(optimizer)
+    optimizer.step()
+    with torch.inference_mode():
+        output = model.eval()([sample])[0]
+    return model, output, {name: float(value.detach()) for name, value in losses.items()}
+
+
+@pytest.mark.parametrize("path", DISTINCT, ids=name_of)
+def test_it_makes_a_step_and_an_inference(path: Path) -> None:
+    model, output, losses = one_step(load_config(path, SMALL_STEP))
+    assert losses and all(math.isfinite(loss) for loss in losses.values())
+    (found,) = output.values()
+    assert all(torch.isfinite(getattr(v, "tensor", v)).all() for v in found.get_fields().values())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in trained)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=name_of)
@@ -138,9 +206,51 @@ def test_the_quartet_has_the_settings_of_the_paper(net: str) -> None:
     assert [round(value / 255, 6) for value in model.PIXEL_STD] == [0.229, 0.224, 0.225]
 
 
-def test_the_quartet_differs_in_the_net_alone() -> None:
+@pytest.mark.parametrize("net", TABLE_8)
+def test_the_two_steps_have_the_settings_of_the_paper(net: str) -> None:
+    """Appendix B; py-faster-rcnn's alternating training for the proposals between the steps. All else is as in joint training."""
+    joint = load_config(CONFIGS / f"faster_rcnn_{net}.yaml")
+    rpn, fast_rcnn = (
+        load_config(CONFIGS / "two_step" / f"{step}_{net}.yaml") for step in ("rpn", "fast_rcnn")
+    )
+    different = [
+        {key for key in keys_of(joint) if value_of(joint, key) != value_of(cfg, key)}
+        for cfg in (rpn, fast_rcnn)
+    ]
+    assert different[0] == {
+        *("MODEL.META_ARCHITECTURE", "SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "OUTPUT_DIR"),
+        *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"),
+    }
+    assert different[1] == {
+        *("MODEL.LOAD_PROPOSALS", "MODEL.PROPOSAL_GENERATOR.NAME", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+        *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST", "OUTPUT_DIR"),
+    }
+    solvers = [(s.IMS_PER_BATCH, s.BASE_LR, s.STEPS, s.MAX_ITER) for s in (rpn.SOLVER, fast_rcnn.SOLVER)]
+    assert solvers == [(16, 0.02, (120000,), 180000), (8, 0.005, (120000,), 180000)]
+    assert (rpn.MODEL.RPN.BATCH_SIZE_PER_IMAGE, fast_rcnn.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (256, 64)
+    most_anchors = math.ceil(1000 / 16) ** 2 * 12
+    assert most_anchors < rpn.MODEL.RPN.PRE_NMS_TOPK_TEST and rpn.MODEL.RPN.POST_NMS_TOPK_TEST == 2000
+    datasets = fast_rcnn.DATASETS
+    assert (datasets.PRECOMPUTED_PROPOSAL_TOPK_TRAIN, datasets.PRECOMPUTED_PROPOSAL_TOPK_TEST) == (2000, 300)
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path.stem.startswith("fast_rcnn")], ids=name_of)
+def test_step_two_reads_what_step_one_writes(path: Path) -> None:
+    rpn = load_config(path.with_stem(path.stem.replace("fast_rcnn", "rpn")))
+    datasets = load_config(path).DATASETS
+    assert (rpn.DATASETS.TRAIN, rpn.DATASETS.TEST) == (datasets.TRAIN, datasets.TEST)
+    for names, files in (
+        (datasets.TRAIN, datasets.PROPOSAL_FILES_TRAIN),
+        (datasets.TEST, datasets.PROPOSAL_FILES_TEST),
+    ):
+        assert files == tuple(str(proposals_path(rpn.OUTPUT_DIR, name)) for name in names)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "two_step/rpn", "two_step/fast_rcnn"])
+def test_the_quartet_differs_in_the_net_alone(kind: str) -> None:
     nets = {"MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NUM_GROUPS", "MODEL.RESNETS.WIDTH_PER_GROUP", "OUTPUT_DIR"}
-    first, *others = [load_config(CONFIGS / f"faster_rcnn_{net}.yaml") for net in TABLE_8]
+    nets |= {"DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"}
+    first, *others = [load_config(CONFIGS / f"{kind}_{net}.yaml") for net in TABLE_8]
     for other in others:
         assert {key for key in keys_of(first) if value_of(first, key) != value_of(other, key)} <= nets
 
@@ -168,10 +278,16 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("net", ["R_50_C4_1x", "R_101_DC5_3x", "R_50_FPN_1x", "X_101_32x8d_FPN_3x"])
+@pytest.mark.parametrize(
+    "net",
+    [
+        *("faster_rcnn_R_50_C4_1x", "faster_rcnn_R_101_DC5_3x", "faster_rcnn_R_50_FPN_1x"),
+        *("faster_rcnn_X_101_32x8d_FPN_3x", "rpn_R_50_C4_1x", "rpn_R_50_FPN_1x", "fast_rcnn_R_50_FPN_1x"),
+    ],
+)
 def test_files_of_the_model_zoo_build(net: str) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.model_zoo import get_config_file
 
     with torch.device("meta"):
-        build_detector(load_config(get_config_file(f"COCO-Detection/faster_rcnn_{net}.yaml")))
+        build_detector(load_config(get_config_file(f"COCO-Detection/{net}.yaml")))

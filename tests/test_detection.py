@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,24 @@ def test_engines(tmp_path: Path) -> None:
         train(Job(write_config(tmp_path), tmp_path, engine="d2"))
 
 
+def test_auto_is_detectron2_where_that_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = importlib.util.find_spec("detectron2") is not None
+    job = Job(write_config(tmp_path))
+    assert type(job.configuration()).__module__.startswith("detectron2") == installed
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not type(job.configuration()).__module__.startswith("detectron2")
+
+
+def test_detectron2_is_asked_for_and_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    for name in [name for name in sys.modules if name.startswith("resnext_det.engines.detectron2.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(
+        ValueError, match=r"'detectron2' cannot be used here .*install.* write --engine portable"
+    ):
+        train(Job(write_config(tmp_path), tmp_path, engine="detectron2"))
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "words"),
     [
@@ -103,10 +123,10 @@ def test_a_machine_that_is_too_small(
 
     monkeypatch.setattr("resnext_det.engines.portable.engine.train", fail)
     with pytest.raises(raised, match=words):
-        train(Job(write_config(tmp_path), tmp_path))
+        train(Job(write_config(tmp_path), tmp_path, engine="portable"))
 
 
-def kill_itself(job: Job, task: str, engine: str) -> None:
+def kill_itself(job: Job, task: str) -> None:
     if distributed.rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     distributed.barrier()

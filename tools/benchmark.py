@@ -1,4 +1,4 @@
-"""Time the trunk beside torchvision's: interleaved turns, median and spread.
+"""Time the trunk beside torchvision's, and detectron2's where that is installed: interleaved turns, median and spread.
 
 python tools/benchmark.py
 python tools/benchmark.py --networks R-50 X-50-32x4d R-101 X-101-32x4d --mode training --batch 2 --height 480 --width 640

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnext_det.command_line import add_dataset_flag
 from resnext_det.config import get_cfg, load_config
 from resnext_det.data.coco import register_coco
 from resnext_det.prediction import find_images, names_of_classes, predict_files
@@ -34,14 +35,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--score", type=float, default=0.5, help="draw detections from this score on (default: 0.5)"
     )
     parser.add_argument("--classes", metavar="NAME,NAME", help="the classes' names, in order")
-    parser.add_argument(
-        "--register-coco",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "ANNOTATIONS", "IMAGES"),
-        help="a COCO file and its image folder; repeatable",
-    )
+    add_dataset_flag(parser)
     parser.add_argument("words", nargs="*", metavar="IMAGE|FOLDER|KEY VALUE")
     options = parser.parse_intermixed_args(arguments)
     first = next((i for i, word in enumerate(options.words) if _is_key(word)), len(options.words))

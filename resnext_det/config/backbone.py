@@ -1,10 +1,24 @@
-"""What a configuration says of the backbone, for every engine and for detectron2 itself."""
+"""What a configuration says of the backbone: to every engine, and to detectron2 itself."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture
+from resnext_det.config.defaults import get_cfg
+from resnext_det.config.keys import keys_of, value_of
+from resnext_det.config.values import check_value
+from resnext_det.resnext import FEATURES
+
+# What an error adds where the value is one that detectron2's own backbone honours.
+_REASONS = {
+    "MODEL.RESNETS.DEPTH": " (18 and 34 have basic blocks, in which a cardinality changes nothing: figure 4 of the paper)",
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (
+        "; deformable convolutions are in detectron2's own MODEL.BACKBONE.NAME build_resnet_backbone, or build_resnet_fpn_backbone"
+    ),
+}
 
 
 def architecture_of(cfg: CfgNode) -> Architecture:
@@ -17,3 +31,40 @@ def architecture_of(cfg: CfgNode) -> Architecture:
         stem_channels=resnets.STEM_OUT_CHANNELS,
         res2_channels=resnets.RES2_OUT_CHANNELS,
     )
+
+
+def backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """The keyword arguments of ``ResNeXt``, other than ``in_channels``."""
+    resnets = cfg.MODEL.RESNETS
+    return {
+        "architecture": architecture_of(cfg),
+        "norm": resnets.NORM,
+        "out_features": tuple(resnets.OUT_FEATURES),
+        "stride_in_1x1": resnets.STRIDE_IN_1X1,
+        "dilate_res5": resnets.RES5_DILATION == 2,
+    }
+
+
+def check_backbone(cfg: CfgNode) -> None:
+    """Refuse what a ResNeXt would not honour; it reads ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` alone.
+
+    Args:
+        cfg: of this package or of detectron2, whose other keys may say anything.
+
+    Raises:
+        ValueError: naming the key, its value and what to write.
+    """
+    defaults = get_cfg()
+    for key in [
+        *keys_of(defaults.MODEL.RESNETS, "MODEL.RESNETS."),
+        "MODEL.BACKBONE.FREEZE_AT",
+    ]:
+        try:
+            check_value(cfg, key, value_of(defaults, key))
+        except ValueError as error:
+            raise ValueError(f"{error}{_REASONS.get(key, '')}") from error
+    features = cfg.MODEL.RESNETS.OUT_FEATURES
+    if not features or not set(features) <= set(FEATURES):
+        raise ValueError(
+            f"MODEL.RESNETS.OUT_FEATURES = {features}: write one or more of {', '.join(FEATURES)}"
+        )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.backbone import check_backbone
 from resnext_det.config.keys import value_of
 from resnext_det.config.values import FPN_BACKBONES, check_values
-
-_STAGES = ("stem", "res2", "res3", "res4", "res5")
+from resnext_det.resnext import FEATURES
 
 
 def check(cfg: CfgNode) -> None:
@@ -20,13 +20,18 @@ def check(cfg: CfgNode) -> None:
         ValueError: naming the key, its value and what is supported.
     """
     check_values(cfg)
+    _check_proposals(cfg)
     _check_input(cfg)
-    _check_stages(cfg)
+    check_backbone(cfg)
+    _check_dilation(cfg)
     _check_features(cfg)
-    _check_anchors(cfg)
     _check_matching(cfg)
-    _check_box_deltas(cfg)
-    _check_box_head(cfg)
+    if "RPN" in parts_in_use(cfg):
+        _check_rpn(cfg)
+        _check_box_deltas(cfg, "MODEL.RPN.BBOX_REG_WEIGHTS")
+    if "ROI_HEADS" in parts_in_use(cfg):
+        _check_box_deltas(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
+        _check_box_head(cfg)
 
 
 def uses_fpn(cfg: CfgNode) -> bool:
@@ -39,6 +44,42 @@ def feature_names(cfg: CfgNode) -> tuple[str, ...]:
     if not uses_fpn(cfg):
         return tuple(cfg.MODEL.RESNETS.OUT_FEATURES)
     return (*(f"p{name.removeprefix('res')}" for name in cfg.MODEL.FPN.IN_FEATURES), "p6")
+
+
+def parts_in_use(cfg: CfgNode) -> tuple[str, ...]:
+    """``RPN``, ``ROI_HEADS`` or both: what stands on the backbone. The keys of a part that is not in use say nothing."""
+    used = {
+        "RPN": cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN",
+        "ROI_HEADS": cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN",
+    }
+    return tuple(part for part in used if used[part])
+
+
+def _check_proposals(cfg: CfgNode) -> None:
+    loads, generator = cfg.MODEL.LOAD_PROPOSALS, cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    given = f"MODEL.LOAD_PROPOSALS = {loads}, MODEL.PROPOSAL_GENERATOR.NAME = {generator!r}"
+    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and (loads or generator != "RPN"):
+        raise ValueError(
+            f"{given}, but MODEL.META_ARCHITECTURE = 'ProposalNetwork' is there to compute proposals; write False and 'RPN', or "
+            "MODEL.META_ARCHITECTURE: GeneralizedRCNN"
+        )
+    if loads != (generator == "PrecomputedProposals"):
+        raise ValueError(
+            f"{given} contradict each other; write True and 'PrecomputedProposals' to read proposals from files, or False and 'RPN' to "
+            "compute them"
+        )
+    for split in ("TRAIN", "TEST"):
+        names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
+        if files and not loads:
+            raise ValueError(
+                f"DATASETS.PROPOSAL_FILES_{split} = {files} would not be read; write (), or MODEL.LOAD_PROPOSALS True and "
+                "MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals"
+            )
+        if loads and len(files) != len(names):
+            raise ValueError(
+                f"DATASETS.PROPOSAL_FILES_{split} = {files} are {len(files)} files for the {len(names)} sets of DATASETS.{split} = "
+                f"{names}; write one file a set, in the order of the sets"
+            )
 
 
 def _check_input(cfg: CfgNode) -> None:
@@ -64,19 +105,14 @@ def _check_input(cfg: CfgNode) -> None:
         )
 
 
-def _check_stages(cfg: CfgNode) -> None:
+def _check_dilation(cfg: CfgNode) -> None:
     resnets = cfg.MODEL.RESNETS
-    unknown = [name for name in resnets.OUT_FEATURES if name not in _STAGES]
-    if unknown or not resnets.OUT_FEATURES:
-        raise ValueError(
-            f"MODEL.RESNETS.OUT_FEATURES = {resnets.OUT_FEATURES}: write one or more of {', '.join(_STAGES)}"
-        )
     if resnets.RES5_DILATION == 1:
         return
     dilated = "MODEL.RESNETS.RES5_DILATION = 2"
     if uses_fpn(cfg):
         raise ValueError(f"{dilated} leaves res5 at stride 16, and a pyramid needs stride 32; write 1")
-    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
+    if "ROI_HEADS" in parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
         raise ValueError(f"{dilated}, but Res5ROIHeads runs an undilated res5 on every region; write 1")
     if "res5" not in resnets.OUT_FEATURES:
         raise ValueError(
@@ -87,22 +123,22 @@ def _check_stages(cfg: CfgNode) -> None:
 def _check_features(cfg: CfgNode) -> None:
     if uses_fpn(cfg):
         wanted, given = list(cfg.MODEL.FPN.IN_FEATURES), cfg.MODEL.RESNETS.OUT_FEATURES
-        pyramid = list(_STAGES[-len(wanted) :]) if 0 < len(wanted) < len(_STAGES) else None
+        pyramid = list(FEATURES[-len(wanted) :]) if 0 < len(wanted) < len(FEATURES) else None
         if wanted != pyramid or not set(wanted) <= set(given):
             raise ValueError(
                 f"MODEL.FPN.IN_FEATURES = {wanted} must be neighbouring stages that end in 'res5' and stand in "
                 f"MODEL.RESNETS.OUT_FEATURES = {given}; write ['res2', 'res3', 'res4', 'res5'] in both"
             )
     known = feature_names(cfg)
-    for key in ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES"):
-        names = value_of(cfg, key)
+    for part in parts_in_use(cfg):
+        key, names = f"MODEL.{part}.IN_FEATURES", cfg.MODEL[part].IN_FEATURES
         if not names or not set(names) <= set(known):
             raise ValueError(
                 f"{key} = {names}, but {cfg.MODEL.BACKBONE.NAME} gives {', '.join(known)}; choose among these"
             )
 
 
-def _check_anchors(cfg: CfgNode) -> None:
+def _check_rpn(cfg: CfgNode) -> None:
     levels = len(cfg.MODEL.RPN.IN_FEATURES)
     for key in ("SIZES", "ASPECT_RATIOS"):
         value = cfg.MODEL.ANCHOR_GENERATOR[key]
@@ -114,6 +150,11 @@ def _check_anchors(cfg: CfgNode) -> None:
             )
         if not all(number > 0 for level in value for number in level):
             raise ValueError(f"MODEL.ANCHOR_GENERATOR.{key} = {value}: write numbers above 0")
+    dims = cfg.MODEL.RPN.CONV_DIMS
+    if not dims or not all(dim == -1 or dim >= 1 for dim in dims):
+        raise ValueError(
+            f"MODEL.RPN.CONV_DIMS = {dims}: write the channels of one convolution or more, -1 for those of its input"
+        )
     sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     counts = {len(sizes[level % len(sizes)]) * len(ratios[level % len(ratios)]) for level in range(levels)}
     if len(counts) > 1:
@@ -124,7 +165,7 @@ def _check_anchors(cfg: CfgNode) -> None:
 
 
 def _check_matching(cfg: CfgNode) -> None:
-    for name in ("RPN", "ROI_HEADS"):
+    for name in parts_in_use(cfg):
         thresholds, labels = cfg.MODEL[name].IOU_THRESHOLDS, cfg.MODEL[name].IOU_LABELS
         rising = bool(thresholds) and thresholds[0] > 0 and sorted(thresholds) == list(thresholds)
         if not rising or len(labels) != len(thresholds) + 1:
@@ -138,16 +179,10 @@ def _check_matching(cfg: CfgNode) -> None:
             )
 
 
-def _check_box_deltas(cfg: CfgNode) -> None:
-    for key in ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"):
-        weights = value_of(cfg, key)
-        if len(weights) != 4 or not all(weight > 0 for weight in weights):
-            raise ValueError(f"{key} = {weights}: write four numbers above 0, for x, y, width and height")
-    dims = cfg.MODEL.RPN.CONV_DIMS
-    if not dims or not all(dim == -1 or dim >= 1 for dim in dims):
-        raise ValueError(
-            f"MODEL.RPN.CONV_DIMS = {dims}: write the channels of one convolution or more, -1 for those of its input"
-        )
+def _check_box_deltas(cfg: CfgNode, key: str) -> None:
+    weights = value_of(cfg, key)
+    if len(weights) != 4 or not all(weight > 0 for weight in weights):
+        raise ValueError(f"{key} = {weights}: write four numbers above 0, for x, y, width and height")
 
 
 def _check_box_head(cfg: CfgNode) -> None:

@@ -22,7 +22,6 @@ PARTS_SWITCHED_OFF = (
     "MODEL.ANCHOR_GENERATOR.ANGLES",  # MODEL.ANCHOR_GENERATOR.NAME
     "INPUT.MASK_FORMAT",  # MODEL.MASK_ON
     "INPUT.CROP.",  # INPUT.CROP.ENABLED
-    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_",  # MODEL.LOAD_PROPOSALS
     "TEST.AUG.",  # TEST.AUG.ENABLED
     "TEST.PRECISE_BN.",  # TEST.PRECISE_BN.ENABLED
     "TEST.KEYPOINT_OKS_SIGMAS",  # MODEL.KEYPOINT_ON
@@ -173,7 +172,15 @@ def get_cfg() -> CfgNode:
                 "FORMAT": "BGR",
                 "CROP": {"ENABLED": False},
             },
-            "DATASETS": {"TRAIN": (), "TEST": (), "PROPOSAL_FILES_TRAIN": (), "PROPOSAL_FILES_TEST": ()},
+            "DATASETS": {
+                "TRAIN": (),
+                "TEST": (),
+                # One file a set, where MODEL.LOAD_PROPOSALS; of an image the best so many are used.
+                "PROPOSAL_FILES_TRAIN": (),
+                "PROPOSAL_FILES_TEST": (),
+                "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+                "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+            },
             "DATALOADER": {
                 "NUM_WORKERS": 4,
                 "ASPECT_RATIO_GROUPING": True,

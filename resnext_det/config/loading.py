@@ -40,21 +40,35 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
             each other. The text names the key, the value and what to write instead.
     """
     cfg = get_cfg()
-    values, files = read_yaml(Path(path))
-    where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
-    known, switched_off = set(keys_of(cfg)), []
-    for key, value in _leaves(values):
-        if key.startswith(PARTS_SWITCHED_OFF) and key not in known:
-            switched_off.append(key)
-        else:
-            _set(cfg, key, value, where=where)
-    if switched_off:
-        logger.info("%s: keys of parts that are switched off: %s", path, ", ".join(switched_off))
-    for key, value in _pairs(overrides):
-        _set(cfg, key, value, where="the command line")
+    merge(cfg, path, overrides, switched_off=PARTS_SWITCHED_OFF)
     check(cfg)
     cfg.freeze()
     return cfg
+
+
+def merge(
+    cfg: CfgNode, path: str | Path, overrides: Sequence[Any] = (), *, switched_off: tuple[str, ...] = ()
+) -> None:
+    """Change ``cfg`` as a file with its base files says, and then as the overrides say; nothing is checked but keys and types.
+
+    Args:
+        switched_off: a file may set keys that begin so and that ``cfg`` lacks; the log names them.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_config``.
+    """
+    values, files = read_yaml(Path(path))
+    where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
+    known, left_out = set(keys_of(cfg)), []
+    for key, value in _leaves(values):
+        if switched_off and key.startswith(switched_off) and key not in known:
+            left_out.append(key)
+        else:
+            _set(cfg, key, value, where=where)
+    if left_out:
+        logger.info("%s: keys of parts that are switched off: %s", path, ", ".join(left_out))
+    for key, value in _pairs(overrides):
+        _set(cfg, key, value, where="the command line")
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,10 +22,9 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "VERSION": (2,),
     "VIS_PERIOD": (0,),
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
-    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "ProposalNetwork"),
     "MODEL.MASK_ON": (False,),
     "MODEL.KEYPOINT_ON": (False,),
-    "MODEL.LOAD_PROPOSALS": (False,),
     "MODEL.BACKBONE.NAME": PLAIN_BACKBONES + FPN_BACKBONES,
     "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
     "MODEL.RESNETS.DEPTH": tuple(BLOCKS_PER_STAGE),
@@ -36,7 +35,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.RESNETS.DEFORM_NUM_GROUPS": (1,),
     "MODEL.FPN.NORM": _TRAINED_NORMS,
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
-    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN", "PrecomputedProposals"),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.RPN.HEAD_NAME": ("StandardRPNHead",),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
@@ -52,8 +51,6 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "INPUT.FORMAT": ("BGR", "RGB", "L"),
     "INPUT.CROP.ENABLED": (False,),
-    "DATASETS.PROPOSAL_FILES_TRAIN": ((),),
-    "DATASETS.PROPOSAL_FILES_TEST": ((),),
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
@@ -96,6 +93,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.MAX_SIZE_TRAIN": (1, math.inf),
     "INPUT.MIN_SIZE_TEST": (0, math.inf),
     "INPUT.MAX_SIZE_TEST": (1, math.inf),
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": (1, math.inf),
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": (1, math.inf),
     "DATALOADER.NUM_WORKERS": (0, math.inf),
     "DATALOADER.REPEAT_THRESHOLD": (0.0, math.inf),
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
@@ -134,17 +133,31 @@ def check_values(cfg: CfgNode) -> None:
     """
     defaults = get_cfg()
     for key in keys_of(defaults):
-        _check_type(key, value_of(cfg, key), value_of(defaults, key))
-    for key, supported in SUPPORTED_VALUES.items():
-        value = value_of(cfg, key)
-        value = type(supported[0])(value) if isinstance(value, (list, tuple)) else value
-        if value not in supported:
-            words = " or ".join(repr(choice) for choice in supported)
-            raise ValueError(f"{key} = {value!r} is not supported; write {words}")
-    for key, (low, high) in RANGES.items():
-        if not all(low <= number <= high for number in _elements(value_of(cfg, key))):
+        check_value(cfg, key, value_of(defaults, key))
+
+
+def check_value(cfg: CfgNode, key: str, default: Any) -> None:
+    """Refuse a value that is not of its default's type, is not honoured, or is out of its range.
+
+    Raises:
+        ValueError: naming the key, its value and what to write.
+    """
+    value = value_of(cfg, key)
+    _check_type(key, value, default)
+    if not is_supported(key, value):
+        words = " or ".join(repr(choice) for choice in SUPPORTED_VALUES[key])
+        raise ValueError(f"{key} = {value!r} is not supported; write {words}")
+    if key in RANGES:
+        low, high = RANGES[key]
+        if not all(low <= number <= high for number in _elements(value)):
             bounds = f"{low} or more" if math.isinf(high) else f"a number from {low} to {high}"
-            raise ValueError(f"{key} = {value_of(cfg, key)!r} is out of range; write {bounds}")
+            raise ValueError(f"{key} = {value!r} is out of range; write {bounds}")
+
+
+def is_supported(key: str, value: Any) -> bool:
+    """Whether the value is among those that the portable engine honours; every one is, where they are not listed."""
+    supported = SUPPORTED_VALUES.get(key, (value,))
+    return (type(supported[0])(value) if isinstance(value, (list, tuple)) else value) in supported
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:

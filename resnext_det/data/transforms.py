@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from resnext_det.data.coco_json import SMALLEST_SIDE, XYWH_ABS
+from resnext_det.data.proposals import KEYS, mapped_proposals
 from resnext_det.data.reading import FORMATS, check_image_size, read_image
 from resnext_det.instances import Boxes, Instances
 
@@ -101,6 +102,8 @@ class DetectionMapper:
         sampling: "choice" or "range"; testing always takes "choice", as detectron2 does.
         flip: "horizontal", "vertical" or "none".
         image_format: "BGR", "RGB" or "L".
+        proposal_topk: how many of a record's proposals, if it has any, come with its sample; None leaves them
+            alone.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class DetectionMapper:
         sampling: str = "choice",
         flip: str = "horizontal",
         image_format: str = "BGR",
+        proposal_topk: int | None = None,
     ) -> None:
         if image_format not in FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; it is one of {', '.join(FORMATS)}")
@@ -120,6 +124,7 @@ class DetectionMapper:
         self.resize = ResizeShortestEdge(sizes, max_size, sampling if is_train else "choice")
         self.flip = RandomFlip(flip if is_train else "none")
         self.image_format = image_format
+        self.proposal_topk = proposal_topk
 
     def __call__(
         self, record: dict[str, Any], random_state: np.random.RandomState | None = None
@@ -129,7 +134,7 @@ class DetectionMapper:
         Returns:
             The record without its annotations, with "image": uint8 (C, H, W), and in training with
             "instances": gt_boxes float32 (N, 4) and gt_classes int64 (N,), crowds and boxes without area left
-            out.
+            out. Where proposals are asked for, they are "proposals": see ``mapped_proposals``.
 
         Raises:
             FileNotFoundError, ValueError: see ``read_image`` and ``check_image_size``; training without
@@ -151,9 +156,15 @@ class DetectionMapper:
         image = flip_image(resize_image(image, new_height, new_width) if size else image, flipped)
         sample = {key: value for key, value in record.items() if key != "annotations"}
         sample["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+        new_size = (new_height, new_width)
+        scale = (new_width * 1.0 / width, new_height * 1.0 / height) if size else None
+        if self.proposal_topk is not None and "proposal_boxes" in record:
+            sample = {key: value for key, value in sample.items() if key not in KEYS}
+            sample["proposals"] = mapped_proposals(
+                record, new_size, scale=scale, flipped=flipped, topk=self.proposal_topk
+            )
         if self.is_train and "annotations" in record:
-            scale = (new_width * 1.0 / width, new_height * 1.0 / height) if size else None
-            sample["instances"] = _instances(record["annotations"], (new_height, new_width), scale, flipped)
+            sample["instances"] = _instances(record["annotations"], new_size, scale, flipped)
         return sample
 
 

@@ -72,6 +72,10 @@ class CocoMetrics:
         """All the numbers as a JSON object; null stands for nan, which JSON does not know."""
         return json.dumps(without_nan(self.as_dict(recalls=True)), indent=2)
 
+    def summary(self) -> str:
+        """The two numbers of table 8, in a line."""
+        return f"AP {self.AP:.1f}, AP50 {self.AP50:.1f}"
+
     def table(self, *, per_category: bool = True) -> str:
         """The 12 numbers and the AP per category as text in columns, as detectron2 logs them."""
         numbers = {name: value for name, value in self.as_dict(recalls=True).items() if "-" not in name}

@@ -125,7 +125,7 @@ def _worker(
     folder: str,
 ) -> None:
     """One spawned process. What it returns or raises is left in ``folder``, under its number."""
-    os.environ["LOCAL_RANK"] = str(index)
+    os.environ.update(LOCAL_RANK=str(index), LOCAL_WORLD_SIZE=str(processes))
     try:
         join_group(
             device,

@@ -90,9 +90,9 @@ def train_loop(
     if start >= stop:
         return
     model.train()
-    watch = _LossWatch(period=_CHECK_PERIOD_CUDA if device.type == "cuda" else 1)
+    watch = LossWatch(device)
     set_learning_rate(optimizer, schedule(start))
-    source = _timed(batches, start)
+    source = timed(batches, start)
     with StopRequest() as stop_request:
         for iteration in range(start, stop):
             began = time.perf_counter()
@@ -126,14 +126,15 @@ def train_loop(
                 raise TrainingInterrupted(on_interrupt(step) if on_interrupt else None, iteration)
 
 
-class _LossWatch:
-    """Looks whether losses are finite, every ``period`` steps, and names the step and the images if not."""
+class LossWatch:
+    """Looks whether losses are finite, at each step or on a GPU every 20, and names the step and the images if not."""
 
-    def __init__(self, period: int) -> None:
-        self._period = period
+    def __init__(self, device: torch.device) -> None:
+        self._period = _CHECK_PERIOD_CUDA if device.type == "cuda" else 1
         self._unseen: list[tuple[int, list[str], dict[str, torch.Tensor]]] = []
 
     def look(self, iteration: int, batch: Any, losses: dict[str, torch.Tensor], *, last: bool) -> None:
+        """Take note of a step's losses, detached; raise FloatingPointError if a noted one is not finite, when it is time."""
         self._unseen.append((iteration, _file_names(batch), losses))
         if last or (iteration + 1) % self._period == 0:
             self.check()
@@ -147,7 +148,7 @@ class _LossWatch:
             for iteration, files, losses in self._unseen:
                 if not all(bool(torch.isfinite(value)) for value in losses.values()):
                     shown = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
-                    raise FloatingPointError(_not_finite(f"the losses are {shown}", iteration, files))
+                    raise FloatingPointError(_divergence(f"the losses are {shown}", iteration, files))
         self._unseen.clear()
 
     @contextmanager
@@ -157,10 +158,10 @@ class _LossWatch:
             yield
         except FloatingPointError as error:
             self.check()  # an earlier loss may be where it began
-            raise FloatingPointError(_not_finite(str(error), iteration, _file_names(batch))) from error
+            raise FloatingPointError(_divergence(str(error), iteration, _file_names(batch))) from error
 
 
-def _not_finite(what: str, iteration: int, files: Sequence[str]) -> str:
+def _divergence(what: str, iteration: int, files: Sequence[str]) -> str:
     images = f" The images: {', '.join(files)}." if files else ""
     return (
         f"the training diverged at iteration {iteration}: {what}.{images} "
@@ -186,7 +187,7 @@ def _total(losses: Any, iteration: int) -> torch.Tensor:
     return reduce(torch.add, losses.values())
 
 
-def _timed(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
+def timed(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
     """Each batch with the seconds that it took.
 
     Making a DataLoader's iterator draws a seed from torch's generator. An uninterrupted run has drawn it

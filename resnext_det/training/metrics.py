@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,20 +180,20 @@ def cut_metrics(path: str | Path, start: int) -> None:
     os.replace(partial, path)
 
 
-def setup_logging(output_dir: str | Path | None, *, console: bool = True) -> logging.Logger:
+def setup_logging(
+    output_dir: str | Path | None, *, console: bool = True, others: Sequence[str] = ()
+) -> logging.Logger:
     """Let the package's messages (INFO and above) go to the console and to ``<output_dir>/log.txt``.
 
     The console shows the main process alone; the others write ``log.txt.rank1`` and so on. A second call
     replaces what the first has set up. Call it in each process, within the process group.
 
+    Args:
+        others: further packages whose messages go there too, and nowhere else.
+
     Returns:
         The package's logger.
     """
-    package = logging.getLogger(__name__.split(".")[0])
-    package.setLevel(logging.INFO)
-    for handler in [handler for handler in package.handlers if handler.name == _HANDLER]:
-        package.removeHandler(handler)
-        handler.close()
     handlers: list[logging.Handler] = []
     if console and distributed.is_main_process():
         handlers.append(_ConsoleHandler())
@@ -206,8 +206,22 @@ def setup_logging(output_dir: str | Path | None, *, console: bool = True) -> log
         handler.setFormatter(
             logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
         )
-        package.addHandler(handler)
+    package = logging.getLogger(__name__.split(".")[0])
+    _replace_handlers(package, handlers)
+    for name in others:
+        other = logging.getLogger(name)
+        _replace_handlers(other, handlers)
+        other.propagate = False
     return package
+
+
+def _replace_handlers(package: logging.Logger, handlers: Sequence[logging.Handler]) -> None:
+    package.setLevel(logging.INFO)
+    for handler in [handler for handler in package.handlers if handler.name == _HANDLER]:
+        package.removeHandler(handler)
+        handler.close()
+    for handler in handlers:
+        package.addHandler(handler)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -18,6 +18,7 @@ from resnext_det.config import check, get_cfg
 from resnext_det.config.keys import keys_of, value_of
 from resnext_det.config.values import RANGES, SUPPORTED_VALUES
 from resnext_det.data import coco
+from resnext_det.data.proposals import write_proposals
 from resnext_det.engines.portable import build, engine
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.engines.portable.inference import Predictor
@@ -39,6 +40,10 @@ TINY = [
     *("MODEL.RESNETS.DEPTH", 26, "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16)
 ]
 TINY += ["MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.WIDTH_PER_GROUP", 8]
+
+
+RPN_ALONE = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
+GIVEN = ["MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"]
 
 
 def configuration(*changes: Any) -> CfgNode:
@@ -131,12 +136,55 @@ class TestRefused:
             (["MODEL.ROI_BOX_HEAD.NUM_FC", 2], ["NUM_FC = 2", "Res5ROIHeads has no box head", "StandardROIHeads"]),
             (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], ["NAME = '', NUM_FC = 0", "FastRCNNConvFCHead", "NUM_FC 2"]),
             ([*HEAD, "MODEL.ROI_BOX_HEAD.NUM_FC", 0], ["NUM_FC = 0, NUM_CONV = 0", "NUM_FC 2"]),
+            (["MODEL.LOAD_PROPOSALS", True], ["LOAD_PROPOSALS = True", "NAME = 'RPN' contradict", "True and 'PrecomputedProposals'"]),
+            (["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"], ["MODEL.LOAD_PROPOSALS = False", "contradict", "False and 'RPN'"]),
+            ([*RPN_ALONE, "MODEL.LOAD_PROPOSALS", True], ["LOAD_PROPOSALS = True", "'ProposalNetwork' is there to compute proposals"]),
+            ([*RPN_ALONE, *GIVEN], ["NAME = 'PrecomputedProposals'", "write False and 'RPN', or MODEL.META_ARCHITECTURE: GeneralizedRCNN"]),
+            ([*GIVEN, "DATASETS.TRAIN", ("a", "b"), "DATASETS.PROPOSAL_FILES_TRAIN", ("a.pkl",)],
+             ["PROPOSAL_FILES_TRAIN = ('a.pkl',) are 1 files for the 2 sets of DATASETS.TRAIN = ('a', 'b')", "one file a set"]),
+            ([*GIVEN, "DATASETS.TEST", ("a",)], ["PROPOSAL_FILES_TEST = () are 0 files for the 1 sets of DATASETS.TEST"]),
+            (["DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)], ["TEST = ('a.pkl',) would not be read", "MODEL.LOAD_PROPOSALS True"]),
+            ([*RPN_ALONE, "MODEL.RPN.IN_FEATURES", ["p2"]], ["MODEL.RPN.IN_FEATURES = ['p2']", "gives res4"]),
+            ([*RPN_ALONE, "MODEL.RPN.IOU_THRESHOLDS", [0.7, 0.3]], ["must rise"]),
+            ([*GIVEN, "MODEL.ROI_HEADS.IN_FEATURES", ["p2"]], ["MODEL.ROI_HEADS.IN_FEATURES = ['p2']", "gives res4"]),
+            ([*GIVEN, "MODEL.ROI_BOX_HEAD.NUM_FC", 2], ["Res5ROIHeads has no box head"]),
         ],
         ids=lambda value: " ".join(map(str, value[-2:])),
     )  # fmt: skip
     def test_a_contradiction(self, changes: list[Any], words: list[str]) -> None:
         text = refusal(*changes)
         assert [word for word in words if word not in text] == [], text
+
+    def test_the_keys_of_a_part_that_is_not_there_say_nothing(self) -> None:
+        """An RPN alone has no heads, and Fast R-CNN has no RPN: their features and sizes may be those of another backbone."""
+        heads = [
+            "MODEL.ROI_HEADS.IN_FEATURES",
+            ["p2"],
+            "MODEL.ROI_BOX_HEAD.NUM_FC",
+            2,
+            "MODEL.ROI_HEADS.IOU_THRESHOLDS",
+            [],
+        ]
+        heads += ["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0,)]
+        dilated = [
+            "MODEL.RESNETS.RES5_DILATION",
+            2,
+            "MODEL.RESNETS.OUT_FEATURES",
+            ["res5"],
+            "MODEL.RPN.IN_FEATURES",
+            ["res5"],
+        ]
+        check(configuration(*RPN_ALONE, *heads, *dilated))
+        rpn = [
+            "MODEL.RPN.IN_FEATURES",
+            ["p2"],
+            "MODEL.ANCHOR_GENERATOR.SIZES",
+            [[1], [2]],
+            "MODEL.RPN.CONV_DIMS",
+            [],
+        ]
+        check(configuration(*GIVEN, *rpn, "MODEL.RPN.IOU_LABELS", [], "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0,)))
+        assert "IN_FEATURES" in refusal(*heads) and "IN_FEATURES" in refusal(*rpn)
 
     def test_types_of_a_configuration_made_in_python(self) -> None:
         for key, value, words in (
@@ -165,6 +213,7 @@ def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None
     base = FPN if "FPN" in key or "fpn" in str(value) or "BOX_HEAD" in key else []
     base = [] if (key, value) == ("MODEL.ROI_BOX_HEAD.NAME", "") else base
     base = HEAD if (key, value) == ("MODEL.ROI_HEADS.NAME", "StandardROIHeads") else base
+    base = GIVEN if value == "PrecomputedProposals" else base
     shape = [
         "MODEL.RESNETS.DEPTH",
         26,
@@ -244,6 +293,16 @@ def test_every_key_is_read_or_has_one_value(
     ):
         cfg = configuration(*common, *changes)
         engine.train(recording(cfg))
+    given = {1: (np.array([[4, 4, 30, 30]], np.float32), np.ones(1, np.float32))}
+    write_proposals(tmp_path / "given.pkl", {**given, 2: given[1]})
+    files = [
+        word
+        for split in ("TRAIN", "TEST")
+        for word in (f"DATASETS.PROPOSAL_FILES_{split}", (str(tmp_path / "given.pkl"),))
+    ]
+    engine.train(
+        recording(configuration(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given")))
+    )
     cfg = configuration(*common, *FPN, "OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights)
     engine.evaluate(recording(cfg))
     Predictor(recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fvcore.common.config import CfgNode
 
 from resnext_det.data.coco import CocoDataset, check_same_categories, filter_empty, load_coco
 from resnext_det.data.loaders import Loader, build_train_loader
+from resnext_det.data.proposals import with_proposals
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.training import distributed
 
 
+def load_train_sets(cfg: CfgNode) -> list[CocoDataset]:
+    """``DATASETS.TRAIN``, with proposals where ``MODEL.LOAD_PROPOSALS`` asks for them.
+
+    Raises:
+        ValueError, FileNotFoundError: there is none; see ``load_coco`` and ``with_proposals``.
+    """
+    sets = load_datasets(cfg.DATASETS.TRAIN, "TRAIN")
+    return _with_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TRAIN) if cfg.MODEL.LOAD_PROPOSALS else sets
+
+
+def load_test_sets(cfg: CfgNode, *, needed: bool = False) -> list[CocoDataset]:
+    """``DATASETS.TEST``, as ``load_train_sets``; an empty list is refused where one is needed."""
+    sets = load_datasets(cfg.DATASETS.TEST, "TEST" if needed else "")
+    return _with_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TEST) if cfg.MODEL.LOAD_PROPOSALS else sets
+
+
+def _with_proposals(sets: list[CocoDataset], files: tuple[str, ...]) -> list[CocoDataset]:
+    return [
+        replace(dataset, records=with_proposals(dataset.records, file, name=dataset.name))
+        for dataset, file in zip(sets, files, strict=True)
+    ]
+
+
 def load_datasets(names: tuple[str, ...], needed_as: str = "") -> list[CocoDataset]:
-    """The datasets of these names; ``needed_as``, TRAIN or TEST, refuses an empty list.
+    """The datasets of these names, without proposals; ``needed_as``, TRAIN or TEST, refuses an empty list.
 
     Raises:
         ValueError, FileNotFoundError: see ``load_coco``.
@@ -25,11 +51,11 @@ def load_datasets(names: tuple[str, ...], needed_as: str = "") -> list[CocoDatas
 
 
 def check_categories(cfg: CfgNode, train_sets: list[CocoDataset], test_sets: list[CocoDataset]) -> None:
-    """Refuse datasets of different categories, or of another number than the model's."""
+    """Refuse datasets of different categories, or of another number than the model's; proposals have no category."""
     every = [*train_sets, *test_sets]
     check_same_categories(train_sets, test_sets)
     count = len(every[0].class_names)
-    if count != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    if count != cfg.MODEL.ROI_HEADS.NUM_CLASSES and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         raise ValueError(
             f"MODEL.ROI_HEADS.NUM_CLASSES = {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {every[0].name!r} has {count} categories; "
             f"write {count}"
@@ -49,6 +75,7 @@ def train_loader(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loa
             sampling=image.MIN_SIZE_TRAIN_SAMPLING,
             flip=image.RANDOM_FLIP,
             image_format=image.FORMAT,
+            proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         ),
         batch_size=distributed.share_of_batch(cfg.SOLVER.IMS_PER_BATCH, distributed.world_size()),
         seed=cfg.SEED,
@@ -70,4 +97,5 @@ def test_mapper(cfg: CfgNode) -> DetectionMapper:
         min_sizes=(cfg.INPUT.MIN_SIZE_TEST,),
         max_size=cfg.INPUT.MAX_SIZE_TEST,
         image_format=cfg.INPUT.FORMAT,
+        proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST if cfg.MODEL.LOAD_PROPOSALS else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +24,11 @@ CONFIG_FILE = "config.yaml"
 """The file of the output folder that holds the configuration, with the seed that was drawn."""
 
 
-def set_up(cfg: CfgNode) -> torch.device:
-    """The device; the output folder is made, and the log goes there."""
+def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
+    """The device; the output folder is made, and the log goes there, with that of the packages ``log_too``."""
     device = distributed.resolve_device(cfg.MODEL.DEVICE)
     try:
-        setup_logging(cfg.OUTPUT_DIR)
+        setup_logging(cfg.OUTPUT_DIR, others=log_too)
     except OSError as error:
         raise ValueError(
             f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} cannot be written to ({error.strerror}: {error.filename}); write another folder"

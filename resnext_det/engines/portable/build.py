@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fvcore.common.config import CfgNode
 
 from resnext_det.config import check
-from resnext_det.config.backbone import architecture_of
+from resnext_det.config.backbone import architecture_of, backbone_arguments
 from resnext_det.config.checks import uses_fpn
 from resnext_det.engines.portable.box_predictor import BoxPredictor, BoxPredictorSettings
 from resnext_det.engines.portable.boxes import AnchorGenerator
 from resnext_det.engines.portable.faster_rcnn import GeneralizedRCNN
 from resnext_det.engines.portable.fpn import FPN
 from resnext_det.engines.portable.poolers import ROIPooler
+from resnext_det.engines.portable.proposal_network import ProposalNetwork
 from resnext_det.engines.portable.roi_heads import (
     BoxHead,
     RegionSampling,
@@ -23,34 +26,32 @@ from resnext_det.engines.portable.rpn import RPN, RPNHead, RPNSettings
 from resnext_det.resnext import ResNeXt, make_stage
 
 
-def build_detector(cfg: CfgNode) -> GeneralizedRCNN:
-    """The Faster R-CNN that ``cfg.MODEL`` describes, with random weights, on the CPU.
+def build_detector(cfg: CfgNode) -> GeneralizedRCNN | ProposalNetwork:
+    """The detector that ``cfg.MODEL`` describes, with random weights, on the CPU.
+
+    Returns:
+        Faster R-CNN; without an RPN, Fast R-CNN; the RPN alone.
 
     Raises:
         ValueError: a key has a value that this engine does not honour.
     """
     check(cfg)
     backbone = _build_backbone(cfg)
-    return GeneralizedRCNN(
-        backbone=backbone,
-        proposal_generator=_build_rpn(cfg, backbone),
-        roi_heads=_build_roi_heads(cfg, backbone),
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-        size_divisibility=backbone.size_divisibility if isinstance(backbone, FPN) else 0,
-    )
+    images: dict[str, Any] = {
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "size_divisibility": backbone.size_divisibility if isinstance(backbone, FPN) else 0,
+    }
+    rpn = _build_rpn(cfg, backbone) if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN" else None
+    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+        assert rpn is not None
+        return ProposalNetwork(backbone=backbone, proposal_generator=rpn, **images)
+    heads = _build_roi_heads(cfg, backbone)
+    return GeneralizedRCNN(backbone=backbone, proposal_generator=rpn, roi_heads=heads, **images)
 
 
 def _build_backbone(cfg: CfgNode) -> ResNeXt | FPN:
-    resnets = cfg.MODEL.RESNETS
-    bottom_up = ResNeXt(
-        architecture_of(cfg),
-        norm=resnets.NORM,
-        out_features=tuple(resnets.OUT_FEATURES),
-        stride_in_1x1=resnets.STRIDE_IN_1X1,
-        dilate_res5=resnets.RES5_DILATION == 2,
-        in_channels=len(cfg.MODEL.PIXEL_MEAN),
-    )
+    bottom_up = ResNeXt(**backbone_arguments(cfg), in_channels=len(cfg.MODEL.PIXEL_MEAN))
     bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     if not uses_fpn(cfg):
         return bottom_up

@@ -1,38 +1,48 @@
-"""Training and evaluation of the portable detector: from a configuration to files and COCO's numbers."""
+"""Training and evaluation of the portable detector: from a configuration to files and numbers."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 
+from resnext_det.config import load_config
 from resnext_det.config.scaling import scaled_to_processes
-from resnext_det.engines.common.datasets import check_categories, load_datasets, train_loader
-from resnext_det.engines.common.evaluation import evaluate_all, load_detector, scalars
+from resnext_det.engines.common.datasets import (
+    check_categories,
+    load_test_sets,
+    load_train_sets,
+    train_loader,
+)
+from resnext_det.engines.common.evaluation import BoxMetrics, evaluate_all, load_detector, scalars
+from resnext_det.engines.common.proposals import check_proposes, write_all_proposals
 from resnext_det.engines.common.setup import CONFIG_FILE, begin, record, seeded, set_up
 from resnext_det.engines.portable.build import build_detector
-from resnext_det.engines.portable.faster_rcnn import GeneralizedRCNN
+from resnext_det.engines.portable.meta_architecture import MetaArchitecture
 from resnext_det.engines.portable.solver import clipper_of, optimizer_of, schedule_of
-from resnext_det.evaluation.coco import CocoMetrics
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.state import TrainingState
 
+__all__ = ["evaluate", "load_config", "propose", "train"]
+
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, CocoMetrics]:
+def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
     """Train as ``cfg`` says; every process of a training calls it.
 
     Args:
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training that had ended is evaluated.
 
     Returns:
-        COCO's numbers by name of ``DATASETS.TEST``; in other processes than the first an empty dict.
+        COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other processes than the first an empty
+        dict.
 
     Raises:
         ValueError, FileNotFoundError: configuration, data or weights are wrong.
@@ -42,7 +52,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, CocoMetrics]:
     cfg = seeded(cfg, resume=resume)
     record(cfg)
     cfg = scaled_to_processes(cfg, distributed.world_size())
-    train_sets, test_sets = load_datasets(cfg.DATASETS.TRAIN, "TRAIN"), load_datasets(cfg.DATASETS.TEST)
+    train_sets, test_sets = load_train_sets(cfg), load_test_sets(cfg)
     check_categories(cfg, train_sets, test_sets)
     model = _build_model(cfg, device)
     state = TrainingState(
@@ -51,7 +61,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, CocoMetrics]:
     start = state.resume() if resume else 0
     if start == 0:
         begin(cfg, model)
-    results: dict[str, CocoMetrics] = {}
+    results: dict[str, BoxMetrics] = {}
     with MetricsWriter(cfg.OUTPUT_DIR, total_steps=cfg.SOLVER.MAX_ITER, start=start) as writer:
 
         def evaluate_now() -> None:
@@ -84,11 +94,11 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, CocoMetrics]:
     return results
 
 
-def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, CocoMetrics]:
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
     """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint of ``OUTPUT_DIR``, on ``DATASETS.TEST``.
 
     Returns:
-        COCO's numbers by name of the set; in other processes than the first an empty dict.
+        COCO's numbers (average recalls) by name of the set; in other processes than the first an empty dict.
 
     Raises:
         ValueError, FileNotFoundError: configuration, data or weights are wrong; the weights are not those of a whole detector.
@@ -96,20 +106,39 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, CocoMetrics]:
     device = set_up(cfg)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
         record(cfg)
-    test_sets = load_datasets(cfg.DATASETS.TEST, "TEST")
+    test_sets = load_test_sets(cfg, needed=True)
     check_categories(cfg, [], test_sets)
+    return evaluate_all(cfg, _trained_model(cfg, device, resume=resume), test_sets)
+
+
+def propose(cfg: CfgNode, files: Mapping[str, str | Path], *, resume: bool = False) -> None:
+    """Write the proposals of a trained ProposalNetwork: ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint of ``OUTPUT_DIR``.
+
+    Args:
+        files: name of a dataset -> file to write.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``evaluate``; the model gives no proposals.
+        OSError: a file could not be written.
+    """
+    check_proposes(cfg)
+    device = set_up(cfg)
+    write_all_proposals(cfg, _trained_model(cfg, device, resume=resume), files)
+
+
+def _trained_model(cfg: CfgNode, device: torch.device, *, resume: bool) -> MetaArchitecture:
     model = _build_model(cfg, device)
     checkpointer = Checkpointer(cfg.OUTPUT_DIR)
     newest = checkpointer.latest() if resume else None
     if newest is not None:
         load_model_state(model, checkpointer.load(newest)["model"])
-        logger.info("Evaluating %s.", newest)
+        logger.info("The weights are those of %s.", newest)
     else:
         load_detector(model, cfg.MODEL.WEIGHTS)
-    return evaluate_all(cfg, model, test_sets)
+    return model
 
 
-def _build_model(cfg: CfgNode, device: torch.device) -> GeneralizedRCNN:
+def _build_model(cfg: CfgNode, device: torch.device) -> MetaArchitecture:
     model = build_detector(cfg).to(device)
     logger.info("%d parameters", sum(parameter.numel() for parameter in model.parameters()))
     return model

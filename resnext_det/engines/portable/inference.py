@@ -20,10 +20,16 @@ class Predictor:
         cfg: a configuration whose ``MODEL.WEIGHTS`` names a file of a whole detector.
 
     Raises:
-        ValueError, FileNotFoundError: see ``load_detector``; there is no such ``MODEL.DEVICE``.
+        ValueError, FileNotFoundError: see ``load_detector``; there is no such ``MODEL.DEVICE``; the model is half a detector.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
+        for key, value in (("META_ARCHITECTURE", "ProposalNetwork"), ("LOAD_PROPOSALS", True)):
+            if cfg.MODEL[key] == value:
+                raise ValueError(
+                    f"MODEL.{key} = {value!r} is half a detector, of the protocol in two steps, and cannot detect on an image alone; give "
+                    "a configuration of a whole one"
+                )
         device = distributed.resolve_device(cfg.MODEL.DEVICE)
         self.image_format: str = cfg.INPUT.FORMAT
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)

@@ -158,25 +158,31 @@ class BoxHead(nn.Sequential):
         norm: str = "",
     ) -> None:
         super().__init__()
+        convolutions, layers = [], []
         channels = in_channels
         for index, dim in enumerate(conv_dims, start=1):
-            convolution = ConvNorm(channels, dim, kernel_size=3, padding=1, norm=norm, activation=nn.ReLU())
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-            if convolution.bias is not None:
-                nn.init.zeros_(convolution.bias)
-            self.add_module(f"conv{index}", convolution)
+            convolutions.append(
+                ConvNorm(channels, dim, kernel_size=3, padding=1, norm=norm, activation=nn.ReLU())
+            )
+            self.add_module(f"conv{index}", convolutions[-1])
             channels = dim
         size = channels * resolution**2
         if fc_dims:
             self.add_module("flatten", nn.Flatten())
         for index, dim in enumerate(fc_dims, start=1):
-            linear = nn.Linear(size, dim)
-            nn.init.kaiming_uniform_(linear.weight, a=1)
-            nn.init.zeros_(linear.bias)
-            self.add_module(f"fc{index}", linear)
+            layers.append(nn.Linear(size, dim))
+            self.add_module(f"fc{index}", layers[-1])
             self.add_module(f"fc_relu{index}", nn.ReLU())
             size = dim
         self.out_features = size
+        # After all are made, as in detectron2, so that one seed gives the same weights there.
+        for convolution in convolutions:
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
+        for layer in layers:
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
 
 
 class StandardROIHeads(ROIHeads):

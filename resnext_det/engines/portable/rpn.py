@@ -117,6 +117,8 @@ class RPN(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
         features: dict[str, Tensor],
         targets: Sequence[Instances] | None,
+        *,
+        with_proposals: bool = True,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Propose regions; in training, give the losses too.
 
@@ -124,6 +126,7 @@ class RPN(nn.Module):
             image_sizes: (height, width) of every image before padding.
             features: name -> (N, C, H, W).
             targets: ground truth of every image; needed in training.
+            with_proposals: whether regions are wanted; in training alone they may not be, and then are not computed.
 
         Returns:
             per image ``proposal_boxes`` and ``objectness_logits``, best first; and ``loss_rpn_cls``, ``loss_rpn_loc``.
@@ -142,9 +145,10 @@ class RPN(nn.Module):
             losses = self._losses(
                 all_anchors, torch.cat(logits, dim=1), torch.cat(deltas, dim=1), labels, matched
             )
+        if not with_proposals:
+            return [], losses
         with torch.no_grad():
-            proposals = self._propose(anchors, logits, deltas, image_sizes)
-        return proposals, losses
+            return self._propose(anchors, logits, deltas, image_sizes), losses
 
     @torch.no_grad()
     def _label_anchors(

@@ -18,7 +18,7 @@ from resnext_det.config.keys import keys_of
 from resnext_det.config.values import SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.reading import read_image
-from resnext_det.engines.common.evaluation import _share_buffers
+from resnext_det.engines.common.inference import _share_buffers
 from resnext_det.engines.portable import engine
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.engines.portable.inference import Predictor
@@ -137,9 +137,11 @@ def test_every_key_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     reads = _Reads(cfg, monkeypatch)
     engine.train(cfg)
     fixed = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
-    assert keys - reads.read - fixed == {
-        "MODEL.ROI_BOX_HEAD.NAME"
-    }  # the checks tie it to MODEL.ROI_HEADS.NAME
+    tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks tie it to MODEL.ROI_HEADS.NAME
+    tied |= {
+        key for key in keys if "PROPOSAL_FILES" in key or "PRECOMPUTED" in key
+    }  # to MODEL.LOAD_PROPOSALS
+    assert keys - reads.read - fixed == tied
     assert "MODEL.MASK_ON" not in reads.read
 
 

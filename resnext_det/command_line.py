@@ -1,0 +1,75 @@
+"""What the commands that train have in common: their flags, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from resnext_det.detection import ENGINES, Job, Metrics
+from resnext_det.training.interruption import TrainingInterrupted
+
+
+def add_dataset_flag(parser: argparse.ArgumentParser) -> None:
+    """``--register-coco NAME ANNOTATIONS IMAGES``, any number of times."""
+    parser.add_argument(
+        "--register-coco",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "ANNOTATIONS", "IMAGES"),
+        help="a COCO file and its image folder, for use in DATASETS.TRAIN and DATASETS.TEST; repeatable",
+    )
+
+
+def add_job_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a ``Job``, and KEY VALUE at the end."""
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what computes (default: auto)")
+    add_dataset_flag(parser)
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of the machine of rank 0")
+    parser.add_argument(
+        "overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the configuration"
+    )
+
+
+def job_of(options: argparse.Namespace, config_file: str, output_dir: Path | None = None) -> Job:
+    """The job that the flags describe."""
+    return Job(
+        config_file=config_file,
+        output_dir=output_dir,
+        overrides=tuple(options.overrides),
+        engine=options.engine,
+        num_gpus=options.num_gpus,
+        resume=options.resume,
+        datasets=tuple(tuple(dataset) for dataset in options.register_coco),
+        num_machines=options.num_machines,
+        machine_rank=options.machine_rank,
+        dist_url=options.dist_url,
+    )
+
+
+def finish(run: Callable[[], Metrics]) -> int:
+    """Run, and print a line for every test set, or what went wrong.
+
+    Returns:
+        the exit status: 0; 1 for an error that the user can mend; 130 where Ctrl-C or SIGTERM stopped it.
+    """
+    try:
+        metrics = run()
+    except KeyboardInterrupt as stop:
+        at_once = (
+            "stopped at once; --resume goes on from the newest checkpoint of OUTPUT_DIR, if there is one"
+        )
+        sys.stderr.write(f"{stop if isinstance(stop, TrainingInterrupted) else at_once}\n")
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    for name, found in metrics.per_dataset.items():
+        sys.stdout.write(f"{name}: {found.summary()}; everything is in {metrics.output_dir}\n")
+    return 0

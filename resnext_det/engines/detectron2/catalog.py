@@ -1,0 +1,30 @@
+"""The datasets of this project under their names in detectron2's catalogs, so that its own tools take them too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from resnext_det.data.coco import known_datasets, locate
+
+
+def register_datasets() -> None:
+    """Give detectron2 every dataset that is known here and not there: the generated ones, and those of ``register_coco``.
+
+    Files are looked for, and generated sets are made, when a dataset is loaded.
+    """
+    for name in known_datasets():
+        if name not in DatasetCatalog:
+            DatasetCatalog.register(name, lambda name=name: _load(name))
+            MetadataCatalog.get(name).set(evaluator_type="coco")
+
+
+def _load(name: str) -> list[dict[str, Any]]:
+    annotations, images = locate(name)
+    MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images))
+    return load_coco_json(str(annotations), str(images), name)
+
+
+register_datasets()

@@ -1,0 +1,94 @@
+"""The command: both steps from one line, one line of numbers, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnext_det.data import coco
+from tests.test_two_step import make_jobs
+from tests.tiny_detector import C4_CHANGES, as_flags, as_overrides, write_sets
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "train_two_step.py"
+TOOL = runpy.run_path(str(SCRIPT))
+main = TOOL["main"]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(coco, "_registered", {})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    sets = write_sets(tmp_path / "sets")
+    rpn, fast_rcnn = make_jobs(sets, tmp_path)
+    files = ["--rpn", str(rpn.config_file), "--fast-rcnn", str(fast_rcnn.config_file)]
+    return [*files, "--engine", "portable", *as_flags(sets), "--output-dir", str(tmp_path / "both")]
+
+
+def test_both_steps(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """KEY VALUE hold for both, and --resume goes on."""
+    assert main([*command, "SOLVER.MAX_ITER", "2"]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert re.fullmatch(r"tiny_val: AP .*, AP50 .*; everything is in .*both/fast_rcnn", last)
+    for step in ("rpn", "fast_rcnn"):
+        assert (tmp_path / "both" / step / "model_final.pth").is_file()
+        assert "MAX_ITER: 2" in (tmp_path / "both" / step / "config.yaml").read_text()
+    trained = (tmp_path / "both" / "rpn" / "model_final.pth").stat().st_mtime_ns
+    assert main([*command, "--resume", "SOLVER.MAX_ITER", "2"]) == 0
+    assert (tmp_path / "both" / "rpn" / "model_final.pth").stat().st_mtime_ns == trained
+
+
+def test_two_processes_under_torchrun(command: list[str], tmp_path: Path) -> None:
+    """They meet once for both steps; there are several sets to propose on."""
+    several = [
+        "DATASETS.TRAIN",
+        "('tiny_train', 'tiny_val')",
+        "SOLVER.MAX_ITER",
+        "2",
+        *as_overrides(C4_CHANGES),
+    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(SCRIPT), *command, *several],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("everything is in") == 1
+    written = {path.name for path in (tmp_path / "both" / "rpn" / "inference").glob("*.pkl")}
+    assert written == {"proposals_tiny_train.pkl", "proposals_tiny_val.pkl"}
+    end = torch.load(tmp_path / "both" / "fast_rcnn" / "model_final.pth", weights_only=True)
+    assert len(end["random_state"]) == 2
+
+
+def test_a_user_error(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "DATASETS.PROPOSAL_FILES_TRAIN", "('mine.pkl',)"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: DATASETS.PROPOSAL_FILES_TRAIN = ('mine.pkl',) would not be read")
+
+
+@pytest.mark.parametrize("missing", ["--rpn", "--fast-rcnn"])
+def test_both_configurations_are_needed(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"--rpn": "a.yaml", "--fast-rcnn": "b.yaml"}
+    del given[missing]
+    with pytest.raises(SystemExit) as stopped:
+        main([word for pair in given.items() for word in pair])
+    assert stopped.value.code == 2 and missing in capsys.readouterr().err
