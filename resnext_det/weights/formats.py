@@ -21,6 +21,9 @@ _TORCHVISION = (
 # What may stand before every name of a backbone that was saved as a part of something.
 _PREFIXES = ("backbone.bottom_up.", "backbone.", "bottom_up.")
 
+# What stands in a detector of detectron2, RetinaNet included, and in no backbone.
+_DETECTOR = ("roi_heads.", "proposal_generator.", "backbone.fpn_")
+
 # Constants that detectors of detectron2 up to 0.3 saved; ours come from the configuration.
 _CONSTANTS = re.compile(r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\..*")
 
@@ -35,7 +38,7 @@ def to_native(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
     Raises:
         ValueError: the names are of no known format, or one of them is strange to it.
     """
-    if any(name.startswith(("roi_heads.", "proposal_generator.")) for name in state):
+    if any(name.startswith(_DETECTOR) for name in state):
         return "detector", {name: tensor for name, tensor in state.items() if not _CONSTANTS.fullmatch(name)}
     bare = _without_prefix(state)
     if "stem.conv1.weight" in bare:
