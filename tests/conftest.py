@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
+
+from resnext_det.data import coco
+from tests.tiny_detector import write_sets
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """tiny_train and tiny_val: {name: (annotations, images)}."""
+    return write_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a new process: no dataset is registered; and one thread, as the processes that tests start have."""
+    monkeypatch.setattr(coco, "_registered", {})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def registered(sets: dict[str, tuple[Path, Path]], alone: None) -> None:
+    """As ``alone``, with the tiny sets under their names."""
+    for name, paths in sets.items():
+        coco.register_coco(name, *paths)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,17 @@ import pytest
 import torch
 from torch.multiprocessing import ProcessExitedException
 
-from resnext_det.data import coco
 from resnext_det.detection import Job, Metrics, evaluate, train
 from resnext_det.training import distributed
 from tests.tiny_detector import write_config, write_sets
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str, str], ...]:
     sets = write_sets(tmp_path_factory.mktemp("sets"))
     return tuple((name, str(annotations), str(images)) for name, (annotations, images) in sets.items())
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(coco, "_registered", {})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_a_job_is_trained_and_evaluated(datasets: tuple[tuple[str, str, str], ...], tmp_path: Path) -> None:

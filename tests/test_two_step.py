@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,17 @@ import torch
 import yaml
 
 from resnext_det import two_step
-from resnext_det.data import coco
 from resnext_det.data.proposals import read_proposals
 from resnext_det.detection import Job, Metrics
 from resnext_det.two_step import train_two_step
-from tests.tiny_detector import FPN, write_config, write_sets
+from tests.tiny_detector import FPN, write_config
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 STEPS = 3
 GIVEN = {"LOAD_PROPOSALS": True, "PROPOSAL_GENERATOR": {"NAME": "PrecomputedProposals"}}
 NO_FILES = {"PROPOSAL_FILES_TRAIN": ["not used"], "PROPOSAL_FILES_TEST": ["not used"]}
 Pair = tuple[Job, Job]
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    return write_sets(tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(coco, "_registered", {})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,16 @@ import pytest
 import torch
 
 from resnext_det.config import load_config
-from resnext_det.data import coco
 from resnext_det.training.checkpoint import Checkpointer
-from tests.tiny_detector import C4_CHANGES, as_flags, as_overrides, json_lines, write_config, write_sets
+from tests.tiny_detector import C4_CHANGES, as_flags, as_overrides, json_lines, write_config
 from tests.training.test_optimizer import assert_same
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "train_net.py"
 STEPS = 60  # some 30 ms each; a run is stopped in the first 20
 PERIOD = 2
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    return write_sets(tmp_path_factory.mktemp("sets"))
 
 
 @pytest.fixture(scope="module", params=["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)])
@@ -46,16 +42,6 @@ def common(
     )
     config = write_config(tmp_path_factory.mktemp("config"))
     return ["--engine", request.param, "--config-file", str(config), *as_flags(sets)]
-
-
-@pytest.fixture(autouse=True)
-def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For the runs within this process: no dataset is registered, and one thread, as the subprocesses have."""
-    monkeypatch.setattr(coco, "_registered", {})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(*arguments: object) -> int:

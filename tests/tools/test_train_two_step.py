@@ -7,29 +7,20 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from resnext_det.data import coco
 from tests.test_two_step import make_jobs
 from tests.tiny_detector import C4_CHANGES, as_flags, as_overrides, write_sets
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "train_two_step.py"
 TOOL = runpy.run_path(str(SCRIPT))
 main = TOOL["main"]
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(coco, "_registered", {})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from resnext_det.data import coco
 from resnext_det.detection import Job, evaluate, train
 from tests.tiny_detector import as_overrides, json_lines, write_config, write_sets
 
-pytestmark = pytest.mark.detectron2
+pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("alone")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 SHORT: list[Any] = ["SOLVER.MAX_ITER", 3, "SOLVER.STEPS", ()]
@@ -50,15 +47,6 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str, 
     return tuple(
         (f"masked_{name}", str(annotations), str(images)) for name, (annotations, images) in sets.items()
     )
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(coco, "_registered", {})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def job(folder: Path, datasets: tuple[tuple[str, str, str], ...], *changes: Any) -> Job:

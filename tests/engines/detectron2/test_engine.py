@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from resnext_det.data import coco
 from resnext_det.engines.portable import engine as portable
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
-from tests.tiny_detector import C4_CHANGES, as_overrides, json_lines, write_config, write_sets
+from tests.tiny_detector import C4_CHANGES, as_overrides, json_lines, write_config
 
-pytestmark = pytest.mark.detectron2
+pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("registered")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from resnext_det.engines.detectron2 import engine as detectron2  # noqa: E402
 
 ENGINES: dict[str, Any] = {"portable": portable, "detectron2": detectron2}
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    return write_sets(tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(autouse=True)
-def _registered(sets: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(coco, "_registered", {})
-    for name, paths in sets.items():
-        coco.register_coco(name, *paths)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(engine: str, folder: Path, *changes: Any, resume: bool = False, task: str = "train") -> Any:

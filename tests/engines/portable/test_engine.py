@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +27,11 @@ from resnext_det.training import distributed
 from resnext_det.training.launch import launch
 from resnext_det.training.loop import train_loop
 from tests.engines.portable.test_faster_rcnn import GN, GRAY, configuration
-from tests.tiny_detector import EXHAUSTIVE, draw_sample, write_config, write_sets
+from tests.tiny_detector import EXHAUSTIVE, draw_sample, write_config
+
+pytestmark = pytest.mark.usefixtures("registered")
 
 IMAGES = 4
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    return write_sets(tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(autouse=True)
-def _registered(sets: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(coco, "_registered", {})
-    for name, paths in sets.items():
-        coco.register_coco(name, *paths)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def first_step() -> dict[str, Any]:

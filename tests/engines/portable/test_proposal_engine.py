@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,12 @@ from resnext_det.engines.portable.inference import Predictor
 from resnext_det.evaluation.coco import CocoMetrics
 from resnext_det.evaluation.proposals import ProposalMetrics, evaluate_proposals
 from resnext_det.training.launch import launch
-from tests.tiny_detector import C4_CHANGES, TRAIN_IMAGES, as_overrides, write_config, write_sets
+from tests.tiny_detector import C4_CHANGES, TRAIN_IMAGES, as_overrides, write_config
+
+pytestmark = pytest.mark.usefixtures("registered")
 
 Sets = dict[str, tuple[Path, Path]]
 RPN_ALONE = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
-    return write_sets(tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(autouse=True)
-def _registered(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(coco, "_registered", {})
-    for name, paths in sets.items():
-        coco.register_coco(name, *paths)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def configuration(folder: Path, *changes: Any) -> CfgNode:
