@@ -58,7 +58,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         amp_dtype = torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None
-        device = torch.device(cfg.MODEL.DEVICE)
+        self.device = device = distributed.resolve_device(cfg.MODEL.DEVICE)
         parts = (distributed.distribute(model, device), self.batches, optimizer)
         self.steps = self._trainer = _Steps(*parts, stop=self.max_iter, device=device, amp_dtype=amp_dtype)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -134,8 +134,7 @@ class Trainer(DefaultTrainer):
 
     def after_step(self) -> None:
         """The hooks, without effect on the random numbers of the training."""
-        device = torch.device(self.cfg.MODEL.DEVICE)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             super().after_step()
 
     def evaluate(self) -> dict[str, Any]:
