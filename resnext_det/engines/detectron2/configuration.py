@@ -38,8 +38,18 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
         logger.info("Honoured by detectron2 alone: %s", ", ".join(only_here))
         if uses_our_backbone(cfg):
             check_backbone(cfg)
+    _check_mixed_precision(cfg)
     cfg.freeze()
     return cfg
+
+
+def _check_mixed_precision(cfg: CfgNode) -> None:
+    on_cpu = cfg.MODEL.DEVICE.startswith("cpu")
+    if cfg.SOLVER.AMP.ENABLED and on_cpu and cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIPool":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED = True with MODEL.ROI_BOX_HEAD.POOLER_TYPE = 'ROIPool' does not run on detectron2 on the CPU, where "
+            "torchvision's roi_pool takes float32 alone; write SOLVER.AMP.ENABLED False, MODEL.DEVICE cuda, or --engine portable"
+        )
 
 
 def beyond_portable(cfg: CfgNode) -> list[str]:

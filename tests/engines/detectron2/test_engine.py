@@ -146,3 +146,10 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_images(tmp_path
     run("detectron2", tmp_path / "sound", "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ())
     with pytest.raises(FloatingPointError, match=r"diverged at iteration \d+: .*The images: .*jpg.*BASE_LR"):
         run("detectron2", tmp_path, "SOLVER.BASE_LR", 1e9, "SOLVER.WARMUP_ITERS", 0)
+
+
+def test_mixed_precision_that_torchvision_lacks_is_refused(tmp_path: Path) -> None:
+    changes = [*C4_CHANGES, "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool", "SOLVER.AMP.ENABLED", True]
+    with pytest.raises(ValueError, match=r"'ROIPool' does not run .* on the CPU.*--engine portable"):
+        run("detectron2", tmp_path, *changes)
+    assert run("portable", tmp_path, *changes, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
