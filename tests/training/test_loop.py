@@ -16,7 +16,7 @@ from torch import nn
 
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
-from resnext_det.training.loop import Step, _LossWatch
+from resnext_det.training.loop import LossWatch, Step
 from resnext_det.training.optimizer import gradient_clipper
 from resnext_det.training.state import TrainingState
 from tests.training.test_optimizer import assert_same
@@ -178,7 +178,7 @@ def test_divergence_names_the_step_the_images_and_remedies(raises: bool, words: 
 
 def test_losses_seen_late_still_name_their_step() -> None:
     """On a GPU the losses are looked at every 20 steps."""
-    watch = _LossWatch(period=20)
+    watch = LossWatch(torch.device("cuda"))  # which only says how often to look
     for iteration, batch in zip(range(10), Batches(0)):
         value = torch.tensor(float("inf") if iteration >= 4 else 1.0)
         watch.look(iteration, batch, {"loss": value}, last=False)
