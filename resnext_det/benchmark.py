@@ -56,7 +56,10 @@ class _TorchvisionTrunk(ResNet):
 
 
 def trunks(architecture: Architecture, *, freeze_at: int = 0) -> dict[str, nn.Module]:
-    """Each implementation's trunk, by name, detectron2's where that is installed; the first ``freeze_at`` of stem, res2 ... get no gradient."""
+    """Each implementation's trunk, by name; detectron2's where that is installed.
+
+    The first ``freeze_at`` of stem, res2 ... get no gradient.
+    """
     ours = ResNeXt(architecture, norm="FrozenBN", out_features=FEATURES).freeze(freeze_at)
     theirs = _TorchvisionTrunk(architecture)
     frozen = [[theirs.conv1], [theirs.layer1], [theirs.layer2], [theirs.layer3], [theirs.layer4]][:freeze_at]
