@@ -19,6 +19,8 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "filelock>=3.12",
         "pycocotools>=2.0.8",
         "opencv-python-headless>=4.10",
         "hotcoco>=1.3.0",

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from resnext_det.engines.portable.build import build_detector
     from resnext_det.engines.portable.inference import Predictor
     from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco
-    from resnext_det.weights import LoadReport, load_weights
+    from resnext_det.weights import (
+        LoadReport,
+        Preprocessing,
+        WeightFile,
+        load_weights,
+        read_weights,
+        write_weights,
+    )
 
 __version__ = "0.1.0"
 
@@ -36,6 +43,10 @@ _HOMES = {
     "evaluate_coco": "resnext_det.evaluation.coco",
     "LoadReport": "resnext_det.weights",
     "load_weights": "resnext_det.weights",
+    "read_weights": "resnext_det.weights",
+    "write_weights": "resnext_det.weights",
+    "WeightFile": "resnext_det.weights",
+    "Preprocessing": "resnext_det.weights",
 }
 
 __all__ = [
@@ -45,15 +56,19 @@ __all__ = [
     "LoadReport",
     "Metrics",
     "Predictor",
+    "Preprocessing",
     "ResNeXt",
     "ResNeXtClassifier",
+    "WeightFile",
     "build_detector",
     "evaluate",
     "evaluate_coco",
     "get_cfg",
     "load_config",
     "load_weights",
+    "read_weights",
     "train",
+    "write_weights",
 ]
 
 

@@ -27,6 +27,9 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a ``Job``, and KEY VALUE at the end."""
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what computes (default: auto)")
+    parser.add_argument(
+        "--fit-config", action="store_true", help="take from MODEL.WEIGHTS the preprocessing that it needs"
+    )
     add_dataset_flag(parser)
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
@@ -46,6 +49,7 @@ def job_of(options: argparse.Namespace, config_file: str, output_dir: Path | Non
         engine=options.engine,
         num_gpus=options.num_gpus,
         resume=options.resume,
+        fit_config=options.fit_config,
         datasets=tuple(tuple(dataset) for dataset in options.register_coco),
         num_machines=options.num_machines,
         machine_rank=options.machine_rank,

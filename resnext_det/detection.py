@@ -17,6 +17,7 @@ from resnext_det.config.scaling import scaled_to_processes
 from resnext_det.data.coco import register_coco
 from resnext_det.training import distributed
 from resnext_det.training.launch import launch
+from resnext_det.weights import fitted, read_weights
 
 ENGINES = ("auto", "portable", "detectron2")
 
@@ -32,6 +33,7 @@ class Job:
         engine: ``portable``, ``detectron2``, or ``auto``.
         num_gpus: processes on this machine; on the CPU, processes too.
         resume: go on from the newest checkpoint in the output folder.
+        fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what ``MODEL.WEIGHTS`` needs.
         datasets: (name, annotations, images) of COCO sets to register.
         num_machines, machine_rank, dist_url: as detectron2's flags of these names.
     """
@@ -42,6 +44,7 @@ class Job:
     engine: str = "auto"
     num_gpus: int = 1
     resume: bool = False
+    fit_config: bool = False
     datasets: tuple[tuple[str, str, str], ...] = ()
     num_machines: int = 1
     machine_rank: int = 0
@@ -57,7 +60,22 @@ class Job:
         overrides = list(self.overrides)
         if self.output_dir is not None:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
-        return load_config(self.config_file, overrides)
+        cfg = load_config(self.config_file, overrides)
+        if self.fit_config and cfg.MODEL.WEIGHTS:
+            overrides += _needed_by_weights(cfg)
+            cfg = load_config(self.config_file, overrides)
+        return cfg
+
+
+def _needed_by_weights(cfg: CfgNode) -> list[str]:
+    """The overrides without which ``check_preprocessing`` would refuse ``MODEL.WEIGHTS``."""
+    preprocessing = read_weights(cfg.MODEL.WEIGHTS, mapped=True).preprocessing
+    if preprocessing is None:
+        raise ValueError(
+            f"MODEL.WEIGHTS = {cfg.MODEL.WEIGHTS} does not say which preprocessing it needs, so nothing can be fitted to it; leave "
+            "--fit-config out, and write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
+        )
+    return fitted(cfg, preprocessing)
 
 
 @dataclass(frozen=True)

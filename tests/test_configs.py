@@ -15,12 +15,14 @@ from torch import nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
+from resnext_det.config.backbone import architecture_of
 from resnext_det.config.keys import keys_of, value_of
 from resnext_det.engines.common.proposals import proposals_path
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.engines.portable.solver import clipper_of, optimizer_of
 from resnext_det.instances import Boxes, Instances
 from resnext_det.resnext import make_stage
+from resnext_det.weights import KNOWN, catalog, differences
 from tests.detectron2_reference import randomize
 from tests.tiny_detector import draw_sample
 
@@ -171,6 +173,14 @@ def _says(content: object, key: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize("path", [path for path in LEAVES if "quickstart" not in path.parts], ids=name_of)
+def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
+    cfg = load_config(path)
+    weights = catalog.entry(cfg.MODEL.WEIGHTS)
+    assert weights.architecture == architecture_of(cfg)
+    assert differences(KNOWN[weights.preprocessing], cfg) == []
+
+
 @pytest.mark.parametrize("net", TABLE_8)
 def test_the_quartet_has_the_settings_of_the_paper(net: str) -> None:
     path = CONFIGS / f"faster_rcnn_{net}.yaml"
@@ -249,7 +259,7 @@ def test_step_two_reads_what_step_one_writes(path: Path) -> None:
 @pytest.mark.parametrize("kind", ["faster_rcnn", "two_step/rpn", "two_step/fast_rcnn"])
 def test_the_quartet_differs_in_the_net_alone(kind: str) -> None:
     nets = {"MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NUM_GROUPS", "MODEL.RESNETS.WIDTH_PER_GROUP", "OUTPUT_DIR"}
-    nets |= {"DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"}
+    nets |= {"MODEL.WEIGHTS", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"}
     first, *others = [load_config(CONFIGS / f"{kind}_{net}.yaml") for net in TABLE_8]
     for other in others:
         assert {key for key in keys_of(first) if value_of(first, key) != value_of(other, key)} <= nets

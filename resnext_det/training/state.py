@@ -41,11 +41,13 @@ class TrainingState:
     Args:
         model: bare or wrapped by ``distribute``; parameters are saved under the bare model's names.
         checkpointer: of the output folder.
+        facts: further plain data that every checkpoint holds, under names of their own.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     checkpointer: Checkpointer
+    facts: Mapping[str, Any] = field(default_factory=dict)
     _saved: tuple[int, Path] | None = field(default=None, init=False, repr=False)
 
     def save(self, name: str, iteration: int) -> Path:
@@ -57,7 +59,8 @@ class TrainingState:
         random_states = distributed.gather_objects(_random_state())
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
-            path = self.checkpointer.save(name, {**self._contents(iteration), "random_state": random_states})
+            contents = {**self.facts, **self._contents(iteration), "random_state": random_states}
+            path = self.checkpointer.save(name, contents)
         distributed.barrier()
         self._saved = (iteration, path)
         return path

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
-from resnext_det.engines.common.evaluation import load_detector
+from resnext_det.engines.common.weights import load_detector
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
-from resnext_det.weights import load_weights
+from resnext_det.weights import load_weights, read_weights
 
 STAGES = ("res2", "res3", "res4", "res5")
 SMALL = Architecture(26, 4, 8, stem_channels=8, res2_channels=32)
@@ -158,7 +158,7 @@ def test_mmpretrains_names_are_torchvisions_with_prefixes(
     }
     classifier = ResNeXtClassifier(architecture)
     report = load_weights(classifier, saved({"state_dict": state}, tmp_path))
-    assert (report.format, report.missing, report.unused) == ("torchvision", (), ())
+    assert (report.format, report.missing, report.unused) == ("mmpretrain", (), ())
     torch.testing.assert_close(
         classifier.linear.weight.double(), state["head.fc.weight"], rtol=1e-6, atol=1e-7
     )
@@ -302,7 +302,7 @@ def test_other_classes_are_refused_where_nothing_is_trained(tmp_path: Path) -> N
     text = error_of(detector(*FPN), path)
     assert "it has 9 classes, and the model 5; write MODEL.ROI_HEADS.NUM_CLASSES 9" in text
     with pytest.raises(ValueError, match="it has 9 classes, and the model 5"):
-        load_detector(detector(*FPN), str(path))  # type: ignore[arg-type]
+        load_detector(configuration("MODEL.WEIGHTS", str(path)), detector(*FPN))
 
 
 def test_nothing_but_the_predictor_may_differ(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def without(state: dict[str, Tensor], pattern: str) -> dict[str, Tensor]:
         (lambda state: {**state, "res2.5.conv1.weight": torch.zeros(1)}, ["1 of the file have no place in the model (res2.5."]),
         (
             lambda state: {**state, "stem.conv1.weight": torch.zeros(8, 1, 7, 7)},
-            ["1 shapes differ (stem.conv1.weight is (8, 1, 7, 7), not (8, 3, 7, 7))", "STEM_OUT_CHANNELS"],
+            ["1 shapes differ (stem.conv1.weight is (8, 1, 7, 7), not (8, 3, 7, 7))", "inflate_input=True"],
         ),
     ],
     ids=["a tensor lacks", "a stage lacks", "no statistics", "a block too many", "another shape"],
@@ -368,7 +368,7 @@ def test_a_detector_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
 def test_a_backbone_alone_is_no_detector_to_predict_with(tmp_path: Path) -> None:
     path = saved(ResNeXt(SMALL, out_features=STAGES).state_dict(), tmp_path)
     with pytest.raises(ValueError, match="holds a backbone and not a whole detector"):
-        load_detector(detector(*FPN), str(path))  # type: ignore[arg-type]
+        load_detector(configuration("MODEL.WEIGHTS", str(path)), detector(*FPN))
 
 
 class Hostile:
@@ -391,20 +391,19 @@ def test_a_file_that_asks_for_code_is_refused_and_runs_none(how: str, tmp_path: 
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
     text = error_of(ResNeXt(SMALL), path)
     assert "weights_only" not in text  # torch's own text recommends to run it
-    expected = "are refused: the file asks for posix.mkdir" if how == "zip" else "or ask for code"
-    assert expected in text
+    assert "is refused: it asks for posix.mkdir, which could run code" in text
     assert not trap.exists()
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (torch.zeros(3), "hold Tensor 'tensor([0., 0., 0.])', not tensors by name; save a model's state_dict()"),
-        ({}, "hold dict '{}', not tensors by name"),
-        ({"model": {}}, "hold dict '{}'"),
-        ({"epoch": 5, "state": {"a": torch.zeros(1)}}, "hold int under 'epoch'"),
-        ({"a": torch.zeros(1), "b": [1]}, "hold list under 'b', where a tensor under a name is needed"),
-        ({1: torch.zeros(1)}, "hold Tensor under 1"),
+        (torch.zeros(3), "there is a Tensor, where tensors by name are needed; save a model's state_dict()"),
+        ({}, "there is nothing, where tensors by name are needed"),
+        ({"model": {}}, "there is a dict under 'model', where a tensor is needed"),
+        ({"epoch": 5, "state": {"a": torch.zeros(1)}}, "there is an int under 'epoch'"),
+        ({"a": torch.zeros(1), "b": [1]}, "there is a list under 'b', where a tensor is needed"),
+        ({1: torch.zeros(1)}, "there is an int as a name of a tensor"),
         ({"encoder.weight": torch.zeros(1)}, "weights named encoder.weight ... are of no known format"),
         (
             {"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1), "neck.0": torch.zeros(1)},
@@ -419,10 +418,10 @@ def test_other_contents_are_refused(tmp_path: Path, content: Any, words: str) ->
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda data: data[: len(data) // 2], "are damaged or cut short"),
-        (lambda data: b"", "are damaged or cut short"),
-        (lambda data: b"<!DOCTYPE html><html>404</html>", "are no file of torch.save"),
-        (lambda data: pickle.dumps({"model": {"a": 1}}), "are no file of torch.save"),
+        (lambda data: data[: len(data) // 2], "is damaged or cut short, as a zip archive"),
+        (lambda data: b"", "is empty; copy or download the file again"),
+        (lambda data: b"<!DOCTYPE html><html>404</html>", "is a web page, not weights"),
+        (lambda data: pickle.dumps({"model": {"a": 1}}), "there is an int under 'a'"),
     ],
     ids=["truncated", "empty", "a web page", "a pickle of numbers"],
 )
@@ -436,9 +435,9 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: Any, words: str) -> N
     ("path", "words"),
     [
         ("https://download.pytorch.org/x.pth", "MODEL.WEIGHTS = https://download.pytorch.org/x.pth is an address"),
-        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "nothing is downloaded; download it yourself"),
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "nothing is downloaded from there; download it yourself"),
         ("nowhere/weights.pth", "weights nowhere/weights.pth are not there; give the path"),
-        (".", "are not there"),
+        (".", "is a folder; give a file of weights in it"),
     ],
 )  # fmt: skip
 def test_an_address_and_a_missing_file_are_refused(path: str, words: str) -> None:
@@ -448,3 +447,146 @@ def test_an_address_and_a_missing_file_are_refused(path: str, words: str) -> Non
 def test_a_model_without_a_stem_is_refused(tmp_path: Path) -> None:
     path = saved(ResNeXt(SMALL).state_dict(), tmp_path)
     assert "the model has no stem" in error_of(nn.Linear(1, 1), path)
+
+
+# --- the report
+
+
+def test_the_report_counts_by_module(tmp_path: Path) -> None:
+    source = dict(randomized(ResNeXtClassifier(SMALL, 7, norm="BN")).state_dict())
+    modules = load_weights(detector(*FPN), saved(source, tmp_path)).modules()
+    assert list(modules)[:6] == [f"backbone.bottom_up.{name}" for name in ("stem", *STAGES, "linear")]
+    assert {name: counts.loaded for name, counts in modules.items() if counts.loaded} == {
+        "backbone.bottom_up.stem": 5,
+        **{f"backbone.bottom_up.{stage}": 35 for stage in STAGES},  # 2 blocks, 7 convolutions of 5 tensors
+    }
+    assert modules["backbone.bottom_up.linear"].unexpected == 2
+    assert modules["backbone.fpn_lateral4"].missing == 2
+    assert modules["roi_heads.box_predictor"].missing == 4
+    c4 = load_weights(detector(), saved(source, tmp_path)).modules()
+    assert c4["roi_heads.res5"].loaded == 35
+    assert "backbone.res5" not in c4
+
+
+def test_an_error_shows_the_report(tmp_path: Path) -> None:
+    source = dict(randomized(ResNeXtClassifier(SMALL, 7)).state_dict())
+    source = without(source, r"res4\.")
+    source["res3.0.conv1.weight"] = torch.zeros(1)
+    source["res2.9.conv1.weight"] = torch.zeros(1)
+    text = error_of(ResNeXtClassifier(SMALL, 7), saved(source, tmp_path))
+    lines = [line.split() for line in text.partition("by module:\n")[2].splitlines()]
+    assert lines[0] == ["module", "loaded", "missing", "unexpected", "wrong", "shape"]
+    assert lines[1:] == [
+        ["stem", "6", "0", "0", "0"],  # a weight, and a norm's five
+        ["res2", "42", "0", "1", "0"],
+        ["res3", "41", "0", "0", "1"],
+        ["res4", "0", "35", "0", "0"],
+        ["res5", "42", "0", "0", "0"],
+        ["linear", "2", "0", "0", "0"],
+    ]
+
+
+def test_an_error_names_the_net_of_the_file(tmp_path: Path) -> None:
+    path = saved(ResNeXtClassifier(Architecture(50, 32, 4)).state_dict(), tmp_path)
+    text = error_of(ResNeXt(Architecture(101, 1, 64), out_features=STAGES), path)
+    assert (
+        "the file is X-50-32x4d: set MODEL.RESNETS.DEPTH 50, NUM_GROUPS 32, WIDTH_PER_GROUP 4, STEM_OUT"
+        in text
+    )
+
+
+def test_names_of_a_hostile_file_stay_short_in_the_report(tmp_path: Path) -> None:
+    source = dict(randomized(ResNeXtClassifier(SMALL, 7)).state_dict())
+    source |= {"res9.\x1b[2J" + "x" * 60_000: torch.ones(1), "y" * 60_000: torch.ones(1)}
+    report = load_weights(ResNeXt(SMALL, out_features=STAGES), saved(source, tmp_path))
+    assert len(report.unused) == 4
+    assert len(str(report)) + len(report.table()) < 3000
+    assert "\x1b" not in str(report) + report.table()
+
+
+def test_what_was_read_is_loaded_without_reading_it_again(tmp_path: Path) -> None:
+    source = randomized(ResNeXt(SMALL, out_features=STAGES))
+    path = saved(source.state_dict(), tmp_path)
+    file = read_weights(path)
+    path.unlink()
+    model = ResNeXt(SMALL, out_features=STAGES)
+    assert load_weights(model, file).missing == ()
+    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_loaded_model_does_not_depend_on_the_file(tmp_path: Path) -> None:
+    """Its tensors are copies, though the file is mapped while it is read."""
+    source = randomized(ResNeXt(SMALL, out_features=STAGES))
+    path = saved(source.state_dict(), tmp_path)
+    model = ResNeXt(SMALL, out_features=STAGES)
+    load_weights(model, path)
+    path.write_bytes(b"")
+    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+# --- images of other channels
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6, 7])
+def test_conv1_is_inflated_as_timm_does(channels: int, tmp_path: Path) -> None:
+    from timm.models._manipulate import adapt_input_conv
+
+    source = randomized(ResNeXtClassifier(SMALL, 7)).state_dict()
+    path = saved(source, tmp_path)
+    model = ResNeXt(SMALL, out_features=STAGES, in_channels=channels)
+    assert "load these with inflate_input=True" in error_of(model, path)
+    report = load_weights(model, path, inflate_input=True)
+    assert (report.missing, report.wrong_shape) == ((), ())
+    expected = adapt_input_conv(channels, source["stem.conv1.weight"])
+    torch.testing.assert_close(model.state_dict()["stem.conv1.weight"], expected)
+
+
+@torch.no_grad()
+def test_grey_images_give_the_features_that_they_had_in_three_channels(tmp_path: Path) -> None:
+    source: Any = randomized(ResNeXt(SMALL, out_features=STAGES))
+    model = ResNeXt(SMALL, out_features=STAGES, in_channels=1)
+    load_weights(model, saved(source.state_dict(), tmp_path), inflate_input=True)
+    grey = torch.randn(1, 1, 40, 40)
+    wanted = source(grey.expand(1, 3, 40, 40))
+    for name, feature in model(grey).items():
+        torch.testing.assert_close(feature, wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def test_three_channels_stay_as_they_are(tmp_path: Path) -> None:
+    path = saved(randomized(ResNeXt(SMALL)).state_dict(), tmp_path)
+    models = [ResNeXt(SMALL), ResNeXt(SMALL)]
+    for model, inflate in zip(models, (False, True)):
+        load_weights(model, path, inflate_input=inflate)
+    assert torch.equal(models[0].stem.conv1.weight, models[1].stem.conv1.weight)
+
+
+# --- folded batch norms
+
+
+def folded(path: Path) -> Path:
+    """As Detectron 1 has them."""
+    state = randomized(ResNeXtClassifier(SMALL, 7)).state_dict()
+    for name, tensor in state.items():
+        if name.endswith("running_mean"):
+            tensor.zero_()
+        elif name.endswith("running_var"):
+            tensor.fill_(1)
+    return saved(state, path)
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "FrozenBN", "FrozenStatisticsBN"])
+def test_folded_norms_are_not_trained_as_batch_norms(norm: str, tmp_path: Path) -> None:
+    path = folded(tmp_path)
+    model = ResNeXt(SMALL, norm=norm, out_features=STAGES).freeze(2)
+    if norm.startswith("Frozen"):
+        assert load_weights(model, path).missing == ()
+    else:
+        text = error_of(model, path)
+        assert "has its batch norms folded into scale and bias, and the model would train 21 of them" in text
+        assert "write MODEL.RESNETS.NORM FrozenBN" in text
+    load_weights(model.freeze(5), path)  # frozen they are right
+
+
+def test_an_untrained_network_is_not_taken_for_a_folded_one(tmp_path: Path) -> None:
+    source = ResNeXt(SMALL, norm="BN", out_features=STAGES)
+    load_weights(ResNeXt(SMALL, norm="BN", out_features=STAGES), saved(source.state_dict(), tmp_path))

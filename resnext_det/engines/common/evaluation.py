@@ -19,7 +19,6 @@ from resnext_det.engines.common.proposals import evaluate_proposals_on
 from resnext_det.evaluation.coco import CocoMetrics, coco_results, evaluate_coco
 from resnext_det.evaluation.proposals import ProposalMetrics
 from resnext_det.training import distributed
-from resnext_det.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -83,25 +82,6 @@ def evaluate_on(
     metrics = evaluate_coco(dataset.annotations_file, rows)
     logger.info("%s, bbox:\n%s", dataset.name, metrics.table())
     return metrics
-
-
-def load_detector(model: nn.Module, path: str) -> None:
-    """Load the weights of a whole, trained detector: those of a backbone alone would leave the heads random.
-
-    Raises:
-        ValueError, FileNotFoundError: ``path``, which is ``MODEL.WEIGHTS``, is empty; the file is not a detector's, or does not fit.
-    """
-    if not path:
-        raise ValueError(
-            "MODEL.WEIGHTS is empty, so there is no trained detector; write MODEL.WEIGHTS and the path of its file, such as "
-            "model_final.pth in the OUTPUT_DIR of a training"
-        )
-    report = load_weights(model, path)
-    if report.missing:
-        raise ValueError(
-            f"MODEL.WEIGHTS = {path} holds a backbone and not a whole detector: {len(report.missing)} tensors, such as "
-            f"{report.missing[0]}, would be random; give the file of a trained detector"
-        )
 
 
 def scalars(results: Mapping[str, BoxMetrics]) -> dict[str, float]:

@@ -12,11 +12,11 @@ import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnext_det.engines.common.weights import load_pretrained
 from resnext_det.resnext import check_frozen_layers_are_loaded
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT
 from resnext_det.training.metrics import setup_logging
-from resnext_det.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def record(cfg: CfgNode) -> None:
 def begin(cfg: CfgNode, model: nn.Module) -> None:
     """What precedes the first iteration of a training: its weights, and a word on what it will overwrite."""
     if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS, allow_new_classes=True)
+        load_pretrained(cfg, model)
     check_frozen_layers_are_loaded(model)
     if Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
         logger.warning(

@@ -1,4 +1,4 @@
-"""The datasets of this project under their names in detectron2's catalogs, so that its own tools take them too."""
+"""The datasets and the weights of this project under their names in detectron2's catalogs, so that its own tools take them too."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathManager
 
 from resnext_det.data.coco import known_datasets, locate
+from resnext_det.weights.catalog_paths import register_handler
 
 
 def register_datasets() -> None:
@@ -28,3 +30,4 @@ def _load(name: str) -> list[dict[str, Any]]:
 
 
 register_datasets()
+register_handler(PathManager)  # MODEL.WEIGHTS resnext://...

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from resnext_det.engines.common.evaluation import load_detector
 from resnext_det.engines.common.proposals import check_proposes, write_all_proposals
 from resnext_det.engines.common.setup import CONFIG_FILE, record, seeded, set_up
+from resnext_det.engines.common.weights import load_detector
 from resnext_det.engines.detectron2.configuration import load_config
 from resnext_det.engines.detectron2.datasets import load_data
 from resnext_det.engines.detectron2.evaluation import evaluate_all
@@ -57,7 +57,7 @@ def _trained_model(cfg: CfgNode, *, resume: bool) -> nn.Module:
     if newest is not None:
         load_model_state(model, checkpointer.load(newest)["model"])
     else:
-        load_detector(model, cfg.MODEL.WEIGHTS)
+        load_detector(cfg, model)
     return model
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from resnext_det.config.scaling import scaled_to_processes
 from resnext_det.engines.common.evaluation import scalars
 from resnext_det.engines.common.setup import begin
+from resnext_det.engines.common.weights import facts_for_checkpoints
 from resnext_det.engines.detectron2.configuration import uses_our_backbone
 from resnext_det.engines.detectron2.datasets import Data
 from resnext_det.engines.detectron2.evaluation import evaluate_all
@@ -98,8 +99,10 @@ class Trainer(DefaultTrainer):
             ValueError, FileNotFoundError: see ``TrainingState.resume`` and ``load_weights``.
         """
         start = self.state.resume() if resume else 0
+        model = distributed.unwrap(self.model)
         if start == 0:
-            begin(self.cfg, distributed.unwrap(self.model))
+            begin(self.cfg, model)
+        self.state.facts = facts_for_checkpoints(self.cfg, model)
         self.start_iter = self.iter = self.batches.start = self.scheduler.last_epoch = start
 
     def train(self) -> dict[str, Any]:

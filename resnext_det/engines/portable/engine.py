@@ -17,9 +17,10 @@ from resnext_det.engines.common.datasets import (
     load_train_sets,
     train_loader,
 )
-from resnext_det.engines.common.evaluation import BoxMetrics, evaluate_all, load_detector, scalars
+from resnext_det.engines.common.evaluation import BoxMetrics, evaluate_all, scalars
 from resnext_det.engines.common.proposals import check_proposes, write_all_proposals
 from resnext_det.engines.common.setup import CONFIG_FILE, begin, record, seeded, set_up
+from resnext_det.engines.common.weights import facts_for_checkpoints, load_detector
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.engines.portable.meta_architecture import MetaArchitecture
 from resnext_det.engines.portable.solver import clipper_of, optimizer_of, schedule_of
@@ -61,6 +62,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
     start = state.resume() if resume else 0
     if start == 0:
         begin(cfg, model)
+    state.facts = facts_for_checkpoints(cfg, model)
     results: dict[str, BoxMetrics] = {}
     with MetricsWriter(cfg.OUTPUT_DIR, total_steps=cfg.SOLVER.MAX_ITER, start=start) as writer:
 
@@ -134,7 +136,7 @@ def _trained_model(cfg: CfgNode, device: torch.device, *, resume: bool) -> MetaA
         load_model_state(model, checkpointer.load(newest)["model"])
         logger.info("The weights are those of %s.", newest)
     else:
-        load_detector(model, cfg.MODEL.WEIGHTS)
+        load_detector(cfg, model)
     return model
 
 

@@ -7,7 +7,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
-from resnext_det.engines.common.evaluation import load_detector
+from resnext_det.engines.common.weights import load_detector
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.instances import Instances
 from resnext_det.training import distributed
@@ -34,7 +34,7 @@ class Predictor:
         self.image_format: str = cfg.INPUT.FORMAT
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
         self.model = build_detector(cfg)
-        load_detector(self.model, cfg.MODEL.WEIGHTS)
+        load_detector(cfg, self.model)
         self.model.to(device).eval()
 
     @torch.inference_mode()

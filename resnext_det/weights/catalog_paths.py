@@ -1,0 +1,95 @@
+"""The catalog for programs that open files through iopath, detectron2's own tools above all: ``resnext://`` paths.
+
+detectron2's checkpointer knows its own names and Caffe2's, and tells a file's format by its suffix: torchvision's ``conv1.weight`` it
+would not find a place for, and merely warn. So it is served the weights under detectron2's names, as a ``.pkl`` that this package wrote
+from what it read without running the file's code.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import IO, Any
+
+from iopath.common.file_io import PathHandler, PathManager  # type: ignore[import-untyped]
+
+from resnext_det.weights.catalog import ENTRIES, PREFIX, Entry, locate, path_of
+from resnext_det.weights.downloading import locked
+from resnext_det.weights.transfer import writing
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # of the converted files; a change of the conversion raises it
+
+
+class CatalogPathHandler(PathHandler):
+    """``resnext://torchvision/X-50-32x4d`` as the path of a local file in detectron2's format, downloaded and converted on first use."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **options: Any) -> str:
+        """The path of the converted file.
+
+        Args:
+            path: a name of the catalog.
+            force: download and convert again.
+
+        Raises:
+            FileNotFoundError, ValueError: as ``catalog.locate`` and ``read_weights``.
+        """
+        self._check_kwargs(options)
+        if force and path in ENTRIES:
+            path_of(ENTRIES[path]).unlink(missing_ok=True)
+        source, known = locate(path)
+        return str(_converted(source, known))
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> IO[Any]:
+        self._check_kwargs(options)
+        if mode not in ("r", "rb"):
+            raise ValueError(
+                f"{path} is of the catalog and cannot be opened in mode {mode!r}; open it with 'rb'"
+            )
+        return open(self._get_local_path(path), "rb", buffering)
+
+    def _exists(self, path: str, **options: Any) -> bool:
+        return path in ENTRIES
+
+    def _isfile(self, path: str, **options: Any) -> bool:
+        return path in ENTRIES
+
+    def _isdir(self, path: str, **options: Any) -> bool:
+        return False
+
+
+def register_handler(path_manager: PathManager) -> None:
+    """Give a path manager, as ``detectron2.utils.file_io.PathManager``, the paths ``resnext://``; a second time changes nothing."""
+    try:
+        path_manager.register_handler(CatalogPathHandler(), allow_override=False)
+    except KeyError:
+        logger.debug("%s is registered already.", PREFIX)
+
+
+def _converted(source: Path, known: Entry) -> Path:
+    """The weights of a catalog file in detectron2's format, beside it; made anew where the file is newer."""
+    from resnext_det.weights.file import read_weights
+    from resnext_det.weights.writing import write_weights
+
+    path = source.with_name(f"{source.name}.detectron2-{_FORMAT}.pkl")
+    if _is_newer(path, source):
+        return path
+    with locked(path):
+        if not _is_newer(path, source):
+            weights = read_weights(known.name)
+            with writing(path):
+                write_weights(weights, path, format="detectron2")
+            logger.info("%s is served to detectron2 as %s.", known.name, path)
+    return path
+
+
+def _is_newer(path: Path, source: Path) -> bool:
+    """By when the source came to be here too: a copy may keep an older date."""
+    if not path.is_file():
+        return False
+    at = source.stat()
+    return path.stat().st_mtime_ns >= max(at.st_mtime_ns, at.st_ctime_ns)

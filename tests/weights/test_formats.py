@@ -1,0 +1,282 @@
+"""Other libraries' names of weights, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.models.resnet import ResNet
+
+from resnext_det.weights.formats import to_native
+from tests.weights.foreign_names import (
+    caffe2_arrays,
+    detectron2_state,
+    mmpretrain_state,
+    pycls_state,
+    random_network,
+)
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def network() -> ResNet:
+    return random_network(26, 4, 8)
+
+
+def caffe2_state(network: ResNet, norms: str, **options: Any) -> State:
+    return {name: torch.from_numpy(array) for name, array in caffe2_arrays(network, norms, **options).items()}
+
+
+FORMATS: dict[str, tuple[str, Callable[[ResNet], State]]] = {
+    "torchvision": ("torchvision", lambda network: network.state_dict()),
+    "mmpretrain": ("torchvision", mmpretrain_state),
+    "pycls": ("pycls", pycls_state),
+    "detectron2": ("detectron2", detectron2_state),
+    "Caffe2, gamma and beta": ("caffe2", lambda network: caffe2_state(network, "beta")),
+    "Caffe2, rm and riv": ("caffe2", lambda network: caffe2_state(network, "riv", head="fc1000")),
+    "Caffe2, zero biases": ("caffe2", lambda network: caffe2_state(network, "riv", zero_biases=True)),
+}
+
+
+def bare(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def same(found: State, wanted: State) -> None:
+    assert sorted(found) == sorted(wanted)
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_name_finds_its_place(network: ResNet, name: str) -> None:
+    format, make = FORMATS[name]
+    found = to_native(make(network))
+    assert (found.format, found.left_out) == (format, ())
+    same(bare(found.state), detectron2_state(network))
+
+
+def test_counters_are_kept(network: ResNet) -> None:
+    for state in (network.state_dict(), pycls_state(network)):
+        assert to_native(state).state["res4.1.conv2.norm.num_batches_tracked"] == 7
+        assert len(to_native(state).state) == len(network.state_dict())
+
+
+PREFIXES = [
+    "module.",
+    "backbone.",
+    "backbone.bottom_up.",
+    "bottom_up.",
+    "model.",
+    "module.model.",
+    "_orig_mod.",
+]
+PREFIXES += [
+    "encoder.",
+    "module.encoder_q.",
+    "model.backbone.",
+    "_orig_mod.module.",
+    "network.",
+    "module.resnet.",
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", ["torchvision", "pycls", "detectron2"])
+def test_prefixes_are_taken_off(network: ResNet, name: str, prefix: str) -> None:
+    format, make = FORMATS[name]
+    found = to_native({f"{prefix}{key}": tensor for key, tensor in make(network).items()})
+    assert found.format == format
+    same(bare(found.state), detectron2_state(network))
+
+
+def test_averaged_copies_count_their_steps(network: ResNet) -> None:
+    """torch.optim.swa_utils.AveragedModel, as torchvision's training saves it."""
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    found = to_native(averaged.state_dict())
+    assert found.left_out == ("n_averaged",)
+    same(bare(found.state), detectron2_state(network))
+
+
+def test_other_libraries_detectors_give_their_backbone(network: ResNet) -> None:
+    """mmdetection's and torchvision's parts beside the backbone are left out, and named."""
+    own = {f"backbone.{n}": t for n, t in network.state_dict().items() if not n.startswith("fc.")}
+    heads = {"neck.lateral_convs.0.conv.weight": torch.ones(1), "rpn_head.rpn_conv.weight": torch.ones(1)}
+    found = to_native({**own, **heads})
+    assert (found.format, found.left_out, found.prefix) == ("torchvision", tuple(heads), "backbone.")
+    same(bare(found.state), {n: t for n, t in detectron2_state(network).items() if "linear" not in n})
+
+    detector: Any = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    state = detector.state_dict()
+    found = to_native(state)
+    assert found.prefix == "backbone.body."
+    assert {name.split(".")[0] for name in found.left_out} == {"backbone", "rpn", "roi_heads"}
+    assert len(found.left_out) + len(found.state) == len(state)
+    assert torch.equal(found.state["res5.2.conv3.weight"], state["backbone.body.layer4.2.conv3.weight"])
+
+
+def test_a_retinanet_of_detectron2_is_a_detector(network: ResNet) -> None:
+    """So that it is evaluated as one; tools/convert_weights.py --backbone-only takes the backbone out."""
+    own = {f"backbone.bottom_up.{name}": tensor for name, tensor in detectron2_state(network).items()}
+    heads = {"backbone.fpn_lateral3.weight": torch.ones(1), "head.cls_score.weight": torch.ones(1)}
+    found = to_native({**own, **heads})
+    assert (found.format, found.left_out) == ("detector", ())
+    assert set(found.state) == {*own, *heads}
+
+
+def test_detectrons_heads_and_momenta_are_left_out(network: ResNet) -> None:
+    beside = {
+        name: torch.ones(1)
+        for name in ("conv1_w_momentum", "res2_0_branch2a_w_momentum", "fc6_w", "conv_rpn_w")
+    }
+    found = to_native({**caffe2_state(network, "riv"), **beside})
+    assert found.left_out == tuple(beside)
+    same(found.state, detectron2_state(network))
+
+
+def test_what_detectron2s_script_makes_of_torchvisions(network: ResNet) -> None:
+    """tools/convert-torchvision-to-d2.py puts "stem." before whatever is in no layer."""
+    state = detectron2_state(network)
+    for key in ("weight", "bias"):
+        state[f"stem.fc.{key}"] = state.pop(f"linear.{key}")
+    same(to_native(state).state, detectron2_state(network))
+
+
+# --- what Caffe2's lack
+
+
+def test_folded_norms_become_exactly_scale_and_bias(network: ResNet) -> None:
+    arrays = caffe2_arrays(network, "folded")
+    found = to_native({name: torch.from_numpy(array) for name, array in arrays.items()}).state
+    assert sorted(found) == sorted(detectron2_state(network))
+    norm = {
+        key: found[f"res3.0.shortcut.norm.{key}"] for key in ("weight", "bias", "running_mean", "running_var")
+    }
+    x = torch.randn(2, 512, 3, 3, dtype=torch.float64)
+    scale, bias = (torch.from_numpy(arrays[f"res3_0_branch1_bn_{key}"]).double() for key in "sb")
+    wanted = x * scale[:, None, None] + bias[:, None, None]
+    values = {key: tensor.double() for key, tensor in norm.items()}
+    computed = torch.nn.functional.batch_norm(
+        x, values["running_mean"], values["running_var"], values["weight"], values["bias"]
+    )
+    torch.testing.assert_close(computed, wanted, rtol=1e-7, atol=1e-7)
+
+
+def test_group_norms_get_no_statistics(network: ResNet) -> None:
+    state = {name.replace("_bn_", "_gn_"): t for name, t in caffe2_state(network, "folded").items()}
+    found = to_native(state).state
+    assert not any("running" in name for name in found)
+    assert torch.equal(found["res2.0.conv1.norm.weight"], state["res2_0_branch2a_gn_s"])
+
+
+@pytest.mark.parametrize("norms", ["beta", "folded"])
+def test_a_convolutions_bias_goes_into_its_norm(network: ResNet, norms: str) -> None:
+    """MSRA's ResNet-50 has one in conv1."""
+    state = caffe2_state(network, norms)
+    bias = torch.linspace(-1, 1, 64)
+    found = to_native({**state, "conv1_b": bias}).state
+    assert "stem.conv1.bias" not in found
+    plain = to_native(state).state
+    x = torch.randn(4, 64, 2, 2, dtype=torch.float64)
+
+    def normed(x: Tensor, weights: State) -> Tensor:
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return torch.nn.functional.batch_norm(
+            x, *(weights[f"stem.conv1.norm.{key}"].double() for key in keys)
+        )
+
+    torch.testing.assert_close(
+        normed(x, found), normed(x + bias[:, None, None].double(), plain), rtol=1e-5, atol=1e-5
+    )
+    assert found["stem.conv1.norm.running_mean"].any() == (norms == "beta")  # else it were folded no more
+
+
+def test_a_bias_of_another_length_is_refused(network: ResNet) -> None:
+    with pytest.raises(ValueError, match=r"stem.conv1.bias is \(1,\), and the norm behind it \(64,\)"):
+        to_native({**caffe2_state(network, "beta"), "conv1_b": torch.ones(1)})
+
+
+# --- what is refused
+
+
+def error_of(state: State) -> str:
+    with pytest.raises(ValueError) as caught:
+        to_native(state)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "strange", "words"),
+    [
+        ("torchvision", "layer1.0.se.fc1.weight", "'layer1.0.se.fc1.weight' is no name of torchvision's ResNeXt; the network is"),
+        ("torchvision", "layer1.0.downsample.2.weight", "the network is another one, or has parts that a ResNeXt has not"),
+        ("torchvision", "neck.0", "'neck.0' is no name of torchvision's ResNeXt; remove it from the file, or rename it"),
+        ("mmpretrain", "backbone.layer1.0.x.weight", "'layer1.0.x.weight' is no name"),
+        ("pycls", "s1.b1.f.se.f_ex.0.weight", "'s1.b1.f.se.f_ex.0.weight' is no name of pycls's ResNeXt"),
+        ("Caffe2, rm and riv", "res2_0_branch3_w", "'res2_0_branch3_w' is no name of caffe2's ResNeXt"),
+        ("torchvision", "head.fc.weight", "two of the weights are linear.weight under our names, the second is 'head.fc.weight'"),
+        ("Caffe2, rm and riv", "conv1_bn_s", "'conv1_bn_s' is no name of caffe2's"),
+    ],
+)  # fmt: skip
+def test_strange_names_are_refused(network: ResNet, name: str, strange: str, words: str) -> None:
+    text = error_of({**FORMATS[name][1](network), strange: torch.zeros(1)})
+    assert words in text
+
+
+def test_several_networks_are_refused(network: ResNet) -> None:
+    pair = {
+        f"{prefix}{n}": t for prefix in ("encoder_q.", "encoder.") for n, t in network.state_dict().items()
+    }
+    assert "there are several networks among the weights, under 'encoder_q.' and 'encoder.'" in error_of(pair)
+    assert "several networks" in error_of({**network.state_dict(), **pycls_state(network)})
+
+
+@pytest.mark.parametrize("name", ["resnet50d", "resnet50c", "resnet50s"])
+def test_deep_stems_are_refused_as_such(name: str) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    assert "have a stem of several convolutions (ResNet-C, -D and their like)" in error_of(state)
+    assert "have a stem of several" in error_of(
+        {"backbone.stem.0.weight": torch.ones(1), "backbone.layer1.0.conv1.weight": torch.ones(1)}
+    )
+
+
+@pytest.mark.parametrize("name", ["seresnext50_32x4d", "ecaresnet50t", "skresnext50_32x4d"])
+def test_timms_other_networks_are_refused(name: str) -> None:
+    with torch.device("meta"):
+        error_of(timm.create_model(name).state_dict())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["a"],
+        ["conv2.weight"],
+        ["patch_embed.proj.weight"],
+        ["student.conv1.weight"],
+        ["xbackbone.conv1.weight"],
+    ],
+)
+def test_other_names_are_of_no_known_format(names: list[str]) -> None:
+    assert "are of no known format; give a ResNet or ResNeXt of" in error_of(
+        {name: torch.ones(1) for name in names}
+    )
+
+
+def test_long_names_take_no_time_and_no_page() -> None:
+    names = [
+        "module." * 100_000 + "conv1.weight",
+        "model." * 100_000,
+        "layer1." * 100_000,
+        "\x1b[31m\n" * 1000,
+    ]
+    text = error_of({name: torch.ones(1) for name in names})
+    assert len(text) < 1000
+    assert "\x1b" not in text

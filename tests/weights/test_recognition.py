@@ -1,0 +1,163 @@
+"""Networks told from the shapes of their weights, and a detector's backbone among its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor
+
+from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
+from resnext_det.engines.portable.build import build_detector
+from resnext_det.resnext import ResNeXt, ResNeXtClassifier
+from resnext_det.weights.recognition import backbone_of_detector, recognise, recognised
+from tests.weights.test_loading import HEADS, SMALL, configuration
+
+State = dict[str, Tensor]
+
+# torchvision's name -> ours, part by part.
+PARTS = (
+    *((f"layer{number}.", f"res{number + 1}.") for number in range(1, 5)),
+    *((".downsample.0.", ".shortcut."), (".downsample.1.", ".shortcut.norm.")),
+    *((f".bn{number}.", f".conv{number}.norm.") for number in (1, 2, 3)),
+    ("^conv1.", "stem.conv1."),
+    ("^bn1.", "stem.conv1.norm."),
+    ("^fc.", "linear."),
+)
+
+
+def ours(state: Mapping[str, Tensor]) -> State:
+    """torchvision's weights under our names."""
+    renamed = {}
+    for name, tensor in state.items():
+        name = f"^{name}"
+        for theirs, own in PARTS:
+            name = name.replace(theirs, own)
+        renamed[name.removeprefix("^")] = tensor
+    return renamed
+
+
+def on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: Any) -> State:
+    """The names and shapes of a network's weights, without memory."""
+    with torch.device("meta"):
+        return dict(build(*arguments, **options).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("resnet50", "R-50"),
+        ("resnet101", "R-101"),
+        ("resnet152", "R-152"),
+        ("resnext50_32x4d", "X-50-32x4d"),
+        ("resnext101_32x8d", "X-101-32x8d"),
+        ("resnext101_64x4d", "X-101-64x4d"),
+        ("wide_resnet50_2", "X-50-1x128d"),
+        ("wide_resnet101_2", "X-101-1x128d"),
+    ],
+)
+def test_torchvision_networks_are_recognised(network: str, name: str) -> None:
+    state = ours(on_meta(torchvision.models.get_model, network))
+    assert str(recognised(state)) == name
+    assert recognise({key: tensor for key, tensor in state.items() if "norm" not in key}) == recognised(state)
+
+
+@pytest.mark.parametrize("network", ["resnext50_32x4d", "resnext101_32x4d", "resnet26", "resnet200"])
+def test_timm_networks_are_recognised(network: str) -> None:
+    arguments = {"resnet200": {"layers": [3, 24, 36, 3]}, "resnet26": {"layers": [2, 2, 2, 2]}}
+    if network in arguments:
+        state = on_meta(timm.models.resnet.ResNet, timm.models.resnet.Bottleneck, **arguments[network])
+    else:
+        state = on_meta(timm.create_model, network)
+    assert recognise(ours(state)) == Architecture.parse(network)
+
+
+@pytest.mark.parametrize("depth", BLOCKS_PER_STAGE)
+@pytest.mark.parametrize(
+    ("template", "end", "prefix"),
+    [
+        ((1, 64, 64, 256), "res4", "backbone."),
+        ((32, 4, 64, 256), "res5", "backbone.bottom_up."),
+        ((3, 7, 5, 11), "res5", "bottom_up."),
+        ((2, 40, 32, 128), "res4", ""),
+    ],
+)
+def test_backbones_are_recognised(depth: int, template: tuple[int, ...], end: str, prefix: str) -> None:
+    architecture = Architecture(depth, *template)
+    state = on_meta(ResNeXt, architecture, out_features=(end,), in_channels=len(prefix) + 1, norm="BN")
+    assert recognise({f"{prefix}{name}": tensor for name, tensor in state.items()}) == architecture
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_detector_has_its_backbone(head: str) -> None:
+    cfg = configuration(*HEADS[head])
+    model = build_detector(cfg)
+    state = model.state_dict()
+    assert recognise(state) == SMALL
+    backbone = backbone_of_detector(state)
+    assert list(backbone) == list(on_meta(ResNeXt, SMALL, out_features=("res5",)))
+    for name, tensor in backbone.items():
+        places = [f"{prefix}{name}" for prefix in ("backbone.bottom_up.", "backbone.", "roi_heads.")]
+        assert [place for place in places if place in state and state[place] is tensor]
+
+
+def changed(**changes: tuple[int, ...] | None) -> State:
+    """A small network's weights with others of another shape, more, or (None) fewer."""
+    state = on_meta(ResNeXtClassifier, SMALL)
+    for name, shape in changes.items():
+        name = name.replace("__", ".")
+        if shape is None:
+            del state[name]
+        else:
+            state[name] = torch.empty(shape, device="meta")
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({}, "no stem.conv1.weight"),
+        ({"conv1.weight": torch.empty(64, 3, 7, 7)}, "no stem.conv1.weight.*first name 'conv1.weight'"),
+        ({"stem.conv1.weight": torch.empty(64, 3, 7, 7)}, "have no blocks"),
+        (ours(on_meta(torchvision.models.resnet18)), "lack res2.0.conv3.weight"),
+        (ours(on_meta(torchvision.models.resnet34)), "lack res2.0.conv3.weight"),
+        (ours(on_meta(timm.create_model, "resnet50d")), "lack stem.conv1.weight|no stem.conv1.weight"),
+        (ours(on_meta(timm.create_model, "seresnext50_32x4d")), r"have 'res2.0.se.*which no ResNeXt has"),
+        (ours(on_meta(timm.create_model, "res2net50_26w_4s")), r"which no ResNeXt has"),
+        (changed(res5__1__conv2_offset__weight=(18, 256, 3, 3)), "res5.1.conv2_offset.weight"),
+        (changed(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
+        (changed(res3__0__shortcut__weight=None), "lack res3.0.shortcut.weight"),
+        (changed(res3__1__shortcut__weight=(64, 64, 1, 1)), "res3.1.shortcut.weight, where"),
+        (changed(stem__conv1__weight=(8, 3, 3, 3)), "3x3, where that of a ResNeXt is 7x7"),
+        (changed(res2__0__conv2__weight=(32, 7, 3, 3)), "groups of 7; these do not divide"),
+        (changed(res3__1__conv2__weight=(64, 64, 3, 3)), "of no ResNeXt of one template"),
+        (changed(res2__2__conv1__weight=(32, 32, 1, 1)), "3-2-2-2 blocks.*50: 3-4-6-3"),
+        (changed(res2__7__conv1__weight=(32, 32, 1, 1)), "lack some of the blocks of res2"),
+        (changed(res2__0__conv2__weight=(32, 0, 3, 3)), "no weight of a convolution"),
+        (changed(res2__0__conv2__weight=()), "no weight of a convolution"),
+        (changed(stem__conv1__weight=(8, 3, 7)), "no weight of a convolution"),
+    ],
+)
+def test_other_networks_are_not(state: State, reason: str) -> None:
+    assert recognise(state) is None
+    with pytest.raises(ValueError, match=reason):
+        recognised(state)
+
+
+def test_a_depth_that_two_stages_do_not_tell() -> None:
+    state = on_meta(ResNeXt, Architecture(50, 32, 4), out_features=("res3",))
+    with pytest.raises(ValueError, match="have 3-4 blocks"):
+        recognised(state)
+
+
+def test_one_weight_in_two_places() -> None:
+    state = on_meta(ResNeXt, SMALL, out_features=("res5",))
+    twice = {
+        f"{prefix}{name}": tensor for prefix in ("backbone.", "bottom_up.") for name, tensor in state.items()
+    }
+    with pytest.raises(ValueError, match=r"stem.conv1.weight in two places, the second is bottom_up"):
+        backbone_of_detector(twice)
