@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,20 @@ from tests.tiny_detector import write_sets
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _logs_end_with_the_test() -> Iterator[None]:
+    """Where a test's messages go, and which, does not hold in the next one."""
+    packages = [logging.getLogger(name) for name in ("resnext_det", "detectron2", "fvcore")]
+    before = [(package.level, package.propagate) for package in packages]
+    yield
+    for package, (level, propagate) in zip(packages, before):
+        package.setLevel(level)
+        package.propagate = propagate
+        for handler in [handler for handler in package.handlers if handler.name == "resnext_det"]:
+            package.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture(scope="module")

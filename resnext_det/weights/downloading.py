@@ -48,7 +48,7 @@ def download(
     with locked(path):
         if path.is_file():  # another process was faster
             return path
-        logger.info("%s is downloaded to %s.", url, path)
+        logger.info("Downloading %s to %s.", url, path)
         partial = Partial(path)
         bring(url, partial)
         try:
