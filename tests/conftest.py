@@ -19,14 +19,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 @pytest.fixture(autouse=True)
-def _logs_end_with_the_test() -> Iterator[None]:
-    """Where a test's messages go, and which, does not hold in the next one."""
-    packages = [logging.getLogger(name) for name in ("resnext_det", "detectron2", "fvcore")]
-    before = [(package.level, package.propagate) for package in packages]
+def _logs_are_as_in_a_new_process() -> Iterator[None]:
+    """Before and after each test: what another one, or a fixture of a module, set of the logs does not hold."""
+    _reset_logs()
     yield
-    for package, (level, propagate) in zip(packages, before):
-        package.setLevel(level)
-        package.propagate = propagate
+    _reset_logs()
+
+
+def _reset_logs() -> None:
+    for name in ("resnext_det", "detectron2", "fvcore"):
+        package = logging.getLogger(name)
+        package.setLevel(logging.NOTSET)
+        package.propagate = True
         for handler in [handler for handler in package.handlers if handler.name == "resnext_det"]:
             package.removeHandler(handler)
             handler.close()
