@@ -21,7 +21,7 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 FLOORS = (
     ("architecture", "layers", "instances"),
-    ("resnext",),
+    ("resnext", "paths", "complexity"),
     ("config", "weights", "inference", "forms"),
     ("data", "training", "evaluation"),
     ("engines.common",),

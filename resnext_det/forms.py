@@ -1,0 +1,222 @@
+"""The paper's equal forms of a block (figure 3), and their conversion into one another.
+
+Form C is our ``Bottleneck``: one convolution in groups. Forms A and B write its C paths out. A batch norm works
+on every channel by itself, so that a path's norm is a slice of form C's: outputs, gradients, statistics, and
+with them the whole training, are the same numbers, but for the order in which they are summed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from functools import reduce
+from itertools import chain
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from resnext_det.layers import ConvNorm, make_norm
+from resnext_det.paths import join_convolutions, split_convolution
+from resnext_det.resnext import Bottleneck, initialize
+
+FORMS = ("A", "B", "C")
+
+
+class FormA(nn.Module):
+    """relu(shortcut(x) + norm(sum of path(x))): every path is 1x1, 3x3, 1x1 (figure 3a, footnote 6).
+
+    Norm and ReLU follow the first two convolutions of a path; the norm of the third follows the sum.
+
+    Args:
+        block: the block in form C that this one computes; its numbers are copied.
+
+    Raises:
+        ValueError: the block has biases, or a norm that mixes the channels of two paths.
+    """
+
+    def __init__(self, block: Bottleneck) -> None:
+        super().__init__()
+        self.shortcut = copy.deepcopy(block.shortcut)
+        self.paths = _paths(block, with_conv3=True)
+        self.norm = copy.deepcopy(block.conv3.norm)
+        self.training = block.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = reduce(torch.add, (path(x) for path in self.paths))  # (N, out_channels, H/stride, W/stride)
+        out = out if self.norm is None else self.norm(out)
+        return torch.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class FormB(nn.Module):
+    """relu(shortcut(x) + conv3(concatenation of path(x))): every path is 1x1, 3x3 (figure 3b).
+
+    Args:
+        block: the block in form C that this one computes; its numbers are copied.
+
+    Raises:
+        ValueError: the block has biases, or a norm that mixes the channels of two paths.
+    """
+
+    def __init__(self, block: Bottleneck) -> None:
+        super().__init__()
+        self.shortcut = copy.deepcopy(block.shortcut)
+        self.paths = _paths(block, with_conv3=False)
+        self.conv3 = copy.deepcopy(block.conv3)
+        self.training = block.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.cat(
+            [path(x) for path in self.paths], dim=1
+        )  # (N, bottleneck_channels, H/stride, W/stride)
+        out = self.conv3(out)  # (N, out_channels, H/stride, W/stride)
+        return torch.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+
+
+Block = Bottleneck | FormA | FormB
+
+
+def to_form_a(block: Block) -> FormA:
+    """A new block in form A with the numbers of ``block``, which may be in any form.
+
+    Raises:
+        ValueError: see ``FormA``.
+    """
+    return copy.deepcopy(block) if isinstance(block, FormA) else FormA(to_form_c(block))
+
+
+def to_form_b(block: Block) -> FormB:
+    """A new block in form B with the numbers of ``block``, which may be in any form.
+
+    Raises:
+        ValueError: see ``FormB``.
+    """
+    return copy.deepcopy(block) if isinstance(block, FormB) else FormB(to_form_c(block))
+
+
+def to_form_c(block: Block) -> Bottleneck:
+    """A new block in form C, with a convolution in groups, with the numbers of ``block`` in any form."""
+    if isinstance(block, Bottleneck):
+        return copy.deepcopy(block)
+    paths = [[cast(ConvNorm, layer) for layer in cast(nn.Sequential, path)] for path in block.paths]
+    conv1 = join_convolutions([path[0] for path in paths], dim=0)
+    conv2 = join_convolutions([path[1] for path in paths], dim=0, groups=len(paths))
+    if isinstance(block, FormB):
+        conv3 = copy.deepcopy(block.conv3)
+    else:
+        conv3 = join_convolutions([path[2] for path in paths], dim=1)
+        conv3.norm = copy.deepcopy(block.norm)
+    with torch.device("meta"):  # the sizes alone: the layers are replaced
+        form = Bottleneck(
+            conv1.in_channels,
+            conv3.out_channels,
+            bottleneck_channels=conv2.out_channels,
+            cardinality=len(paths),
+            norm="",
+        )
+    form.shortcut = copy.deepcopy(block.shortcut)
+    form.conv1, form.conv2, form.conv3 = conv1, conv2, conv3
+    form.training = block.training
+    return form
+
+
+def convert(model: nn.Module, form: str) -> nn.Module:
+    """Put every block of a model into one form, in place: ``convert(ResNeXtClassifier(...), "A")``.
+
+    The parameters are new ones: make the optimizer afterwards. Files of weights know form C alone: convert
+    back before you write them, and convert after you load them.
+
+    Args:
+        model: a ResNeXt, a classifier, a stage, a detector, or a block.
+        form: "A", "B" or "C".
+
+    Returns:
+        The model; where it is a block itself, the new one.
+
+    Raises:
+        ValueError: the form is unknown, the model has no blocks, or a block has no such form.
+    """
+    conversions = {"A": to_form_a, "B": to_form_b, "C": to_form_c}
+    if form not in conversions:
+        raise ValueError(f"form {form!r} is not known; choose one of {', '.join(map(repr, FORMS))}")
+    if isinstance(model, Block):
+        return conversions[form](model)
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, Block)}
+    if not blocks:
+        raise ValueError(f"a {type(model).__name__} has no bottleneck blocks to convert; give a ResNeXt")
+    # All first, so that an error leaves the model as it was.
+    converted = {name: conversions[form](block) for name, block in blocks.items()}
+    for name, block in converted.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, block)
+    return model
+
+
+class TwoLayerBlock(nn.Module):
+    """relu(x + norm(sum of conv3x3(relu(norm(conv3x3(x)))))): C paths of depth 2 (figure 4).
+
+    With two layers the paths gain nothing: the block equals ``merged()``, which is dense and C times as wide.
+
+    Args:
+        channels: of input and output.
+        cardinality: number of paths.
+        width: channels between the two convolutions of a path.
+        norm: a name that ``make_norm`` knows.
+
+    Raises:
+        ValueError: the norm is unknown or does not fit the channels.
+    """
+
+    def __init__(self, channels: int, *, cardinality: int, width: int, norm: str = "BN") -> None:
+        super().__init__()
+        self.channels, self.cardinality, self.width, self.norm_name = channels, cardinality, width, norm
+        self.paths = nn.ModuleList()
+        for _ in range(cardinality):
+            conv1 = ConvNorm(channels, width, 3, padding=1, bias=False, norm=norm, activation=torch.relu_)
+            conv2 = ConvNorm(width, channels, 3, padding=1, bias=False)
+            initialize(conv1)
+            initialize(conv2)
+            self.paths.append(nn.Sequential(OrderedDict(conv1=conv1, conv2=conv2)))
+        self.norm = make_norm(norm, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = reduce(torch.add, (path(x) for path in self.paths))  # (N, channels, H, W)
+        return torch.relu_(x + (out if self.norm is None else self.norm(out)))
+
+    def merged(self) -> TwoLayerBlock:
+        """The equal dense block: one path of ``cardinality * width`` channels, with the same numbers."""
+        with torch.device("meta"):
+            width = self.cardinality * self.width
+            dense = TwoLayerBlock(self.channels, cardinality=1, width=width, norm="")
+        dense.norm_name = self.norm_name
+        paths = [[cast(ConvNorm, layer) for layer in cast(nn.Sequential, path)] for path in self.paths]
+        conv1, conv2 = (join_convolutions([path[index] for path in paths], dim=index) for index in (0, 1))
+        conv1.activation = torch.relu_
+        dense.paths[0] = nn.Sequential(OrderedDict(conv1=conv1, conv2=conv2))
+        dense.norm = copy.deepcopy(self.norm)
+        dense.training = self.training
+        return dense
+
+
+def _paths(block: Bottleneck, *, with_conv3: bool) -> nn.ModuleList:
+    """The paths of a block in form C: 1x1 and 3x3, and the last 1x1 without its norm, where asked for."""
+    if any(layer.bias is not None for layer in (block.conv1, block.conv2, block.conv3)):
+        raise ValueError(
+            "a block whose convolutions have biases has no other form; convert it before its norms are folded"
+        )
+    count = block.conv2.groups
+    layers = {
+        "conv1": split_convolution(block.conv1, count, dim=0),
+        "conv2": split_convolution(block.conv2, count, dim=0),
+    }
+    for layer in chain(*layers.values()):
+        layer.activation = torch.relu_
+    if with_conv3:
+        layers["conv3"] = split_convolution(block.conv3, count, dim=1)
+    paths = nn.ModuleList()
+    for index in range(count):
+        path = nn.Sequential(OrderedDict((name, parts[index]) for name, parts in layers.items()))
+        path.training = block.training
+        paths.append(path)
+    paths.training = block.training
+    return paths
