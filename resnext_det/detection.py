@@ -15,9 +15,9 @@ from torch.multiprocessing import ProcessExitedException
 
 from resnext_det.config.scaling import scaled_to_processes
 from resnext_det.data.coco import register_coco
+from resnext_det.engines.common.weights import needed_by_weights
 from resnext_det.training import distributed
 from resnext_det.training.launch import launch
-from resnext_det.weights import fitted, read_weights
 
 ENGINES = ("auto", "portable", "detectron2")
 
@@ -62,20 +62,9 @@ class Job:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
         cfg = load_config(self.config_file, overrides)
         if self.fit_config and cfg.MODEL.WEIGHTS:
-            overrides += _needed_by_weights(cfg)
+            overrides += needed_by_weights(cfg)
             cfg = load_config(self.config_file, overrides)
         return cfg
-
-
-def _needed_by_weights(cfg: CfgNode) -> list[str]:
-    """The overrides without which ``check_preprocessing`` would refuse ``MODEL.WEIGHTS``."""
-    preprocessing = read_weights(cfg.MODEL.WEIGHTS, mapped=True).preprocessing
-    if preprocessing is None:
-        raise ValueError(
-            f"MODEL.WEIGHTS = {cfg.MODEL.WEIGHTS} does not say which preprocessing it needs, so nothing can be fitted to it; leave "
-            "--fit-config out, and write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
-        )
-    return fitted(cfg, preprocessing)
 
 
 @dataclass(frozen=True)

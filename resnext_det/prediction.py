@@ -55,7 +55,8 @@ def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = No
                 found.setdefault(resolved, path)
     if not found:
         raise ValueError(
-            f"there is no image in {', '.join(map(str, inputs)) or 'nothing'}; give images or folders of images"
+            f"there is no image in {', '.join(map(str, inputs)) or 'nothing'}"
+            f"{'' if outside is None else f' (what lies in the output folder {outside} does not count)'}; give images or folders of images"
         )
     return list(found.values())
 

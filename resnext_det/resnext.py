@@ -291,5 +291,6 @@ def check_frozen_layers_are_loaded(model: nn.Module) -> None:
         raise ValueError(
             f"{len(random)} of {len(convolutions)} convolutions (first {random[0]!r}) are frozen, or their "
             "norms are, at the values they were made with, and would train to nothing; set MODEL.WEIGHTS to "
-            'a file, or start from scratch: MODEL.RESNETS.NORM "BN" or "GN", MODEL.BACKBONE.FREEZE_AT 0'
+            'a file of a trained network, or start from scratch: MODEL.RESNETS.NORM "BN" or "GN", '
+            "MODEL.BACKBONE.FREEZE_AT 0"
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from resnext_det.command_line import add_dataset_flag
 from resnext_det.config import get_cfg, load_config
 from resnext_det.data.coco import register_coco
+from resnext_det.engines.common.weights import needed_by_weights
 from resnext_det.prediction import find_images, names_of_classes, predict_files
 
 
@@ -32,9 +33,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--output", required=True, metavar="FOLDER", help="gets the pictures and detections.json"
     )
     parser.add_argument(
-        "--score", type=float, default=0.5, help="draw detections from this score on (default: 0.5)"
+        "--score", type=float, default=0.5, help="keep detections from this score on (default: 0.5)"
     )
     parser.add_argument("--classes", metavar="NAME,NAME", help="the classes' names, in order")
+    parser.add_argument(
+        "--fit-config", action="store_true", help="take from MODEL.WEIGHTS the preprocessing that it needs"
+    )
     add_dataset_flag(parser)
     parser.add_argument("words", nargs="*", metavar="IMAGE|FOLDER|KEY VALUE")
     options = parser.parse_intermixed_args(arguments)
@@ -61,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, annotations, images in options.register_coco:
             register_coco(name, annotations, images)
         cfg = load_config(options.config_file, options.overrides)
+        if options.fit_config and cfg.MODEL.WEIGHTS:
+            cfg = load_config(options.config_file, [*options.overrides, *needed_by_weights(cfg)])
         paths = find_images(options.inputs, outside=options.output)
         names = names_of_classes(cfg, options.classes)
         found = predict_files(cfg, paths, names, output_dir=options.output, score=options.score)

@@ -7,7 +7,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnext_det.weights import Preprocessing, check_preprocessing, load_weights, read_weights
+from resnext_det.weights import Preprocessing, check_preprocessing, fitted, load_weights, read_weights
 from resnext_det.weights.preprocessing import batch_norm_of
 
 
@@ -59,3 +59,18 @@ def facts_for_checkpoints(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         batch_norm=batch_norm_of(model.state_dict()),
     )
     return {"preprocessing": preprocessing.as_dict()}
+
+
+def needed_by_weights(cfg: CfgNode) -> list[str]:
+    """The overrides without which ``check_preprocessing`` would refuse ``MODEL.WEIGHTS``: what ``--fit-config`` adds.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``read_weights``; the file does not say what it needs.
+    """
+    preprocessing = read_weights(cfg.MODEL.WEIGHTS, mapped=True).preprocessing
+    if preprocessing is None:
+        raise ValueError(
+            f"MODEL.WEIGHTS = {cfg.MODEL.WEIGHTS} does not say which preprocessing it needs, so nothing can be fitted to it; leave "
+            "--fit-config out, and write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
+        )
+    return fitted(cfg, preprocessing)
