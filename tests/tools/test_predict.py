@@ -19,6 +19,7 @@ from PIL import Image
 from resnext_det.config import load_config
 from resnext_det.data import coco
 from resnext_det.engines.portable.build import build_detector
+from resnext_det.weights import KNOWN
 from tests.tiny_detector import write_config
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,18 @@ def test_a_second_run_does_not_take_the_pictures_of_the_first(folder: Path) -> N
     first = sorted(path.name for path in (folder / "out").iterdir())
     assert run(*COMMON, ".", *WEIGHTS) == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == first
+
+
+def test_the_preprocessing_is_taken_from_the_weights(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the flag a contradiction is refused, and the flag that the error names is there."""
+    state = torch.load(folder / "weights.pth", weights_only=True)
+    torch.save({"model": state, "preprocessing": KNOWN["torchvision"].as_dict()}, folder / "rgb.pth")
+    given = [*COMMON, "IMG_0001.JPG", "MODEL.WEIGHTS", "rgb.pth"]
+    assert run(*given) == 1
+    assert "add --fit-config" in capsys.readouterr().err
+    assert run("--fit-config", *given) == 0
 
 
 @pytest.mark.parametrize(
