@@ -8,10 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnext_det.config.backbone import architecture_of
-from resnext_det.config.checks import uses_fpn, value_of
-from resnext_det.config.loading import keys_of
-from resnext_det.resnext import ResNeXt, make_stage
+from resnext_det.config.keys import keys_of, value_of
 
 
 def detectron2_cfg(cfg: CfgNode) -> Any:
@@ -25,51 +22,12 @@ def detectron2_cfg(cfg: CfgNode) -> Any:
 
 
 def build_detectron2_detector(cfg: CfgNode) -> nn.Module:
-    """detectron2's GeneralizedRCNN: everything its own, but for the residual stages, which are ours."""
-    from detectron2.layers import ShapeSpec
-    from detectron2.modeling import Backbone, GeneralizedRCNN, build_proposal_generator, build_roi_heads
-    from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+    """detectron2's own meta-architecture, everything in it its own but for the residual stages, which are ours."""
+    from resnext_det.engines.detectron2.trainer import Trainer
 
-    class OurBackbone(ResNeXt, Backbone):
-        def output_shape(self) -> dict[str, Any]:
-            return {
-                name: ShapeSpec(channels=self.out_channels[name], stride=self.out_strides[name])
-                for name in self.out_features
-            }
-
-    resnets = cfg.MODEL.RESNETS
-    backbone: Any = OurBackbone(
-        architecture_of(cfg),
-        norm=resnets.NORM,
-        out_features=tuple(resnets.OUT_FEATURES),
-        stride_in_1x1=resnets.STRIDE_IN_1X1,
-        dilate_res5=resnets.RES5_DILATION == 2,
-        in_channels=len(cfg.MODEL.PIXEL_MEAN),
-    )
-    backbone.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
-    if uses_fpn(cfg):
-        fpn = cfg.MODEL.FPN
-        backbone = FPN(
-            backbone,
-            fpn.IN_FEATURES,
-            fpn.OUT_CHANNELS,
-            norm=fpn.NORM,
-            top_block=LastLevelMaxPool(),
-            fuse_type=fpn.FUSE_TYPE,
-        )
     theirs = detectron2_cfg(cfg)
-    model = GeneralizedRCNN(
-        backbone=backbone,
-        proposal_generator=build_proposal_generator(theirs, backbone.output_shape()),
-        roi_heads=build_roi_heads(theirs, backbone.output_shape()),
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-    )
-    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
-        model.roi_heads.res5 = make_stage(
-            architecture_of(cfg), "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
-        )
-    return model
+    theirs.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("build_resnet_", "build_resnext_")
+    return Trainer.build_model(theirs)
 
 
 def detectron2_samples(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

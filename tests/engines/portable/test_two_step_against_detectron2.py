@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from resnext_det.config import get_cfg
 from resnext_det.engines.portable.build import _build_roi_heads, _build_rpn, build_detector
@@ -67,20 +66,6 @@ def their_samples() -> list[dict[str, Any]]:
     return converted
 
 
-def their_detector(cfg: CfgNode) -> nn.Module:
-    from detectron2.modeling import ProposalNetwork
-
-    joint: Any = build_detectron2_detector(cfg)
-    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
-        return joint
-    return ProposalNetwork(
-        backbone=joint.backbone,
-        proposal_generator=joint.proposal_generator,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-    )
-
-
 @pytest.fixture(params=CONFIGURATIONS, scope="module")
 def name(request: pytest.FixtureRequest) -> str:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -92,7 +77,7 @@ def pair(request: pytest.FixtureRequest, name: str) -> tuple[Any, Any]:
     cfg = configuration(name, *STEPS[request.param])
     ours = build_detector(cfg)
     randomize(ours)
-    theirs = their_detector(cfg)
+    theirs = build_detectron2_detector(cfg)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     return ours, theirs
 
