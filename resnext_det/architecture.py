@@ -17,11 +17,18 @@ BLOCKS_PER_STAGE: dict[int, tuple[int, ...]] = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
+    # Of three stages, for images of 32x32 (appendix A): depth = 9 * blocks + 2.
+    29: (3, 3, 3),
+    38: (4, 4, 4),
+    47: (5, 5, 5),
+    56: (6, 6, 6),
 }
+DETECTION_DEPTHS = tuple(depth for depth, blocks in BLOCKS_PER_STAGE.items() if len(blocks) == 4)
+"""The depths of the networks of four stages, which detectors are built on."""
 
 _NAME = re.compile(
     r"\s*(?P<family>x|resnext|r|resnet)[-_ ]*(?P<depth>\d+)"
-    r"(?:[-_ ,]*\(?\s*(?P<cardinality>\d+)\s*[x\u00d7]\s*(?P<width>\d+)d\s*\)?)?\s*",
+    r"(?:[-_ ,]*\(?\s*(?P<cardinality>\d+)\s*[x\u00d7]\s*(?P<width>\d+)d\s*\)?)?(?P<plain>[-_ ]+plain)?\s*",
     re.IGNORECASE,
 )
 
@@ -49,9 +56,14 @@ class Stage:
     cardinality: int
 
 
-class _Convolution(NamedTuple):
-    """A convolution followed by a norm, and the size of the map that it gives."""
+class Convolution(NamedTuple):
+    """A convolution followed by a norm, and the size of the map that it gives.
 
+    Attributes:
+        name: as in the network: "stem.conv1", "res2.0.conv3", "res2.0.shortcut".
+    """
+
+    name: str
     in_channels: int
     out_channels: int
     kernel_size: int
@@ -63,17 +75,22 @@ class _Convolution(NamedTuple):
     def weights(self) -> int:
         return self.in_channels // self.groups * self.out_channels * self.kernel_size**2
 
+    @property
+    def multiply_adds(self) -> int:
+        return self.weights * self.out_height * self.out_width
+
 
 @dataclass(frozen=True)
 class Architecture:
     """A ResNeXt (cardinality above 1) or ResNet (1x64d) for images of three channels.
 
     Args:
-        depth: layers with weights: 26, 50, 101, 152 or 200.
+        depth: layers with weights: 26, 50, 101, 152 or 200; 29, 38, 47 or 56 for images of 32x32 pixels.
         cardinality: number of groups (C of the paper; detectron2's NUM_GROUPS).
         width: channels of one group in res2 (d of the paper; detectron2's WIDTH_PER_GROUP).
         stem_channels: channels of the 7x7 convolution (detectron2's STEM_OUT_CHANNELS).
         res2_channels: output channels of res2, doubled every stage (detectron2's RES2_OUT_CHANNELS).
+        shortcuts: False for a plain network, whose blocks have no residual connection (section 5.1).
 
     Raises:
         ValueError: the depth is unknown, or a number is not a positive integer.
@@ -84,6 +101,7 @@ class Architecture:
     width: int = 64
     stem_channels: int = 64
     res2_channels: int = 256
+    shortcuts: bool = True
 
     def __post_init__(self) -> None:
         if self.depth not in BLOCKS_PER_STAGE:
@@ -98,7 +116,7 @@ class Architecture:
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """The architecture of a name: "X-101-32x4d", "R-50", "ResNeXt-50 (32x4d)", "resnext50_32x4d", ...
+        """The architecture of a name: "X-101-32x4d", "R-50", "ResNeXt-50 (32x4d)", "X-50-32x4d-plain", ...
 
         Raises:
             ValueError: the text is no such name, a ResNeXt lacks its template, or a ResNet has groups.
@@ -111,24 +129,31 @@ class Architecture:
             raise ValueError(
                 f"{text!r} does not say its cardinality and width; write it as 'X-{depth}-32x4d'"
             )
+        shortcuts = match["plain"] is None
         if not template:
-            return cls(depth)
+            return cls(depth, shortcuts=shortcuts)
         cardinality, width = int(match["cardinality"]), int(match["width"])
         if match["family"].lower() in ("r", "resnet") and cardinality != 1:
             name = f"X-{depth}-{cardinality}x{width}d"
             raise ValueError(
                 f"{text!r} is called a ResNet, whose cardinality is 1, not {cardinality}; write {name!r}"
             )
-        return cls(depth, cardinality, width)
+        return cls(depth, cardinality, width, shortcuts=shortcuts)
 
     def __str__(self) -> str:
         """The name that ``parse`` reads; it does not tell stem_channels and res2_channels."""
+        plain = "" if self.shortcuts else "-plain"
         if (self.cardinality, self.width) == (1, 64):
-            return f"R-{self.depth}"
-        return f"X-{self.depth}-{self.cardinality}x{self.width}d"
+            return f"R-{self.depth}{plain}"
+        return f"X-{self.depth}-{self.cardinality}x{self.width}d{plain}"
+
+    @property
+    def for_small_images(self) -> bool:
+        """Whether it is made for images of 32x32 pixels: a 3x3 stem without stride and pool (appendix A)."""
+        return self.depth not in DETECTION_DEPTHS
 
     def stages(self) -> tuple[Stage, ...]:
-        """The stages res2 to res5, by the paper's two rules."""
+        """The stages res2 to res5 (res4 in a network for small images), by the paper's two rules."""
         stages = []
         in_channels = self.stem_channels
         for index, blocks in enumerate(BLOCKS_PER_STAGE[self.depth]):
@@ -151,8 +176,8 @@ class Architecture:
         Args:
             num_classes: outputs of the classifier; None or 0 for none.
         """
-        convolutions = sum(layer.weights + 2 * layer.out_channels for layer in self._convolutions(1, 1))
-        return convolutions + (self._feature_channels + 1) * (num_classes or 0)
+        convolutions = sum(layer.weights + 2 * layer.out_channels for layer in self.convolutions())
+        return convolutions + (self.feature_channels + 1) * (num_classes or 0)
 
     def multiply_adds(self, height: int = 224, width: int = 224, num_classes: int | None = 1000) -> int:
         """Multiply-adds of one image, which the paper calls FLOPs: convolutions and classifier.
@@ -161,34 +186,42 @@ class Architecture:
             height, width: the image's size in pixels.
             num_classes: outputs of the classifier; None or 0 for none.
         """
-        layers = self._convolutions(height, width)
-        return sum(layer.weights * layer.out_height * layer.out_width for layer in layers) + (
-            self._feature_channels * (num_classes or 0)
-        )
+        convolutions = sum(layer.multiply_adds for layer in self.convolutions(height, width))
+        return convolutions + self.feature_channels * (num_classes or 0)
 
     @property
-    def _feature_channels(self) -> int:
+    def feature_channels(self) -> int:
+        """Channels of the last stage's map, which the classifier takes."""
         return self.stages()[-1].out_channels
 
-    def _convolutions(self, height: int, width: int) -> Iterator[_Convolution]:
-        height, width = _halved(height), _halved(width)
-        yield _Convolution(3, self.stem_channels, 7, 1, height, width)
-        height, width = _halved(height), _halved(width)
+    def convolutions(self, height: int = 224, width: int = 224) -> Iterator[Convolution]:
+        """Every convolution in the order of the network, the projections last in their blocks.
+
+        Args:
+            height, width: the image's size in pixels.
+        """
+        if self.for_small_images:
+            yield Convolution("stem.conv1", 3, self.stem_channels, 3, 1, height, width)
+        else:
+            height, width = _halved(height), _halved(width)
+            yield Convolution("stem.conv1", 3, self.stem_channels, 7, 1, height, width)
+            height, width = _halved(height), _halved(width)
         for stage in self.stages():
             in_channels, middle, out_channels = (
                 stage.in_channels,
                 stage.bottleneck_channels,
                 stage.out_channels,
             )
-            for block in range(stage.blocks):
+            for index in range(stage.blocks):
+                block = f"{stage.name}.{index}"
                 # The first 1x1 convolution sees the larger map: the 3x3 carries the stride.
-                yield _Convolution(in_channels, middle, 1, 1, height, width)
-                if block == 0 and stage.stride == 2:
+                yield Convolution(f"{block}.conv1", in_channels, middle, 1, 1, height, width)
+                if index == 0 and stage.stride == 2:
                     height, width = _halved(height), _halved(width)
-                yield _Convolution(middle, middle, 3, stage.cardinality, height, width)
-                yield _Convolution(middle, out_channels, 1, 1, height, width)
-                if in_channels != out_channels:
-                    yield _Convolution(in_channels, out_channels, 1, 1, height, width)
+                yield Convolution(f"{block}.conv2", middle, middle, 3, stage.cardinality, height, width)
+                yield Convolution(f"{block}.conv3", middle, out_channels, 1, 1, height, width)
+                if in_channels != out_channels and self.shortcuts:
+                    yield Convolution(f"{block}.shortcut", in_channels, out_channels, 1, 1, height, width)
                 in_channels = out_channels
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 
 from tabulate import tabulate
 
@@ -55,13 +55,12 @@ def complexity_by_stage(
         raise ValueError(f"an image of {height} x {width} pixels has no pixels; give 1 or more each way")
     if num_classes < 0:
         raise ValueError(f"num_classes is {num_classes}; give 0 for no classifier, or more")
-    layers = architecture._convolutions(height, width)
-    counts = [("stem", 1), *((stage.name, _num_convolutions(stage)) for stage in architecture.stages())]
     rows = []
-    for name, count in counts:
-        convolutions = list(islice(layers, count))
-        last = convolutions[-1]
-        pool = 2 if name == "stem" else 1  # the stem ends with its max pool
+    layers = architecture.convolutions(height, width)
+    for name, of_stage in groupby(layers, key=lambda layer: layer.name.partition(".")[0]):
+        convolutions = list(of_stage)
+        last = next(layer for layer in reversed(convolutions) if not layer.name.endswith("shortcut"))
+        pool = 2 if name == "stem" and not architecture.for_small_images else 1  # that of the stem's end
         rows.append(
             StageComplexity(
                 name=name,
@@ -69,15 +68,12 @@ def complexity_by_stage(
                 height=-(-last.out_height // pool),
                 width=-(-last.out_width // pool),
                 parameters=sum(layer.weights + 2 * layer.out_channels for layer in convolutions),
-                multiply_adds=sum(
-                    layer.weights * layer.out_height * layer.out_width for layer in convolutions
-                ),
+                multiply_adds=sum(layer.multiply_adds for layer in convolutions),
                 activations=sum(
                     layer.out_channels * layer.out_height * layer.out_width for layer in convolutions
                 ),
             )
         )
-    assert next(layers, None) is None
     if num_classes:
         features = rows[-1].channels
         parameters = (features + 1) * num_classes
@@ -180,13 +176,9 @@ def table_2() -> str:
     return width_table(TABLE_2_CARDINALITIES)
 
 
-def _num_convolutions(stage: Stage) -> int:
-    return 3 * stage.blocks + (stage.in_channels != stage.out_channels)
-
-
 def _parameters_without_norms(architecture: Architecture) -> int:
     return architecture.num_parameters() - sum(
-        2 * layer.out_channels for layer in architecture._convolutions(1, 1)
+        2 * layer.out_channels for layer in architecture.convolutions()
     )
 
 

@@ -37,7 +37,7 @@ class FormA(nn.Module):
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
-        self.shortcut = copy.deepcopy(block.shortcut)
+        self.residual, self.shortcut = block.residual, copy.deepcopy(block.shortcut)
         self.paths = _paths(block, with_conv3=True)
         self.norm = copy.deepcopy(block.conv3.norm)
         self.training = block.training
@@ -45,7 +45,7 @@ class FormA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = reduce(torch.add, (path(x) for path in self.paths))  # (N, out_channels, H/stride, W/stride)
         out = out if self.norm is None else self.norm(out)
-        return torch.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+        return torch.relu_(_with_shortcut(self, x, out))
 
 
 class FormB(nn.Module):
@@ -60,7 +60,7 @@ class FormB(nn.Module):
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
-        self.shortcut = copy.deepcopy(block.shortcut)
+        self.residual, self.shortcut = block.residual, copy.deepcopy(block.shortcut)
         self.paths = _paths(block, with_conv3=False)
         self.conv3 = copy.deepcopy(block.conv3)
         self.training = block.training
@@ -70,7 +70,7 @@ class FormB(nn.Module):
             [path(x) for path in self.paths], dim=1
         )  # (N, bottleneck_channels, H/stride, W/stride)
         out = self.conv3(out)  # (N, out_channels, H/stride, W/stride)
-        return torch.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+        return torch.relu_(_with_shortcut(self, x, out))
 
 
 Block = Bottleneck | FormA | FormB
@@ -114,7 +114,7 @@ def to_form_c(block: Block) -> Bottleneck:
             cardinality=len(paths),
             norm="",
         )
-    form.shortcut = copy.deepcopy(block.shortcut)
+    form.residual, form.shortcut = block.residual, copy.deepcopy(block.shortcut)
     form.conv1, form.conv2, form.conv3 = conv1, conv2, conv3
     form.training = block.training
     return form
@@ -196,6 +196,12 @@ class TwoLayerBlock(nn.Module):
         dense.norm = copy.deepcopy(self.norm)
         dense.training = self.training
         return dense
+
+
+def _with_shortcut(block: FormA | FormB, x: Tensor, out: Tensor) -> Tensor:
+    if not block.residual:
+        return out
+    return out + (x if block.shortcut is None else block.shortcut(x))
 
 
 def _paths(block: Bottleneck, *, with_conv3: bool) -> nn.ModuleList:

@@ -26,16 +26,23 @@ def initialize(convolution: nn.Conv2d) -> None:
 
 
 class Stem(nn.Module):
-    """max_pool(relu(norm(conv 7x7))): (N, in_channels, H, W) -> (N, out_channels, H/4, W/4), rounded up."""
+    """max_pool(relu(norm(conv 7x7))): (N, in_channels, H, W) -> (N, out_channels, H/4, W/4), rounded up.
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: str) -> None:
+    For small images relu(norm(conv 3x3)), which leaves their size as it is (appendix A).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm: str, for_small_images: bool = False
+    ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, out_channels, 7, stride=2, padding=3, bias=False, norm=norm)
+        kernel, self.stride = (3, 1) if for_small_images else (7, 4)
+        convolution = partial(ConvNorm, in_channels, out_channels, kernel, padding=kernel // 2)
+        self.conv1 = convolution(stride=1 if for_small_images else 2, bias=False, norm=norm)
         initialize(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu_(self.conv1(x))  # (N, out_channels, H/2, W/2)
-        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        return x if self.stride == 1 else F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
 class Bottleneck(nn.Module):
@@ -49,6 +56,7 @@ class Bottleneck(nn.Module):
         dilation: of the 3x3 convolution.
         stride_in_1x1: puts the stride into the first 1x1 convolution instead, as in the ResNets of Caffe.
         norm: a name that ``make_norm`` knows.
+        residual: False leaves the shortcut out, and with it the sum (the plain networks of section 5.1).
     """
 
     def __init__(
@@ -62,14 +70,16 @@ class Bottleneck(nn.Module):
         dilation: int = 1,
         stride_in_1x1: bool = False,
         norm: str = "FrozenBN",
+        residual: bool = True,
     ) -> None:
         super().__init__()
+        self.residual = residual
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         convolution = partial(ConvNorm, bias=False, norm=norm)
         middle, padding = bottleneck_channels, dilation
         # The shortcut comes first, as in detectron2, so that optimizers number the parameters alike.
         self.shortcut = None
-        if in_channels != out_channels:
+        if residual and in_channels != out_channels:
             self.shortcut = convolution(in_channels, out_channels, 1, stride=stride)
         self.conv1 = convolution(in_channels, middle, 1, stride=stride_1x1)
         self.conv2 = convolution(
@@ -84,7 +94,8 @@ class Bottleneck(nn.Module):
         out = torch.relu_(self.conv1(x))  # (N, bottleneck_channels, H, W)
         out = torch.relu_(self.conv2(out))  # (N, bottleneck_channels, H/stride, W/stride)
         out = self.conv3(out)  # (N, out_channels, H/stride, W/stride)
-        out += x if self.shortcut is None else self.shortcut(x)
+        if self.residual:
+            out += x if self.shortcut is None else self.shortcut(x)
         return torch.relu_(out)
 
 
@@ -127,6 +138,7 @@ def make_stage(
             dilation=dilation,
             stride_in_1x1=stride_in_1x1,
             norm=norm,
+            residual=architecture.shortcuts,
         )
         for index in range(stage.blocks)
     ]
@@ -164,15 +176,19 @@ class ResNeXt(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if not out_features or any(name not in FEATURES for name in out_features):
-            raise ValueError(
-                f"out_features is {out_features!r}; give a list of some of {', '.join(FEATURES)}"
-            )
+        known = FEATURES[: len(architecture.stages()) + 1]
+        if not out_features or any(name not in known for name in out_features):
+            raise ValueError(f"out_features is {out_features!r}; give a list of some of {', '.join(known)}")
         self.architecture = architecture
         self.in_channels = in_channels
         self.out_features = tuple(out_features)
-        self.stem = Stem(in_channels, architecture.stem_channels, norm=norm)
-        channels, strides = {"stem": architecture.stem_channels}, {"stem": 4}
+        self.stem = Stem(
+            in_channels,
+            architecture.stem_channels,
+            norm=norm,
+            for_small_images=architecture.for_small_images,
+        )
+        channels, strides = {"stem": architecture.stem_channels}, {"stem": self.stem.stride}
         num_stages = max(FEATURES.index(name) for name in out_features)
         self.stage_names = FEATURES[1 : num_stages + 1]
         for stage in architecture.stages()[:num_stages]:
@@ -260,18 +276,24 @@ class ResNeXtClassifier(ResNeXt):
         super().__init__(
             architecture,
             norm=norm,
-            out_features=("res5",),
+            out_features=(architecture.stages()[-1].name,),
             stride_in_1x1=stride_in_1x1,
             in_channels=in_channels,
         )
         self.num_classes = num_classes
-        self.linear = nn.Linear(self.out_channels["res5"], num_classes)
-        nn.init.normal_(self.linear.weight, std=0.01)
+        self.linear = nn.Linear(architecture.feature_channels, num_classes)
+        # fb.resnet.torch's: Torch 7 draws from +-1/sqrt(in_features), and the bias is set to 0.
+        bound = architecture.feature_channels**-0.5
+        nn.init.uniform_(self.linear.weight, -bound, bound)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
-        x = super().forward(images)["res5"]
+        x = self.feature_map(images)
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))  # (N, 2048) -> (N, num_classes)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """The map that is pooled: (N, C, H, W) -> (N, feature_channels, H/32, W/32), rounded up (H/4 for small images)."""
+        return super().forward(images)[self.out_features[0]]
 
 
 def check_frozen_layers_are_loaded(model: nn.Module) -> None:

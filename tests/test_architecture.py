@@ -29,6 +29,28 @@ def test_counts_are_the_published_ones(name: str, parameters: int, giga_multiply
     assert architecture.multiply_adds() / 1e9 == pytest.approx(giga_multiply_adds, abs=0.00051)
 
 
+# The ResNeXt repository's CIFAR-10 networks: parameters, of which the paper's table 7 gives 34.4 and 68.1 million.
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("ResNeXt-29 (8x64d)", 34_426_698), ("ResNeXt-29 (16x64d)", 68_155_210)]
+)
+def test_counts_of_the_networks_for_small_images(name: str, parameters: int) -> None:
+    architecture = Architecture.parse(name)
+    assert architecture.for_small_images
+    assert architecture.num_parameters(10) == parameters
+    assert [stage.out_channels for stage in architecture.stages()] == [256, 512, 1024]
+
+
+def test_a_plain_network_lacks_the_projections() -> None:
+    plain, residual = Architecture.parse("X-50-32x4d-plain"), Architecture(50, 32, 4)
+    assert plain == Architecture(50, 32, 4, shortcuts=False)
+    # A projection of every stage, with its batch norm.
+    projections = sum(
+        stage.in_channels * stage.out_channels + 2 * stage.out_channels for stage in residual.stages()
+    )
+    assert residual.num_parameters() - plain.num_parameters() == projections
+    assert str(Architecture.parse("R-50 plain")) == "R-50-plain"
+
+
 @pytest.mark.parametrize("no_head", [None, 0])
 def test_counts_without_the_classifier(no_head: "int | None") -> None:
     architecture = Architecture(50, 32, 4)

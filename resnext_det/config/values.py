@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.architecture import BLOCKS_PER_STAGE
+from resnext_det.architecture import DETECTION_DEPTHS
 from resnext_det.config.defaults import get_cfg
 from resnext_det.config.keys import keys_of, value_of
 from resnext_det.layers import NORMS
@@ -27,7 +27,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.KEYPOINT_ON": (False,),
     "MODEL.BACKBONE.NAME": PLAIN_BACKBONES + FPN_BACKBONES,
     "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
-    "MODEL.RESNETS.DEPTH": tuple(BLOCKS_PER_STAGE),
+    "MODEL.RESNETS.DEPTH": DETECTION_DEPTHS,
     "MODEL.RESNETS.NORM": tuple(name for name in NORMS if name),
     "MODEL.RESNETS.RES5_DILATION": (1, 2),
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ([False, False, False, False],),

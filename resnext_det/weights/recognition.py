@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture, Stage
+from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
 
 _STAGES = ("res2", "res3", "res4", "res5")
 _OF_A_BLOCK = re.compile(r"(res[2-5])\.(\d{1,4})\.(.*)")
 _PARTS_OF_A_BLOCK = re.compile(r"(conv[123]|shortcut)\.(weight|norm\.\w+)")
+_SHORTCUT = re.compile(r"res\d\.\d+\.shortcut\.weight")
 _OF_A_DETECTOR = re.compile(
     r"(?:backbone\.(?:bottom_up\.)?|bottom_up\.|roi_heads\.(?=res5\.))((?:stem|res[2-5])\..*)"
 )
@@ -51,16 +52,20 @@ def recognised(state: Mapping[str, Tensor]) -> Architecture:
     (stem_channels, _, *size), (res2_channels, *_) = (
         _shape(state, name) for name in ("stem.conv1.weight", "res2.0.conv3.weight")
     )
-    if size != [7, 7]:
+    kernel = 7 if depths[0] in DETECTION_DEPTHS else 3
+    if size != [kernel, kernel]:
         raise ValueError(
-            f"the weights' first convolution is {size[0]}x{size[1]}, where that of a ResNeXt is 7x7"
+            f"the weights' first convolution is {size[0]}x{size[1]}, where that of a ResNeXt-{depths[0]} is {kernel}x{kernel}"
         )
     bottleneck_channels, width, *_ = _shape(state, "res2.0.conv2.weight")
     if bottleneck_channels % width:
         raise ValueError(
             f"res2.0.conv2 has {bottleneck_channels} channels and groups of {width}; these do not divide"
         )
-    architecture = Architecture(depths[0], bottleneck_channels // width, width, stem_channels, res2_channels)
+    cardinality, shortcuts = bottleneck_channels // width, any(map(_SHORTCUT.fullmatch, state))
+    architecture = Architecture(
+        depths[0], cardinality, width, stem_channels, res2_channels, shortcuts=shortcuts
+    )
     _check(state, architecture, len(blocks))
     return architecture
 
@@ -109,30 +114,22 @@ def _blocks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 def _check(state: Mapping[str, Tensor], architecture: Architecture, num_stages: int) -> None:
     expected = {
-        name: shape for stage in architecture.stages()[:num_stages] for name, shape in _convolutions(stage)
+        f"{layer.name}.weight": (
+            layer.out_channels,
+            layer.in_channels // layer.groups,
+            *[layer.kernel_size] * 2,
+        )
+        for layer in architecture.convolutions()
+        if layer.name.partition(".")[0] in _STAGES[:num_stages]
     }
     for name, shape in expected.items():
         if _shape(state, name) != shape:
             raise ValueError(
                 f"{name} is {_shape(state, name)}, where {architecture} has {shape}: the weights are of no ResNeXt of one template"
             )
-    shortcuts = [name for name in state if re.fullmatch(r"res\d\.\d+\.shortcut\.weight", name)]
-    for name in shortcuts:
+    for name in filter(_SHORTCUT.fullmatch, state):
         if name not in expected:
             raise ValueError(f"the weights have {name}, where {architecture} has no projection")
-
-
-def _convolutions(stage: Stage) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the weights of a stage's convolutions."""
-    in_channels, middle, out = stage.in_channels, stage.bottleneck_channels, stage.out_channels
-    for index in range(stage.blocks):
-        block = f"{stage.name}.{index}"
-        yield f"{block}.conv1.weight", (middle, in_channels, 1, 1)
-        yield f"{block}.conv2.weight", (middle, middle // stage.cardinality, 3, 3)
-        yield f"{block}.conv3.weight", (out, middle, 1, 1)
-        if in_channels != out:
-            yield f"{block}.shortcut.weight", (out, in_channels, 1, 1)
-        in_channels = out
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

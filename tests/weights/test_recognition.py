@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
+from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights.recognition import backbone_of_detector, recognise, recognised
@@ -76,7 +76,7 @@ def test_timm_networks_are_recognised(network: str) -> None:
     assert recognise(ours(state)) == Architecture.parse(network)
 
 
-@pytest.mark.parametrize("depth", BLOCKS_PER_STAGE)
+@pytest.mark.parametrize("depth", DETECTION_DEPTHS)
 @pytest.mark.parametrize(
     ("template", "end", "prefix"),
     [
@@ -90,6 +90,14 @@ def test_backbones_are_recognised(depth: int, template: tuple[int, ...], end: st
     architecture = Architecture(depth, *template)
     state = on_meta(ResNeXt, architecture, out_features=(end,), in_channels=len(prefix) + 1, norm="BN")
     assert recognise({f"{prefix}{name}": tensor for name, tensor in state.items()}) == architecture
+
+
+@pytest.mark.parametrize("shortcuts", [True, False])
+@pytest.mark.parametrize("depth", BLOCKS_PER_STAGE)
+def test_classifiers_are_recognised(depth: int, shortcuts: bool) -> None:
+    architecture = Architecture(depth, 8, 4, shortcuts=shortcuts)
+    state = on_meta(ResNeXtClassifier, architecture, 10)
+    assert recognised(state) == architecture
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -132,7 +140,7 @@ def changed(**changes: tuple[int, ...] | None) -> State:
         (changed(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
         (changed(res3__0__shortcut__weight=None), "lack res3.0.shortcut.weight"),
         (changed(res3__1__shortcut__weight=(64, 64, 1, 1)), "res3.1.shortcut.weight, where"),
-        (changed(stem__conv1__weight=(8, 3, 3, 3)), "3x3, where that of a ResNeXt is 7x7"),
+        (changed(stem__conv1__weight=(8, 3, 3, 3)), "3x3, where that of a ResNeXt-26 is 7x7"),
         (changed(res2__0__conv2__weight=(32, 7, 3, 3)), "groups of 7; these do not divide"),
         (changed(res3__1__conv2__weight=(64, 64, 3, 3)), "of no ResNeXt of one template"),
         (changed(res2__2__conv1__weight=(32, 32, 1, 1)), "3-2-2-2 blocks.*50: 3-4-6-3"),
