@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
-from torch.multiprocessing import ProcessExitedException
 
 from resnext_det.config.scaling import scaled_to_processes
 from resnext_det.data.coco import register_coco
 from resnext_det.engines.common.weights import needed_by_weights
 from resnext_det.training import distributed
-from resnext_det.training.launch import launch
+from resnext_det.training.jobs import explaining_small_machines, launch_job
 
 ENGINES = ("auto", "portable", "detectron2")
 
@@ -121,27 +119,7 @@ def propose(job: Job, files: Mapping[str, Path]) -> None:
 def _run(job: Job, task: str, *arguments: Any) -> Metrics:
     cfg = job.configuration()
     _check_before_launch(cfg, task, job.num_gpus * job.num_machines)
-    try:
-        per_dataset = launch(
-            _main,
-            num_gpus_per_machine=job.num_gpus,
-            num_machines=job.num_machines,
-            machine_rank=job.machine_rank,
-            dist_url=job.dist_url,
-            device=cfg.MODEL.DEVICE,
-            args=(job, task, *arguments),
-        )
-    except (ProcessExitedException, RuntimeError) as error:
-        # The others then raise that they have lost their connection.
-        killed = error if isinstance(error, ProcessExitedException) else error.__cause__
-        if not isinstance(killed, ProcessExitedException):
-            raise
-        if killed.signal_name == "SIGTERM":  # so Ctrl-C is passed on to processes that are in no step
-            raise KeyboardInterrupt from error
-        raise ChildProcessError(
-            f"{killed}; where that is SIGKILL the machine's memory was full: lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH, and "
-            "go on from the newest checkpoint with --resume"
-        ) from error
+    per_dataset = launch_job(_main, job, device=cfg.MODEL.DEVICE, args=(job, task, *arguments))
     return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})
 
 
@@ -157,29 +135,8 @@ def _main(job: Job, task: str, *arguments: Any) -> dict[str, Any]:
     """What each process does; registrations and the configuration are made anew in each."""
     for name, annotations_file, image_dir in job.datasets:
         register_coco(name, annotations_file, image_dir)
-    try:
+    with explaining_small_machines():
         return getattr(_engine(job.engine), task)(job.configuration(), *arguments, resume=job.resume)
-    except RuntimeError as error:
-        explained = _explained(error)
-        if explained is None:
-            raise
-        raise explained from error
-
-
-def _explained(error: RuntimeError) -> Exception | None:
-    """What a user can do about torch's errors on a machine that is too small; None for any other error."""
-    reason = str(error).partition("\n")[0]
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return ValueError(
-            f"the GPU's memory is full ({reason}); lower SOLVER.IMS_PER_BATCH, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST, or set "
-            "SOLVER.AMP.ENABLED True; nvidia-smi shows whether another program holds some"
-        )
-    if reason.startswith("DataLoader worker"):
-        return ChildProcessError(
-            f"{reason}; the machine's memory, or its shared memory (/dev/shm, docker's --shm-size), was full: lower "
-            "DATALOADER.NUM_WORKERS, and go on from the newest checkpoint with --resume"
-        )
-    return None
 
 
 def _engine(name: str) -> Any:

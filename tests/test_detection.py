@@ -136,6 +136,6 @@ def test_ctrl_c_that_ended_other_processes(tmp_path: Path, monkeypatch: pytest.M
     def launch(*_: Any, **__: Any) -> None:
         raise ProcessExitedException("process 1", 1, 1, exit_code=-15, signal_name="SIGTERM")
 
-    monkeypatch.setattr("resnext_det.detection.launch", launch)
+    monkeypatch.setattr("resnext_det.training.jobs.launch", launch)
     with pytest.raises(KeyboardInterrupt):
         train(Job(write_config(tmp_path), tmp_path))

@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from resnext_det.command_line import add_job_flags, finish, job_of
+from resnext_det.command_line import add_job_flags, finish, job_of, lines_of
 from resnext_det.detection import evaluate, train
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_job_flags(parser)
     options = parser.parse_args(arguments)
     job = job_of(options, options.config_file)
-    return finish(lambda: evaluate(job) if options.eval_only else train(job))
+    return finish(lambda: lines_of(evaluate(job) if options.eval_only else train(job)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_det.command_line import add_job_flags, finish, job_of
+from resnext_det.command_line import add_job_flags, finish, job_of, lines_of
 from resnext_det.two_step import train_two_step
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job_of(options, config_file, None if options.output_dir is None else Path(options.output_dir, step))
         for config_file, step in ((options.rpn, "rpn"), (options.fast_rcnn, "fast_rcnn"))
     )
-    return finish(lambda: train_two_step(rpn, fast_rcnn))
+    return finish(lambda: lines_of(train_two_step(rpn, fast_rcnn)))
 
 
 if __name__ == "__main__":

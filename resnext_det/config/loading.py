@@ -15,7 +15,7 @@ from resnext_det.config.checks import check
 from resnext_det.config.defaults import PARTS_SWITCHED_OFF, get_cfg
 from resnext_det.config.files import read_yaml
 from resnext_det.config.keys import keys_of
-from resnext_det.config.values import TYPE_WORDS
+from resnext_det.config.rules import TYPE_WORDS
 
 logger = logging.getLogger(__name__)
 

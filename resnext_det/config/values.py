@@ -1,16 +1,15 @@
-"""What each key may hold by itself: its type, the values that are honoured, its range."""
+"""What each key of a detector's configuration may hold by itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
 from resnext_det.config.defaults import get_cfg
-from resnext_det.config.keys import keys_of, value_of
+from resnext_det.config.rules import Rules
 from resnext_det.layers import NORMS
 
 FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone")
@@ -60,7 +59,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "TEST.PRECISE_BN.ENABLED": (False,),
 }
 
-# (lowest, highest) of each number, or of every number in a list, both allowed.
+# (lowest, highest) of each number.
 RANGES: dict[str, tuple[float, float]] = {
     "MODEL.RESNETS.NUM_GROUPS": (1, math.inf),
     "MODEL.RESNETS.WIDTH_PER_GROUP": (1, math.inf),
@@ -110,19 +109,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.DETECTIONS_PER_IMAGE": (-1, math.inf),
 }
 
-TYPE_WORDS = {
-    "bool": "True or False",
-    "int": "a whole number",
-    "float": "a number with a decimal point",
-    "number": "a number",
-    "str": "text",
-    "list": "a list",
-    "tuple": "a list",
-}
-"""What a type is called in an error."""
+_OPTIONAL = dict.fromkeys(("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"), "SOLVER.WEIGHT_DECAY")
 
-# Numbers that may be None: the parameters concerned then take SOLVER.WEIGHT_DECAY.
-_OPTIONAL = ("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM")
+_RULES = Rules(SUPPORTED_VALUES, RANGES, _OPTIONAL)
+
+check_value = _RULES.check_value
+is_supported = _RULES.is_supported
 
 
 def check_values(cfg: CfgNode) -> None:
@@ -131,67 +123,4 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         ValueError: naming the key, its value and what to write.
     """
-    defaults = get_cfg()
-    for key in keys_of(defaults):
-        check_value(cfg, key, value_of(defaults, key))
-
-
-def check_value(cfg: CfgNode, key: str, default: Any) -> None:
-    """Refuse a value that is not of its default's type, is not honoured, or is out of its range.
-
-    Raises:
-        ValueError: naming the key, its value and what to write.
-    """
-    value = value_of(cfg, key)
-    _check_type(key, value, default)
-    if not is_supported(key, value):
-        words = " or ".join(repr(choice) for choice in SUPPORTED_VALUES[key])
-        raise ValueError(f"{key} = {value!r} is not supported; write {words}")
-    if key in RANGES:
-        low, high = RANGES[key]
-        if not all(low <= number <= high for number in _elements(value)):
-            bounds = f"{low} or more" if math.isinf(high) else f"a number from {low} to {high}"
-            raise ValueError(f"{key} = {value!r} is out of range; write {bounds}")
-
-
-def is_supported(key: str, value: Any) -> bool:
-    """Whether the value is among those that the portable engine honours; every one is, where they are not listed."""
-    supported = SUPPORTED_VALUES.get(key, (value,))
-    return (type(supported[0])(value) if isinstance(value, (list, tuple)) else value) in supported
-
-
-def _check_type(key: str, value: Any, default: Any) -> None:
-    if key in _OPTIONAL:
-        if value is not None and _kind(value) != "number":
-            raise ValueError(f"{key} = {value!r}: write a number, or None for that of SOLVER.WEIGHT_DECAY")
-        return
-    if value is None:
-        raise ValueError(f"{key} has no value; write one, such as {default!r}, or leave the key out")
-    if _kind(value) != _kind(default) or (type(default) is int and not isinstance(value, int)):
-        raise ValueError(
-            f"{key} = {value!r}: {TYPE_WORDS[type(default).__name__]} is needed, such as {default!r}"
-        )
-    if isinstance(default, (list, tuple)):
-        kind = next(map(_kind, _elements(default)), "str")
-        wrong = [element for element in _elements(value) if _kind(element) != kind]
-        if wrong:
-            raise ValueError(
-                f"{key} = {value!r} holds {wrong[0]!r}, and every entry has to be {TYPE_WORDS[kind]}"
-            )
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "list"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return "number"
-    return type(value).__name__
-
-
-def _elements(value: Any) -> Iterator[Any]:
-    """What a list holds, also in lists within it; a value that is no list is its own element."""
-    if isinstance(value, (list, tuple)):
-        for element in value:
-            yield from _elements(element)
-    else:
-        yield value
+    _RULES.check(cfg, get_cfg())

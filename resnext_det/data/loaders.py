@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from resnext_det.data.sampling import (
     Batch,
@@ -22,31 +20,11 @@ from resnext_det.data.sampling import (
     sample_random_state,
     training_indices,
 )
+from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 Record = dict[str, Any]
 Mapper = Callable[[Record, "np.random.RandomState | None"], dict[str, Any]]
-
-
-class Loader:
-    """Batches, each a list of mapped samples; an error in a worker arrives as itself and names the file."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        failure = None
-        for batch in self._loader:
-            failure = next((sample for sample in batch if isinstance(sample, _Failure)), None)
-            if failure is not None:
-                break  # ends the workers before the error is raised
-            yield batch
-        if failure is not None:
-            raise failure.error
-
-    def __len__(self) -> int:
-        """Number of batches; a training loader is endless and raises TypeError."""
-        return len(self._loader)
 
 
 def build_train_loader(
@@ -101,7 +79,7 @@ def build_train_loader(
 
     plan()  # so that a wrong rank or start_batch is an error here and not in the first step
     dataset = _TrainingSamples(_stored(records, num_workers), mapper, seed, rank)
-    return _loader(dataset, _Repeatable(plan), num_workers)
+    return start_loader(dataset, Repeatable(plan), num_workers, collate=_as_list)
 
 
 def build_test_loader(
@@ -121,15 +99,8 @@ def build_test_loader(
     _check(records, batch_size, num_workers)
     shard = inference_shard(len(records), rank=rank, world_size=world_size)
     plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
-    return _loader(_TestSamples(_stored(records, num_workers), mapper), plan, num_workers)
-
-
-def _loader(dataset: Dataset, plan: Iterable[list[Any]], num_workers: int) -> Loader:
-    # Without a generator of its own DataLoader draws from torch's global one at each start, as a model does.
-    options: dict[str, Any] = {"collate_fn": _as_list, "generator": torch.Generator()}
-    if num_workers > 0:
-        options |= {"prefetch_factor": 2, "worker_init_fn": _start_worker}
-    return Loader(DataLoader(dataset, batch_sampler=plan, num_workers=num_workers, **options))
+    dataset = _TestSamples(_stored(records, num_workers), mapper)
+    return start_loader(dataset, plan, num_workers, collate=_as_list)
 
 
 def _check(records: Sequence[Record], batch_size: int, num_workers: int) -> None:
@@ -138,20 +109,7 @@ def _check(records: Sequence[Record], batch_size: int, num_workers: int) -> None
             "the dataset holds no images with usable annotations; check that the annotations hold boxes "
             "that are no crowd, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give at least 1 image a process")
-    if num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}; give 0 or more loading processes")
-
-
-class _Repeatable:
-    """A batch sampler that begins anew each time it is iterated."""
-
-    def __init__(self, plan: Callable[[], Iterator[Batch]]) -> None:
-        self._plan = plan
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._plan()
+    check_loading(batch_size, num_workers)
 
 
 class _PackedRecords:
@@ -171,20 +129,11 @@ def _stored(records: Sequence[Record], num_workers: int) -> Sequence[Record] | _
     return _PackedRecords(records) if num_workers > 0 else records
 
 
-class _Failure:
-    """An error on its way from a worker; DataLoader would bury its message in a traceback."""
-
-    def __init__(self, error: Exception, record: Record) -> None:
-        text, file_name = str(error), str(record.get("file_name"))
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        self.error = kind(text if file_name in text else f"image {file_name}: {text}")
-
-
 def _mapped(mapper: Mapper, record: Record, random_state: np.random.RandomState | None) -> Any:
     try:
         return mapper(record, random_state)
     except (ValueError, OSError) as error:  # what a user's files cause; a bug of ours keeps its traceback
-        return _Failure(error, record)
+        return Failure(error, str(record.get("file_name")))
 
 
 class _TrainingSamples(Dataset):
@@ -209,11 +158,3 @@ class _TestSamples(Dataset):
 
 def _as_list(samples: list[Any]) -> list[Any]:
     return samples
-
-
-def _start_worker(worker: int) -> None:
-    """One thread a worker; Ctrl-C is left to the main process, which may finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)

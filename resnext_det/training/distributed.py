@@ -143,6 +143,15 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Batch norms that are trained (other than SyncBN) count other statistics in each process; take the first one's."""
+    if world_size() == 1:
+        return
+    shared = broadcast_object([buffer.cpu() for buffer in model.buffers()])
+    for buffer, value in zip(model.buffers(), shared):
+        buffer.copy_(value)
+
+
 def join_group(device: str, **where: Any) -> None:
     """Enter the process group and take this process's GPU; ``leave_group`` undoes it.
 

@@ -25,6 +25,7 @@ from resnext_det.training.schedule import LearningRateSchedule
 _END = object()
 # On a GPU every look at a loss waits for the GPU, so it is taken at several steps at once.
 _CHECK_PERIOD_CUDA = 20
+_SHOWN = 16
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def train_loop(
     stop: int,
     device: torch.device,
     amp_dtype: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
     clip: GradientClipper | None = None,
     after_step: Sequence[Callable[[Step], None]] = (),
     on_interrupt: Callable[[Step], Path] | None = None,
@@ -72,7 +74,8 @@ def train_loop(
 
     Args:
         batches: begin with that of iteration ``start``, and must not draw from torch's global generators.
-        amp_dtype: ``torch.bfloat16`` for mixed precision, on GPU and CPU; None for full precision.
+        amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, on GPU and CPU; None for full precision.
+        scaler: scales the loss, which float16 needs: its small gradients would be 0.
         clip: applied to the gradients before each step.
         after_step: called in order after each step; what they draw from torch's generators is undone, so that
             the training does not depend on how often it is evaluated or saved.
@@ -81,14 +84,15 @@ def train_loop(
     Raises:
         FloatingPointError: a loss is infinite or NaN.
         TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and ``on_interrupt`` called.
-        ValueError: the batches end before ``stop``; the model returns no losses; another ``amp_dtype``.
+        ValueError: the batches end before ``stop``; the model returns no losses; float16 without a scaler.
     """
-    if amp_dtype not in (None, torch.bfloat16):
+    if amp_dtype not in (None, torch.bfloat16) and scaler is None:
         raise ValueError(
-            f"mixed precision in {amp_dtype} would need loss scaling; use torch.bfloat16, or None for float32"
+            f"mixed precision in {amp_dtype} needs loss scaling; give a scaler, or use torch.bfloat16, or None for float32"
         )
     if start >= stop:
         return
+    scaler = torch.amp.GradScaler(device.type, enabled=False) if scaler is None else scaler
     model.train()
     watch = LossWatch(device)
     set_learning_rate(optimizer, schedule(start))
@@ -104,10 +108,12 @@ def train_loop(
             total = _total(losses, iteration)
             detached = {name: loss.detach() for name, loss in losses.items()}
             watch.look(iteration, batch, detached, last=iteration == stop - 1)
-            total.backward()
+            scaler.scale(total).backward()
             if clip is not None:
+                scaler.unscale_(optimizer)
                 clip(optimizer)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             step = Step(
                 iteration=iteration,
                 stop=stop,
@@ -162,15 +168,18 @@ class LossWatch:
 
 
 def _divergence(what: str, iteration: int, files: Sequence[str]) -> str:
-    images = f" The images: {', '.join(files)}." if files else ""
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    images = f" The images: {', '.join(files[:_SHOWN])}{more}." if files else ""
     return (
         f"the training diverged at iteration {iteration}: {what}.{images} "
-        "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or clip gradients "
-        "(SOLVER.CLIP_GRADIENTS.ENABLED True); if it is always these images, look at their boxes"
+        "Lower SOLVER.BASE_LR, lengthen the warm-up (SOLVER.WARMUP_ITERS, WARMUP_EPOCHS), or clip gradients "
+        "(SOLVER.CLIP_GRADIENTS.ENABLED True); if it is always these images, look at them and their annotations"
     )
 
 
 def _file_names(batch: Any) -> list[str]:
+    if isinstance(batch, dict):
+        return list(batch.get("file_names", ()))
     samples = batch if isinstance(batch, (list, tuple)) else []
     return [
         str(sample["file_name"]) for sample in samples if isinstance(sample, dict) and "file_name" in sample

@@ -47,12 +47,20 @@ class MetricsWriter:
         start: the first iteration of this run. What metrics.json holds of it and later ones is cut, so that
             each iteration stands once; a run from 0 renames the file of an earlier one.
         progress_bar: None: exactly where stderr is a terminal.
+        images_per_step: of all processes; given, the images in a second are told.
     """
 
     def __init__(
-        self, output_dir: str | Path, *, total_steps: int, start: int = 0, progress_bar: bool | None = None
+        self,
+        output_dir: str | Path,
+        *,
+        total_steps: int,
+        start: int = 0,
+        progress_bar: bool | None = None,
+        images_per_step: int | None = None,
     ) -> None:
         self._total = total_steps
+        self._images_per_step = images_per_step
         self._start = start
         self._waiting: list[dict[str, torch.Tensor]] = []
         self._window: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=PERIOD))
@@ -154,12 +162,15 @@ class MetricsWriter:
             # A mean: on a GPU most steps only queue work, and one of them waits for all of it.
             scalars["time"] = statistics.fmean(self._seconds)
             self._times.append(scalars["time"])
+            if self._images_per_step is not None:
+                scalars["images_per_second"] = self._images_per_step / scalars["time"]
             self._seconds.clear()
             scalars["eta_seconds"] = statistics.median(self._times) * (self._total - step.iteration - 1)
         self._write(step.iteration, scalars)
         logger.info(_line(step.iteration, scalars), extra={_IN_BAR: self._bar is not None})
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}")
+            speed = f", {scalars['images_per_second']:.0f} images/s" if "images_per_second" in scalars else ""
+            self._bar.set_postfix_str(f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}{speed}")
 
 
 def cut_metrics(path: str | Path, start: int) -> None:
@@ -248,6 +259,7 @@ def _line(iteration: int, scalars: Mapping[str, float]) -> str:
     parts.append(f"iter: {iteration}")
     parts += [f"{name}: {value:.4g}" for name, value in scalars.items() if "loss" in name]
     parts += [f"{name}: {scalars[name]:.4f}" for name in ("time", "data_time") if name in scalars]
+    parts += [f"images/s: {scalars[name]:.0f}" for name in ("images_per_second",) if name in scalars]
     parts.append(f"lr: {scalars['lr']:.5g}")
     if torch.cuda.is_available():
         parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")

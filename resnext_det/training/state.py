@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -29,6 +29,14 @@ _GRADIENT_SCALE = {
 _SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov")
 
 
+class Stateful(Protocol):
+    """Whatever has a state to keep."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
 @dataclass
 class TrainingState:
     """Ties model, optimizer and random numbers to the checkpoints of a folder.
@@ -42,12 +50,14 @@ class TrainingState:
         model: bare or wrapped by ``distribute``; parameters are saved under the bare model's names.
         checkpointer: of the output folder.
         facts: further plain data that every checkpoint holds, under names of their own.
+        parts: what else is restored, by the name under which its state is saved, such as an average of the weights.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     checkpointer: Checkpointer
     facts: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Stateful] = field(default_factory=dict)
     _saved: tuple[int, Path] | None = field(default=None, init=False, repr=False)
 
     def save(self, name: str, iteration: int) -> Path:
@@ -59,7 +69,8 @@ class TrainingState:
         random_states = distributed.gather_objects(_random_state())
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
-            contents = {**self.facts, **self._contents(iteration), "random_state": random_states}
+            parts = {name: part.state_dict() for name, part in self.parts.items()}
+            contents = {**self.facts, **self._contents(iteration), **parts, "random_state": random_states}
             path = self.checkpointer.save(name, contents)
         distributed.barrier()
         self._saved = (iteration, path)
@@ -108,7 +119,14 @@ class TrainingState:
                 "weights, set "
                 "MODEL.WEIGHTS to that file and leave --resume out"
             )
+        absent = [name for name in self.parts if name not in contents]
+        if absent:
+            raise ValueError(
+                f"{path} holds no {', '.join(absent)}: it is of a training with other settings; resume with its config.yaml"
+            )
         load_model_state(distributed.unwrap(self.model), contents["model"])
+        for name, part in self.parts.items():
+            part.load_state_dict(contents[name])
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
         logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])

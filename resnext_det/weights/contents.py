@@ -66,7 +66,7 @@ def _envelope(contents: Any) -> str | None:
 
 
 def _parsed(text: str) -> Any:
-    if text[:1] not in ("{", '"') or len(text) > _LONGEST_NOTE:
+    if text[:1] not in ("{", "[", '"') or len(text) > _LONGEST_NOTE:
         return text
     try:
         return json.loads(text)

@@ -13,7 +13,7 @@ from resnext_det.weights.contents import Contents, unpacked
 from resnext_det.weights.formats import NativeWeights, to_native
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of
 from resnext_det.weights.recognition import recognise
-from resnext_det.weights.sources import source_of
+from resnext_det.weights.sources import class_names_of, source_of
 from resnext_det.weights.torch7_models import resnext_state_of_torch7
 
 _CATALOG = "resnext://"
@@ -44,6 +44,7 @@ class WeightFile:
         preprocessing: what the weights need; None where neither the file nor a known source tells.
         metadata: author, licence, top1, url ..., as far as they are known.
         left_out: names in the file that are no part of a backbone or classifier, such as another library's detection heads.
+        class_names: of a classifier's outputs, in their order; None where the file does not tell.
     """
 
     path: str
@@ -53,6 +54,7 @@ class WeightFile:
     preprocessing: Preprocessing | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = field(default=(), repr=False)
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
 
 
 def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
@@ -92,6 +94,7 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
         preprocessing=source_found.preprocessing,
         metadata=source_found.metadata,
         left_out=native.left_out,
+        class_names=class_names_of(contents, native),
     )
 
 

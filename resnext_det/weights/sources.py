@@ -82,6 +82,14 @@ def source_of(
     return Source(format, preprocessing, metadata)
 
 
+def class_names_of(contents: Contents, native: NativeWeights) -> tuple[str, ...] | None:
+    """What ``write_weights`` wrote of the classes, one name an output; None where there is nothing of that kind."""
+    names, bias = contents.beside.get("class_names"), native.state.get("linear.bias")
+    if bias is None or not isinstance(names, list) or len(names) != len(bias):
+        return None
+    return tuple(names) if all(isinstance(name, str) for name in names) else None
+
+
 def _format(kind: str, contents: Contents, native: NativeWeights) -> str:
     meta = contents.beside.get("meta")
     versions = set(meta) if isinstance(meta, dict) else set()

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +43,7 @@ def write_weights(
     preprocessing: Preprocessing | None = None,
     architecture: Architecture | None = None,
     metadata: Mapping[str, str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write weights so that the name never stands for half a file; a file that is there is replaced.
 
@@ -58,6 +59,7 @@ def write_weights(
         preprocessing: which the weights need; None: as known to ``source``.
         architecture: of the weights; None: recognised.
         metadata: texts by name, such as author and licence; None: those of ``source``.
+        class_names: of the classifier's outputs, in their order; None: those of ``source``.
 
     Raises:
         ValueError: format or suffix are wrong; the weights are not what was said, or do not fit into the format.
@@ -68,6 +70,7 @@ def write_weights(
     if isinstance(source, WeightFile):
         preprocessing = source.preprocessing if preprocessing is None else preprocessing
         metadata = source.metadata if metadata is None else metadata
+        class_names = source.class_names if class_names is None else class_names
         if source.left_out:
             logger.warning(
                 "%d of the names in %s are no part of a ResNeXt and are left out (the first is %s)",
@@ -93,6 +96,7 @@ def write_weights(
         "preprocessing": preprocessing and preprocessing.as_dict(),
         "architecture": found and asdict(found),
         "metadata": texts,
+        "class_names": list(class_names or ()) if "linear.weight" in state else None,
     }
     label = {key: value for key, value in label.items() if value}
     if format == "safetensors":

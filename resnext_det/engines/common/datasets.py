@@ -7,9 +7,10 @@ from dataclasses import replace
 from fvcore.common.config import CfgNode
 
 from resnext_det.data.coco import CocoDataset, check_same_categories, filter_empty, load_coco
-from resnext_det.data.loaders import Loader, build_train_loader
+from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import with_proposals
 from resnext_det.data.transforms import DetectionMapper
+from resnext_det.data.workers import Loader
 from resnext_det.training import distributed
 
 

@@ -33,18 +33,9 @@ def run_on(
     Returns:
         what was kept, in the order of the images; in other processes than the first an empty list.
     """
-    _share_buffers(model)
+    distributed.share_buffers(model)
     mine = _run_on_share(model, dataset, collect, mapper, num_workers)
     return [kept for share in distributed.gather_objects(mine) for kept in share]
-
-
-def _share_buffers(model: nn.Module) -> None:
-    """Batch norms that are trained (other than SyncBN) count other statistics in each process; take the first one's."""
-    if distributed.world_size() == 1:
-        return
-    shared = distributed.broadcast_object([buffer.cpu() for buffer in model.buffers()])
-    for buffer, value in zip(model.buffers(), shared):
-        buffer.copy_(value)
 
 
 def _run_on_share(

@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from torch import nn
 
 from resnext_det.engines.common.proposals import check_proposes, write_all_proposals
-from resnext_det.engines.common.setup import CONFIG_FILE, record, seeded, set_up
 from resnext_det.engines.common.weights import load_detector
 from resnext_det.engines.detectron2.configuration import load_config
 from resnext_det.engines.detectron2.datasets import load_data
@@ -20,6 +19,7 @@ from resnext_det.engines.detectron2.evaluation import evaluate_all
 from resnext_det.engines.detectron2.trainer import Trainer
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
+from resnext_det.training.setup import CONFIG_FILE, record, seeded, set_up
 
 __all__ = ["evaluate", "load_config", "propose", "train"]
 

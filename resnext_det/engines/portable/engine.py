@@ -19,7 +19,7 @@ from resnext_det.engines.common.datasets import (
 )
 from resnext_det.engines.common.evaluation import BoxMetrics, evaluate_all, scalars
 from resnext_det.engines.common.proposals import check_proposes, write_all_proposals
-from resnext_det.engines.common.setup import CONFIG_FILE, begin, record, seeded, set_up
+from resnext_det.engines.common.setup import begin
 from resnext_det.engines.common.weights import facts_for_checkpoints, load_detector
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.engines.portable.meta_architecture import MetaArchitecture
@@ -28,6 +28,7 @@ from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.setup import CONFIG_FILE, record, seeded, set_up
 from resnext_det.training.state import TrainingState
 
 __all__ = ["evaluate", "load_config", "propose", "train"]

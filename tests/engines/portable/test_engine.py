@@ -17,13 +17,13 @@ from resnext_det.config.keys import keys_of
 from resnext_det.config.values import SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.reading import read_image
-from resnext_det.engines.common.inference import _share_buffers
 from resnext_det.engines.portable import engine
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.engines.portable.inference import Predictor
 from resnext_det.engines.portable.solver import optimizer_of, schedule_of
 from resnext_det.evaluation.coco import coco_results
 from resnext_det.training import distributed
+from resnext_det.training.distributed import share_buffers
 from resnext_det.training.launch import launch
 from resnext_det.training.loop import train_loop
 from tests.engines.portable.test_faster_rcnn import GN, GRAY, configuration
@@ -66,7 +66,7 @@ def first_step() -> dict[str, Any]:
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     model.register_buffer("count", torch.tensor([distributed.rank() + 5]))
-    _share_buffers(model)
+    share_buffers(model)
     return {
         "losses": losses[0],
         "gradients": gradients,

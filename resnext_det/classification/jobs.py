@@ -1,0 +1,107 @@
+"""The seam between a job and the processes that do it: classifiers are trained and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from resnext_det.classification import training
+from resnext_det.config.classification import load_classifier_config
+from resnext_det.evaluation.classification import ClassificationMetrics
+from resnext_det.training import distributed
+from resnext_det.training.jobs import explaining_small_machines, launch_job
+
+
+@dataclass(frozen=True)
+class ClassificationJob:
+    """Which classifier is to be trained, where, and by how many processes.
+
+    Attributes:
+        config_file: a YAML file in the language of ``resnext_det.config.classification``.
+        output_dir: replaces ``OUTPUT_DIR``.
+        overrides: KEY VALUE pairs that follow the file.
+        num_gpus: processes on this machine; on the CPU, processes too.
+        resume: go on from the newest checkpoint in the output folder.
+        num_machines, machine_rank, dist_url: as detectron2's flags of these names.
+    """
+
+    config_file: str | Path
+    output_dir: str | Path | None = None
+    overrides: tuple[str, ...] = ()
+    num_gpus: int = 1
+    resume: bool = False
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
+
+    def configuration(self) -> CfgNode:
+        """The configuration with every override.
+
+        Raises:
+            ValueError, FileNotFoundError: see ``load_classifier_config``.
+        """
+        overrides = list(self.overrides)
+        if self.output_dir is not None:
+            overrides += ["OUTPUT_DIR", str(self.output_dir)]
+        return load_classifier_config(self.config_file, overrides)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a training of a classifier left.
+
+    Attributes:
+        output_dir: everything is there.
+        weights: the file for ``MODEL.WEIGHTS`` of a detector.
+        tests: top-1 and the rest; several where the test set has some of the classes only; empty without a test set.
+    """
+
+    output_dir: Path
+    weights: Path
+    tests: Sequence[ClassificationMetrics] = field(default=())
+
+
+def pretrain(job: ClassificationJob) -> Pretrained:
+    """Train a classifier and test it on ``DATASETS.TEST``.
+
+    The output folder gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints to resume from, model_best.pth and
+    model_final.pth (weights alone, with preprocessing, architecture, classes and top-1), and test/*.json.
+
+    Raises:
+        ValueError, OSError: the configuration, the data or the weights are wrong, the GPU's memory is full, a checkpoint cannot be
+            written, a process was killed; the text says what to do.
+        FloatingPointError: a loss is not finite.
+        TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint was left. Outside of a step it is a plain KeyboardInterrupt.
+    """
+    cfg = job.configuration()
+    distributed.resolve_device(cfg.MODEL.DEVICE)
+    distributed.share_of_batch(cfg.SOLVER.IMS_PER_BATCH, job.num_gpus * job.num_machines)
+    tests = launch_job(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
+    folder = Path(cfg.OUTPUT_DIR)
+    return Pretrained(folder, folder / training.FINAL, tuple(tests or ()))
+
+
+def pretrain_seeds(job: ClassificationJob, seeds: Sequence[int]) -> list[Pretrained]:
+    """One training for each seed, each in a folder ``seed_N`` of the output folder (table 7 of the paper: ten of them).
+
+    Raises:
+        ValueError: a seed is there twice, or negative; and as ``pretrain``.
+        OSError, FloatingPointError, TrainingInterrupted: as ``pretrain``.
+    """
+    if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
+        raise ValueError(f"the seeds are {list(seeds)}; write different numbers from 0 on")
+    folder = Path(job.configuration().OUTPUT_DIR)
+    return [
+        pretrain(
+            replace(job, output_dir=folder / f"seed_{seed}", overrides=(*job.overrides, "SEED", str(seed)))
+        )
+        for seed in seeds
+    ]
+
+
+def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
+    with explaining_small_machines():
+        return training.train(job.configuration(), resume=job.resume)

@@ -1,0 +1,89 @@
+"""What a training of a classifier leaves: its weights, the last and the best, and what was measured of them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from resnext_det.classification.build import preprocessing_of
+from resnext_det.evaluation.classification import ClassificationMetrics
+from resnext_det.forms import convert
+from resnext_det.resnext import ResNeXtClassifier
+from resnext_det.weights import read_weights, write_weights
+
+logger = logging.getLogger(__name__)
+
+FINAL, BEST = "model_final.pth", "model_best.pth"
+"""Files of weights for ``MODEL.WEIGHTS`` of a detector, without what a training needs to go on."""
+
+
+def write_classifier(
+    path: Path,
+    classifier: ResNeXtClassifier,
+    cfg: CfgNode,
+    *,
+    class_names: Sequence[str],
+    epochs: int,
+    metrics: ClassificationMetrics | None,
+) -> None:
+    """Write the weights in form C, with preprocessing, architecture, classes, and top-1 where it was measured."""
+    facts = {"trained_on": cfg.DATASETS.TRAIN, "epochs": str(epochs), "seed": str(cfg.SEED)}
+    facts |= {key.lower(): str(cfg.INPUT[key]) for key in ("INTERPOLATION", "SIZE_TEST", "RESIZE_TEST")}
+    if metrics is not None:
+        facts |= {"tested_on": cfg.DATASETS.TEST, "protocol": metrics.protocol}
+        facts |= {"top1": _digits(metrics.top1), "top5": _digits(metrics.top5)}
+    in_form_c = classifier if cfg.MODEL.FORM == "C" else convert(copy.deepcopy(classifier), "C")
+    write_weights(
+        in_form_c,
+        path,
+        "native",
+        preprocessing=preprocessing_of(cfg),
+        metadata=facts,
+        class_names=class_names,
+    )
+
+
+def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> None:
+    """``test/<protocol>_<ways>_way.json`` for each."""
+    for metrics in found:
+        name = f"{metrics.protocol.replace(', ', '_').replace(' ', '_')}_{metrics.ways}_way.json"
+        (folder / "test").mkdir(parents=True, exist_ok=True)
+        (folder / "test" / name).write_text(metrics.to_json(), encoding="utf-8")
+
+
+def scalars(found: Sequence[ClassificationMetrics]) -> dict[str, float]:
+    """The names in metrics.json and TensorBoard: test/top1, and test_1000_way/top1 of fewer classes."""
+    return {
+        f"test{f'_{metrics.ways}_way' if number else ''}/{name}": value
+        for number, metrics in enumerate(found)
+        for name, value in metrics.as_dict().items()
+    }
+
+
+class BestSoFar:
+    """The best top-1 of a training.
+
+    Args:
+        file: the best weights so far, which a training that goes on reads; None for one that begins.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._top1 = -1.0
+        if file is not None and file.is_file():
+            self._top1 = float(read_weights(file, mapped=True).metadata.get("top1", self._top1))
+
+    def is_new(self, metrics: ClassificationMetrics) -> bool:
+        """Take note of a test; whether it is better than every one before."""
+        top1 = float(
+            _digits(metrics.top1)
+        )  # as the file has it, so that a training that goes on decides alike
+        is_better, self._top1 = top1 > self._top1, max(top1, self._top1)
+        return is_better
+
+
+def _digits(percent: float) -> str:
+    return f"{percent:.3f}"

@@ -1,0 +1,47 @@
+"""The sets that a classifier is trained and tested on, and whether they go together."""
+
+from __future__ import annotations
+
+import logging
+
+from fvcore.common.config import CfgNode
+
+from resnext_det.data.images.catalog import open_image_set
+from resnext_det.data.images.image_set import ImageSet, check_same_classes
+from resnext_det.training import distributed
+
+logger = logging.getLogger(__name__)
+
+
+def open_sets(cfg: CfgNode) -> tuple[ImageSet, ImageSet | None]:
+    """``DATASETS.TRAIN`` and ``DATASETS.TEST``, None where that is empty.
+
+    The test set has the classes of the training set, or some of them: those of ImageNet-1K for a network of 5000 classes.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``open_image_set``; there is no training set, the classes differ, or their number is not
+            ``MODEL.NUM_CLASSES``.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError(
+            "DATASETS.TRAIN is empty; write a set's name, such as imagenet_train, or a folder of class folders"
+        )
+    train = open_once(cfg.DATASETS.TRAIN)
+    test = open_once(cfg.DATASETS.TEST) if cfg.DATASETS.TEST else None
+    if cfg.MODEL.NUM_CLASSES not in (0, len(train.class_names)):
+        raise ValueError(
+            f"MODEL.NUM_CLASSES = {cfg.MODEL.NUM_CLASSES}, but DATASETS.TRAIN = {cfg.DATASETS.TRAIN!r} has {len(train.class_names)} "
+            f"classes; write {len(train.class_names)}, or 0 for as many as there are"
+        )
+    if test is not None and not set(test.class_names) <= set(train.class_names):
+        check_same_classes(train, test)
+    logger.info("%s: %d images of %d classes", train.name, len(train), len(train.class_names))
+    return train, test
+
+
+def open_once(where: str) -> ImageSet:
+    """Open a set in the main process first: it may have to generate it, or to walk an archive, for the others."""
+    if distributed.is_main_process():
+        images = open_image_set(where)
+    distributed.barrier()
+    return images if distributed.is_main_process() else open_image_set(where)

@@ -1,0 +1,217 @@
+"""Training of a classifier: from a configuration to a file of weights and its top-1."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from fvcore.common.config import CfgNode
+
+from resnext_det.classification import protocols
+from resnext_det.classification.build import (
+    Objective,
+    augmentation_of,
+    build_classifier,
+    center_crop_of,
+    clipper_of,
+    in_form,
+    iterations_of_epoch,
+    mixing_of,
+    optimizer_of,
+    preprocessing_of,
+    schedule_of,
+)
+from resnext_det.classification.evaluation import evaluate_on
+from resnext_det.classification.results import (
+    BEST,
+    FINAL,
+    BestSoFar,
+    scalars,
+    write_classifier,
+    write_metrics,
+)
+from resnext_det.classification.sets import open_sets
+from resnext_det.classification.weights import load_start
+from resnext_det.data.images.image_set import ImageSet
+from resnext_det.data.images.loaders import build_image_train_loader
+from resnext_det.data.workers import Loader
+from resnext_det.evaluation.classification import ClassificationMetrics
+from resnext_det.resnext import ResNeXtClassifier
+from resnext_det.training import distributed
+from resnext_det.training.averaging import MovingAverage
+from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.loop import Step, train_loop
+from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.setup import record, seeded, set_up, warn_of_earlier_run
+from resnext_det.training.state import TrainingState
+
+logger = logging.getLogger(__name__)
+
+_AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def train(cfg: CfgNode, *, resume: bool = False) -> list[ClassificationMetrics]:
+    """Train as ``cfg`` says; every process of a training calls it.
+
+    Args:
+        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training that had ended is tested.
+
+    Returns:
+        what ``evaluate_on`` finds after the last epoch; nothing where there is no test set.
+
+    Raises:
+        ValueError, FileNotFoundError: configuration, data or weights are wrong.
+        FloatingPointError, TrainingInterrupted: see ``train_loop``.
+    """
+    device = set_up(cfg)
+    cfg = seeded(cfg, resume=resume)
+    record(cfg)
+    train_set, test_set = open_sets(cfg)
+    training = _Training(cfg, train_set, test_set, device)
+    start = training.resume() if resume else 0
+    if start == 0:
+        warn_of_earlier_run(cfg)
+    with MetricsWriter(
+        cfg.OUTPUT_DIR,
+        total_steps=training.stop,
+        start=start,
+        images_per_step=cfg.SOLVER.IMS_PER_BATCH,
+    ) as writer:
+        if start >= training.stop:
+            logger.info("The training had ended after %d iterations; it is tested.", start)
+            training.test(cfg.SOLVER.EPOCHS, writer)
+        else:
+            training.run(start, writer)
+    training.write_final()
+    return training.found
+
+
+class _Training:
+    """The parts of one training, and what happens after its steps."""
+
+    def __init__(
+        self, cfg: CfgNode, train_set: ImageSet, test_set: ImageSet | None, device: torch.device
+    ) -> None:
+        self.cfg, self.train_set, self.test_set, self.device = cfg, train_set, test_set, device
+        self.epoch = iterations_of_epoch(cfg, len(train_set))
+        self.stop = cfg.SOLVER.EPOCHS * self.epoch
+        self.found: list[ClassificationMetrics] = []
+        self.classifier = self._build()
+        amp, ema = cfg.SOLVER.AMP, cfg.SOLVER.EMA
+        self.amp_dtype = _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None
+        self.scaler = torch.amp.GradScaler(device.type) if self.amp_dtype == torch.float16 else None
+        self.average = MovingAverage(self.classifier, ema.DECAY) if ema.ENABLED else None
+        self.best = BestSoFar()
+        parts = {"model_ema": self.average, "grad_scaler": self.scaler}
+        facts = {"preprocessing": preprocessing_of(cfg).as_dict(), "class_names": list(train_set.class_names)}
+        self.state = TrainingState(
+            self.classifier,
+            optimizer_of(cfg, self.classifier),
+            Checkpointer(cfg.OUTPUT_DIR, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT),
+            facts=facts,
+            parts={name: part for name, part in parts.items() if part is not None},
+        )
+
+    def resume(self) -> int:
+        """Restore the newest checkpoint; return the iteration to start with."""
+        self.best = BestSoFar(Path(self.cfg.OUTPUT_DIR, BEST))
+        return self.state.resume()
+
+    def run(self, start: int, writer: MetricsWriter) -> None:
+        """From iteration ``start`` to the end."""
+        cfg = self.cfg
+        objective = Objective(self.classifier, cfg.SOLVER.LABEL_SMOOTHING)
+        averaging = [] if self.average is None else [self.average]
+        train_loop(
+            model=distributed.distribute(objective, self.device),
+            optimizer=self.state.optimizer,
+            schedule=schedule_of(cfg, self.epoch),
+            batches=self._batches(start),
+            start=start,
+            stop=self.stop,
+            device=self.device,
+            amp_dtype=self.amp_dtype,
+            scaler=self.scaler,
+            clip=clipper_of(cfg),
+            after_step=[*averaging, self._save_when_due, partial(self._test_when_due, writer), writer],
+            on_interrupt=self.state.after,
+        )
+
+    def test(self, epoch: int, writer: MetricsWriter) -> None:
+        """Test the weights, or their average where there is one; keep the best."""
+        if self.test_set is None:
+            return
+        self.found = evaluate_on(
+            self._tested(),
+            self.test_set,
+            protocols.center(center_crop_of(self.cfg)),
+            outputs=self.train_set.class_names,
+            batch_size=self.cfg.TEST.IMS_PER_BATCH,
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+            skip_broken=self.cfg.DATALOADER.SKIP_BROKEN_IMAGES,
+            amp_dtype=self.amp_dtype,
+        )
+        writer.put(scalars(self.found))
+        if self.found and self.best.is_new(self.found[0]):
+            self._write(BEST, epoch)
+
+    def write_final(self) -> None:
+        """The weights after the last epoch, and what the last test found."""
+        if distributed.is_main_process():
+            write_metrics(Path(self.cfg.OUTPUT_DIR), self.found)
+            self._write(FINAL, self.cfg.SOLVER.EPOCHS)
+        distributed.barrier()
+
+    def _build(self) -> ResNeXtClassifier:
+        classifier = build_classifier(self.cfg, len(self.train_set.class_names))
+        if self.cfg.MODEL.WEIGHTS:
+            load_start(self.cfg, classifier)
+        count = sum(parameter.numel() for parameter in classifier.parameters())
+        logger.info("%s, %d parameters, form %s", classifier.architecture, count, self.cfg.MODEL.FORM)
+        return in_form(self.cfg, classifier).to(self.device)
+
+    def _batches(self, start: int) -> Loader:
+        cfg = self.cfg
+        processes = distributed.world_size()
+        return build_image_train_loader(
+            self.train_set,
+            augmentation=augmentation_of(cfg),
+            mixing=mixing_of(cfg, len(self.train_set.class_names)),
+            batch_size=distributed.share_of_batch(cfg.SOLVER.IMS_PER_BATCH, processes),
+            seed=cfg.SEED,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            rank=distributed.rank(),
+            world_size=processes,
+            skip_broken=cfg.DATALOADER.SKIP_BROKEN_IMAGES,
+            start_batch=start,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _tested(self) -> ResNeXtClassifier:
+        return self.classifier if self.average is None else cast(ResNeXtClassifier, self.average.model)
+
+    def _write(self, name: str, epoch: int) -> None:
+        write_classifier(
+            Path(self.cfg.OUTPUT_DIR, name),
+            self._tested(),
+            self.cfg,
+            class_names=self.train_set.class_names,
+            epochs=epoch,
+            metrics=self.found[0] if self.found else None,
+        )
+
+    def _test_when_due(self, writer: MetricsWriter, step: Step) -> None:
+        if self._is_due(step, self.cfg.TEST.EVAL_EPOCHS):
+            step.check_losses()
+            self.test((step.iteration + 1) // self.epoch, writer)
+
+    def _save_when_due(self, step: Step) -> None:
+        if self._is_due(step, self.cfg.SOLVER.CHECKPOINT_EPOCHS):
+            self.state.after(step)
+
+    def _is_due(self, step: Step, epochs: int) -> bool:
+        done = step.iteration + 1
+        return done == step.stop or (epochs > 0 and done % (epochs * self.epoch) == 0)

@@ -1,0 +1,197 @@
+"""The configuration of a classifier: its keys and defaults, and what is refused.
+
+The keys that a detector's configuration has too mean the same there. What detectron2 counts in iterations is counted in epochs here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from resnext_det.architecture import BLOCKS_PER_STAGE
+from resnext_det.config.keys import value_of
+from resnext_det.config.loading import merge
+from resnext_det.config.rules import Rules
+
+# The keys that each recipe of augmentation honours; at their defaults the others change nothing.
+AUGMENTATIONS: dict[str, tuple[str, ...]] = {
+    "paper": ("INPUT.COLOR_JITTER", "INPUT.LIGHTING"),
+    "cifar": ("INPUT.PADDING",),
+    "modern": ("INPUT.AUTO_AUGMENT", "INPUT.RANDOM_ERASING"),
+}
+
+_SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
+    "MODEL.FORM": ("A", "B", "C"),
+    "MODEL.RESNETS.DEPTH": tuple(BLOCKS_PER_STAGE),
+    "MODEL.RESNETS.NORM": ("BN", "SyncBN", "GN"),
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "INPUT.AUGMENTATION": tuple(AUGMENTATIONS),
+    "INPUT.INTERPOLATION": ("torch7_bicubic", "bicubic", "bilinear"),
+    "INPUT.AUTO_AUGMENT": ("", "trivial_augment_wide", "rand_augment"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
+}
+_POSITIVE = ("RESNETS.NUM_GROUPS", "RESNETS.WIDTH_PER_GROUP", "RESNETS.STEM_OUT_CHANNELS")
+_RANGES: dict[str, tuple[float, float]] = {
+    **{f"MODEL.{key}": (1, math.inf) for key in (*_POSITIVE, "RESNETS.RES2_OUT_CHANNELS")},
+    **{f"INPUT.{key}": (1, math.inf) for key in ("SIZE_TRAIN", "SIZE_TEST", "RESIZE_TEST")},
+    **{f"INPUT.{key}": (0, math.inf) for key in ("LIGHTING", "PADDING", "MIXUP", "CUTMIX")},
+    **{f"SOLVER.{key}": (1, math.inf) for key in ("EPOCHS", "IMS_PER_BATCH", "CHECKPOINT_EPOCHS", "STEPS")},
+    **{f"SOLVER.{key}": (0, math.inf) for key in ("ITERS_PER_EPOCH", "REFERENCE_BATCH", "WARMUP_EPOCHS")},
+    **{f"SOLVER.{key}": (0, math.inf) for key in ("BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM")},
+    "MODEL.NUM_CLASSES": (0, math.inf),
+    "INPUT.COLOR_JITTER": (0, 1),
+    "INPUT.RANDOM_ERASING": (0, 1),
+    "DATALOADER.NUM_WORKERS": (0, math.inf),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.LABEL_SMOOTHING": (0, 0.999),
+    "SOLVER.EMA.DECAY": (0, 0.999999999),
+    "SOLVER.CHECKPOINTS_KEPT": (1, math.inf),
+    "TEST.EVAL_EPOCHS": (0, math.inf),
+    "TEST.IMS_PER_BATCH": (1, math.inf),
+}
+_RULES = Rules(_SUPPORTED_VALUES, _RANGES, {"SOLVER.WEIGHT_DECAY_NORM": "SOLVER.WEIGHT_DECAY"})
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "DEVICE": "cuda",
+        "WEIGHTS": "",  # to start from, or to test
+        "NUM_CLASSES": 0,  # 0: as many as DATASETS.TRAIN has
+        "FORM": "C",  # of the blocks, figure 3 of the paper; the weights that come out are of form C
+        # On the scale 0-255, in the order of INPUT.FORMAT.
+        "PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "PIXEL_STD": [58.395, 57.12, 57.375],
+        "RESNETS": {
+            "DEPTH": 50,
+            "NUM_GROUPS": 1,
+            "WIDTH_PER_GROUP": 64,
+            "STEM_OUT_CHANNELS": 64,
+            "RES2_OUT_CHANNELS": 256,
+            "NORM": "BN",
+            "STRIDE_IN_1X1": False,
+            "SHORTCUTS": True,
+        },
+    }
+
+
+def _input() -> dict[str, Any]:
+    return {
+        "FORMAT": "RGB",
+        "AUGMENTATION": "paper",  # fb.resnet.torch's for ImageNet; "cifar": its for CIFAR; "modern": torchvision's
+        "SIZE_TRAIN": 224,
+        "RESIZE_TEST": 256,  # of the shorter side
+        "SIZE_TEST": 224,  # of the crop in its centre
+        "INTERPOLATION": "torch7_bicubic",  # the others are Pillow's
+        "COLOR_JITTER": 0.0,  # of brightness, contrast and saturation
+        "LIGHTING": 0.0,  # standard deviation of PCA lighting
+        "PADDING": 0,
+        "AUTO_AUGMENT": "",
+        "RANDOM_ERASING": 0.0,  # probability
+        "MIXUP": 0.0,  # parameters of their beta distributions; 0 for none
+        "CUTMIX": 0.0,
+    }
+
+
+def _solver() -> dict[str, Any]:
+    return {
+        "EPOCHS": 100,
+        "ITERS_PER_EPOCH": 0,  # 0: as many as show the network every image, the last batch filled up
+        "IMS_PER_BATCH": 256,  # of all processes
+        "BASE_LR": 0.1,
+        "REFERENCE_BATCH": 0,  # BASE_LR is of a batch of so many images and grows with the batch; 0: it is as it is
+        "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+        "STEPS": (30, 60, 90),  # epochs after which the learning rate is multiplied by GAMMA
+        "GAMMA": 0.1,
+        "BASE_LR_END": 0.0,  # of the cosine
+        "WARMUP_EPOCHS": 0,
+        "WARMUP_FACTOR": 0.01,
+        "WARMUP_METHOD": "linear",
+        "MOMENTUM": 0.9,
+        "NESTEROV": True,
+        "WEIGHT_DECAY": 0.0001,
+        "WEIGHT_DECAY_NORM": None,  # None: as of every other parameter
+        "LABEL_SMOOTHING": 0.0,
+        "EMA": {
+            "ENABLED": False,
+            "DECAY": 0.9999,
+        },  # an average of the weights, which is then tested and kept
+        "AMP": {"ENABLED": False, "DTYPE": "bfloat16"},
+        "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "norm", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
+        "CHECKPOINT_EPOCHS": 1,
+        "CHECKPOINTS_KEPT": 2,
+    }
+
+
+def get_classifier_cfg() -> CfgNode:
+    """A fresh configuration of a classifier: every key that is honoured, at its default."""
+    return CfgNode(
+        {
+            "MODEL": _model(),
+            "INPUT": _input(),
+            # A name, or a path: see resnext_det.data.images.catalog.
+            "DATASETS": {"TRAIN": "", "TEST": ""},
+            "DATALOADER": {"NUM_WORKERS": 4, "SKIP_BROKEN_IMAGES": False},
+            "SOLVER": _solver(),
+            "TEST": {"EVAL_EPOCHS": 1, "IMS_PER_BATCH": 64},  # 0: after the training; images of a process
+            "OUTPUT_DIR": "./output/classification",
+            "SEED": -1,
+            "CUDNN_BENCHMARK": True,
+            "FLOAT32_PRECISION": "",
+        }
+    )
+
+
+def load_classifier_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+    """Read one configuration of a classifier; see ``resnext_det.load_config``.
+
+    Returns:
+        the frozen configuration: the defaults, changed by the base files, the file and the overrides, in this order.
+
+    Raises:
+        FileNotFoundError: the file, or one that ``_BASE_`` names, does not exist.
+        ValueError: the YAML is broken; a key is unknown; a value has the wrong type, or is not supported; two values contradict
+            each other. The text names the key, the value and what to write instead.
+    """
+    cfg = get_classifier_cfg()
+    merge(cfg, path, overrides)
+    _check(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _check(cfg: CfgNode) -> None:
+    defaults = get_classifier_cfg()
+    _RULES.check(cfg, defaults)
+    image, solver = cfg.INPUT, cfg.SOLVER
+    for augmentation, keys in AUGMENTATIONS.items():
+        for key in keys if augmentation != image.AUGMENTATION else ():
+            if value_of(cfg, key) != value_of(defaults, key):
+                raise ValueError(
+                    f"{key} = {value_of(cfg, key)!r} has no effect in INPUT.AUGMENTATION = {image.AUGMENTATION!r}; write "
+                    f"{value_of(defaults, key)!r}, or the augmentation {augmentation!r}"
+                )
+    if image.RESIZE_TEST < image.SIZE_TEST:
+        raise ValueError(
+            f"INPUT.RESIZE_TEST = {image.RESIZE_TEST} is smaller than INPUT.SIZE_TEST = {image.SIZE_TEST}, which is cut out of it; write "
+            f"{image.SIZE_TEST} or more"
+        )
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if len(cfg.MODEL[key]) != 3 or (key == "PIXEL_STD" and min(cfg.MODEL[key]) <= 0):
+            raise ValueError(
+                f"MODEL.{key} = {cfg.MODEL[key]}: write three numbers, one a channel, on the scale 0-255"
+            )
+    late = [step for step in solver.STEPS if step >= solver.EPOCHS]
+    if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        raise ValueError(
+            f"SOLVER.STEPS = {solver.STEPS}, but the training ends after SOLVER.EPOCHS = {solver.EPOCHS}; write epochs before that, "
+            "such as (30, 60, 90) of 100, or ()"
+        )
+    if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
+        raise ValueError("SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999")

@@ -1,0 +1,107 @@
+"""What keys may hold by themselves: their types, the values that are honoured, their ranges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from resnext_det.config.keys import keys_of, value_of
+
+TYPE_WORDS = {
+    "bool": "True or False",
+    "int": "a whole number",
+    "float": "a number with a decimal point",
+    "number": "a number",
+    "str": "text",
+    "list": "a list",
+    "tuple": "a list",
+}
+"""What a type is called in an error."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one kind of configuration.
+
+    Attributes:
+        supported: the values that are honoured, by key; every value is, where a key is not listed.
+        ranges: (lowest, highest) of a number, or of every number in a list, both allowed.
+        optional: numbers that may be None, which then stands for the value of another key: (key, that other key).
+    """
+
+    supported: Mapping[str, tuple[Any, ...]]
+    ranges: Mapping[str, tuple[float, float]]
+    optional: Mapping[str, str]
+
+    def check(self, cfg: CfgNode, defaults: CfgNode) -> None:
+        """Refuse a value of the wrong type, one that is not honoured, and one out of its range.
+
+        Raises:
+            ValueError: naming the key, its value and what to write.
+        """
+        for key in keys_of(defaults):
+            self.check_value(cfg, key, value_of(defaults, key))
+
+    def check_value(self, cfg: CfgNode, key: str, default: Any) -> None:
+        """``check`` of one key, whose value must be of its default's type.
+
+        Raises:
+            ValueError: naming the key, its value and what to write.
+        """
+        value = value_of(cfg, key)
+        self._check_type(key, value, default)
+        if not self.is_supported(key, value):
+            words = " or ".join(repr(choice) for choice in self.supported[key])
+            raise ValueError(f"{key} = {value!r} is not supported; write {words}")
+        if key in self.ranges and value is not None:
+            low, high = self.ranges[key]
+            if not all(low <= number <= high for number in _elements(value)):
+                bounds = f"{low} or more" if math.isinf(high) else f"a number from {low} to {high}"
+                raise ValueError(f"{key} = {value!r} is out of range; write {bounds}")
+
+    def is_supported(self, key: str, value: Any) -> bool:
+        """Whether the value is among those that are honoured."""
+        supported = self.supported.get(key, (value,))
+        return (type(supported[0])(value) if isinstance(value, (list, tuple)) else value) in supported
+
+    def _check_type(self, key: str, value: Any, default: Any) -> None:
+        if key in self.optional:
+            if value is not None and _kind(value) != "number":
+                raise ValueError(
+                    f"{key} = {value!r}: write a number, or None for that of {self.optional[key]}"
+                )
+            return
+        if value is None:
+            raise ValueError(f"{key} has no value; write one, such as {default!r}, or leave the key out")
+        if _kind(value) != _kind(default) or (type(default) is int and not isinstance(value, int)):
+            raise ValueError(
+                f"{key} = {value!r}: {TYPE_WORDS[type(default).__name__]} is needed, such as {default!r}"
+            )
+        if isinstance(default, (list, tuple)):
+            kind = next(map(_kind, _elements(default)), "str")
+            wrong = [element for element in _elements(value) if _kind(element) != kind]
+            if wrong:
+                raise ValueError(
+                    f"{key} = {value!r} holds {wrong[0]!r}, and every entry has to be {TYPE_WORDS[kind]}"
+                )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "list"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number"
+    return type(value).__name__
+
+
+def _elements(value: Any) -> Iterator[Any]:
+    """What a list holds, also in lists within it; a value that is no list is its own element."""
+    if isinstance(value, (list, tuple)):
+        for element in value:
+            yield from _elements(element)
+    else:
+        yield value

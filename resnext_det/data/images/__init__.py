@@ -1,0 +1,1 @@
+"""Images for classification: sets, augmentation, batches."""

@@ -1,0 +1,95 @@
+"""Worker processes that load samples: what goes wrong in one arrives as itself, by the name of the file."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class Failure:
+    """An error on its way from a worker; DataLoader would bury its message in a traceback."""
+
+    def __init__(self, error: Exception, file_name: str) -> None:
+        text = str(error)
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        self.error = kind(text if file_name in text else f"image {file_name}: {text}")
+
+
+class Loader:
+    """Batches; an error in a worker arrives as itself and names the file."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        failure = None
+        for batch in self._loader:
+            samples = batch if isinstance(batch, list) else [batch]
+            failure = next((sample for sample in samples if isinstance(sample, Failure)), None)
+            if failure is not None:
+                break  # ends the workers before the error is raised
+            yield batch
+        if failure is not None:
+            raise failure.error
+
+    def __len__(self) -> int:
+        """Number of batches; a training loader is endless and raises TypeError."""
+        return len(self._loader)
+
+
+class Repeatable:
+    """A batch sampler that begins anew each time it is iterated."""
+
+    def __init__(self, plan: Callable[[], Iterator[Any]]) -> None:
+        self._plan = plan
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._plan()
+
+
+def start_loader(
+    dataset: Dataset,
+    plan: Iterable[list[Any]],
+    num_workers: int,
+    *,
+    collate: Callable[[list[Any]], Any],
+    pin_memory: bool = False,
+) -> Loader:
+    """A loader of the batches that ``plan`` lists.
+
+    Args:
+        plan: what ``dataset`` is asked for, batch by batch.
+        num_workers: loading processes; 0 loads in this one.
+        collate: from a batch's samples to the batch.
+        pin_memory: of tensors, which a GPU then fetches while it computes.
+    """
+    # Without a generator of its own DataLoader draws from torch's global one at each start, as a model does.
+    options: dict[str, Any] = {
+        "collate_fn": collate,
+        "generator": torch.Generator(),
+        "pin_memory": pin_memory,
+    }
+    if num_workers > 0:
+        options |= {"prefetch_factor": 2, "worker_init_fn": _start_worker}
+    return Loader(DataLoader(dataset, batch_sampler=plan, num_workers=num_workers, **options))
+
+
+def check_loading(batch_size: int, num_workers: int) -> None:
+    """Raise ValueError where a batch has no image, or the number of loading processes is negative."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give at least 1 image a process")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}; give 0 or more loading processes")
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker; Ctrl-C is left to the main process, which may finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)

@@ -1,0 +1,43 @@
+"""An exponential moving average of the weights, which is often better than the weights themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from resnext_det.training.loop import Step
+
+
+class MovingAverage:
+    """Follows a model; called with each finished ``Step``, before what keeps or tests the average.
+
+    average = decay * average + (1 - decay) * weights, and so of the batch norms' statistics. At iteration t the decay is at most
+    (1 + t) / (10 + t), so that a short training does not average the random start (as in TensorFlow and timm).
+
+    Args:
+        model: bare, without ``distribute``'s wrapping.
+        decay: above 0 and below 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self._averaged = AveragedModel(model, use_buffers=True)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with the averaged weights."""
+        return self._averaged.module
+
+    def __call__(self, step: Step) -> None:
+        decay = min(self._decay, (1 + step.iteration) / (10 + step.iteration))
+        self._averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)
+        self._averaged.update_parameters(self._model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, in a form that ``read_weights`` reads too."""
+        return self._averaged.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._averaged.load_state_dict(state_dict)

@@ -1,0 +1,88 @@
+"""Test a classifier's weights: top-1 and top-5 with one crop, ten crops, or whole images at several scales.
+
+    python tools/evaluate_classifier.py output/classification/imagenet/X50_32x4d/model_final.pth imagenet_val
+    python tools/evaluate_classifier.py resnext://torchvision/X-50-32x4d datasets/imagenet/val --size 320 --per-class
+    python tools/evaluate_classifier.py weights.pth imagenet_val --protocol ten-crop --num-gpus 8
+    python tools/evaluate_classifier.py weights.pth imagenet_val --protocol dense --batch-size 8 --output-dir RUN
+
+Any weights that the project can read are tested, under the preprocessing that they carry. Where the set has some of their classes only,
+as ImageNet-1K for a network of 5000 classes, these compete with all outputs and among themselves. ``--output-dir`` writes into
+RUN/test/, where tools/compare_classifiers.py finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from resnext_det.classification.evaluation_jobs import PROTOCOLS, EvaluationJob, evaluate_weights
+from resnext_det.classification.protocols import DENSE_SCALES
+from resnext_det.classification.results import write_metrics
+from resnext_det.command_line import add_process_flags, finish, processes_of
+from resnext_det.weights import KNOWN
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("weights", help="a file, or a name of the catalog")
+    parser.add_argument("dataset", help="a set's name, such as imagenet_val, or a folder of class folders")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="center", help="default: center")
+    parser.add_argument("--size", type=int, help="of the crop, in pixels (default: as trained, or 224)")
+    parser.add_argument("--resize", type=int, help="shorter side before cropping (default: 256 for 224)")
+    parser.add_argument("--scales", type=int, nargs="+", default=DENSE_SCALES, help="of --protocol dense")
+    parser.add_argument("--interpolation", choices=("torch7_bicubic", "bicubic", "bilinear"))
+    parser.add_argument("--preprocessing", choices=KNOWN, help="where the weights do not say what they need")
+    parser.add_argument("--per-class", action="store_true", help="print every class too, the worst first")
+    parser.add_argument("--output-dir", type=Path, metavar="RUN", help="write the metrics as RUN/test/*.json")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help="default: cuda where there is a GPU, else cpu")
+    parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--batch-size", type=int, default=64, help="images of a process (default: 64)")
+    parser.add_argument("--num-workers", type=int, default=4, help="loading processes (default: 4)")
+    parser.add_argument("--skip-broken", action="store_true", help="leave out broken images, and name them")
+    add_process_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def report(options: argparse.Namespace) -> Iterator[str]:
+    """Test, write, and tell."""
+    job = EvaluationJob(
+        weights=options.weights,
+        dataset=options.dataset,
+        protocol=options.protocol,
+        size=options.size,
+        resize=options.resize,
+        scales=tuple(options.scales),
+        interpolation=options.interpolation,
+        preprocessing=options.preprocessing,
+        amp=options.amp,
+        device=options.device,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        skip_broken=options.skip_broken,
+        **processes_of(options),
+    )
+    found = evaluate_weights(job)
+    if options.output_dir:
+        write_metrics(options.output_dir, found)
+    for metrics in found:
+        yield f"{metrics.protocol}: {metrics.summary()}"
+        yield metrics.table(per_class=options.per_class)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    options = parse(arguments)
+    return finish(lambda: report(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
