@@ -69,8 +69,9 @@ class Objective(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``images`` (N, 3, H, W) and ``labels`` (N,), or (N, classes) where images are mixed -> {"loss_cls": scalar}."""
-        device = next(self.classifier.parameters()).device
-        images, labels = (batch[name].to(device, non_blocking=True) for name in ("images", "labels"))
+        weight = next(self.classifier.parameters())
+        images = batch["images"].to(weight, non_blocking=True)
+        labels = batch["labels"].to(weight.device, non_blocking=True)
         logits = self.classifier(images)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
@@ -129,7 +130,7 @@ class _Training:
             model=distributed.distribute(objective, self.device),
             optimizer=self.state.optimizer,
             schedule=schedule_of(cfg, self.epoch),
-            batches=self._batches(start),
+            batches=_announced(self._batches(start)),
             start=start,
             stop=self.stop,
             device=self.device,
@@ -215,3 +216,14 @@ class _Training:
     def _is_due(self, step: Step, epochs: int) -> bool:
         done = step.iteration + 1
         return done == step.stop or (epochs > 0 and done % (epochs * self.epoch) == 0)
+
+
+def _announced(loader: Loader) -> Iterator[dict[str, Any]]:
+    """The batches; the log names each broken image in whose place another one was loaded, once."""
+    known: set[str] = set()
+    for batch in loader:
+        for name, reason in batch["broken"]:
+            if name not in known:
+                known.add(name)
+                logger.warning("Another image is taken in place of a broken one: %s", reason)
+        yield batch

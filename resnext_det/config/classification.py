@@ -13,6 +13,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import BLOCKS_PER_STAGE
+from resnext_det.config.files import read_yaml
 from resnext_det.config.keys import value_of
 from resnext_det.config.loading import merge
 from resnext_det.config.rules import Rules
@@ -160,10 +161,20 @@ def load_classifier_config(path: str | Path, overrides: Sequence[Any] = ()) -> C
             each other. The text names the key, the value and what to write instead.
     """
     cfg = get_classifier_cfg()
+    _refuse_detectors(Path(path))
     merge(cfg, path, overrides)
     _check(cfg)
     cfg.freeze()
     return cfg
+
+
+def _refuse_detectors(path: Path) -> None:
+    values, _ = read_yaml(path)
+    model = values.get("MODEL")
+    if isinstance(model, dict) and {"BACKBONE", "RPN", "ROI_HEADS", "META_ARCHITECTURE"} & model.keys():
+        raise ValueError(
+            f"{path} is a detector's configuration; train it with tools/train_net.py, or give one of those under configs/classification/"
+        )
 
 
 def _check(cfg: CfgNode) -> None:
@@ -187,6 +198,12 @@ def _check(cfg: CfgNode) -> None:
             raise ValueError(
                 f"MODEL.{key} = {cfg.MODEL[key]}: write three numbers, one a channel, on the scale 0-255"
             )
+    if image.AUGMENTATION == "modern" and image.INTERPOLATION == "torch7_bicubic":
+        raise ValueError(
+            "INPUT.INTERPOLATION = 'torch7_bicubic' is not supported in INPUT.AUGMENTATION = 'modern'; write 'bilinear' or 'bicubic'"
+        )
+    if list(solver.STEPS) != sorted(set(solver.STEPS)):
+        raise ValueError(f"SOLVER.STEPS = {solver.STEPS}: write epochs in increasing order, each once")
     late = [step for step in solver.STEPS if step >= solver.EPOCHS]
     if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -48,16 +48,15 @@ def read_image(path: str | Path, format: str) -> np.ndarray:
             f"image format {format!r} is not supported; INPUT.FORMAT is one of {', '.join(FORMATS)}"
         )
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            image.load()
-            pixels = np.asarray(_eight_bit(_upright(image)).convert("L" if format == "L" else "RGB"))
+        with open(path, "rb") as file:
+            pixels = decode_image(file, "L" if format == "L" else "RGB", upright=True)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"image {path} does not exist; a file name in the annotations is relative to the dataset's image "
             f"folder: correct the folder (built-in datasets lie under $DETECTRON2_DATASETS, others where "
             f"--register-coco NAME ANNOTATIONS IMAGES says) or put the file there"
         ) from None
-    except _DECODING_ERRORS as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"image {path} cannot be read: {error}; replace the file (copy or download it again), "
             f"or remove it from the annotations"
@@ -65,6 +64,28 @@ def read_image(path: str | Path, format: str) -> np.ndarray:
     if format == "L":
         return pixels[:, :, None]
     return pixels[:, :, ::-1] if format == "BGR" else pixels
+
+
+def decode_image(file: BinaryIO, mode: str, *, upright: bool) -> np.ndarray:
+    """Decode an open image file of any format and mode; 16-bit grayscale is scaled to 8 bits.
+
+    Args:
+        file: read from where it stands.
+        mode: "RGB" or "L" (gray).
+        upright: turn the image by its EXIF orientation.
+
+    Returns:
+        uint8, (height, width, 3), or (height, width) for "L"; it may be read-only.
+
+    Raises:
+        ValueError: the file is truncated or is no image, or its pixels are 32-bit numbers; the text is the reason alone.
+    """
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return np.asarray(_eight_bit(_upright(image) if upright else image).convert(mode))
+    except _DECODING_ERRORS as error:
+        raise ValueError(str(error)) from error
 
 
 def check_image_size(record: dict[str, Any], image: np.ndarray) -> None:

@@ -25,12 +25,20 @@ from tqdm import tqdm
 
 from resnext_det.data.shape_drawing import SHAPE_CLASSES, Box, draw_objects, draw_scene
 
-__all__ = ["SHAPE_CLASSES", "draw_scene", "generate_shape_images", "generate_shapes", "prepare_shapes"]
+__all__ = [
+    "SHAPE_CLASSES",
+    "draw_scene",
+    "generate_shape_images",
+    "generate_shapes",
+    "prepare_shape_images",
+    "prepare_shapes",
+]
 
 VERSION = "2"
 """Changes whenever the same seed gives other pixels or boxes, so that no old file is taken for a new one."""
 
 STANDARD_SIZES = {"train": 1200, "val": 200}
+STANDARD_IMAGES_PER_CLASS = {"train": 200, "val": 50}
 JPEG_QUALITY = 90
 
 
@@ -197,3 +205,22 @@ def generate_shape_images(
         _write_all(write, images_per_class * len(SHAPE_CLASSES), f"drawing single shapes, {split}")
         description.update(info=info)
     return images
+
+
+def prepare_shape_images(root: Path | str, split: str) -> Path:
+    """The standard classification set under ``root/shape_images``, generated where it is missing (a few seconds).
+
+    Args:
+        split: "train" (200 images a class) or "val" (50), of 96 by 96 pixels.
+
+    Returns:
+        the folder of class folders.
+    """
+    if split not in STANDARD_IMAGES_PER_CLASS:
+        raise ValueError(
+            f"the generated shape images have no split {split!r}; write one of {', '.join(STANDARD_IMAGES_PER_CLASS)}"
+        )
+    folder = Path(root) / "shape_images" / f"v{VERSION}"
+    return generate_shape_images(
+        folder, split=split, images_per_class=STANDARD_IMAGES_PER_CLASS[split], seed=0
+    )

@@ -60,7 +60,7 @@ def _index(root: Path, names: tuple[str, ...], beside: Path, *, nested: bool) ->
                 logger.debug("%s", error)
                 continue
             found = _kept(place, root, archives)  # another process was faster
-            return found or _made(place, root, archives, nested)
+            return _made(place, root, archives, nested) if found is None else found
     logger.warning(
         "The index of %s can be kept neither beside it nor in %s: it will be made anew.",
         beside,

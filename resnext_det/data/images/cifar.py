@@ -153,12 +153,15 @@ def _read_archive(form: _Form, archive: Path, names: Sequence[str]) -> dict[str,
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                name = wanted.get(member.name)
-                file = tar.extractfile(member) if name is not None and member.isreg() else None
-                if name is not None and file is not None:
-                    found[name] = file.read(largest + 1)  # no more than what shows that it is too large
+                file = tar.extractfile(member) if member.name in wanted and member.isreg() else None
+                if file is None:
+                    continue
+                if member.size > largest:
+                    raise ValueError(f"{member.name} has {member.size} bytes, more than {largest}")
+                found[wanted[member.name]] = file.read()
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        raise ValueError(f"{form.title}: {archive} is damaged ({error}); {_again(form)}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{form.title}: {archive} is damaged ({reason}); {_again(form)}") from error
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"{form.title}: {archive} lacks {form.folder}/{missing[0]}; {_again(form)}")

@@ -49,7 +49,7 @@ def open_imagenet(folder: Path, split: str) -> ImageSet:
             f"image set {name!r} is not there: none of {', '.join(map(str, places))} exists; put it there, "
             "set DETECTRON2_DATASETS to the folder of imagenet/, or give the path of a folder or .tar of class folders"
         )
-    if split == "train" or (place.is_dir() and any(entry.is_dir() for entry in os.scandir(place))):
+    if split == "train" or (place.is_dir() and _has_folders(place)):
         opened = open_path(place)
         found = ImageSet(name, opened.class_names, opened.labels, opened.source)
     else:
@@ -61,6 +61,10 @@ def open_imagenet(folder: Path, split: str) -> ImageSet:
             *(name, place, len(found), len(found.class_names), NUM_IMAGES[split], NUM_CLASSES),
         )
     return found
+
+
+def _has_folders(place: Path) -> bool:
+    return any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(place))
 
 
 def _labelled(name: str, place: Path, source: FileSource | ArchiveSource, wnids: dict[str, str]) -> ImageSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,7 @@ def make_imagenet5k(
         ValueError: see ``choose_classes``; ``output`` holds a list already.
         OSError: ``output`` cannot be written to.
     """
-    if (output / _IMAGES).exists():
-        raise ValueError(
-            f"{output} holds a list already; remove {output / _IMAGES} to make it anew, or choose another folder"
-        )
+    check_no_list(output)
     small = imagenet1k if isinstance(imagenet1k, ImageSet) else None
     names = imagenet1k.class_names if isinstance(imagenet1k, ImageSet) else imagenet1k
     choice = choose_classes(_counts(full), names, num_classes, _counts(small) if small is not None else None)
@@ -115,6 +112,14 @@ def make_imagenet5k(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return choice
+
+
+def check_no_list(output: Path) -> None:
+    """Raise ValueError where ``output`` holds a list of ``make_imagenet5k`` already."""
+    if (output / _IMAGES).exists():
+        raise ValueError(
+            f"{output} holds a list already; remove {output / _IMAGES} to make it anew, or choose another folder"
+        )
 
 
 def open_imagenet5k(folder: Path) -> ImageSet:
@@ -143,7 +148,8 @@ def open_imagenet5k(folder: Path) -> ImageSet:
 
 def read_imagenet5k_classes(folder: Path) -> tuple[str, ...]:
     """The class names of ``open_imagenet5k`` without its images; raises as it."""
-    return tuple(_found(folder / _IMAGES, lambda path: (read_header(path), None))[0]["class_names"])
+    header, _ = _found(folder / _IMAGES, lambda path: (read_header(path), {}))
+    return tuple(header.get("class_names", ()))
 
 
 def _counts(image_set: ImageSet) -> dict[str, int]:
@@ -173,7 +179,9 @@ def _write(path: Path, class_names: Sequence[str], parts: Sequence[tuple[StoredS
     write_arrays(path, {"class_names": class_names, "parts": [part for part, _ in packed]}, arrays)
 
 
-def _found(path: Path, read: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _found(
+    path: Path, read: Callable[[Path], tuple[dict[str, Any], dict[str, np.ndarray]]]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         return read(path)
     except FileNotFoundError:

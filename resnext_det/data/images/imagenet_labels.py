@@ -63,7 +63,8 @@ def _files_of_archive(archive: Path) -> tuple[bytes, bytes]:
             meta, truth = (file.read() if file else b"" for file in files)
             return meta, truth
     except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"development kit {archive} is damaged ({error}); {_AGAIN}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"development kit {archive} is damaged ({reason}); {_AGAIN}") from error
 
 
 def _from_devkit(meta: bytes, ground_truth: bytes, where: str) -> dict[str, str]:

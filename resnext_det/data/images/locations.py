@@ -30,7 +30,7 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
     if path.is_dir():
         entries = list(os.scandir(path))
         archives = [entry.name for entry in entries if entry.name.endswith(".tar") and entry.is_file()]
-        if archives and not any(entry.is_dir() for entry in entries):
+        if archives and not any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
             return open_archives_of_classes(path, archives)
         return open_class_folders(path, allow_empty=allow_empty)
     for file in (path, *path.parents):

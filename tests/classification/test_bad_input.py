@@ -1,0 +1,128 @@
+"""What a user may give a training of a classifier by mistake, and what is said then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resnext_det.config.classification import load_classifier_config
+from resnext_det.data.images.catalog import open_image_set
+from tests.classification.tiny_classifier import run, write_config, write_images
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture
+def config(images: Path, tmp_path: Path) -> Path:
+    return write_config(tmp_path, images)
+
+
+def test_an_empty_class_folder(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images")
+    (root / "train" / "nothing").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match="nothing"):
+        run(write_config(tmp_path, root), tmp_path / "out")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_no_image(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_images(tmp_path / "images")
+    broken = root / "train" / "dark" / "2.png"
+    broken.write_text("these are no pixels")
+    config = write_config(tmp_path, root, DATALOADER={"NUM_WORKERS": workers})
+    with pytest.raises(ValueError, match=r"dark.2\.png"):
+        run(config, tmp_path / "stopped")
+    trained = run(config, tmp_path / "skipped", "DATALOADER.SKIP_BROKEN_IMAGES", True)
+    assert trained.weights.is_file()
+    assert caplog.text.count("in place of a broken one") == 1 and str(broken) in caplog.text
+
+
+def test_a_set_of_nothing_but_broken_images(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images")
+    for path in (root / "train").rglob("*.png"):
+        path.write_text("these are no pixels")
+    config = write_config(tmp_path, root)
+    with pytest.raises(ValueError, match=r"\.png"):
+        run(config, tmp_path / "out", "DATALOADER.SKIP_BROKEN_IMAGES", True)
+
+
+def test_sets_whose_classes_differ(tmp_path: Path, images: Path) -> None:
+    other = write_images(tmp_path / "other", ("dark", "light", "purple"))
+    with pytest.raises(ValueError, match=r"(?s)middle.*purple|purple.*middle"):
+        run(write_config(tmp_path, images, DATASETS={"TEST": str(other / "val")}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (("MODEL.NUM_CLASSES", "5"), r"NUM_CLASSES = 5, but DATASETS.TRAIN = .* has 3 classes; write 3"),
+        (("DATASETS.TRAIN", ""), "DATASETS.TRAIN is empty"),
+        (("DATASETS.TRAIN", "/nowhere/at/all"), "/nowhere/at/all"),
+        (("DATASETS.TRAIN", "imagenet_tain"), "imagenet_train"),
+        (("MODEL.WEIGHTS", "/nowhere.pth"), "/nowhere.pth"),
+        (("MODEL.DEVICE", "cuda"), "finds no GPU|CUDA"),
+    ],
+)
+def test_settings_that_cannot_be(config: Path, tmp_path: Path, override: tuple[str, str], words: str) -> None:
+    if override[1] == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        run(config, tmp_path / "out", *override)
+
+
+def test_a_batch_that_cannot_be_shared(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a batch of 6 images does not divide among 4 processes"):
+        run(config, tmp_path / "out", num_gpus=4)
+
+
+def test_a_checkpoint_of_another_number_of_classes(config: Path, tmp_path: Path) -> None:
+    run(config, tmp_path / "out", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    two = write_images(tmp_path / "two", ("dark", "light"))
+    other = write_config(tmp_path, two)
+    with pytest.raises(ValueError, match=r"linear.weight is \(3, 256\) in the checkpoint and \(2, 256\)"):
+        run(other, tmp_path / "out", resume=True)
+
+
+def test_a_checkpoint_without_an_average(config: Path, tmp_path: Path) -> None:
+    run(config, tmp_path / "out", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    with pytest.raises(ValueError, match=r"holds no model_ema: .* resume with its config.yaml"):
+        run(config, tmp_path / "out", "SOLVER.EMA.ENABLED", True, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["SOLVER.EPOCH", "3"], r"SOLVER.EPOCH = .*did you mean SOLVER.EPOCHS"),
+        (["INPUT.AUTO_AUGMENT", "rand_augment"], r"AUTO_AUGMENT = 'rand_augment' has no effect .*'modern'"),
+        (["INPUT.PADDING", "4"], r"INPUT.PADDING = 4 has no effect in INPUT.AUGMENTATION = 'paper'"),
+        (["INPUT.RESIZE_TEST", "30"], r"RESIZE_TEST = 30 is smaller than INPUT.SIZE_TEST = 32"),
+        (["SOLVER.STEPS", "(3,)"], r"SOLVER.STEPS = \(3,\), but the training ends after SOLVER.EPOCHS = 3"),
+        (["SOLVER.STEPS", "(2, 1)"], r"SOLVER.STEPS .*increasing"),
+        (["MODEL.PIXEL_STD", "(1.0, 0.0, 1.0)"], r"PIXEL_STD .* three numbers"),
+        (["MODEL.RESNETS.DEPTH", "34"], r"DEPTH = 34 is not supported; write 26 or 50"),
+        (["MODEL.RESNETS.NORM", "FrozenBN"], r"NORM = 'FrozenBN' is not supported; write 'BN'"),
+        (["SOLVER.AMP.DTYPE", "int8"], r"DTYPE = 'int8' is not supported; write 'bfloat16' or 'float16'"),
+        (["SOLVER.LABEL_SMOOTHING", "1.5"], r"LABEL_SMOOTHING = 1.5 is out of range"),
+        (["SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.0"], r"EMA.DECAY = 0.0 averages nothing"),
+        (["SOLVER.WEIGHT_DECAY_NORM", "much"], r"WEIGHT_DECAY_NORM"),
+        (["MODEL.FORM", "D"], r"FORM = 'D' is not supported; write 'A' or 'B' or 'C'"),
+    ],
+)
+def test_configurations_that_are_refused(config: Path, overrides: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_classifier_config(config, overrides)
+
+
+def test_a_detectors_configuration(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    with pytest.raises(ValueError, match=r"is a detector's configuration.*tools/train_net.py"):
+        load_classifier_config(root / "configs" / "faster_rcnn_X50_32x4d.yaml")
+
+
+def test_the_generated_set_is_not_mistaken(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shape_images_train"):
+        open_image_set("shape_images_tain", root=tmp_path)

@@ -1,0 +1,260 @@
+"""Weights of any source over a set: protocols against plain loops, fewer classes than outputs, several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torchvision.transforms import v2
+
+from resnext_det.architecture import Architecture
+from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights, protocol_of
+from resnext_det.data.images.cropping import CenterCrop
+from resnext_det.resnext import ResNeXtClassifier
+from resnext_det.weights import KNOWN, read_weights, write_weights
+from tests.classification.tiny_classifier import CLASSES, write_images
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+CPU: dict[str, Any] = {"device": "cpu", "num_workers": 0, "batch_size": 4}
+NETWORK = Architecture(26, 2, 4, 32, 32)
+
+
+def random_network(
+    num_classes: int, norm: str = "BN", architecture: Architecture = NETWORK
+) -> ResNeXtClassifier:
+    torch.manual_seed(3)
+    network = ResNeXtClassifier(architecture, num_classes, norm)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        network.linear.weight.normal_(0, 1)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of three classes, in ascending order."""
+    path = tmp_path_factory.mktemp("weights") / "three.pth"
+    names = sorted(CLASSES)
+    write_weights(random_network(3), path, "native", preprocessing=KNOWN["torchvision"], class_names=names)
+    return path
+
+
+def evaluate(weights: Path, dataset: Path, **changes: Any) -> Any:
+    return evaluate_weights(EvaluationJob(str(weights), str(dataset), **{**CPU, **changes}))
+
+
+def pictures(folder: Path) -> list[tuple[int, Image.Image]]:
+    """(label, image) of every file, by torchvision."""
+    found = torchvision.datasets.ImageFolder(str(folder))
+    return [(label, image) for image, label in found]
+
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def one_crop(image: Image.Image, size: int) -> list[torch.Tensor]:
+    steps = [v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    return [v2.Compose([*steps, v2.Normalize(MEAN, STD)])(image)]
+
+
+def ten_crops(image: Image.Image, size: int, resize: int) -> list[torch.Tensor]:
+    steps = [v2.Resize(resize), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    whole = v2.Compose([*steps, v2.Normalize(MEAN, STD)])(image)
+    return list(v2.TenCrop(size)(whole))
+
+
+@pytest.mark.parametrize(
+    ("options", "crops"),
+    [
+        ({"size": 32, "resize": 32}, lambda image: one_crop(image, 32)),
+        ({"size": 320}, lambda image: one_crop(image, 320)),
+        (
+            {"protocol": "ten-crop", "size": 32, "resize": 36},
+            lambda image: ten_crops(image, 32, 36),
+        ),
+    ],
+    ids=["32", "320", "ten-crop"],
+)
+def test_crops_are_a_plain_loop(
+    weights: Path, images: Path, options: dict[str, Any], crops: Callable[[Any], list[torch.Tensor]]
+) -> None:
+    """With torchvision's transforms and, one after the other, every crop through the network."""
+    network = random_network(3)
+    ranks, loss = [], 0.0
+    with torch.no_grad():
+        for label, image in pictures(images / "val"):
+            logits = torch.stack([network(crop[None])[0] for crop in crops(image)]).mean(0)
+            ranks.append(int((logits > logits[label]).sum()))
+            loss -= float(logits.log_softmax(0)[label]) / 9
+    (found,) = evaluate(weights, images / "val", interpolation="bilinear", **options)
+    assert found.top1 == pytest.approx(100 * sum(rank == 0 for rank in ranks) / 9)
+    assert found.cross_entropy == pytest.approx(loss, rel=1e-4)
+    assert found.num_images == 9
+
+
+def test_dense_is_a_plain_loop(weights: Path, images: Path) -> None:
+    network = random_network(3).double()
+    loss = 0.0
+    with torch.no_grad():
+        for label, image in pictures(images / "val"):
+            probabilities = []
+            for scale in (224, 288):
+                steps = [v2.Resize(scale), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+                whole = v2.Compose([*steps, v2.Normalize(MEAN, STD)])(image)[None].double()
+                for view in (whole, whole.flip(3)):
+                    maps = network.feature_map(view)[0]
+                    places = []
+                    for top in range(maps.shape[1] - 6):
+                        for left in range(maps.shape[2] - 6):
+                            window = maps[:, top : top + 7, left : left + 7].mean((1, 2))
+                            places.append(network.linear(window))
+                    probabilities.append(torch.stack(places).mean(0).softmax(0))
+            loss -= float(torch.stack(probabilities).mean(0)[label].log()) / 9
+    options = {"protocol": "dense", "scales": (224, 288), "interpolation": "bilinear"}
+    (found,) = evaluate(weights, images / "val", **options)
+    assert found.cross_entropy == pytest.approx(loss, rel=1e-4)
+    assert found.protocol == "dense 224, 288"
+
+
+def test_several_processes_find_the_same(weights: Path, images: Path) -> None:
+    (alone,) = evaluate(weights, images / "val", size=32)
+    (together,) = evaluate(weights, images / "val", size=32, num_gpus=2, num_workers=1)
+    assert together.cross_entropy == pytest.approx(alone.cross_entropy, rel=1e-6)  # batches differ
+    assert replace(together, cross_entropy=alone.cross_entropy) == alone
+
+
+def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
+    """Section 5.2: 5000-way and 1000-way."""
+    names = ("aaa", "dark", "light", "mmm", "middle")
+    write_weights(
+        random_network(5),
+        tmp_path / "five.pth",
+        "native",
+        preprocessing=KNOWN["torchvision"],
+        class_names=names,
+    )
+    all_ways, among = evaluate(tmp_path / "five.pth", images / "val", size=32, interpolation="bilinear")
+    assert (all_ways.ways, among.ways) == (5, 3)
+    assert among.class_names == ("dark", "light", "middle")
+    network, right = random_network(5), [0, 0]
+    with torch.no_grad():
+        for label, image in pictures(images / "val"):
+            logits = network(one_crop(image, 32)[0][None])[0]
+            columns = [names.index(name) for name in among.class_names]
+            right[0] += int(logits.argmax()) == columns[label]
+            right[1] += int(logits[columns].argmax()) == label
+    assert [all_ways.top1, among.top1] == pytest.approx([100 * count / 9 for count in right])
+
+
+@pytest.mark.parametrize("source", ["torchvision", "pycls order", "detectron2", "group norm"])
+def test_any_weights_under_their_preprocessing(images: Path, tmp_path: Path, source: str) -> None:
+    """The same network in other forms gives the same numbers; BGR weights get BGR images."""
+    architecture = {"torchvision": Architecture(26, 2, 4), "group norm": Architecture(26, 2, 16, 32, 32)}
+    norm = "GN" if source == "group norm" else "BN"
+    network = random_network(3, norm, architecture.get(source, NETWORK))
+    path, known = tmp_path / "weights.pth", KNOWN["torchvision"]
+    if source == "torchvision":
+        write_weights(network, path, "torchvision", preprocessing=known)
+    elif source == "pycls order":
+        network.stem.conv1.weight.data = network.stem.conv1.weight.data.flip(1)
+        write_weights(network, path, "native", preprocessing=KNOWN["pycls"])
+        network.stem.conv1.weight.data = network.stem.conv1.weight.data.flip(1)
+    elif source == "detectron2":
+        path = tmp_path / "weights.pkl"
+        write_weights(network, path, preprocessing=known)
+    else:
+        write_weights(network, path, "native", preprocessing=replace(known, batch_norm="none"))
+    loss = 0.0
+    with torch.no_grad():
+        for label, image in pictures(images / "val"):
+            loss -= float(network(one_crop(image, 32)[0][None])[0].log_softmax(0)[label]) / 9
+    (found,) = evaluate(path, images / "val", size=32, interpolation="bilinear")
+    assert found.cross_entropy == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("trained", "options", "name", "resize", "interpolation"),
+    [
+        ({}, {}, "crop 224", 256, "torch7_bicubic"),
+        ({}, {"size": 320}, "crop 320", 320, "torch7_bicubic"),
+        ({}, {"interpolation": "bicubic"}, "crop 224", 256, "bicubic"),
+        (
+            {"size_test": "64", "resize_test": "72", "interpolation": "bilinear"},
+            {},
+            "crop 64",
+            72,
+            "bilinear",
+        ),
+        ({"size_test": "64", "resize_test": "72"}, {"size": 96}, "crop 96", 96, "torch7_bicubic"),
+        ({"size_test": "64", "resize_test": "72"}, {"resize": 99}, "crop 64", 99, "torch7_bicubic"),
+    ],
+)
+def test_sizes_that_are_not_given(
+    weights: Path,
+    trained: dict[str, str],
+    options: dict[str, Any],
+    name: str,
+    resize: int,
+    interpolation: str,
+) -> None:
+    """Those of the training, else the usual ones."""
+    protocol = protocol_of(EvaluationJob("", "", **options), replace(read_weights(weights), metadata=trained))
+    assert protocol.name == name
+    image = np.random.RandomState(0).randint(0, 256, (90, 70, 3), dtype=np.uint8)
+    expected = CenterCrop(
+        int(name.split()[1]),
+        resize,
+        mean=KNOWN["torchvision"].mean,
+        std=KNOWN["torchvision"].std,
+        interpolation=interpolation,
+        rounding="up" if interpolation == "torch7_bicubic" else "half_even",
+    )
+    assert torch.equal(cast(torch.Tensor, protocol.views(image)), expected(image))
+
+
+def test_what_is_refused(weights: Path, images: Path, tmp_path: Path) -> None:
+    other = write_images(tmp_path / "other", ("dark", "light", "purple"))
+    with pytest.raises(ValueError, match=r"purple"):
+        evaluate(weights, other / "val")
+    write_weights(random_network(3), tmp_path / "unknown.pth", "native")
+    with pytest.raises(ValueError, match=r"does not say which preprocessing.*--preprocessing: .*torchvision"):
+        evaluate(tmp_path / "unknown.pth", images / "val")
+    assert evaluate(tmp_path / "unknown.pth", images / "val", size=32, preprocessing="torchvision")
+    write_weights(random_network(7), tmp_path / "seven.pth", "native", preprocessing=KNOWN["torchvision"])
+    with pytest.raises(
+        ValueError, match=r"seven.pth has 7 outputs and does not name their classes, and .* 3"
+    ):
+        evaluate(tmp_path / "seven.pth", images / "val")
+    state = {k: v for k, v in random_network(3).state_dict().items() if not k.startswith("linear.")}
+    write_weights(state, tmp_path / "backbone.pth", "native", preprocessing=KNOWN["torchvision"])
+    with pytest.raises(ValueError, match=r"no linear.weight and no linear.bias: it is a backbone"):
+        evaluate(tmp_path / "backbone.pth", images / "val")
+    with pytest.raises(ValueError, match="protocol 'five-crop' is not known; choose one of center"):
+        evaluate(weights, images / "val", protocol="five-crop")
+    with pytest.raises(ValueError, match=r"resize.*40.*64|64.*40"):
+        evaluate(weights, images / "val", size=64, resize=40)
+
+
+def test_a_broken_image_is_named_and_skipped_on_request(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_images(tmp_path / "images")
+    broken = root / "val" / "light" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"light.1\.png"):
+        evaluate(weights, root / "val", size=32, num_workers=1)
+    (found,) = evaluate(weights, root / "val", size=32, skip_broken=True)
+    assert found.num_images == 8 and found.skipped == (str(broken),)
+    assert "left out" in caplog.text and str(broken) in caplog.text
+    assert np.sum(found.class_images) == 8

@@ -1,0 +1,309 @@
+"""A training of a classifier against plain PyTorch, over several processes, killed and resumed, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from resnext_det.architecture import Architecture
+from resnext_det.classification.build import (
+    augmentation_of,
+    build_classifier,
+    center_crop_of,
+    mixing_of,
+    schedule_of,
+)
+from resnext_det.classification.jobs import pretrain_seeds
+from resnext_det.classification.training import train
+from resnext_det.config.classification import load_classifier_config
+from resnext_det.data.images.catalog import open_image_set
+from resnext_det.data.images.loaders import build_image_train_loader
+from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.launch import launch
+from resnext_det.weights import load_weights, read_weights
+from tests.classification.tiny_classifier import (
+    CLASSES,
+    EPOCH,
+    RESNETS,
+    ClassificationJob,
+    run,
+    run_killed,
+    write_config,
+)
+from tests.tiny_detector import json_lines
+from tests.training.test_loop import in_another_process
+from tests.training.test_optimizer import assert_same
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+EVERYTHING = ("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.8, "INPUT.MIXUP", 0.4, "INPUT.CUTMIX", 1.0)
+EVERYTHING += ("SOLVER.LABEL_SMOOTHING", 0.1, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
+
+
+@pytest.fixture(scope="module")
+def config(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("config"), images)
+
+
+def last_checkpoint(folder: Path) -> dict[str, Any]:
+    checkpointer = Checkpointer(folder)
+    latest = checkpointer.latest()
+    assert latest is not None
+    return checkpointer.load(latest)
+
+
+def plain_training(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same training in plain PyTorch: weights, and their average as TensorFlow and timm define it."""
+    torch.manual_seed(cfg.SEED)
+    network = build_classifier(cfg, len(CLASSES)).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    average = {name: value.clone().double() for name, value in network.state_dict().items()}
+    loader = build_image_train_loader(
+        train,
+        augmentation=augmentation_of(cfg),
+        mixing=mixing_of(cfg, len(CLASSES)),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        seed=cfg.SEED,
+        num_workers=0,
+    )
+    for iteration, batch in zip(range(3 * epoch), loader):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * 0.1 ** (iteration // epoch >= 2)
+        loss = F.cross_entropy(
+            network(batch["images"]), batch["labels"], label_smoothing=cfg.SOLVER.LABEL_SMOOTHING
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+            for parameter in network.parameters():
+                torch.nn.utils.clip_grad_norm_(parameter, 1.0)
+        optimizer.step()
+        decay = min(0.8, (1 + iteration) / (10 + iteration)) if iteration else 0.0  # begins with the weights
+        for name, value in network.state_dict().items():
+            average[name] = decay * average[name] + (1 - decay) * value.double()
+    return network.state_dict(), average
+
+
+@pytest.mark.parametrize("overrides", [(), EVERYTHING], ids=["paper", "everything"])
+def test_a_training_is_plain_pytorchs(
+    config: Path, images: Path, tmp_path: Path, overrides: tuple[object, ...]
+) -> None:
+    """Nesterov momentum, one weight decay for every parameter, the learning rate divided after the epochs of STEPS."""
+    run(config, tmp_path, *overrides)
+    cfg = load_classifier_config(config, list(map(str, overrides)))
+    weights, average = plain_training(cfg, EPOCH, open_image_set(str(images / "train")))
+    state = last_checkpoint(tmp_path)
+    assert_same(dict(state["model"]), dict(weights))
+    final = read_weights(tmp_path / "model_final.pth").state
+    expected = average if overrides else weights
+    for name, value in final.items():
+        assert torch.allclose(value.double(), expected[name].double(), rtol=1e-5, atol=1e-6), name
+
+
+def test_what_is_left(config: Path, tmp_path: Path) -> None:
+    trained = run(config, tmp_path)
+    assert trained.output_dir == tmp_path and trained.weights == tmp_path / "model_final.pth"
+    file = read_weights(trained.weights)
+    assert file.format == "native"
+    assert file.architecture == Architecture(26, 2, 4, 32, 32)
+    assert file.class_names == tuple(sorted(CLASSES))
+    assert file.preprocessing is not None and file.preprocessing.channel_order == "RGB"
+    assert file.preprocessing.mean == (123.675, 116.28, 103.53)
+    (metrics,) = trained.tests
+    assert file.metadata["top1"] == f"{metrics.top1:.3f}"
+    assert metrics.num_images == 9 and metrics.ways == 3
+    assert json.loads((tmp_path / "test" / "crop_32_3_way.json").read_text())["top1"] == metrics.top1
+    lines = json_lines(tmp_path / "metrics.json")
+    assert [line["test/top1"] for line in lines if "test/top1" in line][-1] == metrics.top1
+    assert all(line["images_per_second"] > 0 for line in lines if "images_per_second" in line)
+    best = max(line["test/top1"] for line in lines if "test/top1" in line)
+    assert read_weights(tmp_path / "model_best.pth").metadata["top1"] == f"{best:.3f}"
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert sorted(path.name for path in tmp_path.glob("model_0*.pth")) == [
+        f"model_{iteration:07d}.pth" for iteration in (3, 7, 11)
+    ]
+
+
+def test_the_metrics_are_those_of_a_plain_loop(config: Path, images: Path, tmp_path: Path) -> None:
+    trained = run(config, tmp_path)
+    cfg = load_classifier_config(config)
+    network = build_classifier(cfg, len(CLASSES)).eval()
+    load_weights(network, trained.weights)
+    crop, test = center_crop_of(cfg), open_image_set(str(images / "val"))
+    right = 0
+    with torch.no_grad():
+        for index in range(len(test)):
+            right += int(network(crop(test.image(index))).argmax()) == test.labels[index]
+    assert trained.tests[0].top1 == pytest.approx(100 * right / len(test))
+
+
+# Checkpoints are written, and the weights tested, after iterations 3, 7 and 11.
+@pytest.mark.parametrize("iteration", [3, 5, 9])
+def test_killed_and_resumed_equals_uninterrupted(config: Path, tmp_path: Path, iteration: int) -> None:
+    run(config, tmp_path / "whole", *EVERYTHING)
+    folder = tmp_path / "killed"
+    arguments = (str(config), str(folder), tuple(map(str, EVERYTHING)), iteration)
+    assert in_another_process(run_killed, *arguments) == -signal.SIGKILL
+    assert not (folder / "model_final.pth").exists()
+    run(config, folder, *EVERYTHING, resume=True)
+    assert_same(last_checkpoint(folder), last_checkpoint(tmp_path / "whole"))
+    for name in ("model_final.pth", "model_best.pth"):
+        resumed, whole = (read_weights(parent / name) for parent in (folder, tmp_path / "whole"))
+        assert_same(resumed.state, whole.state)
+        assert resumed.metadata == whole.metadata
+
+
+def test_a_training_that_had_ended_is_tested(config: Path, tmp_path: Path) -> None:
+    first = run(config, tmp_path)
+    again = run(config, tmp_path, resume=True)
+    assert again.tests == first.tests
+
+
+def train_in_float64(config: str, output_dir: str, overrides: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(load_classifier_config(config, [*overrides, "OUTPUT_DIR", output_dir]))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+ONE_EPOCH = ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()", "DATASETS.TEST", "")
+
+
+@pytest.mark.parametrize("norm", ["GN", "BN"])
+def test_two_processes(config: Path, tmp_path: Path, norm: str) -> None:
+    """Both see the same images, augmented alike. Group norms then give one training, but for the order of sums; batch norms
+    take the statistics of three images in each of two processes and of six in one, which is another training."""
+    changes = ("MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.WIDTH_PER_GROUP", "16", *ONE_EPOCH)
+    one, two = tmp_path / "one", tmp_path / "two"
+    train_in_float64(str(config), str(one), changes)
+    launch(train_in_float64, num_gpus_per_machine=2, device="cpu", args=(str(config), str(two), changes))
+    difference = largest_difference(one, two)
+    assert (difference < 1e-9) == (norm == "GN"), difference
+
+
+@pytest.mark.parametrize("form", ["A", "B"])
+def test_forms_train_alike_and_leave_form_c(config: Path, tmp_path: Path, form: str) -> None:
+    train_in_float64(str(config), str(tmp_path / "C"), ONE_EPOCH)
+    train_in_float64(str(config), str(tmp_path / form), (*ONE_EPOCH, "MODEL.FORM", form))
+    assert any("paths" in name for name in last_checkpoint(tmp_path / form)["model"])
+    assert largest_difference(tmp_path / form, tmp_path / "C") < 1e-7
+
+
+def largest_difference(*folders: Path) -> float:
+    """Of the trained weights of two runs."""
+    ours, theirs = (read_weights(folder / "model_final.pth").state for folder in folders)
+    names = [name for name in ours if "running" not in name]
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in names)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision(config: Path, tmp_path: Path, dtype: str) -> None:
+    changes = (
+        "SOLVER.AMP.ENABLED",
+        True,
+        "SOLVER.AMP.DTYPE",
+        dtype,
+        "SOLVER.EPOCHS",
+        2,
+        "SOLVER.STEPS",
+        "()",
+    )
+    run(config, tmp_path / "mixed", *changes)
+    run(config, tmp_path / "full", *changes[4:])
+    mixed, full = (last_checkpoint(tmp_path / name) for name in ("mixed", "full"))
+    name = "res5.1.conv3.weight"
+    assert not torch.equal(mixed["model"][name], full["model"][name])
+    assert torch.allclose(mixed["model"][name], full["model"][name], atol=0.05)
+    assert mixed["model"][name].dtype == torch.float32
+    assert ("grad_scaler" in mixed) == (dtype == "float16")
+    if dtype == "float16":
+        run(config, tmp_path / "mixed", *changes, "SOLVER.EPOCHS", 3, resume=True)
+        after = last_checkpoint(tmp_path / "mixed")["grad_scaler"]
+        assert after["_growth_tracker"] == mixed["grad_scaler"]["_growth_tracker"] + EPOCH > EPOCH
+        assert (
+            after["scale"] == mixed["grad_scaler"]["scale"] <= 65536
+        )  # halved for each step that overflowed
+
+
+def test_seeds_have_folders_of_their_own(config: Path, tmp_path: Path) -> None:
+    job = ClassificationJob(config, tmp_path, ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()"))
+    trained = pretrain_seeds(job, [0, 4])
+    assert [run.output_dir.name for run in trained] == ["seed_0", "seed_4"]
+    states = [read_weights(run.weights).state["linear.weight"] for run in trained]
+    assert not torch.equal(*states)
+    with pytest.raises(ValueError, match=r"seeds are \[1, 1\]; write different numbers"):
+        pretrain_seeds(job, [1, 1])
+
+
+def test_the_learning_rate_is_scaled_on_request_and_said(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run(config, tmp_path, "SOLVER.REFERENCE_BATCH", 24, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    assert (
+        "learning rate is 0.005: SOLVER.BASE_LR = 0.02 is of batches of SOLVER.REFERENCE_BATCH = 24"
+        in caplog.text
+    )
+    groups = last_checkpoint(tmp_path)["optimizer"]["param_groups"]
+    assert [group["initial_lr"] for group in groups] == [0.005]
+    assert [group["weight_decay"] for group in groups] == [1e-4]
+
+
+def test_other_classes_start_from_trained_weights(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    file = read_weights(trained.weights)
+    state = {name: value[:2] if name.startswith("linear.") else value for name, value in file.state.items()}
+    torch.save({"model": state, "preprocessing": file.preprocessing.as_dict()}, tmp_path / "two_classes.pth")
+    changes = ("MODEL.WEIGHTS", tmp_path / "two_classes.pth", "SOLVER.BASE_LR", 0.0, "SOLVER.EPOCHS", 1)
+    run(config, tmp_path / "second", *changes, "SOLVER.STEPS", "()")
+    assert "has 2 classes, and this training 3: the linear layer starts at random" in caplog.text
+    found = read_weights(tmp_path / "second" / "model_final.pth").state
+    assert torch.equal(found["res2.0.conv1.weight"], file.state["res2.0.conv1.weight"])
+    assert not torch.equal(found["linear.weight"][:2], file.state["linear.weight"][:2])
+
+
+def test_the_weights_go_into_a_detector(config: Path, tmp_path: Path) -> None:
+    """MODEL.WEIGHTS of a detector, without conversion; and refused under another preprocessing."""
+    from resnext_det.config import get_cfg
+    from resnext_det.engines.common.weights import load_pretrained
+    from resnext_det.engines.portable.build import build_detector
+
+    trained = run(config, tmp_path)
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(trained.weights), "INPUT.FORMAT", "RGB"])
+    for name, value in {**RESNETS, "STRIDE_IN_1X1": False}.items():
+        cfg.MODEL.RESNETS[name] = value
+    with pytest.raises(ValueError, match=r"needs another configuration.*PIXEL_MEAN"):
+        load_pretrained(cfg, build_detector(cfg))
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    detector = build_detector(cfg)
+    load_pretrained(cfg, detector)
+    state, classifier = detector.state_dict(), read_weights(trained.weights).state
+    assert torch.equal(state["backbone.res3.0.conv2.weight"], classifier["res3.0.conv2.weight"])
+    assert torch.equal(state["roi_heads.res5.1.conv3.weight"], classifier["res5.1.conv3.weight"])
+
+
+@pytest.mark.parametrize("name", ["imagenet/X50_32x4d", "imagenet5k/R50_1x64d", "cifar10/X29_8x64d"])
+def test_the_schedule_is_the_repositorys_formula(name: str) -> None:
+    """train.lua, learningRate; of CIFAR the paper's epochs, 150 and 225."""
+    root = Path(__file__).parents[2] / "configs" / "classification"
+    cfg = load_classifier_config(root / f"{name}.yaml")
+    images = {"imagenet": 1_281_167, "imagenet5k": 6_800_000, "cifar10": 50_000}[name.partition("/")[0]]
+    epoch = cfg.SOLVER.ITERS_PER_EPOCH or -(-images // cfg.SOLVER.IMS_PER_BATCH)
+    assert epoch == {"cifar10": 391}.get(name.partition("/")[0], 5005)
+    schedule = schedule_of(cfg, epoch)
+    for number in range(1, cfg.SOLVER.EPOCHS + 1):
+        decay = (number - 1) // 30 if "imagenet" in name else (number > 150) + (number > 225)
+        for iteration in ((number - 1) * epoch, number * epoch - 1):  # the first and the last
+            assert schedule(iteration) == pytest.approx(0.1**decay, rel=1e-12), number

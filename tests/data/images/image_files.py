@@ -1,0 +1,95 @@
+"""Image files, folders and archives for tests of image sets."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from resnext_det.data.images.image_set import ImageSet
+from tests.data.images.pictures import picture
+
+
+def encoded(image: Image.Image | np.ndarray, format: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def jpeg(seed: int) -> bytes:
+    """A small JPEG, of another size and content for each seed."""
+    return encoded(picture(12 + seed % 7, 17 + seed % 5, seed))
+
+
+def pillow(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def write_files(root: Path, contents: Mapping[str, bytes]) -> Path:
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def member(name: str, content: bytes = b"", **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
+    information = tarfile.TarInfo(name)
+    information.size = len(content)
+    for key, value in attributes.items():
+        setattr(information, key, value)
+    return information, content
+
+
+def tar_bytes(
+    contents: Mapping[str, bytes] | Iterable[tuple[tarfile.TarInfo, bytes]], format: int = tarfile.GNU_FORMAT
+) -> bytes:
+    """An archive of named contents, or of ready-made members, in their order."""
+    buffer = io.BytesIO()
+    pairs = [member(*pair) for pair in contents.items()] if isinstance(contents, Mapping) else list(contents)
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
+        for information, content in pairs:
+            tar.addfile(information, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def classes_of_images(names: Iterable[str], per_class: int = 3) -> dict[str, dict[str, bytes]]:
+    """{class: {file name: JPEG}}, every image another one."""
+    return {
+        name: {f"{name}_{i}.JPEG": jpeg(10 * number + i) for i in range(per_class)}
+        for number, name in enumerate(names)
+    }
+
+
+def tree(classes: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
+    return {f"{name}/{file}": content for name, files in classes.items() for file, content in files.items()}
+
+
+def nested(classes: Mapping[str, Mapping[str, bytes]], prefix: str = "") -> bytes:
+    """An archive of an archive for each class."""
+    return tar_bytes({f"{prefix}{name}.tar": tar_bytes(files) for name, files in classes.items()})
+
+
+def holdings(image_set: ImageSet) -> dict[str, tuple[str, bytes]]:
+    """{file name without folders: (class, the bytes of the pixels)}."""
+    return {
+        os.path.basename(image_set.file_name(i)): (
+            image_set.class_names[image_set.labels[i]],
+            image_set.image(i).tobytes(),
+        )
+        for i in range(len(image_set))
+    }
+
+
+def expected(classes: Mapping[str, Mapping[str, bytes]]) -> dict[str, tuple[str, bytes]]:
+    return {
+        file: (name, pillow(content).tobytes())
+        for name, files in classes.items()
+        for file, content in files.items()
+    }

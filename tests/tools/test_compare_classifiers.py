@@ -1,0 +1,83 @@
+"""The command: the paper's tables on the screen and in a file, and its errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resnext_det.evaluation.classification_comparison import compare_classifiers
+from resnext_det.evaluation.classification_runs import read_classification_runs
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "compare_classifiers.py"
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two seeds of a ResNeXt of 29 layers on CIFAR-10, and a run that was not tested, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed, error in (("s1", 1, 3.5), ("s2", 2, 3.7), ("new", 3, None)):
+        resnets = {"DEPTH": 29, "NUM_GROUPS": 8, "WIDTH_PER_GROUP": 64, "SHORTCUTS": True}
+        resnets.update(STEM_OUT_CHANNELS=64, RES2_OUT_CHANNELS=256)
+        datasets = {"TRAIN": "cifar10_train", "TEST": "cifar10_test"}
+        config = {"MODEL": {"RESNETS": resnets}, "DATASETS": datasets, "SEED": seed}
+        (tmp_path / name / "test").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / name / "model_final.pth").touch()
+        if error is not None:
+            metrics = {"protocol": "crop 32", "images": 10000, "ways": 10, "skipped": []}
+            metrics.update(top1=100 - error, top5=99.9)
+            (tmp_path / name / "test" / "crop_32_10_way.json").write_text(json.dumps(metrics))
+    return ["s1", "s2"]
+
+
+def run(*arguments: object) -> int:
+    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+
+
+def test_the_command_prints_the_table(folders: list[str]) -> None:
+    command = [sys.executable, str(SCRIPT), *folders]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0].startswith("Table 7: CIFAR-10 and CIFAR-100")
+    assert "X-29 8x64d cifar10 crop 32, 10-way 2 3.65 3.60 ± 0.14 - 0.10 ± 0.00" in lines
+    assert "X-29 16x64d cifar100 crop 32, 100-way - 17.31 - - -" in lines
+    assert not any(line.startswith("note:") for line in lines)
+
+
+def test_markdown_and_json(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*folders, "--markdown", "--json", "new_folder/tables.json") == 0
+    comparison = compare_classifiers([run for folder in folders for run in read_classification_runs(folder)])
+    assert capsys.readouterr().out == comparison.table(markdown=True) + "\n"
+    assert Path("new_folder/tables.json").read_text(encoding="utf-8") == comparison.to_json() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gone",), "error: there is no folder gone; give the OUTPUT_DIR of a training"),
+        (("s1", "s1"), "is given 2 times"),
+        (("s1", "new"), "error: new/test holds no *.json: the run has not ended, or was not tested; write python tools/"),
+        (("s1/test",), "error: s1/test holds no config.yaml"),
+        (("s1", "--json", "s1/config.yaml/tables.json"), "error: [Errno"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line(
+    folders: list[str], arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
