@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "timm>=1.0"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "scipy>=1.11", "timm>=1.0"]
 
 setup(
     name="resnext-det",

@@ -75,7 +75,7 @@ def evaluate_on(
             if len(batch["labels"]):
                 counting.add(protocol.score(network, batch["views"], device).cpu(), batch["labels"])
     network.train(was_training)
-    found = counting.metrics(protocol.name)
+    found = counting.metrics(protocol.name, images.name)
     for metrics in found:
         seconds = time.perf_counter() - began
         logger.info("%s, %s: %s; %.1f s", images.name, protocol.name, metrics.summary(), seconds)
@@ -104,10 +104,10 @@ class _Counting:
             for tally in self._tallies:
                 tally.skip(name)
 
-    def metrics(self, protocol: str) -> list[ClassificationMetrics]:
+    def metrics(self, protocol: str, dataset: str) -> list[ClassificationMetrics]:
         """Those of all processes, in the first one."""
         gathered = distributed.gather_objects(self._tallies)
         for others in gathered[1:]:
             for tally, other in zip(self._tallies, others):
                 tally.merge(other)
-        return [tally.metrics(protocol) for tally in self._tallies] if gathered else []
+        return [tally.metrics(protocol, dataset) for tally in self._tallies] if gathered else []

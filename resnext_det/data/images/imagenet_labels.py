@@ -83,7 +83,7 @@ def _from_devkit(meta: bytes, ground_truth: bytes, where: str) -> dict[str, str]
 def _wnids(meta: bytes, where: str) -> dict[int, str]:
     """ILSVRC2012 id -> WordNet id of the classes that have no classes below them; the others have ids above 1000."""
     try:
-        from scipy.io import loadmat  # type: ignore
+        from scipy.io import loadmat
     except ImportError:
         raise ValueError(
             f"{where}/{_META} is a file of MATLAB, which scipy reads: pip install scipy, or put Kaggle's {_SOLUTION} beside it instead"

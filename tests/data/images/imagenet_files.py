@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy.io import savemat
+import pytest
 
 from tests.data.images.image_files import classes_of_images, jpeg, tar_bytes, write_files
+
+savemat = pytest.importorskip(
+    "scipy.io", reason="scipy, which reads and writes meta.mat, is not installed"
+).savemat
 
 # ILSVRC2012 id: WordNet id; as published, the ids are not in the order of the WordNet ids, and ids above those of the classes are
 # of their ancestors.

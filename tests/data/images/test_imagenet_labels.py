@@ -8,7 +8,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from scipy.io import savemat
 from torchvision.datasets import imagenet as torchvision_imagenet
 
 from resnext_det.data.images.imagenet_labels import validation_wnids
@@ -21,6 +20,7 @@ from tests.data.images.imagenet_files import (
     put_annotations,
     put_devkit,
     put_devkit_archive,
+    savemat,
 )
 
 
