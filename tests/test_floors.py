@@ -27,7 +27,7 @@ FLOORS = (
     ("engines.common",),
     ("engines.portable", "engines.detectron2"),
     ("detection", "classification", "prediction", "benchmark"),
-    ("two_step", "command_line"),
+    ("two_step", "miniature", "command_line"),
     ("tools",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

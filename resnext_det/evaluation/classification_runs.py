@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext_det.architecture import Architecture
-from resnext_det.evaluation.comparison.runs import FINAL, _last_checkpoint, _read_config
+from resnext_det.evaluation.comparison.runs import FINAL, last_checkpoint_of, read_config
 from resnext_det.evaluation.paper_classification import DATASETS, Setting
 
 METRICS = ("top1", "top5")
@@ -52,7 +52,7 @@ def read_classification_runs(output_dir: str | Path) -> list[ClassificationRun]:
         ValueError: a file is damaged; no network is known by the configuration's numbers; no image was tested.
     """
     folder = Path(output_dir)
-    config = _read_config(folder)
+    config = read_config(folder)
     numbers: list[Any] = [config.get(f"MODEL.RESNETS.{key}") for key in _RESNETS]
     shortcuts = config.get("MODEL.RESNETS.SHORTCUTS", True)
     try:
@@ -79,7 +79,7 @@ def read_classification_runs(output_dir: str | Path) -> list[ClassificationRun]:
             num_skipped=len(test["skipped"]),
             seed=seed if isinstance(seed, int) and seed >= 0 else None,  # below 0: drawn, and not on record
             config=config,
-            last_checkpoint=FINAL if (folder / FINAL).is_file() else _last_checkpoint(folder),
+            last_checkpoint=FINAL if (folder / FINAL).is_file() else last_checkpoint_of(folder),
         )
         for test in tests
     ]

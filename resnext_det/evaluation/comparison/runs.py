@@ -57,7 +57,7 @@ def read_run(output_dir: str | Path, *, dataset: str | None = None) -> Run:
             is not defined.
     """
     folder = Path(output_dir)
-    config = _read_config(folder)
+    config = read_config(folder)
     names = config.get("DATASETS.TEST") or []
     test_set = _choose(dataset, names, folder)
     several = len(names) > 1
@@ -77,7 +77,7 @@ def read_run(output_dir: str | Path, *, dataset: str | None = None) -> Run:
         seed=seed if isinstance(seed, int) and seed >= 0 else None,  # below 0: drawn, and not on record
         **_read_metrics(folder, folder / "inference" / (test_set if several else "")),
         config=config,
-        last_checkpoint=_last_checkpoint(folder),
+        last_checkpoint=last_checkpoint_of(folder),
         recorded_AP=_recorded_AP(folder / "metrics.json", f"{test_set}/bbox/AP" if several else "bbox/AP"),
     )
 
@@ -98,7 +98,7 @@ def _choose(dataset: str | None, names: Sequence[str], folder: Path) -> str:
     return names[0] if dataset is None else dataset
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give the OUTPUT_DIR of a training")
     file = folder / "config.yaml"
@@ -169,12 +169,12 @@ def _why_unevaluated(folder: Path, inference: Path) -> str:
             f"python tools/evaluate_coco.py ANNOTATIONS {detections} --json {inference / 'metrics.json'}"
         )
         return f"there are detections without figures; write {command}"
-    if _last_checkpoint(folder) == FINAL:
+    if last_checkpoint_of(folder) == FINAL:
         return "the run was not evaluated on detections; repeat its command with --eval-only --resume"
     return "the run has not ended; wait for it, or if it was interrupted repeat its command with --resume"
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint_of(folder: Path) -> str | None:
     pointer = folder / "last_checkpoint"
     return pointer.read_text(errors="replace").strip() if pointer.is_file() else None
 

@@ -1,0 +1,174 @@
+"""Table 8 of the paper in miniature: networks are pre-trained and fine-tuned on generated shapes, and compared.
+
+What takes the paper ImageNet and COCO takes minutes here. The comparison is of the same kind: a ResNet and a ResNeXt of equal
+complexity, each with its own pre-training, and one detector, recipe and test set for both.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from resnext_det.classification.jobs import ClassificationJob, Pretrained, pretrain
+from resnext_det.detection import Job, train
+from resnext_det.evaluation.comparison import METRICS, Comparison, Estimate, Row, compare, read_run
+
+logger = logging.getLogger(__name__)
+
+_CLASSIFIER, _DETECTOR = "classifier_", "faster_rcnn_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        configs: a folder of ``classifier_NAME.yaml`` and ``faster_rcnn_NAME.yaml`` for each network, as configs/miniature/cpu.
+        output_dir: gets a folder NAME/classifier, and NAME/seed_N for each detector.
+        seeds: of the detectors' trainings; each network is pre-trained once.
+        from_random: train the same detectors from random weights too, in NAME/random_seed_N.
+        resume: go on where an earlier run was; what had ended is only evaluated again.
+        engine: of the detectors, see ``Job``.
+        device: replaces MODEL.DEVICE.
+    """
+
+    configs: Path
+    output_dir: Path
+    seeds: tuple[int, ...] = (0, 1, 2)
+    from_random: bool = False
+    resume: bool = False
+    engine: str = "auto"
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """What came out.
+
+    Attributes:
+        classifiers: what pre-training left, by network.
+        pretrained: the detectors that started from it.
+        random: the same detectors from random weights; None where they were not asked for.
+    """
+
+    classifiers: dict[str, Pretrained]
+    pretrained: Comparison
+    random: Comparison | None = None
+
+    def table(self) -> str:
+        """Top-1 of the classifiers, table 8 of the detectors, and what pre-training gives."""
+        rows = [
+            [name, *(f"{100 - metrics.top1:.2f}" for metrics in trained.tests[:1])]
+            for name, trained in self.classifiers.items()
+        ]
+        parts = ["Pre-training on single shapes", tabulate(rows, ["net", "top-1 error, %"])]
+        parts.append(self.pretrained.table())
+        if self.random is not None:
+            gains = [_gain(*pair) for pair in zip(self.pretrained.rows, self.random.rows, strict=True)]
+            headers = ["net", "n"]
+            for metric in METRICS:
+                headers += [f"{metric}, random", f"{metric}, pre-trained", "gain"]
+            parts += [
+                "The same detectors from random weights",
+                tabulate(gains, headers, disable_numparse=True),
+                "A mean of n runs ± their sample standard deviation; gain: the difference ± its standard error.",
+            ]
+        return "\n\n".join(parts)
+
+
+def networks_of(configs: Path) -> list[str]:
+    """The names for which a folder has a classifier and a detector.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: one of the two is missing, or there are none.
+    """
+    if not configs.is_dir():
+        raise FileNotFoundError(f"there is no folder {configs}; give one such as configs/miniature/cpu")
+    found = {
+        kind: {path.stem.removeprefix(kind) for path in configs.glob(f"{kind}*.yaml")}
+        for kind in (_CLASSIFIER, _DETECTOR)
+    }
+    single = found[_CLASSIFIER] ^ found[_DETECTOR]
+    if single or not found[_CLASSIFIER]:
+        missing = f"only one of the two for {', '.join(sorted(single))}" if single else "none"
+        raise ValueError(
+            f"{configs} needs {_CLASSIFIER}NAME.yaml and {_DETECTOR}NAME.yaml for every network, and has {missing}"
+        )
+    return sorted(found[_CLASSIFIER])
+
+
+def run_miniature(settings: Settings) -> Miniature:
+    """Pre-train every network, fine-tune it with every seed, and compare.
+
+    Raises:
+        ValueError, OSError: a configuration is wrong, a seed is there twice; see ``pretrain`` and ``train``.
+        FloatingPointError, TrainingInterrupted: as there.
+    """
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise ValueError(f"the seeds are {list(settings.seeds)}; write one or more different numbers")
+    names = networks_of(settings.configs)
+    classifiers = {name: _pretrained(settings, name) for name in names}
+    weights = {name: trained.weights for name, trained in classifiers.items()}
+    pretrained = compare([read_run(folder) for folder in _detectors(settings, weights)])
+    if not settings.from_random:
+        return Miniature(classifiers, pretrained)
+    nothing: dict[str, Path | None] = dict.fromkeys(names)
+    random = compare([read_run(folder) for folder in _detectors(settings, nothing)])
+    return Miniature(classifiers, pretrained, random)
+
+
+def _pretrained(settings: Settings, name: str) -> Pretrained:
+    logger.info("Pre-training %s", name)
+    job = ClassificationJob(
+        settings.configs / f"{_CLASSIFIER}{name}.yaml",
+        settings.output_dir / name / "classifier",
+        _device(settings),
+        resume=settings.resume,
+    )
+    return pretrain(job)
+
+
+def _detectors(settings: Settings, weights: dict[str, Path] | dict[str, Path | None]) -> list[Path]:
+    """The output folders of every network's detectors, one a seed, trained."""
+    folders = []
+    for name, start in weights.items():
+        for seed in settings.seeds:
+            kind = "seed" if start is not None else "random_seed"
+            folder = settings.output_dir / name / f"{kind}_{seed}"
+            logger.info("Training the detector %s", folder)
+            changes = ("MODEL.WEIGHTS", str(start or ""), "SEED", str(seed))
+            job = Job(
+                settings.configs / f"{_DETECTOR}{name}.yaml",
+                folder,
+                (*_device(settings), *changes),
+                engine=settings.engine,
+                resume=settings.resume,
+            )
+            train(job)
+            folders.append(folder)
+    return folders
+
+
+def _device(settings: Settings) -> tuple[str, ...]:
+    return () if settings.device is None else ("MODEL.DEVICE", settings.device)
+
+
+def _gain(trained: Row, random: Row) -> list[str]:
+    """One network's line: AP from random weights, from pre-trained ones, and the difference."""
+    cells = [trained.name, str(len(trained.runs))]
+    for metric in METRICS:
+        after, before = trained.measured(metric), random.measured(metric)
+        assert after is not None and before is not None
+        cells += [before.text(), after.text(), _difference(after, before, len(trained.runs)).text("+")]
+    return cells
+
+
+def _difference(after: Estimate, before: Estimate, runs: int) -> Estimate:
+    if after.spread is None or before.spread is None:
+        return Estimate(after.mean - before.mean, None)
+    return Estimate(after.mean - before.mean, math.sqrt((after.spread**2 + before.spread**2) / runs))
