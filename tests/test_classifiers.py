@@ -12,6 +12,7 @@ from torchvision.models.resnet import Bottleneck
 from resnext_det.architecture import Architecture
 from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
+from tests.test_architecture import PUBLISHED
 
 SMALL_IMAGES = Architecture(29, 4, 16)
 
@@ -100,13 +101,18 @@ def test_a_plain_network_is_a_chain_of_convolutions(name: str, form: str) -> Non
     assert (convert(network, form)(images) - expected).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("name", ["X-29-8x64d", "X-50-32x4d-plain", "R-50-plain", "X-29-4x8d-plain"])
+OTHERS = ["X-29-8x64d", "X-29-16x64d", "X-50-32x4d-plain", "R-50-plain", "X-29-4x8d-plain", "R-200"]
+
+
+@pytest.mark.parametrize("name", [*(name for name, *_ in PUBLISHED), *OTHERS])
 def test_counts_are_those_of_the_modules_and_of_torch(name: str) -> None:
+    """Every network of the paper's tables; torch's counter is right in the forward pass, groups or not."""
     architecture = Architecture.parse(name)
+    size, classes = (32, 10) if architecture.for_small_images else (224, 1000)
     with torch.device("meta"):
-        network = ResNeXtClassifier(architecture, 10).eval()
-        images = torch.zeros(1, 3, 32, 32)
-    assert architecture.num_parameters(10) == sum(values.numel() for values in network.parameters())
+        network = ResNeXtClassifier(architecture, classes).eval()
+        images = torch.zeros(1, 3, size, size)
+    assert architecture.num_parameters(classes) == sum(values.numel() for values in network.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)
-    assert 2 * architecture.multiply_adds(32, 32, 10) == counter.get_total_flops()
+    assert 2 * architecture.multiply_adds(size, size, classes) == counter.get_total_flops()

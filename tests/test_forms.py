@@ -143,11 +143,11 @@ def small_classifier() -> ResNeXtClassifier:
     return ResNeXtClassifier(architecture, num_classes=5).double()
 
 
-def trained(model: nn.Module, steps: int = 50) -> nn.Module:
+def trained(model: nn.Module, steps: int = 300) -> nn.Module:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9, weight_decay=1e-4, nesterov=True)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        images = torch.randn(8, 3, 64, 64, dtype=torch.float64, generator=generator)
+        images = torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=generator)
         loss = F.cross_entropy(model(images), torch.arange(8) % 5)
         optimizer.zero_grad()
         loss.backward()

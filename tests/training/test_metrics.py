@@ -65,6 +65,18 @@ def test_a_line_every_20_iterations_with_medians(tmp_path: Path) -> None:
         assert line["eta_seconds"] == 2.0 * (49 - line["iteration"])
 
 
+def test_images_in_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO),
+        MetricsWriter(tmp_path, total_steps=40, progress_bar=False, images_per_step=32) as writer,
+    ):
+        for iteration in range(40):
+            writer(step(iteration, 40, loss=1.0))
+    for line in map(json.loads, (tmp_path / "metrics.json").read_text().splitlines()):
+        assert line["images_per_second"] == pytest.approx(32 / line["time"])
+    assert f"images/s: {line['images_per_second']:.0f}" in caplog.text
+
+
 def test_what_is_put_joins_the_next_line(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path, total_steps=40, progress_bar=False) as writer:
         for iteration in range(40):

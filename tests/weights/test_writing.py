@@ -239,3 +239,20 @@ def test_an_unrecognised_network_is_written_as_it_is(tmp_path: Path) -> None:
     write_weights(weights, tmp_path / "weights.pth", "native")
     contents = torch.load(tmp_path / "weights.pth", weights_only=True)
     assert list(contents) == ["model"] and torch.equal(contents["model"]["a.weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize("format", ["native", "safetensors", "detectron2"])
+def test_the_classes_of_a_classifier_travel_along(format: str, tmp_path: Path) -> None:
+    names = [f"n{i:08d}, \u00e9" for i in range(7)]
+    path = in_format(format, tmp_path)
+    write_weights(classifier(), path, format, preprocessing=TORCHVISION, class_names=names)
+    assert read_weights(path).class_names == tuple(names)
+    again = in_format(format, tmp_path, "again")
+    write_weights(read_weights(path), again, format)
+    assert read_weights(again).class_names == tuple(names)
+
+
+@pytest.mark.parametrize("names", [["a"] * 6, "aaaaaaa", [1, 2, 3, 4, 5, 6, 7], None])
+def test_class_names_that_are_none_of_the_outputs(names: Any, tmp_path: Path) -> None:
+    torch.save({"model": classifier().state_dict(), "class_names": names}, tmp_path / "weights.pth")
+    assert read_weights(tmp_path / "weights.pth").class_names is None

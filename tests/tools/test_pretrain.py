@@ -1,0 +1,183 @@
+"""The commands for classifiers: a training, its signals and errors, a test, and table 8 in miniature."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resnext_det.miniature import networks_of
+from resnext_det.weights import read_weights
+from tests.classification.tiny_classifier import RESNETS, write_config, write_images
+from tests.tiny_detector import FPN
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+TOOLS = Path(__file__).parents[2] / "tools"
+SHORT = ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()")
+
+
+def run(tool: str, *arguments: object) -> int:
+    """A command within this process; its exit status."""
+    return runpy.run_path(str(TOOLS / f"{tool}.py"))["main"]([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def config(images: Path, tmp_path: Path) -> Path:
+    return write_config(tmp_path, images)
+
+
+def test_train_then_test(
+    config: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert (
+        run("pretrain", "--config-file", config, "--seeds", 0, 1, "--num-gpus", 1, *SHORT, "OUTPUT_DIR", out)
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert re.search(r"3-way top-1 error of 2 trainings: \d+\.\d\d ± \d+\.\d\d\n", said)
+    weights = out / "seed_1" / "model_final.pth"
+    assert str(weights) in said
+    options = ("--device", "cpu", "--num-workers", 0, "--output-dir", out / "seed_1", "--per-class")
+    assert run("evaluate_classifier", weights, images / "val", "--protocol", "ten-crop", *options) == 0
+    said = capsys.readouterr().out
+    assert "ten-crop 32: top-1" in said and "| middle" in said
+    found = json.loads((out / "seed_1" / "test" / "ten-crop_32_3_way.json").read_text())
+    assert found["images"] == 9 and found["protocol"] == "ten-crop 32"
+    assert run("compare_classifiers", out / "seed_0", out / "seed_1") == 0
+    assert "ten-crop 32" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_resume_from(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, TOOLS / "pretrain.py", "--config-file", config, "--resume", "OUTPUT_DIR", out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [
+            *map(str, command),
+            "SOLVER.EPOCHS",
+            "400",
+            "SOLVER.CHECKPOINT_EPOCHS",
+            "400",
+            "TEST.EVAL_EPOCHS",
+            "0",
+        ],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    metrics = out / "metrics.json"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the training was stopped after iteration" in said and "--resume" in said
+    checkpoint = out / (out / "last_checkpoint").read_text()
+    done = int(checkpoint.stem.removeprefix("model_")) + 1
+    epochs = str(done // 4 + 1)
+    assert (
+        run("pretrain", "--config-file", config, "--resume", "OUTPUT_DIR", out, "SOLVER.EPOCHS", epochs) == 0
+    )
+    lines = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()]
+    assert lines == sorted(set(lines)) and lines[-1] >= 4 * int(epochs) - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config-file", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["--config-file", "{config}", "SOLVER.EPOCHS"], "come in pairs KEY VALUE"),
+        (["--config-file", "{config}", "DATASETS.TRAIN", "imagenet_train"], "imagenet"),
+        (["--config-file", "{config}", "--seeds", "3", "3"], "write different numbers"),
+        (["--config-file", "{config}", "--num-gpus", "0"], "--num-gpus 0|does not divide"),
+    ],
+)
+def test_a_users_errors(
+    config: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert run("pretrain", *(word.format(config=config) for word in arguments)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and re.search(words, said) and "Traceback" not in said
+
+
+def test_weights_that_are_no_classifiers(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    assert run("evaluate_classifier", tmp_path / "weights.pth", images / "val", "--device", "cpu") == 1
+    assert "weights.pth" in capsys.readouterr().err
+
+
+def miniature_configs(folder: Path, images: Path) -> Path:
+    """Two networks so small that all of their trainings take seconds."""
+    folder.mkdir()
+    for name, groups, width in (("R26_1x8d", 1, 8), ("X26_2x6d", 2, 6)):
+        resnets = {**RESNETS, "NUM_GROUPS": groups, "WIDTH_PER_GROUP": width}
+        classifier = write_config(
+            folder, images, MODEL={"RESNETS": resnets}, SOLVER={"EPOCHS": 1, "STEPS": []}
+        )
+        classifier.rename(folder / f"classifier_{name}.yaml")
+        detector = {**FPN, "SOLVER": {**FPN["SOLVER"], "MAX_ITER": 2, "STEPS": []}}
+        detector["MODEL"] = {
+            **FPN["MODEL"],
+            "RESNETS": {**FPN["MODEL"]["RESNETS"], **resnets},
+            "PIXEL_MEAN": [123.675, 116.28, 103.53],
+            "PIXEL_STD": [58.395, 57.12, 57.375],
+        }
+        detector["INPUT"] = {**FPN["INPUT"], "FORMAT": "RGB"}
+        (folder / f"faster_rcnn_{name}.yaml").write_text(yaml.safe_dump(detector))
+    return folder
+
+
+@pytest.mark.usefixtures("registered")
+def test_table_8_in_miniature(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs, out = miniature_configs(tmp_path / "configs", images), tmp_path / "out"
+    options = ("--configs", configs, "--output-dir", out, "--seeds", 0, 1, "--from-random", "--device", "cpu")
+    assert run("table8_miniature", *options) == 0
+    table = capsys.readouterr().out
+    for name in ("R26_1x8d", "X26_2x6d"):
+        weights = out / name / "classifier" / "model_final.pth"
+        assert read_weights(weights).metadata["trained_on"] == str(images / "train")
+        for kind, start in (("seed", str(weights)), ("random_seed", "")):
+            for seed in (0, 1):
+                found = yaml.safe_load((out / name / f"{kind}_{seed}" / "config.yaml").read_text())
+                assert (found["MODEL"]["WEIGHTS"], found["SEED"]) == (start, seed)
+        assert re.search(rf"{name} +\d+\.\d\d\n", table)
+    assert "X-26 2x6d" in table and "X - R" in table and "The same detectors from random weights" in table
+    assert run("table8_miniature", *options, "--resume") == 0
+    assert capsys.readouterr().out.splitlines()[-12:] == table.splitlines()[-12:]
+
+
+def test_a_miniature_needs_both_of_every_network(tmp_path: Path) -> None:
+    (tmp_path / "classifier_A.yaml").touch()
+    with pytest.raises(ValueError, match="only one of the two for A"):
+        networks_of(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        networks_of(tmp_path / "nowhere")
+    (tmp_path / "faster_rcnn_A.yaml").touch()
+    assert networks_of(tmp_path) == ["A"]

@@ -1,0 +1,107 @@
+"""The moving average of weights, its place in checkpoints, and gradients scaled for float16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from resnext_det.training.averaging import MovingAverage
+from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.loop import Step
+from resnext_det.training.state import TrainingState
+from resnext_det.weights.contents import unpacked
+from tests.training.test_optimizer import assert_same
+from tests.training.toy import toy_state, train_toy
+
+
+def test_it_is_the_formula_in_float64(tmp_path: Path) -> None:
+    state = toy_state(tmp_path)
+    average = MovingAverage(state.model, 0.7)
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def note(step: Step) -> None:
+        seen.append({name: value.clone() for name, value in state.model.state_dict().items()})
+
+    train_toy(state, stop=8, after_step=[average, note])
+    expected = {name: value.double() for name, value in seen[0].items()}
+    for t, weights in enumerate(seen[1:], start=1):
+        decay = min(0.7, (1 + t) / (10 + t))
+        expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+    found = average.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        if value.is_floating_point():
+            assert torch.allclose(value.double(), expected[name], rtol=1e-6, atol=1e-7), name
+    assert not torch.equal(found["head.weight"], state.model.state_dict()["head.weight"])
+
+
+def with_average(folder: Path, seed: int) -> tuple[TrainingState, MovingAverage]:
+    state = toy_state(folder, seed=seed)
+    average = MovingAverage(state.model, 0.7)
+    state.parts = {"model_ema": average}
+    return state, average
+
+
+def test_it_resumes_and_is_what_readers_take(tmp_path: Path) -> None:
+    whole, expected = with_average(tmp_path / "whole", 3)
+    train_toy(whole, stop=9, after_step=[expected])
+    first, average = with_average(tmp_path / "parts", 3)
+    train_toy(first, stop=5, after_step=[average, first.every(5)])
+    second, average = with_average(tmp_path / "parts", 99)
+    start = second.resume()
+    train_toy(second, start=start, stop=9, after_step=[average, second.every(9)])
+    assert_same(dict(average.model.state_dict()), dict(expected.model.state_dict()))
+    contents = Checkpointer(tmp_path / "parts").load(tmp_path / "parts" / "model_0000008.pth")
+    assert unpacked(contents).envelope == "model_ema"
+
+
+class Overflowing(torch.nn.Module):
+    """Gradients of 1e4, which a scale of 65536 takes beyond float32 in the third batch alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.calls = 0
+
+    def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        return {"loss": self.weight * (1e34 if self.calls == 3 else 1.0)}
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_a_step_that_overflows_is_left_out(tmp_path: Path, clipped: bool) -> None:
+    model = Overflowing()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = TrainingState(model, optimizer, Checkpointer(tmp_path))
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    seen: list[float] = []
+
+    def clip(_: torch.optim.Optimizer) -> None:
+        assert model.weight.grad is not None
+        seen.append(float(model.weight.grad))
+
+    weights: list[float] = []
+    train_toy(
+        state,
+        stop=5,
+        schedule=lambda _: 1.0,
+        amp_dtype=torch.float16,
+        scaler=scaler,
+        clip=clip if clipped else None,
+        after_step=[lambda step: weights.append(float(model.weight))],
+    )
+    assert weights == pytest.approx([0.9, 0.8, 0.8, 0.7, 0.6])
+    assert scaler.get_scale() == 32768.0
+    if clipped:  # of gradients that are no longer scaled
+        assert [seen[i] for i in (0, 1, 3, 4)] == [1.0] * 4
+
+
+def test_a_checkpoint_without_a_part(tmp_path: Path) -> None:
+    state = toy_state(tmp_path)
+    train_toy(state, stop=1, after_step=[state.every(1)])
+    other, _ = with_average(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"holds no model_ema: it is of a training with other settings"):
+        other.resume()
