@@ -16,6 +16,7 @@ from torch import nn
 from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
 from resnext_det.config.backbone import architecture_of
+from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.keys import keys_of, value_of
 from resnext_det.engines.common.proposals import proposals_path
 from resnext_det.engines.portable.build import build_detector
@@ -29,6 +30,8 @@ from tests.tiny_detector import draw_sample
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_")
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith(DETECTORS))
+SHAPES = {"quickstart", "miniature"}
+"""Folders whose networks learn the generated shapes, from random weights or from those of a classifier of these."""
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
 """Those that differ in more than the length of the training."""
@@ -93,7 +96,7 @@ def test_it_builds_the_net_of_its_name(path: Path) -> None:
         res5 = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=False).state_dict()
         backbone += [tensor.numel() for key, tensor in res5.items() if "running_" not in key]
     assert sum(backbone) == architecture.num_parameters(None)
-    net = net_of(path) if not {"quickstart", "miniature"} & set(path.parts) else None
+    net = net_of(path) if not SHAPES & set(path.parts) else None
     if net is not None:
         assert architecture == Architecture.parse(re.sub(r"([RX])(\d+)_", r"\1-\2-", net))
         assert sum(backbone) + 2049 * 1000 == TABLE_8[net][2]
@@ -159,11 +162,14 @@ def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None
     bases = content["_BASE_"] if isinstance(content["_BASE_"], list) else [content["_BASE_"]]
     below = tmp_path / "below.yaml"
     below.write_text(yaml.safe_dump({"_BASE_": [str((path.parent / base).resolve()) for base in bases]}))
-    merged, alone = load_config(below), load_config(path)
+    of_classifier = "classification" in path.parts or path.stem.startswith("classifier")
+    load = load_classifier_config if of_classifier else load_config
+    merged, alone = load(below), load(path)
     own = {key for key in keys_of(alone) if value_of(alone, key) != value_of(merged, key)}
     flat = {key for key in keys_of(alone) if _says(content, key)}
     defaults = {"MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME"}
-    assert flat - own <= defaults, "the base has these values already"
+    net = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}  # said as a whole
+    assert flat - own <= defaults | net, "the base has these values already"
 
 
 def _says(content: object, key: str) -> bool:
@@ -174,7 +180,7 @@ def _says(content: object, key: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("path", [path for path in LEAVES if "quickstart" not in path.parts], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in LEAVES if not SHAPES & set(path.parts)], ids=name_of)
 def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
     cfg = load_config(path)
     weights = catalog.entry(cfg.MODEL.WEIGHTS)

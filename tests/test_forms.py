@@ -144,14 +144,19 @@ def small_classifier() -> ResNeXtClassifier:
 
 
 def trained(model: nn.Module, steps: int = 300) -> nn.Module:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    """By something that can be learned. On noise with random labels a training is chaos, which multiplies rounding until even
+    two orders of a sum end in other weights."""
     generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(20) % 5
+    images = 0.5 * torch.randn(20, 3, 32, 32, dtype=torch.float64, generator=generator)
+    images += torch.randn(5, 3, 32, 32, dtype=torch.float64, generator=generator)[labels]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True)
     for _ in range(steps):
-        images = torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=generator)
-        loss = F.cross_entropy(model(images), torch.arange(8) % 5)
+        loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    assert float(loss.detach()) < 0.01
     return model
 
 
@@ -171,7 +176,7 @@ def test_training_in_any_form_ends_in_equal_weights(form: str, trained_form_c: n
     for name, value in trained_form_c.state_dict().items():
         torch.testing.assert_close(state[name], value, rtol=0, atol=1e-9, msg=name)
     moved = (state["res3.1.conv2.weight"] - start.res3[1].conv2.weight).abs().max()
-    assert moved > 1e-3
+    assert moved > 0.1
 
 
 @pytest.mark.parametrize("form", SPLITS)

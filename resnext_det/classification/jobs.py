@@ -78,7 +78,8 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     """
     cfg = job.configuration()
     distributed.resolve_device(cfg.MODEL.DEVICE)
-    distributed.share_of_batch(cfg.SOLVER.IMS_PER_BATCH, job.num_gpus * job.num_machines)
+    if job.num_gpus * job.num_machines > 1:  # told before any process is started
+        distributed.share_of_batch(cfg.SOLVER.IMS_PER_BATCH, job.num_gpus * job.num_machines)
     tests = launch_job(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
     folder = Path(cfg.OUTPUT_DIR)
     return Pretrained(folder, folder / training.FINAL, tuple(tests or ()))

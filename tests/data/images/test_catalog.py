@@ -75,7 +75,7 @@ def test_cifar_by_name(root: Path, number: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_generated_shapes_by_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shapes.STANDARD_IMAGES_PER_CLASS == {"train": 200, "val": 50}
+    assert shapes.STANDARD_IMAGES_PER_CLASS == {"train": 1000, "val": 100}
     monkeypatch.setattr(shapes, "STANDARD_IMAGES_PER_CLASS", {"train": 3, "val": 2})
     train, val = open_image_set("shape_images_train"), open_image_set("shape_images_val")
     assert train.class_names == shapes.SHAPE_CLASSES
@@ -87,7 +87,7 @@ def test_generated_shapes_by_name(root: Path, monkeypatch: pytest.MonkeyPatch) -
     for found, split in ((train, "train"), (val, "val")):
         for i, (image, label) in enumerate(ImageFolder(str(folder / split))):
             assert found.labels[i] == label
-            assert image.size == (96, 96)
+            assert image.size == (64, 64)
             np.testing.assert_array_equal(found.image(i), np.asarray(image))
     before = (folder / "train" / "ring" / "00000.jpg").stat().st_mtime_ns
     open_image_set("shape_images_train")
