@@ -19,6 +19,10 @@ from resnext_det.config.rules import TYPE_WORDS
 
 logger = logging.getLogger(__name__)
 
+# Those that stand first in the configurations of classifiers.
+_CLASSIFIERS_KEYS = ("MODEL.NUM_CLASSES", "MODEL.RESNETS.SHORTCUTS", "INPUT.AUGMENTATION", "SOLVER.EPOCHS")
+_OF_CLASSIFIERS = " (it is a key of classifiers: tools/pretrain.py trains those)"
+
 
 def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """Read one configuration.
@@ -105,6 +109,7 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
     if not isinstance(holder, YacsNode) or leaf not in holder:
         raise ValueError(
             f"{key} = {value!r} (from {where}): no such key is honoured here, so it would change nothing; {_near(cfg, key)}"
+            f"{_OF_CLASSIFIERS if key in _CLASSIFIERS_KEYS else ''}"
         )
     default = holder[leaf]
     if isinstance(default, YacsNode):

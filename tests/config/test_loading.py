@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from resnext_det.config import get_cfg, load_config
+from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.keys import keys_of, value_of
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+ALL = sorted((ROOT / "configs").rglob("*.yaml"))
+CLASSIFIERS = [path for path in ALL if "classification" in path.parts or path.stem.startswith("classifier")]
+CONFIGS = [path for path in ALL if path not in CLASSIFIERS]
 
 
 def write(folder: Path, text: str, name: str = "leaf.yaml") -> Path:
@@ -55,6 +58,18 @@ def test_our_own_dump_is_read_back_as_it_was(tmp_path: Path) -> None:
     for path in CONFIGS:
         cfg = load_config(path, ["SEED", "7"])
         assert load_config(write(tmp_path, cfg.dump())) == cfg
+
+
+def test_the_dump_of_a_classifiers_configuration_is_read_back(tmp_path: Path) -> None:
+    for path in CLASSIFIERS:
+        cfg = load_classifier_config(path, ["SEED", "7"])
+        assert load_classifier_config(write(tmp_path, cfg.dump())) == cfg
+
+
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_classifiers_configuration_is_no_detectors(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"it is a key of classifiers: tools/pretrain.py trains those"):
+        load_config(path)
 
 
 def test_later_bases_win_and_the_file_wins_over_them(tmp_path: Path) -> None:
