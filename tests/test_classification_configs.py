@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from resnext_det.architecture import Architecture
-from resnext_det.classification.build import architecture_of, build_classifier, optimizer_of
+from resnext_det.classification.build import build_classifier, optimizer_of
 from resnext_det.config import load_config
+from resnext_det.config.backbone import architecture_of
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.keys import value_of
 

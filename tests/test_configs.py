@@ -20,9 +20,10 @@ from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.keys import keys_of, value_of
 from resnext_det.engines.common.proposals import proposals_path
 from resnext_det.engines.portable.build import build_detector
-from resnext_det.engines.portable.solver import clipper_of, optimizer_of
+from resnext_det.engines.portable.solver import optimizer_of
 from resnext_det.instances import Boxes, Instances
 from resnext_det.resnext import make_stage
+from resnext_det.training.optimizer import clipper_of
 from resnext_det.weights import KNOWN, catalog, differences
 from tests.detectron2_reference import randomize
 from tests.tiny_detector import draw_sample

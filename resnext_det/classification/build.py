@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from resnext_det.architecture import Architecture
+from resnext_det.config.backbone import architecture_of
 from resnext_det.data.images.augmentation import CifarAugmentation, PaperAugmentation
 from resnext_det.data.images.cropping import CenterCrop
 from resnext_det.data.images.loaders import Augmentation
@@ -19,24 +19,11 @@ from resnext_det.data.images.mixing import Mixing
 from resnext_det.data.images.modern_augmentation import ModernAugmentation
 from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
-from resnext_det.training.optimizer import GradientClipper, build_optimizer, gradient_clipper
+from resnext_det.training.optimizer import build_optimizer
 from resnext_det.training.schedule import LearningRateSchedule, build_schedule
 from resnext_det.weights import Preprocessing
 
 logger = logging.getLogger(__name__)
-
-
-def architecture_of(cfg: CfgNode) -> Architecture:
-    """The network that ``cfg.MODEL.RESNETS`` describes."""
-    resnets = cfg.MODEL.RESNETS
-    return Architecture(
-        depth=resnets.DEPTH,
-        cardinality=resnets.NUM_GROUPS,
-        width=resnets.WIDTH_PER_GROUP,
-        stem_channels=resnets.STEM_OUT_CHANNELS,
-        res2_channels=resnets.RES2_OUT_CHANNELS,
-        shortcuts=resnets.SHORTCUTS,
-    )
 
 
 def build_classifier(cfg: CfgNode, num_classes: int) -> ResNeXtClassifier:
@@ -176,11 +163,3 @@ def schedule_of(cfg: CfgNode, epoch: int) -> LearningRateSchedule:
         warmup_factor=solver.WARMUP_FACTOR,
         warmup_method=solver.WARMUP_METHOD,
     )
-
-
-def clipper_of(cfg: CfgNode) -> GradientClipper | None:
-    """What clips the gradients before each step; None where that is not enabled."""
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return None
-    return gradient_clipper(clip_type=clip.CLIP_TYPE, clip_value=clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)

@@ -17,7 +17,6 @@ from resnext_det.classification.build import (
     augmentation_of,
     build_classifier,
     center_crop_of,
-    clipper_of,
     in_form,
     iterations_of_epoch,
     mixing_of,
@@ -46,6 +45,7 @@ from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.optimizer import clipper_of
 from resnext_det.training.setup import record, seeded, set_up, warn_of_earlier_run
 from resnext_det.training.state import TrainingState
 

@@ -22,7 +22,7 @@ _REASONS = {
 
 
 def architecture_of(cfg: CfgNode) -> Architecture:
-    """The network that ``cfg.MODEL.RESNETS`` describes."""
+    """The network that ``cfg.MODEL.RESNETS`` describes, of a detector or a classifier."""
     resnets = cfg.MODEL.RESNETS
     return Architecture(
         depth=resnets.DEPTH,
@@ -30,6 +30,7 @@ def architecture_of(cfg: CfgNode) -> Architecture:
         width=resnets.WIDTH_PER_GROUP,
         stem_channels=resnets.STEM_OUT_CHANNELS,
         res2_channels=resnets.RES2_OUT_CHANNELS,
+        shortcuts=resnets.get("SHORTCUTS", True),  # a detector's configuration has no such key
     )
 
 

@@ -1,4 +1,4 @@
-"""What a training tells: metrics.json, TensorBoard events, a progress bar or log lines, and log.txt.
+"""What a training tells: metrics.json, TensorBoard events, and a progress bar or log lines.
 
 Files and values are detectron2's: a line every 20 iterations, with losses as the median of the last 20.
 """
@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from resnext_det.training import distributed
+from resnext_det.training.logs import IN_BAR
 
 if TYPE_CHECKING:
     from resnext_det.training.loop import Step
@@ -31,8 +32,6 @@ PERIOD = 20
 
 _TIME_WINDOW = 50  # lines over whose median the remaining time is computed
 _WARM_UP = 3  # iterations of a run whose time says nothing about the others
-_IN_BAR = "in_progress_bar"  # marks a message whose content the progress bar shows
-_HANDLER = "resnext_det"  # the name of the log handlers that are ours
 
 
 class MetricsWriter:
@@ -167,7 +166,7 @@ class MetricsWriter:
             self._seconds.clear()
             scalars["eta_seconds"] = statistics.median(self._times) * (self._total - step.iteration - 1)
         self._write(step.iteration, scalars)
-        logger.info(_line(step.iteration, scalars), extra={_IN_BAR: self._bar is not None})
+        logger.info(_line(step.iteration, scalars), extra={IN_BAR: self._bar is not None})
         if self._bar is not None:
             speed = f", {scalars['images_per_second']:.0f} images/s" if "images_per_second" in scalars else ""
             self._bar.set_postfix_str(f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}{speed}")
@@ -189,67 +188,6 @@ def cut_metrics(path: str | Path, start: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
     os.replace(partial, path)
-
-
-def setup_logging(
-    output_dir: str | Path | None, *, console: bool = True, others: Sequence[str] = ()
-) -> logging.Logger:
-    """Let the package's messages (INFO and above) go to the console and to ``<output_dir>/log.txt``.
-
-    The console shows the main process alone; the others write ``log.txt.rank1`` and so on. A second call
-    replaces what the first has set up. Call it in each process, within the process group.
-
-    Args:
-        others: further packages whose messages go there too, and nowhere else.
-
-    Returns:
-        The package's logger.
-    """
-    handlers: list[logging.Handler] = []
-    if console and distributed.is_main_process():
-        handlers.append(_ConsoleHandler())
-    if output_dir is not None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        suffix = "" if distributed.is_main_process() else f".rank{distributed.rank()}"
-        handlers.append(logging.FileHandler(Path(output_dir, f"log.txt{suffix}"), encoding="utf-8"))
-    for handler in handlers:
-        handler.name = _HANDLER
-        handler.setFormatter(
-            logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
-        )
-    package = logging.getLogger(__name__.split(".")[0])
-    _replace_handlers(package, handlers)
-    for name in others:
-        other = logging.getLogger(name)
-        _replace_handlers(other, handlers)
-        other.propagate = False
-    return package
-
-
-def _replace_handlers(package: logging.Logger, handlers: Sequence[logging.Handler]) -> None:
-    package.setLevel(logging.INFO)
-    for handler in [handler for handler in package.handlers if handler.name == _HANDLER]:
-        package.removeHandler(handler)
-        handler.close()
-    for handler in handlers:
-        package.addHandler(handler)
-
-
-class _ConsoleHandler(logging.Handler):
-    """Writes to today's stdout, above a progress bar where there is one; leaves out what the bar shows."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, _IN_BAR, False):
-            return
-        tqdm = sys.modules.get("tqdm")
-        try:
-            if tqdm is not None:
-                tqdm.tqdm.write(self.format(record), file=sys.stdout)
-            else:
-                sys.stdout.write(self.format(record) + "\n")
-            sys.stdout.flush()
-        except Exception:
-            self.handleError(record)
 
 
 def _line(iteration: int, scalars: Mapping[str, float]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnext_det.layers import FrozenStatisticsBatchNorm2d
@@ -137,6 +138,14 @@ def gradient_clipper(*, clip_type: str, clip_value: float, norm_type: float = 2.
     raise ValueError(
         f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip_type!r}; the known ones are {', '.join(CLIP_TYPES)}"
     )
+
+
+def clipper_of(cfg: CfgNode) -> GradientClipper | None:
+    """What clips the gradients before each step, by ``SOLVER.CLIP_GRADIENTS``; None where that is not enabled."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    return gradient_clipper(clip_type=clip.CLIP_TYPE, clip_value=clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT
-from resnext_det.training.metrics import setup_logging
+from resnext_det.training.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 

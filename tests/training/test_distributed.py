@@ -17,8 +17,9 @@ from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.interruption import TrainingInterrupted
 from resnext_det.training.launch import launch
+from resnext_det.training.logs import setup_logging
 from resnext_det.training.loop import Step, train_loop
-from resnext_det.training.metrics import MetricsWriter, setup_logging
+from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import build_optimizer
 from resnext_det.training.state import TrainingState
 from tests.training.toy import toy_schedule

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from resnext_det.training.logs import setup_logging
 from resnext_det.training.loop import Step
-from resnext_det.training.metrics import MetricsWriter, cut_metrics, setup_logging
+from resnext_det.training.metrics import MetricsWriter, cut_metrics
 from tests.training.toy import STEPS, detectron2_trainer, toy_state, train_toy
 
 

@@ -23,11 +23,12 @@ from resnext_det.engines.common.setup import begin
 from resnext_det.engines.common.weights import facts_for_checkpoints, load_detector
 from resnext_det.engines.portable.build import build_detector
 from resnext_det.engines.portable.meta_architecture import MetaArchitecture
-from resnext_det.engines.portable.solver import clipper_of, optimizer_of, schedule_of
+from resnext_det.engines.portable.solver import optimizer_of, schedule_of
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.optimizer import clipper_of
 from resnext_det.training.setup import CONFIG_FILE, record, seeded, set_up
 from resnext_det.training.state import TrainingState
 

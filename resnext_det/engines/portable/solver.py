@@ -6,7 +6,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnext_det.training.optimizer import GradientClipper, build_optimizer, gradient_clipper
+from resnext_det.training.optimizer import build_optimizer
 from resnext_det.training.schedule import LearningRateSchedule, build_schedule
 
 
@@ -41,11 +41,3 @@ def schedule_of(cfg: CfgNode) -> LearningRateSchedule:
         warmup_method=solver.WARMUP_METHOD,
         rescale_interval=solver.RESCALE_INTERVAL,
     )
-
-
-def clipper_of(cfg: CfgNode) -> GradientClipper | None:
-    """What clips the gradients before each step; None where that is not enabled."""
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return None
-    return gradient_clipper(clip_type=clip.CLIP_TYPE, clip_value=clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)

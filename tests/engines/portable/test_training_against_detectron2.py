@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from resnext_det.engines.portable.build import build_detector
-from resnext_det.engines.portable.solver import clipper_of, optimizer_of, schedule_of
+from resnext_det.engines.portable.solver import optimizer_of, schedule_of
 from resnext_det.training.loop import train_loop
+from resnext_det.training.optimizer import clipper_of
 from tests.detectron2_reference import (
     build_detectron2_detector,
     detectron2_cfg,
