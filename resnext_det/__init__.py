@@ -14,6 +14,9 @@ from resnext_det.engines.detectron2 import register_with_detectron2
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 
 if TYPE_CHECKING:
+    from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
+    from resnext_det.classification.jobs import ClassificationJob, pretrain
+    from resnext_det.classification.weights import load_classifier
     from resnext_det.config import get_cfg, load_config
     from resnext_det.detection import Job, Metrics, evaluate, train
     from resnext_det.engines.portable.build import build_detector
@@ -31,6 +34,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ClassificationJob": "resnext_det.classification.jobs",
+    "pretrain": "resnext_det.classification.jobs",
+    "EvaluationJob": "resnext_det.classification.evaluation_jobs",
+    "evaluate_weights": "resnext_det.classification.evaluation_jobs",
+    "load_classifier": "resnext_det.classification.weights",
     "get_cfg": "resnext_det.config",
     "load_config": "resnext_det.config",
     "Job": "resnext_det.detection",
@@ -51,7 +59,9 @@ _HOMES = {
 
 __all__ = [
     "Architecture",
+    "ClassificationJob",
     "CocoMetrics",
+    "EvaluationJob",
     "Job",
     "LoadReport",
     "Metrics",
@@ -63,9 +73,12 @@ __all__ = [
     "build_detector",
     "evaluate",
     "evaluate_coco",
+    "evaluate_weights",
     "get_cfg",
+    "load_classifier",
     "load_config",
     "load_weights",
+    "pretrain",
     "read_weights",
     "train",
     "write_weights",

@@ -12,7 +12,7 @@ from resnext_det.classification import protocols
 from resnext_det.classification.evaluation import evaluate_on
 from resnext_det.classification.protocols import Protocol
 from resnext_det.classification.sets import open_once
-from resnext_det.classification.weights import classifier_of
+from resnext_det.classification.weights import load_classifier
 from resnext_det.data.images.cropping import CenterCrop, DenseScales, TenCrop
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
@@ -79,7 +79,7 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
     file = read_weights(job.weights, mapped=True)
     if job.preprocessing is not None:
         file = replace(file, preprocessing=KNOWN[job.preprocessing])
-    network = classifier_of(file).to(distributed.resolve_device(job.device))
+    network = load_classifier(file).to(distributed.resolve_device(job.device))
     images = open_once(job.dataset)
     with explaining_small_machines():
         return evaluate_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
@@ -36,12 +37,19 @@ def load_start(cfg: CfgNode, classifier: ResNeXtClassifier) -> None:
     load_weights(classifier, file)
 
 
-def classifier_of(file: WeightFile) -> ResNeXtClassifier:
-    """The classifier whose weights a file holds, for testing: its batch norms are frozen, which is faster.
+def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
+    """The classifier whose weights a file holds, in evaluation mode; its batch norms are frozen, which is faster.
+
+    What its images have to be, and its classes, are in what ``read_weights`` gives: ``preprocessing``, ``class_names``.
+
+    Args:
+        source: a path, a name of the catalog, or what ``read_weights`` gave.
 
     Raises:
-        ValueError: the file is of no ResNeXt, or of one without a linear layer.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, of no ResNeXt, or of one without a linear layer.
     """
+    file = source if isinstance(source, WeightFile) else read_weights(source, mapped=True)
     try:
         architecture = recognised(file.state)
     except ValueError as error:
