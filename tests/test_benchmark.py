@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from resnext_det.architecture import Architecture
-from resnext_det.benchmark import FEATURES, MODES, Timing, compare, table, trunks
+from resnext_det.benchmark.loading import compare_loading
+from resnext_det.benchmark.timing import Timing, table
+from resnext_det.benchmark.trunk import FEATURES, MODES, compare, trunks
 from resnext_det.weights.formats import to_native
 
 DETECTRON2 = importlib.util.find_spec("detectron2") is not None
@@ -45,6 +47,14 @@ def test_every_turn_is_reported(mode: str) -> None:
         : 2 + DETECTRON2
     ]
     assert all(len(timing.seconds) == 2 and min(timing.seconds) > 0 for timing in timings)
+
+
+def test_loading_is_timed_on_one_thread() -> None:
+    threads = torch.get_num_threads()
+    timings = compare_loading(height=40, width=60, images=2, repeats=3)
+    assert [timing.name for timing in timings] == ["resnext_det", "torchvision"]
+    assert all(len(timing.seconds) == 3 and min(timing.seconds) > 0 for timing in timings)
+    assert torch.get_num_threads() == threads
 
 
 def test_ratios_are_medians_of_turns() -> None:

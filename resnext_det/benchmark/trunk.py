@@ -1,38 +1,23 @@
-"""Timing of the trunk (stem to res5, batch norms frozen) beside torchvision's and detectron2's networks of the same shape.
-
-Implementations take turns, since machines are noisy: what a ratio compares was measured in the same seconds.
-"""
+"""Timing of the trunk (stem to res5, batch norms frozen) beside torchvision's and detectron2's networks of the same shape."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import statistics
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
+from resnext_det.benchmark.timing import Timing, take_turns
 from resnext_det.resnext import ResNeXt
 
 FEATURES = ("res2", "res3", "res4", "res5")
 MODES = ("inference", "training")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of each turn of one implementation, and on a GPU the largest memory in bytes."""
-
-    name: str
-    seconds: tuple[float, ...]
-    peak_memory: int | None = None
 
 
 class _TorchvisionTrunk(ResNet):
@@ -100,15 +85,7 @@ def compare(
     steps: dict[str, Callable[[], None]] = {}
     for name, trunk in trunks(architecture, freeze_at=2 if mode == "training" else 0).items():
         steps[name] = _step(trunk.to(device).train(mode == "training"), images, mode, dtype)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    memory: dict[str, int] = {}
-    for turn in range(repeats + 1):
-        for name, step in steps.items():
-            taken, memory[name] = _measure(step, device)
-            if turn:
-                seconds[name].append(taken)
-    on_gpu = device.type == "cuda"
-    return [Timing(name, tuple(taken), memory[name] if on_gpu else None) for name, taken in seconds.items()]
+    return take_turns(steps, device, repeats)
 
 
 def _step(trunk: nn.Module, images: Tensor, mode: str, dtype: torch.dtype) -> Callable[[], None]:
@@ -123,37 +100,3 @@ def _step(trunk: nn.Module, images: Tensor, mode: str, dtype: torch.dtype) -> Ca
             features["res5"].float().square().mean().backward()
 
     return step
-
-
-def _measure(step: Callable[[], None], device: torch.device) -> tuple[float, int]:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    began = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter() - began, torch.cuda.max_memory_allocated(device)
-    return time.perf_counter() - began, 0
-
-
-def table(timings: list[Timing]) -> str:
-    """Milliseconds (minimum, median, maximum), the median ratio to the first, turn by turn, and memory."""
-    first = timings[0].seconds
-    rows = []
-    for timing in timings:
-        milliseconds = [1000 * value for value in timing.seconds]
-        ratio = statistics.median(other / own for other, own in zip(timing.seconds, first))
-        memory = "" if timing.peak_memory is None else f"{timing.peak_memory / 2**20:.0f} MiB"
-        rows.append(
-            [
-                timing.name,
-                min(milliseconds),
-                statistics.median(milliseconds),
-                max(milliseconds),
-                ratio,
-                memory,
-            ]
-        )
-    headers = ["implementation", "min ms", "median ms", "max ms", f"ratio to {timings[0].name}", "memory"]
-    return tabulate(rows, headers, tablefmt="pipe", floatfmt=("", ".0f", ".0f", ".0f", ".2f", ""))

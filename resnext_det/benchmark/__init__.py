@@ -1,0 +1,1 @@
+"""What is timed beside other implementations, in interleaved turns."""
