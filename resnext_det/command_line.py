@@ -27,11 +27,16 @@ def add_dataset_flag(parser: argparse.ArgumentParser) -> None:
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a ``Job``, and KEY VALUE at the end."""
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what computes (default: auto)")
+    add_fit_config_flag(parser)
+    add_dataset_flag(parser)
+    add_training_flags(parser)
+
+
+def add_fit_config_flag(parser: argparse.ArgumentParser) -> None:
+    """``--fit-config``: the configuration follows the weights."""
     parser.add_argument(
         "--fit-config", action="store_true", help="take from MODEL.WEIGHTS the preprocessing that it needs"
     )
-    add_dataset_flag(parser)
-    add_training_flags(parser)
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:

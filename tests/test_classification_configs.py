@@ -42,6 +42,7 @@ NETS = {
     "cifar10": {"X29_8x64d": 34_426_698, "X29_16x64d": 68_155_210},
     "cifar100": {"X29_8x64d": None, "X29_16x64d": None},
     "modern": dict.fromkeys(("R50_1x64d", "X50_32x4d", "R101_1x64d", "X101_32x4d")),
+    "finetune": dict.fromkeys(("R50_1x64d", "X50_32x4d", "R101_1x64d", "X101_32x4d")),
 }
 # facts of section 4, section 5.2 and appendix A
 PAPER = {
@@ -114,13 +115,13 @@ def test_it_is_the_papers_recipe_of_the_net_of_its_name(path: Path) -> None:
     architecture = architecture_of(cfg)
     plain = "-plain" if folder == "no_shortcuts" else ""
     assert architecture == Architecture.parse(re.sub(r"[RX](\d+)_", r"X-\1-", path.stem) + plain)
-    with torch.device("meta"):
-        network = build_classifier(cfg, cfg.MODEL.NUM_CLASSES)
-    count = sum(parameter.numel() for parameter in network.parameters())
-    assert count == architecture.num_parameters(cfg.MODEL.NUM_CLASSES)
-    assert NETS[folder][path.stem] in (None, count)
-    classes = {"imagenet5k": 5000, "cifar10": 10, "cifar100": 100}.get(folder, 1000)
+    classes = {"imagenet5k": 5000, "cifar10": 10, "cifar100": 100, "finetune": 0}.get(folder, 1000)
     assert classes == cfg.MODEL.NUM_CLASSES
+    with torch.device("meta"):
+        network = build_classifier(cfg, classes or 3)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count == architecture.num_parameters(classes or 3)
+    assert NETS[folder][path.stem] in (None, count)
     assert Path(cfg.OUTPUT_DIR) == Path("output/classification", folder, path.stem)
     groups = optimizer_of(cfg, network).param_groups
     decayed = {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups}

@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from resnext_det.weights.agreement import stated
 from resnext_det.weights.backbones import backbone_of, with_preprocessing_beside
 from resnext_det.weights.catalog import catalog_table
 from resnext_det.weights.description import describe, description_text
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of, converted
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, converted
 from resnext_det.weights.writing import SUFFIXES, write_weights
 
 
@@ -74,8 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def read(options: argparse.Namespace) -> WeightFile:
     file = with_preprocessing_beside(read_weights(options.input, mapped=options.inspect))
     if options.preprocessing:
-        known = replace(KNOWN[options.preprocessing], batch_norm=batch_norm_of(file.state))
-        file = replace(file, preprocessing=known)
+        file = stated(file, options.preprocessing)
     return backbone_of(file) if options.backbone_only else file
 
 

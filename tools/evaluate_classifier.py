@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import torch
 
 from resnext_det.classification.evaluation_jobs import PROTOCOLS, EvaluationJob, evaluate_weights
 from resnext_det.classification.protocols import DENSE_SCALES
@@ -36,16 +35,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="center", help="default: center")
     parser.add_argument("--size", type=int, help="of the crop, in pixels (default: as trained, or 224)")
     parser.add_argument("--resize", type=int, help="shorter side before cropping (default: 256 for 224)")
-    parser.add_argument("--scales", type=int, nargs="+", default=DENSE_SCALES, help="of --protocol dense")
+    parser.add_argument(
+        "--scales", type=int, nargs="+", help=f"of --protocol dense (default: {DENSE_SCALES})"
+    )
     parser.add_argument("--interpolation", choices=("torch7_bicubic", "bicubic", "bilinear"))
     parser.add_argument("--preprocessing", choices=KNOWN, help="where the weights do not say what they need")
     parser.add_argument("--per-class", action="store_true", help="print every class too, the worst first")
     parser.add_argument("--output-dir", type=Path, metavar="RUN", help="write the metrics as RUN/test/*.json")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help="default: cuda where there is a GPU, else cpu")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is a GPU)")
     parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a process (default: 64)")
-    parser.add_argument("--num-workers", type=int, default=4, help="loading processes (default: 4)")
+    workers = min(4, os.cpu_count() or 1)
+    parser.add_argument(
+        "--num-workers", type=int, default=workers, help=f"loading processes (default: {workers})"
+    )
     parser.add_argument("--skip-broken", action="store_true", help="leave out broken images, and name them")
     add_process_flags(parser)
     return parser.parse_args(arguments)
@@ -59,7 +62,7 @@ def report(options: argparse.Namespace) -> Iterator[str]:
         protocol=options.protocol,
         size=options.size,
         resize=options.resize,
-        scales=tuple(options.scales),
+        scales=options.scales,
         interpolation=options.interpolation,
         preprocessing=options.preprocessing,
         amp=options.amp,

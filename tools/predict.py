@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_det.command_line import add_dataset_flag
+from resnext_det.command_line import add_dataset_flag, add_fit_config_flag
 from resnext_det.config import get_cfg, load_config
 from resnext_det.data.coco import register_coco
 from resnext_det.engines.common.weights import needed_by_weights
@@ -36,9 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--score", type=float, default=0.5, help="keep detections from this score on (default: 0.5)"
     )
     parser.add_argument("--classes", metavar="NAME,NAME", help="the classes' names, in order")
-    parser.add_argument(
-        "--fit-config", action="store_true", help="take from MODEL.WEIGHTS the preprocessing that it needs"
-    )
+    add_fit_config_flag(parser)
     add_dataset_flag(parser)
     parser.add_argument("words", nargs="*", metavar="IMAGE|FOLDER|KEY VALUE")
     options = parser.parse_intermixed_args(arguments)

@@ -1,8 +1,9 @@
 """Train a classifier, whose weights a detector then starts from.
 
-    python tools/pretrain.py --config-file configs/quickstart/classifier_X26_4x6d_shapes.yaml
+    python tools/pretrain.py --config-file configs/miniature/cpu/classifier_X26_32x1d.yaml
     python tools/pretrain.py --config-file configs/classification/imagenet/X50_32x4d.yaml --num-gpus 8
-    python tools/pretrain.py --config-file CONFIG DATASETS.TRAIN photos/train DATASETS.TEST photos/val MODEL.WEIGHTS x50.pth
+    python tools/pretrain.py --config-file configs/classification/finetune/X50_32x4d.yaml \\
+        DATASETS.TRAIN photos/train DATASETS.TEST photos/val
     python tools/pretrain.py --config-file configs/classification/cifar10/X29_8x64d.yaml --seeds 0 1 2 3 4 5 6 7 8 9
     torchrun --nproc-per-node 8 tools/pretrain.py --config-file CONFIG
 
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from resnext_det.classification.jobs import ClassificationJob, Pretrained, pretrain, pretrain_seeds
-from resnext_det.command_line import add_training_flags, finish, processes_of
+from resnext_det.command_line import add_fit_config_flag, add_training_flags, finish, processes_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,12 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config-file", required=True, metavar="YAML", help="the configuration")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="a training for each")
+    add_fit_config_flag(parser)
     add_training_flags(parser)
     options = parser.parse_args(arguments)
     job = ClassificationJob(
         options.config_file,
         overrides=tuple(options.overrides),
         resume=options.resume,
+        fit_config=options.fit_config,
         **processes_of(options),
     )
     return finish(lambda: report(pretrain_seeds(job, options.seeds) if options.seeds else [pretrain(job)]))

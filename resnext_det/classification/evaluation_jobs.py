@@ -19,6 +19,7 @@ from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
 from resnext_det.training.jobs import explaining_small_machines, launch_job
 from resnext_det.weights import KNOWN, WeightFile, read_weights
+from resnext_det.weights.agreement import stated
 
 PROTOCOLS = ("center", "ten-crop", "dense")
 
@@ -33,11 +34,12 @@ class EvaluationJob:
         protocol: "center", "ten-crop" (four corners, centre, mirrored) or "dense" (the fully convolutional form, at several scales).
         size: of the crop: 224, or 320 in table 5.
         resize: the shorter side before cropping: 256 for 224, else the crop's.
-        scales: shorter sides of dense testing.
+        scales: shorter sides of dense testing: 224, 256, 384, 480, 640.
         interpolation: "torch7_bicubic" (fb.resnet.torch), "bicubic" or "bilinear" (Pillow).
         preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
         amp: compute in bfloat16.
-        device, batch_size, num_workers, skip_broken: of a process.
+        device: None for cuda where there is a GPU, else cpu.
+        batch_size, num_workers, skip_broken: of a process.
         num_gpus, num_machines, machine_rank, dist_url: see ``launch``.
     """
 
@@ -46,11 +48,11 @@ class EvaluationJob:
     protocol: str = "center"
     size: int | None = None
     resize: int | None = None
-    scales: Sequence[int] = protocols.DENSE_SCALES
+    scales: Sequence[int] | None = None
     interpolation: str | None = None
     preprocessing: str | None = None
     amp: bool = False
-    device: str = "cuda"
+    device: str | None = None
     batch_size: int = 64
     num_workers: int = 4
     skip_broken: bool = False
@@ -69,17 +71,35 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     Raises:
         ValueError, FileNotFoundError: weights, set or settings are wrong, or an image is broken.
     """
-    distributed.resolve_device(job.device)
+    device = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    distributed.resolve_device(device, setting="--device")
+    _check(job)
+    return list(launch_job(_test, job, device=device, args=(replace(job, device=device),)) or ())
+
+
+def _check(job: EvaluationJob) -> None:
+    """Refuse what would not be honoured."""
     if job.protocol not in PROTOCOLS:
         raise ValueError(f"protocol {job.protocol!r} is not known; choose one of {', '.join(PROTOCOLS)}")
-    return list(launch_job(_test, job, device=job.device, args=(job,)) or ())
+    unused = ("size", "resize") if job.protocol == "dense" else ("scales",)
+    for name in ("size", "resize", "scales"):
+        value = getattr(job, name)
+        if value is None:
+            continue
+        if name in unused:
+            others = "center or ten-crop" if job.protocol == "dense" else "dense"
+            raise ValueError(
+                f"{name} = {value} has no effect in the protocol {job.protocol!r}; leave it out, or choose {others}"
+            )
+        if min([value] if isinstance(value, int) else value, default=0) < 1:
+            raise ValueError(f"{name} = {value}: write pixels, 1 or more")
 
 
 def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
     file = read_weights(job.weights, mapped=True)
     if job.preprocessing is not None:
-        file = replace(file, preprocessing=KNOWN[job.preprocessing])
-    network = load_classifier(file).to(distributed.resolve_device(job.device))
+        file = stated(file, job.preprocessing)
+    network = load_classifier(file).to(distributed.resolve_device(job.device or "cpu"))
     images = open_once(job.dataset)
     with explaining_small_machines():
         return evaluate_on(
@@ -131,7 +151,9 @@ def protocol_of(job: EvaluationJob, file: WeightFile) -> Protocol:
         "interpolation": interpolation,
     }
     if job.protocol == "dense":
-        return protocols.dense(DenseScales(tuple(job.scales), **common), window=8 if small else 7)
+        return protocols.dense(
+            DenseScales(tuple(job.scales or protocols.DENSE_SCALES), **common), window=8 if small else 7
+        )
     usual = int(trained.get("size_test", 32 if small else 224))
     size = job.size or usual
     resize = job.resize or (

@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.classification import training
 from resnext_det.config.classification import load_classifier_config
+from resnext_det.engines.common.weights import needed_by_weights
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
 from resnext_det.training.jobs import explaining_small_machines, launch_job
@@ -25,6 +26,7 @@ class ClassificationJob:
         overrides: KEY VALUE pairs that follow the file.
         num_gpus: processes on this machine; on the CPU, processes too.
         resume: go on from the newest checkpoint in the output folder.
+        fit_config: take channel order, pixel mean and std and STRIDE_IN_1X1 from what ``MODEL.WEIGHTS`` needs.
         num_machines, machine_rank, dist_url: as detectron2's flags of these names.
     """
 
@@ -33,6 +35,7 @@ class ClassificationJob:
     overrides: tuple[str, ...] = ()
     num_gpus: int = 1
     resume: bool = False
+    fit_config: bool = False
     num_machines: int = 1
     machine_rank: int = 0
     dist_url: str = "auto"
@@ -46,7 +49,10 @@ class ClassificationJob:
         overrides = list(self.overrides)
         if self.output_dir is not None:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
-        return load_classifier_config(self.config_file, overrides)
+        cfg = load_classifier_config(self.config_file, overrides)
+        if self.fit_config and cfg.MODEL.WEIGHTS:
+            cfg = load_classifier_config(self.config_file, [*overrides, *needed_by_weights(cfg)])
+        return cfg
 
 
 @dataclass(frozen=True)

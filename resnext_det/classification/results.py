@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -31,8 +33,7 @@ def write_classifier(
     metrics: ClassificationMetrics | None,
 ) -> None:
     """Write the weights in form C, with preprocessing, architecture, classes, and top-1 where it was measured."""
-    facts = {"trained_on": cfg.DATASETS.TRAIN, "epochs": str(epochs), "seed": str(cfg.SEED)}
-    facts |= {key.lower(): str(cfg.INPUT[key]) for key in ("INTERPOLATION", "SIZE_TEST", "RESIZE_TEST")}
+    facts = {**facts_of_training(cfg), "epochs": str(epochs)}
     if metrics is not None:
         facts |= {"tested_on": cfg.DATASETS.TEST, "protocol": metrics.protocol}
         facts |= {"top1": _digits(metrics.top1), "top5": _digits(metrics.top5)}
@@ -45,6 +46,12 @@ def write_classifier(
         metadata=facts,
         class_names=class_names,
     )
+
+
+def facts_of_training(cfg: CfgNode) -> dict[str, str]:
+    """What weights tell of their training: the set, the seed, and how images are shown in testing."""
+    shown = {key.lower(): str(cfg.INPUT[key]) for key in ("INTERPOLATION", "SIZE_TEST", "RESIZE_TEST")}
+    return {"trained_on": cfg.DATASETS.TRAIN, "seed": str(cfg.SEED), **shown}
 
 
 def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> None:
@@ -83,6 +90,25 @@ class BestSoFar:
         )  # as the file has it, so that a training that goes on decides alike
         is_better, self._top1 = top1 > self._top1, max(top1, self._top1)
         return is_better
+
+
+class SameClasses:
+    """The classes of a training, which its checkpoints name, and which stay the same when it goes on."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._names = list(class_names)
+
+    def state_dict(self) -> Any:
+        return self._names
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        if state_dict != self._names:
+            pairs = zip_longest(state_dict, self._names)
+            was, now = next((was, now) for was, now in pairs if was != now)
+            raise ValueError(
+                f"the checkpoint is of {len(state_dict)} classes and DATASETS.TRAIN has {len(self._names)}, or they differ (first {was!r}, "
+                f"now {now!r}); resume with the same set, or start anew from the weights: MODEL.WEIGHTS, without --resume"
+            )
 
 
 def _digits(percent: float) -> str:

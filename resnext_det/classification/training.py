@@ -29,6 +29,8 @@ from resnext_det.classification.results import (
     BEST,
     FINAL,
     BestSoFar,
+    SameClasses,
+    facts_of_training,
     scalars,
     write_classifier,
     write_metrics,
@@ -106,8 +108,9 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type) if self.amp_dtype == torch.float16 else None
         self.average = MovingAverage(self.classifier, ema.DECAY) if ema.ENABLED else None
         self.best = BestSoFar()
-        parts = {"model_ema": self.average, "grad_scaler": self.scaler}
-        facts = {"preprocessing": preprocessing_of(cfg).as_dict(), "class_names": list(train_set.class_names)}
+        classes = SameClasses(train_set.class_names)
+        parts = {"class_names": classes, "model_ema": self.average, "grad_scaler": self.scaler}
+        facts = {"preprocessing": preprocessing_of(cfg).as_dict(), "metadata": facts_of_training(cfg)}
         self.state = TrainingState(
             self.classifier,
             optimizer_of(cfg, self.classifier),
@@ -169,7 +172,7 @@ class _Training:
     def _build(self) -> ResNeXtClassifier:
         classifier = build_classifier(self.cfg, len(self.train_set.class_names))
         if self.cfg.MODEL.WEIGHTS:
-            load_start(self.cfg, classifier)
+            load_start(self.cfg, classifier, self.train_set.class_names)
         count = sum(parameter.numel() for parameter in classifier.parameters())
         logger.info("%s, %d parameters, form %s", classifier.architecture, count, self.cfg.MODEL.FORM)
         return in_form(self.cfg, classifier).to(self.device)

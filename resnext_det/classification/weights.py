@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.evaluation.scoring import columns_of
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import WeightFile, check_preprocessing, load_weights, read_weights
+from resnext_det.weights.backbones import backbone_of
 from resnext_det.weights.preprocessing import batch_norm_of
 from resnext_det.weights.recognition import recognised
 
@@ -18,23 +21,45 @@ logger = logging.getLogger(__name__)
 _LINEAR = ("linear.weight", "linear.bias")
 
 
-def load_start(cfg: CfgNode, classifier: ResNeXtClassifier) -> None:
+def load_start(cfg: CfgNode, classifier: ResNeXtClassifier, class_names: Sequence[str]) -> None:
     """Load what a training starts from, ``MODEL.WEIGHTS``; a linear layer of other classes starts at random, with a warning.
+
+    Of a detector's file the backbone is taken. Where the file names its classes and they are the same in another order, so are the
+    outputs.
 
     Raises:
         ValueError, FileNotFoundError: see ``load_weights`` and ``check_preprocessing``.
     """
     file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
-    check_preprocessing(cfg, file)
-    bias = file.state.get("linear.bias")
-    if bias is not None and len(bias) != classifier.num_classes:
+    if file.format == "detector":
         logger.warning(
-            "%s has %d classes, and this training %d: the linear layer starts at random.",
-            *(file.path, len(bias), classifier.num_classes),
+            "%s is a detector's: its backbone is taken, and the linear layer starts at random.", file.path
         )
-        kept = {name: tensor for name, tensor in file.state.items() if name not in _LINEAR}
-        file = replace(file, state=kept)
-    load_weights(classifier, file)
+        file = backbone_of(file)
+    check_preprocessing(cfg, file)
+    load_weights(classifier, _of_classes(file, class_names))
+
+
+def _of_classes(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
+    """The weights with a linear layer for these classes, in their order; without one where it is of others."""
+    bias = file.state.get("linear.bias")
+    if bias is None or file.class_names == tuple(class_names):
+        return file
+    if file.class_names is not None and set(file.class_names) == set(class_names):
+        order = columns_of(class_names, file.class_names)
+        return replace(file, state={**file.state, **{name: file.state[name][order] for name in _LINEAR}})
+    if file.class_names is None and len(bias) == len(class_names):
+        return file
+    known = (
+        f"other classes ({', '.join(file.class_names[:3])} ...)"
+        if file.class_names
+        else f"{len(bias)} classes"
+    )
+    logger.warning(
+        "%s has %s than this training of %d, so the linear layer starts at random.",
+        *(file.path, known, len(class_names)),
+    )
+    return replace(file, state={name: tensor for name, tensor in file.state.items() if name not in _LINEAR})
 
 
 def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
@@ -50,6 +75,11 @@ def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
         ValueError: the file is damaged, of no ResNeXt, or of one without a linear layer.
     """
     file = source if isinstance(source, WeightFile) else read_weights(source, mapped=True)
+    if file.format == "detector":
+        raise ValueError(
+            f"{file.path} is a detector's and has no classifier; give the file of a classifier, or evaluate the detector with "
+            "tools/train_net.py --eval-only"
+        )
     try:
         architecture = recognised(file.state)
     except ValueError as error:

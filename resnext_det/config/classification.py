@@ -13,7 +13,6 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import BLOCKS_PER_STAGE
-from resnext_det.config.files import read_yaml
 from resnext_det.config.keys import value_of
 from resnext_det.config.loading import merge
 from resnext_det.config.rules import Rules
@@ -161,20 +160,10 @@ def load_classifier_config(path: str | Path, overrides: Sequence[Any] = ()) -> C
             each other. The text names the key, the value and what to write instead.
     """
     cfg = get_classifier_cfg()
-    _refuse_detectors(Path(path))
     merge(cfg, path, overrides)
     _check(cfg)
     cfg.freeze()
     return cfg
-
-
-def _refuse_detectors(path: Path) -> None:
-    values, _ = read_yaml(path)
-    model = values.get("MODEL")
-    if isinstance(model, dict) and {"BACKBONE", "RPN", "ROI_HEADS", "META_ARCHITECTURE"} & model.keys():
-        raise ValueError(
-            f"{path} is a detector's configuration; train it with tools/train_net.py, or give one of those under configs/classification/"
-        )
 
 
 def _check(cfg: CfgNode) -> None:
@@ -209,6 +198,10 @@ def _check(cfg: CfgNode) -> None:
         raise ValueError(
             f"SOLVER.STEPS = {solver.STEPS}, but the training ends after SOLVER.EPOCHS = {solver.EPOCHS}; write epochs before that, "
             "such as (30, 60, 90) of 100, or ()"
+        )
+    if solver.WARMUP_EPOCHS >= solver.EPOCHS:
+        raise ValueError(
+            f"SOLVER.WARMUP_EPOCHS = {solver.WARMUP_EPOCHS} is the whole training of SOLVER.EPOCHS = {solver.EPOCHS}; write fewer, or 0"
         )
     if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
         raise ValueError("SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999")

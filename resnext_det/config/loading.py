@@ -19,9 +19,19 @@ from resnext_det.config.rules import TYPE_WORDS
 
 logger = logging.getLogger(__name__)
 
-# Those that stand first in the configurations of classifiers.
-_CLASSIFIERS_KEYS = ("MODEL.NUM_CLASSES", "MODEL.RESNETS.SHORTCUTS", "INPUT.AUGMENTATION", "SOLVER.EPOCHS")
-_OF_CLASSIFIERS = " (it is a key of classifiers: tools/pretrain.py trains those)"
+# Keys that one kind of configuration has and the other has not.
+_OF_CLASSIFIERS = {("SOLVER", "EPOCHS"), ("INPUT", "AUGMENTATION"), ("MODEL", "FORM")}
+_OF_DETECTORS = {("MODEL", name) for name in ("BACKBONE", "RPN", "ROI_HEADS", "META_ARCHITECTURE")}
+# Names in other projects, or in the paper, of keys here.
+_ALSO_CALLED = {
+    "CARDINALITY": "NUM_GROUPS",
+    "LR": "BASE_LR",
+    "MAX_ITER": "EPOCHS",
+    "MAX_EPOCH": "EPOCHS",
+    "WARMUP_ITERS": "WARMUP_EPOCHS",
+    "CHECKPOINT_PERIOD": "CHECKPOINT_EPOCHS",
+    "EVAL_PERIOD": "EVAL_EPOCHS",
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -62,6 +72,7 @@ def merge(
         FileNotFoundError, ValueError: as ``load_config``.
     """
     values, files = read_yaml(Path(path))
+    _check_kind(values, cfg, path)
     where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
     known, left_out = set(keys_of(cfg)), []
     for key, value in _leaves(values):
@@ -73,6 +84,20 @@ def merge(
         logger.info("%s: keys of parts that are switched off: %s", path, ", ".join(left_out))
     for key, value in _pairs(overrides):
         _set(cfg, key, value, where="the command line")
+
+
+def _check_kind(values: dict[str, Any], cfg: CfgNode, path: str | Path) -> None:
+    """Refuse a classifier's configuration where a detector's is read, and the other way round."""
+    said = {(node, key) for node, keys in values.items() if isinstance(keys, dict) for key in keys}
+    of_detector = "BACKBONE" in cfg.MODEL
+    if of_detector and said & _OF_CLASSIFIERS and not said & _OF_DETECTORS:
+        raise ValueError(
+            f"{path} is a classifier's configuration; train it with tools/pretrain.py, or give a detector's"
+        )
+    if not of_detector and said & _OF_DETECTORS:
+        raise ValueError(
+            f"{path} is a detector's configuration; train it with tools/train_net.py, or give one of those under configs/classification/"
+        )
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -109,7 +134,6 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
     if not isinstance(holder, YacsNode) or leaf not in holder:
         raise ValueError(
             f"{key} = {value!r} (from {where}): no such key is honoured here, so it would change nothing; {_near(cfg, key)}"
-            f"{_OF_CLASSIFIERS if key in _CLASSIFIERS_KEYS else ''}"
         )
     default = holder[leaf]
     if isinstance(default, YacsNode):
@@ -128,6 +152,9 @@ def _near(cfg: CfgNode, key: str) -> str:
     known, key = keys_of(cfg), key.upper()
     leaf = key.rpartition(".")[2]
     leaves = {other: other.rpartition(".")[2] for other in known}
+    meant = [other for other, name in leaves.items() if name == _ALSO_CALLED.get(leaf)]
+    if meant:
+        return f"did you mean {', '.join(meant)}?"
     alike = difflib.get_close_matches(leaf, sorted(set(leaves.values())), n=2, cutoff=0.75)
     alike = alike or [name for name in dict.fromkeys(leaves.values()) if leaf in name]
     near = difflib.get_close_matches(key, known, n=2, cutoff=0.8)
@@ -141,6 +168,9 @@ def _near(cfg: CfgNode, key: str) -> str:
 def _example(default: Any, value: Any) -> str:
     """How the given value would be written as the type of the default, where that is plain; else the default."""
     text = str(value).strip()
+    single = text.strip("()[], \"'")
+    if isinstance(default, str) and text[:1] in ("(", "[") and "," not in single:
+        return repr(single)  # a list of one, as detectron2's DATASETS
     number = text.replace(".", "", 1).lstrip("-").isdigit()
     if isinstance(default, bool):
         return "True or False"

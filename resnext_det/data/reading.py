@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 FORMATS = ("BGR", "RGB", "L")
 
@@ -84,6 +84,8 @@ def decode_image(file: BinaryIO, mode: str, *, upright: bool) -> np.ndarray:
         with Image.open(file) as image:
             image.load()
             return np.asarray(_eight_bit(_upright(image) if upright else image).convert(mode))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image of a known format") from error
     except _DECODING_ERRORS as error:
         raise ValueError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -88,8 +89,13 @@ def check_loading(batch_size: int, num_workers: int) -> None:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker; Ctrl-C is left to the main process, which may finish its step."""
+    """One thread a worker; a request to stop is left to the main process, which finishes its step.
+
+    What is sent to its process group (Ctrl-C, a scheduler's or timeout's SIGTERM) does not reach the worker in a group of its own. It
+    cannot ignore SIGTERM: torch ends workers by that. Where the main process is killed, a worker ends by itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()
     torch.set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

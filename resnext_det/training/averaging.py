@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from resnext_det.training.checkpoint import load_model_state
 from resnext_det.training.loop import Step
 
 
@@ -40,4 +41,4 @@ class MovingAverage:
         return self._averaged.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._averaged.load_state_dict(state_dict)
+        load_model_state(self._averaged, state_dict)

@@ -98,8 +98,8 @@ def share_of_batch(total: int, world_size: int) -> int:
     return total // world_size
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device of ``MODEL.DEVICE``; "cuda" is this process's own GPU.
+def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
+    """The torch device of ``MODEL.DEVICE``, or of another setting; "cuda" is this process's own GPU.
 
     Raises:
         ValueError: torch does not know the name, or the machine has no such GPU.
@@ -107,20 +107,18 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"MODEL.DEVICE is {name!r}, which is no torch device; write cuda or cpu") from error
+        raise ValueError(f"{setting} is {name!r}, which is no torch device; write cuda or cpu") from error
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         raise ValueError(
-            f"MODEL.DEVICE is {name!r}, but torch finds no GPU here; add MODEL.DEVICE cpu to the command, "
+            f"{setting} is {name!r}, but torch finds no GPU here; add {setting} cpu to the command, "
             "or install a driver and a torch that suit your GPU"
         )
     index = local_rank() if device.index is None else device.index
     if index >= count:
-        raise ValueError(
-            f"MODEL.DEVICE is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}"
-        )
+        raise ValueError(f"{setting} is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}")
     return torch.device("cuda", index)
 
 

@@ -124,9 +124,9 @@ class TrainingState:
             raise ValueError(
                 f"{path} holds no {', '.join(absent)}: it is of a training with other settings; resume with its config.yaml"
             )
-        load_model_state(distributed.unwrap(self.model), contents["model"])
         for name, part in self.parts.items():
             part.load_state_dict(contents[name])
+        load_model_state(distributed.unwrap(self.model), contents["model"])
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
         logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resnext_det.weights.file import WeightFile
-from resnext_det.weights.preprocessing import Preprocessing
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -80,6 +81,27 @@ def check_preprocessing(cfg: CfgNode, file: WeightFile) -> None:
         f"MODEL.WEIGHTS = {file.path} needs another configuration ({contradictions}). Write\n"
         f"{_yaml({key: want for key, _, want in found})}\nor add --fit-config, which does{_other_way(file.preprocessing, found)}"
     )
+
+
+def stated(file: WeightFile, name: str) -> WeightFile:
+    """The weights under a preprocessing that the user names, where they do not say theirs, or say it by their source's names alone.
+
+    Args:
+        name: a key of ``KNOWN``.
+
+    Raises:
+        ValueError: the file itself says that it needs another one.
+    """
+    said = replace(KNOWN[name], batch_norm=batch_norm_of(file.state))
+    if file.preprocessing in (None, said):
+        return replace(file, preprocessing=said)
+    text = f"{file.path} needs {file.preprocessing.as_dict()}" if file.preprocessing else ""
+    if file.format in ("native", "detector"):
+        raise ValueError(
+            f"{text}, as it says itself, and --preprocessing {name} contradicts that; leave it out"
+        )
+    logger.warning("%s, by the names in it; it is taken as --preprocessing %s says.", text, name)
+    return replace(file, preprocessing=said)
 
 
 def _other_way(preprocessing: Preprocessing, found: list[tuple[str, Any, Any]]) -> str:

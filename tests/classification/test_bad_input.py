@@ -83,7 +83,16 @@ def test_a_checkpoint_of_another_number_of_classes(config: Path, tmp_path: Path)
     run(config, tmp_path / "out", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
     two = write_images(tmp_path / "two", ("dark", "light"))
     other = write_config(tmp_path, two)
-    with pytest.raises(ValueError, match=r"linear.weight is \(3, 256\) in the checkpoint and \(2, 256\)"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint is of 3 classes and DATASETS.TRAIN has 2.*first 'middle', now None"
+    ):
+        run(other, tmp_path / "out", resume=True)
+
+
+def test_a_checkpoint_of_other_classes_of_the_same_number(config: Path, tmp_path: Path) -> None:
+    run(config, tmp_path / "out", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    other = write_config(tmp_path, write_images(tmp_path / "other", ("dark", "light", "purple")))
+    with pytest.raises(ValueError, match=r"first 'middle', now 'purple'\); resume with the same set"):
         run(other, tmp_path / "out", resume=True)
 
 
@@ -100,6 +109,10 @@ def test_a_checkpoint_without_an_average(config: Path, tmp_path: Path) -> None:
         (["INPUT.AUTO_AUGMENT", "rand_augment"], r"AUTO_AUGMENT = 'rand_augment' has no effect .*'modern'"),
         (["INPUT.PADDING", "4"], r"INPUT.PADDING = 4 has no effect in INPUT.AUGMENTATION = 'paper'"),
         (["INPUT.RESIZE_TEST", "30"], r"RESIZE_TEST = 30 is smaller than INPUT.SIZE_TEST = 32"),
+        (["SOLVER.WARMUP_EPOCHS", "3"], r"WARMUP_EPOCHS = 3 is the whole training of SOLVER.EPOCHS = 3"),
+        (["SOLVER.MAX_ITER", "3"], r"did you mean SOLVER.EPOCHS\?"),
+        (["MODEL.RESNETS.CARDINALITY", "3"], r"did you mean MODEL.RESNETS.NUM_GROUPS\?"),
+        (["DATASETS.TRAIN", "('photos/train',)"], r"text is needed; write 'photos/train'"),
         (["SOLVER.STEPS", "(3,)"], r"SOLVER.STEPS = \(3,\), but the training ends after SOLVER.EPOCHS = 3"),
         (["SOLVER.STEPS", "(2, 1)"], r"SOLVER.STEPS .*increasing"),
         (["MODEL.PIXEL_STD", "(1.0, 0.0, 1.0)"], r"PIXEL_STD .* three numbers"),

@@ -22,12 +22,13 @@ from resnext_det.classification.build import (
 )
 from resnext_det.classification.jobs import pretrain_seeds
 from resnext_det.classification.training import train
+from resnext_det.classification.weights import load_classifier
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.loaders import build_image_train_loader
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.launch import launch
-from resnext_det.weights import load_weights, read_weights
+from resnext_det.weights import KNOWN, load_weights, read_weights, write_weights
 from tests.classification.tiny_classifier import (
     CLASSES,
     EPOCH,
@@ -263,19 +264,87 @@ def test_the_learning_rate_is_scaled_on_request_and_said(
     assert [group["weight_decay"] for group in groups] == [1e-4]
 
 
-def test_other_classes_start_from_trained_weights(
-    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+STILL = ("SOLVER.BASE_LR", "0.0", "SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()")
+
+
+def started_from(config: Path, tmp_path: Path, names: list[str] | None, outputs: int) -> tuple[Any, Any]:
+    """(weights of three classes, those after a training that moves nothing and starts from them under other class names)."""
     trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
     file = read_weights(trained.weights)
-    state = {name: value[:2] if name.startswith("linear.") else value for name, value in file.state.items()}
-    torch.save({"model": state, "preprocessing": file.preprocessing.as_dict()}, tmp_path / "two_classes.pth")
-    changes = ("MODEL.WEIGHTS", tmp_path / "two_classes.pth", "SOLVER.BASE_LR", 0.0, "SOLVER.EPOCHS", 1)
-    run(config, tmp_path / "second", *changes, "SOLVER.STEPS", "()")
-    assert "has 2 classes, and this training 3: the linear layer starts at random" in caplog.text
+    assert file.preprocessing is not None
+    state = {
+        name: value[:outputs] if name.startswith("linear.") else value for name, value in file.state.items()
+    }
+    contents = {"model": state, "preprocessing": file.preprocessing.as_dict(), "class_names": names}
+    torch.save({key: value for key, value in contents.items() if value is not None}, tmp_path / "start.pth")
+    run(config, tmp_path / "second", *STILL, "MODEL.WEIGHTS", tmp_path / "start.pth")
+    return file.state, read_weights(tmp_path / "second" / "model_final.pth").state
+
+
+@pytest.mark.parametrize(
+    ("names", "outputs", "words"),
+    [
+        (None, 2, "has 2 classes than this training of 3"),
+        (["a", "b", "c"], 3, r"has other classes (a, b, c ...) than this training of 3"),
+    ],
+)
+def test_other_classes_start_anew(
+    config: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    names: list[str] | None,
+    outputs: int,
+    words: str,
+) -> None:
+    before, after = started_from(config, tmp_path, names, outputs)
+    assert words in caplog.text and "so the linear layer starts at random" in caplog.text
+    assert torch.equal(after["res2.0.conv1.weight"], before["res2.0.conv1.weight"])
+    assert not torch.equal(after["linear.weight"][:2], before["linear.weight"][:2])
+
+
+@pytest.mark.parametrize("names", [None, ["dark", "light", "middle"], ["middle", "dark", "light"]])
+def test_the_same_classes_keep_their_outputs(config: Path, tmp_path: Path, names: list[str] | None) -> None:
+    """In whatever order the file has them."""
+    before, after = started_from(config, tmp_path, names, 3)
+    order = [(names or sorted(CLASSES)).index(name) for name in sorted(CLASSES)]
+    assert torch.equal(after["linear.weight"], before["linear.weight"][order])
+    assert torch.equal(after["linear.bias"], before["linear.bias"][order])
+
+
+def test_a_detectors_backbone_starts_a_classifier(config: Path, tmp_path: Path) -> None:
+    trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    file = read_weights(trained.weights)
+    detector = {
+        f"backbone.{name}": value for name, value in file.state.items() if not name.startswith("linear.")
+    }
+    detector["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(4, 8)
+    assert file.preprocessing is not None
+    contents = {"model": detector, "preprocessing": file.preprocessing.as_dict()}
+    torch.save(contents, tmp_path / "detector.pth")
+    run(config, tmp_path / "second", *STILL, "MODEL.WEIGHTS", tmp_path / "detector.pth")
     found = read_weights(tmp_path / "second" / "model_final.pth").state
-    assert torch.equal(found["res2.0.conv1.weight"], file.state["res2.0.conv1.weight"])
-    assert not torch.equal(found["linear.weight"][:2], file.state["linear.weight"][:2])
+    assert torch.equal(found["res5.1.conv3.weight"], file.state["res5.1.conv3.weight"])
+    with pytest.raises(ValueError, match=r"detector.pth is a detector's and has no classifier"):
+        load_classifier(tmp_path / "detector.pth")
+
+
+def test_the_configuration_is_fitted_to_the_weights(config: Path, tmp_path: Path) -> None:
+    trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    file = read_weights(trained.weights)
+    write_weights(file.state, tmp_path / "bgr.pth", "native", preprocessing=KNOWN["pycls"])
+    changes = (*STILL, "MODEL.WEIGHTS", tmp_path / "bgr.pth")
+    with pytest.raises(ValueError, match=r"FORMAT: BGR(?s:.*)--fit-config"):
+        run(config, tmp_path / "refused", *changes)
+    fitted = run(config, tmp_path / "fitted", *changes, fit_config=True)
+    assert read_weights(fitted.weights).preprocessing == KNOWN["pycls"]
+
+
+def test_a_checkpoint_is_tested_as_its_training_was(config: Path, tmp_path: Path) -> None:
+    run(config, tmp_path, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    checkpoint, final = (read_weights(tmp_path / name) for name in ("model_0000003.pth", "model_final.pth"))
+    for key in ("size_test", "resize_test", "interpolation", "trained_on"):
+        assert checkpoint.metadata[key] == final.metadata[key]
+    assert checkpoint.class_names == final.class_names and checkpoint.preprocessing == final.preprocessing
 
 
 def test_the_weights_go_into_a_detector(config: Path, tmp_path: Path) -> None:

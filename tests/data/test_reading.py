@@ -96,7 +96,7 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "page.jpg").write_bytes(content)
-    with pytest.raises(ValueError, match=r"page\.jpg cannot be read: cannot identify image file"):
+    with pytest.raises(ValueError, match=r"page\.jpg cannot be read: it is no image of a known format"):
         read_image(tmp_path / "page.jpg", "BGR")
 
 

@@ -135,11 +135,10 @@ class _TrainingImages(Dataset):
         broken: list[tuple[str, str]] = []
         for _ in range(self._attempts):
             try:
-                image = self._images.image(index)
+                view = self._augmentation(self._images.image(index), random_state)
             except (ValueError, OSError) as error:
                 failure = Failure(error, self._images.file_name(index))
             else:
-                view = self._augmentation(image, random_state)
                 label, name = int(self._images.labels[index]), self._images.file_name(index)
                 return position, _Sample(view, label, name, tuple(broken))
             broken.append((self._images.file_name(index), str(failure.error)))
@@ -154,12 +153,12 @@ class _TestImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, _Sample | Failure]:
         label, name = int(self._images.labels[index]), self._images.file_name(index)
         try:
-            image = self._images.image(index)
+            views = self._views(self._images.image(index))
         except (ValueError, OSError) as error:
             failure = Failure(error, name)
             broken = (name, str(failure.error))
             return index, _Sample(None, label, name, (broken,)) if self._skip_broken else failure
-        return index, _Sample(self._views(image), label, name, ())
+        return index, _Sample(views, label, name, ())
 
 
 class _Collation:
