@@ -6,16 +6,21 @@ complexity, each with its own pre-training, and one detector, recipe and test se
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
 
 from resnext_det.classification.jobs import ClassificationJob, Pretrained, pretrain
+from resnext_det.classification.results import FINAL
 from resnext_det.detection import Job, train
 from resnext_det.evaluation.comparison import METRICS, Comparison, Estimate, Row, compare, read_run
+from resnext_det.training import distributed
+from resnext_det.training.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +108,7 @@ def networks_of(configs: Path) -> list[str]:
 
 
 def run_miniature(settings: Settings) -> Miniature:
-    """Pre-train every network, fine-tune it with every seed, and compare.
+    """Pre-train every network, fine-tune it with every seed, and compare; every configuration is read before the first training.
 
     Raises:
         ValueError, OSError: a configuration is wrong, a seed is there twice; see ``pretrain`` and ``train``.
@@ -112,46 +117,64 @@ def run_miniature(settings: Settings) -> Miniature:
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise ValueError(f"the seeds are {list(settings.seeds)}; write one or more different numbers")
     names = networks_of(settings.configs)
-    classifiers = {name: _pretrained(settings, name) for name in names}
-    weights = {name: trained.weights for name, trained in classifiers.items()}
-    pretrained = compare([read_run(folder) for folder in _detectors(settings, weights)])
-    if not settings.from_random:
-        return Miniature(classifiers, pretrained)
-    nothing: dict[str, Path | None] = dict.fromkeys(names)
-    random = compare([read_run(folder) for folder in _detectors(settings, nothing)])
-    return Miniature(classifiers, pretrained, random)
+    pretraining = {name: _pretraining(settings, name) for name in names}
+    finetuning = _detectors(settings, names, pretrained=True)
+    from_random = _detectors(settings, names, pretrained=False) if settings.from_random else []
+    _check([*pretraining.values(), *finetuning, *from_random])
+    classifiers = {name: _pretrained(settings, job) for name, job in pretraining.items()}
+    pretrained = _compared(settings, finetuning)
+    return Miniature(classifiers, pretrained, _compared(settings, from_random) if from_random else None)
 
 
-def _pretrained(settings: Settings, name: str) -> Pretrained:
-    logger.info("Pre-training %s", name)
-    job = ClassificationJob(
+def _pretraining(settings: Settings, name: str) -> ClassificationJob:
+    return ClassificationJob(
         settings.configs / f"{_CLASSIFIER}{name}.yaml",
         settings.output_dir / name / "classifier",
         _device(settings),
         resume=settings.resume,
     )
+
+
+def _detectors(settings: Settings, names: Sequence[str], *, pretrained: bool) -> list[Job]:
+    """A training for each network and seed, from what ``_pretraining`` leaves or from random weights."""
+    jobs = []
+    for name, seed in itertools.product(names, settings.seeds):
+        folder = settings.output_dir / name
+        start = str(folder / "classifier" / FINAL) if pretrained else ""
+        job = Job(
+            settings.configs / f"{_DETECTOR}{name}.yaml",
+            folder / f"{'seed' if pretrained else 'random_seed'}_{seed}",
+            (*_device(settings), "MODEL.WEIGHTS", start, "SEED", str(seed)),
+            engine=settings.engine,
+            resume=settings.resume,
+        )
+        jobs.append(job)
+    return jobs
+
+
+def _check(jobs: Sequence[ClassificationJob | Job]) -> None:
+    """What is wrong in the last configuration is told before the first training."""
+    for job in jobs:
+        distributed.resolve_device(job.configuration().MODEL.DEVICE, setting="--device")
+
+
+def _pretrained(settings: Settings, job: ClassificationJob) -> Pretrained:
+    _tell(settings, f"Pre-training the classifier {job.output_dir}")
     return pretrain(job)
 
 
-def _detectors(settings: Settings, weights: dict[str, Path] | dict[str, Path | None]) -> list[Path]:
-    """The output folders of every network's detectors, one a seed, trained."""
-    folders = []
-    for name, start in weights.items():
-        for seed in settings.seeds:
-            kind = "seed" if start is not None else "random_seed"
-            folder = settings.output_dir / name / f"{kind}_{seed}"
-            logger.info("Training the detector %s", folder)
-            changes = ("MODEL.WEIGHTS", str(start or ""), "SEED", str(seed))
-            job = Job(
-                settings.configs / f"{_DETECTOR}{name}.yaml",
-                folder,
-                (*_device(settings), *changes),
-                engine=settings.engine,
-                resume=settings.resume,
-            )
-            train(job)
-            folders.append(folder)
-    return folders
+def _compared(settings: Settings, jobs: Sequence[Job]) -> Comparison:
+    """Detectors are trained, and set beside the paper's."""
+    for job in jobs:
+        _tell(settings, f"Training the detector {job.output_dir}")
+        train(job)
+    return compare([read_run(str(job.output_dir)) for job in jobs])
+
+
+def _tell(settings: Settings, message: str) -> None:
+    """Log what comes next; each training has a log.txt of its own, and the output folder one of these lines."""
+    setup_logging(settings.output_dir)
+    logger.info(message)
 
 
 def _device(settings: Settings) -> tuple[str, ...]:

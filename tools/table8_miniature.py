@@ -5,7 +5,8 @@
     python tools/table8_miniature.py --size gpu --seeds 0 1   # the paper's four networks, on one GPU
     python tools/table8_miniature.py --resume                 # go on where it was stopped
 
-``--configs`` takes a folder of your own, with classifier_NAME.yaml and faster_rcnn_NAME.yaml for every network. The runs are in
+``--configs`` takes a folder of your own, with classifier_NAME.yaml and faster_rcnn_NAME.yaml for every network; copied ones need a
+_BASE_ that is right from where they are, such as an absolute path. The runs are in
 output/miniature/SIZE; tools/compare.py reads those of the detectors too.
 """
 

@@ -78,7 +78,9 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
         )
     path = Path(source).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"weights {path} are not there; give the path of a file, in MODEL.WEIGHTS or --weights")
+        raise FileNotFoundError(
+            f"weights {path} are not there; give the path of a file, in MODEL.WEIGHTS or --weights"
+        )
     kind, found = read_container(path, mapped=mapped)
     try:
         contents, native = _named(kind, found)

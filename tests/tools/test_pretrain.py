@@ -173,6 +173,31 @@ def test_table_8_in_miniature(images: Path, tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.splitlines()[-12:] == table.splitlines()[-12:]
 
 
+@pytest.mark.parametrize(
+    ("last", "options", "said"),
+    [
+        ("MODEL: {RESNET: {DEPTH: 26}}", (), "MODEL.RESNET"),
+        (None, ("--device", "gpu"), "--device is 'gpu', which is no torch device"),
+        (None, ("--engine", "portable", "--seeds", 0, -1, 0), "the seeds are [0, -1, 0]"),
+    ],
+)
+def test_a_miniature_tells_what_is_wrong_before_it_trains(
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    last: str | None,
+    options: tuple[object, ...],
+    said: str,
+) -> None:
+    """In the last of the configurations, too."""
+    configs, out = miniature_configs(tmp_path / "configs", images), tmp_path / "out"
+    if last is not None:
+        (configs / "faster_rcnn_X26_2x6d.yaml").write_text(last)
+    assert run("table8_miniature", "--configs", configs, "--output-dir", out, *options) == 1
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_miniature_needs_both_of_every_network(tmp_path: Path) -> None:
     (tmp_path / "classifier_A.yaml").touch()
     with pytest.raises(ValueError, match="only one of the two for A"):
