@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_det.evaluation.classification_comparison import compare_classifiers
-from resnext_det.evaluation.classification_runs import read_classification_runs
+from resnext_det.evaluation.classification_comparison import ClassificationComparison, compare_classifiers
+from resnext_det.evaluation.classification_runs import ClassificationRun, NotTested, read_classification_runs
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -28,12 +28,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def compared(folders: Sequence[Path]) -> ClassificationComparison:
+    """The comparison of those that were tested, if it is not none of them."""
+    runs: list[ClassificationRun] = []
+    untested: list[NotTested] = []
+    for folder in folders:
+        try:
+            runs += read_classification_runs(folder)
+        except NotTested as error:
+            untested.append(error)
+    if not runs and untested:
+        raise untested[0]
+    return compare_classifiers(runs, left_out=[str(error) for error in untested])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, or 1 for an error that the user can mend."""
     options = parse(arguments)
     try:
-        runs = [run for folder in options.output_dirs for run in read_classification_runs(folder)]
-        comparison = compare_classifiers(runs)
+        comparison = compared(options.output_dirs)
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(comparison.to_json() + "\n", encoding="utf-8")

@@ -36,7 +36,25 @@ def open_sets(cfg: CfgNode) -> tuple[ImageSet, ImageSet | None]:
     if test is not None and not set(test.class_names) <= set(train.class_names):
         check_same_classes(train, test)
     logger.info("%s: %d images of %d classes", train.name, len(train), len(train.class_names))
+    _warn(cfg, train, test)
     return train, test
+
+
+def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
+    """Say what is allowed and seldom meant."""
+    if len(train) < cfg.SOLVER.IMS_PER_BATCH:
+        logger.warning(
+            "SOLVER.IMS_PER_BATCH = %d is more than the %d images of the set: an epoch is one iteration, and sees images twice.",
+            *(cfg.SOLVER.IMS_PER_BATCH, len(train)),
+        )
+    if test is None:
+        return
+    untested = sorted(set(train.class_names) - set(test.class_names))
+    if untested:
+        logger.warning(
+            "%s has no image of %d of the %d classes (%s): the test says nothing of these.",
+            *(test.name, len(untested), len(train.class_names), ", ".join(untested[:3])),
+        )
 
 
 def open_once(where: str) -> ImageSet:

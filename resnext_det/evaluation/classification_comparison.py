@@ -88,8 +88,13 @@ class ClassificationComparison:
         return json.dumps({"tables": tables, "notes": self.notes}, indent=2, ensure_ascii=False)
 
 
-def compare_classifiers(runs: Sequence[ClassificationRun]) -> ClassificationComparison:
+def compare_classifiers(
+    runs: Sequence[ClassificationRun], *, left_out: Sequence[str] = ()
+) -> ClassificationComparison:
     """Set runs beside the paper's errors of the same dataset, network and protocol, in every table that has them.
+
+    Args:
+        left_out: of each run that has no errors yet, why; a note tells.
 
     Raises:
         ValueError: there is no run, or a folder is given twice, or holds one test twice.
@@ -117,7 +122,10 @@ def compare_classifiers(runs: Sequence[ClassificationRun]) -> ClassificationComp
     others = [ComparedRow(setting, None, group) for setting, group in groups.items() if setting not in known]
     if others:
         tables[_OTHERS] = tuple(others)
-    return ClassificationComparison(tables, tuple(dict.fromkeys(_notes(runs, groups, shown))))
+    return ClassificationComparison(
+        tables,
+        tuple(dict.fromkeys([*_notes(runs, groups, shown), *(f"left out: {reason}" for reason in left_out)])),
+    )
 
 
 def _notes(
@@ -146,14 +154,15 @@ def _notes(
 def _departures(dataset: str, runs: Sequence[ClassificationRun]) -> Iterator[str]:
     """Every key of the recipe that runs have otherwise, the learning rate in proportion to the batch (the authors' README)."""
     recipe, others = RECIPES[dataset], []
+    configs = {run.output_dir: run.config for run in runs}  # a run may have been tested in several ways
     for key, paper in recipe.items():
-        values = [_value(run.config, key, recipe) for run in runs]
+        values = [_value(config, key, recipe) for config in configs.values()]
         found = [value for value in values if value is not None and value != paper]
         if found:
             of_batch = f" for {recipe['SOLVER.IMS_PER_BATCH']} images" if key == "SOLVER.BASE_LR" else ""
             told = " or ".join(sorted({str(value) for value in found}))
             others.append(
-                f"{key} is {told} in {len(found)} of {len(runs)}, and in the paper {paper}{of_batch}"
+                f"{key} is {told}{of_batch} in {len(found)} of {len(configs)}, and in the paper {paper}"
             )
     if others:
         yield f"the recipe of runs on {dataset} is not the paper's, so its figures are no target for them: {'; '.join(others)}"

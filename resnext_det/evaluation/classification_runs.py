@@ -16,6 +16,10 @@ METRICS = ("top1", "top5")
 _RESNETS = ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
 
 
+class NotTested(FileNotFoundError):
+    """A folder is of a training that has not ended, or was not tested."""
+
+
 @dataclass(frozen=True)
 class ClassificationRun:
     """A test of a classifier.
@@ -48,11 +52,14 @@ def read_classification_runs(output_dir: str | Path) -> list[ClassificationRun]:
         one for each test, such as those of several crop sizes.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a file is missing from it: it is of no run, or of one that was not tested.
-        ValueError: a file is damaged; no network is known by the configuration's numbers; no image was tested.
+        FileNotFoundError: there is no such folder, or config.yaml is missing from it: it is of no run.
+        NotTested: it is of a run that was not tested.
+        ValueError: it is a detector's; a file is damaged; no network is known by the configuration's numbers; no image was tested.
     """
     folder = Path(output_dir)
     config = read_config(folder)
+    if not isinstance(config.get("DATASETS.TEST", ""), str):
+        raise ValueError(f"{folder} is of a detector; compare those with tools/compare.py")
     numbers: list[Any] = [config.get(f"MODEL.RESNETS.{key}") for key in _RESNETS]
     shortcuts = config.get("MODEL.RESNETS.SHORTCUTS", True)
     try:
@@ -64,7 +71,7 @@ def read_classification_runs(output_dir: str | Path) -> list[ClassificationRun]:
     seed = config.get("SEED")
     files = sorted((folder / "test").glob("*.json"))
     if not files:
-        raise FileNotFoundError(
+        raise NotTested(
             f"{folder / 'test'} holds no *.json: the run has not ended, or was not tested; write "
             f"python tools/evaluate_classifier.py {folder / FINAL} DATASET --output-dir {folder}"
         )

@@ -47,10 +47,29 @@ def test_a_set_of_nothing_but_broken_images(tmp_path: Path) -> None:
         run(config, tmp_path / "out", "DATALOADER.SKIP_BROKEN_IMAGES", True)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_too_small_to_be_cropped_is_named(config: Path, tmp_path: Path, workers: int) -> None:
+    changes = ("INPUT.AUGMENTATION", "cifar", "INPUT.COLOR_JITTER", 0.0, "INPUT.LIGHTING", 0.0)
+    with pytest.raises(
+        ValueError, match=r"\d\.png: an image of 40x48 with 0 pixels around it holds no crop of 64"
+    ):
+        run(config, tmp_path, *changes, "INPUT.SIZE_TRAIN", 64, "DATALOADER.NUM_WORKERS", workers)
+
+
 def test_sets_whose_classes_differ(tmp_path: Path, images: Path) -> None:
     other = write_images(tmp_path / "other", ("dark", "light", "purple"))
     with pytest.raises(ValueError, match=r"(?s)middle.*purple|purple.*middle"):
         run(write_config(tmp_path, images, DATASETS={"TEST": str(other / "val")}), tmp_path / "out")
+
+
+def test_a_test_set_without_some_classes_and_a_batch_above_the_set_are_told(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = write_images(tmp_path / "part", ("dark", "light"))
+    config = write_config(tmp_path, images, DATASETS={"TEST": str(part / "val")})
+    run(config, tmp_path / "out", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", 32)
+    assert "has no image of 1 of the 3 classes (middle): the test says nothing of these" in caplog.text
+    assert "SOLVER.IMS_PER_BATCH = 32 is more than the 24 images" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,41 @@ def test_what_is_refused(weights: Path, images: Path, tmp_path: Path) -> None:
         evaluate(weights, images / "val", size=64, resize=40)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"scales": (64, 80)}, r"scales = \(64, 80\) has no effect in the protocol 'center'.*choose dense"),
+        ({"protocol": "ten-crop", "scales": (64,)}, "scales.*has no effect"),
+        ({"protocol": "dense", "size": 64}, "size = 64 has no effect in the protocol 'dense'.*center or ten"),
+        ({"protocol": "dense", "resize": 64}, "resize = 64 has no effect"),
+        ({"protocol": "dense", "scales": ()}, r"scales = \(\): write pixels"),
+        ({"protocol": "dense", "scales": (64, 0)}, "write pixels, 1 or more"),
+        ({"size": -5}, "size = -5: write pixels"),
+        ({"device": "gpu"}, "--device is 'gpu', which is no torch device"),
+        ({"preprocessing": "msra"}, "as it says itself, and --preprocessing msra contradicts that; leave it"),
+    ],
+)
+def test_a_setting_without_effect_or_against_the_weights_is_refused(
+    weights: Path, images: Path, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        evaluate(weights, images / "val", **settings)
+
+
+def test_the_preprocessing_that_the_names_tell_can_be_stated_otherwise(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torchvision's names say how torchvision trained; someone may have trained such a network otherwise."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "own.pth")
+    stated = evaluate(tmp_path / "own.pth", images / "val", size=32, preprocessing="fair")
+    assert "by the names in it; it is taken as --preprocessing fair says" in caplog.text
+    caplog.clear()
+    assert evaluate(tmp_path / "own.pth", images / "val", size=32, preprocessing="torchvision")
+    assert "--preprocessing" not in caplog.text
+    assert stated[0].num_images == 9
+
+
 def test_a_broken_image_is_named_and_skipped_on_request(
     weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -339,13 +339,13 @@ def notes_of(*folders: Path) -> list[str]:
         ({"SOLVER__WEIGHT_DECAY_NORM": None}, None),  # as of every other parameter
         ({"SOLVER__NESTEROV": False}, "SOLVER.NESTEROV is False in 1 of 2, and in the paper True"),
         ({"INPUT__AUGMENTATION": "modern"}, "INPUT.AUGMENTATION is modern in 1 of 2, and in the paper paper"),
-        ({"SOLVER__BASE_LR": 0.4}, "SOLVER.BASE_LR is 0.4 in 1 of 2, and in the paper 0.1 for 256 images"),
+        ({"SOLVER__BASE_LR": 0.4}, "SOLVER.BASE_LR is 0.4 for 256 images in 1 of 2, and in the paper 0.1"),
         # A batch of 64 with a quarter of the learning rate: by hand, and by the reference batch.
         ({"SOLVER__IMS_PER_BATCH": 64, "SOLVER__BASE_LR": 0.025}, "SOLVER.IMS_PER_BATCH is 64 in 1 of 2, and in the paper 256"),
         ({"SOLVER__IMS_PER_BATCH": 64, "SOLVER__REFERENCE_BATCH": 256}, "SOLVER.IMS_PER_BATCH is 64 in 1 of 2, and in the paper 256"),
         (
             {"SOLVER__IMS_PER_BATCH": 64},
-            "SOLVER.BASE_LR is 0.4 in 1 of 2, and in the paper 0.1 for 256 images; SOLVER.IMS_PER_BATCH is 64 in 1 of 2, and in the paper "
+            "SOLVER.BASE_LR is 0.4 for 256 images in 1 of 2, and in the paper 0.1; SOLVER.IMS_PER_BATCH is 64 in 1 of 2, and in the paper "
             "256",
         ),
     ],

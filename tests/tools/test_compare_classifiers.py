@@ -14,6 +14,7 @@ import yaml
 
 from resnext_det.evaluation.classification_comparison import compare_classifiers
 from resnext_det.evaluation.classification_runs import read_classification_runs
+from resnext_det.evaluation.comparison import read_run
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "compare_classifiers.py"
@@ -62,12 +63,33 @@ def test_markdown_and_json(folders: list[str], capsys: pytest.CaptureFixture[str
     assert Path("new_folder/tables.json").read_text(encoding="utf-8") == comparison.to_json() + "\n"
 
 
+def test_what_was_not_tested_is_left_out_and_told(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*folders, "new") == 0
+    said = capsys.readouterr().out
+    assert "3.60 ± 0.14" in said
+    assert "note: left out: new/test holds no *.json: the run has not ended, or was not tested" in said
+
+
+def test_a_detectors_folder_is_told_apart(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load(Path("s2/config.yaml").read_text())
+    config["DATASETS"]["TEST"] = ["coco_2017_val"]
+    Path("s2/config.yaml").write_text(yaml.safe_dump(config))
+    assert run("s1", "s2") == 1
+    assert "s2 is of a detector; compare those with tools/compare.py" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match=r"s1 is of a classifier; compare those with tools/compare_classifiers"
+    ):
+        read_run("s1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("gone",), "error: there is no folder gone; give the OUTPUT_DIR of a training"),
         (("s1", "s1"), "is given 2 times"),
-        (("s1", "new"), "error: new/test holds no *.json: the run has not ended, or was not tested; write python tools/"),
+        (("new",), "error: new/test holds no *.json: the run has not ended, or was not tested; write python tools/"),
         (("s1/test",), "error: s1/test holds no config.yaml"),
         (("s1", "--json", "s1/config.yaml/tables.json"), "error: [Errno"),
     ],

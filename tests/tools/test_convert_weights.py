@@ -152,6 +152,17 @@ def test_what_a_file_says_of_itself_is_shown(tmp_path: Path, capsys: pytest.Capt
     assert yaml.safe_load(text)["INPUT"] == {"FORMAT": "RGB"}
 
 
+def test_a_statement_against_what_a_file_says_itself_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_weights(classifier(), tmp_path / "weights.pth", "native", preprocessing=TORCHVISION)
+    arguments = (tmp_path / "weights.pth", tmp_path / "out.pkl", "--preprocessing")
+    assert run(*arguments, "msra") == 1
+    assert "as it says itself, and --preprocessing msra contradicts that" in capsys.readouterr().err
+    assert not (tmp_path / "out.pkl").exists()
+    assert run(*arguments, "torchvision") == 0
+
+
 def test_channel_order_and_std_are_converted(theirs: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.pkl"
     assert run(theirs, out, "--channel-order", "BGR", "--pixel-std", "1", "1", "1") == 0

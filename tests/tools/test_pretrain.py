@@ -63,21 +63,18 @@ def test_train_then_test(
     assert "ten-crop 32" in capsys.readouterr().out
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_resume_from(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
+    config: Path, tmp_path: Path, to_all: bool
+) -> None:
+    """Ctrl-C, and what a scheduler sends to the whole process group, workers included."""
     out = tmp_path / "out"
     command = [sys.executable, TOOLS / "pretrain.py", "--config-file", config, "--resume", "OUTPUT_DIR", out]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    changes = "SOLVER.EPOCHS 400 SOLVER.CHECKPOINT_EPOCHS 400 TEST.EVAL_EPOCHS 0 DATALOADER.NUM_WORKERS"
     process = subprocess.Popen(
-        [
-            *map(str, command),
-            "SOLVER.EPOCHS",
-            "400",
-            "SOLVER.CHECKPOINT_EPOCHS",
-            "400",
-            "TEST.EVAL_EPOCHS",
-            "0",
-        ],
-        env=environment,
+        [*map(str, command), *changes.split(), "2" if to_all else "0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=to_all,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -86,7 +83,10 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(config: Path, tmp_path: Path)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    if to_all:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the training was stopped after iteration" in said and "--resume" in said

@@ -53,12 +53,14 @@ def read_run(output_dir: str | Path, *, dataset: str | None = None) -> Run:
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing from it: it is of no run, or of one without evaluation.
-        ValueError: a file is damaged; no network is known by the configuration's numbers; there are proposals and no detections; AP
-            is not defined.
+        ValueError: a file is damaged; no network is known by the configuration's numbers; there are proposals and no detections, or
+            it is a classifier's; AP is not defined.
     """
     folder = Path(output_dir)
     config = read_config(folder)
     names = config.get("DATASETS.TEST") or []
+    if isinstance(names, str):
+        raise ValueError(f"{folder} is of a classifier; compare those with tools/compare_classifiers.py")
     test_set = _choose(dataset, names, folder)
     several = len(names) > 1
     numbers: list[Any] = [config.get(f"MODEL.RESNETS.{key}") for key in _RESNETS]
