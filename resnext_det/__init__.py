@@ -15,6 +15,7 @@ from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 
 if TYPE_CHECKING:
     from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
+    from resnext_det.classification.inference import Classifier
     from resnext_det.classification.jobs import ClassificationJob, pretrain
     from resnext_det.classification.weights import load_classifier
     from resnext_det.config import get_cfg, load_config
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Classifier": "resnext_det.classification.inference",
     "ClassificationJob": "resnext_det.classification.jobs",
     "pretrain": "resnext_det.classification.jobs",
     "EvaluationJob": "resnext_det.classification.evaluation_jobs",
@@ -60,6 +62,7 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "ClassificationJob",
+    "Classifier",
     "CocoMetrics",
     "EvaluationJob",
     "Job",

@@ -19,8 +19,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnext_det.classification.evaluation_jobs import PROTOCOLS, EvaluationJob, evaluate_weights
-from resnext_det.classification.protocols import DENSE_SCALES
+from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
+from resnext_det.classification.protocols import DENSE_SCALES, PROTOCOLS
 from resnext_det.classification.results import write_metrics
 from resnext_det.command_line import add_process_flags, finish, processes_of
 from resnext_det.weights import KNOWN

@@ -13,6 +13,9 @@ from resnext_det.data.images.cropping import CenterCrop, DenseScales, TenCrop
 from resnext_det.data.images.loaders import Views
 from resnext_det.evaluation.scoring import crop_scores, dense_scores
 from resnext_det.resnext import ResNeXtClassifier
+from resnext_det.weights import KNOWN, WeightFile
+
+PROTOCOLS = ("center", "ten-crop", "dense")
 
 DENSE_SCALES = (224, 256, 384, 480, 640)
 """Shorter sides of multi-scale testing (ResNet, section 3.4)."""
@@ -31,6 +34,72 @@ class Protocol:
     name: str
     views: Views
     score: Callable[[ResNeXtClassifier, Any, torch.device], Tensor]
+
+
+def protocol_of(
+    file: WeightFile,
+    kind: str = "center",
+    *,
+    size: int | None = None,
+    resize: int | None = None,
+    scales: Sequence[int] | None = None,
+    interpolation: str | None = None,
+) -> Protocol:
+    """The protocol that suits weights; what is not given is as they were trained, or the usual.
+
+    Args:
+        kind: one of ``PROTOCOLS``.
+        size: of the crop, in pixels.
+        resize: the shorter side before cropping.
+        scales: shorter sides of dense testing.
+        interpolation: "torch7_bicubic", "bicubic" or "bilinear".
+
+    Raises:
+        ValueError: the weights do not say which preprocessing they need; there is no such kind; a setting has no effect in it; sizes
+            are below 1 or do not go together.
+    """
+    _check(kind, size=size, resize=resize, scales=scales)
+    if file.preprocessing is None:
+        raise ValueError(
+            f"{file.path} does not say which preprocessing its weights need; name it with --preprocessing: {', '.join(KNOWN)}"
+        )
+    trained = file.metadata
+    small = file.architecture is not None and file.architecture.for_small_images
+    own = file.format in ("native", "torch7")
+    interpolation = interpolation or trained.get("interpolation") or ("torch7_bicubic" if own else "bilinear")
+    common: dict[str, Any] = {
+        "mean": file.preprocessing.mean,
+        "std": file.preprocessing.std,
+        "channel_order": file.preprocessing.channel_order,
+        "interpolation": interpolation,
+    }
+    if kind == "dense":
+        return dense(DenseScales(tuple(scales or DENSE_SCALES), **common), window=8 if small else 7)
+    usual = int(trained.get("size_test", 32 if small else 224))
+    size = size or usual
+    if resize is None:
+        resize = int(trained.get("resize_test", 256 if size == 224 else size)) if size == usual else size
+    if kind == "ten-crop":
+        return ten_crop(TenCrop(size, resize, **common))
+    rounding = "up" if interpolation == "torch7_bicubic" else "half_even"
+    return center(CenterCrop(size, resize, rounding=rounding, **common))
+
+
+def _check(kind: str, **pixels: int | Sequence[int] | None) -> None:
+    """Refuse what would not be honoured."""
+    if kind not in PROTOCOLS:
+        raise ValueError(f"protocol {kind!r} is not known; choose one of {', '.join(PROTOCOLS)}")
+    unused = ("size", "resize") if kind == "dense" else ("scales",)
+    for name, value in pixels.items():
+        if value is None:
+            continue
+        if name in unused:
+            others = "center or ten-crop" if kind == "dense" else "dense"
+            raise ValueError(
+                f"{name} = {value} has no effect in the protocol {kind!r}; leave it out, or choose {others}"
+            )
+        if min([value] if isinstance(value, int) else value, default=0) < 1:
+            raise ValueError(f"{name} = {value}: write pixels, 1 or more")
 
 
 def center(crop: CenterCrop) -> Protocol:

@@ -15,7 +15,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from resnext_det.architecture import Architecture
-from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights, protocol_of
+from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
+from resnext_det.classification.protocols import protocol_of
 from resnext_det.data.images.cropping import CenterCrop
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import KNOWN, read_weights, write_weights
@@ -209,7 +210,7 @@ def test_sizes_that_are_not_given(
     interpolation: str,
 ) -> None:
     """Those of the training, else the usual ones."""
-    protocol = protocol_of(EvaluationJob("", "", **options), replace(read_weights(weights), metadata=trained))
+    protocol = protocol_of(replace(read_weights(weights), metadata=trained), **options)
     assert protocol.name == name
     image = np.random.RandomState(0).randint(0, 256, (90, 70, 3), dtype=np.uint8)
     expected = CenterCrop(

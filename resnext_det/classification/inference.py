@@ -1,0 +1,93 @@
+"""A trained classifier for single images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from resnext_det.classification.protocols import protocol_of
+from resnext_det.classification.weights import load_classifier
+from resnext_det.data.images.decoding import decode_rgb, read_range
+from resnext_det.training import distributed
+from resnext_det.weights import WeightFile, read_weights
+from resnext_det.weights.agreement import stated
+
+
+class Classifier:
+    """A classifier for single images, under the preprocessing that its weights carry.
+
+    Args:
+        weights: a file of any source, or a name of the catalog.
+        class_names: of the outputs, in their order; by default those that the file names, or "class 0" ...
+        preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
+        device: "cuda" or "cpu"; by default cuda where there is a GPU.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``read_weights``, ``load_classifier`` and ``protocol_of``; there is no such device; another
+            number of names than of outputs.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | WeightFile,
+        *,
+        class_names: Sequence[str] | None = None,
+        preprocessing: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = distributed.resolve_device(device, setting="device")
+        file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
+        if preprocessing is not None:
+            file = stated(file, preprocessing)
+        self.protocol = protocol_of(file)
+        self.network = load_classifier(file).to(self.device).eval()
+        self.class_names = _names(class_names or file.class_names, self.network.num_classes)
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray | str | Path, top: int = 5) -> list[tuple[str, float]]:
+        """Classify one image, by its central crop.
+
+        Args:
+            image: (H, W, 3) uint8, RGB, or the path of a file, which is read as in training and testing.
+            top: how many classes to return.
+
+        Returns:
+            (class, probability), the most probable first.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is truncated or is no image; the array is another one.
+        """
+        pixels = image if isinstance(image, np.ndarray) else _read(Path(image))
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"the image is {pixels.dtype} of the shape {pixels.shape}; give uint8 of the shape (height, width, 3), channels in the "
+                "order RGB, or the path of a file"
+            )
+        views = torch.as_tensor(self.protocol.views(pixels))[None]
+        probabilities = self.protocol.score(self.network, views, self.device)[0].softmax(0)
+        best = probabilities.topk(min(top, len(self.class_names)))
+        return [
+            (self.class_names[index], value)
+            for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def _read(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image {path}; give the path of a file")
+    return decode_rgb(read_range(str(path)), str(path), "give another one")
+
+
+def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(f"class {index}" for index in range(count))
+    if len(names) != count:
+        raise ValueError(
+            f"there are {len(names)} class names ({', '.join(names[:5])} ...) for {count} outputs; give {count}"
+        )
+    return tuple(names)
