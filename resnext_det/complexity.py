@@ -103,7 +103,10 @@ def complexity_table(
     rows.append(["total", "", *(f"{total:,}" for total in totals)])
     headers = ["stage", "output", "parameters", "multiply-adds", "activations"]
     table = tabulate(rows, headers, disable_numparse=True, colalign=("left", "left", *["right"] * 3))
-    return f"{architecture} at {height} x {width}\n{table}"
+    channels = {"stem_channels": architecture.stem_channels, "res2_channels": architecture.res2_channels}
+    usual = Architecture(architecture.depth)
+    others = "".join(f", {name} {value}" for name, value in channels.items() if value != getattr(usual, name))
+    return f"{architecture}{others} at {height} x {width}\n{table}"
 
 
 def block_parameters(cardinality: int, width: int) -> int:

@@ -2,6 +2,7 @@
 
 python tools/analyze.py R-50 X-50-32x4d
 python tools/analyze.py X-101-32x4d --height 800 --width 1216 --num-classes 0
+python tools/analyze.py R-26-1x16d X-26-32x1d --stem-channels 16 --res2-channels 64 --height 64 --width 64
 python tools/analyze.py --table 1
 python tools/analyze.py --width-for 16
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from resnext_det.architecture import Architecture
 from resnext_det.complexity import complexity_table, table_1, table_2, width_table
@@ -21,6 +23,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="an architecture, as X-101-32x4d or R-50")
+    parser.add_argument(
+        "--stem-channels", type=int, help="MODEL.RESNETS.STEM_OUT_CHANNELS (default: the usual)"
+    )
+    parser.add_argument(
+        "--res2-channels", type=int, help="MODEL.RESNETS.RES2_OUT_CHANNELS (default: the usual)"
+    )
     parser.add_argument("--height", type=int, default=224, help="of the image, in pixels (default: 224)")
     parser.add_argument("--width", type=int, default=224, help="of the image, in pixels (default: 224)")
     parser.add_argument("--num-classes", type=int, default=1000, help="0 for no classifier (default: 1000)")
@@ -42,7 +50,13 @@ def report(options: argparse.Namespace) -> str:
     Raises:
         ValueError: nothing was asked for, or something that does not exist.
     """
-    nets = [Architecture.parse(name) for name in options.names]
+    channels = {"stem_channels": options.stem_channels, "res2_channels": options.res2_channels}
+    changes = {name: value for name, value in channels.items() if value is not None}
+    if changes and not options.names:
+        raise ValueError(
+            "--stem-channels and --res2-channels are of an architecture; give its NAME, as R-26-1x16d"
+        )
+    nets = [replace(Architecture.parse(name), **changes) for name in options.names]
     parts = [complexity_table(net, options.height, options.width, options.num_classes) for net in nets]
     parts += [{1: table_1, 2: table_2}[number]() for number in options.table]
     if options.width_for:

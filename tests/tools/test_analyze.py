@@ -57,6 +57,22 @@ def test_every_stage_is_counted_as_the_network_runs(name: str, size: tuple[int, 
         assert (1, row.channels, row.height, row.width)[: len(shape)] == shape  # the logits are (1, classes)
 
 
+def test_other_channels_are_counted_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """The networks of configs/miniature/cpu."""
+    for name, cardinality, width in (("R-26-1x16d", 1, 16), ("X-26-32x1d", 32, 1)):
+        model = ResNeXtClassifier(Architecture(26, cardinality, width, 32, 64), num_classes=6).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 3, 64, 64))
+        options = ("--stem-channels", 32, "--res2-channels", 64, "--num-classes", 6)
+        assert run(name, *options, "--height", 64, "--width", 64) == 0
+        title, *_, total = capsys.readouterr().out.splitlines()
+        assert title.endswith(", stem_channels 32, res2_channels 64 at 64 x 64")
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        assert total.split()[:3] == ["total", f"{parameters:,}", f"{counter.get_total_flops() // 2:,}"]
+    assert run("--table", 1, "--stem-channels", 32) == 1
+    assert "are of an architecture; give its NAME" in capsys.readouterr().err
+
+
 # Parameters, and 10^9 multiply-adds and 10^6 activations at 224x224, as pycls publishes them.
 @pytest.mark.parametrize(
     ("name", "parameters", "giga_multiply_adds", "mega_activations"),
