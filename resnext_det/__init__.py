@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resnext_det.classification.jobs import ClassificationJob, pretrain
     from resnext_det.classification.weights import load_classifier
     from resnext_det.config import get_cfg, load_config
+    from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
     from resnext_det.detection import Job, Metrics, evaluate, train
     from resnext_det.engines.portable.build import build_detector
     from resnext_det.engines.portable.inference import Predictor
@@ -43,6 +44,8 @@ _HOMES = {
     "load_classifier": "resnext_det.classification.weights",
     "get_cfg": "resnext_det.config",
     "load_config": "resnext_det.config",
+    "get_classifier_cfg": "resnext_det.config.classification",
+    "load_classifier_config": "resnext_det.config.classification",
     "Job": "resnext_det.detection",
     "Metrics": "resnext_det.detection",
     "evaluate": "resnext_det.detection",
@@ -78,7 +81,9 @@ __all__ = [
     "evaluate_coco",
     "evaluate_weights",
     "get_cfg",
+    "get_classifier_cfg",
     "load_classifier",
+    "load_classifier_config",
     "load_config",
     "load_weights",
     "pretrain",
