@@ -75,8 +75,14 @@ def processes_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")}
 
 
-def finish(run: Callable[[], Iterable[str]]) -> int:
+_STOPPED = "stopped at once; --resume goes on from the newest checkpoint of OUTPUT_DIR, if there is one"
+
+
+def finish(run: Callable[[], Iterable[str]], *, stopped: str = _STOPPED) -> int:
     """Run, and print the lines that it gives, or what went wrong.
+
+    Args:
+        stopped: what Ctrl-C says outside of a training's step.
 
     Returns:
         the exit status: 0; 1 for an error that the user can mend; 130 where Ctrl-C or SIGTERM stopped it.
@@ -84,10 +90,7 @@ def finish(run: Callable[[], Iterable[str]]) -> int:
     try:
         lines = list(run())
     except KeyboardInterrupt as stop:
-        at_once = (
-            "stopped at once; --resume goes on from the newest checkpoint of OUTPUT_DIR, if there is one"
-        )
-        sys.stderr.write(f"{stop if isinstance(stop, TrainingInterrupted) else at_once}\n")
+        sys.stderr.write(f"{stop if isinstance(stop, TrainingInterrupted) else stopped}\n")
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")

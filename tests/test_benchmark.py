@@ -57,6 +57,13 @@ def test_loading_is_timed_on_one_thread() -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_what_has_no_effect_on_loading_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOL))["main"](["--mode", "loading", "--batch", "4", "--networks", "R-101"])
+    assert stop.value.code == 2
+    assert "--networks, --batch: of no effect with --mode loading" in capsys.readouterr().err
+
+
 def test_ratios_are_medians_of_turns() -> None:
     text = table([Timing("a", (1.0, 2.0, 1.0)), Timing("b", (2.0, 4.0, 9.0), 3 * 2**20)])
     assert [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")] == [

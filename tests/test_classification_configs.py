@@ -89,7 +89,7 @@ PAPER = {
     },
 }
 PAPER["no_shortcuts"] = PAPER["imagenet"]
-PAPER["imagenet5k"] = {**PAPER["imagenet"], "SOLVER.ITERS_PER_EPOCH": 5005}
+PAPER["imagenet5k"] = {**PAPER["imagenet"], "SOLVER.IMAGES_PER_EPOCH": 1_281_167}
 PAPER["cifar10"] = {**PAPER["cifar"], "MODEL.PIXEL_MEAN": [125.3, 123.0, 113.9]}
 PAPER["cifar100"] = {**PAPER["cifar"], "MODEL.PIXEL_MEAN": [129.3, 124.1, 112.4]}
 

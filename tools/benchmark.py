@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args(arguments)
     if options.mode == "loading":
+        others = ("networks", "batch", "height", "width", "dtype", "device")
+        given = [f"--{name}" for name in others if getattr(options, name) != parser.get_default(name)]
+        if given:
+            parser.error(f"{', '.join(given)}: of no effect with --mode loading")
         timings = compare_loading(repeats=options.repeats)
         print(f"100 training images of a JPEG file of 500x375, one thread\n\n{table(timings)}")
         return 0

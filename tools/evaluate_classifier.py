@@ -3,7 +3,7 @@
     python tools/evaluate_classifier.py output/classification/imagenet/X50_32x4d/model_final.pth imagenet_val
     python tools/evaluate_classifier.py resnext://torchvision/X-50-32x4d datasets/imagenet/val --size 320 --per-class
     python tools/evaluate_classifier.py weights.pth imagenet_val --protocol ten-crop --num-gpus 8
-    python tools/evaluate_classifier.py weights.pth imagenet_val --protocol dense --batch-size 8 --output-dir RUN
+    python tools/evaluate_classifier.py weights.pth imagenet_val --protocol dense --output-dir RUN
 
 Any weights that the project can read are tested, under the preprocessing that they carry. Where the set has some of their classes only,
 as ImageNet-1K for a network of 5000 classes, these compete with all outputs and among themselves. ``--output-dir`` writes into
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
-from resnext_det.classification.protocols import DENSE_SCALES, PROTOCOLS
+from resnext_det.classification.protocols import BATCH_SIZES, DENSE_SCALES, PROTOCOLS
 from resnext_det.classification.results import write_metrics
 from resnext_det.command_line import add_process_flags, finish, processes_of
 from resnext_det.weights import KNOWN
@@ -34,7 +34,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("dataset", help="a set's name, such as imagenet_val, or a folder of class folders")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="center", help="default: center")
     parser.add_argument("--size", type=int, help="of the crop, in pixels (default: as trained, or 224)")
-    parser.add_argument("--resize", type=int, help="shorter side before cropping (default: 256 for 224)")
+    parser.add_argument(
+        "--resize", type=int, help="shorter side before cropping (default: as trained, or 256 for 224)"
+    )
     parser.add_argument(
         "--scales", type=int, nargs="+", help=f"of --protocol dense (default: {DENSE_SCALES})"
     )
@@ -44,7 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, metavar="RUN", help="write the metrics as RUN/test/*.json")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is a GPU)")
     parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
-    parser.add_argument("--batch-size", type=int, default=64, help="images of a process (default: 64)")
+    parser.add_argument("--batch-size", type=int, help=f"images of a process (default: {_sizes()})")
     workers = min(4, os.cpu_count() or 1)
     parser.add_argument(
         "--num-workers", type=int, default=workers, help=f"loading processes (default: {workers})"
@@ -52,6 +54,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--skip-broken", action="store_true", help="leave out broken images, and name them")
     add_process_flags(parser)
     return parser.parse_args(arguments)
+
+
+def _sizes() -> str:
+    return ", ".join(f"{size} of {protocol}" for protocol, size in BATCH_SIZES.items())
 
 
 def report(options: argparse.Namespace) -> Iterator[str]:
@@ -76,7 +82,7 @@ def report(options: argparse.Namespace) -> Iterator[str]:
     if options.output_dir:
         write_metrics(options.output_dir, found)
     for metrics in found:
-        yield f"{metrics.protocol}: {metrics.summary()}"
+        yield f"{metrics.test()}: {metrics.summary()}"
         yield metrics.table(per_class=options.per_class)
 
 
@@ -84,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     options = parse(arguments)
-    return finish(lambda: report(options))
+    return finish(lambda: report(options), stopped="stopped; nothing was written")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from resnext_det.classification.jobs import ClassificationJob, Pretrained, pretrain, pretrain_seeds
 from resnext_det.command_line import add_fit_config_flag, add_training_flags, finish, processes_of
@@ -28,10 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config-file", required=True, metavar="YAML", help="the configuration")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="a training for each")
+    parser.add_argument("--seeds", nargs="+", metavar="SEED", help="a training for each")
     add_fit_config_flag(parser)
     add_training_flags(parser)
     options = parser.parse_args(arguments)
+    # argparse counts the KEY VALUE pairs that follow among the seeds.
+    seeds = [int(word) for word in takewhile(str.isdecimal, options.seeds or ())]
+    options.overrides = [*(options.seeds or ())[len(seeds) :], *options.overrides]
+    if options.seeds and not seeds:
+        parser.error(f"argument --seeds: {options.seeds[0]!r} is no seed; write numbers from 0 on")
     job = ClassificationJob(
         options.config_file,
         overrides=tuple(options.overrides),
@@ -39,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fit_config=options.fit_config,
         **processes_of(options),
     )
-    return finish(lambda: report(pretrain_seeds(job, options.seeds) if options.seeds else [pretrain(job)]))
+    return finish(lambda: report(pretrain_seeds(job, seeds) if seeds else [pretrain(job)]))
 
 
 def report(trained: Sequence[Pretrained]) -> Iterator[str]:
     """A line for every test, and the mean and the sample standard deviation over several trainings."""
     for run in trained:
         for metrics in run.tests:
-            yield f"{metrics.protocol}: {metrics.summary()}; the weights are {run.weights}"
+            yield f"{metrics.test()}: {metrics.summary()}; the weights are {run.weights}"
     for same in zip(*(run.tests for run in trained)) if len(trained) > 1 else ():
         errors = [100 - metrics.top1 for metrics in same]
         mean, spread = statistics.fmean(errors), statistics.stdev(errors)

@@ -118,9 +118,9 @@ def preprocessing_of(cfg: CfgNode) -> Preprocessing:
 
 
 def iterations_of_epoch(cfg: CfgNode, num_images: int) -> int:
-    """Batches after which every image has been seen once; the last one is filled up from the next epoch's."""
+    """Batches after which every image has been seen once, or ``IMAGES_PER_EPOCH``; the last one is filled up from the next epoch's."""
     solver = cfg.SOLVER
-    return solver.ITERS_PER_EPOCH or math.ceil(num_images / solver.IMS_PER_BATCH)
+    return math.ceil((solver.IMAGES_PER_EPOCH or num_images) / solver.IMS_PER_BATCH)
 
 
 def base_learning_rate(cfg: CfgNode) -> float:

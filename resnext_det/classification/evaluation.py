@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,8 +35,8 @@ def evaluate_on(
 ) -> list[ClassificationMetrics]:
     """Score every image and compare with its label; every process takes its share.
 
-    The network's mode is left as it was. Where the set has some of the network's classes only, they compete twice: with all outputs,
-    and among themselves (section 5.2: 5000-way and 1000-way).
+    The network's mode is left as it was. Where the set has images of some of the network's classes only, these compete twice: with all
+    outputs, and among themselves (section 5.2: 5000-way and 1000-way).
 
     Args:
         outputs: the class of each of the network's outputs.
@@ -52,7 +53,8 @@ def evaluate_on(
     """
     began = time.perf_counter()
     distributed.share_buffers(network)
-    counting = _Counting(images.class_names, outputs)
+    numbers = zip(images.class_names, images.images_per_class(), strict=True)
+    counting = _Counting([name for name, number in numbers if number], outputs)
     device = next(network.parameters()).device
     loader = build_image_test_loader(
         relabelled(images, outputs),
@@ -75,19 +77,19 @@ def evaluate_on(
             if len(batch["labels"]):
                 counting.add(protocol.score(network, batch["views"], device).cpu(), batch["labels"])
     network.train(was_training)
-    found = counting.metrics(protocol.name, images.name)
+    found = counting.metrics(protocol, images.name)
     for metrics in found:
         seconds = time.perf_counter() - began
-        logger.info("%s, %s: %s; %.1f s", images.name, protocol.name, metrics.summary(), seconds)
+        logger.info("%s, %s: %s; %.1f s", images.name, metrics.test(), metrics.summary(), seconds)
     return found
 
 
 class _Counting:
-    """The tallies of one test: over all outputs, and over those of the set's classes where they are fewer."""
+    """The tallies of one test: over all outputs, and over those of the classes that have images where they are fewer."""
 
     def __init__(self, class_names: Sequence[str], outputs: Sequence[str]) -> None:
         self._columns = columns_of(class_names, outputs)
-        self._tallies = [Tally(outputs)]  # the second one over the set's classes alone
+        self._tallies = [Tally(outputs)]  # the second one over the classes that have images
         if len(class_names) < len(outputs):
             self._tallies.append(Tally(class_names))
         self._positions = torch.full((len(outputs),), -1)
@@ -104,10 +106,19 @@ class _Counting:
             for tally in self._tallies:
                 tally.skip(name)
 
-    def metrics(self, protocol: str, dataset: str) -> list[ClassificationMetrics]:
+    def metrics(self, protocol: Protocol, dataset: str) -> list[ClassificationMetrics]:
         """Those of all processes, in the first one."""
         gathered = distributed.gather_objects(self._tallies)
         for others in gathered[1:]:
             for tally, other in zip(self._tallies, others):
                 tally.merge(other)
-        return [tally.metrics(protocol, dataset) for tally in self._tallies] if gathered else []
+        if not gathered:
+            return []
+        return [
+            replace(
+                tally.metrics(protocol.name, dataset),
+                resize=protocol.resize,
+                interpolation=protocol.interpolation,
+            )
+            for tally in self._tallies
+        ]

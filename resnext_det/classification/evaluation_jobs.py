@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from resnext_det.classification.evaluation import evaluate_on
-from resnext_det.classification.protocols import protocol_of
+from resnext_det.classification.protocols import BATCH_SIZES, protocol_of
 from resnext_det.classification.sets import open_once
 from resnext_det.classification.weights import load_classifier
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
-from resnext_det.training.jobs import explaining_small_machines, launch_job
+from resnext_det.training.jobs import TESTING, explaining_small_machines, launch_job
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.agreement import stated
 
@@ -28,13 +28,14 @@ class EvaluationJob:
         dataset: a name or a path, see ``open_image_set``.
         protocol: "center", "ten-crop" (four corners, centre, mirrored) or "dense" (the fully convolutional form, at several scales).
         size: of the crop: 224, or 320 in table 5.
-        resize: the shorter side before cropping: 256 for 224, else the crop's.
+        resize: the shorter side before cropping: as in training, else 256 for 224 and the crop's for other sizes.
         scales: shorter sides of dense testing: 224, 256, 384, 480, 640.
         interpolation: "torch7_bicubic" (fb.resnet.torch), "bicubic" or "bilinear" (Pillow).
         preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
         amp: compute in bfloat16.
         device: None for cuda where there is a GPU, else cpu.
-        batch_size, num_workers, skip_broken: of a process.
+        batch_size: images of a process at once; None for ``BATCH_SIZES``.
+        num_workers, skip_broken: of a process.
         num_gpus, num_machines, machine_rank, dist_url: see ``launch``.
     """
 
@@ -48,7 +49,7 @@ class EvaluationJob:
     preprocessing: str | None = None
     amp: bool = False
     device: str | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     num_workers: int = 4
     skip_broken: bool = False
     num_gpus: int = 1
@@ -68,7 +69,8 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     """
     device = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
     distributed.resolve_device(device, setting="--device")
-    return list(launch_job(_test, job, device=device, args=(replace(job, device=device),)) or ())
+    job = replace(job, device=device)
+    return list(launch_job(_test, job, device=device, args=(job,), advice=TESTING) or ())
 
 
 def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
@@ -85,13 +87,13 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
     )
     network = load_classifier(file).to(distributed.resolve_device(job.device or "cpu"))
     images = open_once(job.dataset)
-    with explaining_small_machines():
+    with explaining_small_machines(TESTING):
         return evaluate_on(
             network,
             images,
             protocol,
             outputs=_outputs(file, images),
-            batch_size=job.batch_size,
+            batch_size=BATCH_SIZES[job.protocol] if job.batch_size is None else job.batch_size,
             num_workers=job.num_workers,
             skip_broken=job.skip_broken,
             amp_dtype=torch.bfloat16 if job.amp else None,

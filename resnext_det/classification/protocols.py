@@ -17,6 +17,9 @@ from resnext_det.weights import KNOWN, WeightFile
 
 PROTOCOLS = ("center", "ten-crop", "dense")
 
+BATCH_SIZES = {"center": 64, "ten-crop": 16, "dense": 2}
+"""Images at once that are usual: a batch is then some 100 MB or less, of ImageNet's photographs."""
+
 DENSE_SCALES = (224, 256, 384, 480, 640)
 """Shorter sides of multi-scale testing (ResNet, section 3.4)."""
 
@@ -27,11 +30,15 @@ class Protocol:
 
     Attributes:
         name: such as "crop 224".
+        resize: the shorter side before cropping; None where it is in the name.
+        interpolation: of resizing.
         views: from an image to what the network sees of it.
         score: (network, the views of N images, device) -> scores (N, K).
     """
 
     name: str
+    resize: int | None
+    interpolation: str
     views: Views
     score: Callable[[ResNeXtClassifier, Any, torch.device], Tensor]
 
@@ -65,8 +72,8 @@ def protocol_of(
         )
     trained = file.metadata
     small = file.architecture is not None and file.architecture.for_small_images
-    own = file.format in ("native", "torch7")
-    interpolation = interpolation or trained.get("interpolation") or ("torch7_bicubic" if own else "bilinear")
+    usual = "torch7_bicubic" if file.format == "native" else "bilinear"
+    interpolation = interpolation or trained.get("interpolation") or usual
     common: dict[str, Any] = {
         "mean": file.preprocessing.mean,
         "std": file.preprocessing.std,
@@ -75,10 +82,11 @@ def protocol_of(
     }
     if kind == "dense":
         return dense(DenseScales(tuple(scales or DENSE_SCALES), **common), window=8 if small else 7)
-    usual = int(trained.get("size_test", 32 if small else 224))
-    size = size or usual
+    size_in_training = int(trained.get("size_test", 32 if small else 224))
+    size = size or size_in_training
     if resize is None:
-        resize = int(trained.get("resize_test", 256 if size == 224 else size)) if size == usual else size
+        known = trained.get("resize_test", 256 if size == 224 else size)
+        resize = int(known) if size == size_in_training else size
     if kind == "ten-crop":
         return ten_crop(TenCrop(size, resize, **common))
     rounding = "up" if interpolation == "torch7_bicubic" else "half_even"
@@ -104,12 +112,12 @@ def _check(kind: str, **pixels: int | Sequence[int] | None) -> None:
 
 def center(crop: CenterCrop) -> Protocol:
     """The crop in the centre."""
-    return Protocol(f"crop {crop.size}", crop, _score_crops)
+    return Protocol(f"crop {crop.size}", crop.resize, crop.interpolation, crop, _score_crops)
 
 
 def ten_crop(crops: TenCrop) -> Protocol:
     """Four corners, the centre, and their mirror images; scores are averaged before the softmax (fb.resnet.torch)."""
-    return Protocol(f"ten-crop {crops.size}", crops, _score_crops)
+    return Protocol(f"ten-crop {crops.size}", crops.resize, crops.interpolation, crops, _score_crops)
 
 
 def dense(scales: DenseScales, *, window: int = 7) -> Protocol:
@@ -122,7 +130,7 @@ def dense(scales: DenseScales, *, window: int = 7) -> Protocol:
         return torch.cat(list(scores))
 
     sizes = ", ".join(map(str, scales.scales))
-    return Protocol(f"dense {sizes}", scales, score)
+    return Protocol(f"dense {sizes}", None, scales.interpolation, scales, score)
 
 
 def _score_crops(network: ResNeXtClassifier, crops: Tensor, device: torch.device) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 FINAL, BEST = "model_final.pth", "model_best.pth"
 """Files of weights for ``MODEL.WEIGHTS`` of a detector, without what a training needs to go on."""
+
+_LONGEST_NAME = 80  # of a set, whose name may be a path, in the name of a file
 
 
 def write_classifier(
@@ -55,11 +58,12 @@ def facts_of_training(cfg: CfgNode) -> dict[str, str]:
 
 
 def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> None:
-    """``test/<protocol>_<ways>_way.json`` for each."""
+    """``test/imagenet_val_crop_224_of_shorter_side_256_bilinear_1000_way.json`` for each: no test replaces another one."""
     for metrics in found:
-        name = f"{metrics.protocol.replace(', ', '_').replace(' ', '_')}_{metrics.ways}_way.json"
+        name = f"{metrics.dataset[-_LONGEST_NAME:]} {metrics.test()} {metrics.ways} way"
         (folder / "test").mkdir(parents=True, exist_ok=True)
-        (folder / "test" / name).write_text(metrics.to_json(), encoding="utf-8")
+        file = folder / "test" / f"{re.sub('[^A-Za-z0-9.-]+', '_', name).strip('_')}.json"
+        file.write_text(metrics.to_json(), encoding="utf-8")
 
 
 def scalars(found: Sequence[ClassificationMetrics]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 from fvcore.common.config import CfgNode
 
@@ -11,6 +12,8 @@ from resnext_det.data.images.image_set import ImageSet, check_same_classes
 from resnext_det.training import distributed
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = timedelta(hours=12)  # for the headers of 14 million images of an archive on a slow disk
 
 
 def open_sets(cfg: CfgNode) -> tuple[ImageSet, ImageSet | None]:
@@ -49,7 +52,8 @@ def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
         )
     if test is None:
         return
-    untested = sorted(set(train.class_names) - set(test.class_names))
+    numbers = dict(zip(test.class_names, test.images_per_class(), strict=True))
+    untested = [name for name in train.class_names if not numbers.get(name)]
     if untested:
         logger.warning(
             "%s has no image of %d of the %d classes (%s): the test says nothing of these.",
@@ -59,7 +63,5 @@ def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
 
 def open_once(where: str) -> ImageSet:
     """Open a set in the main process first: it may have to generate it, or to walk an archive, for the others."""
-    if distributed.is_main_process():
-        images = open_image_set(where)
-    distributed.barrier()
-    return images if distributed.is_main_process() else open_image_set(where)
+    with distributed.main_process_first(_PATIENCE):
+        return open_image_set(where)

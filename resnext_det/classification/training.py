@@ -46,7 +46,7 @@ from resnext_det.training import distributed
 from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
-from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.metrics import MetricsWriter, names_at
 from resnext_det.training.optimizer import clipper_of
 from resnext_det.training.setup import record, seeded, set_up, warn_of_earlier_run
 from resnext_det.training.state import TrainingState
@@ -85,8 +85,9 @@ def train(cfg: CfgNode, *, resume: bool = False) -> list[ClassificationMetrics]:
     ) as writer:
         if start >= training.stop:
             logger.info("The training had ended after %d iterations; it is tested.", start)
-            training.test(cfg.SOLVER.EPOCHS, writer)
+            writer.put(training.test(cfg.SOLVER.EPOCHS))
         else:
+            training.catch_up(start, writer)
             training.run(start, writer)
     training.write_final()
     return training.found
@@ -144,10 +145,18 @@ class _Training:
             on_interrupt=self.state.after,
         )
 
-    def test(self, epoch: int, writer: MetricsWriter) -> None:
-        """Test the weights, or their average where there is one; keep the best."""
-        if self.test_set is None:
+    def catch_up(self, start: int, writer: MetricsWriter) -> None:
+        """Test after the last epoch of an earlier run that was stopped while it did so; its checkpoint comes before the test."""
+        done = start - 1
+        if not self._is_due(done, self.cfg.TEST.EVAL_EPOCHS) or self.test_set is None:
             return
+        if "test/top1" not in names_at(self.cfg.OUTPUT_DIR, done):
+            writer.put_at(done, self.test(start // self.epoch))
+
+    def test(self, epoch: int) -> dict[str, float]:
+        """Test the weights, or their average where there is one; keep the best. Returns what the metrics are to tell."""
+        if self.test_set is None:
+            return {}
         self.found = evaluate_on(
             self._tested(),
             self.test_set,
@@ -158,9 +167,9 @@ class _Training:
             skip_broken=self.cfg.DATALOADER.SKIP_BROKEN_IMAGES,
             amp_dtype=self.amp_dtype,
         )
-        writer.put(scalars(self.found))
         if self.found and self.best.is_new(self.found[0]):
             self._write(BEST, epoch)
+        return scalars(self.found)
 
     def write_final(self) -> None:
         """The weights after the last epoch, and what the last test found."""
@@ -208,17 +217,18 @@ class _Training:
         )
 
     def _test_when_due(self, writer: MetricsWriter, step: Step) -> None:
-        if self._is_due(step, self.cfg.TEST.EVAL_EPOCHS):
+        if self._is_due(step.iteration, self.cfg.TEST.EVAL_EPOCHS):
             step.check_losses()
-            self.test((step.iteration + 1) // self.epoch, writer)
+            writer.put(self.test((step.iteration + 1) // self.epoch))
 
     def _save_when_due(self, step: Step) -> None:
-        if self._is_due(step, self.cfg.SOLVER.CHECKPOINT_EPOCHS):
+        if self._is_due(step.iteration, self.cfg.SOLVER.CHECKPOINT_EPOCHS):
             self.state.after(step)
 
-    def _is_due(self, step: Step, epochs: int) -> bool:
-        done = step.iteration + 1
-        return done == step.stop or (epochs > 0 and done % (epochs * self.epoch) == 0)
+    def _is_due(self, iteration: int, epochs: int) -> bool:
+        """After which iterations something is done that is asked for every so many epochs."""
+        done = iteration + 1
+        return done == self.stop or (done > 0 and epochs > 0 and done % (epochs * self.epoch) == 0)
 
 
 def _announced(loader: Loader) -> Iterator[dict[str, Any]]:

@@ -49,6 +49,10 @@ def _of_classes(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
         order = columns_of(class_names, file.class_names)
         return replace(file, state={**file.state, **{name: file.state[name][order] for name in _LINEAR}})
     if file.class_names is None and len(bias) == len(class_names):
+        logger.info(
+            "%s has %d outputs and does not name their classes: they are taken for those of this training, in their order.",
+            *(file.path, len(bias)),
+        )
         return file
     known = (
         f"other classes ({', '.join(file.class_names[:3])} ...)"

@@ -43,7 +43,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **{f"INPUT.{key}": (1, math.inf) for key in ("SIZE_TRAIN", "SIZE_TEST", "RESIZE_TEST")},
     **{f"INPUT.{key}": (0, math.inf) for key in ("LIGHTING", "PADDING", "MIXUP", "CUTMIX")},
     **{f"SOLVER.{key}": (1, math.inf) for key in ("EPOCHS", "IMS_PER_BATCH", "CHECKPOINT_EPOCHS", "STEPS")},
-    **{f"SOLVER.{key}": (0, math.inf) for key in ("ITERS_PER_EPOCH", "REFERENCE_BATCH", "WARMUP_EPOCHS")},
+    **{f"SOLVER.{key}": (0, math.inf) for key in ("IMAGES_PER_EPOCH", "REFERENCE_BATCH", "WARMUP_EPOCHS")},
     **{f"SOLVER.{key}": (0, math.inf) for key in ("BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM")},
     "MODEL.NUM_CLASSES": (0, math.inf),
     "INPUT.COLOR_JITTER": (0, 1),
@@ -102,7 +102,7 @@ def _input() -> dict[str, Any]:
 def _solver() -> dict[str, Any]:
     return {
         "EPOCHS": 100,
-        "ITERS_PER_EPOCH": 0,  # 0: as many as show the network every image, the last batch filled up
+        "IMAGES_PER_EPOCH": 0,  # 0: all that there are; the last batch is filled up
         "IMS_PER_BATCH": 256,  # of all processes
         "BASE_LR": 0.1,
         "REFERENCE_BATCH": 0,  # BASE_LR is of a batch of so many images and grows with the batch; 0: it is as it is

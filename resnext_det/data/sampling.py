@@ -20,14 +20,17 @@ Batch = list[tuple[int, int]]
 
 
 def training_indices(
-    size: int, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
+    size: int, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1, start: int = 0
 ) -> Iterator[int]:
     """Endless permutations of range(size), strided by rank; equals detectron2's ``TrainingSampler``.
+
+    With start=k they begin with the k-th of this rank; the permutations before it are drawn, and not gone through.
 
     Raises ValueError where size is not positive or rank is not below world_size.
     """
     _check_rank(size, rank, world_size)
-    return islice(_permutations(size, seed, shuffle), rank, None, world_size)
+    whole, rest = divmod(rank + start * world_size, size)
+    return islice(_permutations(size, seed, shuffle, whole), rest, None, world_size)
 
 
 def repeated_training_indices(
@@ -99,8 +102,11 @@ def sample_random_state(seed: int, rank: int, position: int) -> np.random.Random
     return np.random.RandomState(np.random.MT19937(sequence))
 
 
-def _permutations(size: int, seed: int, shuffle: bool) -> Iterator[int]:
+def _permutations(size: int, seed: int, shuffle: bool, passed: int = 0) -> Iterator[int]:
+    """One after another, from number ``passed`` on."""
     generator = torch.Generator().manual_seed(seed)
+    for _ in range(passed if shuffle else 0):
+        torch.randperm(size, generator=generator)
     while True:
         yield from torch.randperm(size, generator=generator).tolist() if shuffle else range(size)
 

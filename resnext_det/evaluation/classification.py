@@ -35,6 +35,8 @@ class ClassificationMetrics:
         skipped: names of the images left out, sorted: they count neither as right nor as wrong.
         protocol: what was scored, such as "crop 224"; empty where it was not said.
         dataset: the name of the set; likewise.
+        resize: the shorter side of the images before they were cropped; None where it was not said, or is in the protocol's name.
+        interpolation: of that resizing; empty where it was not said.
     """
 
     num_images: int
@@ -48,6 +50,8 @@ class ClassificationMetrics:
     skipped: tuple[str, ...] = ()
     protocol: str = ""
     dataset: str = ""
+    resize: int | None = None
+    interpolation: str = ""
 
     @property
     def ways(self) -> int:
@@ -63,6 +67,8 @@ class ClassificationMetrics:
         content = {
             "dataset": self.dataset,
             "protocol": self.protocol,
+            "resize": self.resize,
+            "interpolation": self.interpolation,
             "images": self.num_images,
             "ways": self.ways,
             **without_nan(self.as_dict()),
@@ -73,6 +79,11 @@ class ClassificationMetrics:
             ],
         }
         return json.dumps(content, indent=2, ensure_ascii=False)
+
+    def test(self) -> str:
+        """What was scored in words: "crop 224 of shorter side 256, torch7_bicubic"."""
+        resized = f" of shorter side {self.resize}" if self.resize is not None else ""
+        return f"{self.protocol}{resized}{f', {self.interpolation}' if self.interpolation else ''}"
 
     def summary(self) -> str:
         """One line, with the errors."""

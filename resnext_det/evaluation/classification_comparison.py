@@ -105,8 +105,8 @@ def compare_classifiers(
     (folder, setting), times = counts.most_common(1)[0]
     if times > 1:
         raise ValueError(
-            f"{folder} is given {times} times, or has as many tests of one protocol ({setting.protocol}), which would count one run as "
-            "several; give it once"
+            f"{folder} is given {times} times, or its folder test has as many of one protocol ({setting.protocol}), which would count one "
+            "run as several; give it once, and keep one file"
         )
     groups: dict[Setting, tuple[ClassificationRun, ...]] = defaultdict(tuple)
     for run in runs:
@@ -186,10 +186,22 @@ def _doubts(run: ClassificationRun) -> Iterator[str]:
         yield f"{run.output_dir} was tested on {run.num_images} images, and {dataset.tests[0]} has {dataset.test_images}"
     elif run.num_skipped:
         yield f"{run.output_dir} was tested without {run.num_skipped} images, which were skipped"
+    yield from _other_images(run)
     if run.last_checkpoint is None:
         yield f"{run.output_dir} has no checkpoint: it is a test of MODEL.WEIGHTS, whose training may have had another configuration"
     elif run.last_checkpoint != FINAL:
         yield f"{run.output_dir} was interrupted: its last checkpoint is {run.last_checkpoint} and not {FINAL}"
+
+
+def _other_images(run: ClassificationRun) -> Iterator[str]:
+    """Where photographs were resized otherwise than by fb.resnet.torch, which the paper refers to."""
+    if run.setting.dataset not in ("imagenet", "imagenet5k"):
+        return
+    usual = {"crop 224": 256, "crop 320": 320}.get(run.setting.protocol)
+    if run.resize not in (None, usual):
+        yield f"{run.output_dir} was tested on images of a shorter side of {run.resize} pixels, and the paper's of {usual}"
+    if run.interpolation not in (None, "", "torch7_bicubic"):
+        yield f"{run.output_dir} was tested on images resized by {run.interpolation}, and the paper's by torch7_bicubic"
 
 
 def _cells(row: ComparedRow) -> list[str]:

@@ -29,6 +29,7 @@ class ClassificationRun:
         setting: what it was trained and tested on, the network and the protocol.
         top1, top5: errors in percent.
         num_images, num_skipped: images that these are of, and images left out.
+        resize, interpolation: how images came to their size before they were cropped; None where the test does not tell.
         seed: None where the configuration tells none.
         config: the whole configuration, by dotted key.
         last_checkpoint: the newest checkpoint's name, ``FINAL`` of a training that ended; None where the folder has none.
@@ -40,6 +41,8 @@ class ClassificationRun:
     top5: float
     num_images: int
     num_skipped: int
+    resize: int | None
+    interpolation: str | None
     seed: int | None
     config: Mapping[str, Any] = field(repr=False)
     last_checkpoint: str | None = FINAL
@@ -84,6 +87,8 @@ def read_classification_runs(output_dir: str | Path) -> list[ClassificationRun]:
             top5=100 - test["top5"],
             num_images=test["images"],
             num_skipped=len(test["skipped"]),
+            resize=test.get("resize"),
+            interpolation=test.get("interpolation"),
             seed=seed if isinstance(seed, int) and seed >= 0 else None,  # below 0: drawn, and not on record
             config=config,
             last_checkpoint=FINAL if (folder / FINAL).is_file() else last_checkpoint_of(folder),

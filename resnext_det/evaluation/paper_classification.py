@@ -181,7 +181,7 @@ _SGD: dict[str, Any] = {
     "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
     "SOLVER.GAMMA": 0.1,
     "SOLVER.WARMUP_EPOCHS": 0,
-    "SOLVER.ITERS_PER_EPOCH": 0,
+    "SOLVER.IMAGES_PER_EPOCH": 0,
     "SOLVER.MOMENTUM": 0.9,
     "SOLVER.NESTEROV": True,
     "SOLVER.LABEL_SMOOTHING": 0.0,
@@ -215,8 +215,8 @@ _CIFAR: dict[str, Any] = {  # appendix A
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "imagenet": _IMAGENET,
-    # As many mini-batches as of ImageNet-1K (section 5.2): epochs of 5005 steps, a fifth of the images.
-    "imagenet5k": {**_IMAGENET, "SOLVER.ITERS_PER_EPOCH": 5005},
+    # As many mini-batches as of ImageNet-1K (section 5.2): epochs of as many images, a fifth of them all.
+    "imagenet5k": {**_IMAGENET, "SOLVER.IMAGES_PER_EPOCH": 1_281_167},
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
 }

@@ -15,32 +15,28 @@ from torch import Tensor, nn
 
 from resnext_det.resnext import ResNeXtClassifier
 
-AVERAGES = ("logits", "probabilities")
-"""What is averaged over the crops of an image."""
-
 
 @torch.no_grad()
-def crop_scores(network: nn.Module, crops: Tensor, *, average: str = "logits") -> Tensor:
-    """The mean over the crops of each image; all N * n crops go through the network at once.
+def crop_scores(network: nn.Module, crops: Tensor) -> Tensor:
+    """The mean of the logits over the crops of each image, as fb.resnet.torch's (train.lua, ``computeScore``).
+
+    All N * n crops go through the network at once.
 
     Args:
         network: (N, 3, H, W) -> logits (N, K), in evaluation mode.
         crops: (N, n, 3, H, W), preprocessed; n is 1 for the central crop, 10 for ten-crop testing.
-        average: "logits", as fb.resnet.torch (train.lua, ``computeScore``), or "probabilities", as AlexNet and VGG.
 
     Returns:
-        (N, K), in float32 or float64: mean logits, or the log of mean probabilities.
+        (N, K), in float32 or float64.
 
     Raises:
-        ValueError: the network is in training mode, the crops have another shape, or ``average`` is neither.
+        ValueError: the network is in training mode, or the crops have another shape.
     """
-    if average not in AVERAGES:
-        raise ValueError(f"average is {average!r}; write one of {', '.join(map(repr, AVERAGES))}")
     if crops.dim() != 5 or 0 in crops.shape:
         raise ValueError(f"the crops have the shape {tuple(crops.shape)}; give (N, n, 3, H, W)")
     _check_mode(network)
-    logits = _precise(network(crops.flatten(0, 1))).unflatten(0, crops.shape[:2])  # (N, n, K)
-    return logits.mean(dim=1) if average == "logits" else _log_mean_softmax(logits, dim=1)
+    logits = _precise(network(crops.flatten(0, 1)))  # (N * n, K)
+    return logits.unflatten(0, crops.shape[:2]).mean(dim=1)
 
 
 @torch.no_grad()

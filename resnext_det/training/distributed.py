@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -44,6 +45,25 @@ def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier(group=_cpu_group())
+
+
+@contextmanager
+def main_process_first(patience: timedelta) -> Iterator[None]:
+    """The main process does what is within before the others do.
+
+    Args:
+        patience: how long the others wait, which elsewhere is half an hour.
+    """
+    if world_size() == 1:
+        yield
+        return
+    group: Any = dist.new_group(backend="gloo", timeout=patience)
+    if not is_main_process():
+        dist.barrier(group=group)
+    yield
+    if is_main_process():
+        dist.barrier(group=group)
+    dist.destroy_process_group(group)
 
 
 def gather_objects(value: Any) -> list[Any]:

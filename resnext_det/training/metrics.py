@@ -105,6 +105,11 @@ class MetricsWriter:
         """
         self._others.update(scalars)
 
+    def put_at(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        """Write scalars of a step that is past, in a line of its own."""
+        self._others.update(scalars)
+        self._write(iteration, {})
+
     def close(self) -> None:
         """Write out and close the files and the bar; a second call does nothing."""
         if not distributed.is_main_process() or self._file.closed:
@@ -170,6 +175,20 @@ class MetricsWriter:
         if self._bar is not None:
             speed = f", {scalars['images_per_second']:.0f} images/s" if "images_per_second" in scalars else ""
             self._bar.set_postfix_str(f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}{speed}")
+
+
+def names_at(output_dir: str | Path, iteration: int) -> set[str]:
+    """The names of the scalars that metrics.json holds of an iteration, in every process."""
+    names: set[str] = set()
+    path = Path(output_dir, "metrics.json")
+    if distributed.is_main_process() and path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                content = json.loads(line)
+                names |= set(content) if content["iteration"] == iteration else set()
+            except (ValueError, KeyError, TypeError):
+                continue  # a run that was killed while it wrote this line
+    return distributed.broadcast_object(names)
 
 
 def cut_metrics(path: str | Path, start: int) -> None:

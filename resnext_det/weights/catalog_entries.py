@@ -10,8 +10,9 @@ ImageNet itself was given for research only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from resnext_det.architecture import Architecture
@@ -38,6 +39,8 @@ class Entry:
         sha256: the first digits of the file's SHA-256, as published; None where it is not.
         md5_url: where the publisher gives the file's MD5, for a download to be checked with.
         mebibytes: the file's size as published, rounded; None where it is not.
+        resize: the shorter side of images before the crop of 224 pixels, with which top1 was measured.
+        interpolation: of that resizing; None for what is known of the source.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Entry:
     sha256: str | None = None
     md5_url: str | None = None
     mebibytes: float | None = None
+    resize: int = 256
+    interpolation: str | None = None
 
     @property
     def folder(self) -> str:
@@ -87,6 +92,8 @@ def _published(
     licence: str,
     page: str,
     md5: bool = False,
+    resize: Mapping[str, int] = MappingProxyType({}),
+    interpolation: str | None = None,
     rows: Iterable[_Row],
 ) -> list[Entry]:
     """The entries of one publisher; a row is the name, the rest of the address, the accuracy and, where it is published, the size."""
@@ -106,6 +113,8 @@ def _published(
                 sha256=found[1] if found else None,
                 md5_url=f"{url}.md5sum" if md5 else None,
                 mebibytes=size[0] if size else None,
+                resize=resize.get(name, 256),
+                interpolation=interpolation,
             )
         )
     return entries
@@ -118,6 +127,7 @@ _TORCHVISION = _published(
     preprocessing="torchvision",
     licence="BSD-3-Clause",
     page="https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py",
+    resize=dict.fromkeys(("R-50-V2", "X-50-32x4d-V2", "R-101-V2", "X-101-32x8d-V2", "X-101-64x4d"), 232),
     rows=(
         ("R-50", "resnet50-0676ba61.pth", 76.130, 97.781),
         ("R-50-V2", "resnet50-11ad3fa6.pth", 80.858, 97.790),
@@ -153,6 +163,7 @@ _GLUON = _published(
     preprocessing="torchvision",
     licence="Apache-2.0",
     page="https://github.com/huggingface/pytorch-image-models/tree/main (timm/models/resnet.py and results/results-imagenet.csv)",
+    interpolation="bicubic",
     rows=(
         ("R-50", "gluon_resnet50_v1b-0ebe02e2.pth", 77.580),
         ("X-50-32x4d", "gluon_resnext50_32x4d-e6a097c1.pth", 79.354),

@@ -10,6 +10,7 @@ from torch import Tensor
 from resnext_det.architecture import Architecture
 from resnext_det.weights.containers import read_container
 from resnext_det.weights.contents import Contents, unpacked
+from resnext_det.weights.form_c import in_form_c
 from resnext_det.weights.formats import NativeWeights, to_native
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of
 from resnext_det.weights.recognition import recognise
@@ -105,7 +106,7 @@ def _named(kind: str, found: object) -> tuple[Contents, NativeWeights]:
         state = resnext_state_of_torch7(found)
         return Contents(state, {}, ""), NativeWeights("torch7", state)
     contents = unpacked(found)
-    return contents, to_native(contents.state)
+    return contents, to_native(in_form_c(contents.state))
 
 
 def _from_catalog(name: str, *, mapped: bool) -> WeightFile:
@@ -122,5 +123,6 @@ def _from_catalog(name: str, *, mapped: bool) -> WeightFile:
     preprocessing = replace(KNOWN[entry.preprocessing], batch_norm=batch_norm_of(file.state))
     facts = {"name": name, "url": entry.url, "page": entry.page, "licence": entry.licence}
     facts["top1"] = None if entry.top1 is None else str(entry.top1)
+    facts |= {"resize_test": str(entry.resize), "interpolation": entry.interpolation}
     known = {key: value for key, value in facts.items() if value is not None}
     return replace(file, preprocessing=preprocessing, metadata={**file.metadata, **known})

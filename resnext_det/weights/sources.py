@@ -34,6 +34,8 @@ _LICENCES = {
     "pycls": f"MIT, {_OWN.format('pycls')}",
     "paper": f"CC-BY-NC-4.0, {_OWN.format('the paper')}",
 }
+# How images were resized in testing, where that is not Pillow's bilinear filter or OpenCV's, which is near it.
+_INTERPOLATION = {"paper": "torch7_bicubic"}
 _OF_MMDETECTION = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.")
 
 
@@ -72,6 +74,7 @@ def source_of(
     known = _known(format, contents, native, architecture)
     if isinstance(known, str):
         metadata.setdefault("licence", _LICENCES[known])
+        metadata.setdefault("interpolation", _INTERPOLATION.get(known, "bilinear"))
         preprocessing: Preprocessing | None = KNOWN[known]
         if known == "detectron1" and architecture is not None and architecture.cardinality == 1:
             preprocessing = replace(KNOWN[known], stride_in_1x1=True)  # those are MSRA's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from resnext_det.architecture import Architecture
+from resnext_det.classification.evaluation import evaluate_on
 from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
 from resnext_det.classification.protocols import protocol_of
+from resnext_det.classification.results import write_metrics
+from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.cropping import CenterCrop
+from resnext_det.data.images.image_set import relabelled
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import KNOWN, read_weights, write_weights
 from tests.classification.tiny_classifier import CLASSES, write_images
@@ -156,6 +161,15 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
             right[0] += int(logits.argmax()) == columns[label]
             right[1] += int(logits[columns].argmax()) == label
     assert [all_ways.top1, among.top1] == pytest.approx([100 * count / 9 for count in right])
+    # As imagenet5k_val: labels of all classes, images of some.
+    labelled = relabelled(open_image_set(images / "val"), names)
+    options = {"outputs": names, "batch_size": 4, "num_workers": 0}
+    protocol = protocol_of(read_weights(tmp_path / "five.pth"), size=32, interpolation="bilinear")
+    again = evaluate_on(network, labelled, protocol, **options)
+    for found, expected in zip(again, (all_ways, among), strict=True):
+        assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-5)
+        same = replace(found, dataset=expected.dataset, cross_entropy=expected.cross_entropy)
+        assert same.to_json() == expected.to_json()
 
 
 @pytest.mark.parametrize("source", ["torchvision", "pycls order", "detectron2", "group norm"])
@@ -182,6 +196,36 @@ def test_any_weights_under_their_preprocessing(images: Path, tmp_path: Path, sou
             loss -= float(network(one_crop(image, 32)[0][None])[0].log_softmax(0)[label]) / 9
     (found,) = evaluate(path, images / "val", size=32, interpolation="bilinear")
     assert found.cross_entropy == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("target", ["again.pkl", "again.pth", "again.safetensors"])
+def test_converted_weights_are_tested_as_before(tmp_path: Path, target: str) -> None:
+    """What a format's name stands for goes with the weights into another one."""
+    torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "theirs.pth")
+    theirs = read_weights(tmp_path / "theirs.pth")
+    assert protocol_of(theirs).interpolation == "bilinear"
+    later = replace(theirs, metadata={**theirs.metadata, "resize_test": "232", "interpolation": "bicubic"})
+    suffixes = {".pkl": "detectron2", ".pth": "native", ".safetensors": "safetensors"}
+    for file, expected in ((theirs, (256, "bilinear")), (later, (232, "bicubic"))):
+        write_weights(file, tmp_path / target, suffixes[Path(target).suffix])
+        found = protocol_of(read_weights(tmp_path / target))
+        assert (found.name, found.resize, found.interpolation) == ("crop 224", *expected)
+
+
+def test_no_test_replaces_another_one(weights: Path, images: Path, tmp_path: Path) -> None:
+    other = write_images(tmp_path / "other")
+    for set_of, options in (
+        (images, {}),
+        (other, {}),
+        (images, {"interpolation": "bilinear"}),
+        (images, {"resize": 64}),
+    ):
+        write_metrics(tmp_path / "run", evaluate(weights, set_of / "val", size=32, **options))
+    files = list((tmp_path / "run" / "test").iterdir())
+    found = [json.loads(file.read_text()) for file in files]
+    assert len({(test["dataset"], test["resize"], test["interpolation"]) for test in found}) == 4
+    assert sorted(test["resize"] for test in found) == [32, 32, 32, 64]
+    assert any("_val_crop_32_of_shorter_side_64_torch7_bicubic_3_way.json" in file.name for file in files)
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,19 @@ def run_killed(config: str, output_dir: str, overrides: tuple[str, ...], iterati
     torch.set_num_threads(1)
     metrics.MetricsWriter.__call__ = write_and_die  # type: ignore[method-assign]
     run(Path(config), Path(output_dir), *overrides)
+
+
+def run_killed_in_test(config: str, output_dir: str, overrides: tuple[str, ...], count: int) -> None:
+    """Train, and die by SIGKILL at the beginning of a test, after so many others."""
+    from resnext_det.classification import training
+
+    evaluate, tests = training.evaluate_on, iter(range(count))
+
+    def evaluate_or_die(*args: Any, **options: Any) -> Any:
+        if next(tests, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return evaluate(*args, **options)
+
+    torch.set_num_threads(1)
+    training.evaluate_on = evaluate_or_die
+    run(Path(config), Path(output_dir), *overrides)

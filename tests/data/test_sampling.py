@@ -122,6 +122,16 @@ def test_batches_resume_anywhere(grouped: bool, start: int) -> None:
     assert run(start, 20) == run(0, start + 20)[start:]
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_the_order_starts_anywhere(world_size: int, shuffle: bool) -> None:
+    for rank in range(world_size):
+        where = {"seed": 4, "shuffle": shuffle, "rank": rank, "world_size": world_size}
+        whole = list(islice(training_indices(5, **where), 40))
+        for start in range(30):
+            assert list(islice(training_indices(5, **where, start=start), 8)) == whole[start : start + 8]
+
+
 def test_plain_batches_take_the_stream_as_it_comes() -> None:
     assert list(batches([5, 3, 1, 0], 2)) == [[(5, 0), (3, 1)], [(1, 2), (0, 3)]]
 

@@ -160,20 +160,17 @@ def test_networks_for_small_images_have_a_window_of_8() -> None:
     torch.testing.assert_close(dense_logits(model, larger, window=8), class_map.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("average", ["logits", "probabilities"])
 @torch.no_grad()
-def test_ten_crops_are_those_of_a_loop(average: str) -> None:
+def test_ten_crops_are_those_of_a_loop() -> None:
     ours, reference = pair("small")
     crops = torch.stack([torch.stack(ten_crop(image, [64, 64])) for image in images(3, 3, 80, 96)])
     assert crops.shape == (3, 10, 3, 64, 64)
     expected = torch.zeros(3, 10, dtype=torch.float64)
     for row in range(3):
         for index in range(10):
-            logits = reference(crops[row, index][None])[0]
-            expected[row] += (logits if average == "logits" else logits.softmax(dim=0)) / 10
-    scores = crop_scores(ours, crops, average=average)
-    found = scores if average == "logits" else scores.exp()
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+            expected[row] += reference(crops[row, index][None])[0] / 10
+    scores = crop_scores(ours, crops)
+    torch.testing.assert_close(scores, expected, rtol=1e-10, atol=1e-12)
     assert not scores.requires_grad
 
 
@@ -190,32 +187,19 @@ class Fixed(nn.Module):
         return self.outputs
 
 
-def test_logits_and_probabilities_can_disagree() -> None:
+def test_the_mean_is_of_logits_and_not_of_probabilities() -> None:
     """By hand: one crop is very sure of the first class, two are sure of the second."""
     network, crops = Fixed(torch.tensor([[10.0, 0.0], [0.0, 4.0], [0.0, 4.0]])), torch.zeros(1, 3, 3, 8, 8)
     torch.testing.assert_close(crop_scores(network, crops), torch.tensor([[10 / 3, 8 / 3]]))
-    first = (1 / (1 + math.exp(-10)) + 2 / (1 + math.exp(4))) / 3
-    assert first < 0.5
-    scores = crop_scores(network, crops, average="probabilities")
-    torch.testing.assert_close(scores.exp(), torch.tensor([[first, 1 - first]]))
 
 
-@pytest.mark.parametrize("average", ["logits", "probabilities"])
-def test_half_precision_is_averaged_in_float32(average: str) -> None:
-    """Scores of 40 and more apart, which bfloat16 holds: neither their mean nor their log probability loses them."""
+def test_half_precision_is_averaged_in_float32() -> None:
     outputs = torch.randint(-100, 100, (8, 6)).bfloat16()
-    scores = crop_scores(Fixed(outputs), torch.zeros(4, 2, 3, 8, 8), average=average)
+    scores = crop_scores(Fixed(outputs), torch.zeros(4, 2, 3, 8, 8))
     assert scores.dtype == torch.float32
-    expected = crop_scores(Fixed(outputs.double()), torch.zeros(4, 2, 3, 8, 8), average=average)
+    expected = crop_scores(Fixed(outputs.double()), torch.zeros(4, 2, 3, 8, 8))
     assert expected.dtype == torch.float64
     torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_probability_that_underflows_still_has_a_cross_entropy() -> None:
-    network = Fixed(torch.tensor([[0.0, 200.0], [0.0, 200.0]]))
-    tally = Tally(["a", "b"])
-    tally.add(crop_scores(network, torch.zeros(1, 2, 3, 8, 8), average="probabilities"), torch.tensor([0]))
-    assert tally.metrics().cross_entropy == pytest.approx(200)
 
 
 def test_a_scale_is_made_when_the_one_before_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,8 +281,6 @@ def test_what_cannot_be_scored_is_refused() -> None:
         with pytest.raises(ValueError, match=r"the network is in training mode, .* call network\.eval\(\)"):
             score()
     network.eval()
-    with pytest.raises(ValueError, match=r"average is 'mean'; write one of 'logits', 'probabilities'"):
-        crop_scores(network, crops, average="mean")
     for wrong in (crops[0], crops[:, :0]):
         with pytest.raises(ValueError, match=r"give \(N, n, 3, H, W\)"):
             crop_scores(network, wrong)

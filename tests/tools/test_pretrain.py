@@ -45,10 +45,7 @@ def test_train_then_test(
     config: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert (
-        run("pretrain", "--config-file", config, "--seeds", 0, 1, "--num-gpus", 1, *SHORT, "OUTPUT_DIR", out)
-        == 0
-    )
+    assert run("pretrain", "--config-file", config, "--seeds", 0, 1, *SHORT, "OUTPUT_DIR", out) == 0
     said = capsys.readouterr().out
     assert re.search(r"3-way top-1 error of 2 trainings: \d+\.\d\d ± \d+\.\d\d\n", said)
     weights = out / "seed_1" / "model_final.pth"
@@ -56,8 +53,9 @@ def test_train_then_test(
     options = ("--device", "cpu", "--num-workers", 0, "--output-dir", out / "seed_1", "--per-class")
     assert run("evaluate_classifier", weights, images / "val", "--protocol", "ten-crop", *options) == 0
     said = capsys.readouterr().out
-    assert "ten-crop 32: top-1" in said and "| middle" in said
-    found = json.loads((out / "seed_1" / "test" / "ten-crop_32_3_way.json").read_text())
+    assert "ten-crop 32 of shorter side 36, torch7_bicubic: top-1" in said and "| middle" in said
+    (file,) = (out / "seed_1" / "test").glob("*_ten-crop_32_of_shorter_side_36_torch7_bicubic_3_way.json")
+    found = json.loads(file.read_text())
     assert found["images"] == 9 and found["protocol"] == "ten-crop 32"
     assert run("compare_classifiers", out / "seed_0", out / "seed_1") == 0
     assert "ten-crop 32" in capsys.readouterr().out

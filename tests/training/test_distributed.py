@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,23 @@ def fail(kind: type[Exception]) -> None:
     if distributed.rank() == 1:
         raise kind("the images of process 1 are missing; write another folder")
     distributed.barrier()
+
+
+def work_in_turn(folder: str, patience: float) -> bool:
+    """The main process makes a folder, which takes it three seconds; whether the other one finds it."""
+    with distributed.main_process_first(timedelta(seconds=patience)):
+        if distributed.rank() == 0:
+            time.sleep(3)
+            Path(folder).mkdir()
+        found = Path(folder).is_dir()
+    return all(distributed.gather_objects(found))
+
+
+def test_the_main_process_is_first(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"num_gpus_per_machine": 2, "device": "cpu"}
+    assert launch(work_in_turn, args=(str(tmp_path / "made"), 60.0), **arguments)
+    with pytest.raises(Exception, match=r"(?i)timed out"):
+        launch(work_in_turn, args=(str(tmp_path / "late"), 1.0), **arguments)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_torchvisions_entries_are_torchvisions() -> None:
         assert entries[name].top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
         assert entries[name].mebibytes == weights.meta["_file_size"]
         assert entries[name].architecture.num_parameters() == weights.meta["num_params"]
+        assert [entries[name].resize] == weights.transforms().resize_size
+        assert weights.transforms().crop_size == [224]
+        assert entries[name].interpolation is None and weights.transforms().interpolation.value == "bilinear"
 
 
 def test_gluons_entries_are_timms() -> None:
@@ -75,6 +78,8 @@ def test_gluons_entries_are_timms() -> None:
         published = timm.get_pretrained_cfg(f"{model}.gluon_in1k")
         assert published is not None
         assert entries[name].url == published.url
+        assert entries[name].interpolation == published.interpolation
+        assert entries[name].resize == round(224 / published.crop_pct)
         assert entries[name].licence == {"apache-2.0": "Apache-2.0"}[published.license]
         network = timm.create_model(model, pretrained=False)
         parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -54,8 +54,11 @@ def open_archive(path: Path, inside: str = "") -> ImageSet:
     return _of_classes("/".join([str(path), *wanted]), source, class_of_folder)
 
 
-def open_archives_of_classes(folder: Path, names: Sequence[str]) -> ImageSet:
+def open_archives_of_classes(folder: Path, names: Sequence[str], *, allow_empty: bool = False) -> ImageSet:
     """Open a folder of archives, each with the images of the class it is called after: n01440764.tar ...
+
+    Args:
+        allow_empty: leave out archives without images.
 
     Raises:
         ValueError: an archive holds no images, or archives; see ``walk``.
@@ -65,7 +68,7 @@ def open_archives_of_classes(folder: Path, names: Sequence[str]) -> ImageSet:
         source.archives[number].name.removesuffix(_TAR) for number in source.archive_of_folder.tolist()
     ]
     empty = sorted({name.removesuffix(_TAR) for name in names}.difference(classes))
-    if empty:
+    if empty and not allow_empty:
         raise ValueError(
             f"folder {folder}: there are no images in {', '.join(f'{name}.tar' for name in empty[:5])}"
             f"{f' and {len(empty) - 5} more' if len(empty) > 5 else ''}; download them again, or remove them to do without these classes"

@@ -19,14 +19,14 @@ _PIXELS = 3 * _SIDE * _SIDE
 
 @dataclass(frozen=True)
 class _Form:
-    """Files of records: one byte a label, then the pixels, red, green, blue, each row by row."""
+    """Files of records: labels of a byte, of which the last counts, then the pixels, red, green, blue, each row by row."""
 
     title: str
     folder: str
     files: dict[str, tuple[str, ...]]
     records_of_file: dict[str, int]
-    labels: tuple[str, ...]
-    names: dict[str, tuple[str, int]]  # kind of label -> the file of the class names, and how many there are
+    labels: int  # of an image
+    names: tuple[str, int]  # the file of the class names, and how many there are
 
     @property
     def archive(self) -> str:
@@ -34,7 +34,7 @@ class _Form:
 
     @property
     def record_length(self) -> int:
-        return len(self.labels) + _PIXELS
+        return self.labels + _PIXELS
 
 
 _CIFAR10 = _Form(
@@ -42,16 +42,16 @@ _CIFAR10 = _Form(
     "cifar-10-batches-bin",
     {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)},
     {"train": 10_000, "test": 10_000},
-    ("fine",),
-    {"fine": ("batches.meta.txt", 10)},
+    1,
+    ("batches.meta.txt", 10),
 )
 _CIFAR100 = _Form(
     "CIFAR-100",
     "cifar-100-binary",
     {"train": ("train.bin",), "test": ("test.bin",)},
     {"train": 50_000, "test": 10_000},
-    ("coarse", "fine"),
-    {"coarse": ("coarse_label_names.txt", 20), "fine": ("fine_label_names.txt", 100)},
+    2,
+    ("fine_label_names.txt", 100),
 )
 _PYTHON = {
     "CIFAR-10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
@@ -69,20 +69,16 @@ def open_cifar10(root: Path, split: str) -> ImageSet:
         FileNotFoundError: neither is there, or a file is missing.
         ValueError: a file is damaged or not of the published size; only the Python version is there, which is of pickles.
     """
-    return _open(_CIFAR10, root, split, "fine")
+    return _open(_CIFAR10, root, split)
 
 
-def open_cifar100(root: Path, split: str, labels: str = "fine") -> ImageSet:
-    """Open ``cifar-100-binary/`` or ``cifar-100-binary.tar.gz``; otherwise as ``open_cifar10``.
-
-    Args:
-        labels: "fine", of 100 classes, or "coarse", of 20.
-    """
-    return _open(_CIFAR100, root, split, labels)
+def open_cifar100(root: Path, split: str) -> ImageSet:
+    """Open ``cifar-100-binary/`` or ``cifar-100-binary.tar.gz`` with its 100 fine labels; otherwise as ``open_cifar10``."""
+    return _open(_CIFAR100, root, split)
 
 
-def _open(form: _Form, root: Path, split: str, kind: str) -> ImageSet:
-    names_file, num_classes = form.names[kind]
+def _open(form: _Form, root: Path, split: str) -> ImageSet:
+    names_file, num_classes = form.names
     files = form.files[split]
     place, contents = _read(form, root, (names_file, *files))
     class_names = tuple(contents[names_file].decode(errors="replace").split())
@@ -93,14 +89,13 @@ def _open(form: _Form, root: Path, split: str, kind: str) -> ImageSet:
     records = [
         _records(contents[file], f"{place}/{file}", form, form.records_of_file[split]) for file in files
     ]
-    column = form.labels.index(kind)
-    labels = np.concatenate([part[:, column] for part in records]).astype(np.int64)
+    labels = np.concatenate([part[:, form.labels - 1] for part in records]).astype(np.int64)
     if labels.max() >= num_classes:
         file, record = divmod(int(labels.argmax()), form.records_of_file[split])
         raise ValueError(
             f"{place}/{files[file]}, image {record}: label {labels.max()} is not below {num_classes}; {_again(form)}"
         )
-    pixels = np.concatenate([_pixels(part[:, len(form.labels) :]) for part in records])
+    pixels = np.concatenate([_pixels(part[:, form.labels :]) for part in records])
     name = f"{form.title.lower().replace('-', '')}_{split}"
     return ImageSet(
         name, class_names, labels, ArraySource(pixels, tuple(f"{place}/{file}" for file in files))

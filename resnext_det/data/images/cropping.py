@@ -50,7 +50,7 @@ class CenterCrop:
         _check_sizes(size, resize)
         if rounding not in ROUNDINGS:
             raise ValueError(f"rounding is {rounding!r}; it is one of {', '.join(ROUNDINGS)}")
-        self.size, self.resize, self.rounding = size, resize, rounding
+        self.size, self.resize, self.rounding, self.interpolation = size, resize, rounding, interpolation
         self._prepared = _Preparation(mean, std, channel_order, interpolation)
 
     def __call__(self, image: np.ndarray) -> Tensor:
@@ -78,7 +78,7 @@ class TenCrop:
         interpolation: str = "torch7_bicubic",
     ) -> None:
         _check_sizes(size, resize)
-        self.size, self.resize = size, resize
+        self.size, self.resize, self.interpolation = size, resize, interpolation
         self._prepared = _Preparation(mean, std, channel_order, interpolation)
 
     def __call__(self, image: np.ndarray) -> Tensor:
@@ -125,7 +125,7 @@ class DenseScales:
             raise ValueError(
                 f"scales are {scales}; give one or more shorter sides in pixels, such as (224, 256)"
             )
-        self.scales, self.flip = tuple(scales), flip
+        self.scales, self.flip, self.interpolation = tuple(scales), flip, interpolation
         self._prepared = _Preparation(mean, std, channel_order, interpolation)
 
     def __call__(self, image: np.ndarray) -> list[Tensor]:

@@ -83,12 +83,16 @@ def build_image_train_loader(
     """
     check_loading(batch_size, num_workers)
 
-    def plan() -> Iterator[Batch]:
-        indices = training_indices(len(images), seed=seed, rank=rank, world_size=world_size)
-        for batch in batches(indices, batch_size, start_batch=start_batch):
-            yield [(index, position * world_size + rank) for index, position in batch]
+    if start_batch < 0:
+        raise ValueError(f"start_batch is {start_batch}; give 0 or more batches")
+    start = start_batch * batch_size
 
-    next(plan())  # so that a wrong rank or start_batch is an error here and not in the first step
+    def plan() -> Iterator[Batch]:
+        indices = training_indices(len(images), seed=seed, rank=rank, world_size=world_size, start=start)
+        for batch in batches(indices, batch_size):
+            yield [(index, (start + position) * world_size + rank) for index, position in batch]
+
+    next(plan())  # so that a wrong rank is an error here and not in the first step
     dataset = _TrainingImages(images, augmentation, seed, skip_broken)
     collate = _Collation("images", mixing, seed)
     return start_loader(dataset, Repeatable(plan), num_workers, collate=collate, pin_memory=pin_memory)

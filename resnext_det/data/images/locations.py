@@ -20,7 +20,7 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
     """Open the images of a path: ``ACCEPTED`` says what it may be.
 
     Args:
-        allow_empty: whether there may be class folders without images.
+        allow_empty: whether there may be class folders or archives without images.
 
     Raises:
         FileNotFoundError: nothing is there, or a class has no images.
@@ -30,8 +30,14 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
     if path.is_dir():
         entries = list(os.scandir(path))
         archives = [entry.name for entry in entries if entry.name.endswith(".tar") and entry.is_file()]
-        if archives and not any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
-            return open_archives_of_classes(path, archives)
+        folders = [entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name)]
+        if archives and folders:
+            raise ValueError(
+                f"folder {path} has folders ({min(folders)} ...) and archives ({min(archives)} ...), so it is not clear which of them are "
+                "the classes; move the others away"
+            )
+        if archives:
+            return open_archives_of_classes(path, archives, allow_empty=allow_empty)
         return open_class_folders(path, allow_empty=allow_empty)
     for file in (path, *path.parents):
         if file.is_file():
@@ -41,3 +47,7 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
         images, list_file, classes_file = (Path(part).expanduser() for part in parts)
         return open_list(images, list_file, classes_file)
     raise FileNotFoundError(f"image set {str(where)!r}: there is no such path; give {ACCEPTED}")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "lost+found"

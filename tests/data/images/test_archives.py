@@ -11,6 +11,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from resnext_det.data.images.archives import open_archive, open_archives_of_classes
+from resnext_det.data.images.locations import open_path
 from tests.data.images.image_files import (
     classes_of_images,
     encoded,
@@ -96,6 +97,14 @@ def test_a_folder_of_archives_of_something_else(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.tar": tar_bytes(CLASSES["n01440764"]), "b.tar": tar_bytes({"x.txt": b"x"})})
     with pytest.raises(ValueError, match=r"there are no images in b\.tar; download them again, or remove"):
         open_archives_of_classes(tmp_path, ["a.tar", "b.tar"])
+    (tmp_path / "empty.tar").write_bytes(tar_bytes({}))
+    (tmp_path / "lost+found").mkdir()
+    assert open_path(tmp_path, allow_empty=True).class_names == ("a",)
+    (tmp_path / "n02123394").mkdir()
+    with pytest.raises(
+        ValueError, match=r"has folders \(n02123394 ...\) and archives \(a\.tar ...\), so it is not"
+    ):
+        open_path(tmp_path, allow_empty=True)
     (tmp_path / "c.tar").write_bytes(nested(CLASSES))
     with pytest.raises(ValueError, match=r"c\.tar holds an archive, n01440764\.tar, .* by its own path"):
         open_archives_of_classes(tmp_path, ["a.tar", "c.tar"])

@@ -15,7 +15,6 @@ from torchvision.datasets import cifar as torchvision_cifar
 from resnext_det.data.images import cifar
 from resnext_det.data.images.cifar import open_cifar10, open_cifar100
 from tests.data.images.cifar_files import (
-    COARSE,
     FILES,
     NAMES10,
     RECORDS,
@@ -23,7 +22,6 @@ from tests.data.images.cifar_files import (
     cifar10,
     few_records,
     put,
-    records,
 )
 from tests.data.images.image_files import tar_bytes, write_files
 
@@ -58,13 +56,6 @@ def test_an_image_is_named_by_its_file_and_place(tmp_path: Path) -> None:
     put(tmp_path, 10, "folder")
     name = open_cifar10(tmp_path, "train").file_name(2 * RECORDS + 7)
     assert name == f"{tmp_path}/cifar-10-batches-bin/data_batch_3.bin, image 7"
-
-
-def test_coarse_labels(tmp_path: Path) -> None:
-    put(tmp_path, 100, "folder")
-    found = open_cifar100(tmp_path, "test", labels="coarse")
-    assert list(found.class_names) == COARSE
-    assert found.labels.tolist() == (records(11)[1] // 5).tolist()
 
 
 def test_the_published_numbers_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
