@@ -296,7 +296,7 @@ def test_every_test_of_a_run_is_read(write: Write) -> None:
     foreign = "shape_images_val (trained on imagenet5k_train)"
     assert f"R-50 1x64d {foreign} crop 224, 5000-way 1 - 98.50 - 97.00" in lines
     (folder / "test" / "again.json").write_text(json.dumps(first))
-    with pytest.raises(ValueError, match="or has as many tests of one protocol"):
+    with pytest.raises(ValueError, match="or its folder test has as many of one protocol"):
         compared(folder)
 
 
@@ -379,6 +379,37 @@ def test_figures_that_may_be_wrong_are_said(write: Write) -> None:
         "2 runs of X-50 32x4d (crop 224, 1000-way) have SEED 3: they are no independent runs, and ± is too small"
     ]
     assert notes_of(write("d", SEED=-1), write("e", SEED=-1)) == []  # drawn anew
+
+
+@pytest.mark.parametrize(
+    ("protocol", "shown", "notes"),
+    [
+        ("crop 224", {"resize": 256, "interpolation": "torch7_bicubic"}, []),
+        (
+            "crop 224",
+            {"resize": 232, "interpolation": "bilinear"},
+            [
+                "was tested on images of a shorter side of 232 pixels, and the paper's of 256",
+                "was tested on images resized by bilinear, and the paper's by torch7_bicubic",
+            ],
+        ),
+        (
+            "crop 320",
+            {"resize": 365, "interpolation": "torch7_bicubic"},
+            ["was tested on images of a shorter side of 365 pixels, and the paper's of 320"],
+        ),
+    ],
+)
+def test_images_that_were_resized_otherwise_are_said(
+    write: Write, protocol: str, shown: dict[str, Any], notes: list[str]
+) -> None:
+    folder = write("a", "X-101-64x4d", protocol=protocol)
+    (file,) = (folder / "test").iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), **shown}))
+    others = [
+        note for note in notes_of(folder) if "dense testing" not in note and "error without" not in note
+    ]
+    assert others == [f"{folder} {note}" for note in notes]
 
 
 def test_figures_of_another_network_are_said(write: Write) -> None:
