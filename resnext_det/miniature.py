@@ -70,7 +70,10 @@ class Miniature:
             [name, *(f"{100 - metrics.top1:.2f}" for metrics in trained.tests[:1])]
             for name, trained in self.classifiers.items()
         ]
-        parts = ["Pre-training on single shapes", tabulate(rows, ["net", "top-1 error, %"])]
+        parts = [
+            "Pre-training on single shapes",
+            tabulate(rows, ["net", "top-1 error, %"], disable_numparse=True),
+        ]
         parts.append(self.pretrained.table())
         if self.random is not None:
             gains = [_gain(*pair) for pair in zip(self.pretrained.rows, self.random.rows, strict=True)]

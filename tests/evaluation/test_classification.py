@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -187,6 +188,9 @@ def test_how_the_numbers_are_shown() -> None:
     tally.add(scores, torch.tensor([0, 0, 0, 1]))
     tally.skip("broken.jpg")
     metrics = tally.metrics("crop 224", "pets_val")
+    assert metrics.test() == "crop 224"
+    metrics = replace(metrics, resize=256, interpolation="bilinear")
+    assert metrics.test() == "crop 224 of shorter side 256, bilinear"
     assert metrics.summary() == (
         "top-1 50.00 % (error 50.00), top-5 75.00 % (error 25.00) of 4 images, 6-way; 1 skipped"
     )
@@ -199,7 +203,8 @@ def test_how_the_numbers_are_shown() -> None:
     ]
     del content["classes"]
     assert content == {
-        **{"dataset": "pets_val", "protocol": "crop 224", "images": 4, "ways": 6, "skipped": ["broken.jpg"]},
+        **{"dataset": "pets_val", "protocol": "crop 224", "resize": 256, "interpolation": "bilinear"},
+        **{"images": 4, "ways": 6, "skipped": ["broken.jpg"]},
         **metrics.as_dict(),
     }
     lines = [" ".join(line.split()) for line in metrics.table(per_class=True).splitlines()]
