@@ -21,6 +21,7 @@ from resnext_det.detection import Job, train
 from resnext_det.evaluation.comparison import METRICS, Comparison, Estimate, Row, compare, read_run
 from resnext_det.training import distributed
 from resnext_det.training.logs import setup_logging
+from resnext_det.training.setup import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ def run_miniature(settings: Settings) -> Miniature:
     pretraining = {name: _pretraining(settings, name) for name in names}
     finetuning = _detectors(settings, names, pretrained=True)
     from_random = _detectors(settings, names, pretrained=False) if settings.from_random else []
+    if not settings.resume:
+        _check_new(settings.output_dir, [*pretraining.values(), *finetuning, *from_random])
     _check([*pretraining.values(), *finetuning, *from_random])
     classifiers = {name: _pretrained(settings, job) for name, job in pretraining.items()}
     pretrained = _compared(settings, finetuning)
@@ -159,6 +162,16 @@ def _check(jobs: Sequence[ClassificationJob | Job]) -> None:
     """What is wrong in the last configuration is told before the first training."""
     for job in jobs:
         distributed.resolve_device(job.configuration().MODEL.DEVICE, setting="--device")
+
+
+def _check_new(output_dir: Path, jobs: Sequence[ClassificationJob | Job]) -> None:
+    """An earlier miniature's runs are not overwritten by mistake."""
+    earlier = [job.output_dir for job in jobs if Path(str(job.output_dir), CONFIG_FILE).is_file()]
+    if earlier:
+        raise ValueError(
+            f"{output_dir} has {len(earlier)} runs of an earlier miniature ({earlier[0]} ...); add --resume to go on with it, or choose "
+            "another --output-dir"
+        )
 
 
 def _pretrained(settings: Settings, job: ClassificationJob) -> Pretrained:

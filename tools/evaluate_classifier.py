@@ -79,11 +79,11 @@ def report(options: argparse.Namespace) -> Iterator[str]:
         **processes_of(options),
     )
     found = evaluate_weights(job)
-    if options.output_dir:
-        write_metrics(options.output_dir, found)
     for metrics in found:
         yield f"{metrics.test()}: {metrics.summary()}"
         yield metrics.table(per_class=options.per_class)
+    for file in write_metrics(options.output_dir, found) if options.output_dir else ():
+        yield f"written: {file}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

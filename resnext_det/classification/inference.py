@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from resnext_det.classification.protocols import protocol_of
 from resnext_det.classification.weights import load_classifier
@@ -48,11 +49,11 @@ class Classifier:
         self.class_names = _names(class_names or file.class_names, self.network.num_classes)
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray | str | Path, top: int = 5) -> list[tuple[str, float]]:
+    def __call__(self, image: np.ndarray | Image.Image | str | Path, top: int = 5) -> list[tuple[str, float]]:
         """Classify one image, by its central crop.
 
         Args:
-            image: (H, W, 3) uint8, RGB, or the path of a file, which is read as in training and testing.
+            image: (H, W, 3) uint8, RGB; or one of Pillow's; or the path of a file, which is read as in training and testing.
             top: how many classes to return.
 
         Returns:
@@ -62,7 +63,7 @@ class Classifier:
             FileNotFoundError: there is no such file.
             ValueError: it is truncated or is no image; the array is another one.
         """
-        pixels = image if isinstance(image, np.ndarray) else _read(Path(image))
+        pixels = _pixels(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise ValueError(
                 f"the image is {pixels.dtype} of the shape {pixels.shape}; give uint8 of the shape (height, width, 3), channels in the "
@@ -77,7 +78,12 @@ class Classifier:
         ]
 
 
-def _read(path: Path) -> np.ndarray:
+def _pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        return image
+    path = Path(image)
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}; give the path of a file")
     return decode_rgb(read_range(str(path)), str(path), "give another one")

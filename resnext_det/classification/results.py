@@ -57,13 +57,16 @@ def facts_of_training(cfg: CfgNode) -> dict[str, str]:
     return {"trained_on": cfg.DATASETS.TRAIN, "seed": str(cfg.SEED), **shown}
 
 
-def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> None:
+def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> list[Path]:
     """``test/imagenet_val_crop_224_of_shorter_side_256_bilinear_1000_way.json`` for each: no test replaces another one."""
+    written = []
     for metrics in found:
         name = f"{metrics.dataset[-_LONGEST_NAME:]} {metrics.test()} {metrics.ways} way"
         (folder / "test").mkdir(parents=True, exist_ok=True)
-        file = folder / "test" / f"{re.sub('[^A-Za-z0-9.-]+', '_', name).strip('_')}.json"
+        file = folder / "test" / f"{re.sub('[^A-Za-z0-9.-]+', '_', name).strip('._')}.json"
         file.write_text(metrics.to_json(), encoding="utf-8")
+        written.append(file)
+    return written
 
 
 def scalars(found: Sequence[ClassificationMetrics]) -> dict[str, float]:

@@ -60,7 +60,7 @@ def _of_classes(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
         else f"{len(bias)} classes"
     )
     logger.warning(
-        "%s has %s than this training of %d, so the linear layer starts at random.",
+        "%s is of %s and not of the %d of this training, so the linear layer starts at random.",
         *(file.path, known, len(class_names)),
     )
     return replace(file, state={name: tensor for name, tensor in file.state.items() if name not in _LINEAR})

@@ -191,10 +191,21 @@ def _check(cfg: CfgNode) -> None:
         raise ValueError(
             "INPUT.INTERPOLATION = 'torch7_bicubic' is not supported in INPUT.AUGMENTATION = 'modern'; write 'bilinear' or 'bicubic'"
         )
+    _check_schedule(solver, defaults.SOLVER)
+    if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
+        raise ValueError("SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999")
+
+
+def _check_schedule(solver: CfgNode, defaults: CfgNode) -> None:
+    in_steps = solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    if not in_steps and list(solver.STEPS) not in ([], list(defaults.STEPS)):
+        raise ValueError(
+            f"SOLVER.STEPS = {solver.STEPS} has no effect in SOLVER.LR_SCHEDULER_NAME = {solver.LR_SCHEDULER_NAME!r}; write (), or "
+            "'WarmupMultiStepLR'"
+        )
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
         raise ValueError(f"SOLVER.STEPS = {solver.STEPS}: write epochs in increasing order, each once")
-    late = [step for step in solver.STEPS if step >= solver.EPOCHS]
-    if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+    if in_steps and any(step >= solver.EPOCHS for step in solver.STEPS):
         raise ValueError(
             f"SOLVER.STEPS = {solver.STEPS}, but the training ends after SOLVER.EPOCHS = {solver.EPOCHS}; write epochs before that, "
             "such as (30, 60, 90) of 100, or ()"
@@ -203,5 +214,3 @@ def _check(cfg: CfgNode) -> None:
         raise ValueError(
             f"SOLVER.WARMUP_EPOCHS = {solver.WARMUP_EPOCHS} is the whole training of SOLVER.EPOCHS = {solver.EPOCHS}; write fewer, or 0"
         )
-    if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
-        raise ValueError("SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999")

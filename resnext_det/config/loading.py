@@ -176,8 +176,8 @@ def _example(default: Any, value: Any) -> str:
         return "True or False"
     if isinstance(default, float) and number:
         return f"{text}.0"
-    if isinstance(default, int) and number and float(text).is_integer():
-        return str(int(float(text)))
+    if isinstance(default, int) and number:
+        return str(round(float(text)))
     if isinstance(default, str) and number:
         return f"\"'{text}'\""
     if isinstance(default, (tuple, list)) and not any(isinstance(entry, (tuple, list)) for entry in default):

@@ -6,10 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+_POSIX = os.name == "posix"
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 
 class Failure:
@@ -29,7 +33,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         failure = None
-        for batch in self._loader:
+        with _signals_held_back():
+            batches = iter(self._loader)  # starts the workers
+        for batch in batches:
             samples = batch if isinstance(batch, list) else [batch]
             failure = next((sample for sample in samples if isinstance(sample, Failure)), None)
             if failure is not None:
@@ -77,7 +83,23 @@ def start_loader(
     }
     if num_workers > 0:
         options |= {"prefetch_factor": 2, "worker_init_fn": _start_worker}
+        if sys.platform == "linux":
+            # A process that was spawned would spawn its workers too, and each would first import everything.
+            options["multiprocessing_context"] = "fork"
     return Loader(DataLoader(dataset, batch_sampler=plan, num_workers=num_workers, **options))
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A worker that is started within has time to leave the process group; this process gets what was sent afterwards."""
+    if not _POSIX:
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def check_loading(batch_size: int, num_workers: int) -> None:
@@ -95,7 +117,11 @@ def _start_worker(worker: int) -> None:
     cannot ignore SIGTERM: torch ends workers by that. Where the main process is killed, a worker ends by itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setpgrp()
+    if _POSIX:
+        os.setpgrp()
+        while signal.SIGTERM in signal.sigpending():  # it was sent to the group before the worker left that
+            signal.sigwait((signal.SIGTERM,))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     torch.set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

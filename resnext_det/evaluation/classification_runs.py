@@ -74,9 +74,15 @@ def read_classification_runs(output_dir: str | Path) -> list[ClassificationRun]:
     seed = config.get("SEED")
     files = sorted((folder / "test").glob("*.json"))
     if not files:
+        command = f"python tools/evaluate_classifier.py {folder / FINAL} DATASET --output-dir {folder}"
+        ended = (folder / FINAL).is_file()
         raise NotTested(
-            f"{folder / 'test'} holds no *.json: the run has not ended, or was not tested; write "
-            f"python tools/evaluate_classifier.py {folder / FINAL} DATASET --output-dir {folder}"
+            f"{folder / 'test'} holds no *.json: "
+            + (
+                f"the run was not tested; write {command}"
+                if ended
+                else "the run has not ended; repeat its command with --resume"
+            )
         )
     tests = [_read_metrics(file) for file in files]
     return [

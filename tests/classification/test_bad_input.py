@@ -134,6 +134,11 @@ def test_a_checkpoint_without_an_average(config: Path, tmp_path: Path) -> None:
         (["DATASETS.TRAIN", "('photos/train',)"], r"text is needed; write 'photos/train'"),
         (["SOLVER.STEPS", "(3,)"], r"SOLVER.STEPS = \(3,\), but the training ends after SOLVER.EPOCHS = 3"),
         (["SOLVER.STEPS", "(2, 1)"], r"SOLVER.STEPS .*increasing"),
+        (
+            ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"],
+            r"STEPS = \(2,\) has no effect in SOLVER.LR_SCHEDULER_NAME = 'WarmupCosineLR'; write \(\)",
+        ),
+        (["SOLVER.EPOCHS", "2.6"], r"a whole number is needed; write 3"),
         (["MODEL.PIXEL_STD", "(1.0, 0.0, 1.0)"], r"PIXEL_STD .* three numbers"),
         (["MODEL.RESNETS.DEPTH", "34"], r"DEPTH = 34 is not supported; write 26 or 50"),
         (["MODEL.RESNETS.NORM", "FrozenBN"], r"NORM = 'FrozenBN' is not supported; write 'BN'"),

@@ -36,7 +36,7 @@ def test_it_is_torchvisions_prediction(photo: Path, tmp_path: Path) -> None:
         expected = theirs(v2.Compose(steps)(Image.open(photo))[None])[0].softmax(0)
     classifier = resnext_det.Classifier(tmp_path / "theirs.pth", class_names=NAMES, device="cpu")
     order = expected.argsort(descending=True).tolist()
-    for image in (photo, str(photo), np.array(Image.open(photo))):
+    for image in (photo, str(photo), np.array(Image.open(photo)), Image.open(photo)):
         found = classifier(image, top=3)
         assert [name for name, _ in found] == [NAMES[index] for index in order[:3]]
         assert [value for _, value in found] == pytest.approx(

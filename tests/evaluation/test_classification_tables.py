@@ -442,7 +442,7 @@ def test_folders_of_no_run_are_refused(write: Write, tmp_path: Path) -> None:
     metrics.unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"test holds no \*\.json: the run has not ended, or was not tested; write python",
+        match=r"test holds no \*\.json: the run was not tested; write python",
     ):
         compared(run)
     odd = write("odd", MODEL__RESNETS__DEPTH=51)

@@ -69,7 +69,17 @@ def test_what_was_not_tested_is_left_out_and_told(
     assert run(*folders, "new") == 0
     said = capsys.readouterr().out
     assert "3.60 ± 0.14" in said
-    assert "note: left out: new/test holds no *.json: the run has not ended, or was not tested" in said
+    assert "new/model_final.pth DATASET --output-dir new" in said
+    assert "note: left out: new/test holds no *.json: the run was not tested" in said
+
+
+def test_a_run_that_has_not_ended_is_to_go_on(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new/model_final.pth").unlink()
+    assert run("new") == 1
+    assert (
+        "new/test holds no *.json: the run has not ended; repeat its command with --resume"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_detectors_folder_is_told_apart(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +99,7 @@ def test_a_detectors_folder_is_told_apart(folders: list[str], capsys: pytest.Cap
     [
         (("gone",), "error: there is no folder gone; give the OUTPUT_DIR of a training"),
         (("s1", "s1"), "is given 2 times"),
-        (("new",), "error: new/test holds no *.json: the run has not ended, or was not tested; write python tools/"),
+        (("new",), "error: new/test holds no *.json: the run was not tested; write python tools/"),
         (("s1/test",), "error: s1/test holds no config.yaml"),
         (("s1", "--json", "s1/config.yaml/tables.json"), "error: [Errno"),
     ],

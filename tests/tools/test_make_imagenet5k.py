@@ -63,7 +63,7 @@ def test_from_folders_and_a_list_of_classes(tmp_path: Path, capsys: pytest.Captu
     assert run(*common, "--output", tmp_path / "imagenet5k", "--classes", 3) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/imagenet5k holds a list already; remove")
     assert run(*common, "--output", tmp_path / "other") == 1
-    assert "error: 5000 classes are 4998 besides the 2 of ImageNet-1K" in capsys.readouterr().err
+    assert "error: 5000 classes cannot be had: 2 are ImageNet-1K's" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

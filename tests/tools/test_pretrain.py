@@ -53,6 +53,7 @@ def test_train_then_test(
     options = ("--device", "cpu", "--num-workers", 0, "--output-dir", out / "seed_1", "--per-class")
     assert run("evaluate_classifier", weights, images / "val", "--protocol", "ten-crop", *options) == 0
     said = capsys.readouterr().out
+    assert f"written: {out}/seed_1/test/" in said
     assert "ten-crop 32 of shorter side 36, torch7_bicubic: top-1" in said and "| middle" in said
     (file,) = (out / "seed_1" / "test").glob("*_ten-crop_32_of_shorter_side_36_torch7_bicubic_3_way.json")
     found = json.loads(file.read_text())
@@ -61,13 +62,14 @@ def test_train_then_test(
     assert "ten-crop 32" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("to_all", [False, True])
+@pytest.mark.parametrize(("to_all", "processes"), [(False, 1), (True, 1), (True, 2)])
 def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
-    config: Path, tmp_path: Path, to_all: bool
+    config: Path, tmp_path: Path, to_all: bool, processes: int
 ) -> None:
     """Ctrl-C, and what a scheduler sends to the whole process group, workers included."""
     out = tmp_path / "out"
-    command = [sys.executable, TOOLS / "pretrain.py", "--config-file", config, "--resume", "OUTPUT_DIR", out]
+    command = [sys.executable, TOOLS / "pretrain.py", "--config-file", config, "--resume"]
+    command += ["--num-gpus", processes, "OUTPUT_DIR", out]
     changes = "SOLVER.EPOCHS 400 SOLVER.CHECKPOINT_EPOCHS 400 TEST.EVAL_EPOCHS 0 DATALOADER.NUM_WORKERS"
     process = subprocess.Popen(
         [*map(str, command), *changes.split(), "2" if to_all else "0"],
@@ -167,6 +169,8 @@ def test_table_8_in_miniature(images: Path, tmp_path: Path, capsys: pytest.Captu
                 assert (found["MODEL"]["WEIGHTS"], found["SEED"]) == (start, seed)
         assert re.search(rf"{name} +\d+\.\d\d\n", table)
     assert "X-26 2x6d" in table and "X - R" in table and "The same detectors from random weights" in table
+    assert run("table8_miniature", *options) == 1
+    assert "has 10 runs of an earlier miniature" in capsys.readouterr().err
     assert run("table8_miniature", *options, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[-12:] == table.splitlines()[-12:]
 

@@ -69,8 +69,8 @@ def choose_classes(
     wanted = num_classes - len(of_1k)
     if wanted < 0 or wanted > len(others):
         raise ValueError(
-            f"{num_classes} classes are {wanted} besides the {len(of_1k)} of ImageNet-1K, and the full ImageNet has {len(others)} others "
-            f"with images; give the whole ImageNet, or from {len(of_1k)} to {len(of_1k) + len(others)} classes"
+            f"{num_classes} classes cannot be had: {len(of_1k)} are ImageNet-1K's, and the full ImageNet has {len(others)} others with "
+            f"images; give the whole ImageNet, or from {len(of_1k)} to {len(of_1k) + len(others)} classes"
         )
     chosen = sorted(others, key=lambda name: (-others[name], name))[:wanted]
     names = (*of_1k, *sorted(chosen))

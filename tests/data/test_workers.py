@@ -1,0 +1,57 @@
+"""Workers that are asked to stop along with the main process, and what it costs to start them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+from torch.utils.data import Dataset
+
+from resnext_det.data import workers
+from resnext_det.training.launch import launch
+from tests.training.test_loop import in_another_process
+
+
+class Numbers(Dataset):
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def load(num_workers: int = 2) -> list[int]:
+    loader = workers.start_loader(
+        Numbers(), [[0], [1], [2], [3]], num_workers, collate=lambda batch: batch[0]
+    )
+    return list(loader)
+
+
+def load_while_all_are_asked_to_stop() -> None:
+    """SIGTERM goes to the whole group when a worker has been started and has not left it yet."""
+    os.setpgrp()
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    start = workers._start_worker
+
+    def start_late(worker: int) -> None:
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+        start(worker)
+
+    workers._start_worker = start_late
+    assert load() == [0, 1, 2, 3]
+    assert signal.SIGTERM in asked
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no process groups")
+def test_a_worker_that_starts_survives_a_stop_of_the_group() -> None:
+    assert in_another_process(load_while_all_are_asked_to_stop) == 0
+
+
+def workers_that_were_forked() -> list[Any]:
+    """A local function cannot be sent to a worker that is spawned."""
+    return load()
+
+
+def test_a_spawned_process_forks_its_workers() -> None:
+    assert launch(workers_that_were_forked, num_gpus_per_machine=2, device="cpu") == [0, 1, 2, 3]
