@@ -314,8 +314,8 @@ def started_from(config: Path, tmp_path: Path, names: list[str] | None, outputs:
 @pytest.mark.parametrize(
     ("names", "outputs", "words"),
     [
-        (None, 2, "has 2 classes than this training of 3"),
-        (["a", "b", "c"], 3, r"has other classes (a, b, c ...) than this training of 3"),
+        (None, 2, "is of 2 classes and not of the 3 of this training"),
+        (["a", "b", "c"], 3, r"is of other classes (a, b, c ...) and not of the 3 of this training"),
     ],
 )
 def test_other_classes_start_anew(
