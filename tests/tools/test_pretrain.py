@@ -93,9 +93,8 @@ def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
     checkpoint = out / (out / "last_checkpoint").read_text()
     done = int(checkpoint.stem.removeprefix("model_")) + 1
     epochs = str(done // 4 + 1)
-    assert (
-        run("pretrain", "--config-file", config, "--resume", "OUTPUT_DIR", out, "SOLVER.EPOCHS", epochs) == 0
-    )
+    resumed = ("--config-file", config, "--resume", "OUTPUT_DIR", out)
+    assert run("pretrain", *resumed, "SOLVER.EPOCHS", epochs, "TEST.EVAL_EPOCHS", 0) == 0
     lines = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()]
     assert lines == sorted(set(lines)) and lines[-1] >= 4 * int(epochs) - 1
 
