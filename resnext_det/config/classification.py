@@ -6,7 +6,7 @@ The keys that a detector's configuration has too mean the same there. What detec
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ AUGMENTATIONS: dict[str, tuple[str, ...]] = {
     "paper": ("INPUT.COLOR_JITTER", "INPUT.LIGHTING"),
     "cifar": ("INPUT.PADDING",),
     "modern": ("INPUT.AUTO_AUGMENT", "INPUT.RANDOM_ERASING"),
+}
+# By a key, the keys that only one of its values honours.
+_ONLY_WITH: dict[str, dict[str, tuple[str, ...]]] = {
+    "INPUT.AUGMENTATION": AUGMENTATIONS,
+    "SOLVER.LR_SCHEDULER_NAME": {
+        "WarmupMultiStepLR": ("SOLVER.STEPS", "SOLVER.GAMMA"),
+        "WarmupCosineLR": ("SOLVER.BASE_LR_END",),
+    },
 }
 
 _SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
@@ -170,13 +178,8 @@ def _check(cfg: CfgNode) -> None:
     defaults = get_classifier_cfg()
     _RULES.check(cfg, defaults)
     image, solver = cfg.INPUT, cfg.SOLVER
-    for augmentation, keys in AUGMENTATIONS.items():
-        for key in keys if augmentation != image.AUGMENTATION else ():
-            if value_of(cfg, key) != value_of(defaults, key):
-                raise ValueError(
-                    f"{key} = {value_of(cfg, key)!r} has no effect in INPUT.AUGMENTATION = {image.AUGMENTATION!r}; write "
-                    f"{value_of(defaults, key)!r}, or the augmentation {augmentation!r}"
-                )
+    for chosen, honoured in _ONLY_WITH.items():
+        _check_effect(cfg, defaults, chosen, honoured)
     if image.RESIZE_TEST < image.SIZE_TEST:
         raise ValueError(
             f"INPUT.RESIZE_TEST = {image.RESIZE_TEST} is smaller than INPUT.SIZE_TEST = {image.SIZE_TEST}, which is cut out of it; write "
@@ -191,20 +194,29 @@ def _check(cfg: CfgNode) -> None:
         raise ValueError(
             "INPUT.INTERPOLATION = 'torch7_bicubic' is not supported in INPUT.AUGMENTATION = 'modern'; write 'bilinear' or 'bicubic'"
         )
-    _check_schedule(solver, defaults.SOLVER)
+    _check_schedule(solver)
     if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
         raise ValueError("SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999")
 
 
-def _check_schedule(solver: CfgNode, defaults: CfgNode) -> None:
-    in_steps = solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
-    if not in_steps and list(solver.STEPS) not in ([], list(defaults.STEPS)):
-        raise ValueError(
-            f"SOLVER.STEPS = {solver.STEPS} has no effect in SOLVER.LR_SCHEDULER_NAME = {solver.LR_SCHEDULER_NAME!r}; write (), or "
-            "'WarmupMultiStepLR'"
-        )
+def _check_effect(
+    cfg: CfgNode, defaults: CfgNode, chosen: str, honoured: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse keys that the value of ``chosen`` does not honour, unless they are at their defaults, or empty."""
+    for choice, keys in honoured.items():
+        for key in keys if choice != value_of(cfg, chosen) else ():
+            value, default = value_of(cfg, key), value_of(defaults, key)
+            nothing = () if isinstance(default, tuple) else default
+            if value not in (default, nothing):
+                raise ValueError(
+                    f"{key} = {value!r} has no effect in {chosen} = {value_of(cfg, chosen)!r}; write {nothing!r}, or {choice!r} there"
+                )
+
+
+def _check_schedule(solver: CfgNode) -> None:
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
         raise ValueError(f"SOLVER.STEPS = {solver.STEPS}: write epochs in increasing order, each once")
+    in_steps = solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
     if in_steps and any(step >= solver.EPOCHS for step in solver.STEPS):
         raise ValueError(
             f"SOLVER.STEPS = {solver.STEPS}, but the training ends after SOLVER.EPOCHS = {solver.EPOCHS}; write epochs before that, "

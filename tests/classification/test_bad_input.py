@@ -138,6 +138,11 @@ def test_a_checkpoint_without_an_average(config: Path, tmp_path: Path) -> None:
             ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"],
             r"STEPS = \(2,\) has no effect in SOLVER.LR_SCHEDULER_NAME = 'WarmupCosineLR'; write \(\)",
         ),
+        (
+            ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.STEPS", "()", "SOLVER.GAMMA", "0.5"],
+            r"GAMMA = 0.5 has no effect in SOLVER.LR_SCHEDULER_NAME = 'WarmupCosineLR'; write 0.1, or",
+        ),
+        (["SOLVER.BASE_LR_END", "0.001"], r"BASE_LR_END = 0.001 has no effect in SOLVER.LR_SCHEDULER_NAME"),
         (["SOLVER.EPOCHS", "2.6"], r"a whole number is needed; write 3"),
         (["MODEL.PIXEL_STD", "(1.0, 0.0, 1.0)"], r"PIXEL_STD .* three numbers"),
         (["MODEL.RESNETS.DEPTH", "34"], r"DEPTH = 34 is not supported; write 26 or 50"),
