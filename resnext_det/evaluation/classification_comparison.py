@@ -198,7 +198,7 @@ def _other_images(run: ClassificationRun) -> Iterator[str]:
     if run.setting.dataset not in ("imagenet", "imagenet5k"):
         return
     usual = {"crop 224": 256, "crop 320": 320}.get(run.setting.protocol)
-    if run.resize not in (None, usual):
+    if usual is not None and run.resize not in (None, usual):
         yield f"{run.output_dir} was tested on images of a shorter side of {run.resize} pixels, and the paper's of {usual}"
     if run.interpolation not in (None, "", "torch7_bicubic"):
         yield f"{run.output_dir} was tested on images resized by {run.interpolation}, and the paper's by torch7_bicubic"

@@ -80,7 +80,7 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(
-            f"weights {path} are not there; give the path of a file, in MODEL.WEIGHTS or --weights"
+            f"weights {path} are not there; give the path of a file (MODEL.WEIGHTS, in a configuration)"
         )
     kind, found = read_container(path, mapped=mapped)
     try:

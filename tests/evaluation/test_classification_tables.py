@@ -398,6 +398,7 @@ def test_figures_that_may_be_wrong_are_said(write: Write) -> None:
             {"resize": 365, "interpolation": "torch7_bicubic"},
             ["was tested on images of a shorter side of 365 pixels, and the paper's of 320"],
         ),
+        ("ten-crop 224", {"resize": 256, "interpolation": "torch7_bicubic"}, []),
     ],
 )
 def test_images_that_were_resized_otherwise_are_said(
