@@ -124,9 +124,7 @@ def run_miniature(settings: Settings) -> Miniature:
     pretraining = {name: _pretraining(settings, name) for name in names}
     finetuning = _detectors(settings, names, pretrained=True)
     from_random = _detectors(settings, names, pretrained=False) if settings.from_random else []
-    if not settings.resume:
-        _check_new(settings.output_dir, [*pretraining.values(), *finetuning, *from_random])
-    _check([*pretraining.values(), *finetuning, *from_random])
+    _check(settings, [*pretraining.values(), *finetuning, *from_random])
     classifiers = {name: _pretrained(settings, job) for name, job in pretraining.items()}
     pretrained = _compared(settings, finetuning)
     return Miniature(classifiers, pretrained, _compared(settings, from_random) if from_random else None)
@@ -158,20 +156,16 @@ def _detectors(settings: Settings, names: Sequence[str], *, pretrained: bool) ->
     return jobs
 
 
-def _check(jobs: Sequence[ClassificationJob | Job]) -> None:
-    """What is wrong in the last configuration is told before the first training."""
+def _check(settings: Settings, jobs: Sequence[ClassificationJob | Job]) -> None:
+    """An earlier miniature is not overwritten by mistake; what is wrong in the last configuration is told before the first training."""
+    earlier = [job.output_dir for job in jobs if Path(str(job.output_dir), CONFIG_FILE).is_file()]
+    if earlier and not settings.resume:
+        raise ValueError(
+            f"{settings.output_dir} has {len(earlier)} runs of an earlier miniature ({earlier[0]} ...); add --resume to go on with it, or "
+            "choose another --output-dir"
+        )
     for job in jobs:
         distributed.resolve_device(job.configuration().MODEL.DEVICE, setting="--device")
-
-
-def _check_new(output_dir: Path, jobs: Sequence[ClassificationJob | Job]) -> None:
-    """An earlier miniature's runs are not overwritten by mistake."""
-    earlier = [job.output_dir for job in jobs if Path(str(job.output_dir), CONFIG_FILE).is_file()]
-    if earlier:
-        raise ValueError(
-            f"{output_dir} has {len(earlier)} runs of an earlier miniature ({earlier[0]} ...); add --resume to go on with it, or choose "
-            "another --output-dir"
-        )
 
 
 def _pretrained(settings: Settings, job: ClassificationJob) -> Pretrained:

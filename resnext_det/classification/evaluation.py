@@ -53,8 +53,7 @@ def evaluate_on(
     """
     began = time.perf_counter()
     distributed.share_buffers(network)
-    numbers = zip(images.class_names, images.images_per_class(), strict=True)
-    counting = _Counting([name for name, number in numbers if number], outputs)
+    counting = _Counting(images.classes_with_images(), outputs)
     device = next(network.parameters()).device
     loader = build_image_test_loader(
         relabelled(images, outputs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -67,9 +67,8 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     Raises:
         ValueError, FileNotFoundError: weights, set or settings are wrong, or an image is broken.
     """
-    device = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = job.device or distributed.usual_device()
     distributed.resolve_device(device, setting="--device")
-    job = replace(job, device=device)
     return list(launch_job(_test, job, device=device, args=(job,), advice=TESTING) or ())
 
 
@@ -85,7 +84,7 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
         scales=job.scales,
         interpolation=job.interpolation,
     )
-    network = load_classifier(file).to(distributed.resolve_device(job.device or "cpu"))
+    network = load_classifier(file).to(distributed.resolve_device(job.device or distributed.usual_device()))
     images = open_once(job.dataset)
     with explaining_small_machines(TESTING):
         return evaluate_on(

@@ -39,8 +39,7 @@ class Classifier:
         preprocessing: str | None = None,
         device: str | None = None,
     ) -> None:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = distributed.resolve_device(device, setting="device")
+        self.device = distributed.resolve_device(device or distributed.usual_device(), setting="device")
         file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
         if preprocessing is not None:
             file = stated(file, preprocessing)

@@ -52,8 +52,8 @@ def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
         )
     if test is None:
         return
-    numbers = dict(zip(test.class_names, test.images_per_class(), strict=True))
-    untested = [name for name in train.class_names if not numbers.get(name)]
+    tested = set(test.classes_with_images())
+    untested = [name for name in train.class_names if name not in tested]
     if untested:
         logger.warning(
             "%s has no image of %d of the %d classes (%s): the test says nothing of these.",

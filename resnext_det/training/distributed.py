@@ -118,6 +118,11 @@ def share_of_batch(total: int, world_size: int) -> int:
     return total // world_size
 
 
+def usual_device() -> str:
+    """The name of the device where none was asked for."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
     """The torch device of ``MODEL.DEVICE``, or of another setting; "cuda" is this process's own GPU.
 

@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,14 +180,9 @@ class MetricsWriter:
 def names_at(output_dir: str | Path, iteration: int) -> set[str]:
     """The names of the scalars that metrics.json holds of an iteration, in every process."""
     names: set[str] = set()
-    path = Path(output_dir, "metrics.json")
-    if distributed.is_main_process() and path.is_file():
-        for line in path.read_text().splitlines():
-            try:
-                content = json.loads(line)
-                names |= set(content) if content["iteration"] == iteration else set()
-            except (ValueError, KeyError, TypeError):
-                continue  # a run that was killed while it wrote this line
+    if distributed.is_main_process():
+        for _, content in _whole_lines(Path(output_dir, "metrics.json")):
+            names |= set(content) if content["iteration"] == iteration else set()
     return distributed.broadcast_object(names)
 
 
@@ -196,17 +191,21 @@ def cut_metrics(path: str | Path, start: int) -> None:
     path = Path(path)
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            iteration = json.loads(line)["iteration"]
-        except (ValueError, KeyError, TypeError):
-            continue  # a run that was killed while it wrote this line
-        if iteration < start:
-            kept.append(line + "\n")
+    kept = [line + "\n" for line, content in _whole_lines(path) if content["iteration"] < start]
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
     os.replace(partial, path)
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line with what it holds, but for those that a killed run has cut short."""
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            content = json.loads(line)
+            content["iteration"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        yield line, content
 
 
 def _line(iteration: int, scalars: Mapping[str, float]) -> str:

@@ -59,6 +59,11 @@ class ImageSet:
         """int64 (number of classes,)."""
         return np.bincount(self.labels, minlength=len(self.class_names))
 
+    def classes_with_images(self) -> list[str]:
+        """Their names, in the order of the labels."""
+        numbers = zip(self.class_names, self.images_per_class(), strict=True)
+        return [name for name, number in numbers if number]
+
 
 def check_same_classes(train: ImageSet, test: ImageSet) -> None:
     """Raise ValueError unless a label means the same class in both sets."""
