@@ -1,7 +1,9 @@
-"""ResNeXt ("Aggregated Residual Transformations for Deep Neural Networks", arXiv 1611.05431) for object detection.
+"""ResNeXt for object detection ("Aggregated Residual Transformations for Deep Neural Networks",
+arXiv 1611.05431).
 
-``import resnext_det`` needs torch alone; what needs more is imported when it is first used. Where detectron2 is installed, the
-backbones ``build_resnext_backbone``, ``build_resnext_fpn_backbone`` and ``build_retinanet_resnext_fpn_backbone`` are registered in it.
+``import resnext_det`` imports nothing else: a public name is imported when it is first used. Where
+detectron2 is installed, the backbones ``build_resnext_backbone``, ``build_resnext_fpn_backbone`` and
+``build_retinanet_resnext_fpn_backbone`` are registered in it as soon as it is imported.
 """
 
 from __future__ import annotations
@@ -9,21 +11,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from resnext_det.architecture import Architecture
-from resnext_det.engines.detectron2 import register_with_detectron2
-from resnext_det.resnext import ResNeXt, ResNeXtClassifier
+from resnext_det.detection.detectron2 import register_with_detectron2
 
 if TYPE_CHECKING:
-    from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
+    from resnext_det.architecture import Architecture
     from resnext_det.classification.inference import Classifier
-    from resnext_det.classification.jobs import ClassificationJob, pretrain
+    from resnext_det.classification.jobs import (
+        ClassificationJob,
+        EvaluationJob,
+        evaluate_weights,
+        pretrain,
+    )
     from resnext_det.classification.weights import load_classifier
     from resnext_det.config import get_cfg, load_config
     from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
-    from resnext_det.detection import Job, Metrics, evaluate, train
-    from resnext_det.engines.portable.build import build_detector
-    from resnext_det.engines.portable.inference import Predictor
+    from resnext_det.detection.inference import Predictor
+    from resnext_det.detection.jobs import Job, Metrics, evaluate, train
+    from resnext_det.detection.portable.build import build_detector
     from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco
+    from resnext_det.resnext import ResNeXt, ResNeXtClassifier
     from resnext_det.weights import (
         LoadReport,
         Preprocessing,
@@ -36,22 +42,25 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Architecture": "resnext_det.architecture",
+    "ResNeXt": "resnext_det.resnext",
+    "ResNeXtClassifier": "resnext_det.resnext",
     "Classifier": "resnext_det.classification.inference",
     "ClassificationJob": "resnext_det.classification.jobs",
     "pretrain": "resnext_det.classification.jobs",
-    "EvaluationJob": "resnext_det.classification.evaluation_jobs",
-    "evaluate_weights": "resnext_det.classification.evaluation_jobs",
+    "EvaluationJob": "resnext_det.classification.jobs",
+    "evaluate_weights": "resnext_det.classification.jobs",
     "load_classifier": "resnext_det.classification.weights",
     "get_cfg": "resnext_det.config",
     "load_config": "resnext_det.config",
     "get_classifier_cfg": "resnext_det.config.classification",
     "load_classifier_config": "resnext_det.config.classification",
-    "Job": "resnext_det.detection",
-    "Metrics": "resnext_det.detection",
-    "evaluate": "resnext_det.detection",
-    "train": "resnext_det.detection",
-    "build_detector": "resnext_det.engines.portable.build",
-    "Predictor": "resnext_det.engines.portable.inference",
+    "Job": "resnext_det.detection.jobs",
+    "Metrics": "resnext_det.detection.jobs",
+    "evaluate": "resnext_det.detection.jobs",
+    "train": "resnext_det.detection.jobs",
+    "build_detector": "resnext_det.detection.portable.build",
+    "Predictor": "resnext_det.detection.inference",
     "CocoMetrics": "resnext_det.evaluation.coco",
     "evaluate_coco": "resnext_det.evaluation.coco",
     "LoadReport": "resnext_det.weights",

@@ -123,7 +123,9 @@ class Architecture:
         """
         match = _NAME.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is not the name of a net; write it as 'X-101-32x4d' or 'R-50'")
+            raise ValueError(
+                f"{text!r} is not the name of a net; write it as 'X-101-32x4d' or 'R-50'"
+            )
         depth, template = int(match["depth"]), match["cardinality"] is not None
         if match["family"].lower() in ("x", "resnext") and not template:
             raise ValueError(
@@ -179,7 +181,9 @@ class Architecture:
         convolutions = sum(layer.weights + 2 * layer.out_channels for layer in self.convolutions())
         return convolutions + (self.feature_channels + 1) * (num_classes or 0)
 
-    def multiply_adds(self, height: int = 224, width: int = 224, num_classes: int | None = 1000) -> int:
+    def multiply_adds(
+        self, height: int = 224, width: int = 224, num_classes: int | None = 1000
+    ) -> int:
         """Multiply-adds of one image, which the paper calls FLOPs: convolutions and classifier.
 
         Args:
@@ -218,10 +222,14 @@ class Architecture:
                 yield Convolution(f"{block}.conv1", in_channels, middle, 1, 1, height, width)
                 if index == 0 and stage.stride == 2:
                     height, width = _halved(height), _halved(width)
-                yield Convolution(f"{block}.conv2", middle, middle, 3, stage.cardinality, height, width)
+                yield Convolution(
+                    f"{block}.conv2", middle, middle, 3, stage.cardinality, height, width
+                )
                 yield Convolution(f"{block}.conv3", middle, out_channels, 1, 1, height, width)
                 if in_channels != out_channels and self.shortcuts:
-                    yield Convolution(f"{block}.shortcut", in_channels, out_channels, 1, 1, height, width)
+                    yield Convolution(
+                        f"{block}.shortcut", in_channels, out_channels, 1, 1, height, width
+                    )
                 in_channels = out_channels
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from resnext_det.detection import ENGINES, Job, Metrics
+from resnext_det.detection.jobs import ENGINES, Job, Metrics
 from resnext_det.training.interruption import TrainingInterrupted
 
 
@@ -26,7 +26,9 @@ def add_dataset_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a ``Job``, and KEY VALUE at the end."""
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what computes (default: auto)")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="what computes (default: auto)"
+    )
     add_fit_config_flag(parser)
     add_dataset_flag(parser)
     add_training_flags(parser)
@@ -35,7 +37,9 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
 def add_fit_config_flag(parser: argparse.ArgumentParser) -> None:
     """``--fit-config``: the configuration follows the weights."""
     parser.add_argument(
-        "--fit-config", action="store_true", help="take from MODEL.WEIGHTS the preprocessing that it needs"
+        "--fit-config",
+        action="store_true",
+        help="take from MODEL.WEIGHTS the preprocessing that it needs",
     )
 
 
@@ -44,7 +48,10 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     add_process_flags(parser)
     parser.add_argument(
-        "overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the configuration"
+        "overrides",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="changes to the configuration",
     )
 
 
@@ -53,7 +60,9 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of the machine of rank 0")
+    parser.add_argument(
+        "--dist-url", default="auto", help="tcp://HOST:PORT of the machine of rank 0"
+    )
 
 
 def job_of(options: argparse.Namespace, config_file: str, output_dir: Path | None = None) -> Job:
@@ -72,10 +81,15 @@ def job_of(options: argparse.Namespace, config_file: str, output_dir: Path | Non
 
 def processes_of(options: argparse.Namespace) -> dict[str, Any]:
     """What ``add_process_flags`` read, as arguments of a job."""
-    return {name: getattr(options, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")}
+    return {
+        name: getattr(options, name)
+        for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")
+    }
 
 
-_STOPPED = "stopped at once; --resume goes on from the newest checkpoint of OUTPUT_DIR, if there is one"
+_STOPPED = (
+    "stopped at once; --resume goes on from the newest checkpoint of OUTPUT_DIR, if there is one"
+)
 
 
 def finish(run: Callable[[], Iterable[str]], *, stopped: str = _STOPPED) -> int:

@@ -86,7 +86,9 @@ class Instances:
         if isinstance(index, int):
             position = range(len(self))[index]  # raises IndexError, and counts from the end
             index = slice(position, position + 1)
-        return Instances(self.image_size, **{name: value[index] for name, value in self._fields.items()})
+        return Instances(
+            self.image_size, **{name: value[index] for name, value in self._fields.items()}
+        )
 
     def __len__(self) -> int:
         return next((len(value) for value in self._fields.values()), 0)
@@ -98,4 +100,6 @@ class Instances:
         return f"Instances({len(self)}, image_size={self.image_size}, fields={list(self._fields)})"
 
     def to(self, device: torch.device | str) -> Instances:
-        return Instances(self.image_size, **{name: value.to(device) for name, value in self._fields.items()})
+        return Instances(
+            self.image_size, **{name: value.to(device) for name, value in self._fields.items()}
+        )

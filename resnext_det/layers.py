@@ -44,7 +44,9 @@ class _FixedStatisticsNorm(nn.Module):
         return scale, self.bias.to(dtype) - self.running_mean.to(dtype) * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, shift = (values.to(x.dtype).reshape(1, -1, 1, 1) for values in self.scale_and_shift())
+        scale, shift = (
+            values.to(x.dtype).reshape(1, -1, 1, 1) for values in self.scale_and_shift()
+        )
         return x * scale + shift
 
     def extra_repr(self) -> str:
@@ -224,7 +226,9 @@ class ConvNorm(nn.Conv2d):
             return False
         if self.norm is None:
             return self.bias is not None and not bool(self.bias.any())
-        weight, bias, mean = (getattr(self.norm, name, None) for name in ("weight", "bias", "running_mean"))
+        weight, bias, mean = (
+            getattr(self.norm, name, None) for name in ("weight", "bias", "running_mean")
+        )
         moved = [values is not None and bool(values.any()) for values in (bias, mean)]
         return not any(moved) and (weight is None or bool((weight == 1).all()))
 

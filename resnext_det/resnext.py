@@ -83,7 +83,13 @@ class Bottleneck(nn.Module):
             self.shortcut = convolution(in_channels, out_channels, 1, stride=stride)
         self.conv1 = convolution(in_channels, middle, 1, stride=stride_1x1)
         self.conv2 = convolution(
-            middle, middle, 3, stride=stride_3x3, padding=padding, dilation=dilation, groups=cardinality
+            middle,
+            middle,
+            3,
+            stride=stride_3x3,
+            padding=padding,
+            dilation=dilation,
+            groups=cardinality,
         )
         self.conv3 = convolution(middle, out_channels, 1)
         for layer in (self.conv1, self.conv2, self.conv3, self.shortcut):
@@ -178,7 +184,9 @@ class ResNeXt(nn.Module):
         super().__init__()
         known = FEATURES[: len(architecture.stages()) + 1]
         if not out_features or any(name not in known for name in out_features):
-            raise ValueError(f"out_features is {out_features!r}; give a list of some of {', '.join(known)}")
+            raise ValueError(
+                f"out_features is {out_features!r}; give a list of some of {', '.join(known)}"
+            )
         self.architecture = architecture
         self.in_channels = in_channels
         self.out_features = tuple(out_features)
@@ -234,16 +242,22 @@ class ResNeXt(nn.Module):
             ValueError: ``at`` is not 0 to 5.
         """
         if at not in range(len(FEATURES) + 1):
-            raise ValueError(f"cannot freeze at {at!r}; give FREEZE_AT 0 (nothing), 1 (stem), ... 5 (res5)")
+            raise ValueError(
+                f"cannot freeze at {at!r}; give FREEZE_AT 0 (nothing), 1 (stem), ... 5 (res5)"
+            )
         for name in ("stem", *self.stage_names)[:at]:
             freeze_norms(self.get_submodule(name)).requires_grad_(False)
         return self
 
     def _check(self, images: Tensor) -> None:
         # While torch.jit traces, sizes are tensors, and comparing them would be a warning.
-        if images.dim() != 4 or (not torch.jit.is_tracing() and images.shape[1] != self.in_channels):
+        if images.dim() != 4 or (
+            not torch.jit.is_tracing() and images.shape[1] != self.in_channels
+        ):
             shape, channels = tuple(images.shape), self.in_channels
-            raise ValueError(f"the images have the shape {shape}; give four dimensions (N, {channels}, H, W)")
+            raise ValueError(
+                f"the images have the shape {shape}; give four dimensions (N, {channels}, H, W)"
+            )
 
 
 class ResNeXtClassifier(ResNeXt):
@@ -307,7 +321,9 @@ def check_frozen_layers_are_loaded(model: nn.Module) -> None:
     Raises:
         ValueError: there are such layers: no weights were loaded into them.
     """
-    convolutions = {name: layer for name, layer in model.named_modules() if isinstance(layer, ConvNorm)}
+    convolutions = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, ConvNorm)
+    }
     random = [name for name, layer in convolutions.items() if layer.is_frozen_unloaded()]
     if random:
         raise ValueError(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resnext_det.data import coco
-from tests.tiny_detector import write_sets
+from tests.detection.helpers import write_sets
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start

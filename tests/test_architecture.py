@@ -22,7 +22,9 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("name", "parameters", "giga_multiply_adds"), PUBLISHED)
-def test_counts_are_the_published_ones(name: str, parameters: int, giga_multiply_adds: float) -> None:
+def test_counts_are_the_published_ones(
+    name: str, parameters: int, giga_multiply_adds: float
+) -> None:
     architecture = Architecture.parse(name)
     assert architecture.num_parameters() == parameters
     # Half a unit of the last printed digit, and a hair for 4.1245, which the table rounds up.
@@ -31,7 +33,8 @@ def test_counts_are_the_published_ones(name: str, parameters: int, giga_multiply
 
 # The ResNeXt repository's CIFAR-10 networks: parameters, of which the paper's table 7 gives 34.4 and 68.1 million.
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("ResNeXt-29 (8x64d)", 34_426_698), ("ResNeXt-29 (16x64d)", 68_155_210)]
+    ("name", "parameters"),
+    [("ResNeXt-29 (8x64d)", 34_426_698), ("ResNeXt-29 (16x64d)", 68_155_210)],
 )
 def test_counts_of_the_networks_for_small_images(name: str, parameters: int) -> None:
     architecture = Architecture.parse(name)
@@ -45,7 +48,8 @@ def test_a_plain_network_lacks_the_projections() -> None:
     assert plain == Architecture(50, 32, 4, shortcuts=False)
     # A projection of every stage, with its batch norm.
     projections = sum(
-        stage.in_channels * stage.out_channels + 2 * stage.out_channels for stage in residual.stages()
+        stage.in_channels * stage.out_channels + 2 * stage.out_channels
+        for stage in residual.stages()
     )
     assert residual.num_parameters() - plain.num_parameters() == projections
     assert str(Architecture.parse("R-50 plain")) == "R-50-plain"
@@ -54,8 +58,13 @@ def test_a_plain_network_lacks_the_projections() -> None:
 @pytest.mark.parametrize("no_head", [None, 0])
 def test_counts_without_the_classifier(no_head: "int | None") -> None:
     architecture = Architecture(50, 32, 4)
-    assert architecture.num_parameters() - architecture.num_parameters(no_head) == 2048 * 1000 + 1000
-    assert architecture.multiply_adds() - architecture.multiply_adds(num_classes=no_head) == 2048 * 1000
+    assert (
+        architecture.num_parameters() - architecture.num_parameters(no_head) == 2048 * 1000 + 1000
+    )
+    assert (
+        architecture.multiply_adds() - architecture.multiply_adds(num_classes=no_head)
+        == 2048 * 1000
+    )
 
 
 @pytest.mark.parametrize(

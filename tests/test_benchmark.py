@@ -26,7 +26,9 @@ def test_the_networks_that_are_timed_are_equal(name: str) -> None:
     assert len(others) == 1 + DETECTRON2
     images = torch.randn(1, 3, 64, 96)
     for theirs in others:
-        state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+        state = {
+            key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")
+        }
         ours.load_state_dict(to_native(state)[1])
         with torch.no_grad():
             found, expected = ours(images), theirs(images)
@@ -59,7 +61,9 @@ def test_loading_is_timed_on_one_thread() -> None:
 
 def test_what_has_no_effect_on_loading_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(TOOL))["main"](["--mode", "loading", "--batch", "4", "--networks", "R-101"])
+        runpy.run_path(str(TOOL))["main"](
+            ["--mode", "loading", "--batch", "4", "--networks", "R-101"]
+        )
     assert stop.value.code == 2
     assert "--networks, --batch: of no effect with --mode loading" in capsys.readouterr().err
 
@@ -73,7 +77,9 @@ def test_ratios_are_medians_of_turns() -> None:
 
 def test_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(TOOL))["main"]
-    assert main(["--networks", "X-26-2x4d", "--height", "32", "--width", "32", "--repeats", "1"]) == 0
+    assert (
+        main(["--networks", "X-26-2x4d", "--height", "32", "--width", "32", "--repeats", "1"]) == 0
+    )
     assert "X-26-2x4d, inference, 1x3x32x32, float32, cpu" in capsys.readouterr().out
     assert main(["--networks", "X-51"]) == 1
     assert "error:" in capsys.readouterr().err

@@ -13,10 +13,12 @@ from resnext_det.classification.build import build_classifier, optimizer_of
 from resnext_det.config import load_config
 from resnext_det.config.backbone import architecture_of
 from resnext_det.config.classification import load_classifier_config
-from resnext_det.config.keys import value_of
+from resnext_det.config.rules import value_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RECIPES = sorted(path for path in (CONFIGS / "classification").glob("*/*.yaml") if path.parent.name != "base")
+RECIPES = sorted(
+    path for path in (CONFIGS / "classification").glob("*/*.yaml") if path.parent.name != "base"
+)
 MINIATURE = sorted((CONFIGS / "miniature").glob("[cg]pu/classifier_*.yaml"))
 
 # Every row of tables 3 to 7, and of the networks without shortcuts: parameters with the classes of the set.

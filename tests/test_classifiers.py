@@ -71,15 +71,24 @@ def test_the_network_for_small_images_is_the_repositorys(training: bool) -> None
     ours = ResNeXtClassifier(SMALL_IMAGES, 10).double().train(training)
     state = {native_name(key): value for key, value in theirs.state_dict().items()}
     ours.load_state_dict(state, strict=True)
-    images = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(
+        3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     expected = theirs(images)
     assert (ours(images) - expected).abs().max() < 1e-10 * expected.abs().max()
 
 
 def test_maps_of_the_network_for_small_images() -> None:
     network = ResNeXt(SMALL_IMAGES, norm="BN", out_features=("stem", "res2", "res3", "res4"))
-    sizes = {name: tuple(map_.shape[1:]) for name, map_ in network(torch.zeros(1, 3, 32, 32)).items()}
-    assert sizes == {"stem": (64, 32, 32), "res2": (256, 32, 32), "res3": (512, 16, 16), "res4": (1024, 8, 8)}
+    sizes = {
+        name: tuple(map_.shape[1:]) for name, map_ in network(torch.zeros(1, 3, 32, 32)).items()
+    }
+    assert sizes == {
+        "stem": (64, 32, 32),
+        "res2": (256, 32, 32),
+        "res3": (512, 16, 16),
+        "res4": (1024, 8, 8),
+    }
     assert network.out_strides == {"stem": 1, "res2": 1, "res3": 2, "res4": 4}
     with pytest.raises(ValueError, match=r"res5.*some of stem, res2, res3, res4$"):
         ResNeXt(SMALL_IMAGES, out_features=("res5",))
@@ -95,8 +104,12 @@ def test_a_plain_network_is_a_chain_of_convolutions(name: str, form: str) -> Non
     for name in network.stage_names:
         for block in network.get_submodule(name):
             for layer in (block.conv1, block.conv2, block.conv3):
-                convolved = F.conv2d(x, layer.weight, None, layer.stride, layer.padding, 1, layer.groups)
-                x = F.relu(F.batch_norm(convolved, None, None, layer.norm.weight, layer.norm.bias, True))
+                convolved = F.conv2d(
+                    x, layer.weight, None, layer.stride, layer.padding, 1, layer.groups
+                )
+                x = F.relu(
+                    F.batch_norm(convolved, None, None, layer.norm.weight, layer.norm.bias, True)
+                )
     expected = network.linear(x.mean((2, 3)))
     assert (convert(network, form)(images) - expected).abs().max() < 1e-10
 
@@ -112,7 +125,9 @@ def test_counts_are_those_of_the_modules_and_of_torch(name: str) -> None:
     with torch.device("meta"):
         network = ResNeXtClassifier(architecture, classes).eval()
         images = torch.zeros(1, 3, size, size)
-    assert architecture.num_parameters(classes) == sum(values.numel() for values in network.parameters())
+    assert architecture.num_parameters(classes) == sum(
+        values.numel() for values in network.parameters()
+    )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)
     assert 2 * architecture.multiply_adds(size, size, classes) == counter.get_total_flops()

@@ -17,16 +17,16 @@ from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
 from resnext_det.config.backbone import architecture_of
 from resnext_det.config.classification import load_classifier_config
-from resnext_det.config.keys import keys_of, value_of
-from resnext_det.engines.common.proposals import proposals_path
-from resnext_det.engines.portable.build import build_detector
-from resnext_det.engines.portable.solver import optimizer_of
+from resnext_det.config.rules import keys_of, value_of
+from resnext_det.detection.evaluation import proposals_path
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.solver import optimizer_of
 from resnext_det.instances import Boxes, Instances
 from resnext_det.resnext import make_stage
 from resnext_det.training.optimizer import clipper_of
 from resnext_det.weights import KNOWN, catalog, differences
-from tests.detectron2_reference import randomize
-from tests.tiny_detector import draw_sample
+from tests.detection.detectron2_reference import randomize
+from tests.detection.helpers import draw_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_")
@@ -64,13 +64,18 @@ def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
         for head in ("C4", "DC5", "FPN")
         for length in ("1x", "3x")
     }
-    assert {path.stem.removeprefix("faster_rcnn_") for path in CONFIGS.glob("*.yaml")} == set(TABLE_8)
+    assert {path.stem.removeprefix("faster_rcnn_") for path in CONFIGS.glob("*.yaml")} == set(
+        TABLE_8
+    )
     assert {path.stem.removeprefix("faster_rcnn_") for path in MODERN} == kin
 
 
 @pytest.mark.parametrize("path", sorted(set(LEAVES) - set(DISTINCT)), ids=name_of)
 def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
-    shorter, longer = load_config(path.with_stem(path.stem.replace("_3x", "_1x"))), load_config(path)
+    shorter, longer = (
+        load_config(path.with_stem(path.stem.replace("_3x", "_1x"))),
+        load_config(path),
+    )
     different = {key for key in keys_of(longer) if value_of(longer, key) != value_of(shorter, key)}
     assert different == {"OUTPUT_DIR", "SOLVER.MAX_ITER", "SOLVER.STEPS"}
 
@@ -105,7 +110,14 @@ def test_it_builds_the_net_of_its_name(path: Path) -> None:
 
 
 SMALL_STEP = [
-    *("MODEL.DEVICE", "cpu", "MODEL.ROI_BOX_HEAD.FC_DIM", "32", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "6"),
+    *(
+        "MODEL.DEVICE",
+        "cpu",
+        "MODEL.ROI_BOX_HEAD.FC_DIM",
+        "32",
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+        "6",
+    ),
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "6"),
     *("SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.0001"),
 ]
@@ -162,14 +174,18 @@ def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None
         assert len(text.splitlines()) <= 12
     bases = content["_BASE_"] if isinstance(content["_BASE_"], list) else [content["_BASE_"]]
     below = tmp_path / "below.yaml"
-    below.write_text(yaml.safe_dump({"_BASE_": [str((path.parent / base).resolve()) for base in bases]}))
+    below.write_text(
+        yaml.safe_dump({"_BASE_": [str((path.parent / base).resolve()) for base in bases]})
+    )
     of_classifier = "classification" in path.parts or path.stem.startswith("classifier")
     load = load_classifier_config if of_classifier else load_config
     merged, alone = load(below), load(path)
     own = {key for key in keys_of(alone) if value_of(alone, key) != value_of(merged, key)}
     flat = {key for key in keys_of(alone) if _says(content, key)}
     defaults = {"MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME"}
-    net = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}  # said as a whole
+    net = {
+        f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")
+    }  # said as a whole
     assert flat - own <= defaults | net, "the base has these values already"
 
 
@@ -181,7 +197,9 @@ def _says(content: object, key: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("path", [path for path in LEAVES if not SHAPES & set(path.parts)], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in LEAVES if not SHAPES & set(path.parts)], ids=name_of
+)
 def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
     cfg = load_config(path)
     weights = catalog.entry(cfg.MODEL.WEIGHTS)
@@ -193,7 +211,9 @@ def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None
 def test_the_quartet_has_the_settings_of_the_paper(net: str) -> None:
     path = CONFIGS / f"faster_rcnn_{net}.yaml"
     ap, ap50, _ = TABLE_8[net]
-    assert f"AP {ap}, AP50 {ap50} on COCO minival" in path.read_text(encoding="utf-8").splitlines()[0]
+    assert (
+        f"AP {ap}, AP50 {ap50} on COCO minival" in path.read_text(encoding="utf-8").splitlines()[0]
+    )
     cfg = load_config(path)
     model, solver = cfg.MODEL, cfg.SOLVER
     # Appendix B
@@ -240,19 +260,35 @@ def test_the_two_steps_have_the_settings_of_the_paper(net: str) -> None:
         *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"),
     }
     assert different[1] == {
-        *("MODEL.LOAD_PROPOSALS", "MODEL.PROPOSAL_GENERATOR.NAME", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+        *(
+            "MODEL.LOAD_PROPOSALS",
+            "MODEL.PROPOSAL_GENERATOR.NAME",
+            "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
+        ),
         *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST", "OUTPUT_DIR"),
     }
-    solvers = [(s.IMS_PER_BATCH, s.BASE_LR, s.STEPS, s.MAX_ITER) for s in (rpn.SOLVER, fast_rcnn.SOLVER)]
+    solvers = [
+        (s.IMS_PER_BATCH, s.BASE_LR, s.STEPS, s.MAX_ITER) for s in (rpn.SOLVER, fast_rcnn.SOLVER)
+    ]
     assert solvers == [(16, 0.02, (120000,), 180000), (8, 0.005, (120000,), 180000)]
-    assert (rpn.MODEL.RPN.BATCH_SIZE_PER_IMAGE, fast_rcnn.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (256, 64)
+    assert (rpn.MODEL.RPN.BATCH_SIZE_PER_IMAGE, fast_rcnn.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (
+        256,
+        64,
+    )
     most_anchors = math.ceil(1000 / 16) ** 2 * 12
-    assert most_anchors < rpn.MODEL.RPN.PRE_NMS_TOPK_TEST and rpn.MODEL.RPN.POST_NMS_TOPK_TEST == 2000
+    assert (
+        most_anchors < rpn.MODEL.RPN.PRE_NMS_TOPK_TEST and rpn.MODEL.RPN.POST_NMS_TOPK_TEST == 2000
+    )
     datasets = fast_rcnn.DATASETS
-    assert (datasets.PRECOMPUTED_PROPOSAL_TOPK_TRAIN, datasets.PRECOMPUTED_PROPOSAL_TOPK_TEST) == (2000, 300)
+    assert (datasets.PRECOMPUTED_PROPOSAL_TOPK_TRAIN, datasets.PRECOMPUTED_PROPOSAL_TOPK_TEST) == (
+        2000,
+        300,
+    )
 
 
-@pytest.mark.parametrize("path", [path for path in LEAVES if path.stem.startswith("fast_rcnn")], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in LEAVES if path.stem.startswith("fast_rcnn")], ids=name_of
+)
 def test_step_two_reads_what_step_one_writes(path: Path) -> None:
     rpn = load_config(path.with_stem(path.stem.replace("fast_rcnn", "rpn")))
     datasets = load_config(path).DATASETS
@@ -266,11 +302,18 @@ def test_step_two_reads_what_step_one_writes(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "two_step/rpn", "two_step/fast_rcnn"])
 def test_the_quartet_differs_in_the_net_alone(kind: str) -> None:
-    nets = {"MODEL.RESNETS.DEPTH", "MODEL.RESNETS.NUM_GROUPS", "MODEL.RESNETS.WIDTH_PER_GROUP", "OUTPUT_DIR"}
+    nets = {
+        "MODEL.RESNETS.DEPTH",
+        "MODEL.RESNETS.NUM_GROUPS",
+        "MODEL.RESNETS.WIDTH_PER_GROUP",
+        "OUTPUT_DIR",
+    }
     nets |= {"MODEL.WEIGHTS", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"}
     first, *others = [load_config(CONFIGS / f"{kind}_{net}.yaml") for net in TABLE_8]
     for other in others:
-        assert {key for key in keys_of(first) if value_of(first, key) != value_of(other, key)} <= nets
+        assert {
+            key for key in keys_of(first) if value_of(first, key) != value_of(other, key)
+        } <= nets
 
 
 @pytest.mark.detectron2
@@ -283,7 +326,9 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
 
     ours, theirs = load_config(path), get_detectron2_cfg()
     head_and_length = path.stem.removeprefix("faster_rcnn_R50_1x64d_")
-    theirs.merge_from_file(get_config_file(f"COCO-Detection/faster_rcnn_R_50_{head_and_length}.yaml"))
+    theirs.merge_from_file(
+        get_config_file(f"COCO-Detection/faster_rcnn_R_50_{head_and_length}.yaml")
+    )
     different = {key for key in keys_of(ours) if value_of(ours, key) != value_of(theirs, key)}
     weights = {
         "MODEL.WEIGHTS",
@@ -300,7 +345,12 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
     "net",
     [
         *("faster_rcnn_R_50_C4_1x", "faster_rcnn_R_101_DC5_3x", "faster_rcnn_R_50_FPN_1x"),
-        *("faster_rcnn_X_101_32x8d_FPN_3x", "rpn_R_50_C4_1x", "rpn_R_50_FPN_1x", "fast_rcnn_R_50_FPN_1x"),
+        *(
+            "faster_rcnn_X_101_32x8d_FPN_3x",
+            "rpn_R_50_C4_1x",
+            "rpn_R_50_FPN_1x",
+            "fast_rcnn_R_50_FPN_1x",
+        ),
     ],
 )
 def test_files_of_the_model_zoo_build(net: str) -> None:

@@ -20,31 +20,36 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 FLOORS = (
-    ("architecture", "layers", "instances"),
-    ("resnext", "paths", "complexity"),
-    ("config", "weights", "inference", "forms"),
+    ("architecture", "layers", "instances", "files"),
+    ("resnext",),
+    ("config", "weights", "forms"),
     ("data", "training", "evaluation"),
-    ("engines.common",),
-    ("engines.portable", "engines.detectron2"),
-    ("detection", "classification", "prediction", "benchmark"),
-    ("two_step", "miniature", "command_line"),
+    ("detection", "classification"),
+    ("paper", "report", "benchmark", "command_line"),
     ("tools",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 
+# Within detection/: both engines stand on what they share, and the jobs on both engines.
+DETECTION_FLOORS = (
+    ("datasets", "evaluation", "weights", "drawing"),
+    ("portable", "detectron2"),
+    ("jobs", "inference"),
+    ("prediction", "two_step"),
+)
+DETECTION_FLOOR_OF = {part: floor for floor, parts in enumerate(DETECTION_FLOORS) for part in parts}
+
 
 def module_of(path: Path) -> str:
-    """``resnext_det.config.checks``; a folder's ``__init__`` bears the folder's name."""
+    """Name a file's module, as ``resnext_det.config.checks``; a folder's ``__init__`` has the folder's."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def part_of(module: str) -> str:
-    """The part of the house that a module belongs to: ``config``, ``engines.portable``, ``resnext``, ``tools`` ..."""
+    """Name the part of the house that a module belongs to: ``config``, ``resnext``, ``tools`` ..."""
     names = module.split(".")
-    if names[0] == "tools":
-        return "tools"
-    return ".".join(names[1:3] if names[1] == "engines" else names[1:2])
+    return "tools" if names[0] == "tools" else names[1]
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -64,7 +69,7 @@ def imports_of(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=module_of)
 def test_a_file_imports_from_lower_floors_alone(path: Path) -> None:
     module = module_of(path)
-    if module in ("resnext_det", "resnext_det.engines"):  # the public names; an empty file
+    if module == "resnext_det":  # the public names
         return
     part = part_of(module)
     assert part in FLOOR_OF, f"{module} is on no floor; give it one in FLOORS"
@@ -75,6 +80,43 @@ def test_a_file_imports_from_lower_floors_alone(path: Path) -> None:
             assert other == part or FLOOR_OF[other] < FLOOR_OF[part], f"{module} imports {imported}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "detection").rglob("*.py")), ids=module_of)
+def test_the_engines_stand_side_by_side(path: Path) -> None:
+    module = module_of(path)
+    if module == "resnext_det.detection":  # the public names
+        return
+    part = module.split(".")[2]
+    for imported in imports_of(path):
+        if imported.startswith("resnext_det.detection"):
+            other = imported.split(".")[2]
+            same = other == part
+            lower = DETECTION_FLOOR_OF[other] < DETECTION_FLOOR_OF[part]
+            flat = part not in ("portable", "detectron2") and (
+                DETECTION_FLOOR_OF[other] == DETECTION_FLOOR_OF[part]
+            )
+            assert same or lower or flat, f"{module} imports {imported}"
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """No circles, not even of types."""
+    graph = {
+        module_of(path): {name for name in imports_of(path) if name.startswith("resnext_det.")}
+        for path in FILES
+        if path.name != "__init__.py" or path.parent.name == "detectron2"
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"a circle: {' -> '.join([*path[path.index(module) :], module])}"
+        if module not in done:
+            for other in sorted(graph.get(module, ())):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
 def test_the_lowest_file_needs_the_standard_library_alone() -> None:
     names = {name.split(".")[0] for name in imports_of(PACKAGE / "architecture.py")}
     assert names <= set(sys.stdlib_module_names)
@@ -82,12 +124,13 @@ def test_the_lowest_file_needs_the_standard_library_alone() -> None:
 
 @pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=module_of)
 def test_only_its_own_engine_imports_detectron2(path: Path) -> None:
-    if PACKAGE / "engines" / "detectron2" in path.parents:
+    plugin = PACKAGE / "detection" / "detectron2"
+    if plugin in path.parents or path == PACKAGE / "benchmark" / "trunk.py":  # timed beside ours
         return
     for imported in imports_of(path):
         assert imported.split(".")[0] != "detectron2", f"{path} imports {imported}"
-        registration = path == PACKAGE / "__init__.py" and imported == "resnext_det.engines.detectron2"
-        of_the_engine = imported.startswith("resnext_det.engines.detectron2")
+        registration = path == PACKAGE / "__init__.py" and imported == module_of(plugin)
+        of_the_engine = imported.startswith(module_of(plugin))
         assert registration or not of_the_engine, f"{path} imports {imported}"
 
 
@@ -97,7 +140,9 @@ def test_the_package_neither_prints_nor_star_imports(path: Path) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "print", f"{path}:{node.lineno} prints; use the module's logger"
         if isinstance(node, ast.ImportFrom):
-            assert all(alias.name != "*" for alias in node.names), f"{path}:{node.lineno} star import"
+            assert all(alias.name != "*" for alias in node.names), (
+                f"{path}:{node.lineno} star import"
+            )
 
 
 def test_no_module_is_called_utils() -> None:
@@ -127,7 +172,7 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 
 import resnext_det
 ours = sorted(name for name in sys.modules if name.startswith("resnext_det"))
-names = ["architecture", "engines", "engines.detectron2", "layers", "resnext"]
+names = ["detection", "detection.detectron2"]
 assert ours == ["resnext_det", *(f"resnext_det.{name}" for name in names)], ours
 assert threading.active_count() == 1
 network = resnext_det.ResNeXt(resnext_det.Architecture(26, 4, 8, stem_channels=8, res2_channels=32))
@@ -145,7 +190,12 @@ def test_importing_needs_torch_alone(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALONE],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=120,

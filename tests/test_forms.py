@@ -29,10 +29,17 @@ def randomized(module: nn.Module) -> nn.Module:
     return module
 
 
-def make_block(cardinality: int, *, stride: int = 1, project: bool = False, **options: object) -> Bottleneck:
+def make_block(
+    cardinality: int, *, stride: int = 1, project: bool = False, **options: object
+) -> Bottleneck:
     """A block of 64 channels in the middle, shared evenly by the paths."""
     block = Bottleneck(
-        12 if project else 16, 16, bottleneck_channels=64, cardinality=cardinality, stride=stride, **options
+        12 if project else 16,
+        16,
+        bottleneck_channels=64,
+        cardinality=cardinality,
+        stride=stride,
+        **options,
     )
     randomized(block)
     return block
@@ -73,7 +80,10 @@ def test_outputs_gradients_and_statistics_are_those_of_form_c(
     assert gradients.keys() == {name for name, _ in block.named_parameters()}
     for name, parameter in block.named_parameters():
         equal(gradients[name].detach(), parameter.grad)
-    before, after = make_block(cardinality, stride=stride, project=project, norm="BN"), to_form_c(split)
+    before, after = (
+        make_block(cardinality, stride=stride, project=project, norm="BN"),
+        to_form_c(split),
+    )
     assert not torch.equal(before.conv2.norm.running_mean, after.conv2.norm.running_mean)
     for name, value in block.state_dict().items():  # weights, and the statistics after the step
         equal(after.state_dict()[name], value)
@@ -83,7 +93,9 @@ def test_outputs_gradients_and_statistics_are_those_of_form_c(
 @pytest.mark.parametrize("norm", ["", "FrozenBN", "FrozenStatisticsBN", "GN", "SyncBN"])
 @pytest.mark.parametrize("form", SPLITS)
 def test_every_norm_splits(norm: str, form: str) -> None:
-    block = Bottleneck(32, 64, bottleneck_channels=64, cardinality=8, stride=2, stride_in_1x1=True, norm=norm)
+    block = Bottleneck(
+        32, 64, bottleneck_channels=64, cardinality=8, stride=2, stride_in_1x1=True, norm=norm
+    )
     randomized(block)
     block.conv2.dilation = block.conv2.padding = (2, 2)
     split = SPLITS[form](block)
@@ -150,7 +162,9 @@ def trained(model: nn.Module, steps: int = 300) -> nn.Module:
     labels = torch.arange(20) % 5
     images = 0.5 * torch.randn(20, 3, 32, 32, dtype=torch.float64, generator=generator)
     images += torch.randn(5, 3, 32, 32, dtype=torch.float64, generator=generator)[labels]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True
+    )
     for _ in range(steps):
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
@@ -224,7 +238,10 @@ def test_paths_of_two_layers_are_one_wider_dense_block(cardinality: int) -> None
     randomized(block)
     dense = block.merged()
     (path,) = dense.paths
-    assert [tuple(m.weight.shape[:2]) for m in path] == [(4 * cardinality, 64), (64, 4 * cardinality)]
+    assert [tuple(m.weight.shape[:2]) for m in path] == [
+        (4 * cardinality, 64),
+        (64, 4 * cardinality),
+    ]
     x = torch.randn(2, 64, 5, 4, dtype=torch.float64)
 
     def plain(x: Tensor) -> Tensor:

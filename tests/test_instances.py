@@ -31,7 +31,15 @@ def theirs() -> Any:
 @pytest.mark.detectron2
 @pytest.mark.parametrize(
     "index",
-    [0, -1, 2, slice(1, None), torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(3, 3)],
+    [
+        0,
+        -1,
+        2,
+        slice(1, None),
+        torch.tensor([2, 0]),
+        torch.tensor([True, False, True]),
+        slice(3, 3),
+    ],
     ids=str,
 )
 def test_indexing_equals_detectron2(index: Any) -> None:
@@ -83,5 +91,7 @@ def test_no_box_is_a_number_of_boxes() -> None:
     assert Boxes(torch.zeros(0)).tensor.shape == (0, 4)
     assert len(Instances((1, 1))) == 0
     assert len(Instances((1, 1), pred_boxes=Boxes(torch.zeros(0, 4)))) == 0
-    with pytest.raises(ValueError, match=r"boxes have shape \(2, 3\); give a tensor of shape \(N, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"boxes have shape \(2, 3\); give a tensor of shape \(N, 4\)"
+    ):
         Boxes(torch.zeros(2, 3))

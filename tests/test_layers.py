@@ -76,7 +76,8 @@ class TestConvNorm:
         torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-12, atol=1e-12)
         for output in outputs:
             (
-                output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+                output
+                * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
             ).sum().backward()
         pairs = [(inputs[0], inputs[1]), (ours.weight, reference[0].weight)]
         if bias:
@@ -137,7 +138,9 @@ class TestConvNorm:
         nn.init.normal_(layer.norm.weight)
         x = torch.randn(2, 3, 5, 6)
         expected = F.relu(
-            F.group_norm(F.conv2d(x, layer.weight, padding=1), 32, layer.norm.weight, layer.norm.bias)
+            F.group_norm(
+                F.conv2d(x, layer.weight, padding=1), 32, layer.norm.weight, layer.norm.bias
+            )
         )
         torch.testing.assert_close(layer(x), expected)
 
@@ -230,7 +233,11 @@ class TestStateOfFrozenNorms:
 
     @pytest.mark.detectron2
     def test_moves_strictly_from_and_to_detectron2(self, theirs: Any) -> None:
-        reference, frozen, back = random_batch_norm(6), FrozenBatchNorm2d(6), theirs.FrozenBatchNorm2d(6)
+        reference, frozen, back = (
+            random_batch_norm(6),
+            FrozenBatchNorm2d(6),
+            theirs.FrozenBatchNorm2d(6),
+        )
         initial = theirs.FrozenBatchNorm2d(6).state_dict()
         assert list(frozen.state_dict()) == list(initial)
         torch.testing.assert_close(dict(frozen.state_dict()), dict(initial), rtol=0, atol=0)
@@ -239,16 +246,22 @@ class TestStateOfFrozenNorms:
         )
         back.load_state_dict(frozen.state_dict(), strict=True)
         frozen.load_state_dict(back.state_dict(), strict=True)
-        torch.testing.assert_close(dict(frozen.state_dict()), numbers(reference.state_dict()), rtol=0, atol=0)
+        torch.testing.assert_close(
+            dict(frozen.state_dict()), numbers(reference.state_dict()), rtol=0, atol=0
+        )
 
     @pytest.mark.detectron2
-    def test_caffe2_state_without_statistics_is_read_as_detectron2_reads_it(self, theirs: Any) -> None:
+    def test_caffe2_state_without_statistics_is_read_as_detectron2_reads_it(
+        self, theirs: Any
+    ) -> None:
         """Files of Caffe2 hold weight and bias only, and no version."""
         state = {"weight": torch.rand(6), "bias": torch.randn(6)}
         frozen, expected = FrozenBatchNorm2d(6), theirs.FrozenBatchNorm2d(6)
         frozen.load_state_dict(state)
         expected.load_state_dict(state)
-        torch.testing.assert_close(dict(frozen.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
+        torch.testing.assert_close(
+            dict(frozen.state_dict()), dict(expected.state_dict()), rtol=0, atol=0
+        )
 
     @pytest.mark.parametrize("key", ["weight", "bias", "running_mean", "running_var"])
     def test_a_missing_number_is_missed(self, key: str) -> None:
@@ -259,7 +272,9 @@ class TestStateOfFrozenNorms:
 
     def test_a_batch_norm_without_statistics_is_refused(self) -> None:
         with pytest.raises(RuntimeError, match="running_mean"):
-            FrozenBatchNorm2d(6).load_state_dict(nn.BatchNorm2d(6, track_running_stats=False).state_dict())
+            FrozenBatchNorm2d(6).load_state_dict(
+                nn.BatchNorm2d(6, track_running_stats=False).state_dict()
+            )
 
     def test_an_unknown_key_is_unexpected(self) -> None:
         with pytest.raises(RuntimeError, match="Unexpected key"):
@@ -275,7 +290,9 @@ def nets_with_norms() -> list[nn.Module]:
     return [
         random_batch_norm(6),
         nn.Sequential(nn.Conv2d(3, 6, 1), random_batch_norm(6), nn.Sequential(synchronised)).eval(),
-        nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6, affine=False), nn.GroupNorm(2, 6)).eval(),
+        nn.Sequential(
+            nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6, affine=False), nn.GroupNorm(2, 6)
+        ).eval(),
     ]
 
 
@@ -287,13 +304,17 @@ class TestFreezeNorms:
         expected = module(x)
         frozen = freeze_norms(copy.deepcopy(module)).train()
         torch.testing.assert_close(frozen(x), expected, rtol=1e-5, atol=1e-6)
-        assert not any(isinstance(child, nn.modules.batchnorm._BatchNorm) for child in frozen.modules())
+        assert not any(
+            isinstance(child, nn.modules.batchnorm._BatchNorm) for child in frozen.modules()
+        )
 
     @pytest.mark.detectron2
     @pytest.mark.parametrize("index", [0, 1, 2])
     def test_state_is_that_of_detectron2(self, theirs: Any, index: int) -> None:
         module = nets_with_norms()[index]
-        expected = theirs.FrozenBatchNorm2d.convert_frozen_batchnorm(copy.deepcopy(module)).state_dict()
+        expected = theirs.FrozenBatchNorm2d.convert_frozen_batchnorm(
+            copy.deepcopy(module)
+        ).state_dict()
         frozen = freeze_norms(module)
         assert list(frozen.state_dict()) == list(expected)
         torch.testing.assert_close(dict(frozen.state_dict()), dict(expected), rtol=0, atol=0)

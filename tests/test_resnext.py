@@ -16,7 +16,12 @@ from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
 from resnext_det.architecture import Architecture
 from resnext_det.layers import ConvNorm
-from resnext_det.resnext import ResNeXt, ResNeXtClassifier, check_frozen_layers_are_loaded, make_stage
+from resnext_det.resnext import (
+    ResNeXt,
+    ResNeXtClassifier,
+    check_frozen_layers_are_loaded,
+    make_stage,
+)
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 SMALL = Architecture(26, 4, 16)  # 32 divides all its channels, so that every norm fits
@@ -63,7 +68,9 @@ def reference_features(model: Any, images: Tensor) -> dict[str, Tensor]:
     act = model.relu if hasattr(model, "relu") else model.act1
     x = model.maxpool(act(model.bn1(model.conv1(images))))
     features = {"stem": x}
-    for name, layer in zip(STAGES[1:], (model.layer1, model.layer2, model.layer3, model.layer4), strict=True):
+    for name, layer in zip(
+        STAGES[1:], (model.layer1, model.layer2, model.layer3, model.layer4), strict=True
+    ):
         features[name] = x = layer(x)
     return features
 
@@ -73,7 +80,9 @@ def relative(ours: Tensor, reference: Tensor) -> float:
     return ((ours - reference).abs().max() / reference.abs().max()).item()
 
 
-def assert_same_features(ours: nn.Module, reference: nn.Module, images: Tensor, limit: float = 1e-5) -> None:
+def assert_same_features(
+    ours: nn.Module, reference: nn.Module, images: Tensor, limit: float = 1e-5
+) -> None:
     features, expected = ours(images), reference_features(reference, images)
     differences = {name: relative(features[name], expected[name]) for name in STAGES}
     assert max(differences.values()) < limit, differences
@@ -150,7 +159,9 @@ def test_every_gradient_is_torchvisions(norm: str) -> None:
     images.append(images[0].detach().clone().requires_grad_())
     for features in (ours(images[0]), reference_features(reference, images[1])):
         sum(((x * x).mean() for x in features.values()), torch.zeros(())).backward()
-    gradients = {native_name(name): parameter.grad for name, parameter in reference.named_parameters()}
+    gradients = {
+        native_name(name): parameter.grad for name, parameter in reference.named_parameters()
+    }
     assert relative(images[0].grad, images[1].grad) < 1e-10  # type: ignore[arg-type]
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
@@ -159,7 +170,10 @@ def test_every_gradient_is_torchvisions(norm: str) -> None:
 
 @torch.no_grad()
 def test_statistics_after_training_are_torchvisions() -> None:
-    reference, images = torchvision_small().double().train(), torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    reference, images = (
+        torchvision_small().double().train(),
+        torch.randn(4, 3, 64, 64, dtype=torch.float64),
+    )
     ours = ResNeXtClassifier(SMALL, 10).double()
     load(ours, reference)
     assert relative(ours(images), reference(images)) < 1e-10
@@ -174,7 +188,11 @@ def test_classifier_gives_torchvisions_logits_and_shares_its_keys_with_the_backb
     classifier = ResNeXtClassifier(SMALL, 10).eval()
     load(classifier, reference)
     assert relative(classifier(images), reference(images)) < 1e-5
-    state = {key: value for key, value in classifier.state_dict().items() if not key.startswith("linear.")}
+    state = {
+        key: value
+        for key, value in classifier.state_dict().items()
+        if not key.startswith("linear.")
+    }
     backbone = ResNeXt(SMALL, out_features=["res5"])
     backbone.load_state_dict(state, strict=True)
     assert relative(backbone(images)["res5"], reference_features(reference, images)["res5"]) < 1e-5
@@ -205,7 +223,9 @@ def test_the_module_has_the_counts_of_its_architecture(text: str) -> None:
     with torch.device("meta"):
         model = ResNeXtClassifier(architecture)
         images = torch.empty(2, 3, 193, 260)
-    assert sum(parameter.numel() for parameter in model.parameters()) == architecture.num_parameters()
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) == architecture.num_parameters()
+    )
     with FlopCounterMode(display=False) as counter:
         model(images)
     assert counter.get_total_flops() == 2 * 2 * architecture.multiply_adds(193, 260)
@@ -219,7 +239,9 @@ def build() -> Any:
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone import build_resnet_backbone
 
-    def build(architecture: Architecture, freeze_at: int = 0, in_channels: int = 3, **resnets: Any) -> Any:
+    def build(
+        architecture: Architecture, freeze_at: int = 0, in_channels: int = 3, **resnets: Any
+    ) -> Any:
         cfg = get_cfg()
         cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
         settings = {
@@ -243,7 +265,9 @@ NARROW = Architecture(50, 4, 4, stem_channels=32, res2_channels=64)
 class TestAgainstDetectron2:
     @pytest.mark.parametrize("stride_in_1x1", [False, True])
     @pytest.mark.parametrize("dilation", [1, 2])
-    @pytest.mark.parametrize(("norm", "training"), [("FrozenBN", True), ("FrozenBN", False), ("BN", True)])
+    @pytest.mark.parametrize(
+        ("norm", "training"), [("FrozenBN", True), ("FrozenBN", False), ("BN", True)]
+    )
     def test_features(
         self, build: Any, stride_in_1x1: bool, dilation: int, norm: str, training: bool
     ) -> None:
@@ -268,7 +292,9 @@ class TestAgainstDetectron2:
         # Batch statistics multiply rounding errors, hence their float64.
         dtype, limit = (torch.float64, 1e-10) if norm == "BN" else (torch.float32, 1e-5)
         images = torch.randn(2, 4, 64, 96, dtype=dtype)
-        features, expected = (model.to(dtype).train(training)(images) for model in (ours, reference))
+        features, expected = (
+            model.to(dtype).train(training)(images) for model in (ours, reference)
+        )
         assert list(features) == list(expected)
         assert max(relative(features[name], expected[name]) for name in STAGES) < limit
         shapes = reference.output_shape()
@@ -286,12 +312,19 @@ class TestAgainstDetectron2:
         assert ours is backbone
         assert list(ours.state_dict()) == list(reference.state_dict())
         trained, expected = (
-            [(name, parameter.shape, parameter.requires_grad) for name, parameter in model.named_parameters()]
+            [
+                (name, parameter.shape, parameter.requires_grad)
+                for name, parameter in model.named_parameters()
+            ]
             for model in (ours, reference)
         )
         assert trained == expected
         norms, theirs = (
-            {name: type(module).__name__ for name, module in model.named_modules() if name.endswith("norm")}
+            {
+                name: type(module).__name__
+                for name, module in model.named_modules()
+                if name.endswith("norm")
+            }
             for model in (ours, reference)
         )
         assert {name.replace("Synchronized", "").replace("2d", "") for name in norms.values()} == {
@@ -300,7 +333,9 @@ class TestAgainstDetectron2:
         ours.load_state_dict(randomize(reference).state_dict(), strict=True)
 
     @pytest.mark.parametrize("out_features", [["stem"], ["res4"], ["res2", "res3"]])
-    def test_same_seed_gives_the_same_initial_weights(self, build: Any, out_features: list[str]) -> None:
+    def test_same_seed_gives_the_same_initial_weights(
+        self, build: Any, out_features: list[str]
+    ) -> None:
         """To the last bit; stages beyond the last requested one are not built."""
         torch.manual_seed(3)
         expected = build(NARROW, NORM="BN", OUT_FEATURES=out_features).state_dict()
@@ -314,7 +349,9 @@ class TestAgainstDetectron2:
         from detectron2.modeling.roi_heads import Res5ROIHeads
 
         cfg = get_cfg()
-        cfg.MODEL.RESNETS.merge_from_list(["NUM_GROUPS", 4, "WIDTH_PER_GROUP", 4, "RES2_OUT_CHANNELS", 64])
+        cfg.MODEL.RESNETS.merge_from_list(
+            ["NUM_GROUPS", 4, "WIDTH_PER_GROUP", 4, "RES2_OUT_CHANNELS", 64]
+        )
         reference, channels = Res5ROIHeads._build_res5_block(cfg)
         stage = make_stage(NARROW, "res5", stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1)
         stage.load_state_dict(randomize(reference).state_dict(), strict=True)
@@ -346,7 +383,11 @@ class TestInitialValues:
 @pytest.mark.parametrize("training", [False, True])
 def test_memory_is_channels_last(norm: str, training: bool) -> None:
     model = ResNeXt(SMALL, norm=norm, out_features=STAGES).train(training)
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.dim() == 4)
+    assert all(
+        p.is_contiguous(memory_format=torch.channels_last)
+        for p in model.parameters()
+        if p.dim() == 4
+    )
     for name, x in model(torch.randn(2, 3, 64, 96)).items():
         assert x.is_contiguous(memory_format=torch.channels_last), name
         assert not x.is_contiguous(), name
@@ -423,7 +464,13 @@ class TestRefusals:
 class TestFrozenAtRandom:
     @pytest.mark.parametrize(
         ("norm", "at", "concerned"),
-        [("FrozenBN", 0, 29), ("FrozenBN", 2, 29), ("FrozenStatisticsBN", 0, 29), ("BN", 2, 8), ("GN", 1, 1)],
+        [
+            ("FrozenBN", 0, 29),
+            ("FrozenBN", 2, 29),
+            ("FrozenStatisticsBN", 0, 29),
+            ("BN", 2, 8),
+            ("GN", 1, 1),
+        ],
     )
     def test_is_refused_until_weights_are_loaded(self, norm: str, at: int, concerned: int) -> None:
         model = ResNeXt(SMALL, norm=norm, out_features=["res5"]).freeze(at)

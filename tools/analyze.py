@@ -15,24 +15,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from resnext_det.architecture import Architecture
-from resnext_det.complexity import complexity_table, table_1, table_2, width_table
+from resnext_det.paper.complexity import complexity_table, table_1, table_2, width_table
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="an architecture, as X-101-32x4d or R-50")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="an architecture, as X-101-32x4d or R-50"
+    )
     parser.add_argument(
         "--stem-channels", type=int, help="MODEL.RESNETS.STEM_OUT_CHANNELS (default: the usual)"
     )
     parser.add_argument(
         "--res2-channels", type=int, help="MODEL.RESNETS.RES2_OUT_CHANNELS (default: the usual)"
     )
-    parser.add_argument("--height", type=int, default=224, help="of the image, in pixels (default: 224)")
-    parser.add_argument("--width", type=int, default=224, help="of the image, in pixels (default: 224)")
-    parser.add_argument("--num-classes", type=int, default=1000, help="0 for no classifier (default: 1000)")
-    parser.add_argument("--table", type=int, choices=(1, 2), action="append", default=[], help="of the paper")
+    parser.add_argument(
+        "--height", type=int, default=224, help="of the image, in pixels (default: 224)"
+    )
+    parser.add_argument(
+        "--width", type=int, default=224, help="of the image, in pixels (default: 224)"
+    )
+    parser.add_argument(
+        "--num-classes", type=int, default=1000, help="0 for no classifier (default: 1000)"
+    )
+    parser.add_argument(
+        "--table", type=int, choices=(1, 2), action="append", default=[], help="of the paper"
+    )
     parser.add_argument(
         "--width-for",
         type=int,
@@ -57,12 +67,16 @@ def report(options: argparse.Namespace) -> str:
             "--stem-channels and --res2-channels are of an architecture; give its NAME, as R-26-1x16d"
         )
     nets = [replace(Architecture.parse(name), **changes) for name in options.names]
-    parts = [complexity_table(net, options.height, options.width, options.num_classes) for net in nets]
+    parts = [
+        complexity_table(net, options.height, options.width, options.num_classes) for net in nets
+    ]
     parts += [{1: table_1, 2: table_2}[number]() for number in options.table]
     if options.width_for:
         parts.append(width_table(tuple(options.width_for)))
     if not parts:
-        raise ValueError("there is nothing to analyze; give a NAME, as X-101-32x4d, --table or --width-for")
+        raise ValueError(
+            "there is nothing to analyze; give a NAME, as X-101-32x4d, --table or --width-for"
+        )
     return "\n\n".join(parts)
 
 

@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.mode == "loading":
         others = ("networks", "batch", "height", "width", "dtype", "device")
-        given = [f"--{name}" for name in others if getattr(options, name) != parser.get_default(name)]
+        given = [
+            f"--{name}" for name in others if getattr(options, name) != parser.get_default(name)
+        ]
         if given:
             parser.error(f"{', '.join(given)}: of no effect with --mode loading")
         timings = compare_loading(repeats=options.repeats)
@@ -56,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 repeats=options.repeats,
             )
             shape = f"{options.batch}x3x{options.height}x{options.width}"
-            print(f"\n{name}, {options.mode}, {shape}, {options.dtype}, {options.device}\n\n{table(timings)}")
+            print(
+                f"\n{name}, {options.mode}, {shape}, {options.dtype}, {options.device}\n\n{table(timings)}"
+            )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_det.evaluation.comparison import compare, plot_comparison, read_run
+from resnext_det.paper.comparison import compare
+from resnext_det.paper.presentation import plot_comparison
+from resnext_det.paper.runs import read_run
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -21,8 +23,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "output_dirs", nargs="+", type=Path, metavar="OUTPUT_DIR", help="folder of a training"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="which of DATASETS.TEST, where there are several")
-    parser.add_argument("--markdown", type=Path, metavar="OUT.md", help="write the table as Markdown")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="which of DATASETS.TEST, where there are several"
+    )
+    parser.add_argument(
+        "--markdown", type=Path, metavar="OUT.md", help="write the table as Markdown"
+    )
     parser.add_argument("--png", type=Path, metavar="OUT.png", help="draw the figures")
     parser.add_argument("--json", type=Path, metavar="OUT.json", help="write the figures as JSON")
     return parser.parse_args(arguments)
@@ -32,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, or 1 for an error that the user can mend."""
     options = parse(arguments)
     try:
-        comparison = compare([read_run(folder, dataset=options.dataset) for folder in options.output_dirs])
+        comparison = compare(
+            [read_run(folder, dataset=options.dataset) for folder in options.output_dirs]
+        )
         for path in filter(None, (options.markdown, options.png, options.json)):
             path.parent.mkdir(parents=True, exist_ok=True)
         if options.markdown:

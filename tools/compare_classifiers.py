@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_det.evaluation.classification_comparison import ClassificationComparison, compare_classifiers
-from resnext_det.evaluation.classification_runs import ClassificationRun, NotTested, read_classification_runs
+from resnext_det.paper.classifier_comparison import ClassificationComparison, compare_classifiers
+from resnext_det.paper.classifier_runs import ClassificationRun, NotTested, read_classification_runs
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -34,19 +34,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", metavar="INPUT", nargs="?", help="file of weights, or a name of the catalog")
+    parser.add_argument(
+        "input", metavar="INPUT", nargs="?", help="file of weights, or a name of the catalog"
+    )
     parser.add_argument("output", metavar="OUTPUT", type=Path, nargs="?", help="file to write")
-    parser.add_argument("--format", choices=SUFFIXES, help="default: by OUTPUT's suffix, .pth is native")
-    parser.add_argument("--list", action="store_true", help="print the catalog; nothing is downloaded")
-    parser.add_argument("--inspect", action="store_true", help="say what INPUT is, and write nothing")
+    parser.add_argument(
+        "--format", choices=SUFFIXES, help="default: by OUTPUT's suffix, .pth is native"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the catalog; nothing is downloaded"
+    )
+    parser.add_argument(
+        "--inspect", action="store_true", help="say what INPUT is, and write nothing"
+    )
     parser.add_argument("--json", action="store_true", help="with --inspect: print JSON")
     parser.add_argument(
-        "--backbone-only", action="store_true", help="leave out the classifier, or a detector's heads"
+        "--backbone-only",
+        action="store_true",
+        help="leave out the classifier, or a detector's heads",
     )
     parser.add_argument(
         "--preprocessing", choices=KNOWN, help="what INPUT needs, where it is of another source"
     )
-    parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="convert conv1 to this order")
+    parser.add_argument(
+        "--channel-order", choices=("RGB", "BGR"), help="convert conv1 to this order"
+    )
     parser.add_argument(
         "--pixel-std",
         type=float,
@@ -62,7 +74,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give INPUT and OUTPUT, --inspect INPUT, or --list")
     of_output = (options.format, options.channel_order, options.pixel_std, options.force or None)
     if options.inspect and any(given is not None for given in of_output):
-        parser.error("--inspect writes nothing; leave --format, --channel-order, --pixel-std and --force out")
+        parser.error(
+            "--inspect writes nothing; leave --format, --channel-order, --pixel-std and --force out"
+        )
     if options.format == "torchvision" and (options.channel_order or options.pixel_std):
         parser.error(
             "torchvision's format is of its own channel order and std, and is converted to them anyway"
@@ -89,7 +103,9 @@ def convert(file: WeightFile, options: argparse.Namespace) -> WeightFile:
     target = in_order(file.preprocessing, options.channel_order or file.preprocessing.channel_order)
     if options.pixel_std is not None:
         target = replace(target, std=tuple(options.pixel_std))
-    return replace(file, state=converted(file.state, file.preprocessing, target), preprocessing=target)
+    return replace(
+        file, state=converted(file.state, file.preprocessing, target), preprocessing=target
+    )
 
 
 def in_order(preprocessing: Preprocessing, channel_order: str) -> Preprocessing:
@@ -129,9 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.inspect:
         description = describe(file)
-        print(json.dumps(description, indent=1) if options.json else description_text(description).rstrip())
+        print(
+            json.dumps(description, indent=1)
+            if options.json
+            else description_text(description).rstrip()
+        )
     else:
-        print(f"{options.output}: {file.architecture or 'a network that is not recognised'} from {file.path}")
+        print(
+            f"{options.output}: {file.architecture or 'a network that is not recognised'} from {file.path}"
+        )
     return 0
 
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
+from resnext_det.classification.jobs import EvaluationJob, evaluate_weights
 from resnext_det.classification.protocols import BATCH_SIZES, DENSE_SCALES, PROTOCOLS
 from resnext_det.classification.results import write_metrics
 from resnext_det.command_line import add_process_flags, finish, processes_of
@@ -28,22 +28,36 @@ from resnext_det.weights import KNOWN
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("weights", help="a file, or a name of the catalog")
-    parser.add_argument("dataset", help="a set's name, such as imagenet_val, or a folder of class folders")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="center", help="default: center")
-    parser.add_argument("--size", type=int, help="of the crop, in pixels (default: as trained, or 224)")
     parser.add_argument(
-        "--resize", type=int, help="shorter side before cropping (default: as trained, or 256 for 224)"
+        "dataset", help="a set's name, such as imagenet_val, or a folder of class folders"
+    )
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="center", help="default: center")
+    parser.add_argument(
+        "--size", type=int, help="of the crop, in pixels (default: as trained, or 224)"
+    )
+    parser.add_argument(
+        "--resize",
+        type=int,
+        help="shorter side before cropping (default: as trained, or 256 for 224)",
     )
     parser.add_argument(
         "--scales", type=int, nargs="+", help=f"of --protocol dense (default: {DENSE_SCALES})"
     )
     parser.add_argument("--interpolation", choices=("torch7_bicubic", "bicubic", "bilinear"))
-    parser.add_argument("--preprocessing", choices=KNOWN, help="where the weights do not say what they need")
-    parser.add_argument("--per-class", action="store_true", help="print every class too, the worst first")
-    parser.add_argument("--output-dir", type=Path, metavar="RUN", help="write the metrics as RUN/test/*.json")
+    parser.add_argument(
+        "--preprocessing", choices=KNOWN, help="where the weights do not say what they need"
+    )
+    parser.add_argument(
+        "--per-class", action="store_true", help="print every class too, the worst first"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="RUN", help="write the metrics as RUN/test/*.json"
+    )
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is a GPU)")
     parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
     parser.add_argument("--batch-size", type=int, help=f"images of a process (default: {_sizes()})")
@@ -51,7 +65,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--num-workers", type=int, default=workers, help=f"loading processes (default: {workers})"
     )
-    parser.add_argument("--skip-broken", action="store_true", help="leave out broken images, and name them")
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out broken images, and name them"
+    )
     add_process_flags(parser)
     return parser.parse_args(arguments)
 

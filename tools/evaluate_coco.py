@@ -14,7 +14,7 @@ from pathlib import Path
 
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.evaluation.coco_backends import BACKENDS
-from resnext_det.evaluation.plots import plot_precision_recall
+from resnext_det.report.plots import plot_precision_recall
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -23,11 +23,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("annotations", type=Path, help="file of COCO instance annotations")
     parser.add_argument("results", type=Path, help="COCO result file: a list of boxes with scores")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: the fastest that fits")
-    parser.add_argument("--max-detections", type=int, default=100, help="detections an image and category")
-    parser.add_argument("--per-category", action="store_true", help="print the AP of every category too")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="default: the fastest that fits"
+    )
+    parser.add_argument(
+        "--max-detections", type=int, default=100, help="detections an image and category"
+    )
+    parser.add_argument(
+        "--per-category", action="store_true", help="print the AP of every category too"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers as JSON")
-    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw the precision-recall curves")
+    parser.add_argument(
+        "--plot", type=Path, metavar="OUT.png", help="draw the precision-recall curves"
+    )
     return parser.parse_args(arguments)
 
 

@@ -49,9 +49,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="TRAIN_OR_CLASSES",
         help="the training images of ImageNet-1K (a folder, a tar, or imagenet_train), or a .txt of its WordNet ids",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the list")
     parser.add_argument(
-        "--classes", type=int, default=NUM_CLASSES, help=f"with those of ImageNet-1K (default: {NUM_CLASSES})"
+        "--output", required=True, type=Path, metavar="DIR", help="folder of the list"
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        default=NUM_CLASSES,
+        help=f"with those of ImageNet-1K (default: {NUM_CLASSES})",
     )
     return parser.parse_args(arguments)
 

@@ -19,14 +19,16 @@ from pathlib import Path
 from resnext_det.command_line import add_dataset_flag, add_fit_config_flag
 from resnext_det.config import get_cfg, load_config
 from resnext_det.data.coco import register_coco
-from resnext_det.engines.common.weights import needed_by_weights
-from resnext_det.prediction import find_images, names_of_classes, predict_files
+from resnext_det.detection.prediction import find_images, names_of_classes, predict_files
+from resnext_det.weights.agreement import needed_by_weights
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; argparse ends the program with status 2 where it is wrong."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config-file", required=True, metavar="YAML")
     parser.add_argument(

@@ -26,7 +26,9 @@ from resnext_det.command_line import add_fit_config_flag, add_training_flags, fi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config-file", required=True, metavar="YAML", help="the configuration")
     parser.add_argument("--seeds", nargs="+", metavar="SEED", help="a training for each")

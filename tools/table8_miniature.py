@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnext_det.command_line import finish
-from resnext_det.detection import ENGINES
-from resnext_det.miniature import Settings, run_miniature
+from resnext_det.detection.jobs import ENGINES
+from resnext_det.paper.miniature import Settings, run_miniature
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "miniature"
 
@@ -27,7 +27,9 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "miniature"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
     parser.add_argument("--configs", type=Path, metavar="FOLDER", help="in place of --size")
@@ -35,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--from-random", action="store_true", help="train from random weights too")
     parser.add_argument("--output-dir", type=Path, help="default: output/miniature/SIZE")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run was")
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="of the detectors (default: auto)")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="of the detectors (default: auto)"
+    )
     parser.add_argument("--device", help="cuda or cpu, in place of the configurations'")
     options = parser.parse_args(arguments)
     settings = Settings(

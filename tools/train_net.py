@@ -15,16 +15,20 @@ import sys
 from collections.abc import Sequence
 
 from resnext_det.command_line import add_job_flags, finish, job_of, lines_of
-from resnext_det.detection import evaluate, train
+from resnext_det.detection.jobs import evaluate, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config-file", required=True, metavar="YAML", help="the configuration")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train"
+    )
     add_job_flags(parser)
     options = parser.parse_args(arguments)
     job = job_of(options, options.config_file)

@@ -16,21 +16,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnext_det.command_line import add_job_flags, finish, job_of, lines_of
-from resnext_det.two_step import train_two_step
+from resnext_det.detection.two_step import train_two_step
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--rpn", required=True, metavar="YAML", help="the configuration of step one")
-    parser.add_argument("--fast-rcnn", required=True, metavar="YAML", help="the configuration of step two")
-    parser.add_argument("--output-dir", metavar="DIR", help="the steps write to DIR/rpn and DIR/fast_rcnn")
+    parser.add_argument(
+        "--rpn", required=True, metavar="YAML", help="the configuration of step one"
+    )
+    parser.add_argument(
+        "--fast-rcnn", required=True, metavar="YAML", help="the configuration of step two"
+    )
+    parser.add_argument(
+        "--output-dir", metavar="DIR", help="the steps write to DIR/rpn and DIR/fast_rcnn"
+    )
     add_job_flags(parser)
     options = parser.parse_args(arguments)
     rpn, fast_rcnn = (
-        job_of(options, config_file, None if options.output_dir is None else Path(options.output_dir, step))
+        job_of(
+            options,
+            config_file,
+            None if options.output_dir is None else Path(options.output_dir, step),
+        )
         for config_file, step in ((options.rpn, "rpn"), (options.fast_rcnn, "fast_rcnn"))
     )
     return finish(lambda: lines_of(train_two_step(rpn, fast_rcnn)))

@@ -6,7 +6,7 @@ python tools/lazyconfig_train_net.py --config-file configs/lazy/faster_rcnn_X50_
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
-from resnext_det.engines.detectron2.backbone import ResNeXtBackbone
+from resnext_det.detection.detectron2.backbone import ResNeXtBackbone
 
 model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
 dataloader = model_zoo.get_config("common/data/coco.py").dataloader

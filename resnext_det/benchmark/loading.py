@@ -42,7 +42,8 @@ def compare_loading(
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(
-                [value / 255 for value in preprocessing.mean], [value / 255 for value in preprocessing.std]
+                [value / 255 for value in preprocessing.mean],
+                [value / 255 for value in preprocessing.std],
             ),
             v2.RandomHorizontalFlip(),
         ]
@@ -72,7 +73,9 @@ def _jpeg(height: int, width: int) -> np.ndarray:
     """Soft blobs with some noise, which compress about as photographs do."""
     random = np.random.RandomState(0)
     blobs = cv2.resize(
-        random.randint(0, 256, (12, 16, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        random.randint(0, 256, (12, 16, 3)).astype(np.float32),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
     )
     image = np.clip(blobs + random.normal(0, 12, (height, width, 3)), 0, 255).astype(np.uint8)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]

@@ -20,7 +20,9 @@ class Timing:
     peak_memory: int | None = None
 
 
-def take_turns(steps: Mapping[str, Callable[[], None]], device: torch.device, repeats: int) -> list[Timing]:
+def take_turns(
+    steps: Mapping[str, Callable[[], None]], device: torch.device, repeats: int
+) -> list[Timing]:
     """Call every implementation's step in turn, ``repeats`` times, after one time that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     memory: dict[str, int] = {}
@@ -30,7 +32,10 @@ def take_turns(steps: Mapping[str, Callable[[], None]], device: torch.device, re
             if turn:
                 seconds[name].append(taken)
     on_gpu = device.type == "cuda"
-    return [Timing(name, tuple(taken), memory[name] if on_gpu else None) for name, taken in seconds.items()]
+    return [
+        Timing(name, tuple(taken), memory[name] if on_gpu else None)
+        for name, taken in seconds.items()
+    ]
 
 
 def _measure(step: Callable[[], None], device: torch.device) -> tuple[float, int]:
@@ -63,5 +68,12 @@ def table(timings: list[Timing]) -> str:
                 memory,
             ]
         )
-    headers = ["implementation", "min ms", "median ms", "max ms", f"ratio to {timings[0].name}", "memory"]
+    headers = [
+        "implementation",
+        "min ms",
+        "median ms",
+        "max ms",
+        f"ratio to {timings[0].name}",
+        "memory",
+    ]
     return tabulate(rows, headers, tablefmt="pipe", floatfmt=("", ".0f", ".0f", ".0f", ".2f", ""))

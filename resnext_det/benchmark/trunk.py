@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +13,29 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
 from resnext_det.benchmark.timing import Timing, take_turns
 from resnext_det.resnext import ResNeXt
+
+
+def _build_detectron2_trunk(architecture: Architecture, *, freeze_at: int = 0) -> nn.Module:
+    """Stem to res5 as ``build_resnet_backbone`` builds it, with frozen batch norms and the stride in the 3x3 convolution."""
+    from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResNet
+
+    stages = [
+        ResNet.make_stage(
+            BottleneckBlock,
+            stage.blocks,
+            stride_per_block=[stage.stride] + [1] * (stage.blocks - 1),
+            in_channels=stage.in_channels,
+            out_channels=stage.out_channels,
+            bottleneck_channels=stage.bottleneck_channels,
+            num_groups=stage.cardinality,
+            norm="FrozenBN",
+            stride_in_1x1=False,
+        )
+        for stage in architecture.stages()
+    ]
+    stem = BasicStem(in_channels=3, out_channels=architecture.stem_channels, norm="FrozenBN")
+    return ResNet(stem, stages, out_features=["res2", "res3", "res4", "res5"], freeze_at=freeze_at)
+
 
 FEATURES = ("res2", "res3", "res4", "res5")
 MODES = ("inference", "training")
@@ -47,14 +68,15 @@ def trunks(architecture: Architecture, *, freeze_at: int = 0) -> dict[str, nn.Mo
     """
     ours = ResNeXt(architecture, norm="FrozenBN", out_features=FEATURES).freeze(freeze_at)
     theirs = _TorchvisionTrunk(architecture)
-    frozen = [[theirs.conv1], [theirs.layer1], [theirs.layer2], [theirs.layer3], [theirs.layer4]][:freeze_at]
+    frozen = [[theirs.conv1], [theirs.layer1], [theirs.layer2], [theirs.layer3], [theirs.layer4]][
+        :freeze_at
+    ]
     for group in frozen:
         for module in group:
             module.requires_grad_(False)
     found: dict[str, nn.Module] = {"resnext_det": ours, "torchvision": theirs}
     if importlib.util.find_spec("detectron2") is not None:
-        detectron2: Any = importlib.import_module("resnext_det.engines.detectron2.trunk")
-        found["detectron2"] = detectron2.build_trunk(architecture, freeze_at=freeze_at)
+        found["detectron2"] = _build_detectron2_trunk(architecture, freeze_at=freeze_at)
     return found
 
 

@@ -15,8 +15,7 @@ from resnext_det.config.backbone import architecture_of
 from resnext_det.data.images.augmentation import CifarAugmentation, PaperAugmentation
 from resnext_det.data.images.cropping import CenterCrop
 from resnext_det.data.images.loaders import Augmentation
-from resnext_det.data.images.mixing import Mixing
-from resnext_det.data.images.modern_augmentation import ModernAugmentation
+from resnext_det.data.images.modern_augmentation import Mixing, ModernAugmentation
 from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training.optimizer import build_optimizer

@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from resnext_det.classification.protocols import Protocol
+from resnext_det.classification.scoring import columns_of, restricted
 from resnext_det.data.images.image_set import ImageSet, relabelled
 from resnext_det.data.images.loaders import build_image_test_loader
 from resnext_det.evaluation.classification import ClassificationMetrics, Tally
-from resnext_det.evaluation.scoring import columns_of, restricted
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training import distributed
 
@@ -71,7 +71,9 @@ def evaluate_on(
     hidden = None if distributed.is_main_process() else True
     mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
     with torch.inference_mode(), mixed:
-        for batch in tqdm(loader, f"testing, {protocol.name}", unit="batch", disable=hidden, leave=False):
+        for batch in tqdm(
+            loader, f"testing, {protocol.name}", unit="batch", disable=hidden, leave=False
+        ):
             counting.skip(batch["broken"])
             if len(batch["labels"]):
                 counting.add(protocol.score(network, batch["views"], device).cpu(), batch["labels"])

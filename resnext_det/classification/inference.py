@@ -39,7 +39,9 @@ class Classifier:
         preprocessing: str | None = None,
         device: str | None = None,
     ) -> None:
-        self.device = distributed.resolve_device(device or distributed.usual_device(), setting="device")
+        self.device = distributed.resolve_device(
+            device or distributed.usual_device(), setting="device"
+        )
         file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
         if preprocessing is not None:
             file = stated(file, preprocessing)
@@ -48,7 +50,9 @@ class Classifier:
         self.class_names = _names(class_names or file.class_names, self.network.num_classes)
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray | Image.Image | str | Path, top: int = 5) -> list[tuple[str, float]]:
+    def __call__(
+        self, image: np.ndarray | Image.Image | str | Path, top: int = 5
+    ) -> list[tuple[str, float]]:
         """Classify one image, by its central crop.
 
         Args:

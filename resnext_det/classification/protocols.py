@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnext_det.classification.scoring import crop_scores, dense_scores
 from resnext_det.data.images.cropping import CenterCrop, DenseScales, TenCrop
 from resnext_det.data.images.loaders import Views
-from resnext_det.evaluation.scoring import crop_scores, dense_scores
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import KNOWN, WeightFile
 
@@ -117,15 +117,20 @@ def center(crop: CenterCrop) -> Protocol:
 
 def ten_crop(crops: TenCrop) -> Protocol:
     """Four corners, the centre, and their mirror images; scores are averaged before the softmax (fb.resnet.torch)."""
-    return Protocol(f"ten-crop {crops.size}", crops.resize, crops.interpolation, crops, _score_crops)
+    return Protocol(
+        f"ten-crop {crops.size}", crops.resize, crops.interpolation, crops, _score_crops
+    )
 
 
 def dense(scales: DenseScales, *, window: int = 7) -> Protocol:
     """The whole image at several scales, the network applied everywhere; see ``dense_scores``."""
 
-    def score(network: ResNeXtClassifier, images: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
+    def score(
+        network: ResNeXtClassifier, images: Sequence[Sequence[Tensor]], device: torch.device
+    ) -> Tensor:
         scores = (
-            dense_scores(network, (views.to(device) for views in image), window=window) for image in images
+            dense_scores(network, (views.to(device) for views in image), window=window)
+            for image in images
         )
         return torch.cat(list(scores))
 

@@ -53,7 +53,9 @@ def write_classifier(
 
 def facts_of_training(cfg: CfgNode) -> dict[str, str]:
     """What weights tell of their training: the set, the seed, and how images are shown in testing."""
-    shown = {key.lower(): str(cfg.INPUT[key]) for key in ("INTERPOLATION", "SIZE_TEST", "RESIZE_TEST")}
+    shown = {
+        key.lower(): str(cfg.INPUT[key]) for key in ("INTERPOLATION", "SIZE_TEST", "RESIZE_TEST")
+    }
     return {"trained_on": cfg.DATASETS.TRAIN, "seed": str(cfg.SEED), **shown}
 
 

@@ -24,6 +24,7 @@ from resnext_det.classification.build import (
     preprocessing_of,
     schedule_of,
 )
+from resnext_det.classification.datasets import open_sets
 from resnext_det.classification.evaluation import evaluate_on
 from resnext_det.classification.results import (
     BEST,
@@ -35,7 +36,6 @@ from resnext_det.classification.results import (
     write_classifier,
     write_metrics,
 )
-from resnext_det.classification.sets import open_sets
 from resnext_det.classification.weights import load_start
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.loaders import build_image_train_loader
@@ -111,7 +111,10 @@ class _Training:
         self.best = BestSoFar()
         classes = SameClasses(train_set.class_names)
         parts = {"class_names": classes, "model_ema": self.average, "grad_scaler": self.scaler}
-        facts = {"preprocessing": preprocessing_of(cfg).as_dict(), "metadata": facts_of_training(cfg)}
+        facts = {
+            "preprocessing": preprocessing_of(cfg).as_dict(),
+            "metadata": facts_of_training(cfg),
+        }
         self.state = TrainingState(
             self.classifier,
             optimizer_of(cfg, self.classifier),
@@ -141,7 +144,12 @@ class _Training:
             amp_dtype=self.amp_dtype,
             scaler=self.scaler,
             clip=clipper_of(cfg),
-            after_step=[*averaging, self._save_when_due, partial(self._test_when_due, writer), writer],
+            after_step=[
+                *averaging,
+                self._save_when_due,
+                partial(self._test_when_due, writer),
+                writer,
+            ],
             on_interrupt=self.state.after,
         )
 
@@ -183,7 +191,9 @@ class _Training:
         if self.cfg.MODEL.WEIGHTS:
             load_start(self.cfg, classifier, self.train_set.class_names)
         count = sum(parameter.numel() for parameter in classifier.parameters())
-        logger.info("%s, %d parameters, form %s", classifier.architecture, count, self.cfg.MODEL.FORM)
+        logger.info(
+            "%s, %d parameters, form %s", classifier.architecture, count, self.cfg.MODEL.FORM
+        )
         return in_form(self.cfg, classifier).to(self.device)
 
     def _batches(self, start: int) -> Loader:
@@ -204,7 +214,9 @@ class _Training:
         )
 
     def _tested(self) -> ResNeXtClassifier:
-        return self.classifier if self.average is None else cast(ResNeXtClassifier, self.average.model)
+        return (
+            self.classifier if self.average is None else cast(ResNeXtClassifier, self.average.model)
+        )
 
     def _write(self, name: str, epoch: int) -> None:
         write_classifier(

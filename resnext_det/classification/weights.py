@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.evaluation.scoring import columns_of
+from resnext_det.classification.scoring import columns_of
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import WeightFile, check_preprocessing, load_weights, read_weights
 from resnext_det.weights.backbones import backbone_of
@@ -33,7 +33,8 @@ def load_start(cfg: CfgNode, classifier: ResNeXtClassifier, class_names: Sequenc
     file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
     if file.format == "detector":
         logger.warning(
-            "%s is a detector's: its backbone is taken, and the linear layer starts at random.", file.path
+            "%s is a detector's: its backbone is taken, and the linear layer starts at random.",
+            file.path,
         )
         file = backbone_of(file)
     check_preprocessing(cfg, file)
@@ -47,7 +48,9 @@ def _of_classes(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
         return file
     if file.class_names is not None and set(file.class_names) == set(class_names):
         order = columns_of(class_names, file.class_names)
-        return replace(file, state={**file.state, **{name: file.state[name][order] for name in _LINEAR}})
+        return replace(
+            file, state={**file.state, **{name: file.state[name][order] for name in _LINEAR}}
+        )
     if file.class_names is None and len(bias) == len(class_names):
         logger.info(
             "%s has %d outputs and does not name their classes: they are taken for those of this training, in their order.",
@@ -63,7 +66,9 @@ def _of_classes(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
         "%s is of %s and not of the %d of this training, so the linear layer starts at random.",
         *(file.path, known, len(class_names)),
     )
-    return replace(file, state={name: tensor for name, tensor in file.state.items() if name not in _LINEAR})
+    return replace(
+        file, state={name: tensor for name, tensor in file.state.items() if name not in _LINEAR}
+    )
 
 
 def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:

@@ -7,8 +7,8 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture
-from resnext_det.config.defaults import get_cfg
-from resnext_det.config.keys import keys_of, value_of
+from resnext_det.config.detection import get_cfg
+from resnext_det.config.rules import keys_of, value_of
 from resnext_det.config.values import check_value
 from resnext_det.resnext import FEATURES
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.backbone import check_backbone
-from resnext_det.config.keys import value_of
+from resnext_det.config.rules import value_of
 from resnext_det.config.values import FPN_BACKBONES, check_values
 from resnext_det.resnext import FEATURES
 
@@ -97,7 +97,9 @@ def _check_input(cfg: CfgNode) -> None:
         )
     sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if not sizes:
-        raise ValueError("INPUT.MIN_SIZE_TRAIN = () holds no size; write one or more, such as (640, 800)")
+        raise ValueError(
+            "INPUT.MIN_SIZE_TRAIN = () holds no size; write one or more, such as (640, 800)"
+        )
     if sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
         raise ValueError(
             f"INPUT.MIN_SIZE_TRAIN = {sizes}, but INPUT.MIN_SIZE_TRAIN_SAMPLING = 'range' draws between two numbers; write (lowest, "
@@ -111,9 +113,13 @@ def _check_dilation(cfg: CfgNode) -> None:
         return
     dilated = "MODEL.RESNETS.RES5_DILATION = 2"
     if uses_fpn(cfg):
-        raise ValueError(f"{dilated} leaves res5 at stride 16, and a pyramid needs stride 32; write 1")
+        raise ValueError(
+            f"{dilated} leaves res5 at stride 16, and a pyramid needs stride 32; write 1"
+        )
     if "ROI_HEADS" in parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
-        raise ValueError(f"{dilated}, but Res5ROIHeads runs an undilated res5 on every region; write 1")
+        raise ValueError(
+            f"{dilated}, but Res5ROIHeads runs an undilated res5 on every region; write 1"
+        )
     if "res5" not in resnets.OUT_FEATURES:
         raise ValueError(
             f"{dilated}, but there is no res5 in MODEL.RESNETS.OUT_FEATURES = {resnets.OUT_FEATURES}; write 1, or ['res5']"
@@ -156,7 +162,9 @@ def _check_rpn(cfg: CfgNode) -> None:
             f"MODEL.RPN.CONV_DIMS = {dims}: write the channels of one convolution or more, -1 for those of its input"
         )
     sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
-    counts = {len(sizes[level % len(sizes)]) * len(ratios[level % len(ratios)]) for level in range(levels)}
+    counts = {
+        len(sizes[level % len(sizes)]) * len(ratios[level % len(ratios)]) for level in range(levels)
+    }
     if len(counts) > 1:
         raise ValueError(
             f"MODEL.ANCHOR_GENERATOR.SIZES = {sizes} and ASPECT_RATIOS = {ratios} give {sorted(counts)} anchors at different levels; "
@@ -182,12 +190,16 @@ def _check_matching(cfg: CfgNode) -> None:
 def _check_box_deltas(cfg: CfgNode, key: str) -> None:
     weights = value_of(cfg, key)
     if len(weights) != 4 or not all(weight > 0 for weight in weights):
-        raise ValueError(f"{key} = {weights}: write four numbers above 0, for x, y, width and height")
+        raise ValueError(
+            f"{key} = {weights}: write four numbers above 0, for x, y, width and height"
+        )
 
 
 def _check_box_head(cfg: CfgNode) -> None:
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-    given = f"MODEL.ROI_BOX_HEAD.NAME = {box.NAME!r}, NUM_FC = {box.NUM_FC}, NUM_CONV = {box.NUM_CONV}"
+    given = (
+        f"MODEL.ROI_BOX_HEAD.NAME = {box.NAME!r}, NUM_FC = {box.NUM_FC}, NUM_CONV = {box.NUM_CONV}"
+    )
     if heads.NAME == "Res5ROIHeads":
         if list(heads.IN_FEATURES) != ["res4"] or uses_fpn(cfg):
             raise ValueError(

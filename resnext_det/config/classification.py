@@ -13,9 +13,8 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import BLOCKS_PER_STAGE
-from resnext_det.config.keys import value_of
 from resnext_det.config.loading import merge
-from resnext_det.config.rules import Rules
+from resnext_det.config.rules import Rules, value_of
 
 # The keys that each recipe of augmentation honours; at their defaults the others change nothing.
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {
@@ -50,8 +49,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     **{f"MODEL.{key}": (1, math.inf) for key in (*_POSITIVE, "RESNETS.RES2_OUT_CHANNELS")},
     **{f"INPUT.{key}": (1, math.inf) for key in ("SIZE_TRAIN", "SIZE_TEST", "RESIZE_TEST")},
     **{f"INPUT.{key}": (0, math.inf) for key in ("LIGHTING", "PADDING", "MIXUP", "CUTMIX")},
-    **{f"SOLVER.{key}": (1, math.inf) for key in ("EPOCHS", "IMS_PER_BATCH", "CHECKPOINT_EPOCHS", "STEPS")},
-    **{f"SOLVER.{key}": (0, math.inf) for key in ("IMAGES_PER_EPOCH", "REFERENCE_BATCH", "WARMUP_EPOCHS")},
+    **{
+        f"SOLVER.{key}": (1, math.inf)
+        for key in ("EPOCHS", "IMS_PER_BATCH", "CHECKPOINT_EPOCHS", "STEPS")
+    },
+    **{
+        f"SOLVER.{key}": (0, math.inf)
+        for key in ("IMAGES_PER_EPOCH", "REFERENCE_BATCH", "WARMUP_EPOCHS")
+    },
     **{f"SOLVER.{key}": (0, math.inf) for key in ("BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM")},
     "MODEL.NUM_CLASSES": (0, math.inf),
     "INPUT.COLOR_JITTER": (0, 1),
@@ -131,7 +136,12 @@ def _solver() -> dict[str, Any]:
             "DECAY": 0.9999,
         },  # an average of the weights, which is then tested and kept
         "AMP": {"ENABLED": False, "DTYPE": "bfloat16"},
-        "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "norm", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
+        "CLIP_GRADIENTS": {
+            "ENABLED": False,
+            "CLIP_TYPE": "norm",
+            "CLIP_VALUE": 1.0,
+            "NORM_TYPE": 2.0,
+        },
         "CHECKPOINT_EPOCHS": 1,
         "CHECKPOINTS_KEPT": 2,
     }
@@ -147,7 +157,10 @@ def get_classifier_cfg() -> CfgNode:
             "DATASETS": {"TRAIN": "", "TEST": ""},
             "DATALOADER": {"NUM_WORKERS": 4, "SKIP_BROKEN_IMAGES": False},
             "SOLVER": _solver(),
-            "TEST": {"EVAL_EPOCHS": 1, "IMS_PER_BATCH": 64},  # 0: after the training; images of a process
+            "TEST": {
+                "EVAL_EPOCHS": 1,
+                "IMS_PER_BATCH": 64,
+            },  # 0: after the training; images of a process
             "OUTPUT_DIR": "./output/classification",
             "SEED": -1,
             "CUDNN_BENCHMARK": True,
@@ -196,7 +209,9 @@ def _check(cfg: CfgNode) -> None:
         )
     _check_schedule(solver)
     if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
-        raise ValueError("SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999")
+        raise ValueError(
+            "SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999"
+        )
 
 
 def _check_effect(
@@ -215,7 +230,9 @@ def _check_effect(
 
 def _check_schedule(solver: CfgNode) -> None:
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
-        raise ValueError(f"SOLVER.STEPS = {solver.STEPS}: write epochs in increasing order, each once")
+        raise ValueError(
+            f"SOLVER.STEPS = {solver.STEPS}: write epochs in increasing order, each once"
+        )
     in_steps = solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
     if in_steps and any(step >= solver.EPOCHS for step in solver.STEPS):
         raise ValueError(

@@ -12,10 +12,9 @@ from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config.checks import check
-from resnext_det.config.defaults import PARTS_SWITCHED_OFF, get_cfg
-from resnext_det.config.files import read_yaml
-from resnext_det.config.keys import keys_of
-from resnext_det.config.rules import TYPE_WORDS
+from resnext_det.config.detection import PARTS_SWITCHED_OFF, get_cfg
+from resnext_det.config.rules import TYPE_WORDS, keys_of
+from resnext_det.config.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,11 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
 
 
 def merge(
-    cfg: CfgNode, path: str | Path, overrides: Sequence[Any] = (), *, switched_off: tuple[str, ...] = ()
+    cfg: CfgNode,
+    path: str | Path,
+    overrides: Sequence[Any] = (),
+    *,
+    switched_off: tuple[str, ...] = (),
 ) -> None:
     """Change ``cfg`` as a file with its base files says, and then as the overrides say; nothing is checked but keys and types.
 
@@ -117,7 +120,9 @@ def _pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
             )
         key, equals, value = item.partition("=")
         if equals and key.replace("_", "").replace(".", "").isupper():
-            raise ValueError(f"{item!r} is no override; write a space for the equals sign: {key} {value}")
+            raise ValueError(
+                f"{item!r} is no override; write a space for the equals sign: {key} {value}"
+            )
     if len(overrides) % 2:
         text = " ".join(map(str, overrides))
         raise ValueError(
@@ -138,7 +143,9 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
     default = holder[leaf]
     if isinstance(default, YacsNode):
         inner = ", ".join(keys_of(default, f"{key}."))
-        raise ValueError(f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {inner}")
+        raise ValueError(
+            f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {inner}"
+        )
     try:
         holder.merge_from_list([leaf, value])
     except ValueError as error:
@@ -158,7 +165,9 @@ def _near(cfg: CfgNode, key: str) -> str:
     alike = difflib.get_close_matches(leaf, sorted(set(leaves.values())), n=2, cutoff=0.75)
     alike = alike or [name for name in dict.fromkeys(leaves.values()) if leaf in name]
     near = difflib.get_close_matches(key, known, n=2, cutoff=0.8)
-    near += [other for name in alike for other in known if leaves[other] == name and other not in near]
+    near += [
+        other for name in alike for other in known if leaves[other] == name and other not in near
+    ]
     near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     if near:
         return f"did you mean {', '.join(near[:4])}?"
@@ -180,10 +189,14 @@ def _example(default: Any, value: Any) -> str:
         return str(round(float(text)))
     if isinstance(default, str) and number:
         return f"\"'{text}'\""
-    if isinstance(default, (tuple, list)) and not any(isinstance(entry, (tuple, list)) for entry in default):
+    if isinstance(default, (tuple, list)) and not any(
+        isinstance(entry, (tuple, list)) for entry in default
+    ):
         words = [word.strip(" \"'") for word in text.strip("()[]").split(",")]
         words = [
-            word if word.replace(".", "").lstrip("-").isdigit() else f'"{word}"' for word in words if word
+            word if word.replace(".", "").lstrip("-").isdigit() else f'"{word}"'
+            for word in words
+            if word
         ]
         return f"({', '.join(words)},)"
     return repr(default)

@@ -8,8 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from fvcore.common.config import CfgNode
+from yacs.config import CfgNode as YacsNode
 
-from resnext_det.config.keys import keys_of, value_of
+
+def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """Every dotted key of a configuration, or of a node of it under ``prefix`` (with its dot)."""
+    found = []
+    for name, value in cfg.items():
+        if isinstance(value, YacsNode):
+            found += keys_of(value, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value under a dotted key."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node[name]
+    return node
+
 
 TYPE_WORDS = {
     "bool": "True or False",
@@ -66,7 +85,9 @@ class Rules:
     def is_supported(self, key: str, value: Any) -> bool:
         """Whether the value is among those that are honoured."""
         supported = self.supported.get(key, (value,))
-        return (type(supported[0])(value) if isinstance(value, (list, tuple)) else value) in supported
+        return (
+            type(supported[0])(value) if isinstance(value, (list, tuple)) else value
+        ) in supported
 
     def _check_type(self, key: str, value: Any, default: Any) -> None:
         if key in self.optional:
@@ -76,7 +97,9 @@ class Rules:
                 )
             return
         if value is None:
-            raise ValueError(f"{key} has no value; write one, such as {default!r}, or leave the key out")
+            raise ValueError(
+                f"{key} has no value; write one, such as {default!r}, or leave the key out"
+            )
         if _kind(value) != _kind(default) or (type(default) is int and not isinstance(value, int)):
             raise ValueError(
                 f"{key} = {value!r}: {TYPE_WORDS[type(default).__name__]} is needed, such as {default!r}"

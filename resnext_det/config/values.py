@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
-from resnext_det.config.defaults import get_cfg
+from resnext_det.config.detection import get_cfg
 from resnext_det.config.rules import Rules
 from resnext_det.layers import NORMS
 
@@ -51,7 +51,11 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "INPUT.FORMAT": ("BGR", "RGB", "L"),
     "INPUT.CROP.ENABLED": (False,),
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
-    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",
+    ),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
     "TEST.EXPECTED_RESULTS": ([],),
@@ -109,7 +113,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.DETECTIONS_PER_IMAGE": (-1, math.inf),
 }
 
-_OPTIONAL = dict.fromkeys(("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"), "SOLVER.WEIGHT_DECAY")
+_OPTIONAL = dict.fromkeys(
+    ("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"), "SOLVER.WEIGHT_DECAY"
+)
 
 _RULES = Rules(SUPPORTED_VALUES, RANGES, _OPTIONAL)
 

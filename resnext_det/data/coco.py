@@ -21,7 +21,10 @@ _BUILT_IN = {
     "coco_2014_train": ("coco/annotations/instances_train2014.json", "coco/train2014"),
     "coco_2014_val": ("coco/annotations/instances_val2014.json", "coco/val2014"),
     "coco_2014_minival": ("coco/annotations/instances_minival2014.json", "coco/val2014"),
-    "coco_2014_valminusminival": ("coco/annotations/instances_valminusminival2014.json", "coco/val2014"),
+    "coco_2014_valminusminival": (
+        "coco/annotations/instances_valminusminival2014.json",
+        "coco/val2014",
+    ),
     "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
     "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
     "coco_2017_val_100": ("coco/annotations/instances_val2017_100.json", "coco/val2017"),
@@ -124,13 +127,19 @@ def load_coco(name: str) -> CocoDataset:
             f"dataset {name!r}: annotations file {annotations_file} does not exist; {remedy}"
         )
     if not image_dir.is_dir():
-        raise FileNotFoundError(f"dataset {name!r}: image folder {image_dir} does not exist; {remedy}")
+        raise FileNotFoundError(
+            f"dataset {name!r}: image folder {image_dir} does not exist; {remedy}"
+        )
     names, records = read_coco_json(annotations_file, image_dir, name)
     logger.info("%s: %d images, %d categories", name, len(records), len(names))
-    return CocoDataset(name, annotations_file, image_dir, tuple(names.values()), tuple(names), records)
+    return CocoDataset(
+        name, annotations_file, image_dir, tuple(names.values()), tuple(names), records
+    )
 
 
-def check_same_categories(train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset] = ()) -> None:
+def check_same_categories(
+    train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset] = ()
+) -> None:
     """Raise ValueError unless all sets have the same categories in the same order (ids may differ)."""
     first, *others = [*train_sets, *test_sets]
     for other in others:
@@ -152,8 +161,14 @@ def check_same_categories(train_sets: Sequence[CocoDataset], test_sets: Sequence
 
 def filter_empty(records: Sequence[Record]) -> list[Record]:
     """The records with at least one annotation that is no crowd; detectron2's FILTER_EMPTY_ANNOTATIONS."""
-    kept = [record for record in records if any(not a.get("iscrowd", 0) for a in record["annotations"])]
-    logger.info("left out %d of %d images without usable annotations", len(records) - len(kept), len(records))
+    kept = [
+        record for record in records if any(not a.get("iscrowd", 0) for a in record["annotations"])
+    ]
+    logger.info(
+        "left out %d of %d images without usable annotations",
+        len(records) - len(kept),
+        len(records),
+    )
     return kept
 
 

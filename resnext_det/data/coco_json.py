@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 XYWH_ABS = 1  # detectron2's BoxMode.XYWH_ABS
-SMALLEST_SIDE = 1e-5  # training leaves out boxes with a side no longer than this, as detectron2 does
+SMALLEST_SIDE = (
+    1e-5  # training leaves out boxes with a side no longer than this, as detectron2 does
+)
 
 
 def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int, str], list[Record]]:
@@ -67,7 +69,8 @@ class _Reader:
             ) from None
         if not isinstance(content, dict):
             raise self._error(
-                f"it holds a {type(content).__name__}, not an object", "give a file in COCO's format"
+                f"it holds a {type(content).__name__}, not an object",
+                "give a file in COCO's format",
             )
         return content
 
@@ -76,9 +79,13 @@ class _Reader:
         for entry in self._table(content, "categories"):
             category = self._integer(entry, "id", "a category")
             if not isinstance(entry.get("name"), str):
-                raise self._error(f"category {category} has the name {entry.get('name')!r}", "write a string")
+                raise self._error(
+                    f"category {category} has the name {entry.get('name')!r}", "write a string"
+                )
             if category in names:
-                raise self._error(f"category id {category} occurs twice", "give each category its own id")
+                raise self._error(
+                    f"category id {category} occurs twice", "give each category its own id"
+                )
             names[category] = entry["name"]
         if not names:
             raise self._error("'categories' is empty", "list the classes in it")
@@ -93,14 +100,18 @@ class _Reader:
             size = [self._integer(entry, key, f"image {image_id}") for key in ("height", "width")]
             if min(size) < 1:
                 raise self._error(
-                    f"image {image_id} has height {size[0]} and width {size[1]}", "write its size in pixels"
+                    f"image {image_id} has height {size[0]} and width {size[1]}",
+                    "write its size in pixels",
                 )
             file_name = entry.get("file_name")
-            if file_name is None and isinstance(entry.get("coco_url"), str):  # LVIS v1: split folder and file
+            if file_name is None and isinstance(
+                entry.get("coco_url"), str
+            ):  # LVIS v1: split folder and file
                 file_name = "/".join(entry["coco_url"].split("/")[-2:])
             if not isinstance(file_name, str):
                 raise self._error(
-                    f"image {image_id} has the file_name {file_name!r}", "write a path in the image folder"
+                    f"image {image_id} has the file_name {file_name!r}",
+                    "write a path in the image folder",
                 )
             records[image_id] = {
                 "file_name": os.path.join(image_dir, file_name),
@@ -135,7 +146,8 @@ class _Reader:
                     else f"image_id {entry['image_id']} is no image's id"
                 )
                 raise self._error(
-                    f"annotation {identity}: {wrong}", "give each annotation its own id and an image listed"
+                    f"annotation {identity}: {wrong}",
+                    "give each annotation its own id and an image listed",
                 )
             if record is None:
                 continue
@@ -155,7 +167,9 @@ class _Reader:
         if boxes:
             self._check_boxes(np.array(boxes, dtype=np.float64), placed)
 
-    def _annotation(self, entry: dict[str, Any], identity: int, contiguous: dict[int, int]) -> Record:
+    def _annotation(
+        self, entry: dict[str, Any], identity: int, contiguous: dict[int, int]
+    ) -> Record:
         category = self._integer(entry, "category_id", f"annotation {identity}")
         if category not in contiguous:
             raise self._error(
@@ -189,7 +203,9 @@ class _Reader:
 
     def _check_boxes(self, boxes: np.ndarray, placed: list[tuple[int, Record]]) -> None:
         """Boxes (N, 4): x, y, width, height; ``placed`` says which annotation and image each belongs to."""
-        size = np.array([[record["width"], record["height"]] for _, record in placed], dtype=np.float64)
+        size = np.array(
+            [[record["width"], record["height"]] for _, record in placed], dtype=np.float64
+        )
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         faults = {
             "is not finite": ~np.isfinite(boxes).all(axis=1),
@@ -220,7 +236,9 @@ class _Reader:
         table = content.get(key)
         if not isinstance(table, list) or any(not isinstance(entry, dict) for entry in table):
             found = (
-                f"it has {_few(list(content))}" if key not in content else f"'{key}' is no list of objects"
+                f"it has {_few(list(content))}"
+                if key not in content
+                else f"'{key}' is no list of objects"
             )
             raise self._error(
                 f"it is not in COCO's format: {found}",
@@ -249,7 +267,9 @@ def _without_masks(entry: dict[str, Any]) -> dict[str, Any]:
     if "segmentation" in entry:
         mask = entry["segmentation"]
         polygons = mask if isinstance(mask, list) and mask and isinstance(mask[0], list) else None
-        entry["segmentation"] = polygons is None or any(len(p) % 2 == 0 and len(p) >= 6 for p in polygons)
+        entry["segmentation"] = polygons is None or any(
+            len(p) % 2 == 0 and len(p) >= 6 for p in polygons
+        )
     return entry
 
 

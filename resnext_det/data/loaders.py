@@ -74,7 +74,9 @@ def build_train_loader(
         if factors is None:
             indices = training_indices(len(records), seed=seed, rank=rank, world_size=world_size)
         else:
-            indices = repeated_training_indices(factors, seed=seed, rank=rank, world_size=world_size)
+            indices = repeated_training_indices(
+                factors, seed=seed, rank=rank, world_size=world_size
+            )
         return batches(indices, batch_size, wide=wide, start_batch=start_batch)
 
     plan()  # so that a wrong rank or start_batch is an error here and not in the first step
@@ -132,7 +134,10 @@ def _stored(records: Sequence[Record], num_workers: int) -> Sequence[Record] | _
 def _mapped(mapper: Mapper, record: Record, random_state: np.random.RandomState | None) -> Any:
     try:
         return mapper(record, random_state)
-    except (ValueError, OSError) as error:  # what a user's files cause; a bug of ours keeps its traceback
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # what a user's files cause; a bug of ours keeps its traceback
         return Failure(error, str(record.get("file_name")))
 
 

@@ -6,7 +6,6 @@ x0, y0, x1, y1 in pixels of the image as it lies on the disk. Reading one runs n
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 
 from resnext_det.data.coco_json import XYWH_ABS, Record
+from resnext_det.files import write_file
 from resnext_det.instances import Boxes, Instances
-from resnext_det.weights.pickles import read_plain_pickle
+from resnext_det.weights.unpickling.pickle_files import read_plain_pickle
 
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS
 KEYS = ("proposal_boxes", "proposal_objectness_logits", "proposal_bbox_mode")
@@ -27,7 +27,9 @@ Proposals = Mapping[Any, tuple[np.ndarray, np.ndarray]]
 """Image id -> boxes (N, 4), x0, y0, x1, y1 in pixels of the original image, and their objectness logits (N,)."""
 
 _WRITTEN_BY_DETECTRON = {"indexes": "ids", "scores": "objectness_logits"}
-_OUTSIDE = 1.0  # pixels by which a box may exceed its image: some count the last pixel, some its end
+_OUTSIDE = (
+    1.0  # pixels by which a box may exceed its image: some count the last pixel, some its end
+)
 
 
 def write_proposals(path: str | Path, proposals: Proposals) -> None:
@@ -40,15 +42,10 @@ def write_proposals(path: str | Path, proposals: Proposals) -> None:
         "objectness_logits": [logits for _, logits in proposals.values()],
         "bbox_mode": XYXY_ABS,
     }
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            pickle.dump(contents, file, protocol=5)  # which writes arrays without a copy of them in memory
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        # protocol 5 writes arrays without a copy of them in memory
+        write_file(path, lambda file: pickle.dump(contents, file, protocol=5))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(
             f"proposals {path} could not be written ({error}); make room on that disk, or choose another OUTPUT_DIR"
         ) from error
@@ -75,7 +72,9 @@ def read_proposals(path: str | Path) -> Proposals:
             raise ValueError(
                 f"proposals {path}: image {identity!r} stands there twice; write each image once"
             )
-        found[identity] = _checked(image_boxes, image_logits, mode, f"proposals {path}, image {identity!r}")
+        found[identity] = _checked(
+            image_boxes, image_logits, mode, f"proposals {path}, image {identity!r}"
+        )
     return found
 
 
@@ -97,7 +96,11 @@ def with_proposals(records: Sequence[Record], path: str | Path, *, name: str) ->
     missing = [record for record in records if str(record["image_id"]) not in found]
     if missing:
         first, number = missing[0], len(missing)
-        some = f"it has {len(found)} images, such as {', '.join(list(found)[:3])}" if found else "it has none"
+        some = (
+            f"it has {len(found)} images, such as {', '.join(list(found)[:3])}"
+            if found
+            else "it has none"
+        )
         raise ValueError(
             f"proposals {path}: image {first['image_id']} ({first['file_name']}) of dataset {name!r} is not there, and so it is for "
             f"{number} of {len(records)} images; {some}; give the file that was computed on {name!r} in DATASETS.PROPOSAL_FILES_*"
@@ -113,7 +116,12 @@ def with_proposals(records: Sequence[Record], path: str | Path, *, name: str) ->
 
 
 def mapped_proposals(
-    record: Record, size: tuple[int, int], *, scale: tuple[float, float] | None, flipped: str, topk: int
+    record: Record,
+    size: tuple[int, int],
+    *,
+    scale: tuple[float, float] | None,
+    flipped: str,
+    topk: int,
 ) -> Instances:
     """The proposals of a record in its mapped image: detectron2's ``transform_proposals``, to the last bit.
 
@@ -136,13 +144,18 @@ def mapped_proposals(
         corners[:, 0::2] = width - corners[:, 0::2]
     elif flipped == "vertical":
         corners[:, 1::2] = height - corners[:, 1::2]
-    low, high = np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])
+    low, high = (
+        np.minimum(corners[:, :2], corners[:, 2:]),
+        np.maximum(corners[:, :2], corners[:, 2:]),
+    )
     boxes = torch.from_numpy(np.hstack([low, high]).astype(np.float32))
     boxes[:, 0::2].clamp_(min=0, max=width)
     boxes[:, 1::2].clamp_(min=0, max=height)
     logits = torch.from_numpy(record["proposal_objectness_logits"].astype(np.float32))
     kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return Instances(size, proposal_boxes=Boxes(boxes[kept][:topk]), objectness_logits=logits[kept][:topk])
+    return Instances(
+        size, proposal_boxes=Boxes(boxes[kept][:topk]), objectness_logits=logits[kept][:topk]
+    )
 
 
 def _columns(contents: Any, path: Path) -> tuple[list[Any], list[Any], list[Any], int]:
@@ -166,9 +179,7 @@ def _columns(contents: Any, path: Path) -> tuple[list[Any], list[Any], list[Any]
     return ids, boxes, logits, int(mode)
 
 
-_FORM = (
-    'write a dict with lists "ids", "boxes" and "objectness_logits", as detectron2\'s box_proposals.pkl has'
-)
+_FORM = 'write a dict with lists "ids", "boxes" and "objectness_logits", as detectron2\'s box_proposals.pkl has'
 
 
 def _checked(boxes: Any, logits: Any, mode: int, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,14 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # What PIL's decoders raise on a file that is cut off or is no image.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def read_image(path: str | Path, format: str) -> np.ndarray:
@@ -105,7 +112,9 @@ def check_image_size(record: dict[str, Any], image: np.ndarray) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a malformed EXIF block is no reason to refuse the pixels; PIL raises many types on it
+    except (
+        Exception
+    ):  # a malformed EXIF block is no reason to refuse the pixels; PIL raises many types on it
         return image
     method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)

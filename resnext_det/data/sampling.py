@@ -20,7 +20,13 @@ Batch = list[tuple[int, int]]
 
 
 def training_indices(
-    size: int, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1, start: int = 0
+    size: int,
+    *,
+    seed: int,
+    shuffle: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
 ) -> Iterator[int]:
     """Endless permutations of range(size), strided by rank; equals detectron2's ``TrainingSampler``.
 
@@ -44,16 +50,23 @@ def repeated_training_indices(
     return islice(_repeated_permutations(factors, seed, shuffle), rank, None, world_size)
 
 
-def repeat_factors(records: Sequence[dict[str, Any]], *, threshold: float, sqrt: bool = True) -> torch.Tensor:
+def repeat_factors(
+    records: Sequence[dict[str, Any]], *, threshold: float, sqrt: bool = True
+) -> torch.Tensor:
     """How often an image is seen: max(1, sqrt(threshold / frequency(c))) of its rarest category c.
 
     frequency(c) is the share of images with c in them (LVIS, appendix B.2); without ``sqrt`` the ratio
     itself. Float32, (len(records),); equals detectron2's ``repeat_factors_from_category_frequency``.
     """
-    categories = [{annotation["category_id"] for annotation in record["annotations"]} for record in records]
+    categories = [
+        {annotation["category_id"] for annotation in record["annotations"]} for record in records
+    ]
     counts = Counter(category for present in categories for category in present)
     ratios = {category: threshold / (count / len(records)) for category, count in counts.items()}
-    factors = {category: max(1.0, math.sqrt(ratio) if sqrt else ratio) for category, ratio in ratios.items()}
+    factors = {
+        category: max(1.0, math.sqrt(ratio) if sqrt else ratio)
+        for category, ratio in ratios.items()
+    }
     return torch.tensor(
         [max((factors[category] for category in present), default=1.0) for present in categories],
         dtype=torch.float32,
@@ -61,7 +74,11 @@ def repeat_factors(records: Sequence[dict[str, Any]], *, threshold: float, sqrt:
 
 
 def batches(
-    indices: Iterable[int], batch_size: int, *, wide: Sequence[bool] | None = None, start_batch: int = 0
+    indices: Iterable[int],
+    batch_size: int,
+    *,
+    wide: Sequence[bool] | None = None,
+    start_batch: int = 0,
 ) -> Iterator[Batch]:
     """Batches of (index, position), from batch ``start_batch`` on: the tail of what start_batch=0 gives.
 
@@ -118,10 +135,14 @@ def _repeated_permutations(factors: torch.Tensor, seed: int, shuffle: bool) -> I
     while True:
         repeats = whole + (torch.rand(len(fraction), generator=generator) < fraction)
         epoch = torch.arange(len(factors)).repeat_interleave(repeats.long())
-        yield from (epoch[torch.randperm(len(epoch), generator=generator)] if shuffle else epoch).tolist()
+        yield from (
+            epoch[torch.randperm(len(epoch), generator=generator)] if shuffle else epoch
+        ).tolist()
 
 
-def _grouped(indices: Iterable[int], batch_size: int, wide: Sequence[bool] | None) -> Iterator[Batch]:
+def _grouped(
+    indices: Iterable[int], batch_size: int, wide: Sequence[bool] | None
+) -> Iterator[Batch]:
     waiting: dict[bool, Batch] = {True: [], False: []}
     for position, index in enumerate(indices):
         orientation = wide[index] if wide is not None else True

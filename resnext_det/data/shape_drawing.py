@@ -58,7 +58,9 @@ OUTLINES: dict[str, Callable[[Generator], Shape]] = {
     "triangle": lambda random: [_polygon(3)],
 }
 DISTRACTORS: tuple[Callable[[Generator], Shape], ...] = (
-    lambda random: [np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (1.0, random.uniform(0.2, 0.5))],
+    lambda random: [
+        np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (1.0, random.uniform(0.2, 0.5))
+    ],
     lambda random: [_polygon(64) * (1.0, random.uniform(0.35, 0.6))],  # an ellipse; above, a slab
     lambda random: [_polygon(64)[:33]],  # a half disc
     _angle,
@@ -133,7 +135,9 @@ def _background(random: Generator, height: int, width: int) -> np.ndarray:
     first, second, third = _colours(random, 3)
     second = _blend(first, second, np.asarray(random.uniform(0.05, 0.3), np.float32))
     image = _blend(first, second, _pattern(random, height, width))
-    return _blend(image, third, _pattern(random, height, width) * np.float32(random.uniform(0, 0.12)))
+    return _blend(
+        image, third, _pattern(random, height, width) * np.float32(random.uniform(0, 0.12))
+    )
 
 
 def _paint(random: Generator, image: np.ndarray, coverage: np.ndarray) -> None:
@@ -179,7 +183,9 @@ def _draw_lines(random: Generator, image: np.ndarray, number: int) -> None:
 def _finish(random: Generator, image: np.ndarray) -> np.ndarray:
     """Light falling unevenly, a little blur, sensor noise; uint8 (height, width, 3)."""
     height, width = image.shape[1:]
-    image = image * (1 + np.float32(random.uniform(-0.2, 0.2)) * (_pattern(random, height, width) - 0.5))
+    image = image * (
+        1 + np.float32(random.uniform(-0.2, 0.2)) * (_pattern(random, height, width) - 0.5)
+    )
     image = np.ascontiguousarray(image.transpose(1, 2, 0))
     if random.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), random.uniform(0.4, 1.1))
@@ -203,7 +209,9 @@ def _find_place(
         mask = coverage >= 128
         remaining = [*(before & ~mask for before in masks[1:]), mask]
         needed = [MIN_VISIBLE * whole for whole in (*areas, area)]
-        if all(np.count_nonzero(left) >= need for left, need in zip(remaining, needed, strict=True)):
+        if all(
+            np.count_nonzero(left) >= need for left, need in zip(remaining, needed, strict=True)
+        ):
             return coverage, area
     return None
 
@@ -231,7 +239,9 @@ def draw_objects(
     _draw_lines(random, image, int(random.integers(0, 4)))
     drawn: list[int] = []
     areas: list[float] = []
-    masks = [np.zeros((height, width), bool)]  # the first is nobody's, so that the list is never empty
+    masks = [
+        np.zeros((height, width), bool)
+    ]  # the first is nobody's, so that the list is never empty
     for index, radius in zip(classes, radii, strict=True):
         if (place := _find_place(random, SHAPE_CLASSES[index], radius, masks, areas)) is None:
             continue
@@ -246,11 +256,15 @@ def draw_objects(
     objects: list[tuple[int, Box, float]] = []
     for index, mask in zip(drawn, masks[1:], strict=True):
         x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
-        objects.append((index, (float(x), float(y), float(w), float(h)), float(np.count_nonzero(mask))))
+        objects.append(
+            (index, (float(x), float(y), float(w), float(h)), float(np.count_nonzero(mask)))
+        )
     return _finish(random, image), objects
 
 
-def draw_scene(random: Generator, height: int, width: int) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
+def draw_scene(
+    random: Generator, height: int, width: int
+) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
     """Draw a scene of three to twelve objects.
 
     Returns:

@@ -50,7 +50,9 @@ def _generator(split: str, seed: int, index: int) -> Generator:
 def _write_all(function: Callable[[int], Any], number: int, description: str) -> list[Any]:
     """function(0) to function(number - 1), by as many threads as there are cores."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(function, range(number)), total=number, desc=description, disable=None))
+        return list(
+            tqdm(pool.map(function, range(number)), total=number, desc=description, disable=None)
+        )
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
@@ -63,7 +65,9 @@ def _exists(index: Path, images: Path, info: dict[str, Any]) -> bool:
     if not images.is_dir():
         return False
     if not index.is_file():
-        raise ValueError(f"{images} has no {index.name} beside it that says what it holds; remove {images}")
+        raise ValueError(
+            f"{images} has no {index.name} beside it that says what it holds; remove {images}"
+        )
     found = json.loads(index.read_text()).get("info")
     if found != info:
         raise ValueError(
@@ -97,7 +101,9 @@ def _published(index: Path, images: Path) -> Iterator[tuple[Path, dict[str, Any]
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def generate_shapes(root: Path | str, *, split: str, num_images: int, seed: int) -> tuple[Path, Path]:
+def generate_shapes(
+    root: Path | str, *, split: str, num_images: int, seed: int
+) -> tuple[Path, Path]:
     """Write a detection set: ``root/SPLIT/000000.jpg`` ... and ``root/instances_SPLIT.json`` in COCO's form.
 
     The longer side of an image is 256 pixels, the shorter one 192 to 256. A set that is there is kept.
@@ -128,7 +134,9 @@ def generate_shapes(root: Path | str, *, split: str, num_images: int, seed: int)
             _write_image(folder / f"{i:06d}.jpg", image)
             return height, width, objects
 
-        description.update(info=info, **_coco(_write_all(write, num_images, f"drawing shapes, {split}")))
+        description.update(
+            info=info, **_coco(_write_all(write, num_images, f"drawing shapes, {split}"))
+        )
     return index, images
 
 
@@ -142,7 +150,8 @@ def _coco(scenes: Iterable[tuple[int, int, list[tuple[int, Box, float]]]]) -> di
             entry = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": kind + 1}
             annotations.append({**entry, "bbox": list(box), "area": area, "iscrowd": 0})
     categories = [
-        {"id": k + 1, "name": name, "supercategory": "shape"} for k, name in enumerate(SHAPE_CLASSES)
+        {"id": k + 1, "name": name, "supercategory": "shape"}
+        for k, name in enumerate(SHAPE_CLASSES)
     ]
     return {"licenses": [], "images": images, "annotations": annotations, "categories": categories}
 
@@ -199,7 +208,12 @@ def generate_shape_images(
             while not objects:  # now and then no place is found
                 radius = random.uniform(0.2, 0.48) * size
                 image, objects = draw_objects(
-                    random, size, size, classes=[kind], radii=[radius], clutter=int(random.integers(0, 3))
+                    random,
+                    size,
+                    size,
+                    classes=[kind],
+                    radii=[radius],
+                    clutter=int(random.integers(0, 3)),
                 )
             _write_image(folder / SHAPE_CLASSES[kind] / f"{number:05d}.jpg", image)
 

@@ -56,7 +56,9 @@ class ResizeShortestEdge:
             )
         in_order = len(self.min_sizes) == 2 and self.min_sizes[0] <= self.min_sizes[1]
         if self.sampling == "range" and not in_order:
-            raise ValueError(f"min sizes are {self.min_sizes}; sampling 'range' takes two: (lowest, highest)")
+            raise ValueError(
+                f"min sizes are {self.min_sizes}; sampling 'range' takes two: (lowest, highest)"
+            )
 
     def draw(self, random_state: np.random.RandomState) -> int:
         """One size; 0 for no resize."""
@@ -150,7 +152,9 @@ class DetectionMapper:
         check_image_size(record, image)
         height, width = image.shape[:2]
         size = self.resize.draw(random_state)
-        new_height, new_width = self.resize.output_size(height, width, size) if size else (height, width)
+        new_height, new_width = (
+            self.resize.output_size(height, width, size) if size else (height, width)
+        )
         flipped = self.flip.direction if self.flip.draw(random_state) else "none"
 
         image = flip_image(resize_image(image, new_height, new_width) if size else image, flipped)
@@ -185,7 +189,10 @@ def flip_image(image: np.ndarray, direction: str) -> np.ndarray:
 
 
 def transform_boxes(
-    boxes: Sequence[Sequence[float]], size: tuple[int, int], scale: tuple[float, float] | None, flipped: str
+    boxes: Sequence[Sequence[float]],
+    size: tuple[int, int],
+    scale: tuple[float, float] | None,
+    flipped: str,
 ) -> np.ndarray:
     """Annotated boxes (x, y, width, height) in the mapped image, clipped to it.
 

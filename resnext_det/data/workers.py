@@ -119,7 +119,9 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _POSIX:
         os.setpgrp()
-        while signal.SIGTERM in signal.sigpending():  # it was sent to the group before the worker left that
+        while (
+            signal.SIGTERM in signal.sigpending()
+        ):  # it was sent to the group before the worker left that
             signal.sigwait((signal.SIGTERM,))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     torch.set_num_threads(1)

@@ -100,7 +100,9 @@ class ClassificationMetrics:
         if not per_class:
             return text
         rows = sorted((row for row in self._classes() if row[1]), key=lambda row: (row[2], row[3]))
-        cells = [(name, str(images), f"{top1:.3f}", f"{top5:.3f}") for name, images, top1, top5 in rows]
+        cells = [
+            (name, str(images), f"{top1:.3f}", f"{top5:.3f}") for name, images, top1, top5 in rows
+        ]
         alignment = ("left", "right", "right", "right") if cells else None
         headers = ["class", "images", "top1", "top5"]
         return f"{text}\n\n{tabulate(cells, headers, tablefmt='pipe', colalign=alignment, disable_numparse=True)}"
@@ -109,7 +111,9 @@ class ClassificationMetrics:
         return [(1, self.top1), (TOP, self.top5)]
 
     def _classes(self) -> list[tuple[str, int, float, float]]:
-        return list(zip(self.class_names, self.class_images, self.class_top1, self.class_top5, strict=True))
+        return list(
+            zip(self.class_names, self.class_images, self.class_top1, self.class_top5, strict=True)
+        )
 
 
 class Tally:
@@ -130,7 +134,9 @@ class Tally:
             raise ValueError("there is no class to count; give the names of the network's outputs")
         self.class_names = tuple(class_names)
         self.skipped: list[str] = []
-        self._images, self._top1, self._top5 = (np.zeros(len(class_names), dtype=np.int64) for _ in range(3))
+        self._images, self._top1, self._top5 = (
+            np.zeros(len(class_names), dtype=np.int64) for _ in range(3)
+        )
         self._cross_entropy = 0.0  # the sum; a Python float is float64
 
     def add(self, scores: Tensor, labels: Tensor) -> None:

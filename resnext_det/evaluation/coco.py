@@ -14,7 +14,12 @@ import numpy as np
 from tabulate import tabulate
 
 from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
-from resnext_det.evaluation.coco_files import Source, positions_of_images, read_detections, read_ground_truth
+from resnext_det.evaluation.coco_files import (
+    Source,
+    positions_of_images,
+    read_detections,
+    read_ground_truth,
+)
 from resnext_det.instances import Instances
 
 logger = logging.getLogger(__name__)
@@ -78,8 +83,12 @@ class CocoMetrics:
 
     def table(self, *, per_category: bool = True) -> str:
         """The 12 numbers and the AP per category as text in columns, as detectron2 logs them."""
-        numbers = {name: value for name, value in self.as_dict(recalls=True).items() if "-" not in name}
-        text = tabulate([list(numbers.values())], headers=list(numbers), tablefmt="pipe", floatfmt=".3f")
+        numbers = {
+            name: value for name, value in self.as_dict(recalls=True).items() if "-" not in name
+        }
+        text = tabulate(
+            [list(numbers.values())], headers=list(numbers), tablefmt="pipe", floatfmt=".3f"
+        )
         if not per_category:
             return text
         pairs = zip(self.class_names, self.category_ap, strict=True)
@@ -87,7 +96,9 @@ class CocoMetrics:
         columns = min(6, len(cells))
         rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
         headers = ["category", "AP"] * (columns // 2)
-        return f"{text}\n\n{tabulate(rows, headers=headers, tablefmt='pipe', disable_numparse=True)}"
+        return (
+            f"{text}\n\n{tabulate(rows, headers=headers, tablefmt='pipe', disable_numparse=True)}"
+        )
 
 
 def evaluate_coco(
@@ -118,7 +129,9 @@ def evaluate_coco(
     """
     if not isinstance(max_detections_per_image, int) or max_detections_per_image < 1:
         given = repr(max_detections_per_image)
-        raise ValueError(f"max_detections_per_image is {given}; write an integer from 1 up, such as 100")
+        raise ValueError(
+            f"max_detections_per_image is {given}; write an integer from 1 up, such as 100"
+        )
     truth = read_ground_truth(annotations)
     found = read_detections(results, truth)
     every = np.arange(len(truth.image_ids))
@@ -127,7 +140,9 @@ def evaluate_coco(
     if not np.isin(found.images, images).any():
         logger.warning("there is no detection to evaluate: every AP is 0")
     if not np.isin(truth.images, images).any():
-        logger.warning("%s: there is no annotated object to evaluate on: every number is nan", truth.name)
+        logger.warning(
+            "%s: there is no annotated object to evaluate on: every number is nan", truth.name
+        )
     limits = (1, min(10, max_detections_per_image), max_detections_per_image)
     precision, recall = evaluate_boxes(chosen, truth, found, images, limits)
     return CocoMetrics(
@@ -140,7 +155,9 @@ def evaluate_coco(
     )
 
 
-def coco_results(image_id: Any, instances: Instances, category_ids: Sequence[Any]) -> list[dict[str, Any]]:
+def coco_results(
+    image_id: Any, instances: Instances, category_ids: Sequence[Any]
+) -> list[dict[str, Any]]:
     """Detections of an image as entries of a COCO result file: detectron2's ``instances_to_coco_json``.
 
     Args:
@@ -149,7 +166,9 @@ def coco_results(image_id: Any, instances: Instances, category_ids: Sequence[Any
     """
     boxes = instances.pred_boxes.tensor.detach().cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), instances.scores.tolist(), instances.pred_classes.tolist(), strict=True)
+    rows = zip(
+        boxes.tolist(), instances.scores.tolist(), instances.pred_classes.tolist(), strict=True
+    )
     return [
         {"image_id": image_id, "category_id": category_ids[index], "bbox": box, "score": score}
         for box, score, index in rows

@@ -45,7 +45,11 @@ def choose_backend(name: str, truth: GroundTruth) -> str:
 
 
 def evaluate_boxes(
-    backend: str, truth: GroundTruth, found: Detections, images: np.ndarray, limits: tuple[int, int, int]
+    backend: str,
+    truth: GroundTruth,
+    found: Detections,
+    images: np.ndarray,
+    limits: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCO's precision (T, R, K, A, M) and recall (T, K, A, M), -1 where undefined.
 
@@ -73,7 +77,9 @@ def _evaluate_hotcoco(
         iscrowd=truth.crowd,
     )
     columns = [found.images[:, None], found.boxes, found.scores[:, None], found.categories[:, None]]
-    evaluation = COCOeval(annotations, annotations.load_res(np.concatenate(columns, axis=1)), "bbox")
+    evaluation = COCOeval(
+        annotations, annotations.load_res(np.concatenate(columns, axis=1)), "bbox"
+    )
     evaluation.params.imgIds = images.tolist()
     evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
@@ -95,10 +101,16 @@ def _evaluate_pycocotools(
     # Only 0 has a meaning among annotation ids; it is kept, the others are numbered.
     ids = np.where(truth.id_is_zero, 0, np.arange(1, len(truth.images) + 1))
     annotations, results = COCO(), COCO()
-    annotations.dataset = {**head, "annotations": _entries(truth, ids, area=truth.areas, iscrowd=truth.crowd)}
+    annotations.dataset = {
+        **head,
+        "annotations": _entries(truth, ids, area=truth.areas, iscrowd=truth.crowd),
+    }
     areas = found.boxes[:, 2] * found.boxes[:, 3]
     counted = np.arange(1, len(areas) + 1)
-    results.dataset = {**head, "annotations": _entries(found, counted, area=areas, score=found.scores)}
+    results.dataset = {
+        **head,
+        "annotations": _entries(found, counted, area=areas, score=found.scores),
+    }
     with contextlib.redirect_stdout(io.StringIO()):
         annotations.createIndex()
         results.createIndex()

@@ -54,11 +54,15 @@ def read_json(path: str | Path, what: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"{what} file {path} does not exist; give the path of a JSON file") from None
+        raise FileNotFoundError(
+            f"{what} file {path} does not exist; give the path of a JSON file"
+        ) from None
     except IsADirectoryError:
         raise ValueError(f"{what} file {path} is a folder; give the path of a JSON file") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{what} file {path} is not text; give a JSON file in COCO's form") from None
+        raise ValueError(
+            f"{what} file {path} is not text; give a JSON file in COCO's form"
+        ) from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ValueError(
@@ -81,20 +85,29 @@ def read_ground_truth(source: Source) -> GroundTruth:
         )
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
-            raise ValueError(f"{name} has no list {key!r}; give a file of COCO instance annotations")
+            raise ValueError(
+                f"{name} has no list {key!r}; give a file of COCO instance annotations"
+            )
     image_ids = _sorted_ids(data["images"], "image", name)
     category_ids = _sorted_ids(data["categories"], "category", name)
     if not category_ids:
         raise ValueError(f"{name} lists no category; give a file of COCO instance annotations")
-    names = {category["id"]: str(category.get("name", category["id"])) for category in data["categories"]}
+    names = {
+        category["id"]: str(category.get("name", category["id"])) for category in data["categories"]
+    }
     entries = data["annotations"]
     listed = f"annotations of {name}"
     ids = _column(entries, "id", listed)
     if len(set(ids)) < len(ids):
-        if "minival" not in name:  # COCO's own minival files repeat ids, which detectron2 tolerates there too
-            raise ValueError(f"{name} gives one id to several annotations; number them from 1, each once")
+        if (
+            "minival" not in name
+        ):  # COCO's own minival files repeat ids, which detectron2 tolerates there too
+            raise ValueError(
+                f"{name} gives one id to several annotations; number them from 1, each once"
+            )
         logger.warning(
-            "%s gives one id to several annotations; each is evaluated as an object of its own", name
+            "%s gives one id to several annotations; each is evaluated as an object of its own",
+            name,
         )
     boxes = _numbers(_column(entries, "bbox", listed), (len(entries), 4), "bbox", listed)
     areas = np.array([entry.get("area", np.nan) for entry in entries], np.float64)
@@ -113,7 +126,9 @@ def read_ground_truth(source: Source) -> GroundTruth:
     return _without_strays(truth)
 
 
-def read_detections(source: str | Path | Sequence[Mapping[str, Any]], truth: GroundTruth) -> Detections:
+def read_detections(
+    source: str | Path | Sequence[Mapping[str, Any]], truth: GroundTruth
+) -> Detections:
     """Check and number COCO results: a path or a list of dicts; ``evaluate_coco`` says what is refused."""
     name = str(source) if isinstance(source, str | Path) else "results"
     data: Any = read_json(source, "result") if isinstance(source, str | Path) else source
@@ -156,7 +171,9 @@ def _sorted_ids(entries: Sequence[Mapping[str, Any]], kind: str, name: str) -> l
     try:
         return sorted(ids)
     except TypeError:
-        raise ValueError(f"{name} mixes {kind} ids of several types; write all as integers") from None
+        raise ValueError(
+            f"{name} mixes {kind} ids of several types; write all as integers"
+        ) from None
 
 
 def _column(entries: Sequence[Any], key: str, name: str) -> list[Any]:
@@ -167,9 +184,13 @@ def _column(entries: Sequence[Any], key: str, name: str) -> list[Any]:
         pass
     for index, entry in enumerate(entries):
         if not isinstance(entry, Mapping):
-            raise ValueError(f"entry {index} of {name} is {entry!r}; it has to be a dict with {key!r}")
+            raise ValueError(
+                f"entry {index} of {name} is {entry!r}; it has to be a dict with {key!r}"
+            )
         if key not in entry:
-            raise ValueError(f"entry {index} of {name} lacks {key!r}; it has {', '.join(map(str, entry))}")
+            raise ValueError(
+                f"entry {index} of {name} lacks {key!r}; it has {', '.join(map(str, entry))}"
+            )
     raise AssertionError(f"{key} of {name}")
 
 
@@ -213,11 +234,17 @@ def _without_strays(truth: GroundTruth) -> GroundTruth:
         len(known),
     )
     fields = ("id_is_zero", "images", "categories", "boxes", "areas", "crowd")
-    return GroundTruth(**{**vars(truth), **{field: getattr(truth, field)[known] for field in fields}})
+    return GroundTruth(
+        **{**vars(truth), **{field: getattr(truth, field)[known] for field in fields}}
+    )
 
 
 def _examples(ids: Sequence[Any]) -> str:
-    return f"it lists {len(ids)}, such as {', '.join(repr(i) for i in ids[:3])}" if ids else "it lists none"
+    return (
+        f"it lists {len(ids)}, such as {', '.join(repr(i) for i in ids[:3])}"
+        if ids
+        else "it lists none"
+    )
 
 
 def _unknown_image(unknown: Sequence[Any], number: int, name: str, truth: GroundTruth) -> str:

@@ -14,7 +14,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from resnext_det.evaluation.coco import without_nan
-from resnext_det.evaluation.coco_files import GroundTruth, Source, positions_of_images, read_ground_truth
+from resnext_det.evaluation.coco_files import (
+    GroundTruth,
+    Source,
+    positions_of_images,
+    read_ground_truth,
+)
 
 LIMITS = (100, 1000)
 """How many proposals of an image count, the best first."""
@@ -44,7 +49,10 @@ class ProposalMetrics:
     def table(self) -> str:
         """The numbers as text in columns, as detectron2 logs them."""
         return tabulate(
-            [list(self.recalls.values())], headers=list(self.recalls), tablefmt="pipe", floatfmt=".3f"
+            [list(self.recalls.values())],
+            headers=list(self.recalls),
+            tablefmt="pipe",
+            floatfmt=".3f",
         )
 
     def summary(self) -> str:

@@ -7,23 +7,23 @@ file. Loading admits tensors and plain data only: no file runs code.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
+
+from resnext_det.files import write_file
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
 """The file, in the output folder, that holds the newest checkpoint's bare name."""
 
-_PARTIAL = "checkpoint.partial"  # one name for all: what a killed run leaves is overwritten by the next
 _SHOWN = 8
 
 
@@ -37,7 +37,9 @@ class Checkpointer:
 
     def __init__(self, output_dir: str | Path, *, max_to_keep: int | None = None) -> None:
         if max_to_keep is not None and max_to_keep < 1:
-            raise ValueError(f"max_to_keep is {max_to_keep}; keep at least 1 checkpoint, or None for all")
+            raise ValueError(
+                f"max_to_keep is {max_to_keep}; keep at least 1 checkpoint, or None for all"
+            )
         self.output_dir = Path(output_dir)
         self.max_to_keep = max_to_keep
 
@@ -51,10 +53,11 @@ class Checkpointer:
         path = self.output_dir / f"{name}.pth"
         logger.info("Saving checkpoint to %s", path)
         try:
-            _write_atomically(path, lambda file: torch.save(dict(state), file))
-            _write_atomically(self.output_dir / LAST_CHECKPOINT, lambda file: file.write(path.name.encode()))
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-            (self.output_dir / _PARTIAL).unlink(missing_ok=True)
+            write_file(path, lambda file: torch.save(dict(state), file))
+            write_file(
+                self.output_dir / LAST_CHECKPOINT, lambda file: file.write(path.name.encode())
+            )
+        except OSError as error:
             raise OSError(
                 f"the checkpoint {path} could not be written ({error}); make room on that disk or choose "
                 "another "
@@ -103,7 +106,9 @@ class Checkpointer:
                 f"{self._others(path)}"
             )
         if not path.is_file():
-            raise FileNotFoundError(f"{pointer} names {name}, which is not there; {self._others(path)}")
+            raise FileNotFoundError(
+                f"{pointer} names {name}, which is not there; {self._others(path)}"
+            )
         return path
 
     def _remove_old(self, newest: Path) -> None:
@@ -126,14 +131,18 @@ class Checkpointer:
         with path.open("rb") as file:
             begins_as_checkpoint = file.read(4) == b"PK\x03\x04"
         if begins_as_checkpoint or path.stat().st_size == 0:
-            return f"{path} is damaged or cut short (a power cut, a full disk?); {self._others(path)}"
-        return (
-            f"{path} is not a checkpoint that torch.save wrote ({type(error).__name__}); {self._others(path)}"
-        )
+            return (
+                f"{path} is damaged or cut short (a power cut, a full disk?); {self._others(path)}"
+            )
+        return f"{path} is not a checkpoint that torch.save wrote ({type(error).__name__}); {self._others(path)}"
 
     def _others(self, path: Path) -> str:
         """What to do instead of reading ``path``: the newest complete checkpoint beside it, by time."""
-        whole = [other for other in path.parent.glob("*.pth") if other != path and zipfile.is_zipfile(other)]
+        whole = [
+            other
+            for other in path.parent.glob("*.pth")
+            if other != path and zipfile.is_zipfile(other)
+        ]
         if not whole:
             return "no other checkpoint is beside it, so start anew, without --resume"
         newest = max(whole, key=lambda other: other.stat().st_mtime_ns)
@@ -159,26 +168,14 @@ def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Non
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(problems.values()):
-        found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
+        found = "; ".join(
+            f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names
+        )
         raise ValueError(
             f"the checkpoint does not fit the model. {found}. "
             "Use the configuration that the checkpoint was trained with (config.yaml in its folder)"
         )
     model.load_state_dict(state)
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    partial = path.parent / _PARTIAL
-    with partial.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # else the new name may be lost in a power cut
-    finally:
-        os.close(folder)
 
 
 def _forbidden_names(path: Path) -> list[str]:

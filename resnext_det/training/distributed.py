@@ -132,7 +132,9 @@ def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"{setting} is {name!r}, which is no torch device; write cuda or cpu") from error
+        raise ValueError(
+            f"{setting} is {name!r}, which is no torch device; write cuda or cpu"
+        ) from error
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -143,7 +145,9 @@ def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
         )
     index = local_rank() if device.index is None else device.index
     if index >= count:
-        raise ValueError(f"{setting} is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}")
+        raise ValueError(
+            f"{setting} is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}"
+        )
     return torch.device("cuda", index)
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
+from resnext_det.files import write_file
 from resnext_det.training.distributed import join_group, leave_group
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -59,7 +60,16 @@ def launch(
     if dist_url == "auto":
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     with tempfile.TemporaryDirectory() as folder:
-        job = (main, args, num_gpus_per_machine, num_machines, machine_rank, dist_url, device, folder)
+        job = (
+            main,
+            args,
+            num_gpus_per_machine,
+            num_machines,
+            machine_rank,
+            dist_url,
+            device,
+            folder,
+        )
         context = start_processes(
             _worker, args=job, nprocs=num_gpus_per_machine, join=False, start_method="spawn"
         )
@@ -79,7 +89,9 @@ def launch(
         return _outcome(Path(folder, "0"))
 
 
-def _check_request(processes: int, machines: int, machine_rank: int, dist_url: str, device: str) -> None:
+def _check_request(
+    processes: int, machines: int, machine_rank: int, dist_url: str, device: str
+) -> None:
     if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
         raise ValueError(
             f"--num-gpus {processes} --num-machines {machines} --machine-rank {machine_rank} "
@@ -89,7 +101,9 @@ def _check_request(processes: int, machines: int, machine_rank: int, dist_url: s
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if torch.device(device).type == "cuda" and processes > max(present, 1):
         remedy = f"--num-gpus {present}" if present else "--num-gpus 1 MODEL.DEVICE cpu"
-        raise ValueError(f"--num-gpus {processes}, but torch finds {present} on this machine; write {remedy}")
+        raise ValueError(
+            f"--num-gpus {processes}, but torch finds {present} on this machine; write {remedy}"
+        )
     if machines > 1 and not dist_url.startswith("tcp://"):
         raise ValueError(
             f"--dist-url {dist_url} cannot join {machines} machines; "
@@ -97,7 +111,9 @@ def _check_request(processes: int, machines: int, machine_rank: int, dist_url: s
         )
 
 
-def _run_under_torchrun(main: Callable[..., Any], processes: int, device: str, args: tuple[Any, ...]) -> Any:
+def _run_under_torchrun(
+    main: Callable[..., Any], processes: int, device: str, args: tuple[Any, ...]
+) -> Any:
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     if processes not in (1, local_size):
         raise ValueError(
@@ -150,12 +166,11 @@ def _leave_error(error: BaseException, path: Path) -> None:
         pickle.loads(data)
     except Exception:
         return
-    path.with_suffix(".partial").write_bytes(data)
-    os.replace(path.with_suffix(".partial"), path)
+    write_file(path, lambda file: file.write(data))
 
 
 def _first_error(folder: str) -> BaseException | None:
-    paths = [path for path in Path(folder).glob("error*") if path.suffix != ".partial"]
+    paths = list(Path(folder).glob("error*"))
     return _outcome(min(paths, key=lambda path: path.stat().st_mtime_ns)) if paths else None
 
 
@@ -177,7 +192,9 @@ def _forwarding_signals(pids: list[int]) -> Iterator[None]:
             except ProcessLookupError:
                 continue
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:

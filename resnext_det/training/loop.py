@@ -139,7 +139,9 @@ class LossWatch:
         self._period = _CHECK_PERIOD_CUDA if device.type == "cuda" else 1
         self._unseen: list[tuple[int, list[str], dict[str, torch.Tensor]]] = []
 
-    def look(self, iteration: int, batch: Any, losses: dict[str, torch.Tensor], *, last: bool) -> None:
+    def look(
+        self, iteration: int, batch: Any, losses: dict[str, torch.Tensor], *, last: bool
+    ) -> None:
         """Take note of a step's losses, detached; raise FloatingPointError if a noted one is not finite, when it is time."""
         self._unseen.append((iteration, _file_names(batch), losses))
         if last or (iteration + 1) % self._period == 0:
@@ -153,8 +155,12 @@ class LossWatch:
         if not bool(torch.isfinite(torch.stack(values)).all()):
             for iteration, files, losses in self._unseen:
                 if not all(bool(torch.isfinite(value)) for value in losses.values()):
-                    shown = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
-                    raise FloatingPointError(_divergence(f"the losses are {shown}", iteration, files))
+                    shown = ", ".join(
+                        f"{name} {float(value):.4g}" for name, value in losses.items()
+                    )
+                    raise FloatingPointError(
+                        _divergence(f"the losses are {shown}", iteration, files)
+                    )
         self._unseen.clear()
 
     @contextmanager
@@ -164,7 +170,9 @@ class LossWatch:
             yield
         except FloatingPointError as error:
             self.check()  # an earlier loss may be where it began
-            raise FloatingPointError(_divergence(str(error), iteration, _file_names(batch))) from error
+            raise FloatingPointError(
+                _divergence(str(error), iteration, _file_names(batch))
+            ) from error
 
 
 def _divergence(what: str, iteration: int, files: Sequence[str]) -> str:
@@ -182,7 +190,9 @@ def _file_names(batch: Any) -> list[str]:
         return list(batch.get("file_names", ()))
     samples = batch if isinstance(batch, (list, tuple)) else []
     return [
-        str(sample["file_name"]) for sample in samples if isinstance(sample, dict) and "file_name" in sample
+        str(sample["file_name"])
+        for sample in samples
+        if isinstance(sample, dict) and "file_name" in sample
     ]
 
 

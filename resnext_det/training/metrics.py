@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from resnext_det.files import write_text
 from resnext_det.training import distributed
-from resnext_det.training.logs import IN_BAR
+from resnext_det.training.setup import IN_BAR
 
 if TYPE_CHECKING:
     from resnext_det.training.loop import Step
@@ -169,12 +170,20 @@ class MetricsWriter:
             if self._images_per_step is not None:
                 scalars["images_per_second"] = self._images_per_step / scalars["time"]
             self._seconds.clear()
-            scalars["eta_seconds"] = statistics.median(self._times) * (self._total - step.iteration - 1)
+            scalars["eta_seconds"] = statistics.median(self._times) * (
+                self._total - step.iteration - 1
+            )
         self._write(step.iteration, scalars)
         logger.info(_line(step.iteration, scalars), extra={IN_BAR: self._bar is not None})
         if self._bar is not None:
-            speed = f", {scalars['images_per_second']:.0f} images/s" if "images_per_second" in scalars else ""
-            self._bar.set_postfix_str(f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}{speed}")
+            speed = (
+                f", {scalars['images_per_second']:.0f} images/s"
+                if "images_per_second" in scalars
+                else ""
+            )
+            self._bar.set_postfix_str(
+                f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}{speed}"
+            )
 
 
 def names_at(output_dir: str | Path, iteration: int) -> set[str]:
@@ -192,9 +201,7 @@ def cut_metrics(path: str | Path, start: int) -> None:
     if not path.is_file():
         return
     kept = [line + "\n" for line, content in _whole_lines(path) if content["iteration"] < start]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    os.replace(partial, path)
+    write_text(path, "".join(kept))
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -215,7 +222,9 @@ def _line(iteration: int, scalars: Mapping[str, float]) -> str:
     parts.append(f"iter: {iteration}")
     parts += [f"{name}: {value:.4g}" for name, value in scalars.items() if "loss" in name]
     parts += [f"{name}: {scalars[name]:.4f}" for name in ("time", "data_time") if name in scalars]
-    parts += [f"images/s: {scalars[name]:.0f}" for name in ("images_per_second",) if name in scalars]
+    parts += [
+        f"images/s: {scalars[name]:.0f}" for name in ("images_per_second",) if name in scalars
+    ]
     parts.append(f"lr: {scalars['lr']:.5g}")
     if torch.cuda.is_available():
         parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")

@@ -81,7 +81,11 @@ def parameter_groups(
             "MODEL.BACKBONE.FREEZE_AT"
         )
     return [
-        {"params": parameters, "lr": learning_rate, "weight_decay": weight_decay if decay is None else decay}
+        {
+            "params": parameters,
+            "lr": learning_rate,
+            "weight_decay": weight_decay if decay is None else decay,
+        }
         for (learning_rate, decay), parameters in grouped.items()
     ]
 
@@ -110,11 +114,18 @@ def build_optimizer(
         bias_lr_factor=bias_lr_factor,
     )
     return torch.optim.SGD(
-        groups, lr=base_lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, foreach=True
+        groups,
+        lr=base_lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        foreach=True,
     )
 
 
-def gradient_clipper(*, clip_type: str, clip_value: float, norm_type: float = 2.0) -> GradientClipper:
+def gradient_clipper(
+    *, clip_type: str, clip_value: float, norm_type: float = 2.0
+) -> GradientClipper:
     """Clip each parameter's gradient by itself, as detectron2 does with ``SOLVER.CLIP_GRADIENTS``.
 
     Args:
@@ -145,7 +156,9 @@ def clipper_of(cfg: CfgNode) -> GradientClipper | None:
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
         return None
-    return gradient_clipper(clip_type=clip.CLIP_TYPE, clip_value=clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+    return gradient_clipper(
+        clip_type=clip.CLIP_TYPE, clip_value=clip.CLIP_VALUE, norm_type=clip.NORM_TYPE
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

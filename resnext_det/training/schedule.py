@@ -69,7 +69,9 @@ def build_schedule(
     elif name == "WarmupStepWithFixedGammaLR":
         curve = _fixed_gamma(gamma, num_decays)
     else:
-        raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}; the known ones are {', '.join(SCHEDULES)}")
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME is {name!r}; the known ones are {', '.join(SCHEDULES)}"
+        )
     warmed = _with_warmup(
         curve,
         length=min(warmup_iters / max_iter, 1.0),
@@ -126,7 +128,9 @@ def _fixed_gamma(gamma: float, num_decays: int) -> _Curve:
     return lambda fraction: factors[min(int((fraction + _SLACK) * len(factors)), num_decays)]
 
 
-def _with_warmup(curve: _Curve, *, length: float, factor: float, method: str, rescale: bool) -> _Curve:
+def _with_warmup(
+    curve: _Curve, *, length: float, factor: float, method: str, rescale: bool
+) -> _Curve:
     """``curve`` with its first ``length`` (a fraction of the training) replaced by a warm-up."""
     first = factor * curve(0.0)
     last = curve(0.0) if rescale else curve(length)

@@ -70,7 +70,12 @@ class TrainingState:
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
             parts = {name: part.state_dict() for name, part in self.parts.items()}
-            contents = {**self.facts, **self._contents(iteration), **parts, "random_state": random_states}
+            contents = {
+                **self.facts,
+                **self._contents(iteration),
+                **parts,
+                "random_state": random_states,
+            }
             path = self.checkpointer.save(name, contents)
         distributed.barrier()
         self._saved = (iteration, path)
@@ -109,7 +114,9 @@ class TrainingState:
         """
         path = self.checkpointer.latest()
         if path is None:
-            logger.info("No checkpoint in %s; starting from the beginning.", self.checkpointer.output_dir)
+            logger.info(
+                "No checkpoint in %s; starting from the beginning.", self.checkpointer.output_dir
+            )
             return 0
         contents = self.checkpointer.load(path)
         optimizer_state = _optimizer_state(contents)
@@ -136,13 +143,21 @@ class TrainingState:
         optimizer = self.optimizer.state_dict()
         base_lrs = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         scheduler = {"base_lrs": base_lrs, "last_epoch": iteration + 1}
-        inner = {"iteration": iteration, "optimizer": optimizer, "grad_scaler": dict(_GRADIENT_SCALE)}
+        inner = {
+            "iteration": iteration,
+            "optimizer": optimizer,
+            "grad_scaler": dict(_GRADIENT_SCALE),
+        }
         return {
             "model": distributed.unwrap(self.model).state_dict(),
             "optimizer": optimizer,
             "scheduler": scheduler,
             "iteration": iteration,
-            "trainer": {"iteration": iteration, "hooks": {"LRScheduler": scheduler}, "_trainer": inner},
+            "trainer": {
+                "iteration": iteration,
+                "hooks": {"LRScheduler": scheduler},
+                "_trainer": inner,
+            },
         }
 
     def _load_optimizer(self, state: dict[str, Any], path: Path) -> None:

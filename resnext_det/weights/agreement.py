@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from resnext_det.weights.file import WeightFile
+from fvcore.common.config import CfgNode
+
+from resnext_det.weights.file import WeightFile, read_weights
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ def differences(preprocessing: Preprocessing, cfg: CfgNode) -> list[tuple[str, A
             if not _agree(cfg.MODEL[key], want):
                 found.append((f"MODEL.{key}", list(cfg.MODEL[key]), list(want)))
     if preprocessing.stride_in_1x1 != resnets.STRIDE_IN_1X1:
-        found.append(("MODEL.RESNETS.STRIDE_IN_1X1", resnets.STRIDE_IN_1X1, preprocessing.stride_in_1x1))
+        found.append(
+            ("MODEL.RESNETS.STRIDE_IN_1X1", resnets.STRIDE_IN_1X1, preprocessing.stride_in_1x1)
+        )
     fitting = _FROZEN_NORMS if preprocessing.batch_norm == "folded" else _BATCH_NORMS
     if preprocessing.batch_norm != "none" and resnets.NORM not in fitting:
         found.append(("MODEL.RESNETS.NORM", resnets.NORM, "FrozenBN"))
@@ -81,6 +85,21 @@ def check_preprocessing(cfg: CfgNode, file: WeightFile) -> None:
         f"MODEL.WEIGHTS = {file.path} needs another configuration ({contradictions}). Write\n"
         f"{_yaml({key: want for key, _, want in found})}\nor add --fit-config, which does{_other_way(file.preprocessing, found)}"
     )
+
+
+def needed_by_weights(cfg: CfgNode) -> list[str]:
+    """The overrides without which ``check_preprocessing`` would refuse ``MODEL.WEIGHTS``: what ``--fit-config`` adds.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``read_weights``; the file does not say what it needs.
+    """
+    preprocessing = read_weights(cfg.MODEL.WEIGHTS, mapped=True).preprocessing
+    if preprocessing is None:
+        raise ValueError(
+            f"MODEL.WEIGHTS = {cfg.MODEL.WEIGHTS} does not say which preprocessing it needs, so nothing can be fitted to it; leave "
+            "--fit-config out, and write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
+        )
+    return fitted(cfg, preprocessing)
 
 
 def stated(file: WeightFile, name: str) -> WeightFile:

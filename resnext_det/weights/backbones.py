@@ -31,7 +31,9 @@ def backbone_of(file: WeightFile) -> WeightFile:
     if file.format == "detector":
         state = backbone_of_detector(file.state)
     else:
-        state = {name: tensor for name, tensor in file.state.items() if not name.startswith("linear.")}
+        state = {
+            name: tensor for name, tensor in file.state.items() if not name.startswith("linear.")
+        }
     file = with_preprocessing_beside(file)
     return replace(file, format=_NATIVE, state=state, architecture=recognise(state), left_out=())
 

@@ -8,10 +8,19 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from resnext_det.files import cache_folder
 from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.downloading import download, verify
 
-__all__ = ["ENTRIES", "PREFIX", "Entry", "cache_folder", "catalog_table", "entry", "locate", "path_of"]
+__all__ = [
+    "ENTRIES",
+    "PREFIX",
+    "Entry",
+    "catalog_table",
+    "entry",
+    "locate",
+    "path_of",
+]
 
 _CACHE = "RESNEXT_DET_CACHE"
 _MATCHED = (
@@ -44,11 +53,6 @@ def _near(name: str) -> list[str]:
     return list(dict.fromkeys([*same, *(lowered[known] for known in alike)]))[:4]
 
 
-def cache_folder() -> Path:
-    """Where downloaded weights are kept: the environment's RESNEXT_DET_CACHE, or ``~/.cache/resnext_det``."""
-    return Path(os.environ.get(_CACHE) or "~/.cache/resnext_det").expanduser()
-
-
 def path_of(known: Entry) -> Path:
     """Where an entry's file is, or will be, under its published name: put there by hand, it is taken as if it was downloaded."""
     return cache_folder() / known.folder / known.file_name
@@ -63,9 +67,15 @@ def locate(name: str) -> tuple[Path, Entry]:
     """
     known = entry(name)
     path = path_of(known)
-    if not os.path.isfile(path):  # unlike Path.is_file, without an error in a folder that may not be read
+    if not os.path.isfile(
+        path
+    ):  # unlike Path.is_file, without an error in a folder that may not be read
         return download(
-            known.url, path, sha256=known.sha256, md5_url=known.md5_url, smallest_size=known.smallest_size
+            known.url,
+            path,
+            sha256=known.sha256,
+            md5_url=known.md5_url,
+            smallest_size=known.smallest_size,
         ), known
     try:
         verify(path, sha256=known.sha256, smallest_size=known.smallest_size)

@@ -127,7 +127,9 @@ _TORCHVISION = _published(
     preprocessing="torchvision",
     licence="BSD-3-Clause",
     page="https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py",
-    resize=dict.fromkeys(("R-50-V2", "X-50-32x4d-V2", "R-101-V2", "X-101-32x8d-V2", "X-101-64x4d"), 232),
+    resize=dict.fromkeys(
+        ("R-50-V2", "X-50-32x4d-V2", "R-101-V2", "X-101-32x8d-V2", "X-101-64x4d"), 232
+    ),
     rows=(
         ("R-50", "resnet50-0676ba61.pth", 76.130, 97.781),
         ("R-50-V2", "resnet50-11ad3fa6.pth", 80.858, 97.790),

@@ -14,7 +14,7 @@ from typing import IO, Any
 from iopath.common.file_io import PathHandler, PathManager  # type: ignore[import-untyped]
 
 from resnext_det.weights.catalog import ENTRIES, PREFIX, Entry, locate, path_of
-from resnext_det.weights.downloading import locked
+from resnext_det.weights.downloading import lock_download
 from resnext_det.weights.transfer import writing
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _converted(source: Path, known: Entry) -> Path:
     path = source.with_name(f"{source.name}.detectron2-{_FORMAT}.pkl")
     if _is_newer(path, source):
         return path
-    with locked(path):
+    with lock_download(path):
         if not _is_newer(path, source):
             weights = read_weights(known.name)
             with writing(path):

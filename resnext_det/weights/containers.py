@@ -2,16 +2,116 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from resnext_det.weights.limits import AGAIN, Unreadable
-from resnext_det.weights.pickles import read_plain_pickle
 from resnext_det.weights.safetensors import read_safetensors
 from resnext_det.weights.torch7 import read_torch7
-from resnext_det.weights.torch_files import TORCH_LEGACY, read_torch_legacy, read_torch_zip
+from resnext_det.weights.unpickling.pickle_files import read_plain_pickle
+from resnext_det.weights.unpickling.torch_files import (
+    TORCH_LEGACY,
+    read_torch_legacy,
+    read_torch_zip,
+)
+
+# Under which names checkpoints hold weights. Averaged ones come first, as in timm and torchvision, which evaluate those.
+_ENVELOPES: tuple[str, ...] = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state")
+_ENVELOPES += ("model_state_dict", "ema_state_dict", "ema_state", "ema", "network", "blobs")
+_DEEPEST = 4
+_LONGEST_NOTE = 1 << 20
+
+
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        state: the weights by the file's names, on the CPU.
+        beside: what stands beside them: author, meta data, configuration.
+        envelope: the name under which the weights stood; "" where they stood alone.
+    """
+
+    state: dict[str, Tensor]
+    beside: dict[str, Any]
+    envelope: str
+
+
+def unpacked(contents: Any) -> Contents:
+    """The weights out of a checkpoint, as tensors.
+
+    Raises:
+        ValueError: there are no tensors or arrays by name.
+    """
+    beside: dict[str, Any] = {}
+    envelope = ""
+    for _ in range(_DEEPEST):
+        inner = _envelope(contents)
+        if inner is None:
+            break
+        beside = {**{key: value for key, value in contents.items() if key != inner}, **beside}
+        contents, envelope = contents[inner], inner
+    if isinstance(beside.get("__metadata__"), dict):  # of safetensors, where every value is a text
+        beside |= {key: _parsed(text) for key, text in beside.pop("__metadata__").items()}
+    if not isinstance(contents, dict) or not contents:
+        what = "nothing" if contents == {} else _name_kind(contents)
+        raise ValueError(
+            f"there is {what}, where tensors by name are needed; save a model's state_dict()"
+        )
+    return Contents(
+        {_checked(name): _tensor(name, value) for name, value in contents.items()}, beside, envelope
+    )
+
+
+def _envelope(contents: Any) -> str | None:
+    if not isinstance(contents, dict):
+        return None
+    found = [name for name in _ENVELOPES if isinstance(contents.get(name), dict) and contents[name]]
+    if {"model_state", "ema_state"} <= set(found):  # pycls takes the better of the two
+        errors = [contents.get(name) for name in ("test_err", "ema_err")]
+        best, ema = (error if isinstance(error, int | float) else 100 for error in errors)
+        return "model_state" if best <= ema else "ema_state"
+    return found[0] if found else None
+
+
+def _parsed(text: str) -> Any:
+    if text[:1] not in ("{", "[", '"') or len(text) > _LONGEST_NOTE:
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _checked(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(
+            f"there is {_name_kind(name)} as a name of a tensor; save a model's state_dict()"
+        )
+    return name
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape))
+    raise ValueError(
+        f"there is {_name_kind(value)} under {name!a:.80}, where a tensor is needed; save a model's state_dict(), bare or under "
+        "'model' or 'state_dict'"
+    )
+
+
+def _name_kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
 
 _PICKLE = re.compile(
     rb"\x80[\x02-\x05]"  # since protocol 2
@@ -34,7 +134,11 @@ _OTHERS = (
         "unpack it and give the file in it",
     ),
     (rb"PK\x05\x06", "is an empty zip archive", AGAIN),
-    (rb"\x08[\x01-\x14](?:\x12.|:)", "is an ONNX network", "give the weights that it was exported from"),
+    (
+        rb"\x08[\x01-\x14](?:\x12.|:)",
+        "is an ONNX network",
+        "give the weights that it was exported from",
+    ),
     (rb"\x93NUMPY", "is a single array of numpy", "save tensors by name with torch.save"),
     (
         rb"version https://git-lfs",

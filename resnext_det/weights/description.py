@@ -51,7 +51,10 @@ def describe(file: WeightFile) -> dict[str, Any]:
 def description_text(description: Mapping[str, Any]) -> str:
     """A description as YAML: what is known in comments, and the lines to put into a configuration."""
     size = description["bytes"]
-    lines = [f"{description['path']}: {description['format']}" + (f", {size / 1e6:.1f} MB" if size else "")]
+    lines = [
+        f"{description['path']}: {description['format']}"
+        + (f", {size / 1e6:.1f} MB" if size else "")
+    ]
     if description["architecture"]:
         lines.append(
             f"architecture: {description['architecture']}, {description['multiply_adds'] / 1e9:.2f} G multiply-adds at {_SIZE}x{_SIZE}"
@@ -76,7 +79,9 @@ def description_text(description: Mapping[str, Any]) -> str:
         lines.append("stride in the 1x1 convolutions: somewhat fewer multiply-adds than these")
     comments = "".join(f"# {_printable(line)}\n" for line in lines)
     values = description["configuration"]
-    return comments + (yaml.safe_dump(values, sort_keys=False, default_flow_style=None) if values else "")
+    return comments + (
+        yaml.safe_dump(values, sort_keys=False, default_flow_style=None) if values else ""
+    )
 
 
 def _printable(text: str) -> str:
@@ -104,7 +109,9 @@ def _parameters(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for name, tensor in state.items() if not name.endswith(_STATISTICS))
 
 
-def _configuration(architecture: Architecture | None, preprocessing: Preprocessing | None) -> dict[str, Any]:
+def _configuration(
+    architecture: Architecture | None, preprocessing: Preprocessing | None
+) -> dict[str, Any]:
     """The keys of detectron2 that the weights decide, with their values."""
     resnets: dict[str, Any] = {}
     if architecture:

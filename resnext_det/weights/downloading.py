@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from resnext_det.files import lock_file
 from resnext_det.weights.transfer import Broken, Partial, bring, by_hand, opened, writing
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def download(
         ValueError: the address is not https; what came is not the file; the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    with locked(path):
+    with lock_download(path):
         if path.is_file():  # another process was faster
             return path
         logger.info("Downloading %s to %s.", url, path)
@@ -66,26 +65,16 @@ def download(
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """While a file is made, no other process makes it: they wait, and then find it. Its folder is made.
+def lock_download(path: Path) -> Iterator[None]:
+    """Let one process at a time make a file of the cache; see ``lock_file``.
 
     Raises:
         ValueError: the folder cannot be written to.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("Another process makes %s; it is waited for.", path)
-            lock.acquire()
-    try:
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            stack.enter_context(lock_file(path))
         yield
-    finally:
-        lock.release()
-    with contextlib.suppress(OSError):
-        Path(lock.lock_file).unlink()  # harmless to those who wait for it: the file is there
 
 
 def verify(path: Path, *, sha256: str | None = None, smallest_size: int = 0) -> None:

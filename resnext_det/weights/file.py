@@ -8,13 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from resnext_det.architecture import Architecture
-from resnext_det.weights.containers import read_container
-from resnext_det.weights.contents import Contents, unpacked
-from resnext_det.weights.form_c import in_form_c
-from resnext_det.weights.formats import NativeWeights, to_native
+from resnext_det.weights.containers import Contents, read_container, unpacked
+from resnext_det.weights.formats import NativeWeights, in_form_c, to_native
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of
+from resnext_det.weights.publishers import class_names_of, source_of
 from resnext_det.weights.recognition import recognise
-from resnext_det.weights.sources import class_names_of, source_of
 from resnext_det.weights.torch7_models import resnext_state_of_torch7
 
 _CATALOG = "resnext://"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,49 @@ import torch
 from torch import Tensor
 
 from resnext_det.weights.name_tables import TABLES, NameTable
+
+_PATH = re.compile(r"(.*\bres\d\.\d+)\.paths\.(\d+)\.(conv[123]\..+)")
+
+
+def in_form_c(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the paths of every block joined, see ``forms.convert``; those of a network in form C as they are.
+
+    Raises:
+        ValueError: a path is missing, or the paths of a block are not alike.
+    """
+    paths: dict[tuple[str, str], dict[int, Tensor]] = defaultdict(dict)
+    joined: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        found = _PATH.fullmatch(name)
+        if found is None:
+            joined[name] = tensor
+        else:
+            paths[found[1], found[3]][int(found[2])] = tensor
+    for (block, part), tensors in paths.items():
+        joined[f"{block}.{part}"] = _join(f"{block}.paths", part, tensors)
+    of_form_a = {f"{block}.norm." for block, part in paths if part == "conv3.weight"}
+    return {
+        name.replace(".norm.", ".conv3.norm.") if _prefix(name) in of_form_a else name: tensor
+        for name, tensor in joined.items()
+    }
+
+
+def _prefix(name: str) -> str:
+    """ "res2.0.norm." of "res2.0.norm.weight": the norm after the sum of form A's paths."""
+    return name.removesuffix(name.rpartition(".")[2])
+
+
+def _join(name: str, part: str, tensors: Mapping[int, Tensor]) -> Tensor:
+    try:
+        ordered = [tensors[index] for index in range(len(tensors))]
+        if ordered[0].dim() == 0:  # a counter of batches
+            return ordered[0]
+        return torch.cat(ordered, dim=1 if part == "conv3.weight" else 0)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights {name} (forms A and B) are incomplete or of different shapes: {error}"
+        ) from error
+
 
 # What may stand before every name of a network that was saved as a part of something, and before those of its backbone.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "net.")
@@ -20,7 +64,9 @@ _PARTS = re.compile(
 # What averaging copies of weights count beside them.
 _COUNTERS = ("n_averaged", "steps")
 # Constants that detectors of detectron2 up to 0.3 saved; ours come from the configuration.
-_CONSTANTS = re.compile(r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\..*")
+_CONSTANTS = re.compile(
+    r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\..*"
+)
 # What a detector of detectron2 has, RetinaNet included, and no backbone alone.
 _OF_DETECTOR = ("roi_heads.", "proposal_generator.", "backbone.fpn_")
 _BIAS = re.compile(r"((?:stem|res\d\.\d+)\.(?:conv\d|shortcut))\.bias")
@@ -85,7 +131,9 @@ def _unwrapped(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str
     left_out = [name for name in _COUNTERS if name in state]
     bare = {name: tensor for name, tensor in state.items() if name not in left_out}
     for _ in range(_MOST_WRAPPERS):
-        prefix = next((p for p in _WRAPPERS if bare and all(name.startswith(p) for name in bare)), None)
+        prefix = next(
+            (p for p in _WRAPPERS if bare and all(name.startswith(p) for name in bare)), None
+        )
         if prefix is None:
             break
         bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
@@ -135,7 +183,9 @@ def _native_name(table: NameTable, prefix: str, name: str) -> str | None:
     return head if head is not None and head.startswith("linear.") else None
 
 
-def _add_statistics(native: dict[str, Tensor], state: Mapping[str, Tensor], table: NameTable) -> None:
+def _add_statistics(
+    native: dict[str, Tensor], state: Mapping[str, Tensor], table: NameTable
+) -> None:
     """Mean 0 and variance 1 - eps for Caffe2's batch norms of scale and bias alone, which they leave as they are.
 
     detectron2 takes the variance 1, so that its scales are smaller by a factor of 1 - 5e-6.

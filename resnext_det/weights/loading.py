@@ -50,13 +50,22 @@ def load_weights(
     own = model.state_dict()
     placed = dict(file.state) if file.format == "detector" else _placed(file.state, own)
     if inflate_input:
-        placed = {n: _inflated(t, own[n]) if n in own and n.endswith(_STEM) else t for n, t in placed.items()}
-    restarted = _of_other_classes(placed, own) if file.format == "detector" and allow_new_classes else ()
-    found = {name: tensor for name, tensor in placed.items() if name in own and name not in restarted}
+        placed = {
+            n: _inflated(t, own[n]) if n in own and n.endswith(_STEM) else t
+            for n, t in placed.items()
+        }
+    restarted = (
+        _of_other_classes(placed, own) if file.format == "detector" and allow_new_classes else ()
+    )
+    found = {
+        name: tensor for name, tensor in placed.items() if name in own and name not in restarted
+    }
     report = LoadReport(
         format=file.format,
         loaded=tuple(name for name in found if found[name].shape == own[name].shape),
-        missing=tuple(n for n in own if n not in found and n not in restarted and not _is_counter(n)),
+        missing=tuple(
+            n for n in own if n not in found and n not in restarted and not _is_counter(n)
+        ),
         unused=tuple(name for name in placed if name not in own and not _is_counter(name)),
         new_classes=restarted,
         wrong_shape=tuple(name for name in found if found[name].shape != own[name].shape),
@@ -68,7 +77,11 @@ def load_weights(
         for name, tensor in found.items():
             own[name].copy_(tensor)
     logger.log(
-        logging.WARNING if restarted else logging.INFO, "%s: %s\n%s", file.path, report, report.table()
+        logging.WARNING if restarted else logging.INFO,
+        "%s: %s\n%s",
+        file.path,
+        report,
+        report.table(),
     )
     return report
 
@@ -83,7 +96,9 @@ def _placed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
     prefix = stem.removesuffix(_STEM)
     res5_in_heads = any(name.startswith("roi_heads.res5.") for name in own)
     return {
-        f"roi_heads.{name}" if res5_in_heads and name.startswith("res5.") else f"{prefix}{name}": tensor
+        f"roi_heads.{name}"
+        if res5_in_heads and name.startswith("res5.")
+        else f"{prefix}{name}": tensor
         for name, tensor in state.items()
     }
 
@@ -124,9 +139,13 @@ def _check_folded(file: WeightFile, model: nn.Module, found: Mapping[str, Tensor
     """Batch norms without statistics of their own are constants: as batch norms they would train from a wrong start."""
     if batch_norm_of(file.state) != "folded":
         return
-    norms = [name.removesuffix(".running_var") for name in found if name.endswith(".norm.running_var")]
+    norms = [
+        name.removesuffix(".running_var") for name in found if name.endswith(".norm.running_var")
+    ]
     trained = [
-        name for name in norms if isinstance(model.get_submodule(name), nn.BatchNorm2d | nn.SyncBatchNorm)
+        name
+        for name in norms
+        if isinstance(model.get_submodule(name), nn.BatchNorm2d | nn.SyncBatchNorm)
     ]
     if trained:
         raise ValueError(
@@ -150,8 +169,15 @@ def _check(
     shapes = report.wrong_shape
     if not missing and not unused and not shapes:
         return
-    if shapes and not missing and not unused and all(name.startswith(_PREDICTOR) for name in shapes):
-        raise ValueError(f"{file.path} does not fit the model: {_about_classes(own, found, shapes)}")
+    if (
+        shapes
+        and not missing
+        and not unused
+        and all(name.startswith(_PREDICTOR) for name in shapes)
+    ):
+        raise ValueError(
+            f"{file.path} does not fit the model: {_about_classes(own, found, shapes)}"
+        )
     problems = []
     if missing:
         problems.append(f"{len(missing)} names are missing in the file ({some(missing)})")
@@ -166,7 +192,9 @@ def _check(
     )
 
 
-def _about_classes(own: Mapping[str, Tensor], found: Mapping[str, Tensor], shapes: Sequence[str]) -> str:
+def _about_classes(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], shapes: Sequence[str]
+) -> str:
     """What to say where nothing but the number of classes differs."""
     name = f"{_PREDICTOR}cls_score.bias"
     if name not in shapes:
@@ -181,15 +209,26 @@ def _about_classes(own: Mapping[str, Tensor], found: Mapping[str, Tensor], shape
     )
 
 
-def _remedy(file: WeightFile, own: Mapping[str, Tensor], names: Sequence[str], shapes: Sequence[str]) -> str:
+def _remedy(
+    file: WeightFile, own: Mapping[str, Tensor], names: Sequence[str], shapes: Sequence[str]
+) -> str:
     if file.format == "detector":
         return "use the configuration that the file was trained with (config.yaml beside it)"
     if names and not shapes and all(".norm." in name for name in names):
-        return "the norm is another: set MODEL.RESNETS.NORM to the file's, FrozenBN for any batch norm"
+        return (
+            "the norm is another: set MODEL.RESNETS.NORM to the file's, FrozenBN for any batch norm"
+        )
     theirs = file.architecture
     if theirs is not None and theirs != recognise(own):
-        keys = {"DEPTH": theirs.depth, "NUM_GROUPS": theirs.cardinality, "WIDTH_PER_GROUP": theirs.width}
-        keys |= {"STEM_OUT_CHANNELS": theirs.stem_channels, "RES2_OUT_CHANNELS": theirs.res2_channels}
+        keys = {
+            "DEPTH": theirs.depth,
+            "NUM_GROUPS": theirs.cardinality,
+            "WIDTH_PER_GROUP": theirs.width,
+        }
+        keys |= {
+            "STEM_OUT_CHANNELS": theirs.stem_channels,
+            "RES2_OUT_CHANNELS": theirs.res2_channels,
+        }
         return f"the file is {theirs}: set MODEL.RESNETS." + ", ".join(
             f"{key} {value}" for key, value in keys.items()
         )

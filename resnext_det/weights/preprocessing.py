@@ -53,8 +53,12 @@ class Preprocessing:
             raise ValueError(f"stride_in_1x1 is {self.stride_in_1x1!a:.40}; write True or False")
         for name in ("mean", "std"):
             numbers = getattr(self, name)
-            if not (isinstance(numbers, tuple) and len(numbers) == 3 and all(map(_is_finite, numbers))):
-                raise ValueError(f"{name} is {numbers!a:.80}; write three numbers on the scale 0-255")
+            if not (
+                isinstance(numbers, tuple) and len(numbers) == 3 and all(map(_is_finite, numbers))
+            ):
+                raise ValueError(
+                    f"{name} is {numbers!a:.80}; write three numbers on the scale 0-255"
+                )
         if min(self.std) <= 0:
             raise ValueError(
                 f"std is {self.std!a:.80}, and pixels are divided by it; write numbers above 0, 1 for none"
@@ -74,12 +78,16 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != known:
             found = (
-                ", ".join(map(ascii, values))[:80] if isinstance(values, Mapping) else type(values).__name__
+                ", ".join(map(ascii, values))[:80]
+                if isinstance(values, Mapping)
+                else type(values).__name__
             )
             raise ValueError(
                 f"a preprocessing has {', '.join(sorted(known))}, and this has {found or 'nothing'}"
             )
-        triples = {name: values[name] for name in ("mean", "std") if isinstance(values[name], list | tuple)}
+        triples = {
+            name: values[name] for name in ("mean", "std") if isinstance(values[name], list | tuple)
+        }
         numbers = {
             name: tuple(float(number) if _is_finite(number) else number for number in triple)
             for name, triple in triples.items()
@@ -88,7 +96,9 @@ class Preprocessing:
 
 
 def _is_finite(number: object) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    return (
+        isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    )
 
 
 _RGB = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -100,7 +110,9 @@ KNOWN: dict[str, Preprocessing] = {
     "mmpretrain": Preprocessing("RGB", *_RGB),
     "msra": Preprocessing("BGR", _BGR[0], _NO_STD, stride_in_1x1=True),
     "fair": Preprocessing("BGR", *_BGR),
-    "detectron1": Preprocessing("BGR", (102.9801, 115.9465, 122.7717), _NO_STD, batch_norm="folded"),
+    "detectron1": Preprocessing(
+        "BGR", (102.9801, 115.9465, 122.7717), _NO_STD, batch_norm="folded"
+    ),
     "pycls": Preprocessing("BGR", *_BGR),
     "paper": Preprocessing("RGB", *_RGB),
 }
@@ -121,7 +133,10 @@ def batch_norm_of(state: Mapping[str, Tensor]) -> str:
     folded = (
         bool(named["running_mean"])
         and not any(bool(mean.float().any()) for mean in named["running_mean"])
-        and all(bool(((variance.float() - 1).abs() <= 2 * _EPS).all()) for variance in named["running_var"])
+        and all(
+            bool(((variance.float() - 1).abs() <= 2 * _EPS).all())
+            for variance in named["running_var"]
+        )
         and any(bool(bias.float().any()) for bias in named["bias"])
     )
     if not named["running_var"]:
@@ -129,7 +144,9 @@ def batch_norm_of(state: Mapping[str, Tensor]) -> str:
     return "folded" if folded else "statistics"
 
 
-def converted(state: Mapping[str, Tensor], source: Preprocessing, target: Preprocessing) -> dict[str, Tensor]:
+def converted(
+    state: Mapping[str, Tensor], source: Preprocessing, target: Preprocessing
+) -> dict[str, Tensor]:
     """Weights for another channel order or pixel std, by exact algebra: conv1's input channels swapped, the std's ratio folded into it.
 
     Args:
@@ -152,7 +169,9 @@ def converted(state: Mapping[str, Tensor], source: Preprocessing, target: Prepro
             )
     swapped = source.channel_order != target.channel_order
     mean, std = (numbers[::-1] if swapped else numbers for numbers in (source.mean, source.std))
-    if not all(math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=1e-9) for a, b in zip(mean, target.mean)):
+    if not all(
+        math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=1e-9) for a, b in zip(mean, target.mean)
+    ):
         raise ValueError(
             f"the weights are for the mean {list(mean)} in {target.channel_order}, not {list(target.mean)}, and no weights make up for "
             "another mean: a convolution pads with zeros, which are pixels of the mean; set MODEL.PIXEL_MEAN to the weights'"
@@ -162,7 +181,9 @@ def converted(state: Mapping[str, Tensor], source: Preprocessing, target: Prepro
     if swapped:
         weight = weight.flip(1)
     if std != target.std:
-        ratio = torch.tensor(target.std, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        ratio = torch.tensor(target.std, dtype=torch.float64) / torch.tensor(
+            std, dtype=torch.float64
+        )
         weight = (weight.double() * ratio.to(weight.device).view(1, 3, 1, 1)).to(weight.dtype)
     return {**state, name: weight}
 

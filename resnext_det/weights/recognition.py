@@ -42,9 +42,13 @@ def recognised(state: Mapping[str, Tensor]) -> Architecture:
     if "stem.conv1.weight" not in state:
         state = backbone_of_detector(state)
     blocks = _blocks(state)
-    depths = [depth for depth, counts in BLOCKS_PER_STAGE.items() if counts[: len(blocks)] == blocks]
+    depths = [
+        depth for depth, counts in BLOCKS_PER_STAGE.items() if counts[: len(blocks)] == blocks
+    ]
     if len(depths) != 1:
-        known = ", ".join(f"{depth}: {'-'.join(map(str, n))}" for depth, n in BLOCKS_PER_STAGE.items())
+        known = ", ".join(
+            f"{depth}: {'-'.join(map(str, n))}" for depth, n in BLOCKS_PER_STAGE.items()
+        )
         counts = "-".join(map(str, blocks)) or "no"
         raise ValueError(
             f"the weights have {counts} blocks in the stages from res2 on, as no net of {known} has"
@@ -85,7 +89,9 @@ def backbone_of_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if found is None:
             continue
         if found[1] in backbone:
-            raise ValueError(f"the detector has the weight {found[1]} in two places, the second is {name}")
+            raise ValueError(
+                f"the detector has the weight {found[1]} in two places, the second is {name}"
+            )
         backbone[found[1]] = tensor
     if "stem.conv1.weight" not in backbone:
         raise ValueError(

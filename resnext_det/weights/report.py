@@ -73,7 +73,9 @@ class LoadReport:
         lines = [f"{'module':{width}}  loaded  missing  unexpected  wrong shape"]
         for name, counts in modules.items():
             numbers = asdict(counts).values()
-            lines.append(f"{name:{width}}" + "".join(f"{n:{w}d}" for n, w in zip(numbers, (8, 9, 12, 13))))
+            lines.append(
+                f"{name:{width}}" + "".join(f"{n:{w}d}" for n, w in zip(numbers, (8, 9, 12, 13)))
+            )
         return "\n".join(lines)
 
 
@@ -99,5 +101,7 @@ def some(names: Sequence[str]) -> str:
 def _short(name: str) -> str:
     """A file may have names of any length, with anything in them."""
     return (
-        name if name.isascii() and name.isprintable() and len(name) <= _LONGEST else ascii(name)[1:_LONGEST]
+        name
+        if name.isascii() and name.isprintable() and len(name) <= _LONGEST
+        else ascii(name)[1:_LONGEST]
     )

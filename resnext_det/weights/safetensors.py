@@ -32,7 +32,9 @@ _DTYPES = {
 }
 
 
-def read_safetensors(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(
+    path: Path, *, mapped: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file by name, and its metadata.
 
     Args:
@@ -56,8 +58,12 @@ def read_safetensors(path: Path, *, mapped: bool = False) -> tuple[dict[str, Ten
             )
         header = _parse(read_exactly(file, length))
         metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise Unreadable(f"is damaged: its metadata is {metadata!r:.60}, not texts by name; {AGAIN}")
+        if not isinstance(metadata, dict) or not all(
+            isinstance(value, str) for value in metadata.values()
+        ):
+            raise Unreadable(
+                f"is damaged: its metadata is {metadata!r:.60}, not texts by name; {AGAIN}"
+            )
         places = _places(header, size - 8 - length)
         whole: Any = torch.UntypedStorage.from_file(str(path), False, size) if mapped else None
         tensors = {}
@@ -77,7 +83,10 @@ def read_safetensors(path: Path, *, mapped: bool = False) -> tuple[dict[str, Ten
 def _parse(text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant
+            text.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_constant=_no_constant,
         )
     except Unreadable:
         raise
@@ -119,13 +128,17 @@ def _places(
         reached = end
     if reached != available:
         problem = "is cut short" if reached > available else "is damaged"
-        raise Unreadable(f"{problem}: its tensors have {reached} bytes, and {available} are there; {AGAIN}")
+        raise Unreadable(
+            f"{problem}: its tensors have {reached} bytes, and {available} are there; {AGAIN}"
+        )
     return places
 
 
 def _place(name: str, described: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
-        raise Unreadable(f"is damaged: its header describes {name!a:.80} by {described!r:.60}; {AGAIN}")
+        raise Unreadable(
+            f"is damaged: its header describes {name!a:.80} by {described!r:.60}; {AGAIN}"
+        )
     code, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
     if not isinstance(code, str) or code not in _DTYPES:
         raise Unreadable(

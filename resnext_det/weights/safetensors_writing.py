@@ -46,7 +46,9 @@ def write_safetensors(
         reached += tensors[name].nbytes
     for name, tensor in tensors.items():
         if name == "__metadata__":
-            raise ValueError(f"a tensor is called {name!r}, which safetensors keeps for texts; rename it")
+            raise ValueError(
+                f"a tensor is called {name!r}, which safetensors keeps for texts; rename it"
+            )
         code, shape = _CODES[tensor.dtype], list(tensor.shape)
         header[name] = {"dtype": code, "shape": shape, "data_offsets": offsets[name]}
     text = json.dumps(header, separators=(",", ":")).encode()

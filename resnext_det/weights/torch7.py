@@ -77,7 +77,9 @@ def read_torch7(path: str | Path) -> Any:
             contents = _Reader(file, size).read()
             contents = contents.values if isinstance(contents, _Storage) else contents
             if file.tell() != size:
-                raise Unreadable(f"is damaged: its object ends {size - file.tell()} bytes before it; {AGAIN}")
+                raise Unreadable(
+                    f"is damaged: its object ends {size - file.tell()} bytes before it; {AGAIN}"
+                )
     except Unreadable as error:
         raise ValueError(f"{path} {error}") from error.__cause__
     return contents
@@ -109,7 +111,9 @@ class _Reader:
             raise Unreadable(
                 "is refused: it holds a Lua function, which could run code; save its network alone"
             )
-        raise Unreadable(f"is no file of Torch 7, or damaged: it has an object of type {kind}; {AGAIN}")
+        raise Unreadable(
+            f"is no file of Torch 7, or damaged: it has an object of type {kind}; {AGAIN}"
+        )
 
     def _referable(self, kind: int) -> Any:
         index = self._int()
@@ -161,9 +165,13 @@ class _Reader:
         dimensions = self._count(least_size=16, what="tensor")
         if dimensions > 32:
             raise Unreadable(f"is damaged: a tensor has {dimensions} dimensions; {AGAIN}")
-        numbers = struct.unpack(f"<{2 * dimensions + 1}q", read_exactly(self.file, 16 * dimensions + 8))
+        numbers = struct.unpack(
+            f"<{2 * dimensions + 1}q", read_exactly(self.file, 16 * dimensions + 8)
+        )
         storage = self.read()
-        values = torch.empty(0, dtype=dtype) if storage is None else getattr(storage, "values", None)
+        values = (
+            torch.empty(0, dtype=dtype) if storage is None else getattr(storage, "values", None)
+        )
         if not isinstance(storage, _Storage | None) or values is None or values.dtype != dtype:
             raise Unreadable(f"is damaged: a tensor has no storage of its type; {AGAIN}")
         self.budget.take(1000)

@@ -72,7 +72,10 @@ def resnext_state_of_torch7(network: Any) -> dict[str, Tensor]:
     """
     network = _network(network)
     for _ in range(_MOST_WRAPPERS):
-        if isinstance(network, TorchObject) and _kind(network) in ("DataParallelTable", "Sequential"):
+        if isinstance(network, TorchObject) and _kind(network) in (
+            "DataParallelTable",
+            "Sequential",
+        ):
             inner = _children(network, "the network")
             network = inner[0] if len(inner) == 1 else network
     parts = _with_weights(network, "the network")
@@ -86,7 +89,10 @@ def resnext_state_of_torch7(network: Any) -> dict[str, Tensor]:
         _need(len(blocks) <= _MOST_BLOCKS, f"{stage} has {len(blocks)} blocks")
         for index, block in enumerate(blocks):
             state |= _block(f"{stage}.{index}", block)
-    _need(_kind(parts[6]) == "Linear", f"the network ends with {parts[6].class_name}, not with nn.Linear")
+    _need(
+        _kind(parts[6]) == "Linear",
+        f"the network ends with {parts[6].class_name}, not with nn.Linear",
+    )
     state["linear.weight"] = _tensor(parts[6], "weight", "linear")
     state["linear.bias"] = _tensor(parts[6], "bias", "linear")
     return state
@@ -96,7 +102,8 @@ def _block(name: str, block: TorchObject) -> dict[str, Tensor]:
     parts = _children(block, name)
     kinds = [_kind(part) for part in parts]
     _need(
-        kinds[:2] == ["ConcatTable", "CAddTable"], f"{name} is of {', '.join(kinds[:4])}, no residual block"
+        kinds[:2] == ["ConcatTable", "CAddTable"],
+        f"{name} is of {', '.join(kinds[:4])}, no residual block",
     )
     both = _children(parts[0], name)
     _need(len(both) == 2, f"{name} sums {len(both)} paths, not 2")
@@ -114,7 +121,9 @@ def _block(name: str, block: TorchObject) -> dict[str, Tensor]:
         first = 3
     else:
         first = 1
-    _need(len(path) == 8 - 2 * first, f"{name} has {len(path)} convolutions and norms, no bottleneck")
+    _need(
+        len(path) == 8 - 2 * first, f"{name} has {len(path)} convolutions and norms, no bottleneck"
+    )
     for index in range(0, len(path), 2):
         state |= _norm_convolution(f"{name}.conv{first + index // 2}", path[index], path[index + 1])
     return state
@@ -135,7 +144,10 @@ def _groups(name: str, table: TorchObject) -> dict[str, Tensor]:
             ).items():
                 parts.setdefault(key, []).append(tensor)
     for key, tensors in parts.items():
-        _need(len({tensor.shape for tensor in tensors}) == 1, f"{key} differs in shape between the groups")
+        _need(
+            len({tensor.shape for tensor in tensors}) == 1,
+            f"{key} differs in shape between the groups",
+        )
         elements = len(tensors) * tensors[0].numel()
         _need(elements <= _MOST_ELEMENTS, f"{key} has {elements} elements in all groups")
     return {key: torch.cat(tensors) for key, tensors in parts.items()}
@@ -173,19 +185,23 @@ def _weight(convolution: TorchObject, name: str) -> Tensor:
     if weight.ndim == 4:
         return weight
     _need(
-        all(type(number) is int for number in (*numbers, groups)), f"{name}'s convolution lacks its numbers"
+        all(type(number) is int for number in (*numbers, groups)),
+        f"{name}'s convolution lacks its numbers",
     )
     out, planes, height, width = (int(number) for number in numbers if number is not None)
     shape = (out, planes // groups, height, width)
     _need(
-        weight.numel() == torch.Size(shape).numel(), f"{name}'s weight is {tuple(weight.shape)}, not {shape}"
+        weight.numel() == torch.Size(shape).numel(),
+        f"{name}'s weight is {tuple(weight.shape)}, not {shape}",
     )
     return weight.reshape(shape)
 
 
 def _variance(norm: TorchObject, name: str) -> Tensor:
     eps = norm.fields.get("eps", _NORM_EPS)
-    _need(isinstance(eps, float | int) and 0 <= eps < 1, f"{name}'s norm has the epsilon {eps!r:.40}")
+    _need(
+        isinstance(eps, float | int) and 0 <= eps < 1, f"{name}'s norm has the epsilon {eps!r:.40}"
+    )
     if isinstance(
         norm.fields.get("running_std"), Tensor
     ):  # files of 2015 have 1 / sqrt(variance + epsilon) there
@@ -196,7 +212,10 @@ def _variance(norm: TorchObject, name: str) -> Tensor:
 
 def _tensor(module: TorchObject, key: str, name: str) -> Tensor:
     tensor = module.fields.get(key)
-    _need(isinstance(tensor, Tensor) and tensor.numel() > 0, f"{name}: its {module.class_name} has no {key}")
+    _need(
+        isinstance(tensor, Tensor) and tensor.numel() > 0,
+        f"{name}: its {module.class_name} has no {key}",
+    )
     assert isinstance(tensor, Tensor)
     return tensor
 
@@ -212,7 +231,10 @@ def _children(module: Any, name: str) -> list[TorchObject]:
     _need(isinstance(modules, dict), f"{name} is {what!r:.60}, which has no modules")
     assert isinstance(modules, dict)
     inner = [modules.get(number) for number in range(1, len(modules) + 1)]
-    _need(all(isinstance(each, TorchObject) for each in inner), f"{name} has other things than modules in it")
+    _need(
+        all(isinstance(each, TorchObject) for each in inner),
+        f"{name} has other things than modules in it",
+    )
     return [each for each in inner if isinstance(each, TorchObject)]
 
 

@@ -23,13 +23,17 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 def _inverted(table: NameTable) -> NameTable:
     """From our names to a library's; of several that are one of ours, the first."""
     rows = tuple((ours, theirs) for theirs, ours in table.rows)
-    return replace(table, rows=rows, first_stage=4 - table.first_stage, first_block=-table.first_block)
+    return replace(
+        table, rows=rows, first_stage=4 - table.first_stage, first_block=-table.first_block
+    )
 
 
 _TORCHVISION = _inverted(next(table for table in TABLES if table.format == "torchvision"))
 
 
-def torchvision_state(state: Mapping[str, Tensor], preprocessing: Preprocessing | None) -> dict[str, Tensor]:
+def torchvision_state(
+    state: Mapping[str, Tensor], preprocessing: Preprocessing | None
+) -> dict[str, Tensor]:
     """Weights under our names as a state that torchvision's ``ResNet`` of the same blocks loads strictly.
 
     Such a file says nothing about its preprocessing, and every reader takes it for torchvision's, so the weights are made for that:

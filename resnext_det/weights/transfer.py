@@ -72,7 +72,9 @@ class Partial:
     def check_part(self, headers: HTTPMessage) -> None:
         """What the server gives must go on where this ends, and be of the same file."""
         tags = [tag for tag in (headers.get("ETag"), self.validator) if tag and tag.startswith('"')]
-        if len(set(tags)) > 1 or not headers.get("Content-Range", "").startswith(f"bytes {self.size}-"):
+        if len(set(tags)) > 1 or not headers.get("Content-Range", "").startswith(
+            f"bytes {self.size}-"
+        ):
             raise _Stale("the server gave another part than it was asked for")
 
     def remove(self) -> None:
@@ -116,7 +118,11 @@ def _bring_rest(url: str, partial: Partial) -> None:
     size = partial.size
     if size and size == partial.total:
         return
-    headers = {"Range": f"bytes={size}-", "If-Range": partial.validator} if size and partial.validator else {}
+    headers = (
+        {"Range": f"bytes={size}-", "If-Range": partial.validator}
+        if size and partial.validator
+        else {}
+    )
     with opened(url, headers, partial.target) as response, writing(partial.target):
         if response.status == 206:
             partial.check_part(response.headers)
@@ -132,7 +138,9 @@ def _bring_rest(url: str, partial: Partial) -> None:
 def _write(response: HTTPResponse, partial: Partial) -> None:
     size, free = partial.size, shutil.disk_usage(partial.target.parent).free
     if partial.total is not None and partial.total - size > free:
-        raise OSError(ENOSPC, f"{(partial.total - size) >> 20} MiB are needed and {free >> 20} MiB are free")
+        raise OSError(
+            ENOSPC, f"{(partial.total - size) >> 20} MiB are needed and {free >> 20} MiB are free"
+        )
     bar = tqdm(
         initial=size,
         total=partial.total,
@@ -205,7 +213,9 @@ def _check_address(url: str) -> None:
     parts = urlsplit(url)
     local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
     if parts.scheme != "https" and not local:
-        raise ValueError(f"{url} is not an https address, and weights are downloaded by https only; give one")
+        raise ValueError(
+            f"{url} is not an https address, and weights are downloaded by https only; give one"
+        )
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
+from resnext_det.files import write_file
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import Preprocessing
 from resnext_det.weights.recognition import recognise
@@ -83,14 +83,19 @@ def write_weights(
             f"the weights are of {found or 'no ResNeXt'}, not of {architecture}; give the right ones"
         )
     if format == "torchvision":
-        plain = {name: _plain(tensor) for name, tensor in torchvision_state(state, preprocessing).items()}
-        _write_atomically(path, lambda file: torch.save(plain, file))
+        plain = {
+            name: _plain(tensor) for name, tensor in torchvision_state(state, preprocessing).items()
+        }
+        _write(path, lambda file: torch.save(plain, file))
         return
     if preprocessing is None:
         logger.warning(
-            "%s will not say which preprocessing its weights need: it is not known; give preprocessing=", path
+            "%s will not say which preprocessing its weights need: it is not known; give preprocessing=",
+            path,
         )
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    state = {
+        name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")
+    }
     texts = dict(metadata or {})
     label: dict[str, Any] = {
         "preprocessing": preprocessing and preprocessing.as_dict(),
@@ -101,19 +106,19 @@ def write_weights(
     label = {key: value for key, value in label.items() if value}
     if format == "safetensors":
         notes = {key: json.dumps(value) for key, value in label.items()}
-        _write_atomically(path, lambda file: write_safetensors(file, state, notes))
+        _write(path, lambda file: write_safetensors(file, state, notes))
     elif format == "native":
         contents = {
             "model": {name: _plain(tensor) for name, tensor in state.items()},
             **_hints(state),
             **label,
         }
-        _write_atomically(path, lambda file: torch.save(contents, file))
+        _write(path, lambda file: torch.save(contents, file))
     else:
         author = texts.get("author", _AUTHOR)
         arrays = {name: _array(name, tensor) for name, tensor in state.items()}
         contents = {"model": arrays, "__author__": author, **_hints(state), **label}
-        _write_atomically(path, lambda file: _pickle(file, contents))
+        _write(path, lambda file: _pickle(file, contents))
 
 
 def _check_path(path: Path, format: str) -> None:
@@ -134,7 +139,9 @@ def _state(source: nn.Module | Mapping[str, Tensor] | WeightFile) -> dict[str, T
     state = dict(source.state_dict() if isinstance(source, nn.Module) else source)
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"{name!a:.80} is {type(tensor).__name__}, not a tensor; give weights by name")
+            raise ValueError(
+                f"{name!a:.80} is {type(tensor).__name__}, not a tensor; give weights by name"
+            )
     if not state:
         raise ValueError("there are no weights to write; give a network, or its state_dict()")
     return state
@@ -173,23 +180,15 @@ class _NumpyOneNames:
         return self.file.write(data)
 
 
-def _pickle(file: IO[bytes], contents: Mapping[str, Any]) -> None:
-    pickle.Pickler(_NumpyOneNames(file), _PICKLE_PROTOCOL).dump(contents)
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except RuntimeError as error:  # torch says so where the disk is full
+        write_file(path, write)
+    except OSError as error:
         raise OSError(
             f"{path} could not be written ({error}); make room on that disk, or choose another"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     logger.info("%s: written, %.1f MB", path, path.stat().st_size / 1e6)
+
+
+def _pickle(file: IO[bytes], contents: Mapping[str, Any]) -> None:
+    pickle.Pickler(_NumpyOneNames(file), _PICKLE_PROTOCOL).dump(contents)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.classification.tiny_classifier import write_images
+from tests.classification.helpers import write_images
 
 
 @pytest.fixture(scope="module")

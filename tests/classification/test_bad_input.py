@@ -8,7 +8,7 @@ import pytest
 
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.images.catalog import open_image_set
-from tests.classification.tiny_classifier import run, write_config, write_images
+from tests.classification.helpers import run, write_config, write_images
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -26,7 +26,9 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_is_no_image(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_no_image(
+    tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
     root = write_images(tmp_path / "images")
     broken = root / "train" / "dark" / "2.png"
     broken.write_text("these are no pixels")
@@ -48,7 +50,9 @@ def test_a_set_of_nothing_but_broken_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_too_small_to_be_cropped_is_named(config: Path, tmp_path: Path, workers: int) -> None:
+def test_an_image_too_small_to_be_cropped_is_named(
+    config: Path, tmp_path: Path, workers: int
+) -> None:
     changes = ("INPUT.AUGMENTATION", "cifar", "INPUT.COLOR_JITTER", 0.0, "INPUT.LIGHTING", 0.0)
     with pytest.raises(
         ValueError, match=r"\d\.png: an image of 40x48 with 0 pixels around it holds no crop of 64"
@@ -67,15 +71,29 @@ def test_a_test_set_without_some_classes_and_a_batch_above_the_set_are_told(
 ) -> None:
     part = write_images(tmp_path / "part", ("dark", "light"))
     config = write_config(tmp_path, images, DATASETS={"TEST": str(part / "val")})
-    run(config, tmp_path / "out", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", 32)
-    assert "has no image of 1 of the 3 classes (middle): the test says nothing of these" in caplog.text
+    run(
+        config,
+        tmp_path / "out",
+        "SOLVER.EPOCHS",
+        1,
+        "SOLVER.STEPS",
+        "()",
+        "SOLVER.IMS_PER_BATCH",
+        32,
+    )
+    assert (
+        "has no image of 1 of the 3 classes (middle): the test says nothing of these" in caplog.text
+    )
     assert "SOLVER.IMS_PER_BATCH = 32 is more than the 24 images" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (("MODEL.NUM_CLASSES", "5"), r"NUM_CLASSES = 5, but DATASETS.TRAIN = .* has 3 classes; write 3"),
+        (
+            ("MODEL.NUM_CLASSES", "5"),
+            r"NUM_CLASSES = 5, but DATASETS.TRAIN = .* has 3 classes; write 3",
+        ),
         (("DATASETS.TRAIN", ""), "DATASETS.TRAIN is empty"),
         (("DATASETS.TRAIN", "/nowhere/at/all"), "/nowhere/at/all"),
         (("DATASETS.TRAIN", "imagenet_tain"), "imagenet_train"),
@@ -83,7 +101,9 @@ def test_a_test_set_without_some_classes_and_a_batch_above_the_set_are_told(
         (("MODEL.DEVICE", "cuda"), "finds no GPU|CUDA"),
     ],
 )
-def test_settings_that_cannot_be(config: Path, tmp_path: Path, override: tuple[str, str], words: str) -> None:
+def test_settings_that_cannot_be(
+    config: Path, tmp_path: Path, override: tuple[str, str], words: str
+) -> None:
     if override[1] == "cuda":
         import torch
 
@@ -103,7 +123,8 @@ def test_a_checkpoint_of_another_number_of_classes(config: Path, tmp_path: Path)
     two = write_images(tmp_path / "two", ("dark", "light"))
     other = write_config(tmp_path, two)
     with pytest.raises(
-        ValueError, match=r"checkpoint is of 3 classes and DATASETS.TRAIN has 2.*first 'middle', now None"
+        ValueError,
+        match=r"checkpoint is of 3 classes and DATASETS.TRAIN has 2.*first 'middle', now None",
     ):
         run(other, tmp_path / "out", resume=True)
 
@@ -111,7 +132,9 @@ def test_a_checkpoint_of_another_number_of_classes(config: Path, tmp_path: Path)
 def test_a_checkpoint_of_other_classes_of_the_same_number(config: Path, tmp_path: Path) -> None:
     run(config, tmp_path / "out", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
     other = write_config(tmp_path, write_images(tmp_path / "other", ("dark", "light", "purple")))
-    with pytest.raises(ValueError, match=r"first 'middle', now 'purple'\); resume with the same set"):
+    with pytest.raises(
+        ValueError, match=r"first 'middle', now 'purple'\); resume with the same set"
+    ):
         run(other, tmp_path / "out", resume=True)
 
 
@@ -125,31 +148,59 @@ def test_a_checkpoint_without_an_average(config: Path, tmp_path: Path) -> None:
     ("overrides", "words"),
     [
         (["SOLVER.EPOCH", "3"], r"SOLVER.EPOCH = .*did you mean SOLVER.EPOCHS"),
-        (["INPUT.AUTO_AUGMENT", "rand_augment"], r"AUTO_AUGMENT = 'rand_augment' has no effect .*'modern'"),
-        (["INPUT.PADDING", "4"], r"INPUT.PADDING = 4 has no effect in INPUT.AUGMENTATION = 'paper'"),
+        (
+            ["INPUT.AUTO_AUGMENT", "rand_augment"],
+            r"AUTO_AUGMENT = 'rand_augment' has no effect .*'modern'",
+        ),
+        (
+            ["INPUT.PADDING", "4"],
+            r"INPUT.PADDING = 4 has no effect in INPUT.AUGMENTATION = 'paper'",
+        ),
         (["INPUT.RESIZE_TEST", "30"], r"RESIZE_TEST = 30 is smaller than INPUT.SIZE_TEST = 32"),
-        (["SOLVER.WARMUP_EPOCHS", "3"], r"WARMUP_EPOCHS = 3 is the whole training of SOLVER.EPOCHS = 3"),
+        (
+            ["SOLVER.WARMUP_EPOCHS", "3"],
+            r"WARMUP_EPOCHS = 3 is the whole training of SOLVER.EPOCHS = 3",
+        ),
         (["SOLVER.MAX_ITER", "3"], r"did you mean SOLVER.EPOCHS\?"),
         (["MODEL.RESNETS.CARDINALITY", "3"], r"did you mean MODEL.RESNETS.NUM_GROUPS\?"),
         (["DATASETS.TRAIN", "('photos/train',)"], r"text is needed; write 'photos/train'"),
-        (["SOLVER.STEPS", "(3,)"], r"SOLVER.STEPS = \(3,\), but the training ends after SOLVER.EPOCHS = 3"),
+        (
+            ["SOLVER.STEPS", "(3,)"],
+            r"SOLVER.STEPS = \(3,\), but the training ends after SOLVER.EPOCHS = 3",
+        ),
         (["SOLVER.STEPS", "(2, 1)"], r"SOLVER.STEPS .*increasing"),
         (
             ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"],
             r"STEPS = \(2,\) has no effect in SOLVER.LR_SCHEDULER_NAME = 'WarmupCosineLR'; write \(\)",
         ),
         (
-            ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.STEPS", "()", "SOLVER.GAMMA", "0.5"],
+            [
+                "SOLVER.LR_SCHEDULER_NAME",
+                "WarmupCosineLR",
+                "SOLVER.STEPS",
+                "()",
+                "SOLVER.GAMMA",
+                "0.5",
+            ],
             r"GAMMA = 0.5 has no effect in SOLVER.LR_SCHEDULER_NAME = 'WarmupCosineLR'; write 0.1, or",
         ),
-        (["SOLVER.BASE_LR_END", "0.001"], r"BASE_LR_END = 0.001 has no effect in SOLVER.LR_SCHEDULER_NAME"),
+        (
+            ["SOLVER.BASE_LR_END", "0.001"],
+            r"BASE_LR_END = 0.001 has no effect in SOLVER.LR_SCHEDULER_NAME",
+        ),
         (["SOLVER.EPOCHS", "2.6"], r"a whole number is needed; write 3"),
         (["MODEL.PIXEL_STD", "(1.0, 0.0, 1.0)"], r"PIXEL_STD .* three numbers"),
         (["MODEL.RESNETS.DEPTH", "34"], r"DEPTH = 34 is not supported; write 26 or 50"),
         (["MODEL.RESNETS.NORM", "FrozenBN"], r"NORM = 'FrozenBN' is not supported; write 'BN'"),
-        (["SOLVER.AMP.DTYPE", "int8"], r"DTYPE = 'int8' is not supported; write 'bfloat16' or 'float16'"),
+        (
+            ["SOLVER.AMP.DTYPE", "int8"],
+            r"DTYPE = 'int8' is not supported; write 'bfloat16' or 'float16'",
+        ),
         (["SOLVER.LABEL_SMOOTHING", "1.5"], r"LABEL_SMOOTHING = 1.5 is out of range"),
-        (["SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.0"], r"EMA.DECAY = 0.0 averages nothing"),
+        (
+            ["SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.0"],
+            r"EMA.DECAY = 0.0 averages nothing",
+        ),
         (["SOLVER.WEIGHT_DECAY_NORM", "much"], r"WEIGHT_DECAY_NORM"),
         (["MODEL.FORM", "D"], r"FORM = 'D' is not supported; write 'A' or 'B' or 'C'"),
     ],

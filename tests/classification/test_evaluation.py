@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from resnext_det.architecture import Architecture
 from resnext_det.classification.evaluation import evaluate_on
-from resnext_det.classification.evaluation_jobs import EvaluationJob, evaluate_weights
+from resnext_det.classification.jobs import EvaluationJob, evaluate_weights
 from resnext_det.classification.protocols import protocol_of
 from resnext_det.classification.results import write_metrics
 from resnext_det.data.images.catalog import open_image_set
@@ -25,7 +25,7 @@ from resnext_det.data.images.cropping import CenterCrop
 from resnext_det.data.images.image_set import relabelled
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import KNOWN, read_weights, write_weights
-from tests.classification.tiny_classifier import CLASSES, write_images
+from tests.classification.helpers import CLASSES, write_images
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -52,7 +52,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of three classes, in ascending order."""
     path = tmp_path_factory.mktemp("weights") / "three.pth"
     names = sorted(CLASSES)
-    write_weights(random_network(3), path, "native", preprocessing=KNOWN["torchvision"], class_names=names)
+    write_weights(
+        random_network(3), path, "native", preprocessing=KNOWN["torchvision"], class_names=names
+    )
     return path
 
 
@@ -70,7 +72,12 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def one_crop(image: Image.Image, size: int) -> list[torch.Tensor]:
-    steps = [v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    steps = [
+        v2.Resize(size),
+        v2.CenterCrop(size),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+    ]
     return [v2.Compose([*steps, v2.Normalize(MEAN, STD)])(image)]
 
 
@@ -150,7 +157,9 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
         preprocessing=KNOWN["torchvision"],
         class_names=names,
     )
-    all_ways, among = evaluate(tmp_path / "five.pth", images / "val", size=32, interpolation="bilinear")
+    all_ways, among = evaluate(
+        tmp_path / "five.pth", images / "val", size=32, interpolation="bilinear"
+    )
     assert (all_ways.ways, among.ways) == (5, 3)
     assert among.class_names == ("dark", "light", "middle")
     network, right = random_network(5), [0, 0]
@@ -175,7 +184,10 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["torchvision", "pycls order", "detectron2", "group norm"])
 def test_any_weights_under_their_preprocessing(images: Path, tmp_path: Path, source: str) -> None:
     """The same network in other forms gives the same numbers; BGR weights get BGR images."""
-    architecture = {"torchvision": Architecture(26, 2, 4), "group norm": Architecture(26, 2, 16, 32, 32)}
+    architecture = {
+        "torchvision": Architecture(26, 2, 4),
+        "group norm": Architecture(26, 2, 16, 32, 32),
+    }
     norm = "GN" if source == "group norm" else "BN"
     network = random_network(3, norm, architecture.get(source, NETWORK))
     path, known = tmp_path / "weights.pth", KNOWN["torchvision"]
@@ -204,7 +216,9 @@ def test_converted_weights_are_tested_as_before(tmp_path: Path, target: str) -> 
     torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "theirs.pth")
     theirs = read_weights(tmp_path / "theirs.pth")
     assert protocol_of(theirs).interpolation == "bilinear"
-    later = replace(theirs, metadata={**theirs.metadata, "resize_test": "232", "interpolation": "bicubic"})
+    later = replace(
+        theirs, metadata={**theirs.metadata, "resize_test": "232", "interpolation": "bicubic"}
+    )
     suffixes = {".pkl": "detectron2", ".pth": "native", ".safetensors": "safetensors"}
     for file, expected in ((theirs, (256, "bilinear")), (later, (232, "bicubic"))):
         write_weights(file, tmp_path / target, suffixes[Path(target).suffix])
@@ -225,7 +239,9 @@ def test_no_test_replaces_another_one(weights: Path, images: Path, tmp_path: Pat
     found = [json.loads(file.read_text()) for file in files]
     assert len({(test["dataset"], test["resize"], test["interpolation"]) for test in found}) == 4
     assert sorted(test["resize"] for test in found) == [32, 32, 32, 64]
-    assert any("_val_crop_32_of_shorter_side_64_torch7_bicubic_3_way.json" in file.name for file in files)
+    assert any(
+        "_val_crop_32_of_shorter_side_64_torch7_bicubic_3_way.json" in file.name for file in files
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,10 +289,14 @@ def test_what_is_refused(weights: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"purple"):
         evaluate(weights, other / "val")
     write_weights(random_network(3), tmp_path / "unknown.pth", "native")
-    with pytest.raises(ValueError, match=r"does not say which preprocessing.*--preprocessing: .*torchvision"):
+    with pytest.raises(
+        ValueError, match=r"does not say which preprocessing.*--preprocessing: .*torchvision"
+    ):
         evaluate(tmp_path / "unknown.pth", images / "val")
     assert evaluate(tmp_path / "unknown.pth", images / "val", size=32, preprocessing="torchvision")
-    write_weights(random_network(7), tmp_path / "seven.pth", "native", preprocessing=KNOWN["torchvision"])
+    write_weights(
+        random_network(7), tmp_path / "seven.pth", "native", preprocessing=KNOWN["torchvision"]
+    )
     with pytest.raises(
         ValueError, match=r"seven.pth has 7 outputs and does not name their classes, and .* 3"
     ):
@@ -294,15 +314,24 @@ def test_what_is_refused(weights: Path, images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"scales": (64, 80)}, r"scales = \(64, 80\) has no effect in the protocol 'center'.*choose dense"),
+        (
+            {"scales": (64, 80)},
+            r"scales = \(64, 80\) has no effect in the protocol 'center'.*choose dense",
+        ),
         ({"protocol": "ten-crop", "scales": (64,)}, "scales.*has no effect"),
-        ({"protocol": "dense", "size": 64}, "size = 64 has no effect in the protocol 'dense'.*center or ten"),
+        (
+            {"protocol": "dense", "size": 64},
+            "size = 64 has no effect in the protocol 'dense'.*center or ten",
+        ),
         ({"protocol": "dense", "resize": 64}, "resize = 64 has no effect"),
         ({"protocol": "dense", "scales": ()}, r"scales = \(\): write pixels"),
         ({"protocol": "dense", "scales": (64, 0)}, "write pixels, 1 or more"),
         ({"size": -5}, "size = -5: write pixels"),
         ({"device": "gpu"}, "--device is 'gpu', which is no torch device"),
-        ({"preprocessing": "msra"}, "as it says itself, and --preprocessing msra contradicts that; leave it"),
+        (
+            {"preprocessing": "msra"},
+            "as it says itself, and --preprocessing msra contradicts that; leave it",
+        ),
     ],
 )
 def test_a_setting_without_effect_or_against_the_weights_is_refused(

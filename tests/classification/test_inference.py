@@ -30,7 +30,12 @@ def test_it_is_torchvisions_prediction(photo: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnext50_32x4d(num_classes=6).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    steps = [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    steps = [
+        v2.Resize(256),
+        v2.CenterCrop(224),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+    ]
     steps.append(v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     with torch.no_grad():
         expected = theirs(v2.Compose(steps)(Image.open(photo))[None])[0].softmax(0)
@@ -49,9 +54,12 @@ def test_weights_of_bgr_see_bgr(photo: Path, tmp_path: Path) -> None:
     network = random_network(3)
     write_weights(network, tmp_path / "rgb.pth", "native", preprocessing=KNOWN["torchvision"])
     network.stem.conv1.weight.data = network.stem.conv1.weight.data.flip(1)
-    write_weights(network, tmp_path / "bgr.pth", "native", preprocessing=KNOWN["pycls"], class_names="abc")
+    write_weights(
+        network, tmp_path / "bgr.pth", "native", preprocessing=KNOWN["pycls"], class_names="abc"
+    )
     rgb, bgr = (
-        resnext_det.Classifier(tmp_path / f"{order}.pth", device="cpu")(photo) for order in ("rgb", "bgr")
+        resnext_det.Classifier(tmp_path / f"{order}.pth", device="cpu")(photo)
+        for order in ("rgb", "bgr")
     )
     assert [value for _, value in rgb] == pytest.approx([value for _, value in bgr], rel=1e-4)
     assert [name for name, _ in rgb] == [f"class {'abc'.index(name)}" for name, _ in bgr]
@@ -62,7 +70,9 @@ def test_what_is_refused(photo: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not say which preprocessing"):
         resnext_det.Classifier(tmp_path / "three.pth", device="cpu")
     known = {"preprocessing": "torchvision", "device": "cpu"}
-    with pytest.raises(ValueError, match=r"there are 2 class names \(a, b ...\) for 3 outputs; give 3"):
+    with pytest.raises(
+        ValueError, match=r"there are 2 class names \(a, b ...\) for 3 outputs; give 3"
+    ):
         resnext_det.Classifier(tmp_path / "three.pth", class_names=("a", "b"), **known)
     classifier = resnext_det.Classifier(tmp_path / "three.pth", **known)
     with pytest.raises(FileNotFoundError, match=r"there is no image .*none\.jpg"):
@@ -72,6 +82,7 @@ def test_what_is_refused(photo: Path, tmp_path: Path) -> None:
         classifier(photo.with_name("cut.jpg"))
     for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8)):
         with pytest.raises(
-            ValueError, match=r"give uint8 of the shape \(height, width, 3\), channels in the order RGB"
+            ValueError,
+            match=r"give uint8 of the shape \(height, width, 3\), channels in the order RGB",
         ):
             classifier(wrong)

@@ -30,7 +30,7 @@ from resnext_det.data.images.loaders import build_image_train_loader
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.launch import launch
 from resnext_det.weights import KNOWN, load_weights, read_weights, write_weights
-from tests.classification.tiny_classifier import (
+from tests.classification.helpers import (
     CLASSES,
     EPOCH,
     RESNETS,
@@ -40,13 +40,22 @@ from tests.classification.tiny_classifier import (
     run_killed_in_test,
     write_config,
 )
-from tests.tiny_detector import json_lines
+from tests.detection.helpers import json_lines
 from tests.training.test_loop import in_another_process
 from tests.training.test_optimizer import assert_same
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-EVERYTHING = ("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.8, "INPUT.MIXUP", 0.4, "INPUT.CUTMIX", 1.0)
+EVERYTHING = (
+    "SOLVER.EMA.ENABLED",
+    True,
+    "SOLVER.EMA.DECAY",
+    0.8,
+    "INPUT.MIXUP",
+    0.4,
+    "INPUT.CUTMIX",
+    1.0,
+)
 EVERYTHING += ("SOLVER.LABEL_SMOOTHING", 0.1, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
 
 
@@ -66,7 +75,9 @@ def plain_training(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], di
     """The same training in plain PyTorch: weights, and their average as TensorFlow and timm define it."""
     torch.manual_seed(cfg.SEED)
     network = build_classifier(cfg, len(CLASSES)).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4, nesterov=True
+    )
     average = {name: value.clone().double() for name, value in network.state_dict().items()}
     loader = build_image_train_loader(
         train,
@@ -88,7 +99,9 @@ def plain_training(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], di
             for parameter in network.parameters():
                 torch.nn.utils.clip_grad_norm_(parameter, 1.0)
         optimizer.step()
-        decay = min(0.8, (1 + iteration) / (10 + iteration)) if iteration else 0.0  # begins with the weights
+        decay = (
+            min(0.8, (1 + iteration) / (10 + iteration)) if iteration else 0.0
+        )  # begins with the weights
         for name, value in network.state_dict().items():
             average[name] = decay * average[name] + (1 - decay) * value.double()
     return network.state_dict(), average
@@ -177,7 +190,9 @@ def test_killed_and_resumed_equals_uninterrupted(
         assert_same(resumed.state, whole.state)
         assert resumed.metadata == whole.metadata
     tests = [line for line in json_lines(folder / "metrics.json") if "test/top1" in line]
-    whole_tests = [line for line in json_lines(tmp_path / "whole" / "metrics.json") if "test/top1" in line]
+    whole_tests = [
+        line for line in json_lines(tmp_path / "whole" / "metrics.json") if "test/top1" in line
+    ]
     assert [line["test/top1"] for line in tests] == [line["test/top1"] for line in whole_tests]
     if not (
         killed is run_killed_in_test and when == 2
@@ -210,7 +225,12 @@ def test_two_processes(config: Path, tmp_path: Path, norm: str) -> None:
     changes = ("MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.WIDTH_PER_GROUP", "16", *ONE_EPOCH)
     one, two = tmp_path / "one", tmp_path / "two"
     train_in_float64(str(config), str(one), changes)
-    launch(train_in_float64, num_gpus_per_machine=2, device="cpu", args=(str(config), str(two), changes))
+    launch(
+        train_in_float64,
+        num_gpus_per_machine=2,
+        device="cpu",
+        args=(str(config), str(two), changes),
+    )
     difference = largest_difference(one, two)
     assert (difference < 1e-9) == (norm == "GN"), difference
 
@@ -284,7 +304,9 @@ def test_the_learning_rate_is_scaled_on_request_and_said(
     config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        run(config, tmp_path, "SOLVER.REFERENCE_BATCH", 24, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+        run(
+            config, tmp_path, "SOLVER.REFERENCE_BATCH", 24, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()"
+        )
     assert (
         "learning rate is 0.005: SOLVER.BASE_LR = 0.02 is of batches of SOLVER.REFERENCE_BATCH = 24"
         in caplog.text
@@ -297,16 +319,21 @@ def test_the_learning_rate_is_scaled_on_request_and_said(
 STILL = ("SOLVER.BASE_LR", "0.0", "SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()")
 
 
-def started_from(config: Path, tmp_path: Path, names: list[str] | None, outputs: int) -> tuple[Any, Any]:
+def started_from(
+    config: Path, tmp_path: Path, names: list[str] | None, outputs: int
+) -> tuple[Any, Any]:
     """(weights of three classes, those after a training that moves nothing and starts from them under other class names)."""
     trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
     file = read_weights(trained.weights)
     assert file.preprocessing is not None
     state = {
-        name: value[:outputs] if name.startswith("linear.") else value for name, value in file.state.items()
+        name: value[:outputs] if name.startswith("linear.") else value
+        for name, value in file.state.items()
     }
     contents = {"model": state, "preprocessing": file.preprocessing.as_dict(), "class_names": names}
-    torch.save({key: value for key, value in contents.items() if value is not None}, tmp_path / "start.pth")
+    torch.save(
+        {key: value for key, value in contents.items() if value is not None}, tmp_path / "start.pth"
+    )
     run(config, tmp_path / "second", *STILL, "MODEL.WEIGHTS", tmp_path / "start.pth")
     return file.state, read_weights(tmp_path / "second" / "model_final.pth").state
 
@@ -315,7 +342,11 @@ def started_from(config: Path, tmp_path: Path, names: list[str] | None, outputs:
     ("names", "outputs", "words"),
     [
         (None, 2, "is of 2 classes and not of the 3 of this training"),
-        (["a", "b", "c"], 3, r"is of other classes (a, b, c ...) and not of the 3 of this training"),
+        (
+            ["a", "b", "c"],
+            3,
+            r"is of other classes (a, b, c ...) and not of the 3 of this training",
+        ),
     ],
 )
 def test_other_classes_start_anew(
@@ -333,7 +364,9 @@ def test_other_classes_start_anew(
 
 
 @pytest.mark.parametrize("names", [None, ["dark", "light", "middle"], ["middle", "dark", "light"]])
-def test_the_same_classes_keep_their_outputs(config: Path, tmp_path: Path, names: list[str] | None) -> None:
+def test_the_same_classes_keep_their_outputs(
+    config: Path, tmp_path: Path, names: list[str] | None
+) -> None:
     """In whatever order the file has them."""
     before, after = started_from(config, tmp_path, names, 3)
     order = [(names or sorted(CLASSES)).index(name) for name in sorted(CLASSES)]
@@ -345,7 +378,9 @@ def test_a_detectors_backbone_starts_a_classifier(config: Path, tmp_path: Path) 
     trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
     file = read_weights(trained.weights)
     detector = {
-        f"backbone.{name}": value for name, value in file.state.items() if not name.startswith("linear.")
+        f"backbone.{name}": value
+        for name, value in file.state.items()
+        if not name.startswith("linear.")
     }
     detector["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(4, 8)
     assert file.preprocessing is not None
@@ -371,21 +406,28 @@ def test_the_configuration_is_fitted_to_the_weights(config: Path, tmp_path: Path
 
 def test_a_checkpoint_is_tested_as_its_training_was(config: Path, tmp_path: Path) -> None:
     run(config, tmp_path, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
-    checkpoint, final = (read_weights(tmp_path / name) for name in ("model_0000003.pth", "model_final.pth"))
+    checkpoint, final = (
+        read_weights(tmp_path / name) for name in ("model_0000003.pth", "model_final.pth")
+    )
     for key in ("size_test", "resize_test", "interpolation", "trained_on"):
         assert checkpoint.metadata[key] == final.metadata[key]
-    assert checkpoint.class_names == final.class_names and checkpoint.preprocessing == final.preprocessing
+    assert (
+        checkpoint.class_names == final.class_names
+        and checkpoint.preprocessing == final.preprocessing
+    )
 
 
 def test_the_weights_go_into_a_detector(config: Path, tmp_path: Path) -> None:
     """MODEL.WEIGHTS of a detector, without conversion; and refused under another preprocessing."""
     from resnext_det.config import get_cfg
-    from resnext_det.engines.common.weights import load_pretrained
-    from resnext_det.engines.portable.build import build_detector
+    from resnext_det.detection.portable.build import build_detector
+    from resnext_det.detection.weights import load_pretrained
 
     trained = run(config, tmp_path)
     cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(trained.weights), "INPUT.FORMAT", "RGB"])
+    cfg.merge_from_list(
+        ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(trained.weights), "INPUT.FORMAT", "RGB"]
+    )
     for name, value in {**RESNETS, "STRIDE_IN_1X1": False}.items():
         cfg.MODEL.RESNETS[name] = value
     with pytest.raises(ValueError, match=r"needs another configuration.*PIXEL_MEAN"):
@@ -398,12 +440,16 @@ def test_the_weights_go_into_a_detector(config: Path, tmp_path: Path) -> None:
     assert torch.equal(state["roi_heads.res5.1.conv3.weight"], classifier["res5.1.conv3.weight"])
 
 
-@pytest.mark.parametrize("name", ["imagenet/X50_32x4d", "imagenet5k/R50_1x64d", "cifar10/X29_8x64d"])
+@pytest.mark.parametrize(
+    "name", ["imagenet/X50_32x4d", "imagenet5k/R50_1x64d", "cifar10/X29_8x64d"]
+)
 def test_the_schedule_is_the_repositorys_formula(name: str) -> None:
     """train.lua, learningRate; of CIFAR the paper's epochs, 150 and 225."""
     root = Path(__file__).parents[2] / "configs" / "classification"
     cfg = load_classifier_config(root / f"{name}.yaml")
-    images = {"imagenet": 1_281_167, "imagenet5k": 6_800_000, "cifar10": 50_000}[name.partition("/")[0]]
+    images = {"imagenet": 1_281_167, "imagenet5k": 6_800_000, "cifar10": 50_000}[
+        name.partition("/")[0]
+    ]
     epoch = -(-(cfg.SOLVER.IMAGES_PER_EPOCH or images) // cfg.SOLVER.IMS_PER_BATCH)
     assert epoch == {"cifar10": 391}.get(name.partition("/")[0], 5005)
     schedule = schedule_of(cfg, epoch)

@@ -15,16 +15,19 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 
 from resnext_det.config import check, get_cfg
-from resnext_det.config.keys import keys_of, value_of
+from resnext_det.config.rules import keys_of, value_of
 from resnext_det.config.values import RANGES, SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.proposals import write_proposals
-from resnext_det.engines.portable import build, engine
-from resnext_det.engines.portable.build import build_detector
-from resnext_det.engines.portable.inference import Predictor
+from resnext_det.detection.inference import Predictor
+from resnext_det.detection.portable import build, engine
+from resnext_det.detection.portable.build import build_detector
 
 STAGES = ["res2", "res3", "res4", "res5"]
-HEAD = [*("MODEL.ROI_HEADS.NAME", "StandardROIHeads"), *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")]
+HEAD = [
+    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
+]
 HEAD += [
     "MODEL.ROI_BOX_HEAD.NUM_FC",
     1,
@@ -33,13 +36,31 @@ HEAD += [
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
     3,
 ]
-FPN = [*("MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone"), *("MODEL.FPN.IN_FEATURES", STAGES), *HEAD]
+FPN = [
+    *("MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone"),
+    *("MODEL.FPN.IN_FEATURES", STAGES),
+    *HEAD,
+]
 FPN += ["MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]]
 FPN += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.FPN.OUT_CHANNELS", 16]
 TINY = [
-    *("MODEL.RESNETS.DEPTH", 26, "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16)
+    *(
+        "MODEL.RESNETS.DEPTH",
+        26,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS",
+        8,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS",
+        16,
+    )
 ]
-TINY += ["MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.WIDTH_PER_GROUP", 8]
+TINY += [
+    "MODEL.RESNETS.NORM",
+    "BN",
+    "MODEL.BACKBONE.FREEZE_AT",
+    0,
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    8,
+]
 
 
 RPN_ALONE = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
@@ -85,7 +106,9 @@ class TestRefused:
             value = (number,) if isinstance(default, tuple) else number
             text = refusal(key, value)
             assert text.startswith(f"{key} = {value!r} is out of range; write "), text
-            assert text.endswith(f"write {low} or more" if np.isinf(high) else f" from {low} to {high}")
+            assert text.endswith(
+                f"write {low} or more" if np.isinf(high) else f" from {low} to {high}"
+            )
 
     def test_what_is_not_a_number(self) -> None:
         assert "SOLVER.BASE_LR = nan is out of range" in refusal("SOLVER.BASE_LR", float("nan"))
@@ -183,7 +206,11 @@ class TestRefused:
             "MODEL.RPN.CONV_DIMS",
             [],
         ]
-        check(configuration(*GIVEN, *rpn, "MODEL.RPN.IOU_LABELS", [], "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0,)))
+        check(
+            configuration(
+                *GIVEN, *rpn, "MODEL.RPN.IOU_LABELS", [], "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0,)
+            )
+        )
         assert "IN_FEATURES" in refusal(*heads) and "IN_FEATURES" in refusal(*rpn)
 
     def test_types_of_a_configuration_made_in_python(self) -> None:
@@ -245,7 +272,9 @@ def recording(cfg: CfgNode, prefix: str = "") -> Recording:
     copy.__dict__["prefix"] = prefix
     for name, value in cfg.items():
         dict.__setitem__(
-            copy, name, recording(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else value
+            copy,
+            name,
+            recording(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else value,
         )
     return copy
 
@@ -274,8 +303,12 @@ def test_every_key_is_read_or_has_one_value(
 ) -> None:
     """Training, evaluating and predicting read every key; what they do not read, the checks limit to one value."""
     READ.clear()
-    monkeypatch.setattr(logging.getLogger("resnext_det"), "handlers", [])  # so that those of the training go
-    monkeypatch.setattr(build, "check", lambda cfg: None)  # it reads everything, and honours nothing
+    monkeypatch.setattr(
+        logging.getLogger("resnext_det"), "handlers", []
+    )  # so that those of the training go
+    monkeypatch.setattr(
+        build, "check", lambda cfg: None
+    )  # it reads everything, and honours nothing
     weights = str(tmp_path / "first" / "model_final.pth")
     common = [
         *TINY,
@@ -284,7 +317,14 @@ def test_every_key_is_read_or_has_one_value(
     ]
     common += ["DATASETS.TRAIN", (dataset,), "DATASETS.TEST", (dataset,), "SOLVER.IMS_PER_BATCH", 1]
     common += ["INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.MIN_SIZE_TEST", 48, "SOLVER.MAX_ITER", 1]
-    common += ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 8, "MODEL.RPN.POST_NMS_TOPK_TEST", 8, "SOLVER.BASE_LR", 1e-5]
+    common += [
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+        8,
+        "MODEL.RPN.POST_NMS_TOPK_TEST",
+        8,
+        "SOLVER.BASE_LR",
+        1e-5,
+    ]
     clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]
     small = ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 2]
     for changes in (
@@ -301,9 +341,13 @@ def test_every_key_is_read_or_has_one_value(
         for word in (f"DATASETS.PROPOSAL_FILES_{split}", (str(tmp_path / "given.pkl"),))
     ]
     engine.train(
-        recording(configuration(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given")))
+        recording(
+            configuration(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given"))
+        )
     )
-    cfg = configuration(*common, *FPN, "OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights)
+    cfg = configuration(
+        *common, *FPN, "OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights
+    )
     engine.evaluate(recording(cfg))
     Predictor(recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))
     single = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}

@@ -9,11 +9,13 @@ import pytest
 
 from resnext_det.config import get_cfg, load_config
 from resnext_det.config.classification import load_classifier_config
-from resnext_det.config.keys import keys_of, value_of
+from resnext_det.config.rules import keys_of, value_of
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "configs").rglob("*.yaml"))
-CLASSIFIERS = [path for path in ALL if "classification" in path.parts or path.stem.startswith("classifier")]
+CLASSIFIERS = [
+    path for path in ALL if "classification" in path.parts or path.stem.startswith("classifier")
+]
 CONFIGS = [path for path in ALL if path not in CLASSIFIERS]
 
 
@@ -68,7 +70,9 @@ def test_the_dump_of_a_classifiers_configuration_is_read_back(tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_classifiers_configuration_is_no_detectors(path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is a classifier's configuration; train it with tools/pretrain.py"):
+    with pytest.raises(
+        ValueError, match=r"is a classifier's configuration; train it with tools/pretrain.py"
+    ):
         load_config(path)
 
 
@@ -76,13 +80,19 @@ def test_later_bases_win_and_the_file_wins_over_them(tmp_path: Path) -> None:
     write(tmp_path, "SEED: 1\nSOLVER: {MAX_ITER: 1, IMS_PER_BATCH: 1}", "first.yaml")
     (tmp_path / "deeper").mkdir()
     write(
-        tmp_path / "deeper", "_BASE_: ../third.yaml\nSOLVER: {MAX_ITER: 2, IMS_PER_BATCH: 2}", "second.yaml"
+        tmp_path / "deeper",
+        "_BASE_: ../third.yaml\nSOLVER: {MAX_ITER: 2, IMS_PER_BATCH: 2}",
+        "second.yaml",
     )
     write(tmp_path, "VERSION: 2\nOUTPUT_DIR: of_the_third", "third.yaml")
     leaf = write(tmp_path, "_BASE_: [first.yaml, deeper/second.yaml]\nSOLVER: {MAX_ITER: 3}")
     cfg = load_config(leaf, ["SOLVER.CHECKPOINT_PERIOD", "4"])
     assert (cfg.SEED, cfg.OUTPUT_DIR) == (1, "of_the_third")
-    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.CHECKPOINT_PERIOD) == (3, 2, 4)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.CHECKPOINT_PERIOD) == (
+        3,
+        2,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +114,9 @@ def test_later_bases_win_and_the_file_wins_over_them(tmp_path: Path) -> None:
         ("SEED", "-1", -1),
     ],
 )
-def test_overrides_have_the_type_of_the_default(tmp_path: Path, key: str, text: Any, value: Any) -> None:
+def test_overrides_have_the_type_of_the_default(
+    tmp_path: Path, key: str, text: Any, value: Any
+) -> None:
     found = value_of(load_config(write(tmp_path, "VERSION: 2"), [key, text]), key)
     assert found == value
     assert type(found) is type(value)
@@ -152,7 +164,9 @@ def test_the_result_is_frozen(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if value and "." in value[0] else None,
 )  # fmt: skip
-def test_a_wrong_override_says_what_to_write(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+def test_a_wrong_override_says_what_to_write(
+    tmp_path: Path, overrides: list[str], words: list[str]
+) -> None:
     text = error_of(write(tmp_path, "VERSION: 2"), overrides)
     assert [word for word in words if word not in text] == [], text
 
@@ -205,7 +219,9 @@ def test_a_circle_of_two_files_is_found(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
-    assert "none.yaml does not exist; give the path of a YAML file" in error_of(tmp_path / "none.yaml")
+    assert "none.yaml does not exist; give the path of a YAML file" in error_of(
+        tmp_path / "none.yaml"
+    )
     assert "does not exist" in error_of(tmp_path)
     (tmp_path / "weights.yaml").write_bytes(b"\x80\x02\xff\xfe")
     assert "weights.yaml is no text" in error_of(tmp_path / "weights.yaml")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from resnext_det.config import get_cfg
-from resnext_det.config.keys import keys_of, value_of
-from resnext_det.config.scaling import scaled_to_processes
+from resnext_det.config.detection import scaled_to_processes
+from resnext_det.config.rules import keys_of, value_of
 
 PAPER = [
     "SOLVER.IMS_PER_BATCH",
@@ -40,7 +40,9 @@ def configuration(reference: int, changes: list[Any]) -> Any:
 
 @pytest.mark.detectron2
 @pytest.mark.parametrize("changes", [[], PAPER, ODD], ids=["default", "paper", "odd"])
-@pytest.mark.parametrize(("reference", "processes"), [(8, 1), (4, 2), (2, 6), (1, 3), (4, 4), (0, 5)])
+@pytest.mark.parametrize(
+    ("reference", "processes"), [(8, 1), (4, 2), (2, 6), (1, 3), (4, 4), (0, 5)]
+)
 def test_it_equals_detectron2(reference: int, processes: int, changes: list[Any]) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.config import get_cfg as get_detectron2_cfg
@@ -61,11 +63,16 @@ def test_it_equals_detectron2(reference: int, processes: int, changes: list[Any]
 def test_periods_stay_above_zero() -> None:
     changes = ["SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 3, "SOLVER.MAX_ITER", 3]
     scaled = scaled_to_processes(configuration(1, changes), 8)
-    assert (scaled.SOLVER.CHECKPOINT_PERIOD, scaled.TEST.EVAL_PERIOD, scaled.SOLVER.MAX_ITER) == (1, 1, 1)
+    assert (scaled.SOLVER.CHECKPOINT_PERIOD, scaled.TEST.EVAL_PERIOD, scaled.SOLVER.MAX_ITER) == (
+        1,
+        1,
+        1,
+    )
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"IMS_PER_BATCH = 16 is no multiple of .*REFERENCE_WORLD_SIZE = 3; write one"
+        ValueError,
+        match=r"IMS_PER_BATCH = 16 is no multiple of .*REFERENCE_WORLD_SIZE = 3; write one",
     ):
         scaled_to_processes(configuration(3, []), 2)

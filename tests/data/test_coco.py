@@ -40,16 +40,32 @@ def content() -> Content:
     images = [(30, "b.jpg", 60, 80), (4, "sub/a.jpg", 50, 40), (11, "empty.jpg", 10, 10)]
     boxes: list[tuple[int, int, list[float], dict[str, Any]]] = [
         (30, 7, [10.5, 10, 30, 20.25], {"segmentation": polygon}),
-        (4, 1, [0, 0, 40, 50], {"iscrowd": 1, "segmentation": {"counts": [0, 2000], "size": [50, 40]}}),
+        (
+            4,
+            1,
+            [0, 0, 40, 50],
+            {"iscrowd": 1, "segmentation": {"counts": [0, 2000], "size": [50, 40]}},
+        ),
         (30, 90, [-5.0, 50.0, 20.0, 20.0], {"segmentation": []}),
         (30, 1, [1, 2, 3, 4], {"segmentation": [[1.0, 2.0, 3.0, 4.0]]}),
         (4, 7, [3.0, 3.0, 0.0, 5.0], {"ignore": 0}),
     ]
     return {
         "images": [{"id": i, "file_name": f, "height": h, "width": w} for i, f, h, w in images],
-        "categories": [{"id": 90, "name": "tooth"}, {"id": 1, "name": "person"}, {"id": 7, "name": "train"}],
+        "categories": [
+            {"id": 90, "name": "tooth"},
+            {"id": 1, "name": "person"},
+            {"id": 7, "name": "train"},
+        ],
         "annotations": [
-            {"id": 100 + number, "image_id": image, "category_id": category, "bbox": box, "area": 1.0} | more
+            {
+                "id": 100 + number,
+                "image_id": image,
+                "category_id": category,
+                "bbox": box,
+                "area": 1.0,
+            }
+            | more
             for number, (image, category, box, more) in enumerate(boxes)
         ],
     }
@@ -114,7 +130,11 @@ def test_random_content_equals_detectron2(load: Callable[..., CocoDataset]) -> N
 
 def test_content(load: Callable[..., CocoDataset], tmp_path: Path) -> None:
     dataset = load(content())
-    assert dataset.class_names == ("person", "train", "tooth") and dataset.category_ids == (1, 7, 90)
+    assert dataset.class_names == ("person", "train", "tooth") and dataset.category_ids == (
+        1,
+        7,
+        90,
+    )
     assert [record["image_id"] for record in dataset.records] == [4, 11, 30]
     assert dataset.records[0] == {
         "file_name": str(tmp_path / "images" / "sub/a.jpg"),
@@ -136,17 +156,25 @@ def test_what_is_left_out_is_counted(
         load(content())
     polygons, area = [record.getMessage() for record in caplog.records]
     assert "1 annotations have polygons of under 3 points only; they are left out" in polygons
-    assert "1 boxes have no area, the first is annotation 104 of image 4; training leaves them out" in area
+    assert (
+        "1 boxes have no area, the first is annotation 104 of image 4; training leaves them out"
+        in area
+    )
 
 
-def test_minival_may_repeat_ids(load: Callable[..., CocoDataset], caplog: pytest.LogCaptureFixture) -> None:
+def test_minival_may_repeat_ids(
+    load: Callable[..., CocoDataset], caplog: pytest.LogCaptureFixture
+) -> None:
     made = content()
     made["annotations"][1]["id"] = 100
     made["annotations"][2]["image_id"] = 5
     dataset = load(made, "instances_valminusminival2014.json")
     assert sum(len(record["annotations"]) for record in dataset.records) == 3
     messages = " ".join(record.getMessage() for record in caplog.records)
-    assert "1 annotations repeat an id" in messages and "1 annotations belong to no listed image" in messages
+    assert (
+        "1 annotations repeat an id" in messages
+        and "1 annotations belong to no listed image" in messages
+    )
 
 
 def test_lvis_urls_and_whole_floats(load: Callable[..., CocoDataset], tmp_path: Path) -> None:
@@ -209,7 +237,9 @@ MALFORMED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize("made, message", MALFORMED, ids=[message[:30] for _, message in MALFORMED])
-def test_malformed_files_are_refused(load: Callable[..., CocoDataset], made: Any, message: str) -> None:
+def test_malformed_files_are_refused(
+    load: Callable[..., CocoDataset], made: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message) as error:
         load(made)
     assert "dataset 'mine'" in str(error.value) and "instances.json" in str(error.value)
@@ -226,18 +256,23 @@ def test_missing_paths_name_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     remedy = r"set DETECTRON2_DATASETS \(now '.*'\), or name your files with --register-coco"
     with pytest.raises(
-        FileNotFoundError, match=rf"'coco_2017_val': .*instances_val2017\.json does not exist.*{remedy}"
+        FileNotFoundError,
+        match=rf"'coco_2017_val': .*instances_val2017\.json does not exist.*{remedy}",
     ):
         load_coco("coco_2017_val")
     (tmp_path / "coco/annotations").mkdir(parents=True)
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=rf"image folder .*val2017 does not exist; .*{remedy}"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"image folder .*val2017 does not exist; .*{remedy}"
+    ):
         load_coco("coco_2017_val")
 
 
 @pytest.mark.detectron2
 def test_built_in_paths_equal_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
-    builtin = pytest.importorskip("detectron2.data.datasets.builtin", reason="detectron2 is not installed")
+    builtin = pytest.importorskip(
+        "detectron2.data.datasets.builtin", reason="detectron2 is not installed"
+    )
     monkeypatch.setenv("DETECTRON2_DATASETS", "/somewhere")  # read at use, not at import
     for name in coco._BUILT_IN:
         images, annotations = builtin._PREDEFINED_SPLITS_COCO["coco"][name]
@@ -268,7 +303,9 @@ def test_names_are_registered_once(tmp_path: Path) -> None:
         register_generated("mine", lambda root: (root, root))
 
 
-def test_generated_dataset_is_prepared_on_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_generated_dataset_is_prepared_on_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     calls = []
 
     def prepare(root: Path) -> tuple[Path, Path]:
@@ -285,14 +322,17 @@ def test_generated_dataset_is_prepared_on_use(monkeypatch: pytest.MonkeyPatch, t
 
 
 def dataset(name: str, *class_names: str) -> CocoDataset:
-    return CocoDataset(name, Path("a.json"), Path("."), class_names, tuple(range(len(class_names))), [])
+    return CocoDataset(
+        name, Path("a.json"), Path("."), class_names, tuple(range(len(class_names))), []
+    )
 
 
 def test_same_categories() -> None:
     first = dataset("first", "cat", "dog")
     check_same_categories([first, dataset("second", "cat", "dog")], [dataset("test", "cat", "dog")])
     with pytest.raises(
-        ValueError, match=r"'first' \(2 categories\) and 'test' \(2\).*'test' lacks dog; 'first' lacks cow"
+        ValueError,
+        match=r"'first' \(2 categories\) and 'test' \(2\).*'test' lacks dog; 'first' lacks cow",
     ):
         check_same_categories([first], [dataset("test", "cat", "cow")])
     with pytest.raises(

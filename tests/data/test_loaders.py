@@ -32,7 +32,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         path = folder / f"{index}.png"
         Image.fromarray(random.randint(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         boxes = [[0.0, 1.0, 10.5, 12.0], [2, 3, 9, 9]]
-        annotations = [{"bbox": box, "bbox_mode": 1, "category_id": index % 3, "iscrowd": 0} for box in boxes]
+        annotations = [
+            {"bbox": box, "bbox_mode": 1, "category_id": index % 3, "iscrowd": 0} for box in boxes
+        ]
         made.append(
             {
                 "file_name": str(path),
@@ -52,7 +54,12 @@ def train_mapper() -> DetectionMapper:
 def flat(sample: dict[str, Any]) -> tuple[Any, ...]:
     instances = sample["instances"]
     boxes = instances.gt_boxes.tensor.tolist()
-    return sample["image_id"], sample["image"].numpy().tobytes(), boxes, instances.gt_classes.tolist()
+    return (
+        sample["image_id"],
+        sample["image"].numpy().tobytes(),
+        boxes,
+        instances.gt_classes.tolist(),
+    )
 
 
 def first(records: list[Record], number: int, **options: Any) -> list[list[Any]]:
@@ -72,7 +79,10 @@ def test_samples_are_those_of_the_plan(records: list[Record]) -> None:
     plan = list(islice(batches(stream, 2, wide=is_wide(records)), 8))
     mapper = train_mapper()
     assert found == [
-        [flat(mapper(records[index], sample_random_state(3, 1, position))) for index, position in batch]
+        [
+            flat(mapper(records[index], sample_random_state(3, 1, position)))
+            for index, position in batch
+        ]
         for batch in plan
     ]
 
@@ -121,7 +131,9 @@ def test_test_loader_gives_each_image_once(records: list[Record], num_workers: i
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_errors_arrive_as_themselves(records: list[Record], tmp_path: Path, num_workers: int) -> None:
+def test_errors_arrive_as_themselves(
+    records: list[Record], tmp_path: Path, num_workers: int
+) -> None:
     mapper = DetectionMapper(False, min_sizes=24, max_size=48)
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     wrong = {
@@ -133,7 +145,9 @@ def test_errors_arrive_as_themselves(records: list[Record], tmp_path: Path, num_
     }
     for file_name, (kind, message) in wrong.items():
         loader = build_test_loader(
-            [records[0], records[1] | {"file_name": file_name}], mapper=mapper, num_workers=num_workers
+            [records[0], records[1] | {"file_name": file_name}],
+            mapper=mapper,
+            num_workers=num_workers,
         )
         with pytest.raises(kind, match=message) as error:
             list(loader)
@@ -145,7 +159,9 @@ def failing_mapper(record: Record, random_state: np.random.RandomState | None) -
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_the_file_is_added_and_bugs_keep_their_traceback(records: list[Record], num_workers: int) -> None:
+def test_the_file_is_added_and_bugs_keep_their_traceback(
+    records: list[Record], num_workers: int
+) -> None:
     with pytest.raises(ValueError, match=r"^image .*0\.png: too small$"):
         list(build_test_loader(records[:1], mapper=failing_mapper, num_workers=num_workers))
     with pytest.raises(TypeError, match="a bug"):
@@ -177,7 +193,9 @@ def test_workers_use_one_thread_and_survive_ctrl_c(records: list[Record]) -> Non
         ({"start_batch": -1}, "start_batch -1"),
     ],
 )
-def test_wrong_arguments_are_refused(records: list[Record], options: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_refused(
+    records: list[Record], options: dict[str, Any], message: str
+) -> None:
     settings: dict[str, Any] = {
         "records": records,
         "mapper": train_mapper(),
@@ -195,12 +213,16 @@ def test_a_training_loader_has_no_length(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_loading_draws_nothing_from_the_global_generators(records: list[Record], num_workers: int) -> None:
+def test_loading_draws_nothing_from_the_global_generators(
+    records: list[Record], num_workers: int
+) -> None:
     before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].tolist()
     assert len(first(records, 2, num_workers=num_workers)) == 2
     list(
         build_test_loader(
-            records, mapper=DetectionMapper(False, min_sizes=24, max_size=48), num_workers=num_workers
+            records,
+            mapper=DetectionMapper(False, min_sizes=24, max_size=48),
+            num_workers=num_workers,
         )
     )
     assert torch.equal(torch.get_rng_state(), before[0])

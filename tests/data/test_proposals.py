@@ -23,7 +23,9 @@ SIZES = [(97, 151), (160, 83), (64, 64), (3, 200)]
 TOPK = 25
 
 
-def drawn(seed: int, height: int, width: int, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
+def drawn(
+    seed: int, height: int, width: int, dtype: Any = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of an image, some empty, some that touch its border, some with swapped corners; and logits with ties."""
     random = np.random.RandomState(seed)
     boxes = random.uniform(0, 1, (40, 4)) * [width, height, width, height]
@@ -101,15 +103,21 @@ def test_a_file_is_whole_or_absent(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"proposals.pkl could not be written.*No space left.*make room"):
+    with pytest.raises(
+        OSError, match=r"proposals.pkl could not be written.*No space left.*make room"
+    ):
         write_proposals(path, proposals_of(records))
     assert list(read_proposals(path)) == [7]
     assert [file.name for file in tmp_path.iterdir()] == ["proposals.pkl"]
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("form", ["float32", "float64", "XYWH", "Detectron", "text ids", "more images"])
-def test_records_equal_those_of_detectron2(records: list[Record], tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(
+    "form", ["float32", "float64", "XYWH", "Detectron", "text ids", "more images"]
+)
+def test_records_equal_those_of_detectron2(
+    records: list[Record], tmp_path: Path, form: str
+) -> None:
     """Also the order among equal logits."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.data.build import load_proposals_into_dataset
@@ -135,10 +143,16 @@ def test_records_equal_those_of_detectron2(records: list[Record], tmp_path: Path
     expected = load_proposals_into_dataset(copy.deepcopy(records), str(path))
     for mine, theirs, record in zip(found, expected, records):
         assert mine.keys() == theirs.keys() == record.keys() | set(KEYS)
-        boxes = BoxMode.convert(theirs["proposal_boxes"], theirs["proposal_bbox_mode"], BoxMode.XYXY_ABS)
+        boxes = BoxMode.convert(
+            theirs["proposal_boxes"], theirs["proposal_bbox_mode"], BoxMode.XYXY_ABS
+        )
         assert mine["proposal_bbox_mode"] == BoxMode.XYXY_ABS
-        assert mine["proposal_boxes"].dtype == boxes.dtype and np.array_equal(mine["proposal_boxes"], boxes)
-        assert np.array_equal(mine["proposal_objectness_logits"], theirs["proposal_objectness_logits"])
+        assert mine["proposal_boxes"].dtype == boxes.dtype and np.array_equal(
+            mine["proposal_boxes"], boxes
+        )
+        assert np.array_equal(
+            mine["proposal_objectness_logits"], theirs["proposal_objectness_logits"]
+        )
 
 
 @pytest.mark.detectron2
@@ -172,7 +186,9 @@ def test_mapped_proposals_equal_detectron2(
                 assert one.dtype == other.dtype == torch.float32 and torch.equal(one, other)
             counts.add(len(mine))
             if is_train:
-                assert torch.equal(found["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)
+                assert torch.equal(
+                    found["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor
+                )
     assert TOPK in counts
     for record, old in zip(completed, before):
         assert np.array_equal(record["proposal_boxes"], old["proposal_boxes"])
@@ -191,7 +207,10 @@ def test_proposals_follow_their_pixels(records: list[Record]) -> None:
         mapper = DetectionMapper(True, min_sizes=194, max_size=1000, proposal_topk=1)
         sample = mapper(record, np.random.RandomState(seed))
         boxes.add(tuple(sample["proposals"].proposal_boxes.tensor[0].tolist()))
-        assert sample["proposals"].objectness_logits.tolist() == [2.0] and not set(KEYS) & sample.keys()
+        assert (
+            sample["proposals"].objectness_logits.tolist() == [2.0]
+            and not set(KEYS) & sample.keys()
+        )
     assert boxes == {(0.0, 0.0, 100.0, 194.0), (202.0, 0.0, 302.0, 194.0)}
     plain = DetectionMapper(False, min_sizes=64, max_size=133)(record)
     assert "proposals" not in plain and set(KEYS) <= plain.keys()
@@ -243,7 +262,8 @@ def test_a_wrong_file(records: list[Record], tmp_path: Path, change: Any, words:
 
 def test_a_missing_file(records: list[Record], tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"proposals none.pkl are not there; write them with tools/train_two_step"
+        FileNotFoundError,
+        match=r"proposals none.pkl are not there; write them with tools/train_two_step",
     ):
         with_proposals(records, "none.pkl", name="some")
 

@@ -14,7 +14,9 @@ from resnext_det.data.reading import check_image_size, read_image
 
 @pytest.fixture(scope="module")
 def detection_utils() -> ModuleType:
-    return pytest.importorskip("detectron2.data.detection_utils", reason="detectron2 is not installed")
+    return pytest.importorskip(
+        "detectron2.data.detection_utils", reason="detectron2 is not installed"
+    )
 
 
 def picture(mode: str, height: int = 13, width: int = 21) -> Image.Image:
@@ -89,14 +91,18 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"cut.{suffix}"
     picture("RGB", 200, 300).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=rf"image {path} cannot be read: .*truncated.*; replace the file"):
+    with pytest.raises(
+        ValueError, match=rf"image {path} cannot be read: .*truncated.*; replace the file"
+    ):
         read_image(path, "BGR")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "page.jpg").write_bytes(content)
-    with pytest.raises(ValueError, match=r"page\.jpg cannot be read: it is no image of a known format"):
+    with pytest.raises(
+        ValueError, match=r"page\.jpg cannot be read: it is no image of a known format"
+    ):
         read_image(tmp_path / "page.jpg", "BGR")
 
 
@@ -114,5 +120,7 @@ def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
 def test_size_other_than_annotated() -> None:
     record = {"file_name": "a.jpg", "image_id": 7, "width": 13, "height": 21}
     check_image_size(record, np.zeros((21, 13, 3)))
-    with pytest.raises(ValueError, match=r"image a\.jpg is 21 x 13 .*annotations say 13 x 21; .*image id 7"):
+    with pytest.raises(
+        ValueError, match=r"image a\.jpg is 21 x 13 .*annotations say 13 x 21; .*image id 7"
+    ):
         check_image_size(record, np.zeros((13, 21, 3)))

@@ -27,7 +27,9 @@ def records(number: int, seed: int = 0) -> list[dict[str, Any]]:
         {
             "width": int(random.choice([3, 4, 5])),
             "height": 4,
-            "annotations": [{"category_id": int(c)} for c in random.geometric(0.3, random.randint(0, 4))],
+            "annotations": [
+                {"category_id": int(c)} for c in random.geometric(0.3, random.randint(0, 4))
+            ],
         }
         for _ in range(number)
     ]
@@ -51,7 +53,9 @@ RANKS = [(0, 1), (0, 3), (2, 3), (1, 8)]
 @pytest.mark.detectron2
 @pytest.mark.parametrize("rank, world_size", RANKS)
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_training_order_equals_detectron2(as_rank: Any, rank: int, world_size: int, shuffle: bool) -> None:
+def test_training_order_equals_detectron2(
+    as_rank: Any, rank: int, world_size: int, shuffle: bool
+) -> None:
     as_rank(rank, world_size)
     from detectron2.data.samplers import TrainingSampler
 
@@ -72,10 +76,14 @@ def test_repeat_factor_order_equals_detectron2(
 
     dicts = records(60)
     factors = repeat_factors(dicts, threshold=0.4, sqrt=sqrt)
-    expected = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.4, sqrt=sqrt)
+    expected = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dicts, 0.4, sqrt=sqrt
+    )
     assert torch.equal(factors, expected) and factors.dtype == expected.dtype
     assert factors.max() > 1
-    ours = repeated_training_indices(factors, seed=5, shuffle=shuffle, rank=rank, world_size=world_size)
+    ours = repeated_training_indices(
+        factors, seed=5, shuffle=shuffle, rank=rank, world_size=world_size
+    )
     theirs = RepeatFactorTrainingSampler(expected, shuffle=shuffle, seed=5)
     assert list(islice(ours, 400)) == list(islice(theirs, 400))
 
@@ -129,7 +137,10 @@ def test_the_order_starts_anywhere(world_size: int, shuffle: bool) -> None:
         where = {"seed": 4, "shuffle": shuffle, "rank": rank, "world_size": world_size}
         whole = list(islice(training_indices(5, **where), 40))
         for start in range(30):
-            assert list(islice(training_indices(5, **where, start=start), 8)) == whole[start : start + 8]
+            assert (
+                list(islice(training_indices(5, **where, start=start), 8))
+                == whole[start : start + 8]
+            )
 
 
 def test_plain_batches_take_the_stream_as_it_comes() -> None:
@@ -137,7 +148,9 @@ def test_plain_batches_take_the_stream_as_it_comes() -> None:
 
 
 def test_ranks_share_each_permutation() -> None:
-    streams = [list(islice(training_indices(12, seed=1, rank=r, world_size=3), 8)) for r in range(3)]
+    streams = [
+        list(islice(training_indices(12, seed=1, rank=r, world_size=3), 8)) for r in range(3)
+    ]
     assert Counter(index for stream in streams for index in stream) == dict.fromkeys(range(12), 2)
 
 
@@ -159,7 +172,10 @@ def test_augmentation_of_neighbouring_positions_is_uniform() -> None:
     "call, message",
     [
         (lambda: training_indices(0, seed=0), "a dataset of 0 images cannot be sampled"),
-        (lambda: training_indices(5, seed=0, rank=2, world_size=2), "rank 2 of 2 processes .* from 0 to 1"),
+        (
+            lambda: training_indices(5, seed=0, rank=2, world_size=2),
+            "rank 2 of 2 processes .* from 0 to 1",
+        ),
         (lambda: inference_shard(5, rank=-1), "rank -1 of 1 processes"),
         (lambda: batches([0], 0), "batch_size is 0"),
         (lambda: batches([0], 1, start_batch=-3), "start_batch -3"),

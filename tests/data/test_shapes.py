@@ -24,12 +24,16 @@ from resnext_det.data.shapes import (
 )
 
 
-def generate(root: Path, *, seed: int = 3, split: str = "train", num_images: int = 6) -> tuple[Path, Path]:
+def generate(
+    root: Path, *, seed: int = 3, split: str = "train", num_images: int = 6
+) -> tuple[Path, Path]:
     return generate_shapes(root, split=split, num_images=num_images, seed=seed)
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
+    }
 
 
 def test_a_seed_gives_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
@@ -87,7 +91,9 @@ def rasterise(shape: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", range(len(SHAPE_CLASSES)), ids=SHAPE_CLASSES)
-def test_the_box_of_an_object_is_tight_around_its_pixels(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_box_of_an_object_is_tight_around_its_pixels(
+    kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     placed: list[list[np.ndarray]] = []
     place = shape_drawing._place
 
@@ -98,7 +104,9 @@ def test_the_box_of_an_object_is_tight_around_its_pixels(kind: int, monkeypatch:
     monkeypatch.setattr(shape_drawing, "_place", recorded)
     for seed in range(6):
         random = np.random.default_rng(seed)
-        _, objects = shape_drawing.draw_objects(random, 90, 120, classes=[kind], radii=[25.0], clutter=0)
+        _, objects = shape_drawing.draw_objects(
+            random, 90, 120, classes=[kind], radii=[25.0], clutter=0
+        )
         (index, (x, y, w, h), area), mask = objects[0], rasterise(placed[-1], 90, 120)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert index == kind
@@ -153,9 +161,13 @@ def test_an_object_stands_out_from_what_surrounds_it() -> None:
     random = np.random.default_rng(1)
     contrasts = []
     for _ in range(40):
-        image, objects = shape_drawing.draw_objects(random, 96, 96, classes=[5], radii=[20.0], clutter=0)
+        image, objects = shape_drawing.draw_objects(
+            random, 96, 96, classes=[5], radii=[20.0], clutter=0
+        )
         x, y, w, h = map(int, objects[0][1])
-        inside = image[y + h // 2 - 3 : y + h // 2 + 4, x + w // 2 - 3 : x + w // 2 + 4].mean((0, 1))
+        inside = image[y + h // 2 - 3 : y + h // 2 + 4, x + w // 2 - 3 : x + w // 2 + 4].mean(
+            (0, 1)
+        )
         contrasts.append(np.linalg.norm(inside - image.mean((0, 1))))
     assert np.mean(contrasts) > 50
 
@@ -168,7 +180,9 @@ def test_a_set_that_is_there_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"num_images": 5}])
-def test_another_set_is_not_taken_for_the_one_asked_for(tmp_path: Path, change: dict[str, int]) -> None:
+def test_another_set_is_not_taken_for_the_one_asked_for(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
     generate(tmp_path)
     with pytest.raises(
         ValueError, match=r"instances_train\.json describes another set.*or choose another folder"
@@ -176,7 +190,9 @@ def test_another_set_is_not_taken_for_the_one_asked_for(tmp_path: Path, change: 
         generate(tmp_path, **change)  # type: ignore[arg-type]
 
 
-def test_an_old_version_is_not_taken_for_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_version_is_not_taken_for_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generate(tmp_path)
     monkeypatch.setattr(shapes, "VERSION", "next")
     with pytest.raises(ValueError, match="describes another set"):
@@ -216,7 +232,9 @@ def test_several_generations_at_once_do_not_hurt_each_other(tmp_path: Path) -> N
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_the_standard_set_is_generated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_standard_set_is_generated_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(shapes.STANDARD_SIZES, "val", 3)
     annotations, images = prepare_shapes(tmp_path, "val")
     assert annotations.is_relative_to(tmp_path / "shapes")
@@ -229,15 +247,22 @@ def test_the_standard_set_is_generated_once(tmp_path: Path, monkeypatch: pytest.
         prepare_shapes(tmp_path, "test")
 
 
-def test_single_shapes_are_an_image_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_single_shapes_are_an_image_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     folder = generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=48)
     dataset = ImageFolder(str(folder))
     assert tuple(dataset.classes) == SHAPE_CLASSES
     assert len(dataset) == 3 * len(SHAPE_CLASSES)
     assert dataset[0][0].size == (48, 48)
-    assert generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=48) == folder
+    assert (
+        generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=48)
+        == folder
+    )
     with pytest.raises(ValueError, match=r"shapes_train\.json describes another set"):
         generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=64)
-    again = generate_shape_images(tmp_path / "b", split="train", images_per_class=3, seed=0, size=48)
+    again = generate_shape_images(
+        tmp_path / "b", split="train", images_per_class=3, seed=0, size=48
+    )
     assert contents(again) == contents(folder)

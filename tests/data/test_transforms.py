@@ -10,7 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from resnext_det.data.transforms import DetectionMapper, RandomFlip, ResizeShortestEdge, transform_boxes
+from resnext_det.data.transforms import (
+    DetectionMapper,
+    RandomFlip,
+    ResizeShortestEdge,
+    transform_boxes,
+)
 
 Record = dict[str, Any]
 
@@ -24,7 +29,11 @@ def random_boxes(seed: int, height: int, width: int) -> list[list[float]]:
     sides = np.random.RandomState(seed + 1).uniform(0.01, 0.6, (12, 2)) * [width, height]
     boxes = np.hstack([corners, sides]).round(2).tolist()
     whole = np.hstack([corners, sides]).astype(int).tolist()
-    return boxes + whole + [[1, 2.5, 30, 7], [0.0, 0.0, width, height], [3, 4, 0, 8], [5.5, 5.5, 1e-6, 9.0]]
+    return (
+        boxes
+        + whole
+        + [[1, 2.5, 30, 7], [0.0, 0.0, width, height], [3, 4, 0, 8], [5.5, 5.5, 1e-6, 9.0]]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +43,10 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     made: list[Record] = []
 
     def add(
-        name: str, image: Image.Image, annotations: list[dict[str, Any]], orientation: int | None = None
+        name: str,
+        image: Image.Image,
+        annotations: list[dict[str, Any]],
+        orientation: int | None = None,
     ) -> None:
         exif = image.getexif()
         if orientation:
@@ -118,7 +130,10 @@ def test_training_samples_equal_detectron2(records: list[Record], options: dict[
             assert found["image"].dtype == torch.uint8 and found["image"].is_contiguous()
             assert torch.equal(found["image"], expected["image"])
             assert found["instances"].image_size == expected["instances"].image_size
-            boxes, expected_boxes = found["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor
+            boxes, expected_boxes = (
+                found["instances"].gt_boxes.tensor,
+                expected["instances"].gt_boxes.tensor,
+            )
             assert boxes.dtype == torch.float32
             assert torch.equal(boxes, expected_boxes)
             assert torch.equal(found["instances"].gt_classes, expected["instances"].gt_classes)
@@ -135,7 +150,9 @@ def test_test_samples_equal_detectron2(records: list[Record], size: int, image_f
     ours, theirs = DetectionMapper(False, **options), detectron2_mapper(False, **options)
     for record in records:
         expected, found = theirs(record), ours(record)
-        assert found.keys() == expected.keys() == {"file_name", "height", "width", "image_id", "image"}
+        assert (
+            found.keys() == expected.keys() == {"file_name", "height", "width", "image_id", "image"}
+        )
         assert torch.equal(found["image"], expected["image"])
 
 
@@ -172,7 +189,10 @@ def test_training_needs_a_generator(records: list[Record]) -> None:
             {"sampling": "range", "min_sizes": (9, 2)},
             r"\(9, 2\); sampling 'range' takes two: \(lowest, highest\)",
         ),
-        ({"flip": "diagonal"}, "RANDOM_FLIP is 'diagonal'; it is one of horizontal, vertical, none"),
+        (
+            {"flip": "diagonal"},
+            "RANDOM_FLIP is 'diagonal'; it is one of horizontal, vertical, none",
+        ),
         ({"image_format": "HSV"}, "INPUT.FORMAT is 'HSV'; it is one of BGR, RGB, L"),
     ],
 )

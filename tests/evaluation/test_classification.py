@@ -26,7 +26,9 @@ def tallied(scores: Tensor, labels: Tensor) -> ClassificationMetrics:
     return tally.metrics()
 
 
-def random_batch(count: int, classes: int, *, seed: int = 0, decimals: int = 7) -> tuple[Tensor, Tensor]:
+def random_batch(
+    count: int, classes: int, *, seed: int = 0, decimals: int = 7
+) -> tuple[Tensor, Tensor]:
     """With few decimals many scores are equal; the labels leave some classes out."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, max(1, classes - 2), (count,), generator=generator)
@@ -38,7 +40,9 @@ def random_batch(count: int, classes: int, *, seed: int = 0, decimals: int = 7) 
 def ranks_of_a_plain_loop(scores: Tensor, labels: Tensor) -> list[int]:
     """Python's sort is stable: equal scores stay in the order of their columns."""
     rows = zip(scores.tolist(), labels.tolist())
-    return [sorted(range(len(row)), key=lambda k, row=row: -row[k]).index(label) for row, label in rows]
+    return [
+        sorted(range(len(row)), key=lambda k, row=row: -row[k]).index(label) for row, label in rows
+    ]
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 7])
@@ -150,13 +154,25 @@ def test_no_images_have_no_number(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("scores", "labels", "message"),
     [
-        (torch.zeros(3, 5), [0, 1, 2], r"torch.float32 of shape \(3, 5\); give floating-point .* \(N, 4\)"),
+        (
+            torch.zeros(3, 5),
+            [0, 1, 2],
+            r"torch.float32 of shape \(3, 5\); give floating-point .* \(N, 4\)",
+        ),
         (torch.zeros(4), [0], r"of shape \(4,\); give"),
         (torch.zeros(3, 4, dtype=torch.int64), [0, 1, 2], "the scores are torch.int64"),
-        (torch.zeros(3, 4), [0, 1], r"the labels are torch.int64 of shape \(2,\); give int64 \(3,\)"),
+        (
+            torch.zeros(3, 4),
+            [0, 1],
+            r"the labels are torch.int64 of shape \(2,\); give int64 \(3,\)",
+        ),
         (torch.zeros(3, 4), [[0], [1], [2]], r"the labels are torch.int64 of shape \(3, 1\)"),
         (torch.zeros(3, 4), [0.0, 1.0, 2.0], "the labels are torch.float32"),
-        (torch.zeros(3, 4), [0, 4, 9], "label 4 of row 1 is none of the 4 classes; labels count from 0 to 3"),
+        (
+            torch.zeros(3, 4),
+            [0, 4, 9],
+            "label 4 of row 1 is none of the 4 classes; labels count from 0 to 3",
+        ),
         (torch.zeros(3, 4), [0, 1, -1], "label -1 of row 2 is none of the 4 classes"),
         (
             torch.tensor([[0.0, 0, 0, math.nan], [0, 0, 0, 0], [math.inf, 0, 0, 0]]),
@@ -175,7 +191,9 @@ def test_what_cannot_be_counted_is_refused(scores: Tensor, labels: list[Any], me
 def test_counts_of_other_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="there is no class to count"):
         Tally([])
-    with pytest.raises(ValueError, match="counts of 2 and of 2 classes that are not the same, or in another"):
+    with pytest.raises(
+        ValueError, match="counts of 2 and of 2 classes that are not the same, or in another"
+    ):
         Tally(["cat", "dog"]).merge(Tally(["dog", "cat"]))
 
 
@@ -195,15 +213,27 @@ def test_how_the_numbers_are_shown() -> None:
         "top-1 50.00 % (error 50.00), top-5 75.00 % (error 25.00) of 4 images, 6-way; 1 skipped"
     )
     assert metrics.as_dict() == {"top1": 50, "top5": 75, "cross_entropy": metrics.cross_entropy}
-    content = json.loads(metrics.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    content = json.loads(
+        metrics.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON")
+    )
     assert content["classes"][:3] == [
-        {"name": "cat", "images": 3, "top1": pytest.approx(200 / 3), "top5": pytest.approx(200 / 3)},
+        {
+            "name": "cat",
+            "images": 3,
+            "top1": pytest.approx(200 / 3),
+            "top5": pytest.approx(200 / 3),
+        },
         {"name": "dog", "images": 1, "top1": 0, "top5": 100},
         {"name": "crane", "images": 0, "top1": None, "top5": None},
     ]
     del content["classes"]
     assert content == {
-        **{"dataset": "pets_val", "protocol": "crop 224", "resize": 256, "interpolation": "bilinear"},
+        **{
+            "dataset": "pets_val",
+            "protocol": "crop 224",
+            "resize": 256,
+            "interpolation": "bilinear",
+        },
         **{"images": 4, "ways": 6, "skipped": ["broken.jpg"]},
         **metrics.as_dict(),
     }

@@ -16,7 +16,7 @@ import torch
 from resnext_det.evaluation import coco_backends
 from resnext_det.evaluation.coco import CocoMetrics, coco_results, evaluate_coco
 from resnext_det.instances import Boxes, Instances
-from tests.evaluation.samples import Json, random_set, reference
+from tests.evaluation.helpers import Json, random_set, reference
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SETS: dict[str, dict[str, int]] = {
@@ -66,7 +66,11 @@ def test_every_number_is_that_of_pycocotools(name: str, backend: str) -> None:
     assert metrics.class_names == tuple(names[i] for i in expected.params.catIds)
     for k, ap in enumerate(metrics.category_ap):
         precision = expected.eval["precision"][:, :, k, 0, 2]
-        assert ap == pytest.approx(100 * precision.mean()) if (precision > -1).all() else math.isnan(ap)
+        assert (
+            ap == pytest.approx(100 * precision.mean())
+            if (precision > -1).all()
+            else math.isnan(ap)
+        )
 
 
 @pytest.mark.parametrize("limit", [10, 30, 250])
@@ -137,7 +141,9 @@ def test_missing_area_and_iscrowd_are_filled_in(backend: str) -> None:
     assert json.dumps([annotations, results]) == before  # what was given stays as it was
 
 
-def test_a_detector_that_finds_nothing_has_ap_0(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_detector_that_finds_nothing_has_ap_0(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
     metrics = evaluate_coco(simple()[0], [], backend=backend)
     assert [metrics.AP, metrics.AP50, metrics.APm, metrics.AR100, metrics.ARm] == [0.0] * 5
     assert [math.isnan(value) for value in (metrics.APs, metrics.APl)] == [True, True]
@@ -146,7 +152,9 @@ def test_a_detector_that_finds_nothing_has_ap_0(backend: str, caplog: pytest.Log
     assert "there is no detection to evaluate: every AP is 0" in caplog.text
 
 
-def test_without_an_object_every_number_is_nan(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_an_object_every_number_is_nan(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
     annotations, results = simple()
     metrics = evaluate_coco({**annotations, "annotations": []}, results, backend=backend)
     assert all(math.isnan(value) for value in numbers(metrics))
@@ -163,7 +171,9 @@ def test_annotations_of_unknown_images_and_categories_are_left_out(
     annotations["annotations"] += [stray, stray_class]
     metrics = evaluate_coco(annotations, results, backend=backend)
     np.testing.assert_array_equal(metrics.precision, expected.precision)
-    np.testing.assert_array_equal(metrics.precision, reference(annotations, results).eval["precision"])
+    np.testing.assert_array_equal(
+        metrics.precision, reference(annotations, results).eval["precision"]
+    )
     assert "2 of" in caplog.text
     assert "they are left out" in caplog.text
 
@@ -173,10 +183,14 @@ def test_nothing_is_printed(backend: str, capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr() == ("", "")
 
 
-def test_auto_takes_pycocotools_where_hotcoco_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_pycocotools_where_hotcoco_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(coco_backends, "find_spec", lambda name: None)
     assert evaluate_coco(*simple()).backend == "pycocotools"
-    with pytest.raises(ValueError, match=r"backend 'hotcoco' is not installed; `pip install hotcoco`"):
+    with pytest.raises(
+        ValueError, match=r"backend 'hotcoco' is not installed; `pip install hotcoco`"
+    ):
         evaluate_coco(*simple(), backend="hotcoco")
 
 
@@ -219,29 +233,47 @@ def change(entry: Json, **values: Any) -> Json:
 
 FROM_ZERO = "results seem to count classes from 0: write the ids of the annotation file"
 BAD_RESULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "nan score": ({"score": math.nan}, "entry 1 of results has score nan; it has to be a finite number"),
-    "no number": ({"score": "high"}, "entry 1 of results has score 'high'; it has to be a finite number"),
+    "nan score": (
+        {"score": math.nan},
+        "entry 1 of results has score nan; it has to be a finite number",
+    ),
+    "no number": (
+        {"score": "high"},
+        "entry 1 of results has score 'high'; it has to be a finite number",
+    ),
     "nan box": (
         {"bbox": [0, math.nan, 1, 1]},
         r"entry 1 of results has bbox \[0, nan, 1, 1\]; .* four",
     ),
-    "infinite box": ({"bbox": [0, math.inf, 1, 1]}, "entry 1 of results has bbox .* four finite numbers"),
+    "infinite box": (
+        {"bbox": [0, math.inf, 1, 1]},
+        "entry 1 of results has bbox .* four finite numbers",
+    ),
     "three numbers": (
         {"bbox": [0, 1, 1]},
         r"entry 1 of results has bbox \[0, 1, 1\]; .* x, y, width",
     ),
-    "no box": ({"bbox": ...}, "entry 1 of results lacks 'bbox'; it has image_id, category_id, score"),
+    "no box": (
+        {"bbox": ...},
+        "entry 1 of results lacks 'bbox'; it has image_id, category_id, score",
+    ),
     "no score": ({"score": ...}, "entry 1 of results lacks 'score'"),
     "no image": ({"image_id": ...}, "entry 1 of results lacks 'image_id'"),
     "no class": ({"category_id": ...}, "entry 1 of results lacks 'category_id'"),
-    "class from 0": ({"category_id": 0}, rf"category_id 0, .*\(it lists 2, such as 3, 5\); the {FROM_ZERO}"),
+    "class from 0": (
+        {"category_id": 0},
+        rf"category_id 0, .*\(it lists 2, such as 3, 5\); the {FROM_ZERO}",
+    ),
     "unknown class": ({"category_id": 90}, "category_id 90, which annotations does not list"),
     "other image": (
         {"image_id": 9},
         r"image id 9 is not in annotations \(it lists 2, such as 7, 8\); so it is for 1 of 2 results; "
         "the annotations seem to be a part of the set",
     ),
-    "string id": ({"image_id": "7"}, "image id '7' is not in annotations .* write image ids as int, as the"),
+    "string id": (
+        {"image_id": "7"},
+        "image id '7' is not in annotations .* write image ids as int, as the",
+    ),
 }
 
 
@@ -262,7 +294,10 @@ def test_results_of_another_set_are_recognised() -> None:
 
 
 BAD_ANNOTATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "no list": ({"annotations": ...}, "annotations has no list 'annotations'; give a file of COCO instance"),
+    "no list": (
+        {"annotations": ...},
+        "annotations has no list 'annotations'; give a file of COCO instance",
+    ),
     "no images": ({"images": None}, "annotations has no list 'images'"),
     "no categories": ({"categories": []}, "annotations lists no category"),
     "image twice": (
@@ -302,12 +337,15 @@ def test_bad_annotations_are_named(name: str) -> None:
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
     annotations, results = simple()
-    good, found, bad = (tmp_path / name for name in ("annotations.json", "results.json", "bad.json"))
+    good, found, bad = (
+        tmp_path / name for name in ("annotations.json", "results.json", "bad.json")
+    )
     good.write_text(json.dumps(annotations))
     found.write_text(json.dumps(results))
     bad.write_text('[{"image_id": 7},\n {"image_id": ')
     with pytest.raises(
-        ValueError, match=r"result file .*bad\.json is not JSON at line 2, column 15: Expecting value"
+        ValueError,
+        match=r"result file .*bad\.json is not JSON at line 2, column 15: Expecting value",
     ):
         evaluate_coco(good, bad)
     with pytest.raises(ValueError, match=r"annotation file .*bad\.json is not JSON at line 2"):
@@ -316,7 +354,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         ValueError, match=r"results\.json holds a list .* annotations first and the results second"
     ):
         evaluate_coco(found, good)
-    with pytest.raises(ValueError, match=r"annotations\.json holds a dict .*; that is an annotation file"):
+    with pytest.raises(
+        ValueError, match=r"annotations\.json holds a dict .*; that is an annotation file"
+    ):
         evaluate_coco(good, good)
     with pytest.raises(FileNotFoundError, match=r"annotation file .*none\.json does not exist"):
         evaluate_coco(tmp_path / "none.json", found)
@@ -352,7 +392,9 @@ def some_instances() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_results_of_an_image() -> None:
     corners, scores, classes = some_instances()
-    instances = Instances((600, 600), pred_boxes=Boxes(corners), scores=scores, pred_classes=classes)
+    instances = Instances(
+        (600, 600), pred_boxes=Boxes(corners), scores=scores, pred_classes=classes
+    )
     entries = coco_results(11, instances, category_ids=[4, 9, 2])
     assert json.loads(json.dumps(entries)) == entries
     assert [entry["category_id"] for entry in entries] == [[4, 9, 2][i] for i in classes.tolist()]
@@ -372,13 +414,17 @@ def test_results_of_an_image_are_detectron2s() -> None:
     from detectron2.structures import Instances as TheirInstances
 
     corners, scores, classes = some_instances()
-    theirs = TheirInstances((600, 600), pred_boxes=TheirBoxes(corners), scores=scores, pred_classes=classes)
+    theirs = TheirInstances(
+        (600, 600), pred_boxes=TheirBoxes(corners), scores=scores, pred_classes=classes
+    )
     ours = Instances((600, 600), pred_boxes=Boxes(corners), scores=scores, pred_classes=classes)
     assert coco_results(5, ours, [0, 1, 2]) == instances_to_coco_json(theirs, 5)
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("name", ["plain", "many categories", "one category", "more than 100 an image"])
+@pytest.mark.parametrize(
+    "name", ["plain", "many categories", "one category", "more than 100 an image"]
+)
 @pytest.mark.parametrize("limit", [100, 50])
 def test_the_numbers_are_detectron2s(
     name: str, limit: int, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -389,7 +435,9 @@ def test_the_numbers_are_detectron2s(
     from detectron2.structures import Boxes as TheirBoxes
     from detectron2.structures import Instances as TheirInstances
 
-    monkeypatch.setattr(logging.getLogger("detectron2.evaluation.coco_evaluation"), "disabled", True)
+    monkeypatch.setattr(
+        logging.getLogger("detectron2.evaluation.coco_evaluation"), "disabled", True
+    )
     annotations, results = random_set(**SETS[name])
     (tmp_path / "annotations.json").write_text(json.dumps(annotations))
     ids = sorted(c["id"] for c in annotations["categories"])
@@ -401,7 +449,11 @@ def test_the_numbers_are_detectron2s(
     )
     try:
         evaluator = COCOEvaluator(
-            "ours", tasks=("bbox",), distributed=False, use_fast_impl=False, max_dets_per_image=limit
+            "ours",
+            tasks=("bbox",),
+            distributed=False,
+            use_fast_impl=False,
+            max_dets_per_image=limit,
         )
         evaluator.reset()
         for image in annotations["images"]:
@@ -421,7 +473,9 @@ def test_the_numbers_are_detectron2s(
         DatasetCatalog.pop("ours", None)
     for entry in results:
         entry["category_id"] = ids[entry["category_id"]]
-    ours = evaluate_coco(annotations, results, backend=backend, max_detections_per_image=limit).as_dict()
+    ours = evaluate_coco(
+        annotations, results, backend=backend, max_detections_per_image=limit
+    ).as_dict()
     assert list(ours) == list(theirs)
     np.testing.assert_array_equal(list(ours.values()), list(theirs.values()))
 
@@ -432,15 +486,29 @@ def test_repeated_ids_of_cocos_minival_files_are_evaluated(
     """COCO's own instances_minival2014.json repeats annotation ids; numbered anew it gives the same numbers."""
     boxes = [[10.0, 10.0, 50.0, 40.0], [100.0, 20.0, 30.0, 60.0]]
     annotations = [
-        {"id": 5, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        {
+            "id": 5,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+        }
         for box in boxes
     ]
-    truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": annotations}
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": annotations,
+    }
     results = [{"image_id": 1, "category_id": 1, "bbox": boxes[0], "score": 0.9}]
     path = tmp_path / "instances_minival2014.json"
     path.write_text(json.dumps(truth))
     repeated = evaluate_coco(path, results)
     assert "one id to several annotations" in caplog.text
-    renumbered = {**truth, "annotations": [{**entry, "id": n} for n, entry in enumerate(annotations, 1)]}
+    renumbered = {
+        **truth,
+        "annotations": [{**entry, "id": n} for n, entry in enumerate(annotations, 1)],
+    }
     assert repeated.to_json() == evaluate_coco(renumbered, results).to_json()
     assert 0 < repeated.AP < 100

@@ -23,7 +23,11 @@ def annotations(seed: int, images: int = 12) -> dict[str, Any]:
         for _ in range(random.randint(0, 9) if image % 5 else 0):
             x, y = random.uniform(0, 300, 2)
             width, height = random.uniform(2, 180, 2) ** random.choice([0.6, 1.0])
-            box = [x, y, width, height] if random.rand() < 0.7 else [int(v) for v in (x, y, width, height)]
+            box = (
+                [x, y, width, height]
+                if random.rand() < 0.7
+                else [int(v) for v in (x, y, width, height)]
+            )
             area = random.choice([box[2] * box[3], 1024, 9216, 1024.0001])
             rows.append(
                 {
@@ -37,7 +41,8 @@ def annotations(seed: int, images: int = 12) -> dict[str, Any]:
             )
     return {
         "images": [
-            {"id": image, "width": 640, "height": 480, "file_name": f"{image}.jpg"} for image in range(images)
+            {"id": image, "width": 640, "height": 480, "file_name": f"{image}.jpg"}
+            for image in range(images)
         ],
         "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
         "annotations": rows,
@@ -94,19 +99,33 @@ def test_the_numbers_are_those_of_detectron2(seed: int, most: int, tmp_path: Pat
     }
     assert ours == pytest.approx(theirs, abs=0, rel=0, nan_ok=True)
     assert list(ours) == list(theirs) and max(ours.values()) > 0
-    assert evaluate_proposals(content, found).as_dict() == pytest.approx(ours, abs=0, rel=0, nan_ok=True)
+    assert evaluate_proposals(content, found).as_dict() == pytest.approx(
+        ours, abs=0, rel=0, nan_ok=True
+    )
 
 
 def one_image(*boxes: list[float]) -> dict[str, Any]:
     rows = [
-        {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        {
+            "id": i,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+        }
         for i, box in enumerate(boxes, start=1)
     ]
     return {"images": [{"id": 1}], "categories": [{"id": 1, "name": "thing"}], "annotations": rows}
 
 
 def as_found(*boxes: list[float]) -> Found:
-    return {1: (np.array(boxes, np.float32).reshape(-1, 4), np.arange(len(boxes), 0, -1, dtype=np.float32))}
+    return {
+        1: (
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.arange(len(boxes), 0, -1, dtype=np.float32),
+        )
+    }
 
 
 def test_by_hand() -> None:
@@ -133,8 +152,13 @@ def test_the_best_hundred_count() -> None:
 
 def test_nothing_to_find() -> None:
     """As in detectron2 an image without any proposal is left out, and where there is no object there is no number."""
-    for truth, found in ((one_image(), as_found([0, 0, 9, 9])), (one_image([0, 0, 9, 9]), as_found())):
-        assert all(math.isnan(number) for number in evaluate_proposals(truth, found).as_dict().values())
+    for truth, found in (
+        (one_image(), as_found([0, 0, 9, 9])),
+        (one_image([0, 0, 9, 9]), as_found()),
+    ):
+        assert all(
+            math.isnan(number) for number in evaluate_proposals(truth, found).as_dict().values()
+        )
     assert isinstance(evaluate_proposals(one_image(), {}), ProposalMetrics)
 
 

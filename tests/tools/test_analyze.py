@@ -13,9 +13,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnext_det import complexity
 from resnext_det.architecture import Architecture
-from resnext_det.complexity import block_parameters, complexity_by_stage, width_of_equal_complexity
+from resnext_det.paper import complexity
+from resnext_det.paper.complexity import (
+    block_parameters,
+    complexity_by_stage,
+    width_of_equal_complexity,
+)
 from resnext_det.resnext import Bottleneck, ResNeXtClassifier
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +43,9 @@ def test_every_stage_is_counted_as_the_network_runs(name: str, size: tuple[int, 
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_hook(
-                    lambda _, __, out: activations.__setitem__(stage, activations.get(stage, 0) + out.numel())
+                    lambda _, __, out: activations.__setitem__(
+                        stage, activations.get(stage, 0) + out.numel()
+                    )
                 )
 
     for stage, module in model.named_children():
@@ -54,13 +60,17 @@ def test_every_stage_is_counted_as_the_network_runs(name: str, size: tuple[int, 
         assert 2 * row.multiply_adds == sum(flops[f"ResNeXtClassifier.{row.name}"].values())
         assert row.activations == activations.get(row.name, 0)
         shape = shapes[row.name]
-        assert (1, row.channels, row.height, row.width)[: len(shape)] == shape  # the logits are (1, classes)
+        assert (1, row.channels, row.height, row.width)[
+            : len(shape)
+        ] == shape  # the logits are (1, classes)
 
 
 def test_other_channels_are_counted_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     """The networks of configs/miniature/cpu."""
     for name, cardinality, width in (("R-26-1x16d", 1, 16), ("X-26-32x1d", 32, 1)):
-        model = ResNeXtClassifier(Architecture(26, cardinality, width, 32, 64), num_classes=6).eval()
+        model = ResNeXtClassifier(
+            Architecture(26, cardinality, width, 32, 64), num_classes=6
+        ).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.zeros(1, 3, 64, 64))
         options = ("--stem-channels", 32, "--res2-channels", 64, "--num-classes", 6)
@@ -68,7 +78,11 @@ def test_other_channels_are_counted_and_said(capsys: pytest.CaptureFixture[str])
         title, *_, total = capsys.readouterr().out.splitlines()
         assert title.endswith(", stem_channels 32, res2_channels 64 at 64 x 64")
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        assert total.split()[:3] == ["total", f"{parameters:,}", f"{counter.get_total_flops() // 2:,}"]
+        assert total.split()[:3] == [
+            "total",
+            f"{parameters:,}",
+            f"{counter.get_total_flops() // 2:,}",
+        ]
     assert run("--table", 1, "--stem-channels", 32) == 1
     assert "are of an architecture; give its NAME" in capsys.readouterr().err
 
@@ -89,7 +103,9 @@ def test_the_sums_are_the_published_figures(
 ) -> None:
     stages = complexity_by_stage(Architecture.parse(name))
     assert sum(stage.parameters for stage in stages) == parameters
-    assert sum(stage.multiply_adds for stage in stages) / 1e9 == pytest.approx(giga_multiply_adds, abs=6e-4)
+    assert sum(stage.multiply_adds for stage in stages) / 1e9 == pytest.approx(
+        giga_multiply_adds, abs=6e-4
+    )
     if mega_activations is not None:
         activations = sum(stage.activations for stage in stages) / 1e6
         assert activations == pytest.approx(mega_activations, abs=0.051)
@@ -100,12 +116,16 @@ def test_the_head_may_be_left_out() -> None:
     assert complexity_by_stage(net, num_classes=0) == complexity_by_stage(net)[:-1]
 
 
-@pytest.mark.parametrize(("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4), (267, 1)])
+@pytest.mark.parametrize(
+    ("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4), (267, 1)]
+)
 def test_the_widths_are_those_of_table_2(cardinality: int, width: int) -> None:
     assert width_of_equal_complexity(cardinality) == width
     if cardinality > 32:  # no net of the paper
         return
-    block = Bottleneck(256, 256, bottleneck_channels=cardinality * width, cardinality=cardinality, norm="")
+    block = Bottleneck(
+        256, 256, bottleneck_channels=cardinality * width, cardinality=cardinality, norm=""
+    )
     assert sum(p.numel() for p in block.parameters()) == block_parameters(cardinality, width)
     # "About 70k", says the paper; 8x14d is the farthest.
     assert block_parameters(cardinality, width) == pytest.approx(70_000, rel=0.021)
@@ -117,7 +137,9 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_the_command_prints_a_net_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("ResNeXt-50 (32x4d)", "R-101", "--height", 64, "--width", 96, "--num-classes", 10) == 0
+    assert (
+        run("ResNeXt-50 (32x4d)", "R-101", "--height", 64, "--width", 96, "--num-classes", 10) == 0
+    )
     out = capsys.readouterr().out
     first, second = out.rstrip("\n").split("\n\n")
     assert first.startswith("X-50-32x4d at 64 x 96\nstage")
@@ -126,7 +148,15 @@ def test_the_command_prints_a_net_stage_by_stage(capsys: pytest.CaptureFixture[s
     total = [f"{net.num_parameters(10):,}", f"{net.multiply_adds(64, 96, 10):,}"]
     assert cells(first)[-1][:3] == ["total", *total]
     assert cells(first)[3][:2] == ["stem", "64 x 16 x 24"]
-    assert [row[0] for row in cells(first)[3:]] == ["stem", "res2", "res3", "res4", "res5", "linear", "total"]
+    assert [row[0] for row in cells(first)[3:]] == [
+        "stem",
+        "res2",
+        "res3",
+        "res4",
+        "res5",
+        "linear",
+        "total",
+    ]
 
 
 def test_table_1_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_det.evaluation.comparison import compare, read_run
+from resnext_det.paper.comparison import compare
+from resnext_det.paper.runs import read_run
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "compare.py"
@@ -22,7 +23,11 @@ SCRIPT = ROOT / "tools" / "compare.py"
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A ResNet and a ResNeXt of 50 layers, and a run that was not evaluated, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    for name, groups, width, AP in (("R50", 1, 64, 26.1), ("X50", 32, 4, 27.2), ("new", 1, 64, None)):
+    for name, groups, width, AP in (
+        ("R50", 1, 64, 26.1),
+        ("X50", 32, 4, 27.2),
+        ("new", 1, 64, None),
+    ):
         resnets = {"DEPTH": 50, "NUM_GROUPS": groups, "WIDTH_PER_GROUP": width}
         resnets.update(STEM_OUT_CHANNELS=64, RES2_OUT_CHANNELS=256)
         config = {"MODEL": {"RESNETS": resnets}, "DATASETS": {"TEST": ["coco_2017_val"]}, "SEED": 1}
@@ -42,7 +47,9 @@ def run(*arguments: object) -> int:
 def test_the_command_prints_the_table(folders: list[str]) -> None:
     command = [sys.executable, str(SCRIPT), *folders]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
@@ -52,11 +59,20 @@ def test_the_command_prints_the_table(folders: list[str]) -> None:
 
 
 def test_the_table_goes_into_files(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    outputs = ["--markdown", "new_folder/table8.md", "--png", "plots/table8.png", "--json", "table8.json"]
+    outputs = [
+        "--markdown",
+        "new_folder/table8.md",
+        "--png",
+        "plots/table8.png",
+        "--json",
+        "table8.json",
+    ]
     assert run(*folders, *outputs) == 0
     comparison = compare([read_run(folder) for folder in folders])
     assert capsys.readouterr().out == comparison.table() + "\n"
-    assert Path("new_folder/table8.md").read_text(encoding="utf-8") == comparison.to_markdown() + "\n"
+    assert (
+        Path("new_folder/table8.md").read_text(encoding="utf-8") == comparison.to_markdown() + "\n"
+    )
     assert Path("table8.json").read_text(encoding="utf-8") == comparison.to_json() + "\n"
     assert Path("plots/table8.png").read_bytes().startswith(b"\x89PNG")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_det.evaluation.classification_comparison import compare_classifiers
-from resnext_det.evaluation.classification_runs import read_classification_runs
-from resnext_det.evaluation.comparison import read_run
+from resnext_det.paper.classifier_comparison import compare_classifiers
+from resnext_det.paper.classifier_runs import read_classification_runs
+from resnext_det.paper.runs import read_run
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "compare_classifiers.py"
@@ -46,7 +46,9 @@ def run(*arguments: object) -> int:
 def test_the_command_prints_the_table(folders: list[str]) -> None:
     command = [sys.executable, str(SCRIPT), *folders]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
@@ -58,7 +60,9 @@ def test_the_command_prints_the_table(folders: list[str]) -> None:
 
 def test_markdown_and_json(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*folders, "--markdown", "--json", "new_folder/tables.json") == 0
-    comparison = compare_classifiers([run for folder in folders for run in read_classification_runs(folder)])
+    comparison = compare_classifiers(
+        [run for folder in folders for run in read_classification_runs(folder)]
+    )
     assert capsys.readouterr().out == comparison.table(markdown=True) + "\n"
     assert Path("new_folder/tables.json").read_text(encoding="utf-8") == comparison.to_json() + "\n"
 
@@ -73,7 +77,9 @@ def test_what_was_not_tested_is_left_out_and_told(
     assert "note: left out: new/test holds no *.json: the run was not tested" in said
 
 
-def test_a_run_that_has_not_ended_is_to_go_on(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_has_not_ended_is_to_go_on(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("new/model_final.pth").unlink()
     assert run("new") == 1
     assert (
@@ -82,7 +88,9 @@ def test_a_run_that_has_not_ended_is_to_go_on(folders: list[str], capsys: pytest
     )
 
 
-def test_a_detectors_folder_is_told_apart(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_detectors_folder_is_told_apart(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     config = yaml.safe_load(Path("s2/config.yaml").read_text())
     config["DATASETS"]["TEST"] = ["coco_2017_val"]
     Path("s2/config.yaml").write_text(yaml.safe_dump(config))

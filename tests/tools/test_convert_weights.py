@@ -20,7 +20,7 @@ import torchvision
 import yaml
 
 from resnext_det.config import load_config
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, check_preprocessing, load_weights, read_weights
 from resnext_det.weights.recognition import backbone_of_detector
@@ -85,7 +85,10 @@ def test_the_command_inspects(theirs: Path) -> None:
     assert first == f"# {theirs}: torchvision, {theirs.stat().st_size / 1e6:.1f} MB"
     billions = THIN.multiply_adds(num_classes=7) / 1e9
     assert architecture == f"# architecture: X-26-2x4d, {billions:.2f} G multiply-adds at 224x224"
-    assert counts == f"# parameters: {parameters:,}, {without_head:,} of them the backbone's; 7 classes"
+    assert (
+        counts
+        == f"# parameters: {parameters:,}, {without_head:,} of them the backbone's; 7 classes"
+    )
     assert licence.startswith("# licence: the file does not say")
     assert yaml.safe_load("\n".join(lines)) == {
         "INPUT": {"FORMAT": "RGB"},
@@ -142,9 +145,13 @@ def test_what_is_not_known_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     assert yaml.safe_load(text) is None
 
 
-def test_what_a_file_says_of_itself_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_file_says_of_itself_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     notes = {**NOTES, "comment": "two\nlines: # of it\x1b[2J"}
-    write_weights(classifier(), tmp_path / "weights.pth", "native", preprocessing=TORCHVISION, metadata=notes)
+    write_weights(
+        classifier(), tmp_path / "weights.pth", "native", preprocessing=TORCHVISION, metadata=notes
+    )
     assert run("--inspect", tmp_path / "weights.pth") == 0
     text = capsys.readouterr().out
     assert "# author: A. Nother\n" in text and "# licence: CC BY-SA 3.0\n" in text
@@ -170,18 +177,29 @@ def test_channel_order_and_std_are_converted(theirs: Path, tmp_path: Path) -> No
     assert file.preprocessing == replace(KNOWN["msra"], stride_in_1x1=False)
     pixels = torch.rand(1, 3, 64, 64) * 255
     rgb = torchvision.transforms.functional.normalize(pixels, TORCHVISION.mean, TORCHVISION.std)
-    bgr = torchvision.transforms.functional.normalize(pixels.flip(1), TORCHVISION.mean[::-1], [1.0, 1.0, 1.0])
+    bgr = torchvision.transforms.functional.normalize(
+        pixels.flip(1), TORCHVISION.mean[::-1], [1.0, 1.0, 1.0]
+    )
     features = []
     for state, images in ((before.state, rgb), (file.state, bgr)):
         model = ResNeXt(THIN, out_features=("res5",)).eval()
-        model.load_state_dict({n: t for n, t in without_counters(state).items() if "linear" not in n})
+        model.load_state_dict(
+            {n: t for n, t in without_counters(state).items() if "linear" not in n}
+        )
         with torch.no_grad():
             features.append(model(images)["res5"])
-    assert torch.allclose(features[1], features[0], rtol=1e-3, atol=1e-4 * float(features[0].abs().max()))
-    assert run(out, tmp_path / "back.pkl", "--channel-order", "RGB", "--pixel-std", *TORCHVISION.std) == 0
+    assert torch.allclose(
+        features[1], features[0], rtol=1e-3, atol=1e-4 * float(features[0].abs().max())
+    )
+    assert (
+        run(out, tmp_path / "back.pkl", "--channel-order", "RGB", "--pixel-std", *TORCHVISION.std)
+        == 0
+    )
     again = read_weights(tmp_path / "back.pkl")
     assert again.preprocessing == TORCHVISION
-    assert torch.allclose(again.state["stem.conv1.weight"], before.state["stem.conv1.weight"], rtol=1e-6)
+    assert torch.allclose(
+        again.state["stem.conv1.weight"], before.state["stem.conv1.weight"], rtol=1e-6
+    )
 
 
 def test_a_swap_alone_is_exact(theirs: Path, tmp_path: Path) -> None:
@@ -194,15 +212,27 @@ def test_a_swap_alone_is_exact(theirs: Path, tmp_path: Path) -> None:
 
 
 def test_heads_that_are_no_part_of_it_are_left_out_aloud(
-    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    theirs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """mmdetection's detectors have the backbone's names before heads of their own."""
-    state = {f"backbone.{n}": t for n, t in torch.load(theirs, weights_only=True).items() if "fc" not in n}
-    heads = {"rpn_head.rpn_conv.weight": torch.zeros(2), "neck.lateral_convs.0.conv.weight": torch.zeros(2)}
+    state = {
+        f"backbone.{n}": t
+        for n, t in torch.load(theirs, weights_only=True).items()
+        if "fc" not in n
+    }
+    heads = {
+        "rpn_head.rpn_conv.weight": torch.zeros(2),
+        "neck.lateral_convs.0.conv.weight": torch.zeros(2),
+    }
     torch.save({"state_dict": {**state, **heads}, "meta": {}}, tmp_path / "detector.pth")
     assert run("--inspect", tmp_path / "detector.pth") == 0
     assert "# no part of a ResNeXt: 2 names\n" in capsys.readouterr().out
-    assert run(tmp_path / "detector.pth", tmp_path / "out.pkl", "--preprocessing", "mmpretrain") == 0
+    assert (
+        run(tmp_path / "detector.pth", tmp_path / "out.pkl", "--preprocessing", "mmpretrain") == 0
+    )
     assert "2 of the names in" in caplog.text and "'rpn_head.rpn_conv.weight'" in caplog.text
     caplog.clear()
     arguments = ("--preprocessing", "mmpretrain", "--backbone-only")
@@ -258,7 +288,9 @@ def test_a_detector_without_its_configuration(
         (tmp_path / "config.yaml").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), "model_final.pth", "backbone.pkl", "--backbone-only"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
     assert done.returncode == status
     assert re.match(reason, done.stderr) and len(done.stderr.splitlines()) == 1
 
@@ -285,7 +317,10 @@ def test_a_classifier_without_its_head(theirs: Path, tmp_path: Path) -> None:
             ("theirs.pth", "out.xyz"),
             "error: out.xyz has no suffix of a known format; end it in one of .pkl, .pt, .pth, .saf",
         ),
-        (("theirs.pth", "out.pth", "--format", "detectron2"), "error: out.pth does not end in .pkl"),
+        (
+            ("theirs.pth", "out.pth", "--format", "detectron2"),
+            "error: out.pth does not end in .pkl",
+        ),
         (("damaged.pth", "out.pkl"), "error: damaged.pth is of no known format"),
         (("run.pkl", "out.pth"), "error: run.pkl is refused: .*posix.system"),
         (

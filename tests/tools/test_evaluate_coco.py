@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resnext_det.evaluation.coco import evaluate_coco
-from tests.evaluation.samples import random_set
+from tests.evaluation.helpers import random_set
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "evaluate_coco.py"
@@ -62,7 +62,10 @@ def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:
         (("none.json", "results.json"), "error: annotation file none.json does not exist"),
         (("annotations.json", "none.json"), "error: result file none.json does not exist"),
         (("results.json", "annotations.json"), "give the annotations first and the results second"),
-        (("annotations.json", "cut.json"), "error: result file cut.json is not JSON at line 1, column 2"),
+        (
+            ("annotations.json", "cut.json"),
+            "error: result file cut.json is not JSON at line 1, column 2",
+        ),
         (
             ("annotations.json", "results.json", "--max-detections", "0"),
             "error: max_detections_per_image is 0",

@@ -11,7 +11,14 @@ import pytest
 
 from resnext_det.data.images import imagenet5k
 from resnext_det.data.images.catalog import open_image_set
-from tests.data.images.image_files import classes_of_images, expected, holdings, nested, tree, write_files
+from tests.data.images.image_files import (
+    classes_of_images,
+    expected,
+    holdings,
+    nested,
+    tree,
+    write_files,
+)
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "make_imagenet5k.py"
@@ -53,39 +60,61 @@ def test_from_archives_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert holdings(found) == expected({name: FULL[name] for name in found.class_names})
 
 
-def test_from_folders_and_a_list_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_folders_and_a_list_of_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_files(tmp_path / "full", {**tree(FULL), "n05/readme.txt": b"no image"})
-    (tmp_path / "synsets.txt").write_text("n03 hammerhead, hammerhead shark\nn01 tench, Tinca tinca\n")
+    (tmp_path / "synsets.txt").write_text(
+        "n03 hammerhead, hammerhead shark\nn01 tench, Tinca tinca\n"
+    )
     common = ["--imagenet", tmp_path / "full", "--imagenet1k", tmp_path / "synsets.txt"]
     assert run(*common, "--output", tmp_path / "imagenet5k", "--classes", 3) == 0
     assert "8 images" not in capsys.readouterr().err
     assert open_image_set("imagenet5k_train", root=tmp_path).class_names == ("n01", "n03", "n02")
     assert run(*common, "--output", tmp_path / "imagenet5k", "--classes", 3) == 1
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/imagenet5k holds a list already; remove")
+    assert capsys.readouterr().err.startswith(
+        f"error: {tmp_path}/imagenet5k holds a list already; remove"
+    )
     assert run(*common, "--output", tmp_path / "other") == 1
     assert "error: 5000 classes cannot be had: 2 are ImageNet-1K's" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
-def test_classes_that_the_full_set_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_that_the_full_set_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = classes_of_images(["n01", "n09"], per_class=1)
     write_files(tmp_path / "full", tree(FULL))
     write_files(tmp_path / "small", tree(small))
     (tmp_path / "classes.txt").write_text("n01\nn09\n")
     common = ["--imagenet", tmp_path / "full", "--classes", 3, "--output", tmp_path / "imagenet5k"]
     assert run(*common, "--imagenet1k", tmp_path / "classes.txt") == 1
-    assert "no images of 1 of the 2 classes of ImageNet-1K: n09; give the" in capsys.readouterr().err
+    assert (
+        "no images of 1 of the 2 classes of ImageNet-1K: n09; give the" in capsys.readouterr().err
+    )
     assert run(*common, "--imagenet1k", tmp_path / "small") == 0
-    assert "from ImageNet-1K's training images, for the full set lacks them: n09" in capsys.readouterr().out
+    assert (
+        "from ImageNet-1K's training images, for the full set lacks them: n09"
+        in capsys.readouterr().out
+    )
     found = open_image_set("imagenet5k_train", root=tmp_path)
-    assert holdings(found) == expected({"n01": FULL["n01"], "n02": FULL["n02"], "n09": small["n09"]})
+    assert holdings(found) == expected(
+        {"n01": FULL["n01"], "n02": FULL["n02"], "n09": small["n09"]}
+    )
 
 
 def test_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for full, small in (("none", "classes.txt"), ("none", "none/train")):
         (tmp_path / "classes.txt").write_text("n01\n")
         assert (
-            run("--imagenet", tmp_path / full, "--imagenet1k", tmp_path / small, "--output", tmp_path / "o")
+            run(
+                "--imagenet",
+                tmp_path / full,
+                "--imagenet1k",
+                tmp_path / small,
+                "--output",
+                tmp_path / "o",
+            )
             == 1
         )
         assert "there is no such path; give a folder of class folders" in capsys.readouterr().err
@@ -96,8 +125,14 @@ def test_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     [
         (6_800_000, None),
         (7_100_000, None),
-        (3_400_000, "note: the paper counts 6.8 million images for 5000 classes, and this is 50% less"),
-        (13_600_000, "note: the paper counts 6.8 million images for 5000 classes, and this is 100% more"),
+        (
+            3_400_000,
+            "note: the paper counts 6.8 million images for 5000 classes, and this is 50% less",
+        ),
+        (
+            13_600_000,
+            "note: the paper counts 6.8 million images for 5000 classes, and this is 100% more",
+        ),
     ],
 )
 def test_a_number_far_from_the_papers_is_said(images: int, note: str | None) -> None:

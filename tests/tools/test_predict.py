@@ -18,9 +18,9 @@ from PIL import Image
 
 from resnext_det.config import load_config
 from resnext_det.data import coco
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import KNOWN
-from tests.tiny_detector import write_config
+from tests.detection.helpers import write_config
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "predict.py"
@@ -52,9 +52,20 @@ def run(*arguments: str) -> int:
 
 
 def test_it_writes_pictures_and_prints_where_they_are(folder: Path) -> None:
-    command = [sys.executable, str(SCRIPT), *COMMON, "--score", "0.1", "IMG_0001.JPG", "more", *WEIGHTS]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        *COMMON,
+        "--score",
+        "0.1",
+        "IMG_0001.JPG",
+        "more",
+        *WEIGHTS,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     count = len(json.loads((folder / "out" / "detections.json").read_text()))
     assert done.stdout == f"{count} detections of score 0.1 or more on 2 images; they are in out\n"
@@ -76,7 +87,9 @@ def test_the_preprocessing_is_taken_from_the_weights(
 ) -> None:
     """Without the flag a contradiction is refused, and the flag that the error names is there."""
     state = torch.load(folder / "weights.pth", weights_only=True)
-    torch.save({"model": state, "preprocessing": KNOWN["torchvision"].as_dict()}, folder / "rgb.pth")
+    torch.save(
+        {"model": state, "preprocessing": KNOWN["torchvision"].as_dict()}, folder / "rgb.pth"
+    )
     given = [*COMMON, "IMG_0001.JPG", "MODEL.WEIGHTS", "rgb.pth"]
     assert run(*given) == 1
     assert "add --fit-config" in capsys.readouterr().err

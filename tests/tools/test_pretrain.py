@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_det.miniature import networks_of
+from resnext_det.paper.miniature import networks_of
 from resnext_det.weights import read_weights
-from tests.classification.tiny_classifier import RESNETS, write_config, write_images
-from tests.tiny_detector import FPN
+from tests.classification.helpers import RESNETS, write_config, write_images
+from tests.detection.helpers import FPN
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -28,7 +28,9 @@ SHORT = ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()")
 
 def run(tool: str, *arguments: object) -> int:
     """A command within this process; its exit status."""
-    return runpy.run_path(str(TOOLS / f"{tool}.py"))["main"]([str(argument) for argument in arguments])
+    return runpy.run_path(str(TOOLS / f"{tool}.py"))["main"](
+        [str(argument) for argument in arguments]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +53,15 @@ def test_train_then_test(
     weights = out / "seed_1" / "model_final.pth"
     assert str(weights) in said
     options = ("--device", "cpu", "--num-workers", 0, "--output-dir", out / "seed_1", "--per-class")
-    assert run("evaluate_classifier", weights, images / "val", "--protocol", "ten-crop", *options) == 0
+    assert (
+        run("evaluate_classifier", weights, images / "val", "--protocol", "ten-crop", *options) == 0
+    )
     said = capsys.readouterr().out
     assert f"written: {out}/seed_1/test/" in said
     assert "ten-crop 32 of shorter side 36, torch7_bicubic: top-1" in said and "| middle" in said
-    (file,) = (out / "seed_1" / "test").glob("*_ten-crop_32_of_shorter_side_36_torch7_bicubic_3_way.json")
+    (file,) = (out / "seed_1" / "test").glob(
+        "*_ten-crop_32_of_shorter_side_36_torch7_bicubic_3_way.json"
+    )
     found = json.loads(file.read_text())
     assert found["images"] == 9 and found["protocol"] == "ten-crop 32"
     assert run("compare_classifiers", out / "seed_0", out / "seed_1") == 0
@@ -70,7 +76,9 @@ def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
     out = tmp_path / "out"
     command = [sys.executable, TOOLS / "pretrain.py", "--config-file", config, "--resume"]
     command += ["--num-gpus", processes, "OUTPUT_DIR", out]
-    changes = "SOLVER.EPOCHS 400 SOLVER.CHECKPOINT_EPOCHS 400 TEST.EVAL_EPOCHS 0 DATALOADER.NUM_WORKERS"
+    changes = (
+        "SOLVER.EPOCHS 400 SOLVER.CHECKPOINT_EPOCHS 400 TEST.EVAL_EPOCHS 0 DATALOADER.NUM_WORKERS"
+    )
     process = subprocess.Popen(
         [*map(str, command), *changes.split(), "2" if to_all else "0"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -128,7 +136,9 @@ def test_weights_that_are_no_classifiers(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "weights.pth").write_bytes(b"no weights")
-    assert run("evaluate_classifier", tmp_path / "weights.pth", images / "val", "--device", "cpu") == 1
+    assert (
+        run("evaluate_classifier", tmp_path / "weights.pth", images / "val", "--device", "cpu") == 1
+    )
     assert "weights.pth" in capsys.readouterr().err
 
 
@@ -154,9 +164,22 @@ def miniature_configs(folder: Path, images: Path) -> Path:
 
 
 @pytest.mark.usefixtures("registered")
-def test_table_8_in_miniature(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_8_in_miniature(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     configs, out = miniature_configs(tmp_path / "configs", images), tmp_path / "out"
-    options = ("--configs", configs, "--output-dir", out, "--seeds", 0, 1, "--from-random", "--device", "cpu")
+    options = (
+        "--configs",
+        configs,
+        "--output-dir",
+        out,
+        "--seeds",
+        0,
+        1,
+        "--from-random",
+        "--device",
+        "cpu",
+    )
     assert run("table8_miniature", *options) == 0
     table = capsys.readouterr().out
     for name in ("R26_1x8d", "X26_2x6d"):
@@ -167,7 +190,11 @@ def test_table_8_in_miniature(images: Path, tmp_path: Path, capsys: pytest.Captu
                 found = yaml.safe_load((out / name / f"{kind}_{seed}" / "config.yaml").read_text())
                 assert (found["MODEL"]["WEIGHTS"], found["SEED"]) == (start, seed)
         assert re.search(rf"{name} +\d+\.\d\d\n", table)
-    assert "X-26 2x6d" in table and "X - R" in table and "The same detectors from random weights" in table
+    assert (
+        "X-26 2x6d" in table
+        and "X - R" in table
+        and "The same detectors from random weights" in table
+    )
     assert run("table8_miniature", *options) == 1
     assert "has 10 runs of an earlier miniature" in capsys.readouterr().err
     assert run("table8_miniature", *options, "--resume") == 0

@@ -19,7 +19,7 @@ import torch
 
 from resnext_det.config import load_config
 from resnext_det.training.checkpoint import Checkpointer
-from tests.tiny_detector import C4_CHANGES, as_flags, as_overrides, json_lines, write_config
+from tests.detection.helpers import C4_CHANGES, as_flags, as_overrides, json_lines, write_config
 from tests.training.test_optimizer import assert_same
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -30,7 +30,9 @@ STEPS = 60  # some 30 ms each; a run is stopped in the first 20
 PERIOD = 2
 
 
-@pytest.fixture(scope="module", params=["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+@pytest.fixture(
+    scope="module", params=["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)]
+)
 def common(
     sets: dict[str, tuple[Path, Path]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -38,7 +40,8 @@ def common(
 ) -> list[str]:
     """The flags of every run."""
     pytest.importorskip(
-        "resnext_det" if request.param == "portable" else "detectron2", reason="detectron2 is not installed"
+        "resnext_det" if request.param == "portable" else "detectron2",
+        reason="detectron2 is not installed",
     )
     config = write_config(tmp_path_factory.mktemp("config"))
     return ["--engine", request.param, "--config-file", str(config), *as_flags(sets)]
@@ -96,7 +99,11 @@ def assert_ended_like(folder: Path, other: Path) -> None:
     assert set(ends[0]) >= {"model", "optimizer", "scheduler", "iteration", "random_state"}
     assert len(ends[0]["optimizer"]["state"]) > 50
     assert_same(*ends)
-    assert [line["iteration"] for line in json_lines(folder / "metrics.json")] == [19, 39, STEPS - 1]
+    assert [line["iteration"] for line in json_lines(folder / "metrics.json")] == [
+        19,
+        39,
+        STEPS - 1,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +111,10 @@ def uninterrupted(common: list[str], tmp_path_factory: pytest.TempPathFactory) -
     """The output folder of a whole run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     output = finish(start(*common, *training(0, folder)))
-    assert output.splitlines()[-1].startswith("tiny_val: AP ") and str(folder) in output.splitlines()[-1]
+    assert (
+        output.splitlines()[-1].startswith("tiny_val: AP ")
+        and str(folder) in output.splitlines()[-1]
+    )
     return folder
 
 
@@ -143,22 +153,42 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 
 def test_ctrl_c_outside_of_a_step(
-    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    common: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("resnext_det.engines.common.datasets.load_coco", interrupt)
+    monkeypatch.setattr("resnext_det.detection.datasets.load_coco", interrupt)
     assert run(*common, "OUTPUT_DIR", tmp_path) == 130
     assert "--resume" in capsys.readouterr().err
 
 
 def test_two_processes(common: list[str], tmp_path: Path) -> None:
     """Spawned and under torchrun a training ends alike; one process evaluates to what two evaluated to."""
-    spawned, under_torchrun, evaluated = (tmp_path / name for name in ("spawned", "torchrun", "evaluated"))
-    short = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 20, "OUTPUT_DIR"]
+    spawned, under_torchrun, evaluated = (
+        tmp_path / name for name in ("spawned", "torchrun", "evaluated")
+    )
+    short = [
+        "MODEL.DEVICE",
+        "cpu",
+        "SOLVER.MAX_ITER",
+        20,
+        "SOLVER.CHECKPOINT_PERIOD",
+        20,
+        "OUTPUT_DIR",
+    ]
     finish(start("--num-gpus", 2, *common, *short, spawned))
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    )
     finish(start(*common, *short, under_torchrun, program=torchrun))
     ends = [Checkpointer(path).load(path / "model_final.pth") for path in (spawned, under_torchrun)]
     assert len(ends[0]["random_state"]) == 2
@@ -185,7 +215,10 @@ def test_eval_only_equals_the_end_of_training(
 ) -> None:
     folder = uninterrupted if resumed else tmp_path
     weights = [] if resumed else ["MODEL.WEIGHTS", uninterrupted / "model_final.pth"]
-    before = (uninterrupted / "config.yaml").read_text(), (uninterrupted / "metrics.json").read_text()
+    before = (
+        (uninterrupted / "config.yaml").read_text(),
+        (uninterrupted / "metrics.json").read_text(),
+    )
     numbers = json.loads((uninterrupted / "inference" / "metrics.json").read_text())
     assert numbers["AP"] > 0
     assert run("--eval-only", *["--resume"][:resumed], *common, *weights, "OUTPUT_DIR", folder) == 0
@@ -197,19 +230,28 @@ def test_eval_only_equals_the_end_of_training(
     ) == before
 
     last = json_lines(uninterrupted / "metrics.json")[-1]
-    logged = {name.removeprefix("bbox/"): value for name, value in last.items() if name.startswith("bbox/")}
+    logged = {
+        name.removeprefix("bbox/"): value
+        for name, value in last.items()
+        if name.startswith("bbox/")
+    }
     assert logged.items() <= numbers.items() and len(logged) == 6 + 6
 
     evaluate = runpy.run_path(str(SCRIPT.with_name("evaluate_coco.py")))["main"]
     results = folder / "inference" / "coco_instances_results.json"
-    assert evaluate([str(sets["tiny_val"][0]), str(results), "--json", str(tmp_path / "again.json")]) == 0
+    assert (
+        evaluate([str(sets["tiny_val"][0]), str(results), "--json", str(tmp_path / "again.json")])
+        == 0
+    )
     assert json.loads((tmp_path / "again.json").read_text()) == numbers
 
 
 def test_the_files_of_a_run(common: list[str], uninterrupted: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = {str(path.relative_to(uninterrupted)) for path in uninterrupted.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(uninterrupted)) for path in uninterrupted.rglob("*") if path.is_file()
+    }
     (events,) = (name for name in found if name.startswith("events.out.tfevents."))
     checkpoints = {f"model_{iteration:07d}.pth" for iteration in range(PERIOD - 1, STEPS, PERIOD)}
     inference = {"inference/coco_instances_results.json", "inference/metrics.json"}
@@ -217,13 +259,17 @@ def test_the_files_of_a_run(common: list[str], uninterrupted: Path) -> None:
     assert found == {events} | checkpoints | inference | others
     assert (uninterrupted / "last_checkpoint").read_text() == "model_final.pth"
 
-    given = load_config(common[common.index("--config-file") + 1], as_overrides(training(0, uninterrupted)))
+    given = load_config(
+        common[common.index("--config-file") + 1], as_overrides(training(0, uninterrupted))
+    )
     assert load_config(uninterrupted / "config.yaml") == given
 
     board = EventAccumulator(str(uninterrupted / events)).Reload()
     for line in json_lines(uninterrupted / "metrics.json"):
         for name in ("total_loss", "lr", "loss_rpn_cls"):
-            (value,) = [entry.value for entry in board.Scalars(name) if entry.step == line["iteration"]]
+            (value,) = [
+                entry.value for entry in board.Scalars(name) if entry.step == line["iteration"]
+            ]
             assert value == pytest.approx(line[name], rel=1e-6)
 
     log = (uninterrupted / "log.txt").read_text()
@@ -233,7 +279,14 @@ def test_the_files_of_a_run(common: list[str], uninterrupted: Path) -> None:
 def test_a_detector_that_finds_nothing(
     common: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changes = ["SOLVER.MAX_ITER", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0, "TEST.EVAL_PERIOD", 1]
+    changes = [
+        "SOLVER.MAX_ITER",
+        2,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+        1.0,
+        "TEST.EVAL_PERIOD",
+        1,
+    ]
     assert run(*common, *changes, "OUTPUT_DIR", tmp_path) == 0
     assert "no detection" in caplog.text
     assert json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text()) == []
@@ -293,7 +346,9 @@ def broken_set(kind: str) -> Callable[[Path, Path], list[object]]:
         content = json.loads(annotations.read_text())
         content["images"] = content["images"][:2]
         kept = {image["id"] for image in content["images"]}
-        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
+        content["annotations"] = [
+            entry for entry in content["annotations"] if entry["image_id"] in kept
+        ]
         for image in content["images"]:
             source = annotations.with_name("train") / image["file_name"]
             (images / image["file_name"]).write_bytes(source.read_bytes())
@@ -339,7 +394,13 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
         1,
         ["DATASETS.TEST is empty", "('coco_2017_val',)"],
     ),
-    "image missing": ("missing image", "", BROKEN, 1, ["000001.jpg does not exist", "put the file there"]),
+    "image missing": (
+        "missing image",
+        "",
+        BROKEN,
+        1,
+        ["000001.jpg does not exist", "put the file there"],
+    ),
     "image truncated": (
         *("truncated image", "", BROKEN, 1),
         ["000001.jpg cannot be read", "truncated", "replace the file"],
@@ -355,7 +416,13 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
         1,
         ["broken.json", "is not JSON", "line 1 column", "correct it"],
     ),
-    "box outside": ("box outside", "", BROKEN, 1, ["annotation 1", "[5000", "lies wholly outside", "remove"]),
+    "box outside": (
+        "box outside",
+        "",
+        BROKEN,
+        1,
+        ["annotation 1", "[5000", "lies wholly outside", "remove"],
+    ),
     "other categories": (
         *("other categories", "", BROKEN, 1),
         ["'broken'", "'tiny_val'", "zebra", "the same 'categories'"],
@@ -364,19 +431,43 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
         *(None, "", "MODEL.ROI_HEADS.NUM_CLASSES 80", 1),
         ["NUM_CLASSES = 80", "'tiny_train' has 6 categories", "write 6"],
     ),
-    "unknown key": (None, "", "SOLVER.BASE_LEARNING_RATE 0.1", 1, ["BASE_LEARNING_RATE", "SOLVER.BASE_LR"]),
+    "unknown key": (
+        None,
+        "",
+        "SOLVER.BASE_LEARNING_RATE 0.1",
+        1,
+        ["BASE_LEARNING_RATE", "SOLVER.BASE_LR"],
+    ),
     "wrong type": (None, "", "SOLVER.BASE_LR 1", 1, ["SOLVER.BASE_LR = ", "1.0"]),
     "unsupported value": (None, "", "MODEL.MASK_ON True", 1, ["MODEL.MASK_ON = True", "False"]),
     "half a pair": (None, "", "SOLVER.BASE_LR", 1, ["SOLVER.BASE_LR", "KEY VALUE"]),
-    "flag after the overrides": (None, "", "SEED 1 --resume", 1, ["'--resume'", "before the first KEY"]),
+    "flag after the overrides": (
+        None,
+        "",
+        "SEED 1 --resume",
+        1,
+        ["'--resume'", "before the first KEY"],
+    ),
     "unknown flag": (None, "--gpus 2", "", 2, ["--gpus"]),
-    "no such configuration": (None, "--config-file nowhere.yaml", "", 1, ["nowhere.yaml does not exist"]),
+    "no such configuration": (
+        None,
+        "--config-file nowhere.yaml",
+        "",
+        1,
+        ["nowhere.yaml does not exist"],
+    ),
     "divergence": (
         *(None, "", "SOLVER.BASE_LR 1e10 SOLVER.WARMUP_ITERS 0", 1),
         ["diverged at iteration", ".jpg", "Lower SOLVER.BASE_LR"],
     ),
     "no GPU": (None, "", "MODEL.DEVICE cuda", 1, ["'cuda'", "no GPU", "MODEL.DEVICE cpu"]),
-    "no GPUs": (None, "--num-gpus 2", "MODEL.DEVICE cuda", 1, ["'cuda'", "no GPU", "MODEL.DEVICE cpu"]),
+    "no GPUs": (
+        None,
+        "--num-gpus 2",
+        "MODEL.DEVICE cuda",
+        1,
+        ["'cuda'", "no GPU", "MODEL.DEVICE cpu"],
+    ),
     "no such device": (None, "", "MODEL.DEVICE gpu", 1, ["'gpu'", "write cuda or cpu"]),
     "frozen norms at random": (
         *(None, "", "MODEL.RESNETS.NORM FrozenBN", 1),
@@ -389,7 +480,13 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
         1,
         ["nowhere.pth", "MODEL.WEIGHTS"],
     ),
-    "no weights to evaluate": (None, "--eval-only", "", 1, ["MODEL.WEIGHTS is empty", "model_final.pth"]),
+    "no weights to evaluate": (
+        None,
+        "--eval-only",
+        "",
+        1,
+        ["MODEL.WEIGHTS is empty", "model_final.pth"],
+    ),
     "unknown engine": (None, "--engine d2", "", 2, ["invalid choice: 'd2'", "portable"]),
     "batch not divisible": (
         *(None, "--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", 1),
@@ -402,7 +499,13 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
         1,
         ["OUTPUT_DIR = ", "File exists", "another folder"],
     ),
-    "output below a file": (None, "", "OUTPUT_DIR {file}/below", 1, ["OUTPUT_DIR = ", "another folder"]),
+    "output below a file": (
+        None,
+        "",
+        "OUTPUT_DIR {file}/below",
+        1,
+        ["OUTPUT_DIR = ", "another folder"],
+    ),
     "regions from another map": (
         *(None, "", "MODEL.ROI_HEADS.IN_FEATURES ['p2','p4']", 1),
         ["MODEL"],  # each engine in its own words
@@ -435,9 +538,9 @@ def test_errors_say_what_to_do(
     assert [word for word in words if word not in errors] == [], errors
     assert "Traceback" not in errors
     if status == 1:
-        assert [line for line in errors.splitlines() if line.startswith("error: ")] == errors.splitlines()[
-            -1:
-        ]
+        assert [
+            line for line in errors.splitlines() if line.startswith("error: ")
+        ] == errors.splitlines()[-1:]
 
 
 def test_a_checkpoint_of_another_network_is_not_resumed(
@@ -456,11 +559,15 @@ def test_a_backbone_alone_is_not_evaluated(
 ) -> None:
     prefix = "backbone.bottom_up."
     state = Checkpointer(uninterrupted).load(uninterrupted / "model_final.pth")["model"]
-    backbone = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    backbone = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
     torch.save(backbone, tmp_path / "backbone.pth")
     given = [*common, "MODEL.WEIGHTS", tmp_path / "backbone.pth", "OUTPUT_DIR", tmp_path / "out"]
     assert run("--eval-only", *given) == 1
     assert "not a whole detector" in capsys.readouterr().err
     assert run(*given, "SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()", "SOLVER.BASE_LR", 0.0) == 0
     trained = Checkpointer(tmp_path).load(tmp_path / "out" / "model_final.pth")["model"]
-    assert torch.equal(trained[f"{prefix}res4.0.conv1.weight"], state[f"{prefix}res4.0.conv1.weight"])
+    assert torch.equal(
+        trained[f"{prefix}res4.0.conv1.weight"], state[f"{prefix}res4.0.conv1.weight"]
+    )

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_two_step import make_jobs
-from tests.tiny_detector import C4_CHANGES, as_flags, as_overrides, write_sets
+from tests.detection.helpers import C4_CHANGES, as_flags, as_overrides, write_sets
+from tests.detection.test_two_step import make_jobs
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -53,7 +53,14 @@ def test_two_processes_under_torchrun(command: list[str], tmp_path: Path) -> Non
         "2",
         *as_overrides(C4_CHANGES),
     ]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
         [*torchrun, str(SCRIPT), *command, *several],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -73,7 +80,9 @@ def test_two_processes_under_torchrun(command: list[str], tmp_path: Path) -> Non
 def test_a_user_error(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "DATASETS.PROPOSAL_FILES_TRAIN", "('mine.pkl',)"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: DATASETS.PROPOSAL_FILES_TRAIN = ('mine.pkl',) would not be read")
+    assert error.startswith(
+        "error: DATASETS.PROPOSAL_FILES_TRAIN = ('mine.pkl',) would not be read"
+    )
 
 
 @pytest.mark.parametrize("missing", ["--rpn", "--fast-rcnn"])

@@ -12,9 +12,9 @@ from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step
 from resnext_det.training.state import TrainingState
-from resnext_det.weights.contents import unpacked
+from resnext_det.weights.containers import unpacked
+from tests.training.helpers import toy_state, train_toy
 from tests.training.test_optimizer import assert_same
-from tests.training.toy import toy_state, train_toy
 
 
 def test_it_is_the_formula_in_float64(tmp_path: Path) -> None:
@@ -29,7 +29,9 @@ def test_it_is_the_formula_in_float64(tmp_path: Path) -> None:
     expected = {name: value.double() for name, value in seen[0].items()}
     for t, weights in enumerate(seen[1:], start=1):
         decay = min(0.7, (1 + t) / (10 + t))
-        expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+        expected = {
+            name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()
+        }
     found = average.model.state_dict()
     assert found.keys() == expected.keys()
     for name, value in found.items():
@@ -103,5 +105,7 @@ def test_a_checkpoint_without_a_part(tmp_path: Path) -> None:
     state = toy_state(tmp_path)
     train_toy(state, stop=1, after_step=[state.every(1)])
     other, _ = with_average(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"holds no model_ema: it is of a training with other settings"):
+    with pytest.raises(
+        ValueError, match=r"holds no model_ema: it is of a training with other settings"
+    ):
         other.resume()

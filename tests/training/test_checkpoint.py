@@ -15,8 +15,7 @@ from torch import nn
 
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
 from resnext_det.training.state import TrainingState
-from tests.training.test_optimizer import assert_same
-from tests.training.toy import (
+from tests.training.helpers import (
     PERIOD,
     STEPS,
     Toy,
@@ -26,6 +25,7 @@ from tests.training.toy import (
     toy_state,
     train_toy,
 )
+from tests.training.test_optimizer import assert_same
 
 
 class RunsCode:
@@ -41,17 +41,30 @@ class RunsCode:
 def test_names_and_keys_are_detectron2s(tmp_path: Path) -> None:
     state = run_toy(tmp_path)
     names = [f"model_{iteration:07d}.pth" for iteration in range(PERIOD - 1, STEPS, PERIOD)]
-    assert sorted(path.name for path in tmp_path.glob("*.p*")) == sorted([*names, "model_final.pth"])
+    assert sorted(path.name for path in tmp_path.glob("*.p*")) == sorted(
+        [*names, "model_final.pth"]
+    )
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     contents = torch.load(tmp_path / "model_0000007.pth", weights_only=True)
-    assert contents.keys() == {"model", "optimizer", "scheduler", "iteration", "random_state", "trainer"}
+    assert contents.keys() == {
+        "model",
+        "optimizer",
+        "scheduler",
+        "iteration",
+        "random_state",
+        "trainer",
+    }
     assert contents["iteration"] == 7
     assert contents["model"].keys() == state.model.state_dict().keys()
-    rates = [group["initial_lr"] * toy_schedule()(8) for group in contents["optimizer"]["param_groups"]]
+    rates = [
+        group["initial_lr"] * toy_schedule()(8) for group in contents["optimizer"]["param_groups"]
+    ]
     assert [group["lr"] for group in contents["optimizer"]["param_groups"]] == rates
     assert contents["scheduler"] == {"base_lrs": [0.02] * len(rates), "last_epoch": 8}
     ours = contents["trainer"]["_trainer"]["optimizer"]["state"][0]["momentum_buffer"]
-    assert ours.data_ptr() == contents["optimizer"]["state"][0]["momentum_buffer"].data_ptr()  # stored once
+    assert (
+        ours.data_ptr() == contents["optimizer"]["state"][0]["momentum_buffer"].data_ptr()
+    )  # stored once
 
 
 def test_old_ones_go_where_asked(tmp_path: Path) -> None:
@@ -158,15 +171,22 @@ def test_a_model_that_does_not_fit_is_explained() -> None:
     message = str(error.value)
     assert "13 missing: 0.weight, 0.bias" in message and "and 5 more" in message
     assert "2 unexpected: 0.wrong, 1.wrong" in message
-    assert "1 of another shape: 6.weight is (4, 2) in the checkpoint and (3, 2) in the model" in message
+    assert (
+        "1 of another shape: 6.weight is (4, 2) in the checkpoint and (3, 2) in the model"
+        in message
+    )
     assert_same(dict(model.state_dict()), before)
 
 
 def test_other_optimizers_are_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     toy_state(tmp_path).save("model_0000000", 0)
     model = Toy()
-    other = TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.1), Checkpointer(tmp_path))
-    with pytest.raises(ValueError, match=r"optimizer in .*model_0000000\.pth does not fit.*config\.yaml"):
+    other = TrainingState(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), Checkpointer(tmp_path)
+    )
+    with pytest.raises(
+        ValueError, match=r"optimizer in .*model_0000000\.pth does not fit.*config\.yaml"
+    ):
         other.resume()
     configured = toy_state(tmp_path)
     for group in configured.optimizer.param_groups:

@@ -18,12 +18,12 @@ from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.interruption import TrainingInterrupted
 from resnext_det.training.launch import launch
-from resnext_det.training.logs import setup_logging
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import build_optimizer
+from resnext_det.training.setup import setup_logging
 from resnext_det.training.state import TrainingState
-from tests.training.toy import toy_schedule
+from tests.training.helpers import toy_schedule
 
 BATCH, STEPS = 6, 20
 
@@ -89,7 +89,9 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
     return {
         "start": start,
         "gradients": gradients,
-        "weights": {name: tensor.clone() for name, tensor in distributed.unwrap(model).state_dict().items()},
+        "weights": {
+            name: tensor.clone() for name, tensor in distributed.unwrap(model).state_dict().items()
+        },
         "ranks": distributed.gather_objects((rank, distributed.local_rank())),
         "mean": distributed.all_reduce_mean({"b": rank + 1.0, "a": 4.0 * rank}),
         "any": (distributed.any_rank(rank == size - 1), distributed.any_rank(False)),
@@ -146,7 +148,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert alone["any"] == together["any"] == (True, False)
     assert together["sent"] == {"from": 0}
 
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")
+    )
     assert two["total_loss"] == pytest.approx(one["total_loss"], rel=1e-5)
     assert (tmp_path / "two" / "log.txt").exists() and (tmp_path / "two" / "log.txt.rank1").exists()
     contents = Checkpointer(tmp_path / "two").load(tmp_path / "two" / "model_final.pth")
@@ -176,7 +180,13 @@ def test_an_error_in_one_process_is_raised_as_itself() -> None:
 
 
 def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}
+    settings = {
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 1,
+        "MASTER_PORT": 0,
+    }
     for name, value in {**settings, "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, str(value))
     assert launch(torch.distributed.is_initialized, device="cpu") is True

@@ -19,8 +19,7 @@ from resnext_det.training.interruption import StopRequest, TrainingInterrupted
 from resnext_det.training.loop import LossWatch, Step
 from resnext_det.training.optimizer import gradient_clipper
 from resnext_det.training.state import TrainingState
-from tests.training.test_optimizer import assert_same
-from tests.training.toy import (
+from tests.training.helpers import (
     PERIOD,
     STEPS,
     Batches,
@@ -31,12 +30,13 @@ from tests.training.toy import (
     toy_state,
     train_toy,
 )
+from tests.training.test_optimizer import assert_same
 
 
 def in_another_process(target: Any, *args: Any) -> int | None:
     """Exit code of ``target(*args)``; a fork server loads torch once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "tests.training.toy"])
+    context.set_forkserver_preload(["torch", "tests.training.helpers"])
     process = context.Process(target=target, args=args)
     process.start()
     process.join(100)
@@ -59,7 +59,9 @@ def assert_ended_like(folder: Path, uninterrupted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("amp_dtype", [None, torch.bfloat16])
-def test_steps_equal_plain_pytorch(tmp_path: Path, amp_dtype: torch.dtype | None, clipped: bool) -> None:
+def test_steps_equal_plain_pytorch(
+    tmp_path: Path, amp_dtype: torch.dtype | None, clipped: bool
+) -> None:
     ours, plain = toy_state(tmp_path), toy_state(tmp_path)
     seen: list[Step] = []
     clip = gradient_clipper(clip_type="norm", clip_value=0.1) if clipped else None
@@ -161,15 +163,22 @@ class Diverging(nn.Module):
         self.calls += 1
         if self.calls == 3 and self.raises:
             raise FloatingPointError("the boxes are not finite")
-        return {"loss_a": self.weight * (float("nan") if self.calls == 3 else 1), "loss_b": self.weight}
+        return {
+            "loss_a": self.weight * (float("nan") if self.calls == 3 else 1),
+            "loss_b": self.weight,
+        }
 
 
 @pytest.mark.parametrize(
     ("raises", "words"), [(False, "loss_a nan, loss_b 0."), (True, "the boxes are not finite")]
 )
-def test_divergence_names_the_step_the_images_and_remedies(raises: bool, words: str, tmp_path: Path) -> None:
+def test_divergence_names_the_step_the_images_and_remedies(
+    raises: bool, words: str, tmp_path: Path
+) -> None:
     model = Diverging(raises)
-    state = TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.1), Checkpointer(tmp_path))
+    state = TrainingState(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), Checkpointer(tmp_path)
+    )
     with pytest.raises(FloatingPointError) as error:
         train_toy(state, after_step=[state.every(1)])
     for word in ("iteration 2", words, "2-0.jpg", "2-5.jpg", "BASE_LR", "CLIP_GRADIENTS"):

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from resnext_det.training.logs import setup_logging
 from resnext_det.training.loop import Step
 from resnext_det.training.metrics import MetricsWriter, cut_metrics
-from tests.training.toy import STEPS, detectron2_trainer, toy_state, train_toy
+from resnext_det.training.setup import setup_logging
+from tests.training.helpers import STEPS, detectron2_trainer, toy_state, train_toy
 
 
 def step(iteration: int, stop: int = 100, **losses: float) -> Step:
@@ -25,7 +25,8 @@ def step(iteration: int, stop: int = 100, **losses: float) -> Step:
         iteration=iteration,
         stop=stop,
         losses={
-            name: torch.tensor(value) for name, value in (losses or {"loss_a": float(iteration)}).items()
+            name: torch.tensor(value)
+            for name, value in (losses or {"loss_a": float(iteration)}).items()
         },
         learning_rate=0.1 / (iteration + 1),
         data_seconds=0.25,
@@ -148,7 +149,13 @@ def test_console_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bar: b
         for iteration in range(40):
             writer(step(iteration))
     log = (tmp_path / "log.txt").read_text()
-    for line in ("a message", "eta: 0:00:40  iter: 19  ", "total_loss: 9.5  ", "lr: 0.005", "iter: 39  "):
+    for line in (
+        "a message",
+        "eta: 0:00:40  iter: 19  ",
+        "total_loss: 9.5  ",
+        "lr: 0.005",
+        "iter: 39  ",
+    ):
         assert log.count(line) == 1
     assert out.getvalue().count("a message") == 1
     assert out.getvalue().count("iter: 19") == (0 if bar else 1)
@@ -180,7 +187,9 @@ def test_lines_are_detectron2s(tmp_path: Path) -> None:
     from detectron2.engine import hooks
 
     trainer = detectron2_trainer(tmp_path / "theirs")
-    trainer.register_hooks([hooks.IterationTimer(), hooks.PeriodicWriter(trainer.build_writers(), period=20)])
+    trainer.register_hooks(
+        [hooks.IterationTimer(), hooks.PeriodicWriter(trainer.build_writers(), period=20)]
+    )
     torch.manual_seed(4)
     trainer.train()
     state = toy_state(tmp_path / "ours")

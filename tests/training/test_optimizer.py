@@ -26,7 +26,12 @@ SETTINGS: list[dict[str, Any]] = [
     {"weight_decay_bias": 1e-4, "weight_decay_norm": 1e-4},
     {"bias_lr_factor": 2.0, "nesterov": True, "momentum": 0.8},
 ]
-CLIPS = [("value", 0.01, 2.0), ("norm", 0.1, 2.0), ("norm", 0.05, 1.0), ("norm", 0.02, float("inf"))]
+CLIPS = [
+    ("value", 0.01, 2.0),
+    ("norm", 0.1, 2.0),
+    ("norm", 0.05, 1.0),
+    ("norm", 0.02, float("inf")),
+]
 
 
 def toy_model(*, ours: bool = False) -> nn.Module:
@@ -131,7 +136,12 @@ def test_steps_and_state_are_detectron2s(
 def test_groups_by_hand() -> None:
     model = toy_model(ours=True)
     groups = parameter_groups(
-        model, base_lr=0.1, weight_decay=0.01, weight_decay_norm=0.0, weight_decay_bias=0.5, bias_lr_factor=2
+        model,
+        base_lr=0.1,
+        weight_decay=0.01,
+        weight_decay_norm=0.0,
+        weight_decay_bias=0.5,
+        bias_lr_factor=2,
     )
     by_identity = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [

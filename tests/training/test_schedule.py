@@ -12,14 +12,32 @@ from resnext_det.training.schedule import build_schedule
 
 SETTINGS: list[dict[str, Any]] = [
     {"name": "WarmupMultiStepLR", "max_iter": 90, "steps": (60, 80), "warmup_iters": 10},
-    {"name": "WarmupMultiStepLR", "max_iter": 97, "steps": (31, 32, 96), "gamma": 0.3, "warmup_iters": 0},
+    {
+        "name": "WarmupMultiStepLR",
+        "max_iter": 97,
+        "steps": (31, 32, 96),
+        "gamma": 0.3,
+        "warmup_iters": 0,
+    },
     {"name": "WarmupMultiStepLR", "max_iter": 300, "steps": (5, 270), "warmup_iters": 70},
     {"name": "WarmupMultiStepLR", "max_iter": 50, "steps": (), "warmup_iters": 1000},
     {"name": "WarmupMultiStepLR", "max_iter": 90, "steps": (60, 100), "warmup_iters": 7},
     {"name": "WarmupMultiStepLR", "max_iter": 1203, "steps": (401, 802), "warmup_iters": 33},
     {"name": "WarmupCosineLR", "max_iter": 113, "warmup_iters": 13},
-    {"name": "WarmupCosineLR", "max_iter": 113, "base_lr": 0.03, "base_lr_end": 0.0007, "warmup_iters": 0},
-    {"name": "WarmupCosineLR", "max_iter": 70, "base_lr": 0.02, "warmup_iters": 35, "warmup_factor": 0.25},
+    {
+        "name": "WarmupCosineLR",
+        "max_iter": 113,
+        "base_lr": 0.03,
+        "base_lr_end": 0.0007,
+        "warmup_iters": 0,
+    },
+    {
+        "name": "WarmupCosineLR",
+        "max_iter": 70,
+        "base_lr": 0.02,
+        "warmup_iters": 35,
+        "warmup_factor": 0.25,
+    },
     {"name": "WarmupStepWithFixedGammaLR", "max_iter": 131, "num_decays": 3, "warmup_iters": 17},
     {
         "name": "WarmupStepWithFixedGammaLR",
@@ -67,7 +85,9 @@ def test_learning_rates_are_detectron2s(
     for iteration in range(settings["max_iter"]):
         ours.append(cfg.SOLVER.BASE_LR * schedule(iteration))
         assert optimizer.param_groups[0]["lr"] == ours[-1], iteration
-        if iteration < settings["max_iter"] - 1:  # detectron2's fixed gamma fails after the last step
+        if (
+            iteration < settings["max_iter"] - 1
+        ):  # detectron2's fixed gamma fails after the last step
             optimizer.step()
             scheduler.step()
     assert len(set(ours)) > 1 or not settings["warmup_iters"] or warmup_method == "constant"
@@ -75,15 +95,24 @@ def test_learning_rates_are_detectron2s(
 
 def test_multi_step_by_hand() -> None:
     factors = schedule_of(
-        name="WarmupMultiStepLR", max_iter=10, steps=(4, 8), gamma=0.1, warmup_iters=2, warmup_factor=0.5
+        name="WarmupMultiStepLR",
+        max_iter=10,
+        steps=(4, 8),
+        gamma=0.1,
+        warmup_iters=2,
+        warmup_factor=0.5,
     )
     assert factors == pytest.approx([0.5, 0.75, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
 
 
-@pytest.mark.parametrize("name", ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"])
+@pytest.mark.parametrize(
+    "name", ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"]
+)
 @pytest.mark.parametrize("rescale_interval", [False, True])
 @pytest.mark.parametrize("warmup_iters", [0, 6, 10, 40])
-def test_defined_after_the_last_iteration(name: str, rescale_interval: bool, warmup_iters: int) -> None:
+def test_defined_after_the_last_iteration(
+    name: str, rescale_interval: bool, warmup_iters: int
+) -> None:
     # A checkpoint after the last step holds the learning rate of the next one.
     schedule = build_schedule(
         name, max_iter=10, steps=(5,), warmup_iters=warmup_iters, rescale_interval=rescale_interval
@@ -93,7 +122,9 @@ def test_defined_after_the_last_iteration(name: str, rescale_interval: bool, war
 
 def test_steps_beyond_the_end_are_dropped_aloud(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        dropped = schedule_of(name="WarmupMultiStepLR", max_iter=10, steps=(4, 10, 90), warmup_iters=0)
+        dropped = schedule_of(
+            name="WarmupMultiStepLR", max_iter=10, steps=(4, 10, 90), warmup_iters=0
+        )
     assert "(10, 90)" in caplog.text and "MAX_ITER 10" in caplog.text
     assert dropped == schedule_of(name="WarmupMultiStepLR", max_iter=10, steps=(4,), warmup_iters=0)
 
@@ -108,7 +139,10 @@ def test_steps_beyond_the_end_are_dropped_aloud(caplog: pytest.LogCaptureFixture
         ({"steps": (0, 4)}, ["(0, 4)", "positive"]),
         ({"max_iter": 0}, ["MAX_ITER is 0"]),
         ({"warmup_iters": -1}, ["WARMUP_ITERS is -1"]),
-        ({"name": "WarmupCosineLR", "base_lr": 0.1, "base_lr_end": 0.2}, ["0.2", "0.1", "BASE_LR_END"]),
+        (
+            {"name": "WarmupCosineLR", "base_lr": 0.1, "base_lr_end": 0.2},
+            ["0.2", "0.1", "BASE_LR_END"],
+        ),
         ({"name": "WarmupStepWithFixedGammaLR", "num_decays": 0}, ["NUM_DECAYS 0"]),
     ],
 )

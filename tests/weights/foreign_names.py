@@ -15,12 +15,21 @@ KEYS = ("weight", "bias", "running_mean", "running_var")
 
 
 def random_network(
-    depth: int, groups: int = 32, width: int = 4, *, stride_in_1x1: bool = False, num_classes: int = 5
+    depth: int,
+    groups: int = 32,
+    width: int = 4,
+    *,
+    stride_in_1x1: bool = False,
+    num_classes: int = 5,
 ) -> ResNet:
     """A ResNet of torchvision in evaluation, float32, whose statistics are those of a trained one: of no constant value."""
     torch.manual_seed(depth + groups)
     network = ResNet(
-        Bottleneck, list(DEPTHS[depth]), num_classes=num_classes, groups=groups, width_per_group=width
+        Bottleneck,
+        list(DEPTHS[depth]),
+        num_classes=num_classes,
+        groups=groups,
+        width_per_group=width,
     )
     randomize(network)
     if stride_in_1x1:
@@ -64,7 +73,9 @@ def _norm(name: str, norm: nn.Module, *, counters: bool = True) -> dict[str, Ten
 def mmpretrain_state(network: ResNet) -> dict[str, Tensor]:
     """An ImageClassifier's: backbone.* and head.fc.*."""
     own = network.state_dict()
-    state = {f"backbone.{name}": tensor for name, tensor in own.items() if not name.startswith("fc.")}
+    state = {
+        f"backbone.{name}": tensor for name, tensor in own.items() if not name.startswith("fc.")
+    }
     return {**state, "head.fc.weight": own["fc.weight"], "head.fc.bias": own["fc.bias"]}
 
 
@@ -79,7 +90,10 @@ def pycls_state(network: ResNet) -> dict[str, Tensor]:
         for letter, number in zip("abc", (1, 2, 3)):
             state[f"{name}.f.{letter}.weight"] = getattr(block, f"conv{number}").weight.detach()
             state |= _norm(f"{name}.f.{letter}_bn", getattr(block, f"bn{number}"))
-    state["head.fc.weight"], state["head.fc.bias"] = network.fc.weight.detach(), network.fc.bias.detach()
+    state["head.fc.weight"], state["head.fc.bias"] = (
+        network.fc.weight.detach(),
+        network.fc.bias.detach(),
+    )
     return state
 
 
@@ -99,7 +113,11 @@ def detectron2_state(network: ResNet) -> dict[str, Tensor]:
             name = f"res{stage + 1}.{index}.{layer}"
             state |= {f"{name}.weight": convolution.weight.detach()}
             state |= _norm(f"{name}.norm", norm, counters=False)
-    return {**state, "linear.weight": network.fc.weight.detach(), "linear.bias": network.fc.bias.detach()}
+    return {
+        **state,
+        "linear.weight": network.fc.weight.detach(),
+        "linear.bias": network.fc.bias.detach(),
+    }
 
 
 NORM_SUFFIXES = {
@@ -114,7 +132,9 @@ def caffe2_arrays(
     """Caffe2's blobs: ``norms`` is "folded" (scale and bias, computed here in float64), "beta" or "riv" (four arrays)."""
     arrays: dict[str, Any] = {}
 
-    def layer(convolution_name: str, norm_name: str, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    def layer(
+        convolution_name: str, norm_name: str, convolution: nn.Conv2d, norm: nn.BatchNorm2d
+    ) -> None:
         arrays[f"{convolution_name}_w"] = convolution.weight.detach().numpy()
         if zero_biases:
             arrays[f"{convolution_name}_b"] = np.zeros(convolution.out_channels, np.float32)
@@ -124,7 +144,9 @@ def caffe2_arrays(
             values = {"s": scale, "b": values["bias"] - values["running_mean"] * scale}
         else:
             values = {NORM_SUFFIXES[norms][key]: array for key, array in values.items()}
-        arrays.update({f"{norm_name}_bn_{key}": array.astype(np.float32) for key, array in values.items()})
+        arrays.update(
+            {f"{norm_name}_bn_{key}": array.astype(np.float32) for key, array in values.items()}
+        )
 
     layer("conv1", "res_conv1", network.conv1, network.bn1)
     for stage, index, block in blocks(network):

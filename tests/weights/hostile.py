@@ -160,7 +160,9 @@ def memory_below(limit: int) -> Iterator[None]:
 
     def resident(name: str) -> int:
         return next(
-            int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith(name)
+            int(line.split()[1]) * 1024
+            for line in status.read_text().splitlines()
+            if line.startswith(name)
         )
 
     before = resident("VmRSS")

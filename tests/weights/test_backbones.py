@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resnext_det.architecture import Architecture
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.weights import KNOWN, Preprocessing, load_weights, read_weights
@@ -43,7 +43,12 @@ def run_of_detectron2(folder: Path, head: str) -> Trained:
     stages = ["res2", "res3", "res4", "res5"]
     changes = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES", stages]
     changes += ["MODEL.RESNETS.OUT_FEATURES", stages, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]]
-    changes += ["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]]
+    changes += [
+        "MODEL.ROI_HEADS.NAME",
+        "StandardROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES",
+        ["p2", "p3"],
+    ]
     changes += ["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", 1]
     cfg.merge_from_list([*(changes if head == "FPN" else []), "MODEL.DEVICE", "cpu"])
     cfg.merge_from_list(["MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4])
@@ -57,7 +62,10 @@ def run_of_detectron2(folder: Path, head: str) -> Trained:
     ("trained", "head"),
     [
         *((run_of_ours, head) for head in HEADS),
-        *(pytest.param(run_of_detectron2, head, marks=pytest.mark.detectron2) for head in ("C4", "FPN")),
+        *(
+            pytest.param(run_of_detectron2, head, marks=pytest.mark.detectron2)
+            for head in ("C4", "FPN")
+        ),
     ],
 )
 def test_a_backbone_is_taken_out_of_a_run(trained: Any, head: str, tmp_path: Path) -> None:
@@ -74,7 +82,9 @@ def test_a_backbone_is_taken_out_of_a_run(trained: Any, head: str, tmp_path: Pat
 
 def test_a_label_in_the_checkpoint_goes_before_the_configuration_beside_it(tmp_path: Path) -> None:
     state, _ = run_of_ours(tmp_path, "C4")
-    torch.save({"model": state, "preprocessing": KNOWN["fair"].as_dict()}, tmp_path / "model_final.pth")
+    torch.save(
+        {"model": state, "preprocessing": KNOWN["fair"].as_dict()}, tmp_path / "model_final.pth"
+    )
     assert backbone_of(read_weights(tmp_path / "model_final.pth")).preprocessing == KNOWN["fair"]
 
 
@@ -99,7 +109,9 @@ def test_a_configuration_that_does_not_say_it(text: str, tmp_path: Path) -> None
     assert (file.architecture, file.preprocessing) == (SMALL, None)
 
 
-@pytest.mark.parametrize("text", ["INPUT: {FORMAT", "!!python/object/apply:os.abort []", "\x00", "[" * 5000])
+@pytest.mark.parametrize(
+    "text", ["INPUT: {FORMAT", "!!python/object/apply:os.abort []", "\x00", "[" * 5000]
+)
 def test_a_damaged_configuration_is_an_error(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.yaml is damaged, so the preprocessing of"):
         backbone_of(read_weights(without_configuration(tmp_path, text)))

@@ -55,7 +55,9 @@ CONTENT = b"weights" * 100
 
 def of(source: str) -> dict[str, Entry]:
     start = f"{PREFIX}{source}/"
-    return {name.removeprefix(start): known for name, known in ENTRIES.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): known for name, known in ENTRIES.items() if name.startswith(start)
+    }
 
 
 def test_torchvisions_entries_are_torchvisions() -> None:
@@ -68,7 +70,10 @@ def test_torchvisions_entries_are_torchvisions() -> None:
         assert entries[name].architecture.num_parameters() == weights.meta["num_params"]
         assert [entries[name].resize] == weights.transforms().resize_size
         assert weights.transforms().crop_size == [224]
-        assert entries[name].interpolation is None and weights.transforms().interpolation.value == "bilinear"
+        assert (
+            entries[name].interpolation is None
+            and weights.transforms().interpolation.value == "bilinear"
+        )
 
 
 def test_gluons_entries_are_timms() -> None:
@@ -97,7 +102,9 @@ def test_gluons_entries_are_timms() -> None:
 def test_the_matched_quartets(source: str, top1: tuple[float, ...]) -> None:
     """As their model zoos print them."""
     entries = [of(source)[name] for name in QUARTET]
-    assert [round(known.top1 or 0, 2 if source != "pycls" else 1) for known in entries] == list(top1)
+    assert [round(known.top1 or 0, 2 if source != "pycls" else 1) for known in entries] == list(
+        top1
+    )
     assert len({(known.preprocessing, known.licence, known.page) for known in entries}) == 1
 
 
@@ -167,7 +174,10 @@ def test_a_name_with_and_without_its_prefix() -> None:
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("resnext://torchvision/X-101-32x4d", "resnext://mmpretrain/X-101-32x4d"),  # which torchvision lacks
+        (
+            "resnext://torchvision/X-101-32x4d",
+            "resnext://mmpretrain/X-101-32x4d",
+        ),  # which torchvision lacks
         ("resnext://TORCHVISION/x-50-32X4D", "resnext://torchvision/X-50-32x4d"),
         ("resnext://msra/R50", "resnext://msra/R-50"),
         ("mmpretain/R-101", "resnext://mmpretrain/R-101"),
@@ -221,7 +231,9 @@ def served(
     return local
 
 
-def test_a_file_is_downloaded_once(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = server.add("/models/resnet50-0676ba61.pth", CONTENT)
     known = served(server, monkeypatch, sha256=file.sha256[:8])
     for name in (known.name, "torchvision/R-50"):
@@ -242,13 +254,17 @@ def test_a_file_put_there_by_hand_is_taken_if_it_is_the_right_one(
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(ValueError) as caught:
         locate(known.name)
-    assert f"{path} is not the file of {known.url}, or it is damaged: its SHA-256 begins" in str(caught.value)
+    assert f"{path} is not the file of {known.url}, or it is damaged: its SHA-256 begins" in str(
+        caught.value
+    )
     assert "remove it, and it is downloaded anew" in str(caught.value)
     assert path.read_bytes() == CONTENT[:-1]
     assert server.requests == []
 
 
-def test_without_a_checksum_the_size_counts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checksum_the_size_counts(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = served(server, monkeypatch, name="msra/R-50")
     file = server.add("/detectron2/ImageNetPretrained/MSRA/R-50.pkl", CONTENT[:-100])
     with pytest.raises(ValueError, match=r"its size is 600 bytes, and it must have 693 at least"):
@@ -279,7 +295,9 @@ def test_offline_the_error_says_what_to_fetch_and_where_to_put_it(
     with pytest.raises(FileNotFoundError) as caught:
         locate(known.name)
     assert str(caught.value).startswith(f"{known.url} cannot be reached (")
-    assert "Connection refused); connect this machine to the internet, or download it" in str(caught.value)
+    assert "Connection refused); connect this machine to the internet, or download it" in str(
+        caught.value
+    )
     assert str(caught.value).endswith(f"put it at {path_of(known)}")
 
 
@@ -298,7 +316,9 @@ def test_a_cache_that_cannot_be_written_to_may_be_read(
         patch.setattr(Path, "mkdir", refused)
         assert locate(known.name)[0] == path_of(known)
         path_of(known).unlink()
-        with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\).*RESNEXT_DET_CACHE"):
+        with pytest.raises(
+            ValueError, match=r"cannot be written \(Permission denied\).*RESNEXT_DET_CACHE"
+        ):
             locate(known.name)
 
 
@@ -343,5 +363,7 @@ def test_importing_and_reading_the_catalog_touch_nothing(tmp_path: Path) -> None
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     environment.pop("RESNEXT_DET_CACHE", None)
-    subprocess.run([sys.executable, "-c", QUIET], check=True, env=environment, cwd=tmp_path, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", QUIET], check=True, env=environment, cwd=tmp_path, timeout=120
+    )
     assert list(tmp_path.iterdir()) == []

@@ -54,7 +54,9 @@ def saved(state: object) -> bytes:
     return stream.getvalue()
 
 
-def served(server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes, file: str = "x50.pth") -> Entry:
+def served(
+    server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes, file: str = "x50.pth"
+) -> Entry:
     sha256 = server.add(f"/{file}", content).sha256
     known = Entry(
         name=NAME,
@@ -102,7 +104,10 @@ def test_a_path_is_a_file_in_detectron2s_format(
         contents = pickle.load(file)
     assert contents["matching_heuristics"] is True
     state = network.state_dict()
-    ours, theirs = contents["model"]["res3.0.shortcut.norm.running_var"], "layer2.0.downsample.1.running_var"
+    ours, theirs = (
+        contents["model"]["res3.0.shortcut.norm.running_var"],
+        "layer2.0.downsample.1.running_var",
+    )
     assert torch.equal(torch.from_numpy(ours), state[theirs])
     counters = sum("num_batches_tracked" in name for name in state)
     assert len(contents["model"]) == len(state) - counters
@@ -114,11 +119,17 @@ def test_the_label_travels_along(manager: PathManager, known: Entry) -> None:
     assert served.architecture == from_catalog.architecture == NETWORK
     assert served.preprocessing is not None
     assert served.preprocessing == from_catalog.preprocessing
-    assert all(torch.equal(tensor, from_catalog.state[name]) for name, tensor in served.state.items())
+    assert all(
+        torch.equal(tensor, from_catalog.state[name]) for name, tensor in served.state.items()
+    )
 
 
 def test_it_is_converted_once_and_again_when_the_file_is_another(
-    manager: PathManager, known: Entry, server: Server, monkeypatch: pytest.MonkeyPatch, network: nn.Module
+    manager: PathManager,
+    known: Entry,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    network: nn.Module,
 ) -> None:
     path = Path(manager.get_local_path(NAME))
     before = path.stat().st_mtime_ns
@@ -143,7 +154,10 @@ def test_it_is_converted_once_and_again_when_the_file_is_another(
 
 def test_threads_that_want_one_file(manager: PathManager, known: Entry, server: Server) -> None:
     paths: list[str] = []
-    threads = [threading.Thread(target=lambda: paths.append(manager.get_local_path(NAME))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: paths.append(manager.get_local_path(NAME)))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -197,7 +211,10 @@ def reference(head: str) -> nn.Module:
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.MASK_ON = False
-    cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = NETWORK.cardinality, NETWORK.width
+    cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = (
+        NETWORK.cardinality,
+        NETWORK.width,
+    )
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     if head == "FPN":
         stages = ["res2", "res3", "res4", "res5"]
@@ -206,8 +223,12 @@ def reference(head: str) -> nn.Module:
         cfg.merge_from_list(
             ["MODEL.RPN.IN_FEATURES", ["p2", "p3"], "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]]
         )
-        cfg.merge_from_list(["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]], "MODEL.ROI_BOX_HEAD.NUM_FC", 1])
-        cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.FC_DIM", 8])
+        cfg.merge_from_list(
+            ["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]], "MODEL.ROI_BOX_HEAD.NUM_FC", 1]
+        )
+        cfg.merge_from_list(
+            ["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.FC_DIM", 8]
+        )
         cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"])
     return build_model(cfg).eval()
 
@@ -264,7 +285,11 @@ def test_detectron2s_checkpointer_loads_it(
     ("query", "loaded"), [("", set()), ("?matching_heuristics=True", {"stem.conv1.weight"})]
 )
 def test_plain_detectron2_does_not_read_torchvisions_names(
-    query: str, loaded: set[str], network: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    query: str,
+    loaded: set[str],
+    network: nn.Module,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The reason for the conversion: it warns, and goes on with random numbers."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")

@@ -142,10 +142,14 @@ def test_an_interrupt_keeps_what_came(
     ],
     ids=["tag", "date", "weak tag"],
 )
-def test_a_changed_file_begins_anew(server: Server, tmp_path: Path, options: dict[str, str]) -> None:
+def test_a_changed_file_begins_anew(
+    server: Server, tmp_path: Path, options: dict[str, str]
+) -> None:
     half_done(server, tmp_path / "file", **options)
     changed = (
-        {"tag": '"two"'} if options["tag"] == TAG else {**options, "modified": DATE.replace("2015", "2016")}
+        {"tag": '"two"'}
+        if options["tag"] == TAG
+        else {**options, "modified": DATE.replace("2015", "2016")}
     )
     server.add("/file", OTHER, **changed)
     download(server.url("/file"), tmp_path / "file")
@@ -154,7 +158,9 @@ def test_a_changed_file_begins_anew(server: Server, tmp_path: Path, options: dic
     assert len(server.requests) == 1
 
 
-def test_a_server_that_does_not_look_whether_the_file_changed(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_does_not_look_whether_the_file_changed(
+    server: Server, tmp_path: Path
+) -> None:
     half_done(server, tmp_path / "file", tag=TAG)
     server.add("/file", OTHER, tag='"two"', if_range=False)
     download(server.url("/file"), tmp_path / "file")
@@ -163,7 +169,9 @@ def test_a_server_that_does_not_look_whether_the_file_changed(server: Server, tm
 
 
 @pytest.mark.parametrize(
-    "options", [{"ranges": False}, {"tag": ""}, {"tag": 'W/"weak"'}], ids=["no parts", "no tag", "weak tag"]
+    "options",
+    [{"ranges": False}, {"tag": ""}, {"tag": 'W/"weak"'}],
+    ids=["no parts", "no tag", "weak tag"],
 )
 def test_a_server_that_cannot_go_on_begins_anew(
     server: Server, tmp_path: Path, options: dict[str, Any]
@@ -256,7 +264,9 @@ def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
 
 
-def test_a_server_that_falls_silent(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_falls_silent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transfer, "_TIMEOUT", 0.2)
     file = server.add("/file", CONTENT, pause=1.0)
     threading.Timer(0.5, lambda: setattr(file, "pause", 0)).start()
@@ -289,7 +299,8 @@ def test_threads_that_want_one_file_download_it_once(
     server.add("/file", CONTENT, pause=0.1)
     caplog.set_level(logging.INFO)
     threads = [
-        threading.Thread(target=download, args=(server.url("/file"), tmp_path / "file")) for _ in range(4)
+        threading.Thread(target=download, args=(server.url("/file"), tmp_path / "file"))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -338,7 +349,9 @@ def test_a_file_that_may_not_be_written(
 
     server.add("/file", CONTENT)
     monkeypatch.setattr(Path, "open", refused)
-    assert "cannot be written (Permission denied)" in error_of(server.url("/file"), tmp_path / "file")
+    assert "cannot be written (Permission denied)" in error_of(
+        server.url("/file"), tmp_path / "file"
+    )
 
 
 def test_a_disk_without_room_is_found_before(
@@ -355,8 +368,12 @@ def test_a_disk_without_room_is_found_before(
     assert contents(tmp_path) == {"file": CONTENT}
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
-def test_a_disk_that_fills_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="this system has no disk that is always full"
+)
+def test_a_disk_that_fills_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.add("/file", CONTENT)
     opened = Path.open
 
@@ -377,7 +394,8 @@ def test_redirects_keep_the_part_asked_for(server: Server, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "address", ["http://example.org/file", "file:///etc/hostname", "ftp://127.0.0.1/file", "data:,text"]
+    "address",
+    ["http://example.org/file", "file:///etc/hostname", "ftp://127.0.0.1/file", "data:,text"],
 )
 def test_only_https_is_followed(server: Server, tmp_path: Path, address: str) -> None:
     expected = "not an https address"
@@ -392,7 +410,9 @@ def test_https_is_not_left() -> None:
     """Not even for this machine."""
     redirects = transfer._SafeRedirects()
     request = Request("https://example.org/file", headers={"Range": "bytes=5-"})
-    with pytest.raises(ValueError, match=r"redirected to http://127.0.0.1/file, which is not https"):
+    with pytest.raises(
+        ValueError, match=r"redirected to http://127.0.0.1/file, which is not https"
+    ):
         redirects.redirect_request(
             request, io.BytesIO(), 302, "Found", HTTPMessage(), "http://127.0.0.1/file"
         )
@@ -402,7 +422,9 @@ def test_https_is_not_left() -> None:
     assert followed is not None and followed.get_header("Range") == "bytes=5-"
 
 
-def test_the_publishers_md5(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_publishers_md5(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = server.add("/file", CONTENT)
     digest = file.etag.strip('"')
     server.add("/right", f"{digest}  file\n".encode())
@@ -414,7 +436,10 @@ def test_the_publishers_md5(server: Server, tmp_path: Path, caplog: pytest.LogCa
     assert f"its MD5 is {digest}, not 0123456789abcdef0123456789abcdef" in error
     for path in ("/page", "/nowhere"):
         download(server.url("/file"), tmp_path / path[1:], md5_url=server.url(path))
-        assert f"{server.url(path)} gives no MD5: {path[1:]} is verified by its size alone" in caplog.text
+        assert (
+            f"{server.url(path)} gives no MD5: {path[1:]} is verified by its size alone"
+            in caplog.text
+        )
 
 
 def test_progress_is_shown_on_a_terminal_alone(

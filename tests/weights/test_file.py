@@ -27,11 +27,11 @@ from torch import Tensor
 from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
 from resnext_det.data.reading import read_image
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import WeightFile, check_preprocessing, fitted, load_weights, read_weights
 from resnext_det.weights.catalog import ENTRIES
 from resnext_det.weights.preprocessing import KNOWN
-from tests.detectron2_reference import detectron2_cfg
+from tests.detection.detectron2_reference import detectron2_cfg
 from tests.weights.foreign_names import (
     caffe2_arrays,
     detectron2_state,
@@ -97,7 +97,11 @@ def safetensors_of(state: dict[str, Tensor], metadata: dict[str, str] | None = N
     for name, tensor in state.items():
         begin, values = len(values), values + tensor.contiguous().numpy().tobytes()
         code = {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype]
-        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [begin, len(values)]}
+        header[name] = {
+            "dtype": code,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, len(values)],
+        }
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + values
 
@@ -110,7 +114,8 @@ def of_the_script(network: Any) -> dict[str, Any]:
     """What detectron2's convert-torchvision-to-d2.py writes."""
     state = arrays_of(detectron2_state(network))
     return {
-        f"stem.{name.replace('linear', 'fc')}" if "linear" in name else name: a for name, a in state.items()
+        f"stem.{name.replace('linear', 'fc')}" if "linear" in name else name: a
+        for name, a in state.items()
     }
 
 
@@ -255,7 +260,11 @@ def build(engine: str, cfg: CfgNode) -> Any:
 def detector_features(model: Any, engine: str, image: Tensor) -> dict[str, Tensor]:
     """res4 and res5 of a C4 detector, from an image as the data mapper gives it."""
     samples = [{"image": image}]
-    images = model.preprocess(samples)[0] if engine == "portable" else model.preprocess_image(samples).tensor
+    images = (
+        model.preprocess(samples)[0]
+        if engine == "portable"
+        else model.preprocess_image(samples).tensor
+    )
     res4 = model.backbone(images)["res4"]
     return {"res4": res4, "res5": model.roi_heads.res5(res4)}
 
@@ -268,13 +277,21 @@ def written(case: str, folder: Path) -> tuple[Path, Any]:
 
 
 # One of each preprocessing.
-IN_DETECTRON2 = ("torchvision", "detectron2, MSRA", "Detectron 1, ResNeXt", "pycls", "the paper's, form C")
+IN_DETECTRON2 = (
+    "torchvision",
+    "detectron2, MSRA",
+    "Detectron 1, ResNeXt",
+    "pycls",
+    "the paper's, form C",
+)
 BOTH = [pytest.param("portable", case) for case in CASES]
 BOTH += [pytest.param("detectron2", case, marks=pytest.mark.detectron2) for case in IN_DETECTRON2]
 
 
 @pytest.mark.parametrize(("engine", "case"), BOTH)
-def test_features_are_the_original_networks(engine: str, case: str, tmp_path: Path, picture: Path) -> None:
+def test_features_are_the_original_networks(
+    engine: str, case: str, tmp_path: Path, picture: Path
+) -> None:
     if engine == "detectron2":
         pytest.importorskip("detectron2", reason="detectron2 is not installed")
     path, network = written(case, tmp_path)
@@ -287,7 +304,9 @@ def test_features_are_the_original_networks(engine: str, case: str, tmp_path: Pa
     check_preprocessing(cfg, file)
     model = build(engine, cfg)
     load_weights(model, file)
-    image = torch.from_numpy(np.ascontiguousarray(read_image(picture, cfg.INPUT.FORMAT).transpose(2, 0, 1)))
+    image = torch.from_numpy(
+        np.ascontiguousarray(read_image(picture, cfg.INPUT.FORMAT).transpose(2, 0, 1))
+    )
     found = detector_features(model.double(), engine, image)
     for name in ("res4", "res5"):
         error = (found[name] - wanted[name]).abs().max() / wanted[name].abs().max()
@@ -311,7 +330,9 @@ def test_another_preprocessing_gives_other_features(tmp_path: Path, picture: Pat
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("case", ["detectron2, MSRA", "Detectron 1, ResNet", "detectron2, torchvision's"])
+@pytest.mark.parametrize(
+    "case", ["detectron2, MSRA", "Detectron 1, ResNet", "detectron2, torchvision's"]
+)
 def test_detectron2s_own_loader_agrees(case: str, tmp_path: Path) -> None:
     """Every tensor, but for the variance of folded norms: it takes 1 there, where 1 - 1e-5 leaves the scale as it is."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -469,7 +490,9 @@ def test_an_author_and_a_net_tell_detectron2s_own(
     author: str, depth: int, groups: int, width: int, channels: Input | None, tmp_path: Path
 ) -> None:
     state = arrays_of(detectron2_state(random_network(depth, groups, width)))
-    file = read(tmp_path, pickle.dumps({"model": state, "__author__": author, "matching_heuristics": True}))
+    file = read(
+        tmp_path, pickle.dumps({"model": state, "__author__": author, "matching_heuristics": True})
+    )
     assert preprocessing_of(file) == channels
     assert file.metadata["author"] == author
     assert file.preprocessing is None or file.preprocessing.stride_in_1x1
@@ -483,7 +506,8 @@ def test_folded_norms_are_said(small: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("test_err", "ema_err", "averaged"), [(20.0, 21.0, False), (21.0, 20.0, True), (None, None, False)]
+    ("test_err", "ema_err", "averaged"),
+    [(20.0, 21.0, False), (21.0, 20.0, True), (None, None, False)],
 )
 def test_of_pycls_two_sets_the_better_is_taken(
     test_err: Any, ema_err: Any, averaged: bool, small: Any, tmp_path: Path
@@ -500,7 +524,9 @@ def test_of_pycls_two_sets_the_better_is_taken(
 
 
 @pytest.mark.parametrize("envelope", ["state_dict_ema", "model_ema"])
-def test_averaged_weights_come_before_the_last_ones(envelope: str, small: Any, tmp_path: Path) -> None:
+def test_averaged_weights_come_before_the_last_ones(
+    envelope: str, small: Any, tmp_path: Path
+) -> None:
     """As timm and torchvision evaluate."""
     own = small.state_dict()
     averaged = {"n_averaged": torch.tensor(3), **{f"module.{n}": t + 1 for n, t in own.items()}}
@@ -513,7 +539,10 @@ def test_averaged_weights_come_before_the_last_ones(envelope: str, small: Any, t
 def test_openmmlabs_state_dict_is_the_averaged_one(small: Any, tmp_path: Path) -> None:
     """Its hook swaps the two before it saves."""
     state = mmpretrain_state(small)
-    ema = {"steps": torch.tensor(3), **{f"module.{name}": tensor + 1 for name, tensor in state.items()}}
+    ema = {
+        "steps": torch.tensor(3),
+        **{f"module.{name}": tensor + 1 for name, tensor in state.items()},
+    }
     file = read(tmp_path, torch_bytes({"meta": {}, "state_dict": state, "ema_state_dict": ema}))
     assert torch.equal(file.state["stem.conv1.weight"], state["backbone.conv1.weight"])
 
@@ -529,10 +558,16 @@ def test_a_training_of_ours_may_carry_its_preprocessing(tmp_path: Path) -> None:
 
 def test_what_is_said_of_the_weights(small: Any, tmp_path: Path) -> None:
     licence = read(tmp_path, torch_bytes(small.state_dict())).metadata["licence"]
-    assert "non-commercial" in licence  # trap 7: the names are those of WSL, SSL and SWSL weights too
+    assert (
+        "non-commercial" in licence
+    )  # trap 7: the names are those of WSL, SSL and SWSL weights too
     assert "MIT" in read(tmp_path, torch_bytes(pycls_state(small))).metadata["licence"]
     own = {"licence": "mine", "author": "me", "top1": 3, "page": "x" * 1000}
-    contents = {"model": arrays_of(detectron2_state(small)), "__author__": "someone", "metadata": own}
+    contents = {
+        "model": arrays_of(detectron2_state(small)),
+        "__author__": "someone",
+        "metadata": own,
+    }
     assert read(tmp_path, pickle.dumps(contents)).metadata == {
         "licence": "mine",
         "author": "me",
@@ -591,7 +626,8 @@ def test_a_name_of_the_catalog(small: Any, tmp_path: Path, monkeypatch: pytest.M
     )
     path.write_bytes(torch_bytes(small.state_dict()))
     with pytest.raises(
-        ValueError, match=r"holds X-26-4x8d, and resnext://gluon/X-50-32x4d is X-50-32x4d; remove the file"
+        ValueError,
+        match=r"holds X-26-4x8d, and resnext://gluon/X-50-32x4d is X-50-32x4d; remove the file",
     ):
         read_weights("resnext://gluon/X-50-32x4d")
 
@@ -603,11 +639,17 @@ def test_a_name_of_the_catalog(small: Any, tmp_path: Path, monkeypatch: pytest.M
     ("contents", "words"),
     [
         (
-            {"model_state": {}, "cfg": PYCLS_CONFIG.format(type="resnet", stride="false", eps="0.001")},
+            {
+                "model_state": {},
+                "cfg": PYCLS_CONFIG.format(type="resnet", stride="false", eps="0.001"),
+            },
             "the epsilon 0.001",
         ),
         ({"model": {}, "preprocessing": {**KNOWN["msra"].as_dict(), "std": [1]}}, "std is (1.0,)"),
-        ({"model": {}, "preprocessing": {"channel_order": "RGB"}}, "a preprocessing has batch_norm"),
+        (
+            {"model": {}, "preprocessing": {"channel_order": "RGB"}},
+            "a preprocessing has batch_norm",
+        ),
     ],
 )
 def test_broken_words_beside_the_weights_are_refused(
@@ -622,7 +664,9 @@ def test_broken_words_beside_the_weights_are_refused(
 
 
 def test_a_torch7_file_of_no_resnext_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"weights .*weights: the Torch 7 network is no ResNet or ResNeXt"):
+    with pytest.raises(
+        ValueError, match=r"weights .*weights: the Torch 7 network is no ResNet or ResNeXt"
+    ):
         read(tmp_path, torch7_bytes({"a": 1}))
 
 
@@ -647,6 +691,8 @@ def test_a_long_text_as_configuration_takes_no_time(small: Any, tmp_path: Path) 
     read(tmp_path, mm({"cfg": text})(small))
     read(
         tmp_path,
-        torch_bytes({"model_state": pycls_state(small), "cfg": "MODEL:\n" + "  a: b\n" * 100_000 + text}),
+        torch_bytes(
+            {"model_state": pycls_state(small), "cfg": "MODEL:\n" + "  a: b\n" * 100_000 + text}
+        ),
     )
     assert time.perf_counter() - start < 5

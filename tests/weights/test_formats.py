@@ -30,7 +30,10 @@ def network() -> ResNet:
 
 
 def caffe2_state(network: ResNet, norms: str, **options: Any) -> State:
-    return {name: torch.from_numpy(array) for name, array in caffe2_arrays(network, norms, **options).items()}
+    return {
+        name: torch.from_numpy(array)
+        for name, array in caffe2_arrays(network, norms, **options).items()
+    }
 
 
 FORMATS: dict[str, tuple[str, Callable[[ResNet], State]]] = {
@@ -40,12 +43,17 @@ FORMATS: dict[str, tuple[str, Callable[[ResNet], State]]] = {
     "detectron2": ("detectron2", detectron2_state),
     "Caffe2, gamma and beta": ("caffe2", lambda network: caffe2_state(network, "beta")),
     "Caffe2, rm and riv": ("caffe2", lambda network: caffe2_state(network, "riv", head="fc1000")),
-    "Caffe2, zero biases": ("caffe2", lambda network: caffe2_state(network, "riv", zero_biases=True)),
+    "Caffe2, zero biases": (
+        "caffe2",
+        lambda network: caffe2_state(network, "riv", zero_biases=True),
+    ),
 }
 
 
 def bare(state: State) -> State:
-    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    return {
+        name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")
+    }
 
 
 def same(found: State, wanted: State) -> None:
@@ -107,23 +115,38 @@ def test_averaged_copies_count_their_steps(network: ResNet) -> None:
 def test_other_libraries_detectors_give_their_backbone(network: ResNet) -> None:
     """mmdetection's and torchvision's parts beside the backbone are left out, and named."""
     own = {f"backbone.{n}": t for n, t in network.state_dict().items() if not n.startswith("fc.")}
-    heads = {"neck.lateral_convs.0.conv.weight": torch.ones(1), "rpn_head.rpn_conv.weight": torch.ones(1)}
+    heads = {
+        "neck.lateral_convs.0.conv.weight": torch.ones(1),
+        "rpn_head.rpn_conv.weight": torch.ones(1),
+    }
     found = to_native({**own, **heads})
-    assert (found.format, found.left_out, found.prefix) == ("torchvision", tuple(heads), "backbone.")
-    same(bare(found.state), {n: t for n, t in detectron2_state(network).items() if "linear" not in n})
+    assert (found.format, found.left_out, found.prefix) == (
+        "torchvision",
+        tuple(heads),
+        "backbone.",
+    )
+    same(
+        bare(found.state), {n: t for n, t in detectron2_state(network).items() if "linear" not in n}
+    )
 
-    detector: Any = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    detector: Any = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None
+    )
     state = detector.state_dict()
     found = to_native(state)
     assert found.prefix == "backbone.body."
     assert {name.split(".")[0] for name in found.left_out} == {"backbone", "rpn", "roi_heads"}
     assert len(found.left_out) + len(found.state) == len(state)
-    assert torch.equal(found.state["res5.2.conv3.weight"], state["backbone.body.layer4.2.conv3.weight"])
+    assert torch.equal(
+        found.state["res5.2.conv3.weight"], state["backbone.body.layer4.2.conv3.weight"]
+    )
 
 
 def test_a_retinanet_of_detectron2_is_a_detector(network: ResNet) -> None:
     """So that it is evaluated as one; tools/convert_weights.py --backbone-only takes the backbone out."""
-    own = {f"backbone.bottom_up.{name}": tensor for name, tensor in detectron2_state(network).items()}
+    own = {
+        f"backbone.bottom_up.{name}": tensor for name, tensor in detectron2_state(network).items()
+    }
     heads = {"backbone.fpn_lateral3.weight": torch.ones(1), "head.cls_score.weight": torch.ones(1)}
     found = to_native({**own, **heads})
     assert (found.format, found.left_out) == ("detector", ())
@@ -156,7 +179,8 @@ def test_folded_norms_become_exactly_scale_and_bias(network: ResNet) -> None:
     found = to_native({name: torch.from_numpy(array) for name, array in arrays.items()}).state
     assert sorted(found) == sorted(detectron2_state(network))
     norm = {
-        key: found[f"res3.0.shortcut.norm.{key}"] for key in ("weight", "bias", "running_mean", "running_var")
+        key: found[f"res3.0.shortcut.norm.{key}"]
+        for key in ("weight", "bias", "running_mean", "running_var")
     }
     x = torch.randn(2, 512, 3, 3, dtype=torch.float64)
     scale, bias = (torch.from_numpy(arrays[f"res3_0_branch1_bn_{key}"]).double() for key in "sb")
@@ -194,11 +218,15 @@ def test_a_convolutions_bias_goes_into_its_norm(network: ResNet, norms: str) -> 
     torch.testing.assert_close(
         normed(x, found), normed(x + bias[:, None, None].double(), plain), rtol=1e-5, atol=1e-5
     )
-    assert found["stem.conv1.norm.running_mean"].any() == (norms == "beta")  # else it were folded no more
+    assert found["stem.conv1.norm.running_mean"].any() == (
+        norms == "beta"
+    )  # else it were folded no more
 
 
 def test_a_bias_of_another_length_is_refused(network: ResNet) -> None:
-    with pytest.raises(ValueError, match=r"stem.conv1.bias is \(1,\), and the norm behind it \(64,\)"):
+    with pytest.raises(
+        ValueError, match=r"stem.conv1.bias is \(1,\), and the norm behind it \(64,\)"
+    ):
         to_native({**caffe2_state(network, "beta"), "conv1_b": torch.ones(1)})
 
 
@@ -231,9 +259,14 @@ def test_strange_names_are_refused(network: ResNet, name: str, strange: str, wor
 
 def test_several_networks_are_refused(network: ResNet) -> None:
     pair = {
-        f"{prefix}{n}": t for prefix in ("encoder_q.", "encoder.") for n, t in network.state_dict().items()
+        f"{prefix}{n}": t
+        for prefix in ("encoder_q.", "encoder.")
+        for n, t in network.state_dict().items()
     }
-    assert "there are several networks among the weights, under 'encoder_q.' and 'encoder.'" in error_of(pair)
+    assert (
+        "there are several networks among the weights, under 'encoder_q.' and 'encoder.'"
+        in error_of(pair)
+    )
     assert "several networks" in error_of({**network.state_dict(), **pycls_state(network)})
 
 

@@ -17,17 +17,27 @@ from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
-from resnext_det.engines.common.weights import load_detector
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.weights import load_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import load_weights, read_weights
 
 STAGES = ("res2", "res3", "res4", "res5")
 SMALL = Architecture(26, 4, 8, stem_channels=8, res2_channels=32)
-SMALL_KEYS = ["MODEL.RESNETS.DEPTH", 26, "MODEL.RESNETS.NUM_GROUPS", 4, "MODEL.RESNETS.WIDTH_PER_GROUP", 8]
+SMALL_KEYS = [
+    "MODEL.RESNETS.DEPTH",
+    26,
+    "MODEL.RESNETS.NUM_GROUPS",
+    4,
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    8,
+]
 SMALL_KEYS += ["MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32]
 SMALL_KEYS += ["MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.ROI_HEADS.NUM_CLASSES", 5]
-HEAD = [*("MODEL.ROI_HEADS.NAME", "StandardROIHeads"), *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")]
+HEAD = [
+    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
+]
 HEAD += [
     "MODEL.ROI_BOX_HEAD.NUM_FC",
     1,
@@ -60,7 +70,11 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                low = 0.5 if "running_var" in name or ("norm" in name and name.endswith("weight")) else -0.1
+                low = (
+                    0.5
+                    if "running_var" in name or ("norm" in name and name.endswith("weight"))
+                    else -0.1
+                )
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.2 + low)
     return model
 
@@ -75,7 +89,9 @@ def error_of(model: nn.Module, path: Path | str, **options: Any) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         load_weights(model, path, **options)
     after = model.state_dict()
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items()), "half a file was loaded"
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items()), (
+        "half a file was loaded"
+    )
     return str(caught.value)
 
 
@@ -90,7 +106,9 @@ def foreign(request: pytest.FixtureRequest) -> tuple[nn.Module, Architecture]:
     for name, buffer in model.named_buffers():
         if "running" in name:
             buffer.uniform_(*((0.5, 1.5) if name.endswith("var") else (-0.2, 0.2)))
-    return model.eval().double(), Architecture.parse("X-50-32x4d" if "next" in request.param else "R-50")
+    return model.eval().double(), Architecture.parse(
+        "X-50-32x4d" if "next" in request.param else "R-50"
+    )
 
 
 @torch.no_grad()
@@ -200,12 +218,19 @@ def test_a_detector_is_loaded_whole(head: str, envelope: str, tmp_path: Path) ->
         content = {envelope: content}
     model = randomized(detector(*HEADS[head]), seed=1)
     report = load_weights(model, saved(content, tmp_path))
-    assert (report.format, report.missing, report.unused, report.new_classes) == ("detector", (), (), ())
+    assert (report.format, report.missing, report.unused, report.new_classes) == (
+        "detector",
+        (),
+        (),
+        (),
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.bottom_up.", "bottom_up.", "module.backbone."])
+@pytest.mark.parametrize(
+    "prefix", ["", "backbone.", "backbone.bottom_up.", "bottom_up.", "module.backbone."]
+)
 @pytest.mark.parametrize("head", HEADS)
 def test_a_backbone_finds_its_place(head: str, prefix: str, tmp_path: Path) -> None:
     source = randomized(ResNeXtClassifier(SMALL, num_classes=7, norm="BN")).state_dict()
@@ -229,7 +254,7 @@ def test_what_detectron2_has_saved_is_loaded(tmp_path: Path) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.checkpoint import DetectionCheckpointer
 
-    from tests.detectron2_reference import build_detectron2_detector
+    from tests.detection.detectron2_reference import build_detectron2_detector
 
     cfg = configuration(*FPN, "MODEL.DEVICE", "cpu")
     theirs = randomized(build_detectron2_detector(cfg))
@@ -252,7 +277,9 @@ def test_constants_that_old_detectors_have_saved_are_left_out(tmp_path: Path) ->
 def test_half_precision_is_loaded_into_float32(tmp_path: Path) -> None:
     source = randomized(ResNeXt(SMALL, out_features=STAGES))
     model = ResNeXt(SMALL, out_features=STAGES)
-    load_weights(model, saved({name: t.half() for name, t in source.state_dict().items()}, tmp_path))
+    load_weights(
+        model, saved({name: t.half() for name, t in source.state_dict().items()}, tmp_path)
+    )
     assert model.stem.conv1.weight.dtype == torch.float32
     torch.testing.assert_close(
         model.stem.conv1.weight, source.state_dict()["stem.conv1.weight"], atol=1e-3, rtol=0
@@ -269,7 +296,9 @@ def test_a_detector_of_other_classes_is_a_start_for_training(
 ) -> None:
     source = randomized(detector(*HEADS[head], "MODEL.ROI_HEADS.NUM_CLASSES", 9)).state_dict()
     predictor = {name for name in source if "box_predictor" in name}
-    path = saved({name: t for name, t in source.items() if not absent or name not in predictor}, tmp_path)
+    path = saved(
+        {name: t for name, t in source.items() if not absent or name not in predictor}, tmp_path
+    )
     model = detector(*HEADS[head])
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with caplog.at_level(logging.WARNING):
@@ -277,7 +306,9 @@ def test_a_detector_of_other_classes_is_a_start_for_training(
     assert set(report.new_classes) == predictor
     assert len(predictor) == 4
     assert (report.missing, report.unused) == ((), ())
-    assert "the file has other classes, so 4 start at random (roi_heads.box_predictor" in caplog.text
+    assert (
+        "the file has other classes, so 4 start at random (roi_heads.box_predictor" in caplog.text
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, start[name] if name in predictor else source[name]), name
 
@@ -286,7 +317,10 @@ def test_class_agnostic_boxes_are_kept(tmp_path: Path) -> None:
     keys = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
     path = saved(detector(*keys, "MODEL.ROI_HEADS.NUM_CLASSES", 9).state_dict(), tmp_path)
     report = load_weights(detector(*keys), path, allow_new_classes=True)
-    assert [name.split(".", 2)[2] for name in report.new_classes] == ["cls_score.weight", "cls_score.bias"]
+    assert [name.split(".", 2)[2] for name in report.new_classes] == [
+        "cls_score.weight",
+        "cls_score.bias",
+    ]
 
 
 def test_the_same_classes_are_all_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -311,7 +345,9 @@ def test_nothing_but_the_predictor_may_differ(tmp_path: Path) -> None:
     text = error_of(detector(*FPN), saved(wider.state_dict(), tmp_path), allow_new_classes=True)
     assert "roi_heads.box_head.fc1.weight is (24, 144), not (16, 144)" in text
     assert "use the configuration that the file was trained with (config.yaml beside it)" in text
-    text = error_of(detector(*FPN), saved(detector().state_dict(), tmp_path), allow_new_classes=True)
+    text = error_of(
+        detector(*FPN), saved(detector().state_dict(), tmp_path), allow_new_classes=True
+    )
     assert "names are missing in the file (backbone." in text
     assert "of the file have no place in the model (backbone.stem.conv1.weight" in text
 
@@ -344,7 +380,9 @@ def without(state: dict[str, Tensor], pattern: str) -> dict[str, Tensor]:
     ],
     ids=["a tensor lacks", "a stage lacks", "no statistics", "a block too many", "another shape"],
 )  # fmt: skip
-def test_less_than_the_backbone_or_another_is_refused(tmp_path: Path, change: Any, words: list[str]) -> None:
+def test_less_than_the_backbone_or_another_is_refused(
+    tmp_path: Path, change: Any, words: list[str]
+) -> None:
     path = saved(change(dict(randomized(ResNeXtClassifier(SMALL, 7)).state_dict())), tmp_path)
     for model in (ResNeXt(SMALL, out_features=STAGES), ResNeXtClassifier(SMALL, 7)):
         text = error_of(model, path)
@@ -353,7 +391,9 @@ def test_less_than_the_backbone_or_another_is_refused(tmp_path: Path, change: An
 
 
 def test_a_deeper_net_is_refused_either_way(tmp_path: Path) -> None:
-    shallow, deep = (ResNeXt(Architecture(depth, 4, 8, 8, 32), out_features=STAGES) for depth in (26, 50))
+    shallow, deep = (
+        ResNeXt(Architecture(depth, 4, 8, 8, 32), out_features=STAGES) for depth in (26, 50)
+    )
     assert "have no place in the model" in error_of(shallow, saved(deep.state_dict(), tmp_path))
     assert "are missing in the file" in error_of(deep, saved(shallow.state_dict(), tmp_path))
 
@@ -455,10 +495,14 @@ def test_a_model_without_a_stem_is_refused(tmp_path: Path) -> None:
 def test_the_report_counts_by_module(tmp_path: Path) -> None:
     source = dict(randomized(ResNeXtClassifier(SMALL, 7, norm="BN")).state_dict())
     modules = load_weights(detector(*FPN), saved(source, tmp_path)).modules()
-    assert list(modules)[:6] == [f"backbone.bottom_up.{name}" for name in ("stem", *STAGES, "linear")]
+    assert list(modules)[:6] == [
+        f"backbone.bottom_up.{name}" for name in ("stem", *STAGES, "linear")
+    ]
     assert {name: counts.loaded for name, counts in modules.items() if counts.loaded} == {
         "backbone.bottom_up.stem": 5,
-        **{f"backbone.bottom_up.{stage}": 35 for stage in STAGES},  # 2 blocks, 7 convolutions of 5 tensors
+        **{
+            f"backbone.bottom_up.{stage}": 35 for stage in STAGES
+        },  # 2 blocks, 7 convolutions of 5 tensors
     }
     assert modules["backbone.bottom_up.linear"].unexpected == 2
     assert modules["backbone.fpn_lateral4"].missing == 2
@@ -511,7 +555,10 @@ def test_what_was_read_is_loaded_without_reading_it_again(tmp_path: Path) -> Non
     path.unlink()
     model = ResNeXt(SMALL, out_features=STAGES)
     assert load_weights(model, file).missing == ()
-    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, source.state_dict()[name])
+        for name, tensor in model.state_dict().items()
+    )
 
 
 def test_a_loaded_model_does_not_depend_on_the_file(tmp_path: Path) -> None:
@@ -521,7 +568,10 @@ def test_a_loaded_model_does_not_depend_on_the_file(tmp_path: Path) -> None:
     model = ResNeXt(SMALL, out_features=STAGES)
     load_weights(model, path)
     path.write_bytes(b"")
-    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, source.state_dict()[name])
+        for name, tensor in model.state_dict().items()
+    )
 
 
 # --- images of other channels
@@ -582,11 +632,16 @@ def test_folded_norms_are_not_trained_as_batch_norms(norm: str, tmp_path: Path) 
         assert load_weights(model, path).missing == ()
     else:
         text = error_of(model, path)
-        assert "has its batch norms folded into scale and bias, and the model would train 21 of them" in text
+        assert (
+            "has its batch norms folded into scale and bias, and the model would train 21 of them"
+            in text
+        )
         assert "write MODEL.RESNETS.NORM FrozenBN" in text
     load_weights(model.freeze(5), path)  # frozen they are right
 
 
 def test_an_untrained_network_is_not_taken_for_a_folded_one(tmp_path: Path) -> None:
     source = ResNeXt(SMALL, norm="BN", out_features=STAGES)
-    load_weights(ResNeXt(SMALL, norm="BN", out_features=STAGES), saved(source.state_dict(), tmp_path))
+    load_weights(
+        ResNeXt(SMALL, norm="BN", out_features=STAGES), saved(source.state_dict(), tmp_path)
+    )

@@ -107,10 +107,14 @@ def test_folded_norms_are_told_by_their_values() -> None:
 
 def test_a_configuration_that_fits_passes(caplog: pytest.LogCaptureFixture) -> None:
     cfg = configuration("INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [123.68, 116.28, 103.53])
-    cfg.merge_from_list(["MODEL.PIXEL_STD", [58.4, 57.12, 57.4], "MODEL.RESNETS.STRIDE_IN_1X1", False])
+    cfg.merge_from_list(
+        ["MODEL.PIXEL_STD", [58.4, 57.12, 57.4], "MODEL.RESNETS.STRIDE_IN_1X1", False]
+    )
     with caplog.at_level(logging.WARNING):
         check_preprocessing(cfg, file_with(KNOWN["torchvision"]))
-        check_preprocessing(configuration(), file_with(KNOWN["msra"]))  # the defaults are made for it
+        check_preprocessing(
+            configuration(), file_with(KNOWN["msra"])
+        )  # the defaults are made for it
     assert differences(KNOWN["torchvision"], cfg) == []
     assert caplog.text == ""
 
@@ -121,7 +125,11 @@ def test_folded_norms_go_with_frozen_ones_alone(batch_norm: str, norm: str) -> N
     found = differences(
         replace(KNOWN["msra"], batch_norm=batch_norm), configuration("MODEL.RESNETS.NORM", norm)
     )
-    fits = norm.startswith("Frozen") or batch_norm == "none" or (batch_norm == "statistics" and norm != "GN")
+    fits = (
+        norm.startswith("Frozen")
+        or batch_norm == "none"
+        or (batch_norm == "statistics" and norm != "GN")
+    )
     assert found == ([] if fits else [("MODEL.RESNETS.NORM", norm, "FrozenBN")])
 
 
@@ -130,7 +138,9 @@ def test_a_contradiction_prints_the_lines_to_write() -> None:
     with pytest.raises(ValueError) as caught:
         check_preprocessing(cfg, file_with(replace(KNOWN["torchvision"], batch_norm="folded")))
     text = str(caught.value)
-    assert text.startswith("MODEL.WEIGHTS = weights.pkl needs another configuration (INPUT.FORMAT is BGR; ")
+    assert text.startswith(
+        "MODEL.WEIGHTS = weights.pkl needs another configuration (INPUT.FORMAT is BGR; "
+    )
     assert "add --fit-config" in text
     assert "convert_weights" not in text  # the stride cannot be converted
     lines = text.partition("Write\n")[2].partition("\nor add")[0]
@@ -146,12 +156,16 @@ def test_a_contradiction_prints_the_lines_to_write() -> None:
 
 def test_what_could_be_converted_instead_is_said() -> None:
     cfg = configuration("MODEL.RESNETS.STRIDE_IN_1X1", False)  # BGR, std 1
-    with pytest.raises(ValueError, match=r"tools/convert_weights.py --channel-order and --pixel-std"):
+    with pytest.raises(
+        ValueError, match=r"tools/convert_weights.py --channel-order and --pixel-std"
+    ):
         check_preprocessing(cfg, file_with(KNOWN["torchvision"]))
     with pytest.raises(ValueError) as caught:  # another mean
         check_preprocessing(cfg, file_with(replace(KNOWN["detectron1"], batch_norm="statistics")))
     assert "convert_weights" not in str(caught.value)
-    cfg = configuration("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.PIXEL_MEAN", RGB_MEAN)  # under BGR
+    cfg = configuration(
+        "MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.PIXEL_MEAN", RGB_MEAN
+    )  # under BGR
     with pytest.raises(ValueError) as caught:
         check_preprocessing(cfg, file_with(KNOWN["torchvision"]))
     assert "convert_weights" not in str(caught.value)
@@ -159,7 +173,8 @@ def test_what_could_be_converted_instead_is_said() -> None:
 
 @pytest.mark.parametrize("kind", KNOWN)
 @pytest.mark.parametrize(
-    "changes", [[], ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", RGB_MEAN], ["MODEL.RESNETS.NORM", "BN"]]
+    "changes",
+    [[], ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", RGB_MEAN], ["MODEL.RESNETS.NORM", "BN"]],
 )
 def test_a_fitted_configuration_fits(kind: str, changes: list[Any]) -> None:
     cfg = configuration(*changes)
@@ -168,7 +183,10 @@ def test_a_fitted_configuration_fits(kind: str, changes: list[Any]) -> None:
     cfg.merge_from_list(overrides)
     check_preprocessing(cfg, file_with(KNOWN[kind]))
     assert fitted(cfg, KNOWN[kind]) == []
-    assert (cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN)) == (KNOWN[kind].channel_order, KNOWN[kind].mean)
+    assert (cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN)) == (
+        KNOWN[kind].channel_order,
+        KNOWN[kind].mean,
+    )
     assert type(cfg.MODEL.RESNETS.STRIDE_IN_1X1) is bool
 
 
@@ -178,7 +196,9 @@ def test_images_of_one_channel_have_no_order() -> None:
 
 
 @pytest.mark.parametrize(("format", "warned"), [("detectron2", True), ("detector", False)])
-def test_what_is_not_known_is_said(format: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_known_is_said(
+    format: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         check_preprocessing(configuration(), file_with(None, format))
     assert [record.levelname for record in caplog.records] == ["WARNING" if warned else "INFO"]
@@ -193,7 +213,8 @@ def images_for(preprocessing: Preprocessing, rgb: Tensor) -> Tensor:
     """uint8 (3, H, W) in RGB -> what a network is given, in float64."""
     image = rgb.double() if preprocessing.channel_order == "RGB" else rgb.double().flip(0)
     mean, std = (
-        torch.tensor(numbers, dtype=torch.float64) for numbers in (preprocessing.mean, preprocessing.std)
+        torch.tensor(numbers, dtype=torch.float64)
+        for numbers in (preprocessing.mean, preprocessing.std)
     )
     return ((image - mean[:, None, None]) / std[:, None, None])[None]
 
@@ -212,14 +233,19 @@ def test_conversion_keeps_the_features(order: str, std: tuple[float, float, floa
     model = ResNeXt(Architecture(26, 32, 4)).double()
     outputs = []
     for weights, preprocessing in ((state, source), (converted(state, source, target), target)):
-        model.load_state_dict({name: t for name, t in weights.items() if name in model.state_dict()})
+        model.load_state_dict(
+            {name: t for name, t in weights.items() if name in model.state_dict()}
+        )
         outputs.append(model(images_for(preprocessing, rgb))["res4"])
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_swap_alone_is_exact_to_the_last_bit(dtype: torch.dtype) -> None:
-    state = {"stem.conv1.weight": torch.randn(8, 3, 7, 7).to(dtype), "stem.conv1.norm.bias": torch.ones(8)}
+    state = {
+        "stem.conv1.weight": torch.randn(8, 3, 7, 7).to(dtype),
+        "stem.conv1.norm.bias": torch.ones(8),
+    }
     there = converted(state, KNOWN["torchvision"], KNOWN["pycls"])
     assert torch.equal(there["stem.conv1.weight"], state["stem.conv1.weight"][:, [2, 1, 0]])
     assert there["stem.conv1.norm.bias"] is state["stem.conv1.norm.bias"]
@@ -227,13 +253,20 @@ def test_a_swap_alone_is_exact_to_the_last_bit(dtype: torch.dtype) -> None:
     assert torch.equal(back["stem.conv1.weight"], state["stem.conv1.weight"])
     same = converted(state, KNOWN["paper"], KNOWN["mmpretrain"])
     assert torch.equal(same["stem.conv1.weight"], state["stem.conv1.weight"])
-    assert converted(state, KNOWN["torchvision"], KNOWN["pycls"])["stem.conv1.weight"].dtype == dtype
+    assert (
+        converted(state, KNOWN["torchvision"], KNOWN["pycls"])["stem.conv1.weight"].dtype == dtype
+    )
 
 
 def test_a_detectors_conv1_is_converted_too() -> None:
-    state = {"backbone.bottom_up.stem.conv1.weight": torch.randn(8, 3, 7, 7), "roi_heads.x": torch.ones(1)}
+    state = {
+        "backbone.bottom_up.stem.conv1.weight": torch.randn(8, 3, 7, 7),
+        "roi_heads.x": torch.ones(1),
+    }
     found = converted(state, KNOWN["torchvision"], KNOWN["pycls"])
-    assert not torch.equal(*(each["backbone.bottom_up.stem.conv1.weight"] for each in (state, found)))
+    assert not torch.equal(
+        *(each["backbone.bottom_up.stem.conv1.weight"] for each in (state, found))
+    )
 
 
 @pytest.mark.parametrize(

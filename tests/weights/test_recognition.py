@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights.recognition import backbone_of_detector, recognise, recognised
 from tests.weights.test_loading import HEADS, SMALL, configuration
@@ -63,14 +63,20 @@ def on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: A
 def test_torchvision_networks_are_recognised(network: str, name: str) -> None:
     state = ours(on_meta(torchvision.models.get_model, network))
     assert str(recognised(state)) == name
-    assert recognise({key: tensor for key, tensor in state.items() if "norm" not in key}) == recognised(state)
+    assert recognise(
+        {key: tensor for key, tensor in state.items() if "norm" not in key}
+    ) == recognised(state)
 
 
-@pytest.mark.parametrize("network", ["resnext50_32x4d", "resnext101_32x4d", "resnet26", "resnet200"])
+@pytest.mark.parametrize(
+    "network", ["resnext50_32x4d", "resnext101_32x4d", "resnet26", "resnet200"]
+)
 def test_timm_networks_are_recognised(network: str) -> None:
     arguments = {"resnet200": {"layers": [3, 24, 36, 3]}, "resnet26": {"layers": [2, 2, 2, 2]}}
     if network in arguments:
-        state = on_meta(timm.models.resnet.ResNet, timm.models.resnet.Bottleneck, **arguments[network])
+        state = on_meta(
+            timm.models.resnet.ResNet, timm.models.resnet.Bottleneck, **arguments[network]
+        )
     else:
         state = on_meta(timm.create_model, network)
     assert recognise(ours(state)) == Architecture.parse(network)
@@ -86,9 +92,13 @@ def test_timm_networks_are_recognised(network: str) -> None:
         ((2, 40, 32, 128), "res4", ""),
     ],
 )
-def test_backbones_are_recognised(depth: int, template: tuple[int, ...], end: str, prefix: str) -> None:
+def test_backbones_are_recognised(
+    depth: int, template: tuple[int, ...], end: str, prefix: str
+) -> None:
     architecture = Architecture(depth, *template)
-    state = on_meta(ResNeXt, architecture, out_features=(end,), in_channels=len(prefix) + 1, norm="BN")
+    state = on_meta(
+        ResNeXt, architecture, out_features=(end,), in_channels=len(prefix) + 1, norm="BN"
+    )
     assert recognise({f"{prefix}{name}": tensor for name, tensor in state.items()}) == architecture
 
 
@@ -109,7 +119,9 @@ def test_a_detector_has_its_backbone(head: str) -> None:
     backbone = backbone_of_detector(state)
     assert list(backbone) == list(on_meta(ResNeXt, SMALL, out_features=("res5",)))
     for name, tensor in backbone.items():
-        places = [f"{prefix}{name}" for prefix in ("backbone.bottom_up.", "backbone.", "roi_heads.")]
+        places = [
+            f"{prefix}{name}" for prefix in ("backbone.bottom_up.", "backbone.", "roi_heads.")
+        ]
         assert [place for place in places if place in state and state[place] is tensor]
 
 
@@ -129,12 +141,21 @@ def changed(**changes: tuple[int, ...] | None) -> State:
     ("state", "reason"),
     [
         ({}, "no stem.conv1.weight"),
-        ({"conv1.weight": torch.empty(64, 3, 7, 7)}, "no stem.conv1.weight.*first name 'conv1.weight'"),
+        (
+            {"conv1.weight": torch.empty(64, 3, 7, 7)},
+            "no stem.conv1.weight.*first name 'conv1.weight'",
+        ),
         ({"stem.conv1.weight": torch.empty(64, 3, 7, 7)}, "have no blocks"),
         (ours(on_meta(torchvision.models.resnet18)), "lack res2.0.conv3.weight"),
         (ours(on_meta(torchvision.models.resnet34)), "lack res2.0.conv3.weight"),
-        (ours(on_meta(timm.create_model, "resnet50d")), "lack stem.conv1.weight|no stem.conv1.weight"),
-        (ours(on_meta(timm.create_model, "seresnext50_32x4d")), r"have 'res2.0.se.*which no ResNeXt has"),
+        (
+            ours(on_meta(timm.create_model, "resnet50d")),
+            "lack stem.conv1.weight|no stem.conv1.weight",
+        ),
+        (
+            ours(on_meta(timm.create_model, "seresnext50_32x4d")),
+            r"have 'res2.0.se.*which no ResNeXt has",
+        ),
         (ours(on_meta(timm.create_model, "res2net50_26w_4s")), r"which no ResNeXt has"),
         (changed(res5__1__conv2_offset__weight=(18, 256, 3, 3)), "res5.1.conv2_offset.weight"),
         (changed(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
@@ -165,7 +186,11 @@ def test_a_depth_that_two_stages_do_not_tell() -> None:
 def test_one_weight_in_two_places() -> None:
     state = on_meta(ResNeXt, SMALL, out_features=("res5",))
     twice = {
-        f"{prefix}{name}": tensor for prefix in ("backbone.", "bottom_up.") for name, tensor in state.items()
+        f"{prefix}{name}": tensor
+        for prefix in ("backbone.", "bottom_up.")
+        for name, tensor in state.items()
     }
-    with pytest.raises(ValueError, match=r"stem.conv1.weight in two places, the second is bottom_up"):
+    with pytest.raises(
+        ValueError, match=r"stem.conv1.weight in two places, the second is bottom_up"
+    ):
         backbone_of_detector(twice)

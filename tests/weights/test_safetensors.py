@@ -32,8 +32,14 @@ def test_safetensors_as_its_own_library_writes_them(tmp_path: Path, mapped: bool
         torch.int16,
         torch.int8,
     )
-    wanted = {f"w.{kind}": torch.randn(3, 4).mul(9).to(kind) for kind in (*kinds, torch.uint8, torch.bool)}
-    wanted |= {"none": torch.zeros(0, 4), "one": torch.tensor(1.5), "odd": torch.ones(3, dtype=torch.int8)}
+    wanted = {
+        f"w.{kind}": torch.randn(3, 4).mul(9).to(kind) for kind in (*kinds, torch.uint8, torch.bool)
+    }
+    wanted |= {
+        "none": torch.zeros(0, 4),
+        "one": torch.tensor(1.5),
+        "odd": torch.ones(3, dtype=torch.int8),
+    }
     library.save_file(wanted, tmp_path / "a", metadata={"format": "pt"})
     kind, found = read_container(tmp_path / "a", mapped=mapped)
     assert kind == "safetensors"
@@ -49,7 +55,12 @@ def changed(name: str, **values: Any) -> bytes:
     arrays = {"a": np.zeros(4, np.float32), "b": np.ones(2, np.int64)}
     begin = {"a": [0, 16], "b": [16, 32]}[name]
     shape = {"a": [4], "b": [2]}[name]
-    described = {"dtype": {"a": "F32", "b": "I64"}[name], "shape": shape, "data_offsets": begin, **values}
+    described = {
+        "dtype": {"a": "F32", "b": "I64"}[name],
+        "shape": shape,
+        "data_offsets": begin,
+        **values,
+    }
     return safetensors_bytes(arrays, **{name: described})
 
 

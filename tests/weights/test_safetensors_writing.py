@@ -48,7 +48,9 @@ def test_safetensors_by_its_description(tmp_path: Path) -> None:
         begin, end = header[name]["data_offsets"]
         assert begin == reached and begin % state[name].element_size() == 0
         reached = end
-        values = np.frombuffer(data[8 + length + begin : 8 + length + end], types[header[name]["dtype"]])
+        values = np.frombuffer(
+            data[8 + length + begin : 8 + length + end], types[header[name]["dtype"]]
+        )
         expected = state[name].view(torch.int16) if name == "brain" else state[name]
         assert np.array_equal(values.reshape(header[name]["shape"]), expected.numpy())
     assert 8 + length + reached == len(data)

@@ -28,7 +28,16 @@ def read(folder: Path, data: bytes) -> Any:
 
 
 def test_plain_data(tmp_path: Path) -> None:
-    wanted = {"a": 1, "b": -2.5, 3: "text\xff", 4: True, 5: False, 6: {}, "list": [1, 2], "large": 1e300}
+    wanted = {
+        "a": 1,
+        "b": -2.5,
+        3: "text\xff",
+        4: True,
+        5: False,
+        6: {},
+        "list": [1, 2],
+        "large": 1e300,
+    }
     found = read(tmp_path, torch7_bytes({**wanted, "none": None}))
     assert found == {**wanted, "list": {1: 1, 2: 2}, "none": None}
     assert type(found["a"]) is int
@@ -44,7 +53,9 @@ def test_a_table_by_the_bytes_of_the_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", sorted(NAMES, key=str), ids=str)
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("versions", [False, True])
-def test_tensors_of_every_type(tmp_path: Path, dtype: torch.dtype, cuda: bool, versions: bool) -> None:
+def test_tensors_of_every_type(
+    tmp_path: Path, dtype: torch.dtype, cuda: bool, versions: bool
+) -> None:
     whole = torch.arange(60).to(dtype).view(5, 12)
     wanted = {
         "whole": whole,
@@ -150,7 +161,10 @@ def deep_tables(depth: int) -> bytes:
         (struct.pack("<2i", 2, 2**31 - 1) + b"abc", "string of 2147483647 elements"),
         (struct.pack("<2i", 2, -4) + b"abc", "string of -4 elements"),
         (struct.pack("<6i", 3, 1, 1, 3, 2, 0) + struct.pack("<i", 0), "table has a dict as a key"),
-        (struct.pack("<4i", 3, 1, 1, 0) + struct.pack("<i", 0) * 2, "table has a NoneType as a key"),
+        (
+            struct.pack("<4i", 3, 1, 1, 0) + struct.pack("<i", 0) * 2,
+            "table has a NoneType as a key",
+        ),
         (struct.pack("<4i", 8, 1, 4, 0), "Lua function"),
         (struct.pack("<4i", 7, 1, 4, 0), "Lua function"),
         (struct.pack("<4i", 6, 4, 0, 0), "Lua function"),

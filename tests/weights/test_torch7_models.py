@@ -30,10 +30,17 @@ def read(folder: Path, data: bytes) -> Any:
 
 def random_network(*, groups: int = 4, width: int = 16) -> ResNet:
     torch.manual_seed(0)
-    network = ResNet(Bottleneck, [1, 2, 1, 1], num_classes=5, groups=groups, width_per_group=width).eval()
+    network = ResNet(
+        Bottleneck, [1, 2, 1, 1], num_classes=5, groups=groups, width_per_group=width
+    ).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+            for tensor in (
+                module.weight.data,
+                module.bias.data,
+                module.running_mean,
+                module.running_var,
+            ):
                 assert tensor is not None
                 tensor.uniform_(0.5, 1.5)
     return network
@@ -48,7 +55,9 @@ def test_a_network_of_the_papers_code(tmp_path: Path, form: str, matrices: bool)
     )
     theirs = network.state_dict()
     assert torch.equal(state["res3.1.conv2.weight"], theirs["layer2.1.conv2.weight"])
-    assert torch.equal(state["res4.0.shortcut.norm.running_var"], theirs["layer3.0.downsample.1.running_var"])
+    assert torch.equal(
+        state["res4.0.shortcut.norm.running_var"], theirs["layer3.0.downsample.1.running_var"]
+    )
     assert len(state) == len([name for name in theirs if not name.endswith("num_batches_tracked")])
 
 
@@ -58,7 +67,9 @@ def test_its_outputs_are_the_networks(tmp_path: Path) -> None:
     network = ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=4).eval()
     data = torch7_bytes({"model": sequential(torch7_network(network, form="B"))})
     ours = ResNeXtClassifier(Architecture.parse("X-50-32x4d")).eval()
-    missing, unexpected = ours.load_state_dict(resnext_state_of_torch7(read(tmp_path, data)), strict=False)
+    missing, unexpected = ours.load_state_dict(
+        resnext_state_of_torch7(read(tmp_path, data)), strict=False
+    )
     assert unexpected == []
     assert all(name.endswith("num_batches_tracked") for name in missing)
     images = torch.randn(1, 3, 64, 64)
@@ -74,15 +85,23 @@ def test_old_norms_epsilons_and_biases_compute_the_same(tmp_path: Path) -> None:
     """As Torch computes (x + bias - mean) / sqrt(var + eps), in float64."""
     made = torch7_network(random_network())
     convolution, norm = convolution_and_norm(made)
-    plain = {name: tensor.double() for name, tensor in norm.fields.items() if isinstance(tensor, Tensor)}
+    plain = {
+        name: tensor.double() for name, tensor in norm.fields.items() if isinstance(tensor, Tensor)
+    }
     bias = torch.linspace(-1, 1, 64).double()
-    norm.fields |= {"eps": 1e-3, "running_var": plain["running_var"], "running_mean": plain["running_mean"]}
+    norm.fields |= {
+        "eps": 1e-3,
+        "running_var": plain["running_var"],
+        "running_mean": plain["running_mean"],
+    }
     convolution.fields["bias"] = bias
     x = torch.randn(10, 64).double()
     wanted = (x + bias - plain["running_mean"]) / (plain["running_var"] + 1e-3).sqrt()
     state = resnext_state_of_torch7(read(tmp_path, torch7_bytes(made)))
     mean, variance = state["stem.conv1.norm.running_mean"], state["stem.conv1.norm.running_var"]
-    torch.testing.assert_close((x - mean) / (variance + 1e-5).sqrt(), wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        (x - mean) / (variance + 1e-5).sqrt(), wanted, rtol=1e-12, atol=1e-12
+    )
     norm.fields["running_std"] = (norm.fields.pop("running_var") + 1e-3).pow(-0.5)
     state = resnext_state_of_torch7(read(tmp_path, torch7_bytes(made)))
     torch.testing.assert_close(state["stem.conv1.norm.running_var"], variance, rtol=1e-12, atol=0)
@@ -94,12 +113,15 @@ def test_places_of_the_tensors(tmp_path: Path) -> None:
     names = [name for name, _ in found]
     assert names[:3] == ["1.weight", "2.weight", "2.bias"]
     assert names[-2:] == ["11.weight", "11.bias"]
-    assert names.index("5.1.1.1.1.weight") < names.index("5.1.1.2.1.weight")  # the path, then the shortcut
+    assert names.index("5.1.1.1.1.weight") < names.index(
+        "5.1.1.2.1.weight"
+    )  # the path, then the shortcut
     shared = Module("nn.A", {"weight": torch.ones(1)})
     for _ in range(40):  # 2**40 ways to the same module
         shared = sequential(shared, shared)
     assert [
-        tensor.tolist() for _, tensor in tensors_in_module_order(read(tmp_path, torch7_bytes(shared)))
+        tensor.tolist()
+        for _, tensor in tensors_in_module_order(read(tmp_path, torch7_bytes(shared)))
     ] == [[1]]
 
 

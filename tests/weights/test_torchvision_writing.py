@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights.file import read_weights
 from resnext_det.weights.preprocessing import KNOWN
@@ -88,7 +88,9 @@ def test_channels_alone_are_swapped_to_the_last_bit(tmp_path: Path) -> None:
     assert same_bits(without_counters(state), without_counters(model.state_dict()))
 
 
-def test_folded_norms_are_right_in_evaluation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folded_norms_are_right_in_evaluation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = classifier(norm="FrozenBN")
     for name, tensor in model.state_dict().items():
         if "running" in name:
@@ -114,7 +116,11 @@ def other(architecture: Architecture, **options: Any) -> nn.Module:
     ("model", "preprocessing", "reason"),
     [
         (lambda: classifier(), None, "preprocessing of these weights is not known"),
-        (lambda: classifier(), KNOWN["msra"], "STRIDE_IN_1X1 True.*torchvision's ResNet has it in the 3x3"),
+        (
+            lambda: classifier(),
+            KNOWN["msra"],
+            "STRIDE_IN_1X1 True.*torchvision's ResNet has it in the 3x3",
+        ),
         (lambda: classifier(), KNOWN["detectron1"], "mean"),
         (lambda: other(Architecture(26, 2, 4, 32)), TORCHVISION, "have 32, 256 and 3 channels"),
         (lambda: other(Architecture(26, 2, 4, 64, 64)), TORCHVISION, "have 64, 64 and 3 channels"),
@@ -126,7 +132,11 @@ def other(architecture: Architecture, **options: Any) -> nn.Module:
         ),
         (lambda: other(THIN, norm=""), TORCHVISION, "has no weight, so it is no batch norm"),
         (lambda: ResNeXt(THIN), TORCHVISION, "end before res5"),
-        (lambda: build_detector(configuration(*HEADS["FPN"])), TORCHVISION, "detector's.*--backbone-only"),
+        (
+            lambda: build_detector(configuration(*HEADS["FPN"])),
+            TORCHVISION,
+            "detector's.*--backbone-only",
+        ),
         (lambda: nn.Linear(3, 3), TORCHVISION, "no stem.conv1.weight"),
     ],
 )

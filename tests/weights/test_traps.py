@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from resnext_det.architecture import Architecture
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import check_preprocessing, load_weights, read_weights
 from tests.weights.foreign_names import caffe2_arrays, detectron2_state, random_network
 from tests.weights.test_file import arrays_of, build, configuration, of_the_script, torch_bytes
@@ -59,7 +59,11 @@ def prefixed(prefix: str, state: Callable[[Any], dict[str, Any]]) -> Callable[[A
 
 
 def less(network: Any, folder: Path) -> bytes:
-    state = {name: array for name, array in of_the_script(network).items() if not name.startswith("res4.1.")}
+    state = {
+        name: array
+        for name, array in of_the_script(network).items()
+        if not name.startswith("res4.1.")
+    }
     return pickle.dumps({"model": state, "__author__": "torchvision", "matching_heuristics": True})
 
 

@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.engines.portable.build import build_detector
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import load_weights
 from resnext_det.weights.file import WeightFile, read_weights
@@ -37,12 +37,18 @@ def torchvision_network(num_classes: int = 7) -> nn.Module:
     blocks = [2, 2, 2, 2]
     bottleneck = torchvision.models.resnet.Bottleneck
     return torchvision.models.ResNet(
-        bottleneck, blocks, num_classes=num_classes, groups=THIN.cardinality, width_per_group=THIN.width
+        bottleneck,
+        blocks,
+        num_classes=num_classes,
+        groups=THIN.cardinality,
+        width_per_group=THIN.width,
     )
 
 
 def without_counters(state: Any) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    return {
+        name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")
+    }
 
 
 def same_bits(one: Any, other: Any) -> bool:
@@ -64,7 +70,9 @@ def in_format(format: str, folder: Path, name: str = "weights") -> Path:
 def test_a_round_trip_keeps_every_bit(first: str, second: str, tmp_path: Path) -> None:
     model = classifier()
     with torch.no_grad():
-        model.state_dict()["res3.1.conv2.weight"][0, 0, 0] = torch.tensor([-0.0, float("nan"), 1e-42])
+        model.state_dict()["res3.1.conv2.weight"][0, 0, 0] = torch.tensor(
+            [-0.0, float("nan"), 1e-42]
+        )
     one, other = in_format(first, tmp_path, "one"), in_format(second, tmp_path, "other")
     write_weights(model, one, first, preprocessing=TORCHVISION, metadata=NOTES)
     write_weights(read_weights(one), other, second)
@@ -98,7 +106,12 @@ def test_a_file_from_torchvision_comes_back_to_it(format: str, tmp_path: Path) -
             {"a": torch.zeros(1)},
             "format 'caffe2' is not known; choose one of detectron2",
         ),
-        ("weights.pth", "detectron2", {"a": torch.zeros(1)}, "does not end in .pkl, by which other programs"),
+        (
+            "weights.pth",
+            "detectron2",
+            {"a": torch.zeros(1)},
+            "does not end in .pkl, by which other programs",
+        ),
         ("weights.pkl", "native", {"a": torch.zeros(1)}, "does not end in .pth or .pt"),
         ("weights.bin", "safetensors", {"a": torch.zeros(1)}, "does not end in .safetensors"),
         ("folder.pth", "native", {"a": torch.zeros(1)}, "is a folder"),
@@ -151,7 +164,9 @@ def test_a_disk_that_fails_leaves_what_was_there(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_weights(classifier(), path, format, preprocessing=TORCHVISION)
-    assert [(left.name, left.read_bytes()) for left in tmp_path.iterdir()] == [(path.name, b"before")]
+    assert [(left.name, left.read_bytes()) for left in tmp_path.iterdir()] == [
+        (path.name, b"before")
+    ]
     monkeypatch.undo()
     write_weights(classifier(), path, format, preprocessing=TORCHVISION)
     assert [left.name for left in tmp_path.iterdir()] == [path.name]
@@ -199,7 +214,11 @@ def test_detectron2s_file_is_plain_numpy(tmp_path: Path) -> None:
     model = classifier()
     path = tmp_path / "weights.pkl"
     write_weights(model, path, preprocessing=TORCHVISION, metadata=NOTES)
-    names = {argument for code, argument, _ in pickletools.genops(path.read_bytes()) if code.name == "GLOBAL"}
+    names = {
+        argument
+        for code, argument, _ in pickletools.genops(path.read_bytes())
+        if code.name == "GLOBAL"
+    }
     assert names == {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
     with warnings.catch_warnings(), path.open("rb") as file:
         warnings.simplefilter("error")
@@ -207,7 +226,10 @@ def test_detectron2s_file_is_plain_numpy(tmp_path: Path) -> None:
     assert contents["__author__"] == NOTES["author"]
     assert contents["matching_heuristics"] is True
     assert contents["preprocessing"] == TORCHVISION.as_dict()
-    assert all(type(array) is np.ndarray and array.flags.c_contiguous for array in contents["model"].values())
+    assert all(
+        type(array) is np.ndarray and array.flags.c_contiguous
+        for array in contents["model"].values()
+    )
     arrays = {name: torch.from_numpy(array) for name, array in contents["model"].items()}
     assert same_bits(arrays, without_counters(model.state_dict()))
 

@@ -35,7 +35,9 @@ def detectron2() -> Any:
     return library
 
 
-def loaded_by_detectron2(model: nn.Module, path: Path, caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+def loaded_by_detectron2(
+    model: nn.Module, path: Path, caplog: pytest.LogCaptureFixture
+) -> dict[str, Any]:
     """What its own checkpointer says it did, and what it gives back."""
     from detectron2.checkpoint import DetectionCheckpointer
 
@@ -59,7 +61,12 @@ def loaded_by_detectron2(model: nn.Module, path: Path, caplog: pytest.LogCapture
 
 
 def assert_complete(outcome: dict[str, Any]) -> None:
-    assert [outcome[key] for key in ("missing", "unexpected", "shapes", "warnings")] == [[], [], [], []]
+    assert [outcome[key] for key in ("missing", "unexpected", "shapes", "warnings")] == [
+        [],
+        [],
+        [],
+        [],
+    ]
 
 
 def of_detectron2(*changes: Any) -> Any:
@@ -67,7 +74,9 @@ def of_detectron2(*changes: Any) -> Any:
 
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", 0])
-    cfg.merge_from_list(["MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4, *changes])
+    cfg.merge_from_list(
+        ["MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4, *changes]
+    )
     cfg.merge_from_list(["MODEL.RESNETS.STRIDE_IN_1X1", False])
     return cfg
 
@@ -93,10 +102,14 @@ def test_detectron2_loads_a_backbone(
         outcome = loaded_by_detectron2(theirs, path, caplog)
         assert_complete(outcome)
         assert outcome["beside"]["preprocessing"] == TORCHVISION.as_dict()
-        assert same_bits(without_counters(theirs.state_dict()), without_counters(model.state_dict()))
+        assert same_bits(
+            without_counters(theirs.state_dict()), without_counters(model.state_dict())
+        )
         with torch.no_grad():
             expected, features = model(images)["res5"], theirs(images)["res5"]
-        assert torch.allclose(features, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        assert torch.allclose(
+            features, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+        )
 
 
 @pytest.mark.detectron2
@@ -132,7 +145,12 @@ def test_detectron2_loads_a_classifier(
 @pytest.mark.parametrize("head", ["C4", "FPN"])
 @pytest.mark.parametrize("name", ["resnet", "resnext"])
 def test_detectron2_finds_the_backbone_in_its_detector(
-    detectron2: Any, name: str, head: str, format: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    detectron2: Any,
+    name: str,
+    head: str,
+    format: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing is left over, and what is missing is no part of the backbone."""
     from detectron2.modeling import build_model
@@ -143,9 +161,24 @@ def test_detectron2_finds_the_backbone_in_its_detector(
     changes = ["MODEL.BACKBONE.NAME", f"build_{name}_backbone"]
     if head == "FPN":
         stages = ["res2", "res3", "res4", "res5"]
-        changes = ["MODEL.BACKBONE.NAME", f"build_{name}_fpn_backbone", "MODEL.FPN.IN_FEATURES", stages]
-        changes += ["MODEL.RESNETS.OUT_FEATURES", stages, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
-        changes += ["MODEL.RPN.IN_FEATURES", ["p2", "p3"], "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]]
+        changes = [
+            "MODEL.BACKBONE.NAME",
+            f"build_{name}_fpn_backbone",
+            "MODEL.FPN.IN_FEATURES",
+            stages,
+        ]
+        changes += [
+            "MODEL.RESNETS.OUT_FEATURES",
+            stages,
+            "MODEL.ROI_HEADS.NAME",
+            "StandardROIHeads",
+        ]
+        changes += [
+            "MODEL.RPN.IN_FEATURES",
+            ["p2", "p3"],
+            "MODEL.ROI_HEADS.IN_FEATURES",
+            ["p2", "p3"],
+        ]
         changes += [
             "MODEL.ROI_BOX_HEAD.NAME",
             "FastRCNNConvFCHead",

@@ -173,7 +173,9 @@ def torch7_network(
 
     def norm(layer: nn.BatchNorm2d, part: slice = slice(None)) -> Module:
         names = ("weight", "bias", "running_mean", "running_var")
-        fields: dict[str, Any] = {name: getattr(layer, name).detach()[part].clone() for name in names}
+        fields: dict[str, Any] = {
+            name: getattr(layer, name).detach()[part].clone() for name in names
+        }
         return Module(
             "nn.SpatialBatchNormalization", {**fields, "eps": 1e-5, "momentum": 0.1, "affine": True}
         )
@@ -196,11 +198,21 @@ def torch7_network(
         paths = []
         for start in range(0, block.conv1.out_channels, width):
             part = slice(start, start + width)
-            one = [convolution(block.conv1, block.conv1.weight.detach()[part]), norm(block.bn1, part), relu]
-            two = [convolution(block.conv2, block.conv2.weight.detach()[part]), norm(block.bn2, part), relu]
+            one = [
+                convolution(block.conv1, block.conv1.weight.detach()[part]),
+                norm(block.bn1, part),
+                relu,
+            ]
+            two = [
+                convolution(block.conv2, block.conv2.weight.detach()[part]),
+                norm(block.bn2, part),
+                relu,
+            ]
             paths.append(sequential(*one, *two))
         return sequential(
-            Module("nn.ConcatTable", {"modules": paths}), Module("nn.JoinTable", {"dimension": 2}), *last
+            Module("nn.ConcatTable", {"modules": paths}),
+            Module("nn.JoinTable", {"dimension": 2}),
+            *last,
         )
 
     def residual(block: Bottleneck) -> Module:
@@ -210,8 +222,12 @@ def torch7_network(
         both = Module("nn.ConcatTable", {"modules": [path(block), shortcut]})
         return sequential(both, Module("nn.CAddTable", {"inplace": True}), relu)
 
-    stages = [sequential(*map(residual, getattr(network, f"layer{number}"))) for number in range(1, 5)]
-    linear = Module("nn.Linear", {"weight": network.fc.weight.detach(), "bias": network.fc.bias.detach()})
+    stages = [
+        sequential(*map(residual, getattr(network, f"layer{number}"))) for number in range(1, 5)
+    ]
+    linear = Module(
+        "nn.Linear", {"weight": network.fc.weight.detach(), "bias": network.fc.bias.detach()}
+    )
     pools = [
         Module("nn.SpatialMaxPooling", {}),
         Module("cudnn.SpatialAveragePooling", {}),

@@ -57,7 +57,9 @@ def walk(path: Path, *, progress: Callable[[int], object], nested: bool = True) 
         _refuse_compressed(path, file.read(8))
         file.seek(0)
         done = 0
-        for member in _walk(file, str(path), path.stat().st_size, _Place(path.name, 0, 1 if nested else 0)):
+        for member in _walk(
+            file, str(path), path.stat().st_size, _Place(path.name, 0, 1 if nested else 0)
+        ):
             progress(member.offset - done)
             done = member.offset
             yield member
@@ -117,8 +119,12 @@ def _next(tar: tarfile.TarFile, archive: str, size: int) -> tarfile.TarInfo | No
     if member is None:
         return None
     beyond = tar.offset - size >= tarfile.BLOCKSIZE
-    if member.size < 0 or tar.offset <= member.offset or beyond:  # tarfile itself would turn in a circle
-        reason = f"{member.name} has {member.size} bytes from byte {member.offset_data} on, of {size}"
+    if (
+        member.size < 0 or tar.offset <= member.offset or beyond
+    ):  # tarfile itself would turn in a circle
+        reason = (
+            f"{member.name} has {member.size} bytes from byte {member.offset_data} on, of {size}"
+        )
         raise ValueError(f"archive {archive} {_BROKEN.format(reason)}")
     return member
 
@@ -146,7 +152,9 @@ def _check_end(file: BinaryIO, offset: int, archive: str, *, is_inner: bool) -> 
     if block == bytes(tarfile.BLOCKSIZE) or (is_inner and not block):
         return
     if block:
-        raise ValueError(f"archive {archive} {_BROKEN.format(f'at byte {offset} there is no header')}")
+        raise ValueError(
+            f"archive {archive} {_BROKEN.format(f'at byte {offset} there is no header')}"
+        )
     raise ValueError(
         f"archive {archive} is cut short: its end mark is missing; copy or download it again (if you know that it is whole, "
         f"append one: head -c 1024 /dev/zero >> {archive})"

@@ -2,16 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import hashlib
+import logging
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from resnext_det.data.images.archive_index import index_of_archive, index_of_folder
-from resnext_det.data.images.archive_walk import IMAGE_SUFFIXES
+from resnext_det.data.images.archive_walk import IMAGE_SUFFIXES, Member, walk
+from resnext_det.data.images.array_files import pack, read_arrays, unpack, write_arrays
 from resnext_det.data.images.folders import check_no_splits
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.sources import ArchiveSource
+from resnext_det.data.images.packing import PackedPaths
+from resnext_det.data.images.sources import Archive, ArchiveSource
+from resnext_det.files import cache_folder, lock_file
+
+logger = logging.getLogger(__name__)
+
+
+def index_of_archive(path: Path) -> ArchiveSource:
+    """Every image of one archive and of the archives in it, ordered by folder and then by name.
+
+    The headers are read once, with a bar that shows the progress on a terminal. What was found is kept in ``PATH.index.npz`` or, where
+    that cannot be written, below ``$RESNEXT_DET_CACHE``, and holds as long as the archive's size and time of change do. Processes that want
+    one index wait for the one that makes it. Of two images of one path the later one counts, as where the archive is extracted.
+
+    Raises:
+        FileNotFoundError: there is no such archive.
+        ValueError: see ``walk``.
+    """
+    return _index(path.parent, (path.name,), path.with_name(f"{path.name}.index.npz"), nested=True)
+
+
+def index_of_folder(folder: Path, names: Sequence[str]) -> ArchiveSource:
+    """Every image of the archives of a folder, none of which holds archives; otherwise as ``index_of_archive``.
+
+    The index is kept in ``FOLDER/archives.index.npz``.
+    """
+    return _index(folder, tuple(sorted(names)), folder / "archives.index.npz", nested=False)
+
+
+def _index(root: Path, names: tuple[str, ...], beside: Path, *, nested: bool) -> ArchiveSource:
+    archives = tuple(Archive.at(root, name) for name in names)
+    digest = hashlib.sha256(os.fsencode(beside.resolve())).hexdigest()[:16]
+    places = (beside, cache_folder() / "archives" / f"{digest}.{beside.name}")
+    for place in places:
+        if (found := _kept(place, root, archives)) is not None:
+            return found
+    for place in places:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock_file(place))
+            except OSError as error:
+                logger.debug("%s", error)
+                continue
+            found = _kept(place, root, archives)  # another process was faster
+            return _made(place, root, archives, nested) if found is None else found
+    logger.warning(
+        "The index of %s can be kept neither beside it nor in %s: it will be made anew.",
+        beside,
+        cache_folder(),
+    )
+    return _walked(root, archives, nested)
+
+
+def _kept(place: Path, root: Path, archives: tuple[Archive, ...]) -> ArchiveSource | None:
+    """The index in a file, if it is of these very archives and whole."""
+    try:
+        header, arrays = read_arrays(place)
+        source = unpack(header, arrays, root=root)
+    except OSError:
+        return None
+    except ValueError as error:
+        logger.warning("%s; it is made anew.", error)
+        return None
+    return source if isinstance(source, ArchiveSource) and source.archives == archives else None
+
+
+def _made(place: Path, root: Path, archives: tuple[Archive, ...], nested: bool) -> ArchiveSource:
+    source = _walked(root, archives, nested)
+    try:
+        write_arrays(place, *pack(source))
+    except OSError as error:
+        logger.warning(
+            "The index %s cannot be written (%s): it will be made anew the next time.", place, error
+        )
+    return source
+
+
+def _walked(root: Path, archives: tuple[Archive, ...], nested: bool) -> ArchiveSource:
+    total = sum(archive.size for archive in archives)
+    offsets, sizes = array("q"), array("q")
+
+    def members(progress: Callable[[int], object]) -> Iterator[Member]:
+        for archive in archives:
+            for member in walk(root / archive.name, progress=progress, nested=nested):
+                offsets.append(member.offset)
+                sizes.append(member.size)
+                yield member
+
+    title = f"indexing {archives[0].name if len(archives) == 1 else root.name}"
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
+        paths = PackedPaths.of((member.folder, member.name) for member in members(bar.update))
+    numbers = {archive.name: number for number, archive in enumerate(archives)}
+    of_folder = np.array([numbers[folder.split("/")[0]] for folder in paths.folders], np.int32)
+    found = ArchiveSource(
+        root,
+        archives,
+        paths,
+        of_folder,
+        np.frombuffer(offsets, np.int64),
+        np.frombuffer(sizes, np.int64),
+    )
+    found.check()
+    return found.take(_order(paths))
+
+
+def _order(paths: PackedPaths) -> np.ndarray:
+    """Indices by folder, then by name; the last of each path. As ImageFolder sorts what was extracted."""
+    rank = np.empty(len(paths.folders), np.int64)
+    rank[sorted(range(len(rank)), key=list(paths.folders).__getitem__)] = np.arange(len(rank))
+    of_path = rank[paths.folder_of]
+    by_folder = np.argsort(of_path, kind="stable")
+    ends = np.flatnonzero(np.diff(of_path[by_folder])) + 1
+    order = array("q")
+    for run in np.split(by_folder, ends):
+        last = {paths.names[index]: index for index in run.tolist()}
+        order.extend(last[name] for name in sorted(last))
+    return np.frombuffer(order, np.int64)
+
 
 _TAR = ".tar"
 
@@ -37,7 +160,11 @@ def open_archive(path: Path, inside: str = "") -> ImageSet:
         found = ", ".join(sorted({folder[0] for folder in parts if folder})[:10])
         raise FileNotFoundError(
             f"archive {path} holds no images ({', '.join(IMAGE_SUFFIXES)}) in {inside or 'it'}"
-            + (f"; its folders are {found}" if inside and found else "; give an archive of class folders")
+            + (
+                f"; its folders are {found}"
+                if inside and found
+                else "; give an archive of class folders"
+            )
         )
     known = [folder for folder in below if folder is not None]
     depth = _depth_of_classes(known)
@@ -54,7 +181,9 @@ def open_archive(path: Path, inside: str = "") -> ImageSet:
     return _of_classes("/".join([str(path), *wanted]), source, class_of_folder)
 
 
-def open_archives_of_classes(folder: Path, names: Sequence[str], *, allow_empty: bool = False) -> ImageSet:
+def open_archives_of_classes(
+    folder: Path, names: Sequence[str], *, allow_empty: bool = False
+) -> ImageSet:
     """Open a folder of archives, each with the images of the class it is called after: n01440764.tar ...
 
     Args:
@@ -65,7 +194,8 @@ def open_archives_of_classes(folder: Path, names: Sequence[str], *, allow_empty:
     """
     source = index_of_folder(folder, names)
     classes = [
-        source.archives[number].name.removesuffix(_TAR) for number in source.archive_of_folder.tolist()
+        source.archives[number].name.removesuffix(_TAR)
+        for number in source.archive_of_folder.tolist()
     ]
     empty = sorted({name.removesuffix(_TAR) for name in names}.difference(classes))
     if empty and not allow_empty:
@@ -87,10 +217,14 @@ def _depth_of_classes(folders: Sequence[tuple[str, ...]]) -> int:
     return depth
 
 
-def _of_classes(name: str, source: ArchiveSource, class_of_folder: Sequence[str | None]) -> ImageSet:
+def _of_classes(
+    name: str, source: ArchiveSource, class_of_folder: Sequence[str | None]
+) -> ImageSet:
     class_names = sorted({found for found in class_of_folder if found is not None})
     numbers = {found: number for number, found in enumerate(class_names)}
-    of_folder = np.array([-1 if found is None else numbers[found] for found in class_of_folder], np.int64)
+    of_folder = np.array(
+        [-1 if found is None else numbers[found] for found in class_of_folder], np.int64
+    )
     labels = of_folder[source.paths.folder_of]
     order = np.argsort(labels, kind="stable")
     order = order[labels[order] >= 0]

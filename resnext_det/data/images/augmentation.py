@@ -34,7 +34,9 @@ from resnext_det.data.images.resizing import (
 _ATTEMPTS = 10
 
 
-def random_sized_crop_box(height: int, width: int, random_state: np.random.RandomState) -> Box | None:
+def random_sized_crop_box(
+    height: int, width: int, random_state: np.random.RandomState
+) -> Box | None:
     """A part of 8 to 100 percent of an image's area, of an aspect ratio from 3/4 to 4/3.
 
     ``RandomSizedCrop`` of fb.resnet.torch, datasets/transforms.lua: the ratio is uniform (torchvision's logarithm is),
@@ -107,7 +109,9 @@ class PaperAugmentation:
         if not 0 <= color_jitter <= 1:
             raise ValueError(f"color_jitter is {color_jitter}; give 0 (none) to 1, such as 0.4")
         if lighting < 0:
-            raise ValueError(f"lighting is {lighting}; give a standard deviation, such as 0.1, or 0 for none")
+            raise ValueError(
+                f"lighting is {lighting}; give a standard deviation, such as 0.1, or 0 for none"
+            )
         check_interpolation(interpolation)
         self.size, self.interpolation = size, interpolation
         self.color_jitter, self.lighting = color_jitter, lighting
@@ -129,7 +133,9 @@ class PaperAugmentation:
             for step in order:
                 alphas[step] = 1.0 + random_state.uniform(-self.color_jitter, self.color_jitter)
         light = random_state.normal(0, self.lighting, 3).tolist() if self.lighting else ()
-        return PaperDraws(box, order, tuple(alphas), tuple(light), bool(random_state.uniform() < 0.5))
+        return PaperDraws(
+            box, order, tuple(alphas), tuple(light), bool(random_state.uniform() < 0.5)
+        )
 
     def apply(self, image: np.ndarray, draws: PaperDraws) -> Tensor:
         """The numbers for what was drawn: uint8 RGB (H, W, 3) to float32 (3, size, size)."""
@@ -215,5 +221,9 @@ class CifarAugmentation:
         if draws.flip:
             normalized = cv2.flip(normalized, 1)
         edge = self.padding
-        padded = cv2.copyMakeBorder(normalized, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=0)
-        return to_tensor(padded[draws.top : draws.top + self.size, draws.left : draws.left + self.size])
+        padded = cv2.copyMakeBorder(
+            normalized, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=0
+        )
+        return to_tensor(
+            padded[draws.top : draws.top + self.size, draws.left : draws.left + self.size]
+        )

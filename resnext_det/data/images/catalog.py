@@ -53,7 +53,9 @@ def _is_path(name: str) -> bool:
 def _shape_images(root: Path, split: str) -> ImageSet:
     from resnext_det.data.shapes import prepare_shape_images
 
-    return replace(open_class_folders(prepare_shape_images(root, split)), name=f"shape_images_{split}")
+    return replace(
+        open_class_folders(prepare_shape_images(root, split)), name=f"shape_images_{split}"
+    )
 
 
 def _imagenet5k_val(root: Path) -> ImageSet:

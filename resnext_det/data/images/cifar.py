@@ -40,7 +40,10 @@ class _Form:
 _CIFAR10 = _Form(
     "CIFAR-10",
     "cifar-10-batches-bin",
-    {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)},
+    {
+        "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        "test": ("test_batch.bin",),
+    },
     {"train": 10_000, "test": 10_000},
     1,
     ("batches.meta.txt", 10),
@@ -87,7 +90,8 @@ def _open(form: _Form, root: Path, split: str) -> ImageSet:
             f"{place}/{names_file} names {len(set(class_names))} classes in place of {num_classes}; {_again(form)}"
         )
     records = [
-        _records(contents[file], f"{place}/{file}", form, form.records_of_file[split]) for file in files
+        _records(contents[file], f"{place}/{file}", form, form.records_of_file[split])
+        for file in files
     ]
     labels = np.concatenate([part[:, form.labels - 1] for part in records]).astype(np.int64)
     if labels.max() >= num_classes:
@@ -125,7 +129,9 @@ def _read(form: _Form, root: Path, names: Sequence[str]) -> tuple[Path, dict[str
     if folder.is_dir():
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise FileNotFoundError(f"{form.title}: {folder} lacks {', '.join(missing)}; {_again(form)}")
+            raise FileNotFoundError(
+                f"{form.title}: {folder} lacks {', '.join(missing)}; {_again(form)}"
+            )
         return folder, {name: (folder / name).read_bytes() for name in names}
     if archive.is_file():
         return archive, _read_archive(form, archive, names)
@@ -156,10 +162,14 @@ def _read_archive(form: _Form, archive: Path, names: Sequence[str]) -> dict[str,
                 found[wanted[member.name]] = file.read()
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{form.title}: {archive} is damaged ({reason}); {_again(form)}") from error
+        raise ValueError(
+            f"{form.title}: {archive} is damaged ({reason}); {_again(form)}"
+        ) from error
     missing = [name for name in names if name not in found]
     if missing:
-        raise ValueError(f"{form.title}: {archive} lacks {form.folder}/{missing[0]}; {_again(form)}")
+        raise ValueError(
+            f"{form.title}: {archive} lacks {form.folder}/{missing[0]}; {_again(form)}"
+        )
     return found
 
 

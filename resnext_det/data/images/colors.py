@@ -22,7 +22,9 @@ _GRAY = np.array([0.299, 0.587, 0.114])
 # The principal components of ImageNet's colours on the scale 0-1, eigenvectors in columns: fb.resnet.torch,
 # datasets/imagenet.lua.
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
-_EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_EIGENVECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +82,18 @@ def lighting(image: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
     return lighting_transform(alphas)(image)
 
 
-def jitter_transform(mean: np.ndarray, alphas: Sequence[float], order: Sequence[int]) -> ColorTransform:
+def jitter_transform(
+    mean: np.ndarray, alphas: Sequence[float], order: Sequence[int]
+) -> ColorTransform:
     """``color_jitter`` of an image whose mean colour is ``mean``, (3,)."""
     transform = IDENTITY
     for step in order:
         keep = alphas[step]
         mixed = keep * np.eye(3)
         offset = np.zeros(3)
-        if step == 1:  # the mean of the gray image is the gray of the mean colour, at this point of the order
+        if (
+            step == 1
+        ):  # the mean of the gray image is the gray of the mean colour, at this point of the order
             offset = np.full(3, (1 - keep) * (_GRAY @ (transform.matrix @ mean + transform.offset)))
         elif step == 2:
             mixed = mixed + (1 - keep) * np.tile(_GRAY, (3, 1))
@@ -100,7 +106,9 @@ def lighting_transform(alphas: Sequence[float]) -> ColorTransform:
     return ColorTransform(np.eye(3), 255 * (_EIGENVECTORS @ (np.asarray(alphas) * _EIGENVALUES)))
 
 
-def normalization(mean: Sequence[float], std: Sequence[float], channel_order: str) -> ColorTransform:
+def normalization(
+    mean: Sequence[float], std: Sequence[float], channel_order: str
+) -> ColorTransform:
     """(value - mean) / std of each channel of an RGB image, the channels put into ``channel_order``.
 
     Args:
@@ -112,9 +120,13 @@ def normalization(mean: Sequence[float], std: Sequence[float], channel_order: st
         ValueError: another order; not three numbers; a std that is not positive.
     """
     if channel_order not in CHANNEL_ORDERS:
-        raise ValueError(f"channel_order is {channel_order!r}; it is one of {', '.join(CHANNEL_ORDERS)}")
+        raise ValueError(
+            f"channel_order is {channel_order!r}; it is one of {', '.join(CHANNEL_ORDERS)}"
+        )
     if len(mean) != 3 or len(std) != 3:
-        raise ValueError(f"mean is {mean} and std {std}; give three numbers each, in {channel_order}")
+        raise ValueError(
+            f"mean is {mean} and std {std}; give three numbers each, in {channel_order}"
+        )
     if min(std) <= 0:
         raise ValueError(
             f"std is {std}; give positive numbers on the scale 0-255, such as (58.4, 57.1, 57.4)"

@@ -50,7 +50,12 @@ class CenterCrop:
         _check_sizes(size, resize)
         if rounding not in ROUNDINGS:
             raise ValueError(f"rounding is {rounding!r}; it is one of {', '.join(ROUNDINGS)}")
-        self.size, self.resize, self.rounding, self.interpolation = size, resize, rounding, interpolation
+        self.size, self.resize, self.rounding, self.interpolation = (
+            size,
+            resize,
+            rounding,
+            interpolation,
+        )
         self._prepared = _Preparation(mean, std, channel_order, interpolation)
 
     def __call__(self, image: np.ndarray) -> Tensor:
@@ -160,7 +165,9 @@ class _Preparation:
         height, width = image.shape[:2]
         return shorter_side_size(height, width, shorter_side, self._interpolation)
 
-    def __call__(self, image: np.ndarray, height: int, width: int, window: Box | None = None) -> Tensor:
+    def __call__(
+        self, image: np.ndarray, height: int, width: int, window: Box | None = None
+    ) -> Tensor:
         """The window of the image at this size, normalised; float32, (3, h, w)."""
         return to_tensor(
             self._normalization(resize(image, height, width, self._interpolation, window=window))

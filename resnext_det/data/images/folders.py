@@ -47,7 +47,9 @@ def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
                 yield os.path.split(path[len(prefix) :])
 
     packed = PackedPaths.of(paths())
-    found = ImageSet(str(root), tuple(class_names), np.frombuffer(labels, np.int64), FileSource(root, packed))
+    found = ImageSet(
+        str(root), tuple(class_names), np.frombuffer(labels, np.int64), FileSource(root, packed)
+    )
     if not allow_empty:
         _check_no_class_is_empty(found, root)
     return found
@@ -55,7 +57,9 @@ def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
 
 def open_flat_folder(root: Path) -> FileSource:
     """The images of one folder, by name, without what is in its folders."""
-    names = sorted(entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMG_EXTENSIONS))
+    names = sorted(
+        entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMG_EXTENSIONS)
+    )
     return FileSource(root, PackedPaths.of(("", name) for name in names))
 
 
@@ -73,7 +77,9 @@ def _check_no_class_is_empty(found: ImageSet, root: Path) -> None:
     if not empty:
         return
     hidden = [name for name in empty if name.startswith(".")]
-    remark = f" ({hidden[0]} is hidden, but every folder in {root} counts as a class)" if hidden else ""
+    remark = (
+        f" ({hidden[0]} is hidden, but every folder in {root} counts as a class)" if hidden else ""
+    )
     raise FileNotFoundError(
         f"folder {root} holds no images for {len(empty)} of its {len(found.class_names)} classes: {', '.join(empty[:5])}"
         f"{' ...' if len(empty) > 5 else ''}{remark}; images end in {', '.join(IMG_EXTENSIONS)}: put some there, or remove these folders"

@@ -75,7 +75,11 @@ def check_same_classes(train: ImageSet, test: ImageSet) -> None:
     parts += [f"{train.name!r} lacks {extra}"] if extra else []
     if not parts:
         pairs = zip(range(len(test.class_names)), train.class_names, test.class_names)
-        parts = ["label {} is {} in one and {} in the other".format(*next(p for p in pairs if p[1] != p[2]))]
+        parts = [
+            "label {} is {} in one and {} in the other".format(
+                *next(p for p in pairs if p[1] != p[2])
+            )
+        ]
     raise ValueError(
         f"image sets {train.name!r} ({len(train.class_names)} classes) and {test.name!r} ({len(test.class_names)}) have different "
         f"classes: {'; '.join(parts)}; give sets of the same classes, in folders of the same names"

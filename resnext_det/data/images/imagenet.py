@@ -2,18 +2,136 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
+import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.images.archive_index import index_of_archive
+from resnext_det.data.images.archives import index_of_archive
 from resnext_det.data.images.folders import open_flat_folder
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.imagenet_labels import validation_wnids
 from resnext_det.data.images.locations import open_path
 from resnext_det.data.images.sources import ArchiveSource, FileSource
+
+_DEVKIT = "ILSVRC2012_devkit_t12"
+_META, _GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+_SOLUTION = "LOC_val_solution.csv"
+_ANNOTATIONS = "ILSVRC/Annotations/CLS-LOC/val"
+_OBJECT = re.compile(rb"<object>.*?<name>\s*(\S+?)\s*</name>", re.DOTALL)
+_AGAIN = "copy or download it again"
+
+
+def validation_wnids(folder: Path) -> dict[str, str]:
+    """The WordNet id of every validation image by its name without suffix, ILSVRC2012_val_00000001 ...
+
+    They are read from the first that is there: the development kit, ``ILSVRC2012_devkit_t12/`` or ``ILSVRC2012_devkit_t12.tar.gz``;
+    Kaggle's ``LOC_val_solution.csv`` (here, or in ``ILSVRC/``); Kaggle's ``ILSVRC/Annotations/CLS-LOC/val/``.
+
+    Args:
+        folder: ``$DETECTRON2_DATASETS/imagenet``.
+
+    Raises:
+        FileNotFoundError: none is there.
+        ValueError: it is damaged, or scipy, which reads the development kit, is missing.
+    """
+    if (folder / _DEVKIT).is_dir():
+        return _from_devkit(*_files_of_folder(folder / _DEVKIT), str(folder / _DEVKIT))
+    if (folder / f"{_DEVKIT}.tar.gz").is_file():
+        archive = folder / f"{_DEVKIT}.tar.gz"
+        return _from_devkit(*_files_of_archive(archive), str(archive))
+    for solution in (folder / _SOLUTION, folder / "ILSVRC" / _SOLUTION):
+        if solution.is_file():
+            return _from_solution(solution)
+    if (folder / _ANNOTATIONS).is_dir():
+        return _from_annotations(folder / _ANNOTATIONS)
+    raise FileNotFoundError(
+        f"the validation images of ImageNet are in no class folders, and nothing in {folder} says their classes; put there "
+        f"{_DEVKIT}.tar.gz (of image-net.org) or Kaggle's {_SOLUTION}, or move the images into one folder for each class"
+    )
+
+
+def _files_of_folder(devkit: Path) -> tuple[bytes, bytes]:
+    try:
+        return (devkit / _META).read_bytes(), (devkit / _GROUND_TRUTH).read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"development kit {devkit} lacks {error.filename}; extract {_DEVKIT}.tar.gz again"
+        ) from None
+
+
+def _files_of_archive(archive: Path) -> tuple[bytes, bytes]:
+    try:
+        with tarfile.open(archive) as tar:
+            files = [tar.extractfile(f"{_DEVKIT}/{name}") for name in (_META, _GROUND_TRUTH)]
+            meta, truth = (file.read() if file else b"" for file in files)
+            return meta, truth
+    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"development kit {archive} is damaged ({reason}); {_AGAIN}") from error
+
+
+def _from_devkit(meta: bytes, ground_truth: bytes, where: str) -> dict[str, str]:
+    """By the ILSVRC2012 id, 1 to 1000, of each image in the order of their names."""
+    wnid_of_id = _wnids(meta, where)
+    found: dict[str, str] = {}
+    for number, line in enumerate(ground_truth.split(), start=1):
+        if not line.isdigit() or int(line) not in wnid_of_id:
+            raise ValueError(
+                f"{where}/{_GROUND_TRUTH}, line {number}: {line[:20].decode(errors='replace')!r} is no id of a class; {_AGAIN}"
+            )
+        found[f"ILSVRC2012_val_{number:08d}"] = wnid_of_id[int(line)]
+    return found
+
+
+def _wnids(meta: bytes, where: str) -> dict[int, str]:
+    """ILSVRC2012 id -> WordNet id of the classes that have no classes below them; the others have ids above 1000."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise ValueError(
+            f"{where}/{_META} is a file of MATLAB, which scipy reads: pip install scipy, or put Kaggle's {_SOLUTION} beside it instead"
+        ) from None
+    try:
+        synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
+        leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
+        return {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
+    except Exception as error:  # loadmat raises errors of many types on a damaged file
+        raise ValueError(f"{where}/{_META} is damaged ({error}); {_AGAIN}") from error
+
+
+def _from_solution(path: Path) -> dict[str, str]:
+    """Lines ``ILSVRC2012_val_00048981,n03995372 85 1 499 272 n03995372 ...``: every box of an image is of its class."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = csv.reader(file)
+        if next(rows, None) != ["ImageId", "PredictionString"]:
+            raise ValueError(
+                f"{path} does not begin with ImageId,PredictionString as Kaggle's does; {_AGAIN}"
+            )
+        found: dict[str, str] = {}
+        for row in rows:
+            words = row[1].split() if len(row) == 2 else []
+            if not words:
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: {','.join(row)[:80]!r} names no class; {_AGAIN}"
+                )
+            found[row[0]] = words[0]
+    return found
+
+
+def _from_annotations(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.xml")):
+        wnids = set(_OBJECT.findall(path.read_bytes()))
+        if len(wnids) != 1:
+            raise ValueError(f"{path} names {len(wnids)} classes, where an image has one; {_AGAIN}")
+        found[path.stem] = wnids.pop().decode()
+    return found
+
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +185,9 @@ def _has_folders(place: Path) -> bool:
     return any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(place))
 
 
-def _labelled(name: str, place: Path, source: FileSource | ArchiveSource, wnids: dict[str, str]) -> ImageSet:
+def _labelled(
+    name: str, place: Path, source: FileSource | ArchiveSource, wnids: dict[str, str]
+) -> ImageSet:
     """Images without class folders, with the class of each file name."""
     stems = [file_name.rpartition(".")[0] for file_name in source.paths.names]
     unknown = [stem for stem in stems if stem not in wnids]

@@ -12,9 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from resnext_det.data.images.array_files import (
+    StoredSource,
+    pack,
+    read_arrays,
+    read_header,
+    unpack,
+    write_arrays,
+)
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.sources import Archive, ArchiveSource, FileSource, ImageSource, JoinedSource
-from resnext_det.data.images.storing import StoredSource, pack, read_arrays, read_header, unpack, write_arrays
+from resnext_det.data.images.sources import (
+    Archive,
+    ArchiveSource,
+    FileSource,
+    ImageSource,
+    JoinedSource,
+)
 
 NAME = "imagenet5k_train"
 NUM_CLASSES = 5000
@@ -79,7 +92,10 @@ def choose_classes(
 
 
 def make_imagenet5k(
-    full: ImageSet, imagenet1k: ImageSet | Sequence[str], output: Path, num_classes: int = NUM_CLASSES
+    full: ImageSet,
+    imagenet1k: ImageSet | Sequence[str],
+    output: Path,
+    num_classes: int = NUM_CLASSES,
 ) -> Choice:
     """Write the list of ImageNet-5K's images, its classes and their counts; the images stay where they are.
 
@@ -96,7 +112,9 @@ def make_imagenet5k(
     check_no_list(output)
     small = imagenet1k if isinstance(imagenet1k, ImageSet) else None
     names = imagenet1k.class_names if isinstance(imagenet1k, ImageSet) else imagenet1k
-    choice = choose_classes(_counts(full), names, num_classes, _counts(small) if small is not None else None)
+    choice = choose_classes(
+        _counts(full), names, num_classes, _counts(small) if small is not None else None
+    )
     parts = [_part(full, choice.class_names)]
     if small is not None and choice.added:
         parts.append(_part(small, choice.class_names, only=choice.added))
@@ -139,7 +157,9 @@ def open_imagenet5k(folder: Path) -> ImageSet:
         if not fit or not len(labels) or not 0 <= labels.min() <= labels.max() < len(class_names):
             raise ValueError("labels and images do not fit together")
     except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; remove it, and make it anew with {_MAKE}") from error
+        raise ValueError(
+            f"{path} is damaged: {error}; remove it, and make it anew with {_MAKE}"
+        ) from error
     for part in parts:
         _check_unchanged(part, path)
     source: ImageSource = parts[0] if len(parts) == 1 else JoinedSource(tuple(parts))
@@ -162,7 +182,9 @@ def _part(
     """The images of ``class_names``, or of ``only`` some of them, and their labels."""
     source = image_set.source
     if not isinstance(source, FileSource | ArchiveSource):
-        raise ValueError(f"image set {image_set.name!r} is not of files or archives; give their path")
+        raise ValueError(
+            f"image set {image_set.name!r} is not of files or archives; give their path"
+        )
     chosen = set(class_names if only is None else only)
     numbers = {name: number for number, name in enumerate(class_names) if name in chosen}
     new = np.array([numbers.get(name, -1) for name in image_set.class_names], np.int64)
@@ -171,7 +193,9 @@ def _part(
     return source.take(indices), labels[indices]
 
 
-def _write(path: Path, class_names: Sequence[str], parts: Sequence[tuple[StoredSource, np.ndarray]]) -> None:
+def _write(
+    path: Path, class_names: Sequence[str], parts: Sequence[tuple[StoredSource, np.ndarray]]
+) -> None:
     packed = [pack(source, f"{number}.") for number, (source, _) in enumerate(parts)]
     arrays = {"labels": np.concatenate([labels for _, labels in parts])}
     for _, more in packed:
@@ -197,7 +221,9 @@ def _check_unchanged(part: StoredSource, path: Path) -> None:
     """Of archives only: that every file is there would take long to see."""
     again = f"put it back, or remove {path} and make it anew with {_MAKE}"
     if not part.root.is_dir():
-        raise FileNotFoundError(f"{path} lists images in {part.root}, which does not exist; {again}")
+        raise FileNotFoundError(
+            f"{path} lists images in {part.root}, which does not exist; {again}"
+        )
     for archive in part.archives if isinstance(part, ArchiveSource) else ():
         try:
             now = Archive.at(part.root, archive.name)

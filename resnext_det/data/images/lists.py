@@ -77,7 +77,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if text := line.strip():
                     yield number, text
     except FileNotFoundError:
-        raise FileNotFoundError(f"file {path} does not exist; correct its path, or put it there") from None
+        raise FileNotFoundError(
+            f"file {path} does not exist; correct its path, or put it there"
+        ) from None
 
 
 def _parsed(line: str, where: str, num_classes: int) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.mixing import Mixing
+from resnext_det.data.images.modern_augmentation import Mixing
 from resnext_det.data.sampling import (
     Batch,
     batches,
@@ -88,14 +88,18 @@ def build_image_train_loader(
     start = start_batch * batch_size
 
     def plan() -> Iterator[Batch]:
-        indices = training_indices(len(images), seed=seed, rank=rank, world_size=world_size, start=start)
+        indices = training_indices(
+            len(images), seed=seed, rank=rank, world_size=world_size, start=start
+        )
         for batch in batches(indices, batch_size):
             yield [(index, (start + position) * world_size + rank) for index, position in batch]
 
     next(plan())  # so that a wrong rank is an error here and not in the first step
     dataset = _TrainingImages(images, augmentation, seed, skip_broken)
     collate = _Collation("images", mixing, seed)
-    return start_loader(dataset, Repeatable(plan), num_workers, collate=collate, pin_memory=pin_memory)
+    return start_loader(
+        dataset, Repeatable(plan), num_workers, collate=collate, pin_memory=pin_memory
+    )
 
 
 def build_image_test_loader(
@@ -125,11 +129,15 @@ def build_image_test_loader(
     shard = inference_shard(len(images), rank=rank, world_size=world_size)
     plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
     dataset = _TestImages(images, views, skip_broken)
-    return start_loader(dataset, plan, num_workers, collate=_Collation("views"), pin_memory=pin_memory)
+    return start_loader(
+        dataset, plan, num_workers, collate=_Collation("views"), pin_memory=pin_memory
+    )
 
 
 class _TrainingImages(Dataset):
-    def __init__(self, images: ImageSet, augmentation: Augmentation, seed: int, skip_broken: bool) -> None:
+    def __init__(
+        self, images: ImageSet, augmentation: Augmentation, seed: int, skip_broken: bool
+    ) -> None:
         self._images, self._augmentation, self._seed = images, augmentation, seed
         self._attempts = _MOST_BROKEN if skip_broken else 1
 

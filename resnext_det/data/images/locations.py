@@ -29,7 +29,9 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
     path = Path(where).expanduser()
     if path.is_dir():
         entries = list(os.scandir(path))
-        archives = [entry.name for entry in entries if entry.name.endswith(".tar") and entry.is_file()]
+        archives = [
+            entry.name for entry in entries if entry.name.endswith(".tar") and entry.is_file()
+        ]
         folders = [entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name)]
         if archives and folders:
             raise ValueError(

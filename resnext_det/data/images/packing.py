@@ -43,7 +43,11 @@ class PackedStrings:
 
     def check(self) -> None:
         """Raise ValueError where the arrays, read from a file, are not of this form."""
-        if self.blob.dtype != np.uint8 or self.ends.dtype != np.int64 or self.blob.ndim + self.ends.ndim != 2:
+        if (
+            self.blob.dtype != np.uint8
+            or self.ends.dtype != np.int64
+            or self.blob.ndim + self.ends.ndim != 2
+        ):
             raise ValueError("names are not packed as they should be")
         last = self.ends[-1] if len(self) else 0
         if last != len(self.blob) or (np.diff(self.ends, prepend=0) < 0).any():

@@ -54,10 +54,14 @@ def resize(
     check_image(image)
     check_interpolation(interpolation)
     if height < 1 or width < 1:
-        raise ValueError(f"an image cannot be resized to {height}x{width}; give at least one pixel a side")
+        raise ValueError(
+            f"an image cannot be resized to {height}x{width}; give at least one pixel a side"
+        )
     top, left, rows, columns = window or Box(0, 0, height, width)
     if not (0 <= top < top + rows <= height and 0 <= left < left + columns <= width):
-        raise ValueError(f"{window} is not within an image of {height}x{width}; give a part of the result")
+        raise ValueError(
+            f"{window} is not within an image of {height}x{width}; give a part of the result"
+        )
     if interpolation == "torch7_bicubic":
         vertical = _taps(image.shape[0], height).part(top, rows)
         horizontal = _taps(image.shape[1], width).part(left, columns)
@@ -75,7 +79,9 @@ def shorter_side_size(height: int, width: int, size: int, interpolation: str) ->
     short, long = min(height, width), max(height, width)
     if short == size:
         return height, width
-    longer = int(long / short * size) if interpolation == "torch7_bicubic" else int(size * long / short)
+    longer = (
+        int(long / short * size) if interpolation == "torch7_bicubic" else int(size * long / short)
+    )
     return (longer, size) if width < height else (size, longer)
 
 
@@ -89,13 +95,17 @@ def check_image(image: np.ndarray) -> None:
     if image.dtype != np.uint8:
         raise ValueError(f"the image is of {image.dtype}; give uint8, on the scale 0-255")
     if image.size == 0:
-        raise ValueError(f"the image has the shape {image.shape}, which is without a pixel; give a whole one")
+        raise ValueError(
+            f"the image has the shape {image.shape}, which is without a pixel; give a whole one"
+        )
 
 
 def check_interpolation(interpolation: str) -> None:
     """Raise ValueError unless it is one of INTERPOLATIONS."""
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation is {interpolation!r}; it is one of {', '.join(INTERPOLATIONS)}")
+        raise ValueError(
+            f"interpolation is {interpolation!r}; it is one of {', '.join(INTERPOLATIONS)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,9 @@ class _Taps:
             return self
         indices = self.indices[start : start + length]
         low, high = int(indices.min()), int(indices.max())
-        return _Taps(indices - low, self.weights[start : start + length], self.first + low, self.first + high)
+        return _Taps(
+            indices - low, self.weights[start : start + length], self.first + low, self.first + high
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -149,7 +161,9 @@ def _taps(source: int, size: int) -> _Taps:
         weights[end, far] -= weights[end, beyond]
         weights[end, beyond] = 0
     indices = np.clip(base[:, None] + np.arange(-1, 3, dtype=np.int32), 0, source - 1)
-    return _Taps(torch.from_numpy(indices), torch.from_numpy(weights.astype(np.float32)), 0, source - 1)
+    return _Taps(
+        torch.from_numpy(indices), torch.from_numpy(weights.astype(np.float32)), 0, source - 1
+    )
 
 
 def _weighted_sums(image: np.ndarray, vertical: _Taps, horizontal: _Taps) -> np.ndarray:

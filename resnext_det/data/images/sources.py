@@ -100,7 +100,9 @@ class ArchiveSource:
 
     def image(self, index: int) -> np.ndarray:
         name = self.file_name(index)
-        archive = self.root / self.archives[self.archive_of_folder[self.paths.folder_of[index]]].name
+        archive = (
+            self.root / self.archives[self.archive_of_folder[self.paths.folder_of[index]]].name
+        )
         try:
             data = read_range(str(archive), int(self.offsets[index]), int(self.sizes[index]))
         except FileNotFoundError:
@@ -125,7 +127,9 @@ class ArchiveSource:
     def check(self) -> None:
         """Raise ValueError where the arrays, read from a file, contradict each other or an image lies outside its archive."""
         shape = (len(self.paths),)
-        if any(array.dtype != np.int64 or array.shape != shape for array in (self.offsets, self.sizes)):
+        if any(
+            array.dtype != np.int64 or array.shape != shape for array in (self.offsets, self.sizes)
+        ):
             raise ValueError("offsets or sizes are not those of the names")
         of_folder = self.archive_of_folder
         if of_folder.dtype != np.int32 or of_folder.shape != (len(self.paths.folders),):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnext_det.weights.limits import Unreadable
-from resnext_det.weights.unpickling.objects import LongText, Packed, Unbuilt, admit
+from resnext_det.weights.unpickling.objects import Packed, Unbuilt, admit
+from resnext_det.weights.unpickling.stream import LongText
 
 if TYPE_CHECKING:
-    from resnext_det.weights.unpickling.source import PickleSource
+    from resnext_det.weights.unpickling.stream import PickleSource
 
 _DTYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 _PIECE = 1 << 20
@@ -48,16 +49,26 @@ class UnbuiltArray(Unbuilt):
         return self.built
 
 
-def read_array(source: PickleSource, values: Any, dtype: Any, shape: Any, order: str) -> np.ndarray[Any, Any]:
+def read_array(
+    source: PickleSource, values: Any, dtype: Any, shape: Any, order: str
+) -> np.ndarray[Any, Any]:
     """An array in this machine's byte order, from bytes or from what the file holds."""
     if not isinstance(dtype, UnbuiltDtype):
         raise TypeError("no dtype")
-    if len(shape) > _MOST_DIMENSIONS or not all(type(size) is int and 0 <= size < 2**48 for size in shape):
-        raise Unreadable(f"is damaged: an array has the shape {shape!r:.80}; copy or download the file again")
+    if len(shape) > _MOST_DIMENSIONS or not all(
+        type(size) is int and 0 <= size < 2**48 for size in shape
+    ):
+        raise Unreadable(
+            f"is damaged: an array has the shape {shape!r:.80}; copy or download the file again"
+        )
     needed = math.prod(shape) * dtype.dtype.itemsize
     longest = len(values) if not isinstance(values, LongText) else values.size
     # A byte of 128 and more takes two in UTF-8.
-    shortest = (longest + 1) // 2 if isinstance(values, LongText) and values.encoding == "utf-8" else longest
+    shortest = (
+        (longest + 1) // 2
+        if isinstance(values, LongText) and values.encoding == "utf-8"
+        else longest
+    )
     if not shortest <= needed <= longest:
         raise Unreadable(
             f"is damaged: an array of shape {tuple(shape)} needs {needed} bytes, and {longest} are there; copy or download the file again"
@@ -74,7 +85,9 @@ def read_array(source: PickleSource, values: Any, dtype: Any, shape: Any, order:
 
 def _fill(source: PickleSource, target: np.ndarray[Any, Any], values: Any) -> None:
     if not isinstance(values, LongText):
-        target[:] = np.frombuffer(values.encode("latin1") if isinstance(values, str) else values, np.uint8)
+        target[:] = np.frombuffer(
+            values.encode("latin1") if isinstance(values, str) else values, np.uint8
+        )
         return
     file = source.file
     position = file.tell()
@@ -128,7 +141,9 @@ def _scalar(source: PickleSource, dtype: Any, values: Any) -> Any:
 
 
 def _not_called(source: PickleSource, *arguments: Any) -> Any:
-    raise Unreadable("is refused: it makes an array in a way that no library writes; save plain arrays")
+    raise Unreadable(
+        "is refused: it makes an array in a way that no library writes; save plain arrays"
+    )
 
 
 _FUNCTIONS = {

@@ -9,7 +9,7 @@ from resnext_det.weights.limits import Unreadable
 from resnext_det.weights.unpickling.objects import Admitted, Attributes, admit, key
 
 if TYPE_CHECKING:
-    from resnext_det.weights.unpickling.source import PickleSource
+    from resnext_det.weights.unpickling.stream import PickleSource
 
 _WITH_ATTRIBUTES = (
     "argparse.Namespace",
@@ -69,7 +69,9 @@ def _attribute(source: PickleSource, owner: Any, name: Any) -> Attributes:
 
 
 def _not_called(source: PickleSource, *arguments: Any) -> Any:
-    raise Unreadable("is refused: it makes an object in a way that no checkpoint needs, which could run code")
+    raise Unreadable(
+        "is refused: it makes an object in a way that no checkpoint needs, which could run code"
+    )
 
 
 _FACTORIES = ("int", "float", "list", "dict")  # of default dicts
@@ -80,6 +82,10 @@ FOREIGN = {
     **admit({"collections.defaultdict": _default_dict}),
     **admit({"builtins.getattr": _attribute, "__builtin__.getattr": _attribute}),
     **admit(
-        {f"{module}.{name}": _not_called for module in ("builtins", "__builtin__") for name in _FACTORIES}
+        {
+            f"{module}.{name}": _not_called
+            for module in ("builtins", "__builtin__")
+            for name in _FACTORIES
+        }
     ),
 }

@@ -11,13 +11,15 @@ from typing import Any
 
 from resnext_det.weights.limits import Budget, Unreadable
 from resnext_det.weights.unpickling.objects import Admitted, Attributes, Packed, Unbuilt, held
-from resnext_det.weights.unpickling.source import TEXTS
 from resnext_det.weights.unpickling.stack import CONSTANTS, CONTAINERS, NUMBERS, TUPLES, PickleStack
+from resnext_det.weights.unpickling.stream import TEXTS
 
 # What an instruction takes of memory at most: a place on the stack, an object. Items, texts and arrays come on top of it.
 _USUAL_COST = 16
 _COST = {
-    **dict.fromkeys(("BININT", "BININT2", "BINFLOAT", "INT", "LONG", "FLOAT", "LONG1", "LONG4", "MARK"), 48),
+    **dict.fromkeys(
+        ("BININT", "BININT2", "BINFLOAT", "INT", "LONG", "FLOAT", "LONG1", "LONG4", "MARK"), 48
+    ),
     **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST", "TUPLE"), 96),
     **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"), 80),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), 104),
@@ -80,7 +82,9 @@ class PickleMachine(PickleStack):
 
     def _result(self) -> Any:
         if len(self.stack) != 1 or self.marks or self.file.tell() > self.end:
-            raise Unreadable("is damaged: its pickle ends at a wrong place; copy or download the file again")
+            raise Unreadable(
+                "is damaged: its pickle ends at a wrong place; copy or download the file again"
+            )
         return held(self, self.stack.pop())
 
     def _ask(self, name: str) -> None:
@@ -89,7 +93,9 @@ class PickleMachine(PickleStack):
         else:
             module, attribute = self.name(), self.name()
         asked = (
-            f"{module}.{attribute}" if isinstance(module, str) and isinstance(attribute, str) else "something"
+            f"{module}.{attribute}"
+            if isinstance(module, str) and isinstance(attribute, str)
+            else "something"
         )
         if asked not in self.admitted or name == "INST":
             raise Unreadable(
@@ -136,11 +142,19 @@ class PickleMachine(PickleStack):
 def _refuse(code: bytes) -> None:
     if not code:
         raise Unreadable("is cut short; copy or download the file again")
-    names = [operation.name for operation in pickletools.opcodes if operation.code == code.decode("latin1")]
+    names = [
+        operation.name
+        for operation in pickletools.opcodes
+        if operation.code == code.decode("latin1")
+    ]
     if not names:
-        raise Unreadable(f"is no pickle, or damaged: byte {code!r} is no instruction; copy the file again")
+        raise Unreadable(
+            f"is no pickle, or damaged: byte {code!r} is no instruction; copy the file again"
+        )
     reason = "which could run code" if names[0] in _MEANING_CODE else "which no weights need"
-    raise Unreadable(f"is refused: it uses pickle's {names[0]}, {reason}; save its weights alone, by name")
+    raise Unreadable(
+        f"is refused: it uses pickle's {names[0]}, {reason}; save its weights alone, by name"
+    )
 
 
 _METHODS: dict[Callable[[PickleMachine, str], None], tuple[str, ...]] = {
@@ -168,7 +182,11 @@ _METHODS: dict[Callable[[PickleMachine, str], None], tuple[str, ...]] = {
     PickleMachine._begin: ("PROTO", "FRAME"),
 }
 _OPERATIONS = {
-    operation.code.encode("latin1"): (operation.name, _COST.get(operation.name, _USUAL_COST), method)
+    operation.code.encode("latin1"): (
+        operation.name,
+        _COST.get(operation.name, _USUAL_COST),
+        method,
+    )
     for method, names in _METHODS.items()
     for operation in pickletools.opcodes
     if operation.name in names

@@ -5,38 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from resnext_det.weights.limits import Unreadable
-
-if TYPE_CHECKING:
-    from resnext_det.weights.unpickling.source import PickleSource
+from resnext_det.weights.unpickling.stream import LongText, Pending, PickleSource
 
 _DEEPEST = 64
-
-
-class Pending:
-    """Stands on the machine's stack, and may not become a part of the contents as it is."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LongText(Pending):
-    """Bytes that stay in the file until their use is known: an array's values are read straight into the array.
-
-    Attributes:
-        start, size: where they are.
-        encoding: of the text that they are; None for bytes.
-        as_bytes: the text was latin1-encoded into bytes, as Python 3 writes bytes in protocol 2.
-    """
-
-    start: int
-    size: int
-    encoding: str | None
-    as_bytes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +69,23 @@ def held(source: PickleSource, item: Any) -> Any:
         return tuple(held(source, each) for each in item.items)
     if isinstance(item, Unbuilt) and item.built is not None and not isinstance(item.built, Pending):
         return item.built
-    what = item.name if isinstance(item, Admitted) else type(item).__name__.removeprefix("Unbuilt").lower()
-    raise Unreadable(f"is refused: it holds {what} itself, not an object made by it; save arrays by name")
+    what = (
+        item.name
+        if isinstance(item, Admitted)
+        else type(item).__name__.removeprefix("Unbuilt").lower()
+    )
+    raise Unreadable(
+        f"is refused: it holds {what} itself, not an object made by it; save arrays by name"
+    )
 
 
 def key(item: Any) -> Any:
     """An item as a dict's key or a set's member. Tuples are none: hashing nested ones can take for ever."""
     if item is None or isinstance(item, str | bytes | int | float | np.generic):
         return item
-    raise Unreadable(f"is refused: it has a {type(item).__name__} as a key; names and numbers may be keys")
+    raise Unreadable(
+        f"is refused: it has a {type(item).__name__} as a key; names and numbers may be keys"
+    )
 
 
 def check_depth(contents: Any) -> None:
@@ -116,7 +100,9 @@ def check_depth(contents: Any) -> None:
         if not inner:
             return
         level = inner
-    raise Unreadable(f"is refused: its contents are nested over {_DEEPEST} deep; save arrays by name alone")
+    raise Unreadable(
+        f"is refused: its contents are nested over {_DEEPEST} deep; save arrays by name alone"
+    )
 
 
 def ordered_dict(source: PickleSource, pairs: Any = ()) -> OrderedDict[Any, Any]:

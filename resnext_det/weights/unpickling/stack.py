@@ -8,12 +8,16 @@ from typing import Any
 
 from resnext_det.weights.limits import Budget
 from resnext_det.weights.unpickling.objects import Packed, Pending, Unbuilt, held, key
-from resnext_det.weights.unpickling.source import PickleSource, checked_integer
+from resnext_det.weights.unpickling.stream import PickleSource, checked_integer
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NUMBERS = {"BININT": "<i", "BININT1": "<B", "BININT2": "<H", "BINFLOAT": ">d"}
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-CONTAINERS: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+CONTAINERS: dict[str, Callable[[], Any]] = {
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
 _INDEXES = {"BINGET": "<B", "LONG_BINGET": "<I", "BINPUT": "<B", "LONG_BINPUT": "<I"}
 
 
@@ -130,7 +134,9 @@ class PickleStack(PickleSource):
 
     def recall(self, name: str) -> None:
         found = self.memo[self._index(name)]
-        self.stack.append(found.built if isinstance(found, Unbuilt) and found.built is not None else found)
+        self.stack.append(
+            found.built if isinstance(found, Unbuilt) and found.built is not None else found
+        )
 
     def _index(self, name: str) -> int:
         return self.number(_INDEXES[name]) if name in _INDEXES else int(self.decimal())

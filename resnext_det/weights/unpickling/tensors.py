@@ -12,7 +12,7 @@ from resnext_det.weights.limits import Unreadable, view_of
 from resnext_det.weights.unpickling.objects import Admitted, Packed, Pending, admit
 
 if TYPE_CHECKING:
-    from resnext_det.weights.unpickling.source import PickleSource
+    from resnext_det.weights.unpickling.stream import PickleSource
 
 _DTYPES = {
     "Double": torch.float64,
@@ -27,7 +27,9 @@ _DTYPES = {
     "Bool": torch.bool,
 }
 _STORAGES = {
-    f"{module}.{name}Storage": dtype for module in ("torch", "torch.cuda") for name, dtype in _DTYPES.items()
+    f"{module}.{name}Storage": dtype
+    for module in ("torch", "torch.cuda")
+    for name, dtype in _DTYPES.items()
 }
 _STORAGES |= dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorage"), torch.uint8)
 
@@ -57,7 +59,9 @@ def storage_request(identifier: Any) -> StorageRequest:
     """What the persistent id ("storage", kind, key, device, elements[, part]) asks for."""
     items = identifier.items if isinstance(identifier, Packed) else ()
     if len(items) not in (5, 6) or items[0] != "storage":
-        what = items[1].name if len(items) > 1 and isinstance(items[1], Admitted) else str(items[:1])
+        what = (
+            items[1].name if len(items) > 1 and isinstance(items[1], Admitted) else str(items[:1])
+        )
         raise Unreadable(
             f"is refused: it holds {what:.80}, where tensors are needed; save a model's state_dict()"
         )
@@ -74,7 +78,9 @@ def storage_request(identifier: Any) -> StorageRequest:
         )
     part = more[0] if more else None
     if part is not None and not (
-        isinstance(part, tuple) and [type(item) for item in part] == [str, int, int] and min(part[1:]) >= 0
+        isinstance(part, tuple)
+        and [type(item) for item in part] == [str, int, int]
+        and min(part[1:]) >= 0
     ):
         raise Unreadable(
             f"is damaged: a storage is the part {part!r:.60} of another; save it again with a newer torch"

@@ -124,5 +124,7 @@ def lighting(image: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
     image = image.copy()
     for channel in range(3):
         for component in range(3):
-            image[channel] += EIGENVECTORS[channel][component] * alphas[component] * EIGENVALUES[component]
+            image[channel] += (
+                EIGENVECTORS[channel][component] * alphas[component] * EIGENVALUES[component]
+            )
     return image

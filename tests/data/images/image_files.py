@@ -18,7 +18,9 @@ from tests.data.images.pictures import picture
 
 def encoded(image: Image.Image | np.ndarray, format: str = "JPEG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, format, **options)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(
+        buffer, format, **options
+    )
     return buffer.getvalue()
 
 
@@ -48,11 +50,16 @@ def member(name: str, content: bytes = b"", **attributes: Any) -> tuple[tarfile.
 
 
 def tar_bytes(
-    contents: Mapping[str, bytes] | Iterable[tuple[tarfile.TarInfo, bytes]], format: int = tarfile.GNU_FORMAT
+    contents: Mapping[str, bytes] | Iterable[tuple[tarfile.TarInfo, bytes]],
+    format: int = tarfile.GNU_FORMAT,
 ) -> bytes:
     """An archive of named contents, or of ready-made members, in their order."""
     buffer = io.BytesIO()
-    pairs = [member(*pair) for pair in contents.items()] if isinstance(contents, Mapping) else list(contents)
+    pairs = (
+        [member(*pair) for pair in contents.items()]
+        if isinstance(contents, Mapping)
+        else list(contents)
+    )
     with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         for information, content in pairs:
             tar.addfile(information, io.BytesIO(content))
@@ -68,7 +75,11 @@ def classes_of_images(names: Iterable[str], per_class: int = 3) -> dict[str, dic
 
 
 def tree(classes: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
-    return {f"{name}/{file}": content for name, files in classes.items() for file, content in files.items()}
+    return {
+        f"{name}/{file}": content
+        for name, files in classes.items()
+        for file, content in files.items()
+    }
 
 
 def nested(classes: Mapping[str, Mapping[str, bytes]], prefix: str = "") -> bytes:

@@ -38,7 +38,10 @@ def meta() -> bytes:
         "wordnet_height",
         "num_train_images",
     ]
-    rows = [(i, w, f"{w}, other", "gloss", 0.0, np.zeros((0, 0)), 0.0, 1300.0) for i, w in LEAVES.items()]
+    rows = [
+        (i, w, f"{w}, other", "gloss", 0.0, np.zeros((0, 0)), 0.0, 1300.0)
+        for i, w in LEAVES.items()
+    ]
     rows.append((4, "n00000001", "animal", "gloss", 2.0, np.array([1.0, 2.0]), 1.0, 0.0))
     synsets = np.empty((len(rows), 1), [(field, object) for field in fields])
     for row, values in enumerate(rows):
@@ -69,10 +72,13 @@ def put_devkit_archive(folder: Path) -> None:
 
 def put_solution(folder: Path) -> None:
     rows = [
-        f"{name},{wnid} 1 2 30 40 {wnid} 5 6 70 80 " for name, wnid in sorted(WNIDS.items(), reverse=True)
+        f"{name},{wnid} 1 2 30 40 {wnid} 5 6 70 80 "
+        for name, wnid in sorted(WNIDS.items(), reverse=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]) + "\n")
+    (folder / "LOC_val_solution.csv").write_text(
+        "\n".join(["ImageId,PredictionString", *rows]) + "\n"
+    )
 
 
 def put_solution_within(folder: Path) -> None:
@@ -84,7 +90,8 @@ def put_annotations(folder: Path) -> None:
     box = "<object>\n\t<name>{}</name>\n\t<bndbox><xmin>1</xmin></bndbox>\n</object>\n"
     where = folder / "ILSVRC/Annotations/CLS-LOC/val"
     write_files(
-        where, {f"{name}.xml": xml.format(box.format(wnid) * 2).encode() for name, wnid in WNIDS.items()}
+        where,
+        {f"{name}.xml": xml.format(box.format(wnid) * 2).encode() for name, wnid in WNIDS.items()},
     )
 
 
@@ -97,7 +104,9 @@ def put_kaggle(folder: Path) -> None:
 
 
 def put_archive(folder: Path) -> None:
-    write_files(folder, {"ILSVRC2012_img_val.tar": tar_bytes(dict(sorted(IMAGES.items(), reverse=True)))})
+    write_files(
+        folder, {"ILSVRC2012_img_val.tar": tar_bytes(dict(sorted(IMAGES.items(), reverse=True)))}
+    )
 
 
 LABELS = [put_devkit, put_devkit_archive, put_solution, put_solution_within, put_annotations]

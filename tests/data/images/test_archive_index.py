@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnext_det.data.images import archive_index
-from resnext_det.data.images.archive_index import index_of_archive, index_of_folder
+from resnext_det.data.images import archives as archive_index
+from resnext_det.data.images.archives import index_of_archive, index_of_folder
+from resnext_det.data.images.array_files import read_arrays, write_arrays
 from resnext_det.data.images.sources import ArchiveSource
-from resnext_det.data.images.storing import read_arrays, write_arrays
 from tests.data.images.image_files import classes_of_images, jpeg, pillow, tar_bytes, tree
 
 CLASSES = classes_of_images(["cat", "dog"])
@@ -55,9 +55,13 @@ def test_the_headers_are_read_once(path: Path, walks: list[Path], cache: Path) -
     first = contents(index_of_archive(path))
     assert sorted(os.listdir(path.parent)) == ["a.tar", "a.tar.index.npz"]
     assert contents(index_of_archive(path)) == first
-    assert first == {f"{path}/{name}": pillow(content).tobytes() for name, content in tree(CLASSES).items()}
+    assert first == {
+        f"{path}/{name}": pillow(content).tobytes() for name, content in tree(CLASSES).items()
+    }
     moved = path.parent.rename(path.parent.with_name("moved")) / "a.tar"
-    assert list(contents(index_of_archive(moved))) == [f"{moved}/{name}" for name in sorted(tree(CLASSES))]
+    assert list(contents(index_of_archive(moved))) == [
+        f"{moved}/{name}" for name in sorted(tree(CLASSES))
+    ]
     assert walks == [path]
     assert not cache.exists()
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnext_det.data.images.archive_index import index_of_archive
+from resnext_det.data.images.archives import index_of_archive
 from tests.data.images.image_files import classes_of_images, jpeg, member, nested, tar_bytes, tree
 
 CLASSES = classes_of_images(["cat", "dog"])
@@ -39,7 +39,9 @@ def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path: Path, kind: str) -
 def test_an_archive_without_its_end_mark_can_be_given_one(tmp_path: Path) -> None:
     content, path = tar_bytes({"cat/1.jpg": bytes(512)}), tmp_path / "a.tar"
     path.write_bytes(content[:1024])
-    with pytest.raises(ValueError, match=rf"end mark is missing; .*head -c 1024 /dev/zero >> {path}\)"):
+    with pytest.raises(
+        ValueError, match=rf"end mark is missing; .*head -c 1024 /dev/zero >> {path}\)"
+    ):
         index_of_archive(path)
     path.write_bytes(content[:1024] + bytes(1024))
     assert len(index_of_archive(path)) == 1
@@ -56,9 +58,15 @@ def test_an_archive_without_its_end_mark_can_be_given_one(tmp_path: Path) -> Non
         ([member("c/d.jpg", type=tarfile.CHRTYPE)], r"c/d\.jpg is no plain file"),
         ([member("c/f.jpg", type=tarfile.FIFOTYPE)], r"c/f\.jpg is no plain file"),
         ([member("../../c/1.jpg", jpeg(0))], r"\.\./\.\./c/1\.jpg points out of the archive"),
-        ([member("c/s.jpg", bytes(9), pax_headers={"GNU.sparse.map": "0,9"})], r"c/s\.jpg is no plain file"),
+        (
+            [member("c/s.jpg", bytes(9), pax_headers={"GNU.sparse.map": "0,9"})],
+            r"c/s\.jpg is no plain file",
+        ),
         ([member("n.tar", type=tarfile.SYMTYPE, linkname="x")], r"n\.tar is a link"),
-        ([member("n.tar", b"<html>404</html>" * 99)], r"bad\.tar/n\.tar is no tar archive, or is damaged"),
+        (
+            [member("n.tar", b"<html>404</html>" * 99)],
+            r"bad\.tar/n\.tar is no tar archive, or is damaged",
+        ),
         (
             [member("n.tar", tar_bytes({"m.tar": tar_bytes({"1.jpg": jpeg(0)})}))],
             r"bad\.tar/n\.tar holds an archive, m\.tar, where images are expected",

@@ -50,7 +50,10 @@ def test_a_tree_equals_image_folder_on_the_extracted_archive(
 ) -> None:
     contents = [member(f"{prefix}dog", type=tarfile.DIRTYPE)]
     contents += [member(f"{prefix}{name}", content) for name, content in TREE.items()]
-    if prefix not in ("", "./"):  # images beside the folder of the class folders would not be below it
+    if prefix not in (
+        "",
+        "./",
+    ):  # images beside the folder of the class folders would not be below it
         contents = contents[:-1]
     (tmp_path / "set.tar").write_bytes(tar_bytes(contents, format))
     with tarfile.open(tmp_path / "set.tar") as tar:
@@ -60,7 +63,8 @@ def test_a_tree_equals_image_folder_on_the_extracted_archive(
     assert list(found.class_names) == reference.classes
     assert found.labels.tolist() == reference.targets
     names = [
-        path.replace(str(tmp_path / "extracted"), str(tmp_path / "set.tar")) for path, _ in reference.samples
+        path.replace(str(tmp_path / "extracted"), str(tmp_path / "set.tar"))
+        for path, _ in reference.samples
     ]
     assert [found.file_name(i) for i in range(len(found))] == [str(Path(name)) for name in names]
     assert len(found) == 8
@@ -86,7 +90,9 @@ def test_a_folder_of_archives(tmp_path: Path) -> None:
     assert found.class_names == tuple(CLASSES)
     assert found.file_name(4) == f"{tmp_path}/n01443537.tar/n01443537_1.JPEG"
     assert holdings(found) == expected(CLASSES)
-    inner = {"n01440764/deep/1.JPEG": jpeg(1)}  # an archive with a folder in it is of its own class too
+    inner = {
+        "n01440764/deep/1.JPEG": jpeg(1)
+    }  # an archive with a folder in it is of its own class too
     (tmp_path / "n01440764.tar").write_bytes(tar_bytes(inner))
     found = open_archives_of_classes(tmp_path, names)
     assert found.file_name(0) == f"{tmp_path}/n01440764.tar/n01440764/deep/1.JPEG"
@@ -94,8 +100,12 @@ def test_a_folder_of_archives(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_archives_of_something_else(tmp_path: Path) -> None:
-    write_files(tmp_path, {"a.tar": tar_bytes(CLASSES["n01440764"]), "b.tar": tar_bytes({"x.txt": b"x"})})
-    with pytest.raises(ValueError, match=r"there are no images in b\.tar; download them again, or remove"):
+    write_files(
+        tmp_path, {"a.tar": tar_bytes(CLASSES["n01440764"]), "b.tar": tar_bytes({"x.txt": b"x"})}
+    )
+    with pytest.raises(
+        ValueError, match=r"there are no images in b\.tar; download them again, or remove"
+    ):
         open_archives_of_classes(tmp_path, ["a.tar", "b.tar"])
     (tmp_path / "empty.tar").write_bytes(tar_bytes({}))
     (tmp_path / "lost+found").mkdir()
@@ -106,7 +116,9 @@ def test_a_folder_of_archives_of_something_else(tmp_path: Path) -> None:
     ):
         open_path(tmp_path, allow_empty=True)
     (tmp_path / "c.tar").write_bytes(nested(CLASSES))
-    with pytest.raises(ValueError, match=r"c\.tar holds an archive, n01440764\.tar, .* by its own path"):
+    with pytest.raises(
+        ValueError, match=r"c\.tar holds an archive, n01440764\.tar, .* by its own path"
+    ):
         open_archives_of_classes(tmp_path, ["a.tar", "c.tar"])
 
 
@@ -119,7 +131,10 @@ def test_one_class_alone(tmp_path: Path) -> None:
 
 def test_a_folder_in_an_archive(tmp_path: Path) -> None:
     path = tmp_path / "all.tar"
-    splits = {"val": classes_of_images(["cat", "dog"], 1), "train": classes_of_images(["cat", "emu"], 2)}
+    splits = {
+        "val": classes_of_images(["cat", "dog"], 1),
+        "train": classes_of_images(["cat", "emu"], 2),
+    }
     contents = {
         f"top/{split}/{name}": content
         for split, classes in splits.items()
@@ -134,13 +149,17 @@ def test_a_folder_in_an_archive(tmp_path: Path) -> None:
         ValueError, match=rf"{path}/top holds train, val, which are no classes .*{path}/top/train$"
     ):
         open_archive(path)
-    with pytest.raises(FileNotFoundError, match=r"all\.tar holds no images .* in test; its folders are top"):
+    with pytest.raises(
+        FileNotFoundError, match=r"all\.tar holds no images .* in test; its folders are top"
+    ):
         open_archive(path, "test")
 
 
 def test_an_archive_without_classes_or_images(tmp_path: Path) -> None:
     (tmp_path / "flat.tar").write_bytes(tar_bytes(CLASSES["n01440764"]))
-    with pytest.raises(ValueError, match=r"flat\.tar holds images and no class folders, .* make a list"):
+    with pytest.raises(
+        ValueError, match=r"flat\.tar holds images and no class folders, .* make a list"
+    ):
         open_archive(tmp_path / "flat.tar")
     (tmp_path / "none.tar").write_bytes(tar_bytes({"cat/1.txt": b"x"}))
     with pytest.raises(
@@ -152,13 +171,19 @@ def test_an_archive_without_classes_or_images(tmp_path: Path) -> None:
 
 
 def test_files_of_macos_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(tar_bytes({"cat/._1.jpg": b"\x00\x05\x16\x07", "cat/1.jpg": jpeg(0)}))
+    (tmp_path / "a.tar").write_bytes(
+        tar_bytes({"cat/._1.jpg": b"\x00\x05\x16\x07", "cat/1.jpg": jpeg(0)})
+    )
     found = open_archive(tmp_path / "a.tar")
     assert [found.file_name(i) for i in range(len(found))] == [f"{tmp_path}/a.tar/cat/1.jpg"]
 
 
 def test_the_later_of_two_members_of_one_path_counts_as_when_extracted(tmp_path: Path) -> None:
-    pairs = [member("cat/1.jpg", jpeg(0)), member("dog/1.jpg", jpeg(1)), member("./cat/1.jpg", jpeg(2))]
+    pairs = [
+        member("cat/1.jpg", jpeg(0)),
+        member("dog/1.jpg", jpeg(1)),
+        member("./cat/1.jpg", jpeg(2)),
+    ]
     (tmp_path / "a.tar").write_bytes(tar_bytes(pairs))
     found = open_archive(tmp_path / "a.tar")
     assert len(found) == 2
@@ -174,10 +199,14 @@ def test_a_broken_member_and_a_lost_archive_are_named(tmp_path: Path) -> None:
     ):
         found.image(0)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=rf"image {path}/dog/1\.jpg cannot be read: {path} ends before byte"):
+    with pytest.raises(
+        ValueError, match=rf"image {path}/dog/1\.jpg cannot be read: {path} ends before byte"
+    ):
         found.image(1)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"dog/1\.jpg: archive {path} does not exist any more"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"dog/1\.jpg: archive {path} does not exist any more"
+    ):
         found.image(1)
 
 

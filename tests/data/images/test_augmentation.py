@@ -58,7 +58,9 @@ def test_paper_augmentation_equals_transforms_lua(seed: int) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("height, width", [(20, 1000), (211, 5)])
-def test_panoramas_are_resized_and_their_centre_is_cropped(height: int, width: int, flip: bool) -> None:
+def test_panoramas_are_resized_and_their_centre_is_cropped(
+    height: int, width: int, flip: bool
+) -> None:
     image = picture(height, width)
     augmentation = PaperAugmentation(15, **NORMALIZED)
     for seed in range(30):
@@ -78,7 +80,9 @@ def test_without_jitter_and_lighting_nothing_is_drawn_for_them() -> None:
     assert torch.equal(plain.apply(image, draws), center.flip(2) if draws.flip else center)
     state = ScriptedState(0.25, 1.0, 0.9, 3, 5, 0.1)
     assert plain.draw(40, 50, state) == PaperDraws(Box(3, 5, 22, 22), (), (1.0, 1.0, 1.0), (), True)
-    assert [question[0] for question in state.asked] == ["uniform"] * 3 + ["randint"] * 2 + ["uniform"]
+    assert [question[0] for question in state.asked] == ["uniform"] * 3 + ["randint"] * 2 + [
+        "uniform"
+    ]
 
 
 def test_draws_are_those_of_transforms_lua_in_their_order() -> None:
@@ -88,7 +92,9 @@ def test_draws_are_those_of_transforms_lua_in_their_order() -> None:
         12, 22, [2, 0, 1], 0.3, -0.1, 0.2, np.array([0.1, 0.0, -0.2]), 0.7,
     )  # fmt: skip
     draws = PaperAugmentation(**NORMALIZED).draw(40, 50, state)
-    assert draws == PaperDraws(Box(12, 22, 28, 35), (2, 0, 1), (0.9, 1.2, 1.3), (0.1, 0.0, -0.2), False)
+    assert draws == PaperDraws(
+        Box(12, 22, 28, 35), (2, 0, 1), (0.9, 1.2, 1.3), (0.1, 0.0, -0.2), False
+    )
     attempt = [("uniform", 0.08, 1.0), ("uniform", 3 / 4, 4 / 3), ("uniform", 0.0, 1.0)]
     assert state.asked == [
         *attempt,
@@ -120,7 +126,9 @@ def test_pil_filters_and_channel_order() -> None:
     torch.testing.assert_close(bgr(image, np.random.RandomState(4)).flip(0), rgb, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("augmentation", [PaperAugmentation(24, **NORMALIZED), CifarAugmentation(**CIFAR)])
+@pytest.mark.parametrize(
+    "augmentation", [PaperAugmentation(24, **NORMALIZED), CifarAugmentation(**CIFAR)]
+)
 def test_a_result_depends_on_the_given_state_alone(augmentation: Any) -> None:
     image = picture(32, 32)
     torch.manual_seed(3)
@@ -140,7 +148,9 @@ def test_cifar_augmentation_equals_transforms_lua(seed: int) -> None:
     image = picture(32, 32, seed)
     augmentation = CifarAugmentation(**CIFAR)
     draws = augmentation.draw(32, 32, np.random.RandomState(seed))
-    pixels = lua.color_normalize(image.transpose(2, 0, 1).astype(np.float64), CIFAR["mean"], CIFAR["std"])
+    pixels = lua.color_normalize(
+        image.transpose(2, 0, 1).astype(np.float64), CIFAR["mean"], CIFAR["std"]
+    )
     pixels = lua.hflip(pixels) if draws.flip else pixels
     ours = augmentation(image, np.random.RandomState(seed))
     assert ours.shape == (3, 32, 32) and ours.dtype == torch.float32 and ours.is_contiguous()
@@ -180,7 +190,9 @@ def test_cifar_draws() -> None:
             "an image of 20x32 with 4 pixels around it holds no crop of 32",
         ),
         (
-            lambda: PaperAugmentation(**NORMALIZED)(picture(20, 32)[:, :, 0], np.random.RandomState(0)),
+            lambda: PaperAugmentation(**NORMALIZED)(
+                picture(20, 32)[:, :, 0], np.random.RandomState(0)
+            ),
             "give RGB as",
         ),
         (

@@ -49,7 +49,9 @@ def test_every_name_is_looked_up_where_datasets_lie(root: Path, tmp_path: Path) 
     for name in known_image_sets():
         if name.startswith("shape"):
             continue
-        with pytest.raises(FileNotFoundError, match=rf"is not there: .*{root}.*DETECTRON2_DATASETS"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"is not there: .*{root}.*DETECTRON2_DATASETS"
+        ):
             open_image_set(name)
         with pytest.raises(FileNotFoundError, match=rf"is not there: .*{tmp_path}/other/"):
             open_image_set(name, root=tmp_path / "other")
@@ -99,14 +101,26 @@ def test_generated_shapes_by_name(root: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_path_of_every_kind(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = {f"train/{name}": content for name, content in tree(CLASSES).items()}
     write_files(tmp_path / "folder", tree(CLASSES))
-    write_files(tmp_path / "tars", {f"{name}.tar": tar_bytes(files) for name, files in CLASSES.items()})
+    write_files(
+        tmp_path / "tars", {f"{name}.tar": tar_bytes(files) for name, files in CLASSES.items()}
+    )
     (tmp_path / "tars" / ".hidden").mkdir()
     (tmp_path / "tree.tar").write_bytes(tar_bytes(contents))
     (tmp_path / "nested.tar").write_bytes(nested(CLASSES))
     labels = {name: label for label, name in enumerate(CLASSES)}
     lines = [f"{name} {labels[name.split('/')[0]]}" for name in tree(CLASSES)]
-    write_files(tmp_path, {"l.txt": "\n".join(lines).encode(), "c.txt": "\n".join(CLASSES).encode()})
-    wheres = ["folder", "tars", "tars/", "tree.tar", "tree.tar/train", "nested.tar", "folder:l.txt:c.txt"]
+    write_files(
+        tmp_path, {"l.txt": "\n".join(lines).encode(), "c.txt": "\n".join(CLASSES).encode()}
+    )
+    wheres = [
+        "folder",
+        "tars",
+        "tars/",
+        "tree.tar",
+        "tree.tar/train",
+        "nested.tar",
+        "folder:l.txt:c.txt",
+    ]
     for where in wheres:
         found = open_image_set(where)
         assert holdings(found) == expected(CLASSES)

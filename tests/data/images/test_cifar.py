@@ -88,7 +88,9 @@ def test_the_published_numbers_of_records(tmp_path: Path, monkeypatch: pytest.Mo
         (3073, r"data_batch_2\.bin has 39949 bytes"),
     ],
 )
-def test_files_of_another_size_are_refused(tmp_path: Path, form: str, change: int, message: str) -> None:
+def test_files_of_another_size_are_refused(
+    tmp_path: Path, form: str, change: int, message: str
+) -> None:
     binary = cifar10()[0]
     content = binary["data_batch_2.bin"] + bytes(max(0, change))
     binary["data_batch_2.bin"] = content[: len(content) + min(0, change)]
@@ -108,7 +110,9 @@ def test_a_label_without_a_class_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[5 * 3073] = 10
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"data_batch_4\.bin, image 5: label 10 is not below 10; download"):
+    with pytest.raises(
+        ValueError, match=r"data_batch_4\.bin, image 5: label 10 is not below 10; download"
+    ):
         open_cifar10(tmp_path, "train")
 
 
@@ -143,7 +147,9 @@ def test_missing_data(tmp_path: Path) -> None:
         open_cifar10(tmp_path, "train")
     put(tmp_path, 100, "folder")
     (tmp_path / "cifar-100-binary/test.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"CIFAR-100: .*/cifar-100-binary lacks test\.bin; download"):
+    with pytest.raises(
+        FileNotFoundError, match=r"CIFAR-100: .*/cifar-100-binary lacks test\.bin; download"
+    ):
         open_cifar100(tmp_path, "test")
 
 

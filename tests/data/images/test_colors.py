@@ -51,7 +51,11 @@ def test_alphas_of_one_and_no_steps_change_nothing() -> None:
 def test_single_steps_equal_torchvisions_where_nothing_is_clamped(step: int, alpha: float) -> None:
     functional = pytest.importorskip("torchvision.transforms.v2.functional")
     image = picture(30, 41)
-    adjust = [functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation][step]
+    adjust = [
+        functional.adjust_brightness,
+        functional.adjust_contrast,
+        functional.adjust_saturation,
+    ][step]
     theirs = adjust(torch.from_numpy(image).permute(2, 0, 1).double() / 255, alpha)
     alphas = [1.0, 1.0, 1.0]
     alphas[step] = alpha
@@ -74,7 +78,9 @@ def test_normalization_in_both_channel_orders() -> None:
     ours = to_tensor(normalization(MEAN, STD, "RGB")(image))
     assert ours.shape == (3, 11, 13) and ours.dtype == torch.float32 and ours.is_contiguous()
     np.testing.assert_allclose(ours, rgb, rtol=0, atol=1e-6)
-    bgr = lua.color_normalize(image[:, :, ::-1].transpose(2, 0, 1).astype(np.float64), (1, 2, 3), (4, 5, 6))
+    bgr = lua.color_normalize(
+        image[:, :, ::-1].transpose(2, 0, 1).astype(np.float64), (1, 2, 3), (4, 5, 6)
+    )
     ours = to_tensor(normalization((1, 2, 3), (4, 5, 6), "BGR")(image))
     np.testing.assert_allclose(ours, bgr, rtol=0, atol=1e-5)
 

@@ -55,7 +55,9 @@ def test_ten_crop_mirrors_the_image_and_then_crops() -> None:
     top_left, top_right, bottom_left, bottom_right = crops[1:5]
     for mirrored, crop in zip(crops[6:], (top_right, top_left, bottom_right, bottom_left)):
         assert torch.equal(mirrored, crop.flip(2))
-    assert not torch.equal(crops[5], crops[0].flip(2))  # 49 - 24 is odd: the two centres are a pixel apart
+    assert not torch.equal(
+        crops[5], crops[0].flip(2)
+    )  # 49 - 24 is odd: the two centres are a pixel apart
     assert torch.equal(crops[5][:, :, :-1], crops[0].flip(2)[:, :, 1:])
 
 
@@ -126,14 +128,20 @@ def test_the_standard_sizes() -> None:
         ),
         (lambda: TenCrop(224, 200, **NORMALIZED), "resize is 200"),
         (lambda: CenterCrop(0, 200, **NORMALIZED), "size is 0"),
-        (lambda: CenterCrop(rounding="down", **NORMALIZED), "rounding is 'down'; it is one of up, half_even"),
+        (
+            lambda: CenterCrop(rounding="down", **NORMALIZED),
+            "rounding is 'down'; it is one of up, half_even",
+        ),
         (lambda: CenterCrop(interpolation="area", **NORMALIZED), "interpolation is 'area'"),
         (lambda: TenCrop(interpolation="area", **NORMALIZED), "interpolation is 'area'"),
         (lambda: DenseScales((), **NORMALIZED), r"scales are \(\); give one or more"),
         (lambda: DenseScales((0, 5), **NORMALIZED), r"scales are \(0, 5\)"),
         (lambda: DenseScales(**NORMALIZED)(np.zeros((9, 9), np.uint8)), "give RGB as"),
         (lambda: CenterCrop(**NORMALIZED)(np.zeros((9, 9, 1), np.uint8)), "give RGB as"),
-        (lambda: TenCrop(**NORMALIZED)(np.zeros((9, 9, 3), np.float64)), "is of float64; give uint8"),
+        (
+            lambda: TenCrop(**NORMALIZED)(np.zeros((9, 9, 3), np.float64)),
+            "is of float64; give uint8",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make: Any, message: str) -> None:

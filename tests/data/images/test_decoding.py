@@ -71,7 +71,11 @@ def test_pillow_decodes_what_is_no_plain_jpeg(monkeypatch: pytest.MonkeyPatch) -
     for mode in ("RGB", "L"):
         content = encoded(in_mode(mode))
         np.testing.assert_array_equal(decoded(content), pillow(content))
-    for content in (encoded(in_mode("CMYK")), encoded(in_mode("RGB"), "PNG"), encoded(in_mode("RGB"))[:500]):
+    for content in (
+        encoded(in_mode("CMYK")),
+        encoded(in_mode("RGB"), "PNG"),
+        encoded(in_mode("RGB"))[:500],
+    ):
         with pytest.raises(ValueError, match="Pillow was asked"):
             decoded(content)
 
@@ -118,7 +122,9 @@ def test_a_jpeg_with_damage_within_is_what_pillow_makes_of_it() -> None:
     assert 10 < sum(outcomes) < 140
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xff\xd8\xff", b"\xff\xd8\xff" + bytes(99)])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", b"\xff\xd8\xff", b"\xff\xd8\xff" + bytes(99)]
+)
 def test_what_is_no_image_is_named(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"image a/b\.JPEG cannot be read: .+; replace it"):
         decoded(content)

@@ -37,14 +37,18 @@ def test_class_folders_equal_image_folder(tmp_path: Path) -> None:
     found = open_class_folders(tmp_path / "set")
     assert list(found.class_names) == reference.classes
     assert found.labels.tolist() == reference.targets
-    assert [found.file_name(i) for i in range(len(found))] == [path for path, _ in reference.samples]
+    assert [found.file_name(i) for i in range(len(found))] == [
+        path for path, _ in reference.samples
+    ]
     assert len(found) == 10
     for i, (image, _) in enumerate(reference):
         np.testing.assert_array_equal(found.image(i), np.asarray(image))
 
 
 def test_missing_folder_or_classes(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"folder {tmp_path}/none does not exist; give a folder of"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"folder {tmp_path}/none does not exist; give a folder of"
+    ):
         open_class_folders(tmp_path / "none")
     (tmp_path / "a.jpg").write_bytes(jpeg(0))
     with pytest.raises(
@@ -82,7 +86,10 @@ def test_splits_are_no_classes(tmp_path: Path, splits: tuple[str, ...]) -> None:
 def test_a_flat_folder_is_in_the_order_of_names(tmp_path: Path) -> None:
     write_files(tmp_path, dict.fromkeys(("b.JPEG", "a.png", "c.txt", "sub/d.jpg"), b""))
     found = open_flat_folder(tmp_path)
-    assert [found.file_name(i) for i in range(len(found))] == [f"{tmp_path}/a.png", f"{tmp_path}/b.JPEG"]
+    assert [found.file_name(i) for i in range(len(found))] == [
+        f"{tmp_path}/a.png",
+        f"{tmp_path}/b.JPEG",
+    ]
 
 
 LIST = "dog/b.JPEG 1\n\n  cat/1.jpg 0\r\ncat-big/deep/er/x y.webp  2\ndog/a.jpg\t1\nbeside.jpg 0"
@@ -99,12 +106,15 @@ def lists(tmp_path: Path) -> Path:
 def test_a_list_names_images_and_labels(lists: Path) -> None:
     found = open_list(lists / "set", lists / "list.txt", lists / "classes.txt")
     names = ["dog/b.JPEG", "cat/1.jpg", "cat-big/deep/er/x y.webp", "dog/a.jpg", "beside.jpg"]
-    assert [found.file_name(i) for i in range(len(found))] == [f"{lists}/set/{name}" for name in names]
+    assert [found.file_name(i) for i in range(len(found))] == [
+        f"{lists}/set/{name}" for name in names
+    ]
     assert found.labels.tolist() == [1, 0, 2, 1, 0]
     assert found.class_names == ("cat", "big dog", "big cat")
     for i, name in enumerate(names):
         np.testing.assert_array_equal(
-            found.image(i), np.asarray(ImageFolder(str(lists / "set")).loader(f"{lists}/set/{name}"))
+            found.image(i),
+            np.asarray(ImageFolder(str(lists / "set")).loader(f"{lists}/set/{name}")),
         )
 
 
@@ -129,14 +139,18 @@ def test_a_wrong_line_is_named(lists: Path, line: str, message: str) -> None:
 
 
 def test_a_list_needs_its_three_parts(lists: Path) -> None:
-    images, names, classes, none = (lists / part for part in ("set", "list.txt", "classes.txt", "none"))
+    images, names, classes, none = (
+        lists / part for part in ("set", "list.txt", "classes.txt", "none")
+    )
     for parts in ((none, names, classes), (images, none, classes), (images, names, none)):
         with pytest.raises(FileNotFoundError, match=rf"{none} does not exist; "):
             open_list(*parts)
     (lists / "empty").write_text("\n \n")
     with pytest.raises(ValueError, match="empty names no images; write a line 'path label'"):
         open_list(images, lists / "empty", classes)
-    with pytest.raises(ValueError, match="empty names no classes; write the name of one in each line"):
+    with pytest.raises(
+        ValueError, match="empty names no classes; write the name of one in each line"
+    ):
         read_class_names(lists / "empty")
     (lists / "twice").write_text("a\nb\na\n")
     with pytest.raises(ValueError, match=r"twice names the class 'a' in lines 1 and 3"):
@@ -146,5 +160,7 @@ def test_a_list_needs_its_three_parts(lists: Path) -> None:
 def test_a_listed_image_that_is_not_there_is_named_when_it_is_read(lists: Path) -> None:
     (lists / "list.txt").write_text("cat/none.jpg 0\n")
     found = open_list(lists / "set", lists / "list.txt", lists / "classes.txt")
-    with pytest.raises(FileNotFoundError, match=r"set/cat/none\.jpg does not exist; .*correct the list"):
+    with pytest.raises(
+        FileNotFoundError, match=r"set/cat/none\.jpg does not exist; .*correct the list"
+    ):
         found.image(0)

@@ -14,8 +14,21 @@ from resnext_det.data.images.archives import open_archive
 from resnext_det.data.images.folders import open_class_folders
 from resnext_det.data.images.image_set import ImageSet, check_same_classes, relabelled
 from resnext_det.data.images.packing import PackedPaths, PackedStrings
-from resnext_det.data.images.sources import Archive, ArchiveSource, ArraySource, FileSource, JoinedSource
-from tests.data.images.image_files import classes_of_images, jpeg, pillow, tar_bytes, tree, write_files
+from resnext_det.data.images.sources import (
+    Archive,
+    ArchiveSource,
+    ArraySource,
+    FileSource,
+    JoinedSource,
+)
+from tests.data.images.image_files import (
+    classes_of_images,
+    jpeg,
+    pillow,
+    tar_bytes,
+    tree,
+    write_files,
+)
 
 
 def a_set(*class_names: str, name: str = "a", labels: list[int] | None = None) -> ImageSet:
@@ -47,7 +60,9 @@ def test_packed_paths_are_a_list_of_paths_and_store_each_folder_once() -> None:
 def test_a_million_images_take_few_bytes_each(kind: str) -> None:
     """Pickled too, which is what a spawned process is sent."""
     number = 1_000_000
-    paths = PackedPaths.of((f"n{i // 1300:08d}", f"n{i // 1300:08d}_{i}.JPEG") for i in range(number))
+    paths = PackedPaths.of(
+        (f"n{i // 1300:08d}", f"n{i // 1300:08d}_{i}.JPEG") for i in range(number)
+    )
     source: FileSource | ArchiveSource = FileSource(Path("/data/imagenet/train"), paths)
     if kind == "archives":
         archive = Archive("train.tar", 1 << 40, 0)
@@ -86,7 +101,9 @@ def test_two_workers_read_one_set_at_once(tmp_path: Path, kind: str) -> None:
         (tmp_path / "set.tar").write_bytes(tar_bytes(tree(classes)))
         images = open_archive(tmp_path / "set.tar")
     truth = [pillow(content) for content in tree(classes).values()]
-    np.testing.assert_array_equal(images.image(3), truth[3])  # a handle that is kept would be inherited
+    np.testing.assert_array_equal(
+        images.image(3), truth[3]
+    )  # a handle that is kept would be inherited
     sent = pickle.loads(pickle.dumps(images))
     loader = DataLoader(_Images(sent), batch_size=None, num_workers=2, generator=torch.Generator())
     seen = 0
@@ -124,21 +141,29 @@ def test_joined_sources_follow_each_other() -> None:
     joined = JoinedSource(tuple(parts))
     assert len(joined) == 6
     assert [int(joined.image(i)[0, 0, 0]) for i in range(6)] == [2, 2, 1, 3, 3, 3]
-    assert [joined.file_name(i) for i in (1, 2, 5)] == ["2.bin, image 1", "1.bin, image 0", "3.bin, image 2"]
+    assert [joined.file_name(i) for i in (1, 2, 5)] == [
+        "2.bin, image 1",
+        "1.bin, image 0",
+        "3.bin, image 2",
+    ]
 
 
 def test_a_file_that_goes_missing_or_breaks_is_named(tmp_path: Path) -> None:
     images = open_class_folders(write_files(tmp_path, {"cat/1.jpg": jpeg(0), "cat/2.jpg": jpeg(1)}))
     (tmp_path / "cat/1.jpg").unlink()
     (tmp_path / "cat/2.jpg").write_bytes(jpeg(1)[:300])
-    with pytest.raises(FileNotFoundError, match=rf"image {tmp_path}/cat/1\.jpg does not exist; put it there"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"image {tmp_path}/cat/1\.jpg does not exist; put it there"
+    ):
         images.image(0)
     with pytest.raises(
         ValueError, match=rf"image {tmp_path}/cat/2\.jpg cannot be read: .+; replace the file"
     ):
         images.image(1)
     (tmp_path / "cat/1.jpg").mkdir()
-    with pytest.raises(ValueError, match=r"cat/1\.jpg cannot be read: .*[Ii]s a directory.*; replace"):
+    with pytest.raises(
+        ValueError, match=r"cat/1\.jpg cannot be read: .*[Ii]s a directory.*; replace"
+    ):
         images.image(0)
 
 
@@ -149,8 +174,16 @@ def test_sets_of_the_same_classes_fit_together() -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (("x", "y"), ("x", "z"), r"'train' \(2 classes\) and 'test' \(2\) .*'test' lacks y; 'train' lacks z"),
-        (("x",), ("x", "y"), r"have different classes: 'train' lacks y; give sets of the same classes"),
+        (
+            ("x", "y"),
+            ("x", "z"),
+            r"'train' \(2 classes\) and 'test' \(2\) .*'test' lacks y; 'train' lacks z",
+        ),
+        (
+            ("x",),
+            ("x", "y"),
+            r"have different classes: 'train' lacks y; give sets of the same classes",
+        ),
         (tuple("abcdefgh"), ("a",), r"'test' lacks b, c, d, e, f and 2 more"),
         (("x", "y", "z"), ("x", "z", "y"), "label 1 is y in one and z in the other"),
     ],
@@ -167,7 +200,9 @@ def test_relabelling_keeps_the_class_of_every_image() -> None:
     wanted = ["d", "x", "a", "b"]
     found = relabelled(images, wanted)
     assert found.class_names == ("d", "x", "a", "b")
-    assert [found.class_names[i] for i in found.labels] == [images.class_names[i] for i in images.labels]
+    assert [found.class_names[i] for i in found.labels] == [
+        images.class_names[i] for i in images.labels
+    ]
     assert found.labels.dtype == np.int64
     for index in range(5):
         np.testing.assert_array_equal(found.image(index), images.image(index))

@@ -66,10 +66,14 @@ def put_train_archive(folder: Path) -> None:
 
 
 def put_train_archives(folder: Path) -> None:
-    write_files(folder / "train", {f"{name}.tar": tar_bytes(files) for name, files in TRAIN.items()})
+    write_files(
+        folder / "train", {f"{name}.tar": tar_bytes(files) for name, files in TRAIN.items()}
+    )
 
 
-@pytest.mark.parametrize("put", [put_train_folders, put_train_kaggle, put_train_archive, put_train_archives])
+@pytest.mark.parametrize(
+    "put", [put_train_folders, put_train_kaggle, put_train_archive, put_train_archives]
+)
 def test_training_images(
     tmp_path: Path, put: Put, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

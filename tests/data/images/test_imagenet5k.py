@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from resnext_det.data.images import imagenet5k
+from resnext_det.data.images.array_files import read_arrays, write_arrays
 from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.imagenet5k import choose_classes, make_imagenet5k, open_imagenet5k
 from resnext_det.data.images.locations import open_path
 from resnext_det.data.images.sources import ArraySource
-from resnext_det.data.images.storing import read_arrays, write_arrays
 from tests.data.images.image_files import (
     classes_of_images,
     expected,
@@ -41,7 +41,9 @@ def put(root: Path, form: str) -> Path:
     if form == "folders":
         return write_files(root / "full", {**tree(FULL), "n10/readme.txt": b""})
     if form == "archives":
-        return write_files(root / "full", {f"{name}.tar": tar_bytes(files) for name, files in FULL.items()})
+        return write_files(
+            root / "full", {f"{name}.tar": tar_bytes(files) for name, files in FULL.items()}
+        )
     return write_files(root, {"full.tar": nested(FULL, "fall11/")}) / "full.tar"
 
 
@@ -65,13 +67,15 @@ def test_the_largest_other_classes_are_chosen_by_a_plain_loop() -> None:
 def test_classes_that_cannot_be_chosen() -> None:
     counts = {"a": 3, "b": 2, "c": 1, "d": 0}
     with pytest.raises(
-        ValueError, match=r"5 classes cannot be had: 2 are ImageNet-1K.s, .* has 1 others .* from 2 to 3"
+        ValueError,
+        match=r"5 classes cannot be had: 2 are ImageNet-1K.s, .* has 1 others .* from 2 to 3",
     ):
         choose_classes(counts, ["a", "b"], 5)
     with pytest.raises(ValueError, match="1 classes cannot be had: 2 are"):
         choose_classes(counts, ["a", "b"], 1)
     with pytest.raises(
-        ValueError, match=r"no images of 2 of the 3 classes of ImageNet-1K: d, e; give the training images of"
+        ValueError,
+        match=r"no images of 2 of the 3 classes of ImageNet-1K: d, e; give the training images of",
     ):
         choose_classes(counts, ["a", "e", "d"], 4)
     choice = choose_classes(counts, ["a", "e", "d"], 4, {"a": 9, "d": 7, "e": 8})
@@ -108,7 +112,9 @@ def test_classes_that_the_full_set_lacks_are_taken_from_imagenet1k(
     choice = make_imagenet5k(full, open_path(small_path), tmp_path / "5k", num_classes=5)
     assert choice.class_names == ("n01", "n04", "n05", "n02", "n08")
     assert choice.added == ("n04",)
-    wanted = {name: FULL[name] for name in choice.class_names if name != "n04"} | {"n04": SMALL["n04"]}
+    wanted = {name: FULL[name] for name in choice.class_names if name != "n04"} | {
+        "n04": SMALL["n04"]
+    }
     assert holdings(open_imagenet5k(tmp_path / "5k")) == expected(wanted)
 
 
@@ -122,7 +128,11 @@ def test_validation_images_bear_the_labels_of_imagenet5k(tmp_path: Path) -> None
     assert found.class_names == train.class_names
     assert found.name == "imagenet5k_val"
     assert holdings(found) == expected(validation)
-    assert found.labels.tolist() == open_image_set("imagenet_val", root=tmp_path).labels.tolist() == [0, 1]
+    assert (
+        found.labels.tolist()
+        == open_image_set("imagenet_val", root=tmp_path).labels.tolist()
+        == [0, 1]
+    )
     write_files(tmp_path / "imagenet/val", {"n99/1.JPEG": jpeg(0)})
     with pytest.raises(
         ValueError, match=r"'imagenet_val' has classes that are not among the 5 wanted ones: n99"
@@ -153,20 +163,24 @@ def test_what_is_broken_off_leaves_nothing_behind(
 def test_a_list_is_not_overwritten(tmp_path: Path) -> None:
     full = open_path(put(tmp_path, "folders"), allow_empty=True)
     make_imagenet5k(full, ["n01"], tmp_path / "5k", num_classes=2)
-    with pytest.raises(ValueError, match=r"5k holds a list already; remove .*train\.npz to make it anew"):
+    with pytest.raises(
+        ValueError, match=r"5k holds a list already; remove .*train\.npz to make it anew"
+    ):
         make_imagenet5k(full, ["n01"], tmp_path / "5k", num_classes=3)
 
 
 def test_images_that_moved_or_changed_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"'imagenet5k_train' is not there: .*train\.npz does not exist; make"
+        FileNotFoundError,
+        match=r"'imagenet5k_train' is not there: .*train\.npz does not exist; make",
     ):
         open_imagenet5k(tmp_path / "5k")
     path = put(tmp_path, "archive")
     make_imagenet5k(open_path(path), ["n01"], tmp_path / "5k", num_classes=2)
     path.write_bytes(nested({"n01": FULL["n01"]}))
     with pytest.raises(
-        ValueError, match=r"lists images in .*full\.tar, which has changed since; put it back, or rem"
+        ValueError,
+        match=r"lists images in .*full\.tar, which has changed since; put it back, or rem",
     ):
         open_imagenet5k(tmp_path / "5k")
     path.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import imagenet as torchvision_imagenet
 
-from resnext_det.data.images.imagenet_labels import validation_wnids
+from resnext_det.data.images.imagenet import validation_wnids
 from tests.data.images.imagenet_files import (
     LABELS,
     NAMES,
@@ -42,7 +42,9 @@ def test_the_development_kit_is_read_as_torchvision_reads_it(
 
 def damage_truth(folder: Path) -> None:
     put_devkit(folder)
-    (folder / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt").write_text("1\n4\n")
+    (folder / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt").write_text(
+        "1\n4\n"
+    )
 
 
 def damage_meta(folder: Path) -> None:
@@ -71,7 +73,9 @@ def other_solution(folder: Path) -> None:
 
 
 def empty_row(folder: Path) -> None:
-    (folder / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,n01440764 1 2 3 4\ny,\n")
+    (folder / "LOC_val_solution.csv").write_text(
+        "ImageId,PredictionString\nx,n01440764 1 2 3 4\ny,\n"
+    )
 
 
 def two_classes(folder: Path) -> None:
@@ -83,7 +87,10 @@ def two_classes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_truth, r"validation_ground_truth\.txt, line 2: '4' is no id of a class; copy or download"),
+        (
+            damage_truth,
+            r"validation_ground_truth\.txt, line 2: '4' is no id of a class; copy or download",
+        ),
         (damage_meta, r"devkit_t12/data/meta\.mat is damaged \(.*\); copy or download it again"),
         (other_meta, r"devkit_t12/data/meta\.mat is damaged \(.*synsets.*\)"),
         (cut_devkit, r"development kit .*\.tar\.gz is damaged \(.*\); copy or download it again"),

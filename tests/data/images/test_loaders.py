@@ -16,7 +16,7 @@ from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.cropping import CenterCrop, DenseScales
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.loaders import build_image_test_loader, build_image_train_loader
-from resnext_det.data.images.mixing import Mixing
+from resnext_det.data.images.modern_augmentation import Mixing
 from resnext_det.data.sampling import sample_random_state, training_indices
 
 NORMALIZATION: dict[str, Any] = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
@@ -31,12 +31,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     for i in range(NUMBER):
         folder = root / f"class{i % 3}"
         folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{i}.png"), random.randint(0, 256, (20 + i, 24, 3), dtype=np.uint8))
+        cv2.imwrite(
+            str(folder / f"{i}.png"), random.randint(0, 256, (20 + i, 24, 3), dtype=np.uint8)
+        )
     return open_image_set(str(root))
 
 
 def training_batches(images: ImageSet, number: int, **options: Any) -> list[dict[str, Any]]:
-    arguments = {"augmentation": AUGMENTATION, "batch_size": 4, "seed": 9, "num_workers": 0, **options}
+    arguments = {
+        "augmentation": AUGMENTATION,
+        "batch_size": 4,
+        "seed": 9,
+        "num_workers": 0,
+        **options,
+    }
     return list(islice(build_image_train_loader(images, **arguments), number))
 
 
@@ -68,7 +76,9 @@ def test_batches_are_a_plain_loop(images: ImageSet) -> None:
 def test_workers_and_restarts_change_nothing(images: ImageSet, workers: int) -> None:
     whole = training_batches(images, 6)
     state = torch.get_rng_state()
-    assert_equal(joined(training_batches(images, 3, start_batch=3, num_workers=workers)), joined(whole[3:]))
+    assert_equal(
+        joined(training_batches(images, 3, start_batch=3, num_workers=workers)), joined(whole[3:])
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -76,7 +86,8 @@ def test_processes_share_what_one_would_see(images: ImageSet) -> None:
     alone = training_batches(images, 5)
     for number, batch in enumerate(alone):
         parts = [
-            training_batches(images, number + 1, batch_size=2, rank=rank, world_size=2)[-1] for rank in (0, 1)
+            training_batches(images, number + 1, batch_size=2, rank=rank, world_size=2)[-1]
+            for rank in (0, 1)
         ]
         together = sorted(joined(parts), key=lambda sample: sample[0])
         assert_equal(together, sorted(joined([batch]), key=lambda sample: sample[0]))
@@ -90,7 +101,9 @@ def test_mixing_depends_on_the_batch_alone(images: ImageSet) -> None:
         again["labels"], mixed[3]["labels"]
     )
     for batch, original in zip(mixed, plain):
-        assert batch["labels"].shape == (4, 3) and torch.allclose(batch["labels"].sum(1), torch.ones(4))
+        assert batch["labels"].shape == (4, 3) and torch.allclose(
+            batch["labels"].sum(1), torch.ones(4)
+        )
         assert not torch.equal(batch["images"], original["images"])
         assert batch["file_names"] == original["file_names"]
 
@@ -99,7 +112,9 @@ def test_testing_sees_every_image_once(images: ImageSet) -> None:
     crop = CenterCrop(16, 20, **NORMALIZATION)
     shares = [
         list(
-            build_image_test_loader(images, views=crop, batch_size=3, num_workers=1, rank=rank, world_size=2)
+            build_image_test_loader(
+                images, views=crop, batch_size=3, num_workers=1, rank=rank, world_size=2
+            )
         )
         for rank in (0, 1)
     ]
@@ -116,7 +131,9 @@ def test_views_of_several_sizes_stay_lists(images: ImageSet) -> None:
         images, views=DenseScales((16, 24), **NORMALIZATION), batch_size=4, num_workers=0
     )
     batch = next(iter(loader))
-    assert [[tuple(scale.shape[:2]) for scale in image] for image in batch["views"]] == [[(2, 3), (2, 3)]] * 4
+    assert [[tuple(scale.shape[:2]) for scale in image] for image in batch["views"]] == [
+        [(2, 3), (2, 3)]
+    ] * 4
 
 
 @pytest.fixture
@@ -145,12 +162,16 @@ def test_broken_images_are_replaced_on_request(with_broken: ImageSet) -> None:
     assert all(name in reason for batch in batches for name, reason in batch["broken"])
     assert not set(skipped) & {name for batch in batches for name in batch["file_names"]}
     assert all(len(batch["images"]) == 4 for batch in batches)
-    assert_equal(joined(training_batches(with_broken, 5, skip_broken=True, num_workers=2)), joined(batches))
+    assert_equal(
+        joined(training_batches(with_broken, 5, skip_broken=True, num_workers=2)), joined(batches)
+    )
 
 
 def test_broken_images_are_left_out_of_a_test_on_request(with_broken: ImageSet) -> None:
     crop = CenterCrop(16, 20, **NORMALIZATION)
-    loader = build_image_test_loader(with_broken, views=crop, batch_size=1, num_workers=0, skip_broken=True)
+    loader = build_image_test_loader(
+        with_broken, views=crop, batch_size=1, num_workers=0, skip_broken=True
+    )
     batches = list(loader)
     assert [len(batch["labels"]) for batch in batches].count(0) == 2
     assert sum(len(batch["labels"]) for batch in batches) == NUMBER - 2

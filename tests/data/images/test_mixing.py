@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnext_det.data.images.mixing import Mixing
+from resnext_det.data.images.modern_augmentation import Mixing
 
 LABELS = torch.tensor([3, 0, 4, 1])
 
@@ -103,12 +103,24 @@ def test_a_result_depends_on_the_given_state_alone() -> None:
     [
         (lambda: Mixing(0), "num_classes is 0"),
         (lambda: Mixing(5, mixup=-0.1), "mixup is -0.1, cutmix 0.0; give alphas above 0"),
-        (lambda: Mixing(3, mixup=0.2)(batch(), LABELS, np.random.RandomState(0)), "from 0 to 4, .* 0 to 2"),
-        (lambda: Mixing(5)(batch(), LABELS - 1, np.random.RandomState(0)), "labels are from -1 to 3"),
+        (
+            lambda: Mixing(3, mixup=0.2)(batch(), LABELS, np.random.RandomState(0)),
+            "from 0 to 4, .* 0 to 2",
+        ),
+        (
+            lambda: Mixing(5)(batch(), LABELS - 1, np.random.RandomState(0)),
+            "labels are from -1 to 3",
+        ),
         (lambda: Mixing(5)(batch(), LABELS[:3], np.random.RandomState(0)), r"\(3,\) for 4 images"),
-        (lambda: Mixing(5)(batch(), LABELS.float(), np.random.RandomState(0)), "labels are torch.float32"),
+        (
+            lambda: Mixing(5)(batch(), LABELS.float(), np.random.RandomState(0)),
+            "labels are torch.float32",
+        ),
         (lambda: Mixing(5)(batch()[0], LABELS, np.random.RandomState(0)), "give a float batch"),
-        (lambda: Mixing(5)(batch().byte(), LABELS, np.random.RandomState(0)), "images are torch.uint8"),
+        (
+            lambda: Mixing(5)(batch().byte(), LABELS, np.random.RandomState(0)),
+            "images are torch.uint8",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(call: Any, message: str) -> None:

@@ -88,7 +88,8 @@ def test_erased_pixels_are_the_mean_colour() -> None:
 def test_flips_are_drawn_by_their_probability() -> None:
     image = picture(50, 50)
     never, always = (
-        ModernAugmentation(50, policy="", random_erasing=0.0, flip=flip, **NORMALIZED) for flip in (0, 1)
+        ModernAugmentation(50, policy="", random_erasing=0.0, flip=flip, **NORMALIZED)
+        for flip in (0, 1)
     )
     for seed in range(5):
         one, other = (augment(image, np.random.RandomState(seed)) for augment in (never, always))
@@ -98,7 +99,9 @@ def test_flips_are_drawn_by_their_probability() -> None:
 def test_bgr_is_the_same_with_its_channels_turned() -> None:
     image = picture(50, 70)
     rgb = ModernAugmentation(40, random_erasing=1.0, **NORMALIZED)
-    bgr = ModernAugmentation(40, random_erasing=1.0, mean=MEAN[::-1], std=STD[::-1], channel_order="BGR")
+    bgr = ModernAugmentation(
+        40, random_erasing=1.0, mean=MEAN[::-1], std=STD[::-1], channel_order="BGR"
+    )
     for seed in range(4):
         one, other = (augment(image, np.random.RandomState(seed)) for augment in (rgb, bgr))
         torch.testing.assert_close(one, other.flip(0), rtol=0, atol=1e-6)
@@ -108,8 +111,14 @@ def test_bgr_is_the_same_with_its_channels_turned() -> None:
     "arguments, message",
     [
         ({"size": 0}, "size is 0"),
-        ({"interpolation": "torch7_bicubic"}, "'torch7_bicubic'; .* PIL's, one of bilinear, bicubic"),
-        ({"policy": "auto"}, "policy is 'auto'; it is one of trivial_augment_wide, rand_augment, or ''"),
+        (
+            {"interpolation": "torch7_bicubic"},
+            "'torch7_bicubic'; .* PIL's, one of bilinear, bicubic",
+        ),
+        (
+            {"policy": "auto"},
+            "policy is 'auto'; it is one of trivial_augment_wide, rand_augment, or ''",
+        ),
         ({"random_erasing": 1.1}, "random_erasing is 1.1; give a probability"),
         ({"flip": -0.1}, "flip is -0.1"),
         ({"channel_order": "L"}, "channel_order is 'L'"),

@@ -49,8 +49,12 @@ def test_crop_boxes_are_distributed_as_they_should_be() -> None:
         (np.log(ratio), np.log(widths / heights)),
     ):
         grid = np.linspace(expected.min(), expected.max(), 60)
-        apart = np.abs((ours[:, None] <= grid).mean(axis=0) - (expected[:, None] <= grid).mean(axis=0)).max()
-        assert apart < 1.95 * math.sqrt(1 / len(ours) + 1 / len(expected))  # Kolmogorov-Smirnov, p = 0.001
+        apart = np.abs(
+            (ours[:, None] <= grid).mean(axis=0) - (expected[:, None] <= grid).mean(axis=0)
+        ).max()
+        assert apart < 1.95 * math.sqrt(
+            1 / len(ours) + 1 / len(expected)
+        )  # Kolmogorov-Smirnov, p = 0.001
     places = top[box_height < height] / (height - box_height[box_height < height])
     assert abs(places.mean() - 0.5) < 4 / math.sqrt(12 * len(places))
 
@@ -59,7 +63,8 @@ def test_crop_boxes_have_torchvisions_ranges() -> None:
     torch.manual_seed(0)
     image = Image.new("RGB", (500, 375))
     theirs = [
-        transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)
+        transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+        for _ in range(3000)
     ]
     state = np.random.RandomState(0)
     ours = [random_sized_crop_box(375, 500, state) for _ in range(3000)]
@@ -75,7 +80,11 @@ def test_crop_boxes_have_torchvisions_ranges() -> None:
 def test_offsets_include_both_ends() -> None:
     state = np.random.RandomState(1)
     boxes = [random_sized_crop_box(6, 6, state) for _ in range(3000)]
-    rests = [(box.top, 6 - box.height - box.top, box.left, 6 - box.width - box.left) for box in boxes if box]
+    rests = [
+        (box.top, 6 - box.height - box.top, box.left, 6 - box.width - box.left)
+        for box in boxes
+        if box
+    ]
     for height in (3, 4, 5):
         tops = {box.top for box in boxes if box and box.height == height}
         assert tops == set(range(6 - height + 1))

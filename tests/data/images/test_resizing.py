@@ -27,7 +27,9 @@ SIZES = [
 
 
 @pytest.mark.parametrize("height, width, new_height, new_width", SIZES)
-def test_torch7_bicubic_equals_plain_loops(height: int, width: int, new_height: int, new_width: int) -> None:
+def test_torch7_bicubic_equals_plain_loops(
+    height: int, width: int, new_height: int, new_width: int
+) -> None:
     image = picture(height, width)
     ours = resize(image, new_height, new_width, "torch7_bicubic")
     expected = 255 * lua.scale(lua.load(image), new_width, new_height).transpose(1, 2, 0)
@@ -42,13 +44,17 @@ def test_torch7_bicubic_reaches_beyond_the_range_and_keeps_the_corners() -> None
     assert ours.min() < -10 and ours.max() > 265
     noise = picture(21, 34, seed=1)
     ours = resize(noise, 50, 11, "torch7_bicubic")
-    np.testing.assert_array_equal(ours[[0, 0, -1, -1], [0, -1, 0, -1]], noise[[0, 0, -1, -1], [0, -1, 0, -1]])
+    np.testing.assert_array_equal(
+        ours[[0, 0, -1, -1], [0, -1, 0, -1]], noise[[0, 0, -1, -1], [0, -1, 0, -1]]
+    )
 
 
 @pytest.mark.parametrize("interpolation", ["torch7_bicubic", "bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(50, 71), (17, 23), (17, 71)])
 @pytest.mark.parametrize("window", [Box(0, 0, 4, 5), Box(3, 6, 14, 17), Box(16, 22, 1, 1)])
-def test_a_window_is_a_part_of_the_whole(interpolation: str, size: tuple[int, int], window: Box) -> None:
+def test_a_window_is_a_part_of_the_whole(
+    interpolation: str, size: tuple[int, int], window: Box
+) -> None:
     image = picture(30, 40)
     top, left, height, width = window
     whole = resize(image, *size, interpolation)[top : top + height, left : left + width]
@@ -65,7 +71,9 @@ def test_other_filters_equal_torchvisions(interpolation: str, size: tuple[int, i
     from_picture = v2.functional.resize(Image.fromarray(image), list(size), mode)
     np.testing.assert_array_equal(ours, np.asarray(from_picture))
     tensor = torch.from_numpy(image).permute(2, 0, 1)
-    from_tensor = v2.functional.resize(tensor, list(size), mode, antialias=True).permute(1, 2, 0).numpy()
+    from_tensor = (
+        v2.functional.resize(tensor, list(size), mode, antialias=True).permute(1, 2, 0).numpy()
+    )
     assert ours.dtype == np.uint8
     assert np.abs(ours.astype(int) - from_tensor.astype(int)).max() <= 1
 
@@ -80,7 +88,17 @@ def test_images_of_any_memory_layout_are_taken() -> None:
             np.testing.assert_array_equal(resize(view, 17, 19, interpolation), expected)
 
 
-SIDES = [(375, 500), (500, 375), (256, 400), (400, 256), (256, 256), (333, 500), (1, 7), (97, 1213), (49, 51)]
+SIDES = [
+    (375, 500),
+    (500, 375),
+    (256, 400),
+    (400, 256),
+    (256, 256),
+    (333, 500),
+    (1, 7),
+    (97, 1213),
+    (49, 51),
+]
 
 
 @pytest.mark.parametrize("size", [224, 256, 480])
@@ -126,7 +144,9 @@ def test_other_images_are_refused(image: np.ndarray, message: str) -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     image = picture(5, 6)
-    with pytest.raises(ValueError, match="'lanczos'; it is one of torch7_bicubic, bicubic, bilinear"):
+    with pytest.raises(
+        ValueError, match="'lanczos'; it is one of torch7_bicubic, bicubic, bilinear"
+    ):
         resize(image, 4, 4, "lanczos")
     with pytest.raises(ValueError, match="cannot be resized to 0x4"):
         resize(image, 0, 4, "bilinear")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnext_det.data.images.torch_draws import torch_draws_from
+from resnext_det.data.images.modern_augmentation import torch_draws_from
 
 
 def test_draws_depend_on_the_state_and_leave_the_generator_alone() -> None:

@@ -1,0 +1,254 @@
+"""SOLVER.REFERENCE_WORLD_SIZE: a schedule that was made for some number of processes, run by another."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+# Keys that begin so are detectron2's of parts that are switched off by a key below, which is limited to that.
+PARTS_SWITCHED_OFF = (
+    "MODEL.ROI_MASK_HEAD.",  # MODEL.MASK_ON
+    "MODEL.ROI_KEYPOINT_HEAD.",  # MODEL.KEYPOINT_ON
+    "MODEL.ROI_BOX_CASCADE_HEAD.",  # MODEL.ROI_HEADS.NAME
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_",  # MODEL.ROI_BOX_HEAD.USE_FED_LOSS
+    "MODEL.RETINANET.",  # MODEL.META_ARCHITECTURE, as the next two
+    "MODEL.SEM_SEG_HEAD.",
+    "MODEL.PANOPTIC_FPN.",
+    "MODEL.ANCHOR_GENERATOR.ANGLES",  # MODEL.ANCHOR_GENERATOR.NAME
+    "INPUT.MASK_FORMAT",  # MODEL.MASK_ON
+    "INPUT.CROP.",  # INPUT.CROP.ENABLED
+    "TEST.AUG.",  # TEST.AUG.ENABLED
+    "TEST.PRECISE_BN.",  # TEST.PRECISE_BN.ENABLED
+    "TEST.KEYPOINT_OKS_SIGMAS",  # MODEL.KEYPOINT_ON
+    "GLOBAL.HACK",  # detectron2 itself does not read it
+)
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "DEVICE": "cuda",
+        "WEIGHTS": "",
+        "MASK_ON": False,
+        "KEYPOINT_ON": False,
+        "LOAD_PROPOSALS": False,
+        # One number a channel, in the order of INPUT.FORMAT.
+        "PIXEL_MEAN": [103.530, 116.280, 123.675],
+        "PIXEL_STD": [1.0, 1.0, 1.0],
+        "BACKBONE": {"NAME": "build_resnet_backbone", "FREEZE_AT": 2},
+        "RESNETS": {
+            "DEPTH": 50,
+            "NUM_GROUPS": 1,
+            "WIDTH_PER_GROUP": 64,
+            "STEM_OUT_CHANNELS": 64,
+            "RES2_OUT_CHANNELS": 256,
+            "NORM": "FrozenBN",
+            "STRIDE_IN_1X1": True,
+            "RES5_DILATION": 1,
+            "OUT_FEATURES": ["res4"],
+            "DEFORM_ON_PER_STAGE": [False, False, False, False],
+            "DEFORM_MODULATED": False,
+            "DEFORM_NUM_GROUPS": 1,
+        },
+        "FPN": {"IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": "", "FUSE_TYPE": "sum"},
+        "PROPOSAL_GENERATOR": {"NAME": "RPN", "MIN_SIZE": 0},
+        "ANCHOR_GENERATOR": {
+            "NAME": "DefaultAnchorGenerator",
+            "SIZES": [[32, 64, 128, 256, 512]],
+            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+            "OFFSET": 0.0,
+        },
+        "RPN": _rpn(),
+        "ROI_HEADS": {
+            "NAME": "Res5ROIHeads",
+            "NUM_CLASSES": 80,
+            "IN_FEATURES": ["res4"],
+            "IOU_THRESHOLDS": [0.5],
+            "IOU_LABELS": [0, 1],
+            "BATCH_SIZE_PER_IMAGE": 512,
+            "POSITIVE_FRACTION": 0.25,
+            "SCORE_THRESH_TEST": 0.05,
+            "NMS_THRESH_TEST": 0.5,
+            "PROPOSAL_APPEND_GT": True,
+        },
+        "ROI_BOX_HEAD": _roi_box_head(),
+    }
+
+
+def _rpn() -> dict[str, Any]:
+    return {
+        "HEAD_NAME": "StandardRPNHead",
+        "IN_FEATURES": ["res4"],
+        "BOUNDARY_THRESH": -1,
+        "IOU_THRESHOLDS": [0.3, 0.7],
+        "IOU_LABELS": [0, -1, 1],
+        "BATCH_SIZE_PER_IMAGE": 256,
+        "POSITIVE_FRACTION": 0.5,
+        "BBOX_REG_LOSS_TYPE": "smooth_l1",
+        "BBOX_REG_LOSS_WEIGHT": 1.0,
+        "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+        "SMOOTH_L1_BETA": 0.0,
+        "LOSS_WEIGHT": 1.0,
+        "PRE_NMS_TOPK_TRAIN": 12000,
+        "PRE_NMS_TOPK_TEST": 6000,
+        "POST_NMS_TOPK_TRAIN": 2000,
+        "POST_NMS_TOPK_TEST": 1000,
+        "NMS_THRESH": 0.7,
+        "CONV_DIMS": [-1],
+    }
+
+
+def _roi_box_head() -> dict[str, Any]:
+    return {
+        "NAME": "",
+        "BBOX_REG_LOSS_TYPE": "smooth_l1",
+        "BBOX_REG_LOSS_WEIGHT": 1.0,
+        "BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+        "SMOOTH_L1_BETA": 0.0,
+        "POOLER_RESOLUTION": 14,
+        "POOLER_SAMPLING_RATIO": 0,
+        "POOLER_TYPE": "ROIAlignV2",
+        "NUM_FC": 0,
+        "FC_DIM": 1024,
+        "NUM_CONV": 0,
+        "CONV_DIM": 256,
+        "NORM": "",
+        "CLS_AGNOSTIC_BBOX_REG": False,
+        "TRAIN_ON_PRED_BOXES": False,
+        "USE_FED_LOSS": False,
+        "USE_SIGMOID_CE": False,
+    }
+
+
+def _solver() -> dict[str, Any]:
+    return {
+        "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+        "MAX_ITER": 40000,
+        "BASE_LR": 0.001,
+        "BASE_LR_END": 0.0,
+        "MOMENTUM": 0.9,
+        "NESTEROV": False,
+        "WEIGHT_DECAY": 0.0001,
+        "WEIGHT_DECAY_NORM": 0.0,
+        "WEIGHT_DECAY_BIAS": None,
+        "BIAS_LR_FACTOR": 1.0,
+        "GAMMA": 0.1,
+        "STEPS": (30000,),
+        "NUM_DECAYS": 3,
+        "RESCALE_INTERVAL": False,
+        "WARMUP_FACTOR": 1.0 / 1000,
+        "WARMUP_ITERS": 1000,
+        "WARMUP_METHOD": "linear",
+        "CHECKPOINT_PERIOD": 5000,
+        "IMS_PER_BATCH": 16,
+        "REFERENCE_WORLD_SIZE": 0,
+        "CLIP_GRADIENTS": {
+            "ENABLED": False,
+            "CLIP_TYPE": "value",
+            "CLIP_VALUE": 1.0,
+            "NORM_TYPE": 2.0,
+        },
+        "AMP": {"ENABLED": False},
+    }
+
+
+def get_cfg() -> CfgNode:
+    """A fresh configuration: every key that is honoured, at detectron2's default.
+
+    Returns:
+        an ``fvcore.common.config.CfgNode``; change it by attribute, ``merge_from_list`` or ``load_config``.
+    """
+    return CfgNode(
+        {
+            "VERSION": 2,
+            "MODEL": _model(),
+            "INPUT": {
+                "MIN_SIZE_TRAIN": (800,),
+                "MIN_SIZE_TRAIN_SAMPLING": "choice",
+                "MAX_SIZE_TRAIN": 1333,
+                "MIN_SIZE_TEST": 800,
+                "MAX_SIZE_TEST": 1333,
+                "RANDOM_FLIP": "horizontal",
+                "FORMAT": "BGR",
+                "CROP": {"ENABLED": False},
+            },
+            "DATASETS": {
+                "TRAIN": (),
+                "TEST": (),
+                # One file a set, where MODEL.LOAD_PROPOSALS; of an image the best so many are used.
+                "PROPOSAL_FILES_TRAIN": (),
+                "PROPOSAL_FILES_TEST": (),
+                "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+                "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+            },
+            "DATALOADER": {
+                "NUM_WORKERS": 4,
+                "ASPECT_RATIO_GROUPING": True,
+                "SAMPLER_TRAIN": "TrainingSampler",
+                "REPEAT_THRESHOLD": 0.0,
+                "REPEAT_SQRT": True,
+                "FILTER_EMPTY_ANNOTATIONS": True,
+            },
+            "SOLVER": _solver(),
+            "TEST": {
+                "EXPECTED_RESULTS": [],
+                "EVAL_PERIOD": 0,
+                "DETECTIONS_PER_IMAGE": 100,
+                "AUG": {"ENABLED": False},
+                "PRECISE_BN": {"ENABLED": False},
+            },
+            "OUTPUT_DIR": "./output",
+            "SEED": -1,
+            "CUDNN_BENCHMARK": False,
+            "FLOAT32_PRECISION": "",
+            "VIS_PERIOD": 0,
+        }
+    )
+
+
+logger = logging.getLogger(__name__)
+
+
+def scaled_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
+    """The configuration for this many processes, as detectron2's ``auto_scale_workers``.
+
+    Where ``SOLVER.REFERENCE_WORLD_SIZE`` is not 0, the images of a process stay what they were: batch and learning rate grow in
+    proportion to the processes, iterations shrink. A period stays at 1 or more, where detectron2's may become 0.
+
+    Raises:
+        ValueError: the batch cannot be shared out evenly among the reference processes.
+    """
+    solver = cfg.SOLVER
+    reference = solver.REFERENCE_WORLD_SIZE
+    if reference in (0, processes):
+        return cfg
+    if solver.IMS_PER_BATCH % reference:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE = {reference}; write one, or 0 "
+            "for no scaling"
+        )
+    scale = processes / reference
+    scaled = cfg.clone()
+    scaled.defrost()
+    solver = scaled.SOLVER
+    solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
+    solver.BASE_LR *= scale
+    solver.MAX_ITER = max(1, round(solver.MAX_ITER / scale))
+    solver.WARMUP_ITERS = round(solver.WARMUP_ITERS / scale)
+    solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
+    solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / scale))
+    solver.REFERENCE_WORLD_SIZE = processes
+    if scaled.TEST.EVAL_PERIOD:  # 0 evaluates at the end only
+        scaled.TEST.EVAL_PERIOD = max(1, round(scaled.TEST.EVAL_PERIOD / scale))
+    scaled.freeze()
+    logger.info(
+        "scaled to %d processes (SOLVER.REFERENCE_WORLD_SIZE = %d): batch %d, learning rate %g, %d iterations",
+        processes,
+        reference,
+        solver.IMS_PER_BATCH,
+        solver.BASE_LR,
+        solver.MAX_ITER,
+    )
+    return scaled

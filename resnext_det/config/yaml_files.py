@@ -1,0 +1,97 @@
+"""A YAML file with the files that its ``_BASE_`` names, as one dict."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a configuration file.
+
+    Returns:
+        its values over those of its base files, and the files that were read.
+
+    Raises:
+        FileNotFoundError: it, or a base file, does not exist.
+        ValueError: one of them is not plain YAML, has a key twice, or names itself as its base.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"configuration {path} does not exist; give the path of a YAML file, such as one under configs/"
+        )
+    files: list[str] = []
+
+    class Reader(CfgNode):
+        """fvcore reads the YAML and merges the bases; this sees each file first."""
+
+        @classmethod
+        def _open_cfg(cls, filename: str) -> IO[str]:
+            files.append(filename)
+            return io.StringIO(_checked_text(filename, path, depth=len(files)))
+
+    try:
+        values = Reader.load_yaml_with_base(str(path), allow_unsafe=False)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(
+            f"configuration {files[-1]} is not plain YAML: {error}; correct it (tags are not read)"
+        ) from error
+    except AssertionError as error:
+        raise ValueError(
+            f"configuration {path}: a key is a group here and a value in its _BASE_: {error}"
+        ) from error
+    return values, files
+
+
+def _checked_text(filename: str, leaf: Path, depth: int) -> str:
+    """The text of a file in which every key stands once."""
+    if depth > 100:
+        raise ValueError(
+            f"configuration {leaf}: its _BASE_ leads back to {filename}; break the circle"
+        )
+    try:
+        text = Path(filename).read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileNotFoundError(
+            f"configuration {leaf}: its _BASE_ names {filename}, which does not exist; correct the path, it is relative to the file "
+            "that names it"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"configuration {filename} is no text; give a YAML file") from error
+    document = yaml.compose(text, yaml.SafeLoader)
+    if not isinstance(document, yaml.MappingNode):
+        raise ValueError(
+            f"configuration {filename} holds no KEY: value lines; write some, or leave the file out"
+        )
+    _refuse_repeated_keys(document, filename)
+    _check_base(document, filename)
+    return text
+
+
+def _check_base(document: yaml.MappingNode, filename: str) -> None:
+    for name, value in document.value:
+        if name.value != "_BASE_":
+            continue
+        entries = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        if not entries or not all(entry.tag == "tag:yaml.org,2002:str" for entry in entries):
+            raise ValueError(
+                f"configuration {filename}: _BASE_ in line {name.start_mark.line + 1} names no file; write a path, or a list of paths"
+            )
+
+
+def _refuse_repeated_keys(mapping: yaml.MappingNode, filename: str) -> None:
+    """YAML keeps the last of two equal keys in silence, and the settings under the first would be lost."""
+    lines: dict[str, int] = {}
+    for name, value in mapping.value:
+        key, line = str(name.value), name.start_mark.line + 1
+        if key in lines:
+            raise ValueError(
+                f"configuration {filename} has {key} twice in one group, in lines {lines[key]} and {line}; put them together"
+            )
+        lines[key] = line
+        if isinstance(value, yaml.MappingNode):
+            _refuse_repeated_keys(value, filename)

@@ -1,0 +1,121 @@
+"""Lists of images in files: arrays and a JSON header in an .npz, which appears whole or not at all and runs no code when it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnext_det.data.images.packing import PackedPaths
+from resnext_det.data.images.sources import Archive, ArchiveSource, FileSource
+from resnext_det.files import write_file
+
+VERSION = 1
+"""Changes with the meaning of what is stored, so that no old file is taken for a new one."""
+
+_HEADER = "header"
+# What numpy and zipfile raise on a file that is cut short, damaged or something else.
+_DAMAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+StoredSource = FileSource | ArchiveSource
+
+
+def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays and what JSON can say of them.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; nothing is left behind.
+    """
+    text = json.dumps({"version": VERSION, **header}).encode()
+    stored: dict[str, Any] = {_HEADER: np.frombuffer(text, np.uint8), **arrays}
+    write_file(path, lambda file: np.savez(file, **stored))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of ``write_arrays``; raises as ``read_arrays``."""
+    return _read(path, header_alone=True)[0]
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What ``write_arrays`` wrote.
+
+    Raises:
+        OSError: the file is not there or cannot be read.
+        ValueError: it is damaged, or of another version.
+    """
+    return _read(path, header_alone=False)
+
+
+def _read(path: Path, *, header_alone: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            header = json.loads(stored[_HEADER].tobytes())
+            if header["version"] != VERSION:
+                raise ValueError(f"it is of version {header['version']!r}, not {VERSION}")
+            names = [] if header_alone else [name for name in stored.files if name != _HEADER]
+            return header, {name: stored[name] for name in names}
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def pack(source: StoredSource, prefix: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A source as a part of a header, and arrays whose names begin with ``prefix``."""
+    description: dict[str, Any] = {"root": os.fspath(source.root.absolute())}
+    arrays = source.paths.arrays(prefix)
+    if isinstance(source, ArchiveSource):
+        description["archives"] = [
+            [archive.name, archive.size, archive.mtime] for archive in source.archives
+        ]
+        arrays |= {
+            f"{prefix}archive_of_folder": source.archive_of_folder,
+            f"{prefix}offsets": source.offsets,
+            f"{prefix}sizes": source.sizes,
+        }
+    return description, arrays
+
+
+def unpack(
+    description: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    prefix: str = "",
+    root: Path | None = None,
+) -> StoredSource:
+    """The inverse of ``pack``; nothing is believed that can be checked.
+
+    Args:
+        root: where the files are now; by default where they were.
+
+    Raises:
+        ValueError: the arrays contradict each other.
+    """
+    try:
+        root = root or Path(description["root"])
+        paths = PackedPaths.from_arrays(arrays, prefix)
+        if "archives" not in description:
+            return FileSource(root, paths)
+        archives = tuple(
+            Archive(str(name), int(size), int(mtime))
+            for name, size, mtime in description["archives"]
+        )
+        of_folder, offsets, sizes = (
+            arrays[f"{prefix}{name}"] for name in ("archive_of_folder", "offsets", "sizes")
+        )
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"a part of it is missing or of another kind ({error})") from error
+    source = ArchiveSource(root, archives, paths, of_folder, offsets, sizes)
+    source.check()
+    return source

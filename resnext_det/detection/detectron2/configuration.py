@@ -1,0 +1,77 @@
+"""detectron2's whole configuration, read and checked as the portable engine's is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+
+from resnext_det.config import check
+from resnext_det.config.backbone import check_backbone
+from resnext_det.config.loading import merge
+from resnext_det.config.rules import value_of
+from resnext_det.config.values import SUPPORTED_VALUES, check_value, is_supported
+
+logger = logging.getLogger(__name__)
+
+_DATA_KEYS = (
+    "INPUT.",
+    "DATASETS.",
+    "DATALOADER.",
+    "MODEL.MASK_ON",
+    "MODEL.KEYPOINT_ON",
+    "TEST.AUG.",
+)
+_BOX_DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "FCOS")
+
+
+def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+    """Read one configuration over detectron2's defaults; every key of detectron2 may be set.
+
+    Where it says nothing that the portable engine does not honour, it is held to the same checks; else the backbone is checked.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``resnext_det.load_config``.
+    """
+    cfg = get_cfg()
+    merge(cfg, path, overrides)
+    check_value(cfg, "VERSION", 2)
+    if not (only_here := beyond_portable(cfg)):
+        check(cfg)
+    else:
+        logger.info("Honoured by detectron2 alone: %s", ", ".join(only_here))
+        if uses_our_backbone(cfg):
+            check_backbone(cfg)
+    _check_mixed_precision(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _check_mixed_precision(cfg: CfgNode) -> None:
+    on_cpu = cfg.MODEL.DEVICE.startswith("cpu")
+    if cfg.SOLVER.AMP.ENABLED and on_cpu and cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIPool":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED = True with MODEL.ROI_BOX_HEAD.POOLER_TYPE = 'ROIPool' does not run on detectron2 on the CPU, where "
+            "torchvision's roi_pool takes float32 alone; write SOLVER.AMP.ENABLED False, MODEL.DEVICE cuda, or --engine portable"
+        )
+
+
+def beyond_portable(cfg: CfgNode) -> list[str]:
+    """The keys with a value that detectron2 alone may honour."""
+    return [key for key in SUPPORTED_VALUES if not is_supported(key, value_of(cfg, key))]
+
+
+def uses_our_backbone(cfg: CfgNode) -> bool:
+    """Whether the backbone is one that this package registers."""
+    return "resnext" in cfg.MODEL.BACKBONE.NAME
+
+
+def needs_detectron2_data(cfg: CfgNode) -> list[str]:
+    """The keys for which the images have to be loaded, and results evaluated, by detectron2 itself: masks, keypoints, crops ..."""
+    keys = [key for key in beyond_portable(cfg) if key.startswith(_DATA_KEYS)]
+    if cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS:
+        keys.append("MODEL.META_ARCHITECTURE")
+    return keys

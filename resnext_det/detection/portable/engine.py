@@ -1,0 +1,154 @@
+"""Training and evaluation of the portable detector: from a configuration to files and numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+
+from resnext_det.config import load_config
+from resnext_det.config.detection import scaled_to_processes
+from resnext_det.detection.datasets import (
+    check_categories,
+    load_test_sets,
+    load_train_sets,
+    train_loader,
+)
+from resnext_det.detection.evaluation import (
+    BoxMetrics,
+    check_proposes,
+    evaluate_all,
+    scalars,
+    write_all_proposals,
+)
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.faster_rcnn import MetaArchitecture
+from resnext_det.detection.portable.solver import optimizer_of, schedule_of
+from resnext_det.detection.weights import begin, facts_for_checkpoints, load_detector
+from resnext_det.training import distributed
+from resnext_det.training.checkpoint import Checkpointer, load_model_state
+from resnext_det.training.loop import Step, train_loop
+from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.optimizer import clipper_of
+from resnext_det.training.setup import CONFIG_FILE, record, seeded, set_up
+from resnext_det.training.state import TrainingState
+
+__all__ = ["evaluate", "load_config", "propose", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
+    """Train as ``cfg`` says; every process of a training calls it.
+
+    Args:
+        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training that had ended is evaluated.
+
+    Returns:
+        COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other processes than the first an empty
+        dict.
+
+    Raises:
+        ValueError, FileNotFoundError: configuration, data or weights are wrong.
+        FloatingPointError, TrainingInterrupted: see ``train_loop``.
+    """
+    device = set_up(cfg)
+    cfg = seeded(cfg, resume=resume)
+    record(cfg)
+    cfg = scaled_to_processes(cfg, distributed.world_size())
+    train_sets, test_sets = load_train_sets(cfg), load_test_sets(cfg)
+    check_categories(cfg, train_sets, test_sets)
+    model = _build_model(cfg, device)
+    state = TrainingState(
+        distributed.distribute(model, device),
+        optimizer_of(cfg, model),
+        Checkpointer(cfg.OUTPUT_DIR),
+    )
+    start = state.resume() if resume else 0
+    if start == 0:
+        begin(cfg, model)
+    state.facts = facts_for_checkpoints(cfg, model)
+    results: dict[str, BoxMetrics] = {}
+    with MetricsWriter(cfg.OUTPUT_DIR, total_steps=cfg.SOLVER.MAX_ITER, start=start) as writer:
+
+        def evaluate_now() -> None:
+            if test_sets:
+                results.update(evaluate_all(cfg, model, test_sets))
+                writer.put(scalars(results))
+
+        def evaluate_when_due(step: Step) -> None:
+            period, done = cfg.TEST.EVAL_PERIOD, step.iteration + 1
+            if done == step.stop or (period > 0 and done % period == 0):
+                evaluate_now()
+
+        if start >= cfg.SOLVER.MAX_ITER:
+            logger.info("The training had ended after %d iterations; it is evaluated.", start)
+            evaluate_now()
+        else:
+            train_loop(
+                model=state.model,
+                optimizer=state.optimizer,
+                schedule=schedule_of(cfg),
+                batches=train_loader(cfg, train_sets, start),
+                start=start,
+                stop=cfg.SOLVER.MAX_ITER,
+                device=device,
+                amp_dtype=torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None,
+                clip=clipper_of(cfg),
+                after_step=[state.every(cfg.SOLVER.CHECKPOINT_PERIOD), evaluate_when_due, writer],
+                on_interrupt=state.after,
+            )
+    return results
+
+
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
+    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint of ``OUTPUT_DIR``, on ``DATASETS.TEST``.
+
+    Returns:
+        COCO's numbers (average recalls) by name of the set; in other processes than the first an empty dict.
+
+    Raises:
+        ValueError, FileNotFoundError: configuration, data or weights are wrong; the weights are not those of a whole detector.
+    """
+    device = set_up(cfg)
+    if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
+        record(cfg)
+    test_sets = load_test_sets(cfg, needed=True)
+    check_categories(cfg, [], test_sets)
+    return evaluate_all(cfg, _trained_model(cfg, device, resume=resume), test_sets)
+
+
+def propose(cfg: CfgNode, files: Mapping[str, str | Path], *, resume: bool = False) -> None:
+    """Write the proposals of a trained ProposalNetwork: ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint of ``OUTPUT_DIR``.
+
+    Args:
+        files: name of a dataset -> file to write.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``evaluate``; the model gives no proposals.
+        OSError: a file could not be written.
+    """
+    check_proposes(cfg)
+    device = set_up(cfg)
+    write_all_proposals(cfg, _trained_model(cfg, device, resume=resume), files)
+
+
+def _trained_model(cfg: CfgNode, device: torch.device, *, resume: bool) -> MetaArchitecture:
+    model = _build_model(cfg, device)
+    checkpointer = Checkpointer(cfg.OUTPUT_DIR)
+    newest = checkpointer.latest() if resume else None
+    if newest is not None:
+        load_model_state(model, checkpointer.load(newest)["model"])
+        logger.info("The weights are those of %s.", newest)
+    else:
+        load_detector(cfg, model)
+    return model
+
+
+def _build_model(cfg: CfgNode, device: torch.device) -> MetaArchitecture:
+    model = build_detector(cfg).to(device)
+    logger.info("%d parameters", sum(parameter.numel() for parameter in model.parameters()))
+    return model

@@ -1,0 +1,264 @@
+"""The region proposal network (Faster R-CNN, section 3.1), with detectron2's parameter names and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+
+from resnext_det.detection.portable.boxes import (
+    AnchorGenerator,
+    BoxTransform,
+    box_regression_loss,
+    larger_than,
+    match,
+    sample_labels,
+)
+from resnext_det.instances import Boxes, Instances
+from resnext_det.layers import ConvNorm
+
+
+class RPNHead(nn.Module):
+    """3x3 convolutions with ReLU; then two 1x1: A objectness logits and A * 4 box deltas a cell.
+
+    Args:
+        in_channels: of every feature map.
+        anchors_per_cell: A.
+        conv_dims: channels of the 3x3 convolutions; -1 keeps the number. One gives the child ``conv``, several ``conv.conv0`` ...
+    """
+
+    def __init__(
+        self, *, in_channels: int, anchors_per_cell: int, conv_dims: Sequence[int] = (-1,)
+    ) -> None:
+        super().__init__()
+        convolutions, channels = [], in_channels
+        for dim in conv_dims:
+            out_channels = channels if dim == -1 else dim
+            convolutions.append(
+                ConvNorm(
+                    channels, out_channels, kernel_size=3, padding=1, norm="", activation=nn.ReLU()
+                )
+            )
+            channels = out_channels
+        self.conv = convolutions[0] if len(convolutions) == 1 else nn.Sequential()
+        if len(convolutions) > 1:
+            for index, convolution in enumerate(convolutions):
+                self.conv.add_module(f"conv{index}", convolution)
+        self.objectness_logits = nn.Conv2d(channels, anchors_per_cell, kernel_size=1)
+        self.anchor_deltas = nn.Conv2d(channels, anchors_per_cell * 4, kernel_size=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Features (N, C, Hi, Wi) -> logits (N, Hi * Wi * A) and deltas (N, Hi * Wi * A, 4) of every level."""
+        logits, deltas = [], []
+        for feature in features:
+            hidden = self.conv(feature)
+            # (N, A, H, W) -> (N, H, W, A) -> (N, H * W * A)
+            logits.append(self.objectness_logits(hidden).permute(0, 2, 3, 1).flatten(1))
+            # (N, A * 4, H, W) -> (N, H, W, A, 4) -> (N, H * W * A, 4)
+            level = self.anchor_deltas(hidden)
+            deltas.append(level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, -2))
+        return logits, deltas
+
+
+@dataclass(frozen=True)
+class RPNSettings:
+    """What ``MODEL.RPN`` and ``MODEL.PROPOSAL_GENERATOR`` say, under their own names."""
+
+    iou_thresholds: tuple[float, ...]
+    iou_labels: tuple[int, ...]
+    batch_size_per_image: int
+    positive_fraction: float
+    pre_nms_topk_train: int
+    pre_nms_topk_test: int
+    post_nms_topk_train: int
+    post_nms_topk_test: int
+    nms_thresh: float
+    min_size: float
+    boundary_thresh: float
+    bbox_reg_weights: tuple[float, ...]
+    bbox_reg_loss_type: str
+    bbox_reg_loss_weight: float
+    smooth_l1_beta: float
+    loss_weight: float
+
+
+class RPN(nn.Module):
+    """Proposes regions that may hold an object.
+
+    Args:
+        in_features: names of the feature maps.
+        head: gives logits and deltas for every anchor.
+        anchor_generator: for the same feature maps.
+        settings: thresholds, counts and loss weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        head: RPNHead,
+        anchor_generator: AnchorGenerator,
+        settings: RPNSettings,
+    ) -> None:
+        super().__init__()
+        self.in_features = tuple(in_features)
+        self.rpn_head = head
+        self.anchor_generator = anchor_generator
+        self.settings = settings
+        self.transform = BoxTransform(settings.bbox_reg_weights)
+
+    def forward(
+        self,
+        image_sizes: Sequence[tuple[int, int]],
+        features: dict[str, Tensor],
+        targets: Sequence[Instances] | None,
+        *,
+        with_proposals: bool = True,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Propose regions; in training, give the losses too.
+
+        Args:
+            image_sizes: (height, width) of every image before padding.
+            features: name -> (N, C, H, W).
+            targets: ground truth of every image; needed in training.
+            with_proposals: whether regions are wanted; in training alone they may not be, and then are not computed.
+
+        Returns:
+            per image ``proposal_boxes`` and ``objectness_logits``, best first; and ``loss_rpn_cls``, ``loss_rpn_loc``.
+
+        Raises:
+            FloatingPointError: in training, where a prediction is not finite.
+        """
+        maps = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(maps)
+        logits, deltas = self.rpn_head(maps)
+        losses: dict[str, Tensor] = {}
+        if self.training:
+            assert targets is not None
+            all_anchors = torch.cat(anchors)
+            labels, matched = self._label_anchors(all_anchors, image_sizes, targets)
+            losses = self._losses(
+                all_anchors, torch.cat(logits, dim=1), torch.cat(deltas, dim=1), labels, matched
+            )
+        if not with_proposals:
+            return [], losses
+        with torch.no_grad():
+            return self._propose(anchors, logits, deltas, image_sizes), losses
+
+    @torch.no_grad()
+    def _label_anchors(
+        self, anchors: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Instances]
+    ) -> tuple[Tensor, Tensor]:
+        """Labels (N, R) of the sampled anchors (1, 0; -1 elsewhere) and the boxes (N, R, 4) that they match."""
+        settings = self.settings
+        all_labels, all_matched = [], []
+        for (height, width), target in zip(image_sizes, targets):
+            truth: Tensor = target.gt_boxes.tensor
+            matches, labels = match(
+                box_iou(truth, anchors),
+                thresholds=settings.iou_thresholds,
+                labels=settings.iou_labels,
+                allow_low_quality_matches=True,
+            )
+            if settings.boundary_thresh >= 0:
+                slack = settings.boundary_thresh
+                inside = (anchors[:, :2] >= -slack).all(dim=1)
+                inside &= (anchors[:, 2] < width + slack) & (anchors[:, 3] < height + slack)
+                labels[~inside] = -1
+            positive, negative = sample_labels(
+                labels,
+                count=settings.batch_size_per_image,
+                positive_fraction=settings.positive_fraction,
+                background=0,
+            )
+            sampled = torch.full_like(labels, -1)
+            sampled[positive] = 1
+            sampled[negative] = 0
+            all_labels.append(sampled)
+            all_matched.append(truth[matches] if len(truth) else torch.zeros_like(anchors))
+        return torch.stack(all_labels), torch.stack(all_matched)
+
+    def _losses(
+        self, anchors: Tensor, logits: Tensor, deltas: Tensor, labels: Tensor, matched: Tensor
+    ) -> dict[str, Tensor]:
+        settings = self.settings
+        positive, sampled = labels == 1, labels >= 0
+        localization = box_regression_loss(
+            anchors.expand(len(labels), -1, -1)[positive],
+            deltas[positive],
+            matched[positive],
+            transform=self.transform,
+            loss_type=settings.bbox_reg_loss_type,
+            smooth_l1_beta=settings.smooth_l1_beta,
+        )
+        classification = F.binary_cross_entropy_with_logits(
+            logits[sampled], labels[sampled].to(torch.float32), reduction="sum"
+        )
+        normalizer = settings.batch_size_per_image * len(labels)
+        return {
+            "loss_rpn_cls": classification / normalizer * settings.loss_weight,
+            "loss_rpn_loc": localization
+            / normalizer
+            * (settings.bbox_reg_loss_weight * settings.loss_weight),
+        }
+
+    def _propose(
+        self,
+        anchors: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """The best of every level, decoded; then per image NMS within levels and the best over all levels."""
+        settings = self.settings
+        before = settings.pre_nms_topk_train if self.training else settings.pre_nms_topk_test
+        scores, boxes, levels = [], [], []
+        for level, (level_anchors, level_logits, level_deltas) in enumerate(
+            zip(anchors, logits, deltas)
+        ):
+            top_scores, top = level_logits.topk(min(before, level_logits.shape[1]), dim=1)
+            # Decoding only what is kept gives the same numbers as decoding every anchor.
+            top_deltas = level_deltas.gather(1, top[:, :, None].expand(-1, -1, 4))
+            decoded = self.transform.decode(
+                top_deltas.flatten(0, 1), level_anchors[top].flatten(0, 1)
+            )
+            scores.append(top_scores)
+            boxes.append(decoded.unflatten(0, top.shape))
+            levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
+        all_scores, all_boxes, all_levels = (
+            torch.cat(scores, dim=1),
+            torch.cat(boxes, dim=1),
+            torch.cat(levels),
+        )
+        return [
+            self._suppress(image_boxes, image_scores, all_levels, image_size)
+            for image_boxes, image_scores, image_size in zip(all_boxes, all_scores, image_sizes)
+        ]
+
+    def _suppress(
+        self, boxes: Tensor, scores: Tensor, levels: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        settings = self.settings
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        if self.training and not finite.all():
+            # The loop says where, and what to do.
+            raise FloatingPointError("the RPN predicts boxes or scores that are not finite")
+        boxes = clip_boxes_to_image(boxes, image_size)
+        valid = finite & larger_than(boxes, settings.min_size)
+        boxes, scores, levels = boxes[valid], scores[valid], levels[valid]
+        kept = batched_nms(boxes.float(), scores, levels, settings.nms_thresh)
+        kept = kept[
+            : settings.post_nms_topk_train if self.training else settings.post_nms_topk_test
+        ]
+        return Instances(
+            image_size, proposal_boxes=Boxes(boxes[kept]), objectness_logits=scores[kept]
+        )

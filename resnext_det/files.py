@@ -1,0 +1,102 @@
+"""Write files whole, lock them, and find the folders that the package keeps and ships."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+logger = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).parent
+
+
+def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file whole or not at all, even through a power cut; a file that is there is replaced.
+
+    The folder is made where it is missing. What is half written is never seen under ``path``.
+
+    Args:
+        path: of the file.
+        write: called with a file that is open for writing bytes.
+
+    Raises:
+        OSError: the folder cannot be written to or the disk is full; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except RuntimeError as error:  # torch.save raises it where the disk is full
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; raises as ``write_file``."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder outlive a power cut, on systems that can open folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Let one process at a time make a file; the others wait for it, and the log tells so.
+
+    The folder of ``path`` is made where it is missing; the lock is ``path`` with ".lock" after it.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Waiting for another process that makes %s.", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).unlink()  # harmless to those who wait for it: the file is there
+
+
+def cache_folder() -> Path:
+    """Name the folder for downloaded and computed files: ``RESNEXT_DET_CACHE`` of the environment,
+    or ``~/.cache/resnext_det``."""
+    return Path(os.environ.get("RESNEXT_DET_CACHE") or "~/.cache/resnext_det").expanduser()
+
+
+def shipped_folder(name: str) -> Path:
+    """Find ``configs`` or ``tools``: inside the installed package, or beside it in a clone."""
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def list_first(names: Iterable[str], count: int = 5) -> str:
+    """Join the first names for a message: "a, b, c and 7 more"."""
+    every = list(names)
+    left = len(every) - count
+    return ", ".join(every[:count]) + (f" and {left} more" if left > 0 else "")

@@ -1,0 +1,51 @@
+"""Every configuration under both engines: built, trained for a step, run on an image, with equal numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.detectron2
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from resnext_det.config import load_config  # noqa: E402
+from resnext_det.detection.detectron2 import engine as detectron2  # noqa: E402
+from resnext_det.detection.detectron2.datasets import converted  # noqa: E402
+from resnext_det.detection.detectron2.trainer import Trainer  # noqa: E402
+from tests.detection.detectron2_reference import randomize  # noqa: E402
+from tests.test_configs import DISTINCT, SMALL_STEP, name_of, one_step, step_sample  # noqa: E402
+
+
+@pytest.mark.parametrize("path", DISTINCT, ids=name_of)
+def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> None:
+    from detectron2.utils.events import EventStorage
+
+    ours, found, losses = one_step(load_config(path, SMALL_STEP))
+    cfg = detectron2.load_config(path, SMALL_STEP)
+    torch.manual_seed(1)
+    theirs = Trainer.build_model(cfg)
+    randomize(theirs, seed=0)
+    sample = converted(step_sample(cfg))
+    optimizer = Trainer.build_optimizer(cfg, theirs)
+    torch.manual_seed(0)
+    with EventStorage():
+        expected = theirs.train()([sample])
+    sum(expected.values()).backward()
+    optimizer.step()
+    assert {name: float(value.detach()) for name, value in expected.items()} == pytest.approx(
+        losses, rel=1e-5
+    )
+    state = theirs.state_dict()
+    assert list(state) == list(ours.state_dict())
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    with torch.inference_mode():
+        output: Any = theirs.eval()([sample])[0]
+    (key,) = found
+    assert list(output) == [key]
+    for name, value in found[key].get_fields().items():
+        other = output[key].get_fields()[name]
+        assert torch.equal(getattr(value, "tensor", value), getattr(other, "tensor", other)), name

@@ -1,0 +1,143 @@
+"""A detector and a data set so small that a training takes seconds: what the tests of engine and tool run on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from resnext_det.data.shapes import generate_shapes
+from resnext_det.instances import Boxes, Instances
+
+TRAIN_IMAGES, VAL_IMAGES = 12, 5
+
+STAGES = ["res2", "res3", "res4", "res5"]
+RESNETS = {"DEPTH": 26, "NUM_GROUPS": 2, "WIDTH_PER_GROUP": 4, "STRIDE_IN_1X1": False, "NORM": "BN"}
+SMALL = {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16}
+RPN = {
+    "PRE_NMS_TOPK_TRAIN": 60,
+    "PRE_NMS_TOPK_TEST": 60,
+    "POST_NMS_TOPK_TRAIN": 30,
+    "POST_NMS_TOPK_TEST": 20,
+}
+
+FPN: dict[str, Any] = {
+    "MODEL": {
+        "DEVICE": "cpu",
+        "PIXEL_STD": [57.375, 57.12, 58.395],
+        "BACKBONE": {"NAME": "build_resnext_fpn_backbone", "FREEZE_AT": 0},
+        "RESNETS": {**RESNETS, **SMALL, "OUT_FEATURES": STAGES},
+        "FPN": {"IN_FEATURES": STAGES, "OUT_CHANNELS": 16},
+        "ANCHOR_GENERATOR": {"SIZES": [[12], [24], [48]], "ASPECT_RATIOS": [[1.0]]},
+        "RPN": {**RPN, "IN_FEATURES": ["p3", "p4", "p5"], "BATCH_SIZE_PER_IMAGE": 32},
+        "ROI_HEADS": {
+            "NAME": "StandardROIHeads",
+            "IN_FEATURES": ["p2", "p3"],
+            "NUM_CLASSES": 6,
+            "BATCH_SIZE_PER_IMAGE": 16,
+            "SCORE_THRESH_TEST": 0.02,
+        },
+        "ROI_BOX_HEAD": {
+            "NAME": "FastRCNNConvFCHead",
+            "NUM_FC": 1,
+            "FC_DIM": 32,
+            "POOLER_RESOLUTION": 3,
+        },
+    },
+    "INPUT": {
+        "MIN_SIZE_TRAIN": [48, 64],
+        "MAX_SIZE_TRAIN": 96,
+        "MIN_SIZE_TEST": 64,
+        "MAX_SIZE_TEST": 96,
+    },
+    "DATASETS": {"TRAIN": ["tiny_train"], "TEST": ["tiny_val"]},
+    "DATALOADER": {"NUM_WORKERS": 0},
+    "SOLVER": {
+        "IMS_PER_BATCH": 2,
+        "BASE_LR": 0.02,
+        "STEPS": [8],
+        "WARMUP_ITERS": 4,
+        "MAX_ITER": 10,
+        "CHECKPOINT_PERIOD": 2,
+    },
+    "SEED": 3,
+}
+
+C4_CHANGES: list[Any] = [
+    *("MODEL.BACKBONE.NAME", "build_resnext_backbone", "MODEL.RESNETS.OUT_FEATURES", ["res4"]),
+    *("MODEL.RPN.IN_FEATURES", ["res4"], "MODEL.ROI_HEADS.IN_FEATURES", ["res4"]),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[12, 24, 48]], "MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.NAME", "", "MODEL.ROI_BOX_HEAD.NUM_FC", 0),
+    *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 4),
+]
+"""Over FPN: the paper's detector."""
+
+
+EXHAUSTIVE: list[Any] = [
+    *(
+        "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
+        100000,
+        "MODEL.RPN.LOSS_WEIGHT",
+        1000.0,
+        "MODEL.RPN.NMS_THRESH",
+        1.0,
+    ),
+    *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 100000, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 100000),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000),
+]
+"""Every anchor is trained on, and a region: nothing is left to chance, and the losses are means over all of them."""
+
+
+def write_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    """``tiny.yaml``: FPN, with the top-level keys of ``changes`` in place of its own."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**FPN, **(changes or {})}))
+    return path
+
+
+def write_sets(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """tiny_train and tiny_val: {name: (annotations, images)}."""
+    return {
+        f"tiny_{split}": generate_shapes(folder, split=split, num_images=number, seed=1)
+        for split, number in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES))
+    }
+
+
+def as_flags(sets: dict[str, tuple[Path, Path]]) -> list[str]:
+    """The sets as the tools' ``--register-coco``."""
+    return [
+        word for name, paths in sets.items() for word in ("--register-coco", name, *map(str, paths))
+    ]
+
+
+def as_overrides(changes: Iterable[Any]) -> list[str]:
+    """KEY VALUE pairs as they stand on a command line."""
+    return [str(word) for word in changes]
+
+
+def draw_sample(
+    generator: torch.Generator, height: int, width: int, boxes: list[list[float]], channels: int = 3
+) -> dict[str, Any]:
+    """A mapped sample: noise, with bright boxes of class 0, 1, ..."""
+    image = torch.randint(0, 120, (channels, height, width), dtype=torch.uint8, generator=generator)
+    for x0, y0, x1, y1 in boxes:
+        image[:, int(y0) : int(y1), int(x0) : int(x1)] += 100
+    truth = Instances(
+        (height, width),
+        gt_boxes=Boxes(torch.tensor(boxes).reshape(-1, 4)),
+        gt_classes=torch.arange(len(boxes)) % 8,
+    )
+    return {"file_name": f"{height}x{width}", "image": image, "instances": truth}
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """A file of JSON lines; NaN and Infinity, which are no JSON, are errors."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} in {path}")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]

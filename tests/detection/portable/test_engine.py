@@ -1,0 +1,235 @@
+"""The engine: the keys that it reads, two processes against one, and the Predictor against the evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+from yacs.config import CfgNode as YacsNode
+
+from resnext_det.config import load_config
+from resnext_det.config.rules import keys_of
+from resnext_det.config.values import SUPPORTED_VALUES
+from resnext_det.data import coco
+from resnext_det.data.reading import read_image
+from resnext_det.detection.inference import Predictor
+from resnext_det.detection.portable import engine
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.solver import optimizer_of, schedule_of
+from resnext_det.evaluation.coco import coco_results
+from resnext_det.training import distributed
+from resnext_det.training.distributed import share_buffers
+from resnext_det.training.launch import launch
+from resnext_det.training.loop import train_loop
+from tests.detection.helpers import EXHAUSTIVE, draw_sample, write_config
+from tests.detection.portable.test_faster_rcnn import GN, GRAY, configuration
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+IMAGES = 4
+
+
+def first_step() -> dict[str, Any]:
+    """Train a step on this process's share of four images; gradients and weights after it, and what buffers become."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    cfg = configuration(*GN, *EXHAUSTIVE, "SOLVER.WARMUP_ITERS", 0)
+    model = build_detector(cfg)
+    optimizer = optimizer_of(cfg, model)
+    generator = torch.Generator().manual_seed(1)
+    samples = [
+        draw_sample(generator, 64, 64, [[10.0, 12.0, 40.0, 50.0], [30.0 + i, 5.0, 62.0, 30.0]])
+        for i in range(IMAGES)
+    ]
+    share = distributed.share_of_batch(IMAGES, distributed.world_size())
+    mine = samples[distributed.rank() * share :][:share]
+    losses: list[dict[str, float]] = []
+    train_loop(
+        model=distributed.distribute(model, torch.device("cpu")),
+        optimizer=optimizer,
+        schedule=schedule_of(cfg),
+        batches=[mine],
+        start=0,
+        stop=1,
+        device=torch.device("cpu"),
+        after_step=[
+            lambda step: losses.append(
+                distributed.all_reduce_mean(
+                    {name: float(value) for name, value in step.losses.items()}
+                )
+            )
+        ],
+    )
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    model.register_buffer("count", torch.tensor([distributed.rank() + 5]))
+    share_buffers(model)
+    return {
+        "losses": losses[0],
+        "gradients": gradients,
+        "weights": weights,
+        "counts": distributed.gather_objects(int(model.count)),
+    }
+
+
+def test_two_processes_train_as_one() -> None:
+    """Every region is trained on and every image has equally many, so that the mean of two halves is the whole."""
+    alone = first_step()
+    together = launch(first_step, num_gpus_per_machine=2, device="cpu")
+    assert (
+        alone["losses"].keys() == together["losses"].keys() and min(alone["losses"].values()) > 1e-3
+    )
+    assert together["losses"] == pytest.approx(alone["losses"], rel=1e-6)
+    largest = max(float(gradient.abs().max()) for gradient in alone["gradients"].values())
+    for kind in ("gradients", "weights"):
+        assert alone[kind].keys() == together[kind].keys()
+        torch.testing.assert_close(together[kind], alone[kind], rtol=1e-4, atol=1e-6 * largest)
+    assert alone["counts"] == [5] and together["counts"] == [5, 5]
+
+
+class _Reads:
+    """Records which keys of a configuration are read, other than by its checks."""
+
+    def __init__(self, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.read: set[str] = set()
+        paths: dict[int, str] = {}
+        original = YacsNode.__getattr__
+
+        def note_places(node: Any, prefix: str) -> None:
+            paths[id(node)] = prefix
+            for name, value in node.items():
+                if isinstance(value, YacsNode):
+                    note_places(value, f"{prefix}{name}.")
+
+        def recording(node: Any, name: str) -> Any:
+            if id(node) in paths:
+                self.read.add(f"{paths[id(node)]}{name}")
+            return original(node, name)
+
+        note_places(cfg, "")
+        monkeypatch.setattr(YacsNode, "__getattr__", recording)
+        monkeypatch.setattr("resnext_det.detection.portable.build.check", lambda given: None)
+        # Copies would be other objects.
+        monkeypatch.setattr(
+            engine, "seeded", lambda given, resume: (torch.manual_seed(given.SEED), given)[1]
+        )
+
+
+def test_every_key_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that the engine does not read has one supported value: another one is refused, and nothing is ignored."""
+    changes = [
+        "SOLVER.MAX_ITER",
+        "1",
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "SOLVER.CLIP_GRADIENTS.ENABLED",
+        "True",
+    ]
+    cfg = load_config(write_config(tmp_path), changes)
+    keys = set(keys_of(cfg))
+    reads = _Reads(cfg, monkeypatch)
+    engine.train(cfg)
+    fixed = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
+    tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks tie it to MODEL.ROI_HEADS.NAME
+    tied |= {
+        key for key in keys if "PROPOSAL_FILES" in key or "PRECOMPUTED" in key
+    }  # to MODEL.LOAD_PROPOSALS
+    assert keys - reads.read - fixed == tied
+    assert "MODEL.MASK_ON" not in reads.read
+
+
+@pytest.mark.parametrize("changes", [[], GRAY])
+def test_the_predictor_gives_what_the_evaluation_gives(
+    tmp_path: Path, sets: dict[str, tuple[Path, Path]], changes: list[Any]
+) -> None:
+    given = [
+        "SOLVER.MAX_ITER",
+        1,
+        "OUTPUT_DIR",
+        tmp_path,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+        0.05,
+        *changes,
+    ]
+    weights = ["MODEL.WEIGHTS", tmp_path / "model_final.pth"]
+    config = write_config(tmp_path)
+    engine.train(load_config(config, [str(word) for word in given]))
+    predict = Predictor(load_config(config, [str(word) for word in given + weights]))
+    expected = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
+    assert expected
+    dataset = coco.load_coco("tiny_val")
+    rows = []
+    for record in dataset.records:
+        found = predict(read_image(record["file_name"], predict.image_format))
+        rows += coco_results(record["image_id"], found, dataset.category_ids)
+    assert rows == expected
+
+    image = np.zeros((20, 30, 3), dtype=np.uint8)
+    for wrong in (image[:, :, 0], image[:, :, :2], image.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"give uint8 of the shape \(height, width, \d\)"):
+            predict(wrong)
+
+
+def test_the_predictor_needs_a_detector(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS is empty"):
+        Predictor(load_config(write_config(tmp_path)))
+
+
+def test_several_test_sets_have_folders_and_names_of_their_own(tmp_path: Path) -> None:
+    changes = [
+        "SOLVER.MAX_ITER",
+        "1",
+        "DATASETS.TEST",
+        "('tiny_val', 'tiny_train')",
+        "OUTPUT_DIR",
+        str(tmp_path),
+    ]
+    found = engine.train(load_config(write_config(tmp_path), changes))
+    assert list(found) == ["tiny_val", "tiny_train"]
+    (line,) = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    for name in found:
+        assert (tmp_path / "inference" / name / "coco_instances_results.json").is_file()
+        assert line[f"{name}/bbox/AP"] == found[name].AP
+
+
+def test_a_schedule_for_another_number_of_processes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Made for two processes and run by one: half the batch, twice the iterations; config.yaml stays as it was given."""
+    changes = [
+        "SOLVER.MAX_ITER",
+        "2",
+        "SOLVER.REFERENCE_WORLD_SIZE",
+        "2",
+        "OUTPUT_DIR",
+        str(tmp_path),
+    ]
+    cfg = load_config(write_config(tmp_path), changes)
+    engine.train(cfg)
+    assert (tmp_path / "model_0000003.pth").is_file()
+    assert load_config(tmp_path / "config.yaml") == cfg
+    assert "scaled to 1 processes" in (tmp_path / "log.txt").read_text()
+
+
+def test_images_without_objects_are_trained_on_where_that_is_asked_for(
+    tmp_path: Path, sets: dict[str, tuple[Path, Path]]
+) -> None:
+    content = json.loads(sets["tiny_train"][0].read_text())
+    content["annotations"] = []
+    (tmp_path / "empty.json").write_text(json.dumps(content))
+    coco.register_coco("empty", tmp_path / "empty.json", sets["tiny_train"][1])
+    changes = ["SOLVER.MAX_ITER", "2", "DATASETS.TRAIN", "('empty',)", "OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(ValueError, match="FILTER_EMPTY_ANNOTATIONS to False"):
+        engine.train(load_config(write_config(tmp_path), changes))
+    engine.train(
+        load_config(
+            write_config(tmp_path), [*changes, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"]
+        )
+    )
+    (line,) = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert line["loss_box_reg"] == line["loss_rpn_loc"] == 0.0 and line["loss_cls"] > 0

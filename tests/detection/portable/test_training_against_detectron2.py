@@ -1,0 +1,96 @@
+"""Our loop, optimizer and schedule around our detector, and detectron2's around its own, end in equal weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.solver import optimizer_of, schedule_of
+from resnext_det.training.loop import train_loop
+from resnext_det.training.optimizer import clipper_of
+from tests.detection.detectron2_reference import (
+    build_detectron2_detector,
+    detectron2_cfg,
+    detectron2_samples,
+    randomize,
+)
+from tests.detection.helpers import C4_CHANGES
+from tests.detection.portable.test_faster_rcnn import batch, configuration
+
+pytestmark = pytest.mark.detectron2
+
+STEPS = 12
+SOLVER: list[Any] = [
+    *(
+        "SOLVER.MAX_ITER",
+        STEPS,
+        "SOLVER.STEPS",
+        (7, 10),
+        "SOLVER.WARMUP_ITERS",
+        4,
+        "SOLVER.BASE_LR",
+        0.01,
+    ),
+    *("SOLVER.WEIGHT_DECAY", 0.01, "SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.0),
+    *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
+]
+VARIANTS: dict[str, list[Any]] = {
+    "FPN": [],
+    "C4": C4_CHANGES,
+    "C4, frozen below res3": [
+        *C4_CHANGES,
+        "MODEL.RESNETS.NORM",
+        "FrozenBN",
+        "MODEL.BACKBONE.FREEZE_AT",
+        2,
+    ],
+    "cosine": ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.NESTEROV", True],
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_trainings_end_in_equal_weights(name: str) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.engine import SimpleTrainer
+    from detectron2.engine.hooks import LRScheduler
+    from detectron2.solver import build_lr_scheduler, build_optimizer
+
+    cfg = configuration(*SOLVER, *VARIANTS[name])
+    ours = build_detector(cfg)
+    randomize(ours)
+    theirs = build_detectron2_detector(cfg).train()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    batches = [batch(seed=step) for step in range(STEPS)]
+    start = {key: value.clone() for key, value in ours.state_dict().items()}
+
+    torch.manual_seed(11)
+    losses: list[float] = []
+    train_loop(
+        model=ours,
+        optimizer=optimizer_of(cfg, ours),
+        schedule=schedule_of(cfg),
+        batches=batches,
+        start=0,
+        stop=STEPS,
+        device=torch.device("cpu"),
+        clip=clipper_of(cfg),
+        after_step=[lambda step: losses.append(float(sum(step.losses.values())))],
+    )
+
+    their_cfg = detectron2_cfg(cfg)
+    optimizer = build_optimizer(their_cfg, theirs)
+    trainer = SimpleTrainer(theirs, [detectron2_samples(samples) for samples in batches], optimizer)
+    trainer.register_hooks([LRScheduler(optimizer, build_lr_scheduler(their_cfg, optimizer))])
+    torch.manual_seed(11)
+    trainer.train(0, STEPS)
+
+    found, expected = ours.state_dict(), theirs.state_dict()
+    assert found.keys() == expected.keys()
+    differing = {key for key in found if not torch.equal(found[key], expected[key])}
+    assert differing == set()
+    trained = [key for key, parameter in ours.named_parameters() if parameter.requires_grad]
+    assert not any(torch.equal(found[key], start[key]) for key in trained)
+    assert losses[-1] == pytest.approx(trainer.storage.history("total_loss").latest(), rel=1e-6)

@@ -1,0 +1,165 @@
+"""Drawings: boxes where they belong, labels inside the image, colours that stay."""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from resnext_det.detection.drawing import class_colours, contact_sheet, draw_detections
+
+GREY = np.full((200, 300, 3), 90, np.uint8)
+
+
+def changed(image: np.ndarray, original: np.ndarray = GREY) -> np.ndarray:
+    return (image != original).any(-1)
+
+
+def test_the_image_given_stays_as_it_was() -> None:
+    image = GREY.copy()
+    drawn = draw_detections(image, [[50, 60, 150, 160]], ["cell"], [0.5])
+    assert (image == GREY).all()
+    assert changed(drawn).any()
+
+
+def test_without_boxes_the_image_comes_back() -> None:
+    for boxes in ([], np.zeros((0, 4)), torch.zeros(0, 4)):
+        drawn = draw_detections(GREY, boxes, [], [])
+        assert not changed(drawn).any()
+        assert drawn is not GREY
+
+
+def test_a_box_changes_its_edges_and_nothing_inside_or_far_off() -> None:
+    drawn = changed(draw_detections(GREY, [[50.4, 59.6, 150.2, 160.0]], [""]))
+    assert drawn[60:161, 50].all()
+    assert drawn[60:161, 150].all()
+    assert drawn[60, 50:151].all()
+    assert drawn[160, 50:151].all()
+    assert not drawn[64:156, 54:146].any()
+    drawn[56:165, 46:155] = False
+    assert not drawn.any()
+
+
+def test_a_label_lies_above_its_box_on_the_colour_of_its_class() -> None:
+    colour = class_colours(["cell"])["cell"]
+    drawn = draw_detections(GREY, [[50, 60, 150, 160]], ["cell"], [0.87], colours={"cell": colour})
+    above = drawn[40:58, 50:80].reshape(-1, 3)
+    assert (above == colour).all(-1).mean() > 0.3
+    assert changed(drawn)[40:58, 50:80].mean() > 0.6
+    assert np.abs(above.astype(int) - colour).sum(-1).max() > 250  # letters that stand out
+
+
+CORNERS = [
+    [-20, -20, 40, 40],
+    [270, -5, 320, 30],
+    [280, 180, 330, 230],
+    [-9, 190, 20, 240],
+    [-50, -50, 400, 400],
+]
+
+
+@pytest.mark.parametrize("box", CORNERS, ids=str)
+def test_at_the_border_the_whole_label_stays_inside(box: list[float]) -> None:
+    """Its black letters have as many pixels at the border as in the middle."""
+    colours = {"platelet": (10, 240, 30)}  # bright, so that the letters are black
+    inside = draw_detections(GREY, [[100, 90, 130, 140]], ["platelet"], [0.5], colours=colours)
+    border = draw_detections(GREY, [box], ["platelet"], [0.5], colours=colours)
+    ink = (border == 0).all(-1).sum()
+    assert ink == (inside == 0).all(-1).sum() > 0
+
+
+def test_the_best_score_is_drawn_last() -> None:
+    colours = {"a": (0, 0, 255), "b": (0, 255, 0)}
+    boxes = [[50, 60, 150, 160], [50, 60, 150, 160]]
+    for scores, best in (([0.9, 0.2], "a"), ([0.2, 0.9], "b")):
+        drawn = draw_detections(GREY, boxes, ["a", "b"], scores, colours=colours)
+        assert tuple(drawn[150, 150]) == colours[best]
+
+
+def test_lines_grow_with_the_image() -> None:
+    def width(size: int) -> int:
+        image = np.full((size, size, 3), 90, np.uint8)
+        drawn = changed(
+            draw_detections(image, [[size // 4, size // 4, size // 2, size // 2]], [""]), image
+        )
+        return int(drawn[size * 3 // 8, : size * 3 // 8].sum())
+
+    assert width(64) == 1
+    assert width(64) < width(400) < width(1200)
+
+
+def test_colours_are_stable_and_can_be_told_apart() -> None:
+    names = [f"class {i}" for i in range(10)]
+    colours = class_colours(names)
+    assert class_colours(names[:4]) == {name: colours[name] for name in names[:4]}
+    hues = sorted(
+        colorsys.rgb_to_hsv(*(c / 255 for c in colour[::-1]))[0] for colour in colours.values()
+    )
+    assert min(b - a for a, b in itertools.pairwise(hues)) > 0.03
+    assert len(set(class_colours([str(i) for i in range(80)]).values())) == 80
+    first = draw_detections(GREY, [[50, 60, 150, 160]], ["cell"])
+    second = draw_detections(GREY, [[9, 9, 20, 20], [50, 60, 150, 160]], ["other", "cell"])
+    assert tuple(first[160, 150]) == tuple(second[160, 150])
+
+
+def test_tensors_and_arrays_draw_the_same() -> None:
+    boxes = [[50.0, 60.0, 150.0, 160.0]]
+    drawn = [
+        draw_detections(GREY, make(boxes), ["x"], make([0.5]))
+        for make in (list, np.array, torch.tensor)
+    ]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] == drawn[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "labels", "scores", "message"),
+    [
+        (GREY[..., 0], [], [], None, r"the image is uint8 of shape \(200, 300\); give BGR, uint8"),
+        (GREY / 255, [], [], None, r"the image is float64 of shape"),
+        (GREY, [[0, 0, 9, 9]], [], None, "there are 1 boxes for 0 labels; give one a box"),
+        (
+            GREY,
+            [[0, 0, 9, 9]],
+            ["a"],
+            [0.1, 0.2],
+            "1 boxes for 1 labels and 2 scores; give one a box",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    image: np.ndarray,
+    boxes: list[list[float]],
+    labels: list[str],
+    scores: list[float] | None,
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_detections(image, boxes, labels, scores)
+
+
+def test_a_sheet_holds_every_image_unchanged() -> None:
+    images = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
+    sheet = contact_sheet(images, 2, gap=4)
+    assert sheet.shape == (2 * 24 + 4, 2 * 34 + 4, 3)
+    assert (sheet[4:24, 4:34] == 10).all()
+    assert (sheet[4:24, 38:68] == 20).all()
+    assert (sheet[28:48, 4:34] == 30).all()
+    assert (sheet == 255).all(-1).sum() == 52 * 72 - 3 * 600
+
+
+def test_a_sheet_centres_small_images_and_shrinks_large_ones() -> None:
+    small, wide = np.full((10, 10, 3), 10, np.uint8), np.full((50, 200, 3), 20, np.uint8)
+    sheet = contact_sheet([small, wide], 5, cell=(50, 100), gap=0)
+    assert sheet.shape == (50, 200, 3)
+    assert (sheet[20:30, 45:55] == 10).all()
+    assert (sheet[12:37, 100:] == 20).all()
+    assert (sheet[:12, 100:] == 255).all()
+
+
+def test_an_empty_sheet_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are 0 images in 3 columns"):
+        contact_sheet([], 3)

@@ -1,0 +1,153 @@
+"""The seam: a Job becomes Metrics, by an engine and one process or several; what fails comes back as itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.multiprocessing import ProcessExitedException
+
+from resnext_det.detection.jobs import Job, Metrics, evaluate, train
+from resnext_det.training import distributed
+from tests.detection.helpers import write_config, write_sets
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str, str], ...]:
+    sets = write_sets(tmp_path_factory.mktemp("sets"))
+    return tuple(
+        (name, str(annotations), str(images)) for name, (annotations, images) in sets.items()
+    )
+
+
+def test_a_job_is_trained_and_evaluated(
+    datasets: tuple[tuple[str, str, str], ...], tmp_path: Path
+) -> None:
+    job = Job(
+        write_config(tmp_path),
+        output_dir=tmp_path / "out",
+        overrides=("SOLVER.MAX_ITER", "20", "OUTPUT_DIR", "not here"),
+        datasets=datasets,
+    )
+    metrics = train(job)
+    assert metrics.output_dir == tmp_path / "out" == Path(job.configuration().OUTPUT_DIR)
+    assert list(metrics.per_dataset) == ["tiny_val"]
+    written = json.loads((tmp_path / "out" / "inference" / "metrics.json").read_text())
+    found = metrics.per_dataset["tiny_val"]
+    assert (written["AP"], written["AR100"]) == (found.AP, found.AR100)
+    assert str(metrics).startswith("tiny_val\n|") and found.table() in str(metrics)
+
+    weights = str(tmp_path / "out" / "model_final.pth")
+    again = Job(job.config_file, tmp_path / "again", ("MODEL.WEIGHTS", weights), datasets=datasets)
+    assert numbers_of(evaluate(again)) == numbers_of(metrics)
+    resumed = Job(
+        job.config_file, tmp_path / "out", ("SOLVER.MAX_ITER", "20"), resume=True, datasets=datasets
+    )
+    assert numbers_of(train(resumed)) == numbers_of(evaluate(resumed)) == numbers_of(metrics)
+
+
+def numbers_of(metrics: Metrics) -> dict[str, str]:
+    """The numbers as text, in which nan equals nan."""
+    return {name: found.to_json() for name, found in metrics.per_dataset.items()}
+
+
+def test_without_a_test_set_there_are_no_numbers(
+    datasets: tuple[tuple[str, str, str], ...], tmp_path: Path
+) -> None:
+    overrides = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    metrics = train(Job(write_config(tmp_path), tmp_path, overrides, datasets=datasets))
+    assert metrics == Metrics(tmp_path, {}) and str(metrics) == ""
+
+
+def test_engines(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="engine 'd2' is unknown; choose auto, portable, detectron2"
+    ):
+        train(Job(write_config(tmp_path), tmp_path, engine="d2"))
+
+
+def test_auto_is_detectron2_where_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = importlib.util.find_spec("detectron2") is not None
+    job = Job(write_config(tmp_path))
+    assert type(job.configuration()).__module__.startswith("detectron2") == installed
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not type(job.configuration()).__module__.startswith("detectron2")
+
+
+def test_detectron2_is_asked_for_and_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    for name in [
+        name for name in sys.modules if name.startswith("resnext_det.detection.detectron2.")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(
+        ValueError, match=r"'detectron2' cannot be used here .*install.* write --engine portable"
+    ):
+        train(Job(write_config(tmp_path), tmp_path, engine="detectron2"))
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore lines"),
+            ValueError,
+            r"memory is full \(CUDA out of memory\. Tried to allocate 2 GiB\.\); lower SOLVER\.IMS_PER_BATCH",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 77) is killed by signal: Bus error. "),
+            ChildProcessError,
+            r"pid 77.*/dev/shm.*DATALOADER\.NUM_WORKERS.*--resume",
+        ),
+        (RuntimeError("a bug"), RuntimeError, "^a bug$"),
+        (KeyError("a bug"), KeyError, "^'a bug'$"),
+    ],
+)
+def test_a_machine_that_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type, words: str
+) -> None:
+    """What a user can mend is told; an error of ours stays what it is."""
+
+    def fail(cfg: Any, *, resume: bool) -> None:
+        raise error
+
+    monkeypatch.setattr("resnext_det.detection.portable.engine.train", fail)
+    with pytest.raises(raised, match=words):
+        train(Job(write_config(tmp_path), tmp_path, engine="portable"))
+
+
+def kill_itself(job: Job, task: str) -> None:
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.barrier()
+
+
+def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is told, and not that the other one has lost its connection."""
+    monkeypatch.setattr("resnext_det.detection.jobs._main", kill_itself)
+    with pytest.raises(ChildProcessError, match=r"SIGKILL.*NUM_WORKERS.*--resume"):
+        train(Job(write_config(tmp_path), tmp_path, num_gpus=2))
+
+
+def test_ctrl_c_that_ended_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``launch`` passes it on as SIGTERM, of which a process that is in no step dies."""
+
+    def launch(*_: Any, **__: Any) -> None:
+        raise ProcessExitedException("process 1", 1, 1, exit_code=-15, signal_name="SIGTERM")
+
+    monkeypatch.setattr("resnext_det.training.processes.launch", launch)
+    with pytest.raises(KeyboardInterrupt):
+        train(Job(write_config(tmp_path), tmp_path))

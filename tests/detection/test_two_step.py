@@ -1,0 +1,217 @@
+"""The paper's protocol in one call: an RPN, its proposals, Fast R-CNN on them; and where a broken run goes on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from resnext_det.data.proposals import read_proposals
+from resnext_det.detection import two_step
+from resnext_det.detection.jobs import Job, Metrics
+from resnext_det.detection.two_step import train_two_step
+from tests.detection.helpers import FPN, write_config
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+STEPS = 3
+GIVEN = {"LOAD_PROPOSALS": True, "PROPOSAL_GENERATOR": {"NAME": "PrecomputedProposals"}}
+NO_FILES = {"PROPOSAL_FILES_TRAIN": ["not used"], "PROPOSAL_FILES_TEST": ["not used"]}
+Pair = tuple[Job, Job]
+
+
+@pytest.fixture
+def jobs(sets: dict[str, tuple[Path, Path]], tmp_path: Path) -> Pair:
+    """An RPN and a Fast R-CNN of three iterations, with folders of their own."""
+    return make_jobs(sets, tmp_path)
+
+
+def make_jobs(sets: dict[str, tuple[Path, Path]], folder: Path, *overrides: str) -> Pair:
+    made = []
+    for step, model, datasets in (
+        ("rpn", {"META_ARCHITECTURE": "ProposalNetwork"}, {}),
+        ("fast_rcnn", GIVEN, NO_FILES),
+    ):
+        (folder / step).mkdir(parents=True, exist_ok=True)
+        changes: dict[str, Any] = {
+            "MODEL": {**FPN["MODEL"], **model},
+            "DATASETS": {**FPN["DATASETS"], **datasets},
+        }
+        made.append(
+            Job(
+                write_config(folder / step, changes),
+                output_dir=folder / step / "out",
+                overrides=("SOLVER.MAX_ITER", str(STEPS), "SOLVER.WARMUP_ITERS", "0", *overrides),
+                engine="portable",
+                datasets=tuple(
+                    (name, str(paths[0]), str(paths[1])) for name, paths in sets.items()
+                ),
+            )
+        )
+    return made[0], made[1]
+
+
+def with_iterations(job: Job, number: int) -> Job:
+    return replace(job, overrides=(*job.overrides, "SOLVER.MAX_ITER", str(number)))
+
+
+def texts(metrics: Metrics) -> dict[str, str]:
+    return {name: found.to_json() for name, found in metrics.per_dataset.items()}
+
+
+def weights_of(job: Job, name: str = "model_final") -> dict[str, torch.Tensor]:
+    return torch.load(Path(str(job.output_dir), f"{name}.pth"), weights_only=True)["model"]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What of the seam is called: ``train``, or the names that are proposed on."""
+    made: list[Any] = []
+    train, propose = two_step.train, two_step.propose
+
+    def counted_train(job: Job) -> Metrics:
+        made.append(Path(str(job.output_dir)).parent.name)
+        return train(job)
+
+    def counted_propose(job: Job, files: dict[str, Path]) -> None:
+        made.append(sorted(files))
+        propose(job, files)
+
+    monkeypatch.setattr(two_step, "train", counted_train)
+    monkeypatch.setattr(two_step, "propose", counted_propose)
+    return made
+
+
+def test_both_steps(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
+    rpn, fast_rcnn = jobs
+    metrics = train_two_step(rpn, fast_rcnn)
+    assert calls == [
+        "rpn",
+        ["tiny_train"],
+        "fast_rcnn",
+    ]  # the test set's were written when the RPN was evaluated
+    assert metrics.output_dir == fast_rcnn.output_dir and list(metrics.per_dataset) == ["tiny_val"]
+    assert hasattr(metrics.per_dataset["tiny_val"], "AP50")
+    folder = tmp_path / "rpn" / "out" / "inference"
+    assert {
+        len(read_proposals(folder / f"proposals_tiny_{split}.pkl")) for split in ("train", "val")
+    } == {
+        12,
+        5,
+    }
+    recorded = yaml.safe_load((tmp_path / "fast_rcnn" / "out" / "config.yaml").read_text())[
+        "DATASETS"
+    ]
+    assert [str(folder / "proposals_tiny_train.pkl")] == list(recorded["PROPOSAL_FILES_TRAIN"])
+    assert [str(folder / "proposals_tiny_val.pkl")] == list(recorded["PROPOSAL_FILES_TEST"])
+    assert "roi_heads.box_predictor.cls_score.weight" in weights_of(fast_rcnn)
+
+    # Anew: the RPN is trained again, and what the old one proposed is not used.
+    calls.clear()
+    assert texts(train_two_step(rpn, fast_rcnn)) == texts(metrics)
+    assert calls == ["rpn", ["tiny_train"], "fast_rcnn"]
+
+
+@pytest.mark.parametrize(
+    "where", ["in step one", "before the proposals", "in step two", "after the end"]
+)
+def test_a_broken_run_goes_on(
+    sets: dict[str, tuple[Path, Path]], jobs: Pair, calls: list[Any], tmp_path: Path, where: str
+) -> None:
+    """It ends with the weights of one that was not broken, and does nothing twice."""
+    whole = make_jobs(sets, tmp_path / "whole")
+    expected = texts(train_two_step(*whole))
+    calls.clear()
+    rpn, fast_rcnn = (replace(job, resume=True) for job in jobs)
+    if where == "in step one":  # a training of fewer iterations stands for one that was broken off
+        two_step.train(with_iterations(rpn, 2))
+        due = ["rpn", ["tiny_train"], "fast_rcnn"]
+    elif where == "before the proposals":
+        two_step.train(rpn)
+        (tmp_path / "rpn" / "out" / "inference" / "proposals_tiny_val.pkl").unlink()
+        due = [["tiny_train", "tiny_val"], "fast_rcnn"]
+    elif where == "in step two":
+        train_two_step(rpn, with_iterations(fast_rcnn, 2))
+        due = ["fast_rcnn"]
+    else:
+        train_two_step(rpn, fast_rcnn)
+        due = ["fast_rcnn"]
+    calls.clear()
+    assert texts(train_two_step(rpn, fast_rcnn)) == expected
+    assert calls == due
+    for job, other in zip(whole, (rpn, fast_rcnn)):
+        state, wanted = weights_of(other), weights_of(job)
+        assert state.keys() == wanted.keys()
+        assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.detectron2
+def test_both_engines_end_alike(sets: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    """One configuration and one seed give equal proposals, weights and numbers; step two may run on another engine than step one."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    ends = []
+    for engines in (
+        ("portable", "portable"),
+        ("detectron2", "detectron2"),
+        ("detectron2", "portable"),
+    ):
+        folder = tmp_path / "_".join(engines)
+        jobs = [replace(job, engine=name) for job, name in zip(make_jobs(sets, folder), engines)]
+        numbers = texts(train_two_step(jobs[0], jobs[1]))
+        written = read_proposals(folder / "rpn" / "out" / "inference" / "proposals_tiny_train.pkl")
+        ends.append((numbers, written, [weights_of(job) for job in jobs]))
+    (numbers, written, weights), *others = ends
+    for other_numbers, other_written, other_weights in others:
+        assert other_numbers == numbers
+        for identity, (boxes, logits) in written.items():
+            assert np.array_equal(boxes, other_written[identity][0])
+            assert np.array_equal(logits, other_written[identity][1])
+        for state, other_state in zip(weights, other_weights):
+            assert state.keys() == other_state.keys()
+            assert all(torch.equal(value, other_state[name]) for name, value in state.items())
+
+
+def test_old_proposals_are_computed_again(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
+    """Those that are older than the checkpoint are of other weights."""
+    rpn, fast_rcnn = (replace(job, resume=True) for job in jobs)
+    train_two_step(rpn, fast_rcnn)
+    file = tmp_path / "rpn" / "out" / "inference" / "proposals_tiny_val.pkl"
+    os.utime(file, (1, 1))
+    before = file.read_bytes()
+    calls.clear()
+    train_two_step(rpn, fast_rcnn)
+    assert (
+        calls == [["tiny_val"], "fast_rcnn"]
+        and file.read_bytes() == before
+        and file.stat().st_mtime > 1
+    )
+
+
+def test_more_iterations_than_the_rpn_had(jobs: Pair, calls: list[Any]) -> None:
+    rpn, fast_rcnn = (replace(job, resume=True) for job in jobs)
+    train_two_step(rpn, fast_rcnn)
+    calls.clear()
+    train_two_step(with_iterations(rpn, 4), fast_rcnn)
+    assert calls == ["rpn", ["tiny_train"], "fast_rcnn"]
+
+
+def test_what_is_refused(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
+    rpn, fast_rcnn = jobs
+    joint = replace(rpn, config_file=write_config(tmp_path))
+    with pytest.raises(
+        ValueError, match="'GeneralizedRCNN' gives no proposals; write ProposalNetwork"
+    ):
+        train_two_step(joint, fast_rcnn)
+    with pytest.raises(
+        ValueError, match=r"tiny\.yaml reads no proposals: MODEL\.LOAD_PROPOSALS = False"
+    ):
+        train_two_step(rpn, replace(fast_rcnn, config_file=joint.config_file))
+    with pytest.raises(ValueError, match=r"is that of both steps.*--output-dir"):
+        train_two_step(rpn, replace(fast_rcnn, output_dir=rpn.output_dir))
+    assert calls == []

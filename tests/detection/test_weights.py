@@ -1,0 +1,134 @@
+"""MODEL.WEIGHTS under the preprocessing that it needs, in both engines: refused, fitted, and told by the checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from resnext_det.config import load_config
+from resnext_det.config.backbone import architecture_of
+from resnext_det.detection.jobs import Job, evaluate, train
+from resnext_det.resnext import ResNeXtClassifier
+from resnext_det.weights import KNOWN
+from tests.detection.helpers import as_overrides, write_config
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+SHORT: list[Any] = ["SOLVER.MAX_ITER", 1, "SOLVER.STEPS", (), "DATASETS.TEST", ()]
+RGB = KNOWN["torchvision"]
+
+
+@pytest.fixture(params=["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "detectron2":
+        pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    return request.param
+
+
+@pytest.fixture
+def job(sets: dict[str, tuple[Path, Path]], tmp_path: Path, engine: str) -> Job:
+    """A training from a classifier for RGB images of torchvision's statistics; the tiny configuration is for BGR ones."""
+    config = write_config(tmp_path)
+    torch.manual_seed(0)
+    classifier = ResNeXtClassifier(architecture_of(load_config(config)), num_classes=3)
+    weights = {"model": classifier.state_dict(), "preprocessing": RGB.as_dict()}
+    torch.save(weights, tmp_path / "classifier.pth")
+    changes = [*SHORT, "MODEL.WEIGHTS", tmp_path / "classifier.pth", "SOLVER.BASE_LR", 0.0]
+    datasets = tuple(
+        (name, str(annotations), str(images)) for name, (annotations, images) in sets.items()
+    )
+    return Job(
+        config, tmp_path / "out", tuple(as_overrides(changes)), engine=engine, datasets=datasets
+    )
+
+
+def changed(job: Job, *overrides: Any, **fields: Any) -> Job:
+    from dataclasses import replace
+
+    return replace(job, overrides=(*job.overrides, *as_overrides(overrides)), **fields)
+
+
+def test_another_preprocessing_is_refused_with_the_lines_to_write(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"INPUT.FORMAT is BGR.* Write\n") as refused:
+        train(job)
+    told = str(refused.value)
+    lines = told[told.index("Write\n") + len("Write\n") : told.index("\nor add --fit-config")]
+    written = yaml.safe_load(lines)
+    assert written["INPUT"] == {"FORMAT": "RGB"}
+    assert written["MODEL"]["PIXEL_MEAN"] == list(RGB.mean) and written["MODEL"][
+        "PIXEL_STD"
+    ] == list(RGB.std)
+    assert not (tmp_path / "out" / "model_final.pth").exists()
+    # Written as told, they are taken.
+    config = {**yaml.safe_load(Path(job.config_file).read_text())}
+    config["INPUT"].update(written["INPUT"])
+    config["MODEL"].update(written["MODEL"])
+    Path(job.config_file).write_text(yaml.safe_dump(config))
+    train(job)
+
+
+def test_a_configuration_is_fitted_and_the_detector_carries_it(job: Job, tmp_path: Path) -> None:
+    train(changed(job, fit_config=True))
+    recorded = load_config(tmp_path / "out" / "config.yaml")
+    assert ("RGB", list(RGB.std)) == (recorded.INPUT.FORMAT, recorded.MODEL.PIXEL_STD)
+    final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert final["preprocessing"] == {**RGB.as_dict(), "batch_norm": "statistics"}
+    backbone = torch.load(tmp_path / "classifier.pth", weights_only=True)["model"]
+    name = "res4.0.conv1.weight"
+    assert torch.equal(final["model"][f"backbone.bottom_up.{name}"], backbone[name])
+
+    weights = (
+        "MODEL.WEIGHTS",
+        tmp_path / "out" / "model_final.pth",
+        "DATASETS.TEST",
+        ("tiny_val",),
+    )
+    with pytest.raises(ValueError, match=r"INPUT.FORMAT is BGR"):
+        evaluate(changed(job, *weights, output_dir=tmp_path / "again"))
+    found = evaluate(changed(job, *weights, output_dir=tmp_path / "again", fit_config=True))
+    assert set(found.per_dataset) == {"tiny_val"}
+
+
+def test_group_norms_have_no_batch_norm_to_contradict(job: Job, tmp_path: Path) -> None:
+    norms = (
+        "MODEL.RESNETS.NORM",
+        "GN",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS",
+        64,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS",
+        32,
+    )
+    wide = (*norms, "MODEL.RESNETS.NUM_GROUPS", 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 16)
+    train(changed(job, *wide, "MODEL.WEIGHTS", ""))
+    weights = (
+        "MODEL.WEIGHTS",
+        tmp_path / "out" / "model_final.pth",
+        "DATASETS.TEST",
+        ("tiny_val",),
+    )
+    assert evaluate(changed(job, *wide, *weights, output_dir=tmp_path / "again")).per_dataset
+
+
+def test_what_says_nothing_cannot_be_fitted_to(job: Job, tmp_path: Path) -> None:
+    contents = torch.load(tmp_path / "classifier.pth", weights_only=True)
+    torch.save({"model": contents["model"]}, tmp_path / "classifier.pth")
+    with pytest.raises(
+        ValueError, match=r"does not say which preprocessing it needs.*leave --fit-config out"
+    ):
+        train(changed(job, fit_config=True))
+    train(job)
+
+
+def test_gray_images_take_the_sum_of_the_colours(job: Job, tmp_path: Path) -> None:
+    gray = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [116.0], "MODEL.PIXEL_STD", [57.0])
+    train(changed(job, *gray))
+    trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    given = torch.load(tmp_path / "classifier.pth", weights_only=True)["model"]["stem.conv1.weight"]
+    assert torch.equal(
+        trained["model"]["backbone.bottom_up.stem.conv1.weight"], given.sum(1, keepdim=True)
+    )
+    assert "preprocessing" not in trained

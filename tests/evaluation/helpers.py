@@ -1,0 +1,90 @@
+"""Random annotations and results, and what pycocotools itself makes of them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+Json = dict[str, Any]
+
+
+def random_set(
+    seed: int, *, images: int = 12, categories: int = 4, noise: int = 12, distinct_scores: int = 12
+) -> tuple[Json, list[Json]]:
+    """Objects of all sizes with crowds; results near them and anywhere, with many equal scores."""
+    random = np.random.default_rng(seed)
+    ids = random.permutation(np.arange(3, 3 + 7 * images, 7)).tolist()
+    classes = (random.permutation(categories) * 3 + 2).tolist()
+
+    def box() -> np.ndarray:
+        return np.concatenate(
+            [random.uniform(0, 200, 2), np.exp(random.uniform(np.log(6), np.log(250), 2))]
+        )
+
+    def score() -> float:
+        return float(random.integers(1, distinct_scores) / distinct_scores)
+
+    annotations: list[Json] = []
+    results: list[Json] = []
+    for image in ids:
+        for _ in range(random.integers(0, 10)):
+            b, c = box(), int(random.choice(classes))
+            entry = {
+                "id": 5 + 2 * len(annotations),
+                "image_id": image,
+                "category_id": c,
+                "bbox": b.tolist(),
+            }
+            area = float(b[2] * b[3] * random.uniform(0.5, 1))
+            annotations.append({**entry, "area": area, "iscrowd": int(random.random() < 0.1)})
+            for _ in range(random.integers(0, 4)):
+                near = b + random.normal(0, 0.06, 4) * np.tile(b[2:], 2)
+                found = c if random.random() < 0.8 else int(random.choice(classes))
+                results.append(
+                    {
+                        "image_id": image,
+                        "category_id": found,
+                        "bbox": near.tolist(),
+                        "score": score(),
+                    }
+                )
+        for _ in range(noise):
+            found = int(random.choice(classes))
+            results.append(
+                {"image_id": image, "category_id": found, "bbox": box().tolist(), "score": score()}
+            )
+    order = random.permutation(len(results))
+    content = {
+        "images": [{"id": i, "width": 500, "height": 500, "file_name": f"{i}.jpg"} for i in ids],
+        "annotations": annotations,
+        "categories": [{"id": c, "name": f"class {c}"} for c in classes],
+    }
+    return content, [results[i] for i in order]
+
+
+def reference(
+    annotations: Json,
+    results: list[Json],
+    *,
+    limits: tuple[int, ...] = (1, 10, 100),
+    image_ids: Any = None,
+) -> COCOeval:
+    """pycocotools, run as its documentation says."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(annotations)
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), "bbox")
+        evaluation.params.maxDets = list(limits)
+        if image_ids is not None:
+            evaluation.params.imgIds = list(image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation

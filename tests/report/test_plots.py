@@ -1,0 +1,57 @@
+"""Precision-recall curves: what is drawn is what the precision array says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from resnext_det.evaluation.coco import evaluate_coco
+from resnext_det.report.plots import plot_precision_recall
+from tests.evaluation.helpers import random_set
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, kept to be looked at."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *arguments: object, **options: object) -> None:
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def test_the_curves_are_those_of_the_precision_array(tmp_path: Path, figures: list[Figure]) -> None:
+    annotations, results = random_set(0)
+    metrics = evaluate_coco(annotations, results)
+    plot_precision_recall(metrics, tmp_path / "curves.png", title="a run")
+    assert Image.open(tmp_path / "curves.png").size[0] > 1000
+    left, right = figures[0].axes
+    means = metrics.precision[:, :, :, 0, -1].mean(axis=2)
+    assert len(left.lines) == 10
+    for line, mean in zip(left.lines, means):
+        np.testing.assert_allclose(line.get_ydata(), mean)
+        np.testing.assert_allclose(line.get_xdata(), np.linspace(0, 1, 101))
+    best = int(np.argmax(metrics.precision[0, :, :, 0, -1].mean(axis=0)))
+    assert right.lines[0].get_label().startswith(metrics.class_names[best])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), metrics.precision[0, :, best, 0, -1])
+    assert right.lines[-1].get_label() == f"mean {metrics.AP50:.1f}"
+
+
+def test_many_categories_and_none_at_all_can_be_drawn(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    annotations, results = random_set(1, categories=40, images=30)
+    plot_precision_recall(evaluate_coco(annotations, results), tmp_path / "many.pdf")
+    assert [text.get_text()[:4] for text in figures[0].axes[1].get_legend().get_texts()] == ["mean"]
+    plot_precision_recall(
+        evaluate_coco({**annotations, "annotations": []}, results), tmp_path / "none.png"
+    )
+    assert [len(axes.lines) for axes in figures[1].axes] == [0, 0]

@@ -1,0 +1,279 @@
+"""Files of torch.save, of both formats, read as torch itself reads them; archives and storages are held to the size of the file."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import io
+import pathlib
+import pickle
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnext_det.weights.containers import read_container
+from tests.weights.hostile import (
+    ENVELOPES,
+    LEGACY_HEAD,
+    in_zip,
+    memory_below,
+    read_or_refuse,
+    zip_of,
+)
+
+MIB = 1 << 20
+FORMATS = {"torch zip": {}, "torch legacy": {"_use_new_zipfile_serialization": False}}
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    if isinstance(wanted, Tensor):
+        assert isinstance(found, Tensor)
+        assert (found.dtype, found.shape, found.stride()) == (
+            wanted.dtype,
+            wanted.shape,
+            wanted.stride(),
+        )
+        assert torch.equal(found, wanted)
+    elif isinstance(wanted, dict):
+        assert list(found) == list(wanted)
+        for key in wanted:
+            assert_same(found[key], wanted[key])
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted):
+            assert_same(one, other)
+    else:
+        np.testing.assert_array_equal(found, wanted)
+
+
+def training_state() -> dict[str, Any]:
+    """What a training saves, and tensors of every kind."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])  # holds a Counter
+    network(torch.randn(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    shared = torch.randn(100)
+    extended = torch.randn(3)
+    extended.origin = "an attribute of its own"  # type: ignore[attr-defined]
+    return {
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "parameter": network[0].weight,
+        "extended": extended,
+        "types": [
+            torch.arange(4).to(kind)
+            for kind in (torch.bool, torch.uint8, torch.int16, torch.half, torch.bfloat16)
+        ],
+        "shared": [shared[10:20], shared[::2], shared],
+        "turned": torch.randn(4, 5).t(),
+        "channels last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "none": [torch.zeros(0, 3), torch.tensor(3.0)],
+        "numpy": [np.float64(3), np.arange(5.0), np.ones((2, 3), np.float16)],
+        "plain": {"epoch": 3, "size": torch.Size([1, 2]), "names": ["a", ("b", None, True)]},
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_torchs_files_are_read_as_torch_reads_them(
+    tmp_path: Path, kind: str, mapped: bool, protocol: int
+) -> None:
+    path = tmp_path / "weights.safetensors"  # the suffix says nothing
+    with path.open("wb") as file:
+        torch.save(training_state(), file, pickle_protocol=protocol, **FORMATS[kind])
+    with path.open("rb") as file:
+        wanted = torch.load(file, weights_only=False)
+    found_kind, found = read_container(path, mapped=mapped)
+    assert found_kind == kind
+    assert_same(found, wanted)
+    part, other, whole = found["shared"]
+    whole.fill_(7)  # writable, one storage as in the file, and not the file itself
+    assert part.tolist() == [7] * 10
+    assert other[0] == 7
+    assert not torch.equal(read_container(path)[1]["shared"][2], whole)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_other_libraries_add(tmp_path: Path, kind: str) -> None:
+    """timm, torchvision's references, yacs and friends: known classes become dicts, without being imported."""
+    config = pytest.importorskip("yacs.config").CfgNode({"MODEL": {"DEPTH": 50}})
+    extras = {
+        "args": argparse.Namespace(lr=0.1, milestones=[3]),
+        "cfg": config,
+        "date": datetime.datetime(2020, 1, 2),
+        "path": pathlib.PurePosixPath("/a/b"),
+        "default": collections.defaultdict(list, {1: [2]}),
+        "counter": collections.Counter("aab"),
+        "device": torch.device("cuda:0"),
+        "dtype": torch.float16,
+        "weight": torch.ones(2),
+    }
+    torch.save(extras, tmp_path / "a", **FORMATS[kind])
+    found = read_container(tmp_path / "a")[1]
+    assert found.pop("weight").tolist() == [1, 1]
+    wanted = {"lr": 0.1, "milestones": [3]}
+    assert found == {
+        "args": wanted,
+        "cfg": {"MODEL": {"DEPTH": 50}},
+        "date": {},
+        "path": "/a/b",
+        "default": {1: [2]},
+        "counter": {"a": 2, "b": 1},
+        "device": "cuda:0",
+        "dtype": torch.float16,
+    }
+
+
+HISTORY = (  # as mmengine's runner saves: a class with methods of its own and numpy arrays
+    b"\x80\x02}X\x03\0\0\0logcmmengine.logging.history_buffer\nHistoryBuffer\nq\x01)\x81}(X\x03\0\0\0maxK\x05X\x07\0\0\0methods}"
+    b"X\x03\0\0\0minc__builtin__\ngetattr\nh\x01X\x03\0\0\0min\x86Rsubs."
+)
+
+
+@pytest.mark.parametrize("envelope", ["torch zip", "torch legacy"])
+def test_the_history_of_mmengine(tmp_path: Path, envelope: str) -> None:
+    path = tmp_path / "a"
+    contents = (
+        in_zip(HISTORY) if envelope == "torch zip" else LEGACY_HEAD + HISTORY + pickle.dumps([], 2)
+    )
+    path.write_bytes(contents)
+    assert read_container(path) == (envelope, {"log": {"max": 5, "methods": {"min": {}}}})
+    path.write_bytes(in_zip(HISTORY.replace(b"h\x01X\x03\0\0\0min", b"K\x01X\x03\0\0\0min")))
+    with pytest.raises(ValueError, match="asks for the attribute 'min' of an object"):
+        read_container(path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_whole_module_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "a", **FORMATS[kind])
+    with pytest.raises(
+        ValueError,
+        match=r"asks for torch\.nn\.modules\.container\.Sequential, which could run code",
+    ):
+        read_container(tmp_path / "a")
+
+
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "a")
+    with pytest.raises(ValueError, match="TorchScript archive"):
+        read_container(tmp_path / "a")
+
+
+def hostile_zips() -> dict[str, tuple[bytes, str]]:
+    tensor = io.BytesIO()
+    torch.save({"w": torch.arange(8.0)}, tensor)
+    good = tensor.getvalue()
+    pickled = zipfile.ZipFile(io.BytesIO(good)).read("archive/data.pkl")
+    entries = [("archive/data.pkl", pickled), ("archive/data/0", bytes(32))]
+    whole = zip_of(entries)
+    where = whole.index(
+        b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1
+    )  # the directory's second entry
+    sized = bytearray(whole)
+    sized[where + 20 : where + 28] = struct.pack("<II", 2**31, 2**31)
+    overlapping = bytearray(whole)
+    overlapping[where + 42 : where + 46] = struct.pack("<I", 0)
+    storage = b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+    rebuilt = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"%stQ%s\x89}tR."
+
+    def tensor_of(elements: bytes, place: bytes) -> bytes:
+        return zip_of(
+            [("archive/data.pkl", rebuilt % (elements, place)), ("archive/data/0", bytes(32))]
+        )
+
+    return {
+        "a bomb": (
+            zip_of(
+                [("archive/data.pkl", pickled), ("archive/data/0", bytes(50 * MIB))],
+                zipfile.ZIP_DEFLATED,
+            ),
+            "compressed",
+        ),
+        "a compressed pickle": (zip_of(entries, zipfile.ZIP_BZIP2), "compressed"),
+        "an archive in an archive": (
+            zip_of([("archive/inner.pth", good)]),
+            "not one of torch.save",
+        ),
+        "two archives": (
+            zip_of([("a/data.pkl", pickled), ("b/data.pkl", pickled)]),
+            "not one of torch.save",
+        ),
+        "a name twice": (zip_of([*entries, entries[1]]), "twice"),
+        "entries over one another": (bytes(overlapping), "overlaps"),
+        "an entry beyond the file": (bytes(sized), "lies beyond the file"),
+        "a storage that is missing": (zip_of(entries[:1]), "has 0 bytes, not 32"),
+        "a storage that is too short": (
+            zip_of([entries[0], ("archive/data/0", bytes(16))]),
+            "has 16 bytes, not 32",
+        ),
+        "many entries": (
+            zip_of([(f"archive/data/{number:0200}", b"") for number in range(10_000)]),
+            "directory is over",
+        ),
+        "arrays": (zip_of([("w.npy", b"\x93NUMPY")]), "archive of numpy"),
+        "another byte order": (zip_of([*entries, ("archive/byteorder", b"big")]), "big-endian"),
+        "the right one": (tensor_of(b"K\x08", b"K\x00K\x08\x85K\x01\x85"), ""),
+        "an offset": (
+            tensor_of(b"K\x08", b"K\x01K\x08\x85K\x01\x85"),
+            "reaches beyond its 8 values",
+        ),
+        "a negative offset": (
+            tensor_of(b"K\x08", b"J\xff\xff\xff\xffK\x08\x85K\x01\x85"),
+            "damaged: a tensor has sizes",
+        ),
+        "a stride": (
+            tensor_of(b"K\x08", b"K\x00K\x08\x85K\x02\x85"),
+            "reaches beyond its 8 values",
+        ),
+        "one value for many": (
+            tensor_of(b"K\x08", b"K\x00J\0\0\0\x7f\x85K\x00\x85"),
+            "by strides of 0",
+        ),
+        "elements": (
+            tensor_of(b"J\0\0\0\x7f", b"K\x00K\x08\x85K\x01\x85"),
+            "has 32 bytes, not 8522825728",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(hostile_zips()))
+def test_zip_archives_are_held_to_the_file(tmp_path: Path, name: str) -> None:
+    data, message = hostile_zips()[name]
+    path = tmp_path / "a"
+    with memory_below(2 * len(data) + 64 * MIB):
+        outcomes = {read_or_refuse(data, path, mapped=mapped) for mapped in (False, True)}
+    if not message:
+        assert outcomes == {"read"}
+        return
+    with pytest.raises(ValueError, match=message):
+        read_container(path)
+
+
+@pytest.mark.parametrize("elements", [2**20, 2**31 - 1, -1])
+def test_old_files_take_no_memory_for_storages_that_are_not_there(
+    tmp_path: Path, elements: int
+) -> None:
+    storage = (
+        b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuJ"
+        + struct.pack("<i", elements)
+        + b"NtQ"
+    )
+    text = b"\x80\x02ctorch._utils\n_rebuild_tensor\n((" + storage + b"K\x00K\x01\x85K\x01\x85tR."
+    with memory_below(2 * MIB):
+        assert read_or_refuse(ENVELOPES["torch legacy"](text), tmp_path / "a") == "refused"
