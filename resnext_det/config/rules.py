@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -28,6 +33,24 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         node = node[name]
     return node
+
+
+def read_settings(settings: type[Settings], node: CfgNode, **given: Any) -> Settings:
+    """Fill a settings dataclass from the keys of a configuration node that its fields are named after.
+
+    ``read_settings(RPNSettings, cfg.MODEL.RPN)`` takes ``nms_thresh`` from ``NMS_THRESH``.
+
+    Args:
+        settings: a dataclass.
+        node: has a key for every field, in capitals; lists become tuples.
+        given: fields that come from elsewhere.
+    """
+    names = [field.name for field in fields(settings) if field.name not in given]
+    return settings(**{name: _freeze(node[name.upper()]) for name in names}, **given)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
 
 TYPE_WORDS = {
