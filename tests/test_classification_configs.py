@@ -11,7 +11,7 @@ import torch
 from resnext_det.architecture import Architecture
 from resnext_det.classification.build import build_classifier, optimizer_of
 from resnext_det.config import load_config
-from resnext_det.config.backbone import architecture_of
+from resnext_det.config.backbone import ARCHITECTURE_KEYS, read_architecture
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.rules import value_of
 
@@ -114,7 +114,7 @@ def test_it_is_the_papers_recipe_of_the_net_of_its_name(path: Path) -> None:
     for key, value in PAPER.get(folder, {}).items():
         found = value_of(cfg, key)
         assert (list(found) if isinstance(found, list) else found) == value, key
-    architecture = architecture_of(cfg)
+    architecture = read_architecture(cfg.MODEL.RESNETS)
     plain = "-plain" if folder == "no_shortcuts" else ""
     assert architecture == Architecture.parse(re.sub(r"[RX](\d+)_", r"X-\1-", path.stem) + plain)
     classes = {"imagenet5k": 5000, "cifar10": 10, "cifar100": 100, "finetune": 0}.get(folder, 1000)
@@ -139,14 +139,7 @@ def test_a_miniatures_detector_is_of_its_classifiers_net(path: Path) -> None:
     cfg = load_classifier_config(path)
     name = path.stem.removeprefix("classifier_")
     detector = load_config(path.with_name(f"faster_rcnn_{name}.yaml"))
-    keys = (
-        "DEPTH",
-        "NUM_GROUPS",
-        "WIDTH_PER_GROUP",
-        "STEM_OUT_CHANNELS",
-        "RES2_OUT_CHANNELS",
-        "STRIDE_IN_1X1",
-    )
+    keys = (*ARCHITECTURE_KEYS, "STRIDE_IN_1X1")
     assert [cfg.MODEL.RESNETS[key] for key in keys] == [detector.MODEL.RESNETS[key] for key in keys]
     assert cfg.INPUT.FORMAT == detector.INPUT.FORMAT
     assert list(cfg.MODEL.PIXEL_MEAN) == list(detector.MODEL.PIXEL_MEAN)
@@ -161,7 +154,7 @@ def test_the_nets_of_a_miniature_are_of_equal_complexity(size: str) -> None:
     nets: dict[int, list[int]] = {}
     for path in MINIATURE:
         if path.parent.name == size:
-            architecture = architecture_of(load_classifier_config(path))
+            architecture = read_architecture(load_classifier_config(path).MODEL.RESNETS)
             nets.setdefault(architecture.depth, []).append(architecture.multiply_adds(64, 64, 6))
     assert set(nets) == ({26} if size == "cpu" else {50, 101})
     for counts in nets.values():

@@ -15,7 +15,7 @@ from torch import nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
-from resnext_det.config.backbone import architecture_of
+from resnext_det.config.backbone import read_architecture
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.rules import keys_of, value_of
 from resnext_det.detection.evaluation import proposals_path
@@ -34,6 +34,7 @@ LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith
 SHAPES = {"quickstart", "miniature"}
 """Folders whose networks learn the generated shapes, from random weights or from those of a classifier of these."""
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
+NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
 DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
 """Those that differ in more than the length of the training."""
 
@@ -91,13 +92,7 @@ def test_it_builds_the_net_of_its_name(path: Path) -> None:
         if re.search(r"\.(stem|res[2-5])\.", name) and not re.search(r"running_|num_batches", name)
     ]
     resnets = cfg.MODEL.RESNETS
-    architecture = Architecture(
-        resnets.DEPTH,
-        resnets.NUM_GROUPS,
-        resnets.WIDTH_PER_GROUP,
-        stem_channels=resnets.STEM_OUT_CHANNELS,
-        res2_channels=resnets.RES2_OUT_CHANNELS,
-    )
+    architecture = read_architecture(resnets)
     if path.stem.startswith("rpn"):  # which on C4 features ends at res4
         res5 = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=False).state_dict()
         backbone += [tensor.numel() for key, tensor in res5.items() if "running_" not in key]
@@ -183,10 +178,7 @@ def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None
     own = {key for key in keys_of(alone) if value_of(alone, key) != value_of(merged, key)}
     flat = {key for key in keys_of(alone) if _says(content, key)}
     defaults = {"MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME"}
-    net = {
-        f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")
-    }  # said as a whole
-    assert flat - own <= defaults | net, "the base has these values already"
+    assert flat - own <= defaults | NET, "the base has these values already"
 
 
 def _says(content: object, key: str) -> bool:
@@ -203,7 +195,7 @@ def _says(content: object, key: str) -> bool:
 def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
     cfg = load_config(path)
     weights = catalog.entry(cfg.MODEL.WEIGHTS)
-    assert weights.architecture == architecture_of(cfg)
+    assert weights.architecture == read_architecture(cfg.MODEL.RESNETS)
     assert differences(KNOWN[weights.preprocessing], cfg) == []
 
 
@@ -302,13 +294,8 @@ def test_step_two_reads_what_step_one_writes(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "two_step/rpn", "two_step/fast_rcnn"])
 def test_the_quartet_differs_in_the_net_alone(kind: str) -> None:
-    nets = {
-        "MODEL.RESNETS.DEPTH",
-        "MODEL.RESNETS.NUM_GROUPS",
-        "MODEL.RESNETS.WIDTH_PER_GROUP",
-        "OUTPUT_DIR",
-    }
-    nets |= {"MODEL.WEIGHTS", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"}
+    nets = NET | {"OUTPUT_DIR", "MODEL.WEIGHTS"}
+    nets |= {"DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"}
     first, *others = [load_config(CONFIGS / f"{kind}_{net}.yaml") for net in TABLE_8]
     for other in others:
         assert {

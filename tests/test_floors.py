@@ -22,7 +22,8 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 FLOORS = (
     ("architecture", "layers", "instances", "files"),
     ("resnext",),
-    ("config", "weights", "forms"),
+    ("config", "forms"),
+    ("weights",),
     ("data", "training", "evaluation"),
     ("detection", "classification"),
     ("paper", "report", "benchmark", "command_line"),

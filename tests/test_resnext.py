@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
 from resnext_det.architecture import Architecture
+from resnext_det.config.backbone import write_architecture
 from resnext_det.layers import ConvNorm
 from resnext_det.resnext import (
     ResNeXt,
@@ -244,14 +245,7 @@ def build() -> Any:
     ) -> Any:
         cfg = get_cfg()
         cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
-        settings = {
-            "DEPTH": architecture.depth,
-            "NUM_GROUPS": architecture.cardinality,
-            "WIDTH_PER_GROUP": architecture.width,
-            "STEM_OUT_CHANNELS": architecture.stem_channels,
-            "RES2_OUT_CHANNELS": architecture.res2_channels,
-            **resnets,
-        }
+        settings = {**write_architecture(architecture), **resnets}
         cfg.MODEL.RESNETS.merge_from_list([part for pair in settings.items() for part in pair])
         return build_resnet_backbone(cfg, ShapeSpec(channels=in_channels))
 

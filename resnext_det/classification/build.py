@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from resnext_det.config.backbone import architecture_of
+from resnext_det.config.backbone import read_architecture
 from resnext_det.data.images.augmentation import CifarAugmentation, PaperAugmentation
 from resnext_det.data.images.cropping import CenterCrop
 from resnext_det.data.images.loaders import Augmentation
@@ -29,7 +29,7 @@ def build_classifier(cfg: CfgNode, num_classes: int) -> ResNeXtClassifier:
     """A classifier with random weights, in form C."""
     resnets = cfg.MODEL.RESNETS
     return ResNeXtClassifier(
-        architecture_of(cfg), num_classes, resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
+        read_architecture(resnets), num_classes, resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
     )
 
 

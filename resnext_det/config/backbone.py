@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -12,6 +13,15 @@ from resnext_det.config.rules import keys_of, value_of
 from resnext_det.config.values import check_value
 from resnext_det.resnext import FEATURES
 
+ARCHITECTURE_KEYS = {
+    "DEPTH": "depth",
+    "NUM_GROUPS": "cardinality",
+    "WIDTH_PER_GROUP": "width",
+    "STEM_OUT_CHANNELS": "stem_channels",
+    "RES2_OUT_CHANNELS": "res2_channels",
+}
+"""The keys of MODEL.RESNETS that tell the network, each with its field of ``Architecture``."""
+
 # What an error adds where the value is one that detectron2's own backbone honours.
 _REASONS = {
     "MODEL.RESNETS.DEPTH": " (18 and 34 have basic blocks, in which a cardinality changes nothing: figure 4 of the paper)",
@@ -21,24 +31,34 @@ _REASONS = {
 }
 
 
-def architecture_of(cfg: CfgNode) -> Architecture:
-    """The network that ``cfg.MODEL.RESNETS`` describes, of a detector or a classifier."""
-    resnets = cfg.MODEL.RESNETS
-    return Architecture(
-        depth=resnets.DEPTH,
-        cardinality=resnets.NUM_GROUPS,
-        width=resnets.WIDTH_PER_GROUP,
-        stem_channels=resnets.STEM_OUT_CHANNELS,
-        res2_channels=resnets.RES2_OUT_CHANNELS,
-        shortcuts=resnets.get("SHORTCUTS", True),  # a detector's configuration has no such key
-    )
+def read_architecture(values: Mapping[str, Any], prefix: str = "") -> Architecture:
+    """Read the network that the keys of MODEL.RESNETS tell, of a detector or a classifier.
+
+    Args:
+        values: the node itself, or any mapping that has its keys after ``prefix``.
+
+    Raises:
+        ValueError, TypeError: they tell no network; see ``Architecture``.
+    """
+    fields: dict[str, Any] = {
+        field: values.get(f"{prefix}{key}") for key, field in ARCHITECTURE_KEYS.items()
+    }
+    # A detector's configuration has no key SHORTCUTS.
+    return Architecture(**fields, shortcuts=values.get(f"{prefix}SHORTCUTS", True))
+
+
+def write_architecture(architecture: Architecture, prefix: str = "") -> dict[str, int]:
+    """Write a network as the keys of MODEL.RESNETS, after ``prefix``, with their values."""
+    return {
+        f"{prefix}{key}": getattr(architecture, field) for key, field in ARCHITECTURE_KEYS.items()
+    }
 
 
 def backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
     """The keyword arguments of ``ResNeXt``, other than ``in_channels``."""
     resnets = cfg.MODEL.RESNETS
     return {
-        "architecture": architecture_of(cfg),
+        "architecture": read_architecture(resnets),
         "norm": resnets.NORM,
         "out_features": tuple(resnets.OUT_FEATURES),
         "stride_in_1x1": resnets.STRIDE_IN_1X1,

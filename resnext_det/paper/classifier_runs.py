@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnext_det.architecture import Architecture
+from resnext_det.config.backbone import read_architecture
 from resnext_det.paper.figures import DATASETS, Setting
 from resnext_det.paper.runs import FINAL, last_checkpoint_of, read_config
 
 METRICS = ("top1", "top5")
-_RESNETS = ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
 
 
 class NotTested(FileNotFoundError):
@@ -63,10 +62,8 @@ def read_classification_runs(output_dir: str | Path) -> list[ClassificationRun]:
     config = read_config(folder)
     if not isinstance(config.get("DATASETS.TEST", ""), str):
         raise ValueError(f"{folder} is of a detector; compare those with tools/compare.py")
-    numbers: list[Any] = [config.get(f"MODEL.RESNETS.{key}") for key in _RESNETS]
-    shortcuts = config.get("MODEL.RESNETS.SHORTCUTS", True)
     try:
-        network = Architecture(*[*numbers, shortcuts])
+        network = read_architecture(config, "MODEL.RESNETS.")
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{folder / 'config.yaml'}: MODEL.RESNETS is no network known here: {error}"

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from resnext_det.config.backbone import ARCHITECTURE_KEYS
 from resnext_det.paper.figures import MINIVAL, PAPER_RECIPE
 from resnext_det.paper.runs import FINAL, Run
 
@@ -13,9 +14,8 @@ if TYPE_CHECKING:
     from resnext_det.paper.rows import Difference, Row
 
 # What a comparison of networks varies on purpose, and where a run's own files lie. The table tells the protocols apart.
-_RESNETS = ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
 _MAY_DIFFER = {
-    *(f"MODEL.RESNETS.{key}" for key in _RESNETS),
+    *(f"MODEL.RESNETS.{key}" for key in ARCHITECTURE_KEYS),
     *("OUTPUT_DIR", "SEED", "MODEL.LOAD_PROPOSALS", "MODEL.PROPOSAL_GENERATOR.NAME"),
     *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
 }

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from resnext_det.architecture import Architecture
+from resnext_det.config.backbone import read_architecture
 from resnext_det.paper.figures import METRICS, MINIVAL
 
 FINAL = "model_final.pth"
 """The checkpoint of a training that came to its end."""
-_RESNETS = ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ def read_run(output_dir: str | Path, *, dataset: str | None = None) -> Run:
         )
     test_set = _choose(dataset, names, folder)
     several = len(names) > 1
-    numbers: list[Any] = [config.get(f"MODEL.RESNETS.{key}") for key in _RESNETS]
     try:
-        network = Architecture(*numbers)
+        network = read_architecture(config, "MODEL.RESNETS.")
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{folder / 'config.yaml'}: MODEL.RESNETS is no network known here: {error}"

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from resnext_det.architecture import Architecture
+from resnext_det.config.backbone import write_architecture
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import Preprocessing
 from resnext_det.weights.recognition import backbone_of_detector, recognised
@@ -115,13 +116,7 @@ def _configuration(
     """The keys of detectron2 that the weights decide, with their values."""
     resnets: dict[str, Any] = {}
     if architecture:
-        resnets = {
-            "DEPTH": architecture.depth,
-            "NUM_GROUPS": architecture.cardinality,
-            "WIDTH_PER_GROUP": architecture.width,
-            "STEM_OUT_CHANNELS": architecture.stem_channels,
-            "RES2_OUT_CHANNELS": architecture.res2_channels,
-        }
+        resnets |= write_architecture(architecture)
     if preprocessing is None:
         return {"MODEL": {"RESNETS": resnets}} if resnets else {}
     resnets["STRIDE_IN_1X1"] = preprocessing.stride_in_1x1

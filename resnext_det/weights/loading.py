@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from resnext_det.config.backbone import ARCHITECTURE_KEYS, write_architecture
 from resnext_det.weights.file import WeightFile, read_weights
 from resnext_det.weights.preprocessing import batch_norm_of
 from resnext_det.weights.recognition import recognise
@@ -220,21 +221,13 @@ def _remedy(
         )
     theirs = file.architecture
     if theirs is not None and theirs != recognise(own):
-        keys = {
-            "DEPTH": theirs.depth,
-            "NUM_GROUPS": theirs.cardinality,
-            "WIDTH_PER_GROUP": theirs.width,
-        }
-        keys |= {
-            "STEM_OUT_CHANNELS": theirs.stem_channels,
-            "RES2_OUT_CHANNELS": theirs.res2_channels,
-        }
+        keys = write_architecture(theirs).items()
         return f"the file is {theirs}: set MODEL.RESNETS." + ", ".join(
-            f"{key} {value}" for key, value in keys.items()
+            f"{key} {value}" for key, value in keys
         )
     if len(shapes) == 1 and shapes[0].endswith(_STEM):
         return "the images have another number of channels; give weights for them, or load these with inflate_input=True"
     return (
-        "give all the weights of this architecture, or set MODEL.RESNETS.DEPTH, NUM_GROUPS, WIDTH_PER_GROUP, STEM_OUT_CHANNELS and "
-        "RES2_OUT_CHANNELS to the file's"
+        "give all the weights of this architecture, or set "
+        f"MODEL.RESNETS.{', '.join(ARCHITECTURE_KEYS)} to the file's"
     )

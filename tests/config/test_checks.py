@@ -255,13 +255,19 @@ def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None
 
 
 class Recording(CfgNode):
-    """A configuration that notes the keys that are read from it, by attribute, as the engines read."""
+    """A configuration that notes the keys that are read from it, by attribute or by name."""
 
-    def __getattr__(self, name: str) -> Any:
-        value = super().__getattr__(name)
-        if name in self and not isinstance(value, CfgNode):
+    def __getitem__(self, name: str) -> Any:  # by which CfgNode finds an attribute too
+        value = super().__getitem__(name)
+        if not isinstance(value, CfgNode):
             READ.add(self.__dict__.get("prefix", "") + name)
         return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
 
 READ: set[str] = set()

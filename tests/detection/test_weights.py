@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from resnext_det.config import load_config
-from resnext_det.config.backbone import architecture_of
+from resnext_det.config.backbone import read_architecture
 from resnext_det.detection.jobs import Job, evaluate, train
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import KNOWN
@@ -34,7 +34,9 @@ def job(sets: dict[str, tuple[Path, Path]], tmp_path: Path, engine: str) -> Job:
     """A training from a classifier for RGB images of torchvision's statistics; the tiny configuration is for BGR ones."""
     config = write_config(tmp_path)
     torch.manual_seed(0)
-    classifier = ResNeXtClassifier(architecture_of(load_config(config)), num_classes=3)
+    classifier = ResNeXtClassifier(
+        read_architecture(load_config(config).MODEL.RESNETS), num_classes=3
+    )
     weights = {"model": classifier.state_dict(), "preprocessing": RGB.as_dict()}
     torch.save(weights, tmp_path / "classifier.pth")
     changes = [*SHORT, "MODEL.WEIGHTS", tmp_path / "classifier.pth", "SOLVER.BASE_LR", 0.0]

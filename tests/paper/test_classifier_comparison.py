@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from resnext_det.architecture import Architecture
+from resnext_det.config.backbone import write_architecture
 from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
 from resnext_det.config.rules import value_of
 from resnext_det.evaluation.classification import Tally
@@ -111,12 +112,7 @@ def write(tmp_path: Path) -> Write:
     ) -> Path:
         own, folder, sets = Architecture.parse(network), tmp_path / name, DATASETS[dataset]
         config = yaml.safe_load(get_classifier_cfg().dump())
-        config["MODEL"]["RESNETS"].update(
-            DEPTH=own.depth,
-            NUM_GROUPS=own.cardinality,
-            WIDTH_PER_GROUP=own.width,
-            SHORTCUTS=own.shortcuts,
-        )
+        config["MODEL"]["RESNETS"].update(write_architecture(own), SHORTCUTS=own.shortcuts)
         settings = {
             **RECIPES[dataset],
             "DATASETS.TRAIN": sets.train,

@@ -15,6 +15,7 @@ from PIL import Image
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
+from resnext_det.config.backbone import write_architecture
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.paper.comparison import compare
 from resnext_det.paper.figures import PAPER_RECIPE
@@ -51,10 +52,12 @@ def write(tmp_path: Path) -> Write:
         **keys: Any,
     ) -> Path:
         own, folder = Architecture.parse(network), tmp_path / name
-        resnets = {"DEPTH": own.depth, "NUM_GROUPS": own.cardinality, "WIDTH_PER_GROUP": own.width}
-        resnets.update(STEM_OUT_CHANNELS=64, RES2_OUT_CHANNELS=256)
         config: dict[str, Any] = {
-            "MODEL": {"RESNETS": resnets, "WEIGHTS": f"{name}.pkl", "LOAD_PROPOSALS": False},
+            "MODEL": {
+                "RESNETS": write_architecture(own),
+                "WEIGHTS": f"{name}.pkl",
+                "LOAD_PROPOSALS": False,
+            },
             "DATASETS": {"TEST": ["coco_2017_val"]},
             "SOLVER": {"MAX_ITER": 180000, "BASE_LR": 0.005},
             "OUTPUT_DIR": str(folder),

@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
+from resnext_det.config.backbone import write_architecture
 from resnext_det.data.reading import read_image
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import WeightFile, check_preprocessing, fitted, load_weights, read_weights
@@ -236,13 +238,8 @@ def configuration(architecture: Architecture, *changes: Any) -> CfgNode:
     cfg.merge_from_list(
         [
             *("MODEL.BACKBONE.NAME", "build_resnext_backbone", "MODEL.DEVICE", "cpu"),
-            *(
-                "MODEL.RESNETS.DEPTH",
-                architecture.depth,
-                "MODEL.RESNETS.NUM_GROUPS",
-                architecture.cardinality,
-            ),
-            *("MODEL.RESNETS.WIDTH_PER_GROUP", architecture.width, *changes),
+            *chain(*write_architecture(architecture, "MODEL.RESNETS.").items()),
+            *changes,
         ]
     )
     return cfg

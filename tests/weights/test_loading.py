@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
+from resnext_det.config.backbone import write_architecture
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import load_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
@@ -24,15 +26,7 @@ from resnext_det.weights import load_weights, read_weights
 
 STAGES = ("res2", "res3", "res4", "res5")
 SMALL = Architecture(26, 4, 8, stem_channels=8, res2_channels=32)
-SMALL_KEYS = [
-    "MODEL.RESNETS.DEPTH",
-    26,
-    "MODEL.RESNETS.NUM_GROUPS",
-    4,
-    "MODEL.RESNETS.WIDTH_PER_GROUP",
-    8,
-]
-SMALL_KEYS += ["MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32]
+SMALL_KEYS = list(chain(*write_architecture(SMALL, "MODEL.RESNETS.").items()))
 SMALL_KEYS += ["MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.ROI_HEADS.NUM_CLASSES", 5]
 HEAD = [
     *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
@@ -138,20 +132,7 @@ def test_torchvisions_weights_give_torchvisions_features(
     assert (report.missing, report.unused, len(report.loaded)) == ((), (), len(theirs.state_dict()))
     torch.testing.assert_close(classifier(images), theirs(images))
 
-    keys = [
-        "MODEL.RESNETS.STEM_OUT_CHANNELS",
-        64,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        256,
-        "MODEL.RESNETS.DEPTH",
-        50,
-    ]
-    keys += [
-        "MODEL.RESNETS.NUM_GROUPS",
-        architecture.cardinality,
-        "MODEL.RESNETS.WIDTH_PER_GROUP",
-        architecture.width,
-    ]
+    keys = chain(*write_architecture(architecture, "MODEL.RESNETS.").items())
     c4: Any = detector(*keys).eval().double()
     report = load_weights(c4, path)
     assert {name.split(".")[0] for name in report.missing} == {"proposal_generator", "roi_heads"}

@@ -16,7 +16,7 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.config.backbone import architecture_of, backbone_arguments, check_backbone
+from resnext_det.config.backbone import backbone_arguments, check_backbone, read_architecture
 from resnext_det.resnext import ResNeXt, make_stage
 
 
@@ -105,7 +105,7 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
         check_backbone(cfg)
         resnets = cfg.MODEL.RESNETS
-        architecture = architecture_of(cfg)
+        architecture = read_architecture(cfg.MODEL.RESNETS)
         stage = make_stage(
             architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
         )

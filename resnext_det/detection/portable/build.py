@@ -7,7 +7,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.config import check
-from resnext_det.config.backbone import architecture_of, backbone_arguments
+from resnext_det.config.backbone import backbone_arguments, read_architecture
 from resnext_det.config.checks import uses_fpn
 from resnext_det.detection.portable.box_predictor import BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
@@ -118,7 +118,8 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
     )
     channels = _common_channels(backbone, heads.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
     if heads.NAME == "Res5ROIHeads":
-        architecture, resnets = architecture_of(cfg), cfg.MODEL.RESNETS
+        resnets = cfg.MODEL.RESNETS
+        architecture = read_architecture(resnets)
         return Res5ROIHeads(
             in_features=heads.IN_FEATURES,
             sampling=sampling,
