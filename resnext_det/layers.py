@@ -10,11 +10,17 @@ import torch.distributed
 from torch import Tensor, nn
 
 
-class _FixedStatisticsNorm(nn.Module):
-    """y = x * scale + shift; scale = weight / sqrt(running_var + eps), shift = bias - running_mean * scale.
+class FrozenBatchNorm2d(nn.Module):
+    """Normalize by fixed statistics: a batch norm of which nothing is trained ("FrozenBN").
 
-    It starts as the identity. The state is detectron2's: weight, bias, running_mean, running_var;
-    ``num_batches_tracked`` is no part of it, unless the norm was made from a batch norm that counted.
+    ``y = x * scale + shift``, where ``scale = weight / sqrt(running_var + eps)`` and
+    ``shift = bias - running_mean * scale``. Weight, bias, running_mean and running_var are buffers,
+    under detectron2's names; strict loading takes the state of an ``nn.BatchNorm2d`` or of
+    detectron2's FrozenBatchNorm2d, and both of them take this one's.
+
+    Args:
+        num_features: channels of the input, which has the shape (N, C, H, W).
+        eps: added to the variance. The variance starts at 1 - eps, so the norm is the identity.
     """
 
     weight: Tensor
@@ -23,94 +29,60 @@ class _FixedStatisticsNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor | None
 
-    def __init__(self, num_features: int, eps: float, *, trainable: bool) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.num_features = num_features
         self.eps = eps
-        if trainable:
-            self.weight = nn.Parameter(torch.ones(num_features))
-            self.bias = nn.Parameter(torch.zeros(num_features))
-        else:
-            self.register_buffer("weight", torch.ones(num_features))
-            self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features) - eps)
+        # Part of the state only where freeze_norms made this norm from one that counted.
         self.register_buffer("num_batches_tracked", None)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """The norm as (scale, shift), each of shape (num_features,), float32 (float64 where the norm is)."""
+        """Compute (scale, shift), each of shape (num_features,), in float32 or float64."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         scale = self.weight.to(dtype) * (self.running_var.to(dtype) + self.eps).rsqrt()
         return scale, self.bias.to(dtype) - self.running_mean.to(dtype) * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, shift = (
-            values.to(x.dtype).reshape(1, -1, 1, 1) for values in self.scale_and_shift()
-        )
+        scale, shift = (v.to(x.dtype).reshape(1, -1, 1, 1) for v in self.scale_and_shift())
         return x * scale + shift
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
 
     def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
     ) -> None:
-        """Also take a batch norm's state, which counts its batches, and Caffe2's, which has no statistics."""
+        """Take also a batch norm's state, which counts, and Caffe2's, which has no statistics."""
         count = prefix + "num_batches_tracked"
         if self.num_batches_tracked is None:
             state_dict.pop(count, None)
         else:
             state_dict.setdefault(count, self.num_batches_tracked)
-        version = local_metadata.get("version")
-        if (
-            (version is None or version < 2)
-            and prefix + "weight" in state_dict
-            and prefix + "bias" in state_dict
-        ):
-            mean, variance = prefix + "running_mean", prefix + "running_var"
-            if mean not in state_dict and variance not in state_dict:
-                state_dict[mean] = torch.zeros_like(self.running_mean)
-                state_dict[variance] = torch.ones_like(self.running_var)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        names = ("weight", "bias", "running_mean", "running_var")
+        given = [name for name in names if prefix + name in state_dict]
+        if given == ["weight", "bias"] and local_metadata.get("version", 0) < 2:
+            state_dict[prefix + "running_mean"] = torch.zeros_like(self.running_mean)
+            state_dict[prefix + "running_var"] = torch.ones_like(self.running_var)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
 
-class FrozenBatchNorm2d(_FixedStatisticsNorm):
-    """A batch norm of which nothing is trained: weight, bias and statistics are buffers ("FrozenBN").
-
-    Strict loading takes the state of ``nn.BatchNorm2d`` and detectron2's FrozenBatchNorm2d; both take ours.
-
-    Args:
-        num_features: channels of the input, which has the shape (N, C, H, W).
-        eps: added to the variance; the variance starts at 1 - eps, which makes the norm the identity.
-    """
+class FrozenStatisticsBatchNorm2d(FrozenBatchNorm2d):
+    """A FrozenBatchNorm2d whose weight and bias are trained ("FrozenStatisticsBN")."""
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__(num_features, eps, trainable=False)
-
-
-class FrozenStatisticsBatchNorm2d(_FixedStatisticsNorm):
-    """A batch norm whose statistics are frozen while its weight and bias are trained ("FrozenStatisticsBN").
-
-    Args:
-        num_features: channels of the input, which has the shape (N, C, H, W).
-        eps: added to the variance.
-    """
-
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__(num_features, eps, trainable=True)
+        super().__init__(num_features, eps)
+        self.weight = nn.Parameter(self.weight)
+        self.bias = nn.Parameter(self.bias)
 
 
 class SynchronizedBatchNorm2d(nn.SyncBatchNorm):
-    """``nn.SyncBatchNorm``, an ordinary batch norm in one process, with a clear error where it cannot train.
+    """An ``nn.SyncBatchNorm`` that explains where it cannot train ("SyncBN").
+
+    In one process it is an ordinary batch norm.
 
     Raises:
         ValueError: it is trained on a CPU within a process group.
@@ -120,17 +92,17 @@ class SynchronizedBatchNorm2d(nn.SyncBatchNorm):
         grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
         if grouped and self.training and x.device.type == "cpu":
             raise ValueError(
-                'norm "SyncBN" cannot train on the CPU within a process group: torch synchronises only GPUs; '
-                'set MODEL.RESNETS.NORM to "BN", "GN" or "FrozenBN", or train on GPUs'
+                'norm "SyncBN" cannot train on the CPU within a process group: torch synchronizes '
+                'only GPUs; set MODEL.RESNETS.NORM to "BN", "GN" or "FrozenBN", or train on GPUs'
             )
         return super().forward(x)
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
+def _make_group_norm(channels: int) -> nn.GroupNorm:
     if channels % 32 != 0:
         raise ValueError(
-            f'norm "GN" has 32 groups, which do not divide {channels} channels; '
-            'choose a cardinality and width whose product is a multiple of 32, or the norm "BN"'
+            f'norm "GN" has 32 groups, which do not divide {channels} channels; choose a '
+            'cardinality and width whose product is a multiple of 32, or the norm "BN"'
         )
     return nn.GroupNorm(32, channels)
 
@@ -140,13 +112,14 @@ NORMS: dict[str, Callable[[int], nn.Module | None]] = {
     "FrozenBN": FrozenBatchNorm2d,
     "BN": nn.BatchNorm2d,
     "SyncBN": SynchronizedBatchNorm2d,
-    "GN": _group_norm,
+    "GN": _make_group_norm,
     "FrozenStatisticsBN": FrozenStatisticsBatchNorm2d,
 }
+"""The values of ``MODEL.RESNETS.NORM``: each makes the norm of a map from its channels."""
 
 
 def make_norm(name: str, channels: int) -> nn.Module | None:
-    """The norm that ``MODEL.RESNETS.NORM`` and its like call ``name``, for maps of ``channels``; None for "".
+    """Make the norm called ``name`` in ``NORMS`` for maps of so many channels; None for "".
 
     Raises:
         ValueError: the name is unknown; "GN" has 32 groups, and they do not divide the channels.
@@ -157,15 +130,16 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
 
 
 class ConvNorm(nn.Conv2d):
-    """activation(norm(convolution(x))), with detectron2's keys: ``weight``, ``bias``, ``norm.weight`` ...
+    """Convolve, normalize and activate, under detectron2's keys: weight, bias, norm.weight ...
 
-    A norm with frozen statistics is multiplied into the convolution's weights, in training as in inference.
-    This is exact algebra, it spares a pass over the map and its memory, and gradients reach what is trained.
+    A norm with frozen statistics is multiplied into the convolution's weights, in training as in
+    inference. This is exact algebra, saves a pass over the map and its memory, and gradients reach
+    everything that is trained.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in ``nn.Conv2d``.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: ``nn.Conv2d``'s.
         bias: whether the convolution has a bias; None: exactly where there is no norm.
-        norm: a name that ``make_norm`` knows; "" for none.
+        norm: a name in ``NORMS``; "" for none.
         activation: applied last; it may work in place (``torch.relu_``).
 
     Raises:
@@ -186,84 +160,55 @@ class ConvNorm(nn.Conv2d):
         norm: str = "",
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        has_bias = norm == "" if bias is None else bias
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            bias=norm == "" if bias is None else bias,
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, has_bias
         )
         self.norm = make_norm(norm, out_channels)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.norm, _FixedStatisticsNorm):
-            x = self._conv_forward(x, *self.folded())
+        if isinstance(self.norm, FrozenBatchNorm2d):
+            x = self._conv_forward(x, *self._fold(self.norm))
         else:
             x = self._conv_forward(x, self.weight, self.bias)
             if self.norm is not None:
                 x = self.norm(x)
         return x if self.activation is None else self.activation(x)
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """(weight, bias) of the one convolution that equals this one with its frozen norm."""
-        assert isinstance(self.norm, _FixedStatisticsNorm)
-        scale, shift = self.norm.scale_and_shift()
+    def _fold(self, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+        """Compute (weight, bias) of the one convolution that equals this one with its norm."""
+        scale, shift = norm.scale_and_shift()
         weight = self.weight * scale.reshape(-1, 1, 1, 1)
         bias = shift if self.bias is None else shift + self.bias * scale
         # The product was taken in float32 at least; autocast, if any, casts it for the convolution.
         return weight.to(self.weight.dtype), bias.to(self.weight.dtype)
 
-    def is_frozen_unloaded(self) -> bool:
-        """Whether weights or statistics are frozen, and the norm (the bias, without one) is as it was made.
-
-        Nothing was loaded then: the layer computes with random weights, and will do so after training.
-        """
-        if self.weight.requires_grad and not isinstance(self.norm, _FixedStatisticsNorm):
-            return False
-        if self.norm is None:
-            return self.bias is not None and not bool(self.bias.any())
-        weight, bias, mean = (
-            getattr(self.norm, name, None) for name in ("weight", "bias", "running_mean")
-        )
-        moved = [values is not None and bool(values.any()) for values in (bias, mean)]
-        return not any(moved) and (weight is None or bool((weight == 1).all()))
-
 
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm2d and SyncBatchNorm by a FrozenBatchNorm2d of the same numbers.
+    """Replace every BatchNorm2d and SyncBatchNorm by a FrozenBatchNorm2d with the same numbers.
 
-    It equals detectron2's ``FrozenBatchNorm2d.convert_frozen_batchnorm``; other norms stay as they are.
+    This equals detectron2's ``FrozenBatchNorm2d.convert_frozen_batchnorm``. Other norms stay.
 
     Returns:
-        The module, changed in place; where it is a batch norm itself, the new one.
+        The module, changed in place; the new norm where the module is itself a batch norm.
 
     Raises:
         ValueError: a batch norm keeps no running statistics.
     """
     if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-        return _frozen(module)
+        return _freeze_norm(module)
     for name, child in module.named_children():
-        frozen = freeze_norms(child)
-        if frozen is not child:
-            setattr(module, name, frozen)
+        setattr(module, name, freeze_norms(child))
     return module
 
 
-def _frozen(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
+def _freeze_norm(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(
             f"{norm} keeps no running statistics to freeze; make it with track_running_stats=True"
         )
     frozen = FrozenBatchNorm2d(norm.num_features, norm.eps).to(norm.running_mean)
-    if norm.affine:
-        frozen.weight.copy_(norm.weight.detach())
-        frozen.bias.copy_(norm.bias.detach())
-    frozen.running_mean.copy_(norm.running_mean)
-    frozen.running_var.copy_(norm.running_var)
-    if norm.num_batches_tracked is not None:
-        frozen.num_batches_tracked = norm.num_batches_tracked.clone()
+    for name, value in norm.state_dict().items():
+        setattr(frozen, name, value.clone())
     return frozen.train(norm.training)

@@ -1,6 +1,7 @@
-"""The whole network: stem, bottleneck blocks, backbone and classifier, under detectron2's names.
+"""The whole network, read from top to bottom: stem, block, stage, backbone, classifier.
 
-The stages' sizes come from an ``Architecture``; the paper is arXiv 1611.05431.
+It is the ResNeXt of arXiv 1611.05431, and a ResNet where the cardinality is 1, under detectron2's
+names. How many blocks and channels there are, an ``Architecture`` says.
 """
 
 from __future__ import annotations
@@ -19,44 +20,48 @@ FEATURES = ("stem", "res2", "res3", "res4", "res5")
 
 
 def initialize(convolution: nn.Conv2d) -> None:
-    """The paper's: normal weights, std sqrt(2 / (k * k * out_channels)), whatever the groups; bias 0."""
+    """Draw normal weights of std sqrt(2 / (k * k * out_channels)), whatever the groups; bias 0."""
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
 
 
 class Stem(nn.Module):
-    """max_pool(relu(norm(conv 7x7))): (N, in_channels, H, W) -> (N, out_channels, H/4, W/4), rounded up.
+    """Apply a 7x7 convolution, norm, ReLU and max pool: images to maps of a quarter of their size.
 
-    For small images relu(norm(conv 3x3)), which leaves their size as it is (appendix A).
+    For small images (appendix A) a 3x3 convolution, norm and ReLU, which keep the size.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, *, norm: str, for_small_images: bool = False
     ) -> None:
         super().__init__()
-        kernel, self.stride = (3, 1) if for_small_images else (7, 4)
-        convolution = partial(ConvNorm, in_channels, out_channels, kernel, padding=kernel // 2)
-        self.conv1 = convolution(stride=1 if for_small_images else 2, bias=False, norm=norm)
+        kernel, stride, self.stride = (3, 1, 1) if for_small_images else (7, 2, 4)
+        convolution = partial(ConvNorm, stride=stride, padding=kernel // 2, bias=False, norm=norm)
+        self.conv1 = convolution(in_channels, out_channels, kernel)
         initialize(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu_(self.conv1(x))  # (N, out_channels, H/2, W/2)
-        return x if self.stride == 1 else F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        x = torch.relu_(self.conv1(x))  # (N, 64, H/2, W/2), rounded up
+        if self.stride == 1:
+            return x
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N, 64, H/4, W/4)
 
 
 class Bottleneck(nn.Module):
-    """relu(shortcut(x) + conv3(relu(conv2(relu(conv1(x)))))): 1x1, 3x3 in groups, 1x1 (figure 3c).
+    """Apply 1x1, grouped 3x3 and 1x1 convolutions, and add the input (figure 3c of the paper).
+
+    ``relu(shortcut(x) + conv3(relu(conv2(relu(conv1(x))))))``, with a norm in each convolution.
 
     Args:
-        in_channels, out_channels: of the block; where they differ, the shortcut is a 1x1 projection.
-        bottleneck_channels: of the 3x3 convolution, all groups together.
+        in_channels, out_channels: where they differ, the shortcut is a 1x1 projection.
+        bottleneck_channels: channels of the 3x3 convolution, all groups together.
         cardinality: groups of the 3x3 convolution.
         stride: of the 3x3 convolution and the projection.
         dilation: of the 3x3 convolution.
-        stride_in_1x1: puts the stride into the first 1x1 convolution instead, as in the ResNets of Caffe.
-        norm: a name that ``make_norm`` knows.
-        residual: False leaves the shortcut out, and with it the sum (the plain networks of section 5.1).
+        stride_in_1x1: put the stride into the first 1x1 convolution instead, as Caffe's ResNets do.
+        norm: a name in ``resnext_det.layers.NORMS``.
+        residual: False leaves out shortcut and sum (the plain networks of section 5.1).
     """
 
     def __init__(
@@ -74,23 +79,16 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
+        middle = bottleneck_channels
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         convolution = partial(ConvNorm, bias=False, norm=norm)
-        middle, padding = bottleneck_channels, dilation
-        # The shortcut comes first, as in detectron2, so that optimizers number the parameters alike.
+        grouped = partial(convolution, padding=dilation, dilation=dilation, groups=cardinality)
+        # The shortcut comes first, as in detectron2: optimizers then number the parameters alike.
         self.shortcut = None
         if residual and in_channels != out_channels:
             self.shortcut = convolution(in_channels, out_channels, 1, stride=stride)
         self.conv1 = convolution(in_channels, middle, 1, stride=stride_1x1)
-        self.conv2 = convolution(
-            middle,
-            middle,
-            3,
-            stride=stride_3x3,
-            padding=padding,
-            dilation=dilation,
-            groups=cardinality,
-        )
+        self.conv2 = grouped(middle, middle, 3, stride=stride_3x3)
         self.conv3 = convolution(middle, out_channels, 1)
         for layer in (self.conv1, self.conv2, self.conv3, self.shortcut):
             if layer is not None:
@@ -111,64 +109,59 @@ def make_stage(
     *,
     norm: str = "FrozenBN",
     stride_in_1x1: bool = False,
-    stride: int | None = None,
-    dilation: int = 1,
+    dilate: bool = False,
 ) -> nn.Sequential:
-    """One stage of the net on its own, in channels-last memory: "0", "1", ... are its blocks.
+    """Make one stage of the network, in channels-last memory; "0", "1", ... are its blocks.
 
-    The C4 detector's head is ``make_stage(architecture, "res5")`` (detectron2's Res5ROIHeads).
+    ``make_stage(architecture, "res5")`` is the head of a C4 detector (detectron2's Res5ROIHeads).
 
     Args:
-        architecture: the net.
+        architecture: of the whole network.
         name: "res2" to "res5".
-        norm: a name that ``make_norm`` knows.
-        stride_in_1x1: see ``Bottleneck``.
-        stride: of the first block; None for the architecture's: 1 in res2, else 2.
-        dilation: of the 3x3 convolution of every block.
+        norm, stride_in_1x1: see ``Bottleneck``.
+        dilate: keep the map's size, and dilate every 3x3 convolution by 2.
 
     Raises:
-        ValueError: there is no stage of this name; the norm is unknown or does not fit the channels.
+        ValueError: no stage has this name; the norm is unknown or does not fit the channels.
     """
     stages = {stage.name: stage for stage in architecture.stages()}
     if name not in stages:
         raise ValueError(f"{architecture} has no stage {name!r}; choose one of {', '.join(stages)}")
     stage = stages[name]
-    first_stride = stage.stride if stride is None else stride
-    blocks = [
-        Bottleneck(
-            stage.in_channels if index == 0 else stage.out_channels,
-            stage.out_channels,
-            bottleneck_channels=stage.bottleneck_channels,
-            cardinality=stage.cardinality,
-            stride=first_stride if index == 0 else 1,
-            dilation=dilation,
-            stride_in_1x1=stride_in_1x1,
-            norm=norm,
-            residual=architecture.shortcuts,
-        )
-        for index in range(stage.blocks)
-    ]
-    return nn.Sequential(*blocks).to(memory_format=torch.channels_last)
+    block = partial(
+        Bottleneck,
+        bottleneck_channels=stage.bottleneck_channels,
+        cardinality=stage.cardinality,
+        dilation=2 if dilate else 1,
+        stride_in_1x1=stride_in_1x1,
+        norm=norm,
+        residual=architecture.shortcuts,
+    )
+    channels = stage.out_channels
+    first = block(stage.in_channels, channels, stride=1 if dilate else stage.stride)
+    others = [block(channels, channels) for _ in range(1, stage.blocks)]
+    return nn.Sequential(first, *others).to(memory_format=torch.channels_last)
 
 
 class ResNeXt(nn.Module):
-    """A backbone: images (N, C, H, W) -> {name: map (N, out_channels[name], H/stride, W/stride)}, rounded up.
+    """A backbone: images (N, C, H, W) to {name: map of out_channels[name] channels}.
 
-    Stages beyond the last requested feature are not built, as in detectron2. Memory is channels-last.
+    A map's size is the image's, divided by out_strides[name] and rounded up. Stages beyond the last
+    requested feature are not built, as in detectron2. Memory is channels-last.
 
     Args:
-        architecture: the net.
-        norm: a name that ``make_norm`` knows.
-        out_features: which of stem, res2, res3, res4, res5 to return.
-        stride_in_1x1: see ``Bottleneck``.
-        dilate_res5: res5 keeps res4's map size, every 3x3 of it dilated by 2 (detectron2's RES5_DILATION 2).
+        architecture: numbers of blocks, groups and channels.
+        norm, stride_in_1x1: see ``Bottleneck``.
+        out_features: which of ``FEATURES`` to return.
+        dilate_res5: see ``make_stage``; detectron2's RES5_DILATION 2.
         in_channels: channels of the images.
 
     Attributes:
-        out_features: the names, as given; ``out_channels`` and ``out_strides``: {name: int} for each of them.
+        out_channels, out_strides: {name: int} for each of ``out_features``.
 
     Raises:
-        ValueError: an unknown feature or norm, a norm that does not fit; in forward, images of another shape.
+        ValueError: a feature or norm is unknown, or the norm does not fit the channels;
+            in forward: the images have another shape.
     """
 
     def __init__(
@@ -182,46 +175,37 @@ class ResNeXt(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        known = FEATURES[: len(architecture.stages()) + 1]
-        if not out_features or any(name not in known for name in out_features):
+        stages = architecture.stages()
+        known = FEATURES[: len(stages) + 1]
+        if not out_features or not set(out_features) <= set(known):
             raise ValueError(
                 f"out_features is {out_features!r}; give a list of some of {', '.join(known)}"
             )
         self.architecture = architecture
         self.in_channels = in_channels
         self.out_features = tuple(out_features)
-        self.stem = Stem(
-            in_channels,
-            architecture.stem_channels,
-            norm=norm,
-            for_small_images=architecture.for_small_images,
-        )
-        channels, strides = {"stem": architecture.stem_channels}, {"stem": self.stem.stride}
-        num_stages = max(FEATURES.index(name) for name in out_features)
-        self.stage_names = FEATURES[1 : num_stages + 1]
-        for stage in architecture.stages()[:num_stages]:
-            stride, dilation = (1, 2) if dilate_res5 and stage.name == "res5" else (stage.stride, 1)
-            blocks = make_stage(
-                architecture,
-                stage.name,
-                norm=norm,
-                stride_in_1x1=stride_in_1x1,
-                stride=stride,
-                dilation=dilation,
-            )
-            self.add_module(stage.name, blocks)
-            channels[stage.name] = stage.out_channels
-            strides[stage.name] = stride * list(strides.values())[-1]
+        stages = stages[: max(map(known.index, out_features))]
+        self.stage_names = tuple(stage.name for stage in stages)
+        channels, small = architecture.stem_channels, architecture.for_small_images
+        self.stem = Stem(in_channels, channels, norm=norm, for_small_images=small)
+        stride = self.stem.stride
+        shapes = {"stem": (channels, stride)}
+        make = partial(make_stage, architecture, norm=norm, stride_in_1x1=stride_in_1x1)
+        for stage in stages:
+            dilate = dilate_res5 and stage.name == "res5"
+            self.add_module(stage.name, make(stage.name, dilate=dilate))
+            stride *= 1 if dilate else stage.stride
+            shapes[stage.name] = stage.out_channels, stride
         self.to(memory_format=torch.channels_last)
-        self.out_channels = {name: channels[name] for name in out_features}
-        self.out_strides = {name: strides[name] for name in out_features}
+        self.out_channels = {name: shapes[name][0] for name in out_features}
+        self.out_strides = {name: shapes[name][1] for name in out_features}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        self._check(images)
+        self._check_shape(images)
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (N, 64, H/4, W/4)
         features = {"stem": x} if "stem" in self.out_features else {}
         for name in self.stage_names:
-            # (N, 256, H/4, W/4) in res2; every later stage doubles the channels and halves the size.
+            # (N, 256, H/4, W/4) in res2; each later stage doubles the channels and halves the size.
             x = self.get_submodule(name)(x)
             if name in self.out_features:
                 features[name] = x
@@ -233,7 +217,7 @@ class ResNeXt(nn.Module):
         Their parameters get no gradient, and their batch norms become frozen ones.
 
         Args:
-            at: 0 nothing, 1 the stem, 2 stem and res2, ... 5 everything up to res5.
+            at: 0 for nothing, 1 for the stem, 2 for stem and res2, ... 5 for everything up to res5.
 
         Returns:
             The network itself.
@@ -249,26 +233,25 @@ class ResNeXt(nn.Module):
             freeze_norms(self.get_submodule(name)).requires_grad_(False)
         return self
 
-    def _check(self, images: Tensor) -> None:
+    def _check_shape(self, images: Tensor) -> None:
         # While torch.jit traces, sizes are tensors, and comparing them would be a warning.
-        if images.dim() != 4 or (
-            not torch.jit.is_tracing() and images.shape[1] != self.in_channels
-        ):
-            shape, channels = tuple(images.shape), self.in_channels
+        traced = torch.jit.is_tracing()
+        if images.dim() != 4 or not (traced or images.shape[1] == self.in_channels):
             raise ValueError(
-                f"the images have the shape {shape}; give four dimensions (N, {channels}, H, W)"
+                f"the images have the shape {tuple(images.shape)}; "
+                f"give four dimensions (N, {self.in_channels}, H, W)"
             )
 
 
 class ResNeXtClassifier(ResNeXt):
-    """A classifier: images (N, C, H, W) -> logits (N, num_classes), by global average pool and linear layer.
+    """A classifier: images (N, C, H, W) to logits (N, num_classes).
 
-    The backbone's keys stand at the top level next to ``linear``: one file of weights serves both.
+    The last map is averaged over its places and goes through a linear layer. The backbone's keys
+    stand beside ``linear``, so that one file of weights serves classifiers and backbones.
 
     Args:
-        architecture: the net.
-        num_classes: outputs.
-        norm, stride_in_1x1, in_channels: see ``ResNeXt``.
+        architecture, norm, stride_in_1x1, in_channels: see ``ResNeXt``.
+        num_classes: number of outputs.
 
     Raises:
         ValueError: as ``ResNeXt``; num_classes is below 1.
@@ -296,39 +279,19 @@ class ResNeXtClassifier(ResNeXt):
         )
         self.num_classes = num_classes
         self.linear = nn.Linear(architecture.feature_channels, num_classes)
-        # fb.resnet.torch's: Torch 7 draws from +-1/sqrt(in_features), and the bias is set to 0.
+        # As fb.resnet.torch: Torch 7 draws from +-1/sqrt(in_features), and the bias is set to 0.
         bound = architecture.feature_channels**-0.5
         nn.init.uniform_(self.linear.weight, -bound, bound)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
-        x = self.feature_map(images)
-        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))  # (N, 2048) -> (N, num_classes)
+        x = self.forward_features(images)  # (N, 2048, H/32, W/32)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)  # (N, 2048)
+        return self.linear(x)  # (N, num_classes)
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        """The map that is pooled: (N, C, H, W) -> (N, feature_channels, H/32, W/32), rounded up (H/4 for small images)."""
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Compute the last map, before it is averaged: (N, feature_channels, H/32, W/32).
+
+        Sizes are rounded up. In a network for small images they are H/4 and W/4.
+        """
         return super().forward(images)[self.out_features[0]]
-
-
-def check_frozen_layers_are_loaded(model: nn.Module) -> None:
-    """Refuse to train a model with layers frozen at random: it trains to nothing. (detectron2 allows it.)
-
-    An engine calls this before training; what counts is told in ``ConvNorm.is_frozen_unloaded``.
-
-    Args:
-        model: a backbone, or a detector that has one.
-
-    Raises:
-        ValueError: there are such layers: no weights were loaded into them.
-    """
-    convolutions = {
-        name: layer for name, layer in model.named_modules() if isinstance(layer, ConvNorm)
-    }
-    random = [name for name, layer in convolutions.items() if layer.is_frozen_unloaded()]
-    if random:
-        raise ValueError(
-            f"{len(random)} of {len(convolutions)} convolutions (first {random[0]!r}) are frozen, or their "
-            "norms are, at the values they were made with, and would train to nothing; set MODEL.WEIGHTS to "
-            'a file of a trained network, or start from scratch: MODEL.RESNETS.NORM "BN" or "GN", '
-            "MODEL.BACKBONE.FREEZE_AT 0"
-        )

@@ -17,12 +17,7 @@ from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.layers import ConvNorm
-from resnext_det.resnext import (
-    ResNeXt,
-    ResNeXtClassifier,
-    check_frozen_layers_are_loaded,
-    make_stage,
-)
+from resnext_det.resnext import ResNeXt, ResNeXtClassifier, make_stage
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 SMALL = Architecture(26, 4, 16)  # 32 divides all its channels, so that every norm fits
@@ -453,35 +448,3 @@ class TestRefusals:
     def test_group_norm_that_does_not_fit(self) -> None:
         with pytest.raises(ValueError, match="8 channels"):
             ResNeXt(TINY, norm="GN")
-
-
-class TestFrozenAtRandom:
-    @pytest.mark.parametrize(
-        ("norm", "at", "concerned"),
-        [
-            ("FrozenBN", 0, 29),
-            ("FrozenBN", 2, 29),
-            ("FrozenStatisticsBN", 0, 29),
-            ("BN", 2, 8),
-            ("GN", 1, 1),
-        ],
-    )
-    def test_is_refused_until_weights_are_loaded(self, norm: str, at: int, concerned: int) -> None:
-        model = ResNeXt(SMALL, norm=norm, out_features=["res5"]).freeze(at)
-        with pytest.raises(
-            ValueError, match=f"^{concerned} of 29 .*'stem.conv1'.*MODEL.WEIGHTS.*FREEZE_AT 0"
-        ):
-            check_frozen_layers_are_loaded(model)
-        model.load_state_dict(randomize(copy.deepcopy(model)).state_dict())
-        check_frozen_layers_are_loaded(model)
-
-    @pytest.mark.parametrize("norm", ["BN", "GN", "SyncBN"])
-    def test_training_everything_from_scratch_is_allowed(self, norm: str) -> None:
-        check_frozen_layers_are_loaded(ResNeXt(SMALL, norm=norm).freeze(0))
-
-    def test_weights_of_caffe2_count_as_loaded(self) -> None:
-        """Their statistics are the identity's; their weights and biases are not."""
-        model = ResNeXt(TINY)
-        state = randomize(copy.deepcopy(model)).state_dict()
-        model.load_state_dict({key: value for key, value in state.items() if "running" not in key})
-        check_frozen_layers_are_loaded(model)

@@ -63,7 +63,7 @@ def dense_logits(network: ResNeXtClassifier, images: Tensor, *, window: int = 7)
             f"window is {window}; give the size of the last map in training, such as 7"
         )
     _check_mode(network)
-    maps = network.feature_map(images)  # (V, C, h/32, w/32)
+    maps = network.forward_features(images)  # (V, C, h/32, w/32)
     height, width = (min(window, size) for size in maps.shape[2:])
     places = maps  # where there is one place, its average is the classifier's own, to the last bit
     if (height, width) != maps.shape[2:]:

@@ -7,7 +7,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnext_det.resnext import check_frozen_layers_are_loaded
+from resnext_det.layers import ConvNorm, FrozenBatchNorm2d
 from resnext_det.training.setup import warn_of_earlier_run
 from resnext_det.weights import (
     Preprocessing,
@@ -66,6 +66,44 @@ def facts_for_checkpoints(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         batch_norm=batch_norm_of(model.state_dict()),
     )
     return {"preprocessing": preprocessing.as_dict()}
+
+
+def check_frozen_layers_are_loaded(model: nn.Module) -> None:
+    """Refuse to train a model with layers that are frozen at random; it would train to nothing.
+
+    detectron2 allows it.
+
+    Args:
+        model: a backbone, or a detector that has one.
+
+    Raises:
+        ValueError: there are such layers; no weights were loaded into them.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, ConvNorm)}
+    random = [name for name, layer in layers.items() if _is_frozen_unloaded(layer)]
+    if random:
+        raise ValueError(
+            f"{len(random)} of {len(layers)} convolutions (first {random[0]!r}) are frozen, or "
+            "their norms are, at the values they were made with, and would train to nothing; set "
+            "MODEL.WEIGHTS to a file of a trained network, or start from scratch: "
+            'MODEL.RESNETS.NORM "BN" or "GN", MODEL.BACKBONE.FREEZE_AT 0'
+        )
+
+
+def _is_frozen_unloaded(layer: ConvNorm) -> bool:
+    """Tell whether weights or statistics are frozen while the norm is as it was made.
+
+    Without a norm the bias is looked at. Such a layer computes with random weights, and training
+    does not change that.
+    """
+    norm = layer.norm
+    if layer.weight.requires_grad and not isinstance(norm, FrozenBatchNorm2d):
+        return False
+    if norm is None:
+        return layer.bias is not None and not bool(layer.bias.any())
+    weight, bias, mean = (getattr(norm, name, None) for name in ("weight", "bias", "running_mean"))
+    moved = any(values is not None and bool(values.any()) for values in (bias, mean))
+    return not moved and (weight is None or bool((weight == 1).all()))
 
 
 def begin(cfg: CfgNode, model: nn.Module) -> None:

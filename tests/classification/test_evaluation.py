@@ -126,7 +126,7 @@ def test_dense_is_a_plain_loop(weights: Path, images: Path) -> None:
                 steps = [v2.Resize(scale), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
                 whole = v2.Compose([*steps, v2.Normalize(MEAN, STD)])(image)[None].double()
                 for view in (whole, whole.flip(3)):
-                    maps = network.feature_map(view)[0]
+                    maps = network.forward_features(view)[0]
                     places = []
                     for top in range(maps.shape[1] - 6):
                         for left in range(maps.shape[2] - 6):

@@ -169,10 +169,10 @@ def test_networks_for_small_images_have_a_window_of_8() -> None:
     )
     model = randomize(model).eval().double()
     x = images(1, 3, 32, 32)
-    assert model.feature_map(x).shape[2:] == (8, 8)
+    assert model.forward_features(x).shape[2:] == (8, 8)
     assert torch.equal(dense_logits(model, x, window=8), model(x))
     larger = images(1, 3, 36, 40)
-    features = model.feature_map(larger)  # 9 x 10: 2 x 3 windows
+    features = model.forward_features(larger)  # 9 x 10: 2 x 3 windows
     windows = features.unfold(2, 8, 1).unfold(3, 8, 1).mean(dim=(4, 5))  # (1, C, 2, 3)
     class_map = F.conv2d(windows, model.linear.weight[:, :, None, None], model.linear.bias)
     assert class_map.shape == (1, 5, 2, 3)
@@ -227,9 +227,9 @@ def test_half_precision_is_averaged_in_float32() -> None:
 def test_a_scale_is_made_when_the_one_before_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ResNeXtClassifier(Architecture(26, 1, 4, 8, 16), num_classes=3).eval()
     done: list[int] = []
-    feature_map = model.feature_map
+    forward_features = model.forward_features
     monkeypatch.setattr(
-        model, "feature_map", lambda x: (done.append(x.shape[2]), feature_map(x))[1]
+        model, "forward_features", lambda x: (done.append(x.shape[2]), forward_features(x))[1]
     )
 
     def scales() -> Iterator[Tensor]:

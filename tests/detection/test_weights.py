@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import yaml
 from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
 from resnext_det.detection.jobs import Job, evaluate, train
-from resnext_det.resnext import ResNeXtClassifier
+from resnext_det.detection.weights import check_frozen_layers_are_loaded
+from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import KNOWN
 from tests.detection.helpers import as_overrides, write_config
+from tests.test_resnext import SMALL, TINY, randomize
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -134,3 +137,35 @@ def test_gray_images_take_the_sum_of_the_colours(job: Job, tmp_path: Path) -> No
         trained["model"]["backbone.bottom_up.stem.conv1.weight"], given.sum(1, keepdim=True)
     )
     assert "preprocessing" not in trained
+
+
+class TestFrozenAtRandom:
+    @pytest.mark.parametrize(
+        ("norm", "at", "concerned"),
+        [
+            ("FrozenBN", 0, 29),
+            ("FrozenBN", 2, 29),
+            ("FrozenStatisticsBN", 0, 29),
+            ("BN", 2, 8),
+            ("GN", 1, 1),
+        ],
+    )
+    def test_is_refused_until_weights_are_loaded(self, norm: str, at: int, concerned: int) -> None:
+        model = ResNeXt(SMALL, norm=norm, out_features=["res5"]).freeze(at)
+        with pytest.raises(
+            ValueError, match=f"^{concerned} of 29 .*'stem.conv1'.*MODEL.WEIGHTS.*FREEZE_AT 0"
+        ):
+            check_frozen_layers_are_loaded(model)
+        model.load_state_dict(randomize(copy.deepcopy(model)).state_dict())
+        check_frozen_layers_are_loaded(model)
+
+    @pytest.mark.parametrize("norm", ["BN", "GN", "SyncBN"])
+    def test_training_everything_from_scratch_is_allowed(self, norm: str) -> None:
+        check_frozen_layers_are_loaded(ResNeXt(SMALL, norm=norm).freeze(0))
+
+    def test_weights_of_caffe2_count_as_loaded(self) -> None:
+        """Their statistics are the identity's; their weights and biases are not."""
+        model = ResNeXt(TINY)
+        state = randomize(copy.deepcopy(model)).state_dict()
+        model.load_state_dict({key: value for key, value in state.items() if "running" not in key})
+        check_frozen_layers_are_loaded(model)
