@@ -27,8 +27,7 @@ from resnext_det.data.images.imagenet5k import (
     check_no_list,
     make_imagenet5k,
 )
-from resnext_det.data.images.lists import read_class_names
-from resnext_det.data.images.locations import open_path
+from resnext_det.data.images.locations import open_path, read_class_names
 
 _FAR = 0.05  # of the paper's number of images
 

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from resnext_det.benchmark.timing import Timing, take_turns
 from resnext_det.data.images.augmentation import PaperAugmentation
-from resnext_det.data.images.decoding import decode_rgb
+from resnext_det.data.reading import decode_rgb
 from resnext_det.weights import KNOWN
 
 SIZE = 224

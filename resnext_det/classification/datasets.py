@@ -52,7 +52,7 @@ def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
         )
     if test is None:
         return
-    tested = set(test.classes_with_images())
+    tested = set(test.list_classes_with_images())
     untested = [name for name in train.class_names if name not in tested]
     if untested:
         logger.warning(

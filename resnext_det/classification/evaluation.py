@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from resnext_det.classification.protocols import Protocol
 from resnext_det.classification.scoring import columns_of, restricted
-from resnext_det.data.images.image_set import ImageSet, relabelled
+from resnext_det.data.images.image_set import ImageSet, relabel
 from resnext_det.data.images.loaders import build_image_test_loader
 from resnext_det.evaluation.classification import ClassificationMetrics, Tally
 from resnext_det.resnext import ResNeXtClassifier
@@ -53,10 +53,10 @@ def evaluate_on(
     """
     began = time.perf_counter()
     distributed.share_buffers(network)
-    counting = _Counting(images.classes_with_images(), outputs)
+    counting = _Counting(images.list_classes_with_images(), outputs)
     device = next(network.parameters()).device
     loader = build_image_test_loader(
-        relabelled(images, outputs),
+        relabel(images, outputs),
         views=protocol.views,
         batch_size=batch_size,
         num_workers=num_workers,

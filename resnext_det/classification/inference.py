@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnext_det.classification.protocols import protocol_of
 from resnext_det.classification.weights import load_classifier
-from resnext_det.data.images.decoding import decode_rgb, read_range
+from resnext_det.data.reading import decode_rgb, read_range
 from resnext_det.training import distributed
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.agreement import stated

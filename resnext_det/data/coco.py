@@ -50,12 +50,12 @@ class CocoDataset:
     records: list[Record]
 
 
-def datasets_root() -> Path:
+def get_datasets_root() -> Path:
     """Where built-in datasets lie: $DETECTRON2_DATASETS, or ./datasets; read at each use."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
-def known_datasets() -> tuple[str, ...]:
+def list_datasets() -> tuple[str, ...]:
     """The names that ``load_coco`` takes now."""
     return tuple(sorted({*_BUILT_IN, *_registered, *_generated}))
 
@@ -85,24 +85,24 @@ def register_generated(name: str, prepare: Prepare) -> None:
 
     Args:
         name: a new name.
-        prepare: takes ``datasets_root()``, makes the files where they are missing, returns (annotations,
+        prepare: takes ``get_datasets_root()``, makes the files where they are missing, returns (annotations,
             images).
     """
     if _paths(name) is not None or _generated.get(name, prepare) is not prepare:
         raise ValueError(
-            f"dataset name {name!r} is taken; choose a name other than {', '.join(known_datasets())}"
+            f"dataset name {name!r} is taken; choose a name other than {', '.join(list_datasets())}"
         )
     _generated[name] = prepare
 
 
-def locate(name: str) -> tuple[Path, Path]:
+def find_dataset(name: str) -> tuple[Path, Path]:
     """(annotations file, image folder) of a name, not checked to exist; a generated dataset is made now."""
     if name in _generated:
-        return _generated[name](datasets_root())
+        return _generated[name](get_datasets_root())
     paths = _paths(name)
     if paths is None:
         raise ValueError(
-            f"dataset {name!r} is unknown; known are {', '.join(known_datasets())}; "
+            f"dataset {name!r} is unknown; known are {', '.join(list_datasets())}; "
             f"name your own with {_REGISTER}"
         )
     return paths
@@ -119,8 +119,8 @@ def load_coco(name: str) -> CocoDataset:
         FileNotFoundError: the annotations file or the image folder does not exist.
         ValueError: the name is unknown, or the file is not JSON, is not COCO's, or contradicts itself.
     """
-    annotations_file, image_dir = locate(name)
-    root = datasets_root()
+    annotations_file, image_dir = find_dataset(name)
+    root = get_datasets_root()
     remedy = f"put it there, set DETECTRON2_DATASETS (now {str(root)!r}), or name your files with {_REGISTER}"
     if not annotations_file.is_file():
         raise FileNotFoundError(
@@ -174,7 +174,7 @@ def filter_empty(records: Sequence[Record]) -> list[Record]:
 
 def _paths(name: str) -> tuple[Path, Path] | None:
     if name in _BUILT_IN:
-        annotations, images = (datasets_root() / part for part in _BUILT_IN[name])
+        annotations, images = (get_datasets_root() / part for part in _BUILT_IN[name])
         return annotations, images
     return _registered.get(name)
 

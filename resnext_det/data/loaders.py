@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 from resnext_det.data.sampling import (
     Batch,
     batches,
-    inference_shard,
-    is_wide,
-    repeat_factors,
-    repeated_training_indices,
-    sample_random_state,
-    training_indices,
+    compute_repeat_factors,
+    draw_repeated_indices,
+    draw_training_indices,
+    find_wide,
+    make_random_state,
+    take_inference_shard,
 )
 from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
 
@@ -67,16 +67,16 @@ def build_train_loader(
         raise ValueError(f"SAMPLER_TRAIN is {sampler!r}; it is one of {', '.join(SAMPLERS)}")
     factors = None
     if sampler == "RepeatFactorTrainingSampler":
-        factors = repeat_factors(records, threshold=repeat_threshold, sqrt=repeat_sqrt)
-    wide = is_wide(records) if aspect_ratio_grouping else None
+        factors = compute_repeat_factors(records, threshold=repeat_threshold, sqrt=repeat_sqrt)
+    wide = find_wide(records) if aspect_ratio_grouping else None
 
     def plan() -> Iterator[Batch]:
         if factors is None:
-            indices = training_indices(len(records), seed=seed, rank=rank, world_size=world_size)
-        else:
-            indices = repeated_training_indices(
-                factors, seed=seed, rank=rank, world_size=world_size
+            indices = draw_training_indices(
+                len(records), seed=seed, rank=rank, world_size=world_size
             )
+        else:
+            indices = draw_repeated_indices(factors, seed=seed, rank=rank, world_size=world_size)
         return batches(indices, batch_size, wide=wide, start_batch=start_batch)
 
     plan()  # so that a wrong rank or start_batch is an error here and not in the first step
@@ -99,7 +99,7 @@ def build_test_loader(
         ValueError: no records, or an argument out of its range; while iterating, what the mapper raises.
     """
     _check(records, batch_size, num_workers)
-    shard = inference_shard(len(records), rank=rank, world_size=world_size)
+    shard = take_inference_shard(len(records), rank=rank, world_size=world_size)
     plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
     dataset = _TestSamples(_stored(records, num_workers), mapper)
     return start_loader(dataset, plan, num_workers, collate=_as_list)
@@ -149,7 +149,7 @@ class _TrainingSamples(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
         index, position = item
-        random_state = sample_random_state(self._seed, self._rank, position)
+        random_state = make_random_state(self._seed, self._rank, position)
         return _mapped(self._mapper, self._records[index], random_state)
 
 

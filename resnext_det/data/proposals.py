@@ -78,7 +78,7 @@ def read_proposals(path: str | Path) -> Proposals:
     return found
 
 
-def with_proposals(records: Sequence[Record], path: str | Path, *, name: str) -> list[Record]:
+def add_proposals(records: Sequence[Record], path: str | Path, *, name: str) -> list[Record]:
     """The records of a dataset with the proposals of a file, best first: detectron2's ``load_proposals_into_dataset``.
 
     Args:
@@ -115,7 +115,7 @@ def with_proposals(records: Sequence[Record], path: str | Path, *, name: str) ->
     return completed
 
 
-def mapped_proposals(
+def transform_proposals(
     record: Record,
     size: tuple[int, int],
     *,
@@ -126,7 +126,7 @@ def mapped_proposals(
     """The proposals of a record in its mapped image: detectron2's ``transform_proposals``, to the last bit.
 
     Args:
-        record: of ``with_proposals``.
+        record: of ``add_proposals``.
         size: (height, width) of the mapped image.
         scale: factors of x and y; None where the image is not resized.
         flipped: "horizontal", "vertical" or "none".

@@ -19,7 +19,7 @@ import torch
 Batch = list[tuple[int, int]]
 
 
-def training_indices(
+def draw_training_indices(
     size: int,
     *,
     seed: int,
@@ -39,10 +39,10 @@ def training_indices(
     return islice(_permutations(size, seed, shuffle, whole), rest, None, world_size)
 
 
-def repeated_training_indices(
+def draw_repeated_indices(
     factors: torch.Tensor, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
 ) -> Iterator[int]:
-    """As training_indices, index i repeated factors[i] times an epoch; the fraction is rounded up by chance.
+    """As draw_training_indices, index i repeated factors[i] times an epoch; the fraction is rounded up by chance.
 
     Equals detectron2's ``RepeatFactorTrainingSampler``.
     """
@@ -50,7 +50,7 @@ def repeated_training_indices(
     return islice(_repeated_permutations(factors, seed, shuffle), rank, None, world_size)
 
 
-def repeat_factors(
+def compute_repeat_factors(
     records: Sequence[dict[str, Any]], *, threshold: float, sqrt: bool = True
 ) -> torch.Tensor:
     """How often an image is seen: max(1, sqrt(threshold / frequency(c))) of its rarest category c.
@@ -96,12 +96,12 @@ def batches(
     return islice(_grouped(indices, batch_size, wide), start_batch, None)
 
 
-def is_wide(records: Sequence[dict[str, Any]]) -> list[bool]:
+def find_wide(records: Sequence[dict[str, Any]]) -> list[bool]:
     """Whether each record's image is wider than high, from the record alone."""
     return [record["width"] > record["height"] for record in records]
 
 
-def inference_shard(size: int, *, rank: int = 0, world_size: int = 1) -> range:
+def take_inference_shard(size: int, *, rank: int = 0, world_size: int = 1) -> range:
     """The indices of one rank: contiguous, the first ranks one longer; as ``InferenceSampler``."""
     _check_rank(size, rank, world_size)
     shard, left = divmod(size, world_size)
@@ -109,7 +109,7 @@ def inference_shard(size: int, *, rank: int = 0, world_size: int = 1) -> range:
     return range(begin, begin + shard + (rank < left))
 
 
-def sample_random_state(seed: int, rank: int, position: int) -> np.random.RandomState:
+def make_random_state(seed: int, rank: int, position: int) -> np.random.RandomState:
     """The generator of one training sample, from nothing but these three numbers.
 
     So augmentation depends neither on the number of workers nor on a restart. A negative seed is taken modulo

@@ -174,7 +174,7 @@ def prepare_shapes(root: Path | str, split: str) -> tuple[Path, Path]:
 
 
 def generate_shape_images(
-    root: Path | str, *, split: str, images_per_class: int, seed: int, size: int = 96
+    root: Path | str, *, split: str, count_images: int, seed: int, size: int = 96
 ) -> Path:
     """Write single shapes for classification: ``root/SPLIT/CLASS/00000.jpg`` ..., of size by size pixels.
 
@@ -192,7 +192,7 @@ def generate_shape_images(
         "version": VERSION,
         "split": split,
         "seed": seed,
-        "images_per_class": images_per_class,
+        "count_images": count_images,
         "size": size,
     }
     if _exists(index, images, info):
@@ -217,7 +217,7 @@ def generate_shape_images(
                 )
             _write_image(folder / SHAPE_CLASSES[kind] / f"{number:05d}.jpg", image)
 
-        _write_all(write, images_per_class * len(SHAPE_CLASSES), f"drawing single shapes, {split}")
+        _write_all(write, count_images * len(SHAPE_CLASSES), f"drawing single shapes, {split}")
         description.update(info=info)
     return images
 
@@ -239,7 +239,7 @@ def prepare_shape_images(root: Path | str, split: str) -> Path:
     return generate_shape_images(
         folder,
         split=split,
-        images_per_class=STANDARD_IMAGES_PER_CLASS[split],
+        count_images=STANDARD_IMAGES_PER_CLASS[split],
         seed=0,
         size=STANDARD_IMAGE_SIZE,
     )

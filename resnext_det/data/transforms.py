@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from resnext_det.data.coco_json import SMALLEST_SIDE, XYWH_ABS
-from resnext_det.data.proposals import KEYS, mapped_proposals
+from resnext_det.data.proposals import KEYS, transform_proposals
 from resnext_det.data.reading import FORMATS, check_image_size, read_image
 from resnext_det.instances import Boxes, Instances
 
@@ -136,7 +136,7 @@ class DetectionMapper:
         Returns:
             The record without its annotations, with "image": uint8 (C, H, W), and in training with
             "instances": gt_boxes float32 (N, 4) and gt_classes int64 (N,), crowds and boxes without area left
-            out. Where proposals are asked for, they are "proposals": see ``mapped_proposals``.
+            out. Where proposals are asked for, they are "proposals": see ``transform_proposals``.
 
         Raises:
             FileNotFoundError, ValueError: see ``read_image`` and ``check_image_size``; training without
@@ -164,7 +164,7 @@ class DetectionMapper:
         scale = (new_width * 1.0 / width, new_height * 1.0 / height) if size else None
         if self.proposal_topk is not None and "proposal_boxes" in record:
             sample = {key: value for key, value in sample.items() if key not in KEYS}
-            sample["proposals"] = mapped_proposals(
+            sample["proposals"] = transform_proposals(
                 record, new_size, scale=scale, flipped=flipped, topk=self.proposal_topk
             )
         if self.is_train and "annotations" in record:

@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.data.coco import CocoDataset, check_same_categories, filter_empty, load_coco
 from resnext_det.data.loaders import build_train_loader
-from resnext_det.data.proposals import with_proposals
+from resnext_det.data.proposals import add_proposals
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.data.workers import Loader
 from resnext_det.training import distributed
@@ -18,11 +18,11 @@ def load_train_sets(cfg: CfgNode) -> list[CocoDataset]:
     """``DATASETS.TRAIN``, with proposals where ``MODEL.LOAD_PROPOSALS`` asks for them.
 
     Raises:
-        ValueError, FileNotFoundError: there is none; see ``load_coco`` and ``with_proposals``.
+        ValueError, FileNotFoundError: there is none; see ``load_coco`` and ``add_proposals``.
     """
     sets = load_datasets(cfg.DATASETS.TRAIN, "TRAIN")
     return (
-        _with_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TRAIN)
+        _add_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TRAIN)
         if cfg.MODEL.LOAD_PROPOSALS
         else sets
     )
@@ -32,15 +32,13 @@ def load_test_sets(cfg: CfgNode, *, needed: bool = False) -> list[CocoDataset]:
     """``DATASETS.TEST``, as ``load_train_sets``; an empty list is refused where one is needed."""
     sets = load_datasets(cfg.DATASETS.TEST, "TEST" if needed else "")
     return (
-        _with_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TEST)
-        if cfg.MODEL.LOAD_PROPOSALS
-        else sets
+        _add_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TEST) if cfg.MODEL.LOAD_PROPOSALS else sets
     )
 
 
-def _with_proposals(sets: list[CocoDataset], files: tuple[str, ...]) -> list[CocoDataset]:
+def _add_proposals(sets: list[CocoDataset], files: tuple[str, ...]) -> list[CocoDataset]:
     return [
-        replace(dataset, records=with_proposals(dataset.records, file, name=dataset.name))
+        replace(dataset, records=add_proposals(dataset.records, file, name=dataset.name))
         for dataset, file in zip(sets, files, strict=True)
     ]
 

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from tqdm import tqdm
 
-from resnext_det.data.coco import known_datasets, locate
+from resnext_det.data.coco import find_dataset, list_datasets
 from resnext_det.data.coco_json import read_coco_json
 from resnext_det.data.reading import read_image
 from resnext_det.detection.drawing import class_colours, draw_detections
@@ -84,7 +84,7 @@ def names_of_classes(cfg: CfgNode, given: Sequence[str] | None = None) -> tuple[
 
 def _names_of_test_set(cfg: CfgNode) -> tuple[str, ...]:
     for name in cfg.DATASETS.TEST[:1]:
-        annotations, images = locate(name) if name in known_datasets() else (None, None)
+        annotations, images = find_dataset(name) if name in list_datasets() else (None, None)
         if annotations is not None and images is not None and annotations.is_file():
             return tuple(read_coco_json(annotations, images, name)[0].values())
         # A detector is used where its data are not.

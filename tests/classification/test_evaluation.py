@@ -22,7 +22,7 @@ from resnext_det.classification.protocols import protocol_of
 from resnext_det.classification.results import write_metrics
 from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.cropping import CenterCrop
-from resnext_det.data.images.image_set import relabelled
+from resnext_det.data.images.image_set import relabel
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import KNOWN, read_weights, write_weights
 from tests.classification.helpers import CLASSES, write_images
@@ -171,7 +171,7 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
             right[1] += int(logits[columns].argmax()) == label
     assert [all_ways.top1, among.top1] == pytest.approx([100 * count / 9 for count in right])
     # As imagenet5k_val: labels of all classes, images of some.
-    labelled = relabelled(open_image_set(images / "val"), names)
+    labelled = relabel(open_image_set(images / "val"), names)
     options = {"outputs": names, "batch_size": 4, "num_workers": 0}
     protocol = protocol_of(read_weights(tmp_path / "five.pth"), size=32, interpolation="bilinear")
     again = evaluate_on(network, labelled, protocol, **options)

@@ -157,7 +157,7 @@ def test_the_metrics_are_those_of_a_plain_loop(config: Path, images: Path, tmp_p
     right = 0
     with torch.no_grad():
         for index in range(len(test)):
-            right += int(network(crop(test.image(index))).argmax()) == test.labels[index]
+            right += int(network(crop(test.read(index))).argmax()) == test.labels[index]
     assert trained.tests[0].top1 == pytest.approx(100 * right / len(test))
 
 

@@ -17,9 +17,9 @@ from resnext_det.data.coco import (
     CocoDataset,
     check_same_categories,
     filter_empty,
-    known_datasets,
+    find_dataset,
+    list_datasets,
     load_coco,
-    locate,
     register_coco,
     register_generated,
 )
@@ -276,7 +276,7 @@ def test_built_in_paths_equal_detectron2(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("DETECTRON2_DATASETS", "/somewhere")  # read at use, not at import
     for name in coco._BUILT_IN:
         images, annotations = builtin._PREDEFINED_SPLITS_COCO["coco"][name]
-        assert locate(name) == (Path("/somewhere") / annotations, Path("/somewhere") / images)
+        assert find_dataset(name) == (Path("/somewhere") / annotations, Path("/somewhere") / images)
 
 
 def test_unknown_name_lists_the_known() -> None:
@@ -290,7 +290,7 @@ def test_unknown_name_lists_the_known() -> None:
 def test_names_are_registered_once(tmp_path: Path) -> None:
     register_coco("mine", tmp_path / "a.json", tmp_path)
     register_coco("mine", str(tmp_path / "x" / ".." / "a.json"), tmp_path)
-    assert "mine" in known_datasets()
+    assert "mine" in list_datasets()
     with pytest.raises(
         ValueError, match=r"'mine' already stands for .*a\.json .*not for .*b\.json .*another name"
     ):

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from resnext_det.data.loaders import build_test_loader, build_train_loader
-from resnext_det.data.sampling import batches, is_wide, sample_random_state, training_indices
+from resnext_det.data.sampling import batches, draw_training_indices, find_wide, make_random_state
 from resnext_det.data.transforms import DetectionMapper
 
 Record = dict[str, Any]
@@ -75,12 +75,12 @@ def first(records: list[Record], number: int, **options: Any) -> list[list[Any]]
 
 def test_samples_are_those_of_the_plan(records: list[Record]) -> None:
     found = first(records, 8, rank=1, world_size=2)
-    stream = training_indices(len(records), seed=3, rank=1, world_size=2)
-    plan = list(islice(batches(stream, 2, wide=is_wide(records)), 8))
+    stream = draw_training_indices(len(records), seed=3, rank=1, world_size=2)
+    plan = list(islice(batches(stream, 2, wide=find_wide(records)), 8))
     mapper = train_mapper()
     assert found == [
         [
-            flat(mapper(records[index], sample_random_state(3, 1, position)))
+            flat(mapper(records[index], make_random_state(3, 1, position)))
             for index, position in batch
         ]
         for batch in plan

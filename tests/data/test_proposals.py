@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnext_det.data.proposals import KEYS, read_proposals, with_proposals, write_proposals
+from resnext_det.data.proposals import KEYS, add_proposals, read_proposals, write_proposals
 from resnext_det.data.transforms import DetectionMapper
 from tests.data.test_transforms import CASES, detectron2_mapper
 
@@ -139,7 +139,7 @@ def test_records_equal_those_of_detectron2(
         contents["ids"][:0], contents["boxes"][:0] = [99], [np.full((1, 4), 1e6, np.float32)]
         contents["objectness_logits"][:0] = [np.zeros(1, np.float32)]
     path = write_pickle(tmp_path / "proposals.pkl", contents)
-    found = with_proposals(records, path, name="some")
+    found = add_proposals(records, path, name="some")
     expected = load_proposals_into_dataset(copy.deepcopy(records), str(path))
     for mine, theirs, record in zip(found, expected, records):
         assert mine.keys() == theirs.keys() == record.keys() | set(KEYS)
@@ -167,7 +167,7 @@ def test_mapped_proposals_equal_detectron2(
     ours = DetectionMapper(is_train, proposal_topk=TOPK, **options)
     path = tmp_path / "proposals.pkl"
     write_proposals(path, proposals_of(records, dtype))
-    completed = with_proposals(records, path, name="some")
+    completed = add_proposals(records, path, name="some")
     before = copy.deepcopy(completed)
     counts = set()
     for seed in range(4):
@@ -257,7 +257,7 @@ BOX = np.array([[1, 1, 5, 2]], np.float32)
 def test_a_wrong_file(records: list[Record], tmp_path: Path, change: Any, words: str) -> None:
     path = write_pickle(tmp_path / "proposals.pkl", change(contents_of(proposals_of(records))))
     with pytest.raises(ValueError, match=f"^proposals {re.escape(str(path))}.*{words}"):
-        with_proposals(records, path, name="some")
+        add_proposals(records, path, name="some")
 
 
 def test_a_missing_file(records: list[Record], tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_missing_file(records: list[Record], tmp_path: Path) -> None:
         FileNotFoundError,
         match=r"proposals none.pkl are not there; write them with tools/train_two_step",
     ):
-        with_proposals(records, "none.pkl", name="some")
+        add_proposals(records, "none.pkl", name="some")
 
 
 def test_no_code_runs(records: list[Record], tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_no_code_runs(records: list[Record], tmp_path: Path) -> None:
         tmp_path / "proposals.pkl", {**contents_of(proposals_of(records)), "bbox_mode": Malice()}
     )
     with pytest.raises(ValueError, match=r"proposals\.pkl.*mkdir"):
-        with_proposals(records, path, name="some")
+        add_proposals(records, path, name="some")
     assert not (tmp_path / "made").exists()
     cut = tmp_path / "cut.pkl"
     cut.write_bytes(path.read_bytes()[:200])

@@ -12,12 +12,12 @@ import torch
 
 from resnext_det.data.sampling import (
     batches,
-    inference_shard,
-    is_wide,
-    repeat_factors,
-    repeated_training_indices,
-    sample_random_state,
-    training_indices,
+    compute_repeat_factors,
+    draw_repeated_indices,
+    draw_training_indices,
+    find_wide,
+    make_random_state,
+    take_inference_shard,
 )
 
 
@@ -60,7 +60,9 @@ def test_training_order_equals_detectron2(
     from detectron2.data.samplers import TrainingSampler
 
     for size, seed in ((1, 0), (7, 3), (100, -1)):
-        ours = training_indices(size, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
+        ours = draw_training_indices(
+            size, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size
+        )
         theirs = TrainingSampler(size, shuffle=shuffle, seed=seed)
         assert list(islice(ours, 150)) == list(islice(theirs, 150))
 
@@ -75,15 +77,13 @@ def test_repeat_factor_order_equals_detectron2(
     from detectron2.data.samplers import RepeatFactorTrainingSampler
 
     dicts = records(60)
-    factors = repeat_factors(dicts, threshold=0.4, sqrt=sqrt)
+    factors = compute_repeat_factors(dicts, threshold=0.4, sqrt=sqrt)
     expected = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         dicts, 0.4, sqrt=sqrt
     )
     assert torch.equal(factors, expected) and factors.dtype == expected.dtype
     assert factors.max() > 1
-    ours = repeated_training_indices(
-        factors, seed=5, shuffle=shuffle, rank=rank, world_size=world_size
-    )
+    ours = draw_repeated_indices(factors, seed=5, shuffle=shuffle, rank=rank, world_size=world_size)
     theirs = RepeatFactorTrainingSampler(expected, shuffle=shuffle, seed=5)
     assert list(islice(ours, 400)) == list(islice(theirs, 400))
 
@@ -93,9 +93,9 @@ def test_repeat_factor_order_equals_detectron2(
 def test_grouping_equals_detectron2(batch_size: int) -> None:
     common = pytest.importorskip("detectron2.data.common", reason="detectron2 is not installed")
     dicts = [record | {"index": index} for index, record in enumerate(records(41))]
-    stream = list(islice(training_indices(41, seed=2), 500))
+    stream = list(islice(draw_training_indices(41, seed=2), 500))
     theirs = common.AspectRatioGroupedDataset([dicts[index] for index in stream], batch_size)
-    ours = list(batches(stream, batch_size, wide=is_wide(dicts)))
+    ours = list(batches(stream, batch_size, wide=find_wide(dicts)))
     assert [[index for index, _ in batch] for batch in ours] == [
         [d["index"] for d in batch] for batch in theirs
     ]
@@ -111,7 +111,7 @@ def test_inference_shards_equal_detectron2(as_rank: Any, size: int, world_size: 
     together = []
     for rank in range(world_size):
         as_rank(rank, world_size)
-        shard = inference_shard(size, rank=rank, world_size=world_size)
+        shard = take_inference_shard(size, rank=rank, world_size=world_size)
         assert list(shard) == list(InferenceSampler(size))
         together += list(shard)
     assert together == list(range(size))
@@ -121,10 +121,10 @@ def test_inference_shards_equal_detectron2(as_rank: Any, size: int, world_size: 
 @pytest.mark.parametrize("start", [1, 17, 60])
 def test_batches_resume_anywhere(grouped: bool, start: int) -> None:
     dicts = records(23)
-    wide = is_wide(dicts) if grouped else None
+    wide = find_wide(dicts) if grouped else None
 
     def run(start_batch: int, number: int) -> list[Any]:
-        indices = training_indices(23, seed=9, rank=1, world_size=2)
+        indices = draw_training_indices(23, seed=9, rank=1, world_size=2)
         return list(islice(batches(indices, 4, wide=wide, start_batch=start_batch), number))
 
     assert run(start, 20) == run(0, start + 20)[start:]
@@ -135,10 +135,10 @@ def test_batches_resume_anywhere(grouped: bool, start: int) -> None:
 def test_the_order_starts_anywhere(world_size: int, shuffle: bool) -> None:
     for rank in range(world_size):
         where = {"seed": 4, "shuffle": shuffle, "rank": rank, "world_size": world_size}
-        whole = list(islice(training_indices(5, **where), 40))
+        whole = list(islice(draw_training_indices(5, **where), 40))
         for start in range(30):
             assert (
-                list(islice(training_indices(5, **where, start=start), 8))
+                list(islice(draw_training_indices(5, **where, start=start), 8))
                 == whole[start : start + 8]
             )
 
@@ -149,20 +149,20 @@ def test_plain_batches_take_the_stream_as_it_comes() -> None:
 
 def test_ranks_share_each_permutation() -> None:
     streams = [
-        list(islice(training_indices(12, seed=1, rank=r, world_size=3), 8)) for r in range(3)
+        list(islice(draw_training_indices(12, seed=1, rank=r, world_size=3), 8)) for r in range(3)
     ]
     assert Counter(index for stream in streams for index in stream) == dict.fromkeys(range(12), 2)
 
 
 def test_sample_random_state_depends_on_each_number() -> None:
     triples = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0), (2**40, 0, 0)]
-    draws = [sample_random_state(*triple).uniform() for triple in triples]
+    draws = [make_random_state(*triple).uniform() for triple in triples]
     assert len(set(draws)) == len(triples)
-    assert draws == [sample_random_state(*triple).uniform() for triple in triples]
+    assert draws == [make_random_state(*triple).uniform() for triple in triples]
 
 
 def test_augmentation_of_neighbouring_positions_is_uniform() -> None:
-    draws = np.array([sample_random_state(7, 0, position).uniform() for position in range(4000)])
+    draws = np.array([make_random_state(7, 0, position).uniform() for position in range(4000)])
     counts = np.histogram(draws, bins=10, range=(0, 1))[0]
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi square of 9 degrees of freedom, p = 0.001
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.05
@@ -171,12 +171,12 @@ def test_augmentation_of_neighbouring_positions_is_uniform() -> None:
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: training_indices(0, seed=0), "a dataset of 0 images cannot be sampled"),
+        (lambda: draw_training_indices(0, seed=0), "a dataset of 0 images cannot be sampled"),
         (
-            lambda: training_indices(5, seed=0, rank=2, world_size=2),
+            lambda: draw_training_indices(5, seed=0, rank=2, world_size=2),
             "rank 2 of 2 processes .* from 0 to 1",
         ),
-        (lambda: inference_shard(5, rank=-1), "rank -1 of 1 processes"),
+        (lambda: take_inference_shard(5, rank=-1), "rank -1 of 1 processes"),
         (lambda: batches([0], 0), "batch_size is 0"),
         (lambda: batches([0], 1, start_batch=-3), "start_batch -3"),
     ],

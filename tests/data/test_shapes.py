@@ -251,18 +251,13 @@ def test_single_shapes_are_an_image_folder(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    folder = generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=48)
+    folder = generate_shape_images(tmp_path, split="train", count_images=3, seed=0, size=48)
     dataset = ImageFolder(str(folder))
     assert tuple(dataset.classes) == SHAPE_CLASSES
     assert len(dataset) == 3 * len(SHAPE_CLASSES)
     assert dataset[0][0].size == (48, 48)
-    assert (
-        generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=48)
-        == folder
-    )
+    assert generate_shape_images(tmp_path, split="train", count_images=3, seed=0, size=48) == folder
     with pytest.raises(ValueError, match=r"shapes_train\.json describes another set"):
-        generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=64)
-    again = generate_shape_images(
-        tmp_path / "b", split="train", images_per_class=3, seed=0, size=48
-    )
+        generate_shape_images(tmp_path, split="train", count_images=3, seed=0, size=64)
+    again = generate_shape_images(tmp_path / "b", split="train", count_images=3, seed=0, size=48)
     assert contents(again) == contents(folder)

@@ -11,7 +11,7 @@ import pytest
 
 from resnext_det.data.images import imagenet5k
 from resnext_det.data.images.catalog import open_image_set
-from tests.data.images.image_files import (
+from tests.data.images.helpers import (
     classes_of_images,
     expected,
     holdings,

@@ -15,16 +15,14 @@ from tqdm import tqdm
 
 from resnext_det.data.images.archive_walk import IMAGE_SUFFIXES, Member, walk
 from resnext_det.data.images.array_files import pack, read_arrays, unpack, write_arrays
-from resnext_det.data.images.folders import check_no_splits
-from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.packing import PackedPaths
-from resnext_det.data.images.sources import Archive, ArchiveSource
+from resnext_det.data.images.image_set import ImageSet, check_no_splits
+from resnext_det.data.images.storage import Archive, ArchiveSource, PackedPaths
 from resnext_det.files import cache_folder, lock_file
 
 logger = logging.getLogger(__name__)
 
 
-def index_of_archive(path: Path) -> ArchiveSource:
+def index_archive(path: Path) -> ArchiveSource:
     """Every image of one archive and of the archives in it, ordered by folder and then by name.
 
     The headers are read once, with a bar that shows the progress on a terminal. What was found is kept in ``PATH.index.npz`` or, where
@@ -38,8 +36,8 @@ def index_of_archive(path: Path) -> ArchiveSource:
     return _index(path.parent, (path.name,), path.with_name(f"{path.name}.index.npz"), nested=True)
 
 
-def index_of_folder(folder: Path, names: Sequence[str]) -> ArchiveSource:
-    """Every image of the archives of a folder, none of which holds archives; otherwise as ``index_of_archive``.
+def index_archives(folder: Path, names: Sequence[str]) -> ArchiveSource:
+    """Every image of the archives of a folder, none of which holds archives; otherwise as ``index_archive``.
 
     The index is kept in ``FOLDER/archives.index.npz``.
     """
@@ -152,7 +150,7 @@ def open_archive(path: Path, inside: str = "") -> ImageSet:
         FileNotFoundError: there is no such archive, or nothing in it in ``inside``.
         ValueError: it holds no class folders or several splits; see ``walk``.
     """
-    source = index_of_archive(path)
+    source = index_archive(path)
     parts = [tuple(folder.split("/")[1:]) for folder in source.paths.folders]
     wanted = tuple(part for part in inside.split("/") if part)
     below = [folder[len(wanted) :] if folder[: len(wanted)] == wanted else None for folder in parts]
@@ -192,7 +190,7 @@ def open_archives_of_classes(
     Raises:
         ValueError: an archive holds no images, or archives; see ``walk``.
     """
-    source = index_of_folder(folder, names)
+    source = index_archives(folder, names)
     classes = [
         source.archives[number].name.removesuffix(_TAR)
         for number in source.archive_of_folder.tolist()

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resnext_det.data.images.packing import PackedPaths
-from resnext_det.data.images.sources import Archive, ArchiveSource, FileSource
+from resnext_det.data.images.storage import Archive, ArchiveSource, FileSource, PackedPaths
 from resnext_det.files import write_file
 
 VERSION = 1

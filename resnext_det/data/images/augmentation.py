@@ -16,27 +16,25 @@ from torch import Tensor
 
 from resnext_det.data.images.colors import (
     IDENTITY,
-    jitter_transform,
-    lighting_transform,
-    mean_color,
+    build_jitter,
+    build_lighting,
+    compute_mean_color,
     normalization,
     to_tensor,
 )
-from resnext_det.data.images.cropping import center_box
+from resnext_det.data.images.cropping import find_center_box
 from resnext_det.data.images.resizing import (
     Box,
     check_image,
     check_interpolation,
     resize,
-    shorter_side_size,
+    scale_shorter_side,
 )
 
 _ATTEMPTS = 10
 
 
-def random_sized_crop_box(
-    height: int, width: int, random_state: np.random.RandomState
-) -> Box | None:
+def draw_crop_box(height: int, width: int, random_state: np.random.RandomState) -> Box | None:
     """A part of 8 to 100 percent of an image's area, of an aspect ratio from 3/4 to 4/3.
 
     ``RandomSizedCrop`` of fb.resnet.torch, datasets/transforms.lua: the ratio is uniform (torchvision's logarithm is),
@@ -125,7 +123,7 @@ class PaperAugmentation:
 
     def draw(self, height: int, width: int, random_state: np.random.RandomState) -> PaperDraws:
         """All draws for an image of this size, in the order in which transforms.lua makes them."""
-        box = random_sized_crop_box(height, width, random_state)
+        box = draw_crop_box(height, width, random_state)
         order: tuple[int, ...] = ()
         alphas = [1.0, 1.0, 1.0]
         if self.color_jitter:
@@ -142,9 +140,9 @@ class PaperAugmentation:
         resized = self._cropped(image, draws.box)
         colors = IDENTITY
         if draws.order:
-            colors = jitter_transform(mean_color(resized), draws.alphas, draws.order)
+            colors = build_jitter(compute_mean_color(resized), draws.alphas, draws.order)
         if draws.lighting:
-            colors = colors.then(lighting_transform(draws.lighting))
+            colors = colors.then(build_lighting(draws.lighting))
         normalized = colors.then(self._normalization)(resized)
         return to_tensor(cv2.flip(normalized, 1) if draws.flip else normalized)
 
@@ -153,8 +151,8 @@ class PaperAugmentation:
             part = image[box.top : box.top + box.height, box.left : box.left + box.width]
             return resize(part, self.size, self.size, self.interpolation)
         height, width = image.shape[:2]
-        height, width = shorter_side_size(height, width, self.size, self.interpolation)
-        window = center_box(height, width, self.size)
+        height, width = scale_shorter_side(height, width, self.size, self.interpolation)
+        window = find_center_box(height, width, self.size)
         return resize(image, height, width, self.interpolation, window=window)
 
 

@@ -9,21 +9,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from resnext_det.data.coco import datasets_root
+from resnext_det.data.coco import get_datasets_root
 from resnext_det.data.images.cifar import open_cifar10, open_cifar100
-from resnext_det.data.images.folders import open_class_folders
-from resnext_det.data.images.image_set import ImageSet, relabelled
+from resnext_det.data.images.image_set import ImageSet, relabel
 from resnext_det.data.images.imagenet import open_imagenet
 from resnext_det.data.images.imagenet5k import open_imagenet5k, read_imagenet5k_classes
-from resnext_det.data.images.locations import ACCEPTED, open_path
+from resnext_det.data.images.locations import ACCEPTED, open_class_folders, open_path
 
 
 def open_image_set(where: str | Path, *, root: Path | None = None) -> ImageSet:
     """Open an image set by its name or path.
 
     Args:
-        where: one of ``known_image_sets``, or a path as ``open_path`` takes it.
-        root: the folder in which the named sets lie; by default ``datasets_root``: $DETECTRON2_DATASETS, or ./datasets.
+        where: one of ``list_image_sets``, or a path as ``open_path`` takes it.
+        root: the folder in which the named sets lie; by default ``get_datasets_root``: $DETECTRON2_DATASETS, or ./datasets.
 
     Raises:
         FileNotFoundError: the set is not there; the text says where it was looked for, and in which form.
@@ -31,17 +30,17 @@ def open_image_set(where: str | Path, *, root: Path | None = None) -> ImageSet:
     """
     name = os.fspath(where)
     if name in _NAMES:
-        return _NAMES[name](datasets_root() if root is None else root)
+        return _NAMES[name](get_datasets_root() if root is None else root)
     if _is_path(name):
         return open_path(where)
     near = difflib.get_close_matches(name, _NAMES, n=1)
     raise ValueError(
         f"image set {name!r} is neither a name nor a path{f' (did you mean {near[0]}?)' if near else ''}; "
-        f"names are {', '.join(known_image_sets())}; a path is {ACCEPTED}"
+        f"names are {', '.join(list_image_sets())}; a path is {ACCEPTED}"
     )
 
 
-def known_image_sets() -> tuple[str, ...]:
+def list_image_sets() -> tuple[str, ...]:
     """The names that ``open_image_set`` takes."""
     return tuple(sorted(_NAMES))
 
@@ -62,7 +61,7 @@ def _imagenet5k_val(root: Path) -> ImageSet:
     """ImageNet-1K's validation images with the labels of ImageNet-5K."""
     class_names = read_imagenet5k_classes(root / "imagenet5k")
     validation = open_imagenet(root / "imagenet", "val")
-    return replace(relabelled(validation, class_names), name="imagenet5k_val")
+    return replace(relabel(validation, class_names), name="imagenet5k_val")
 
 
 _NAMES: dict[str, Callable[[Path], ImageSet]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.sources import ArraySource
+from resnext_det.data.images.storage import ArraySource
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE

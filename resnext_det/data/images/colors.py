@@ -64,7 +64,7 @@ def color_jitter(image: np.ndarray, alphas: Sequence[float], order: Sequence[int
     Returns:
         float32, (H, W, 3), not clamped.
     """
-    return jitter_transform(mean_color(image), alphas, order)(image)
+    return build_jitter(compute_mean_color(image), alphas, order)(image)
 
 
 def lighting(image: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
@@ -79,12 +79,10 @@ def lighting(image: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
     Returns:
         float32, (H, W, 3), not clamped.
     """
-    return lighting_transform(alphas)(image)
+    return build_lighting(alphas)(image)
 
 
-def jitter_transform(
-    mean: np.ndarray, alphas: Sequence[float], order: Sequence[int]
-) -> ColorTransform:
+def build_jitter(mean: np.ndarray, alphas: Sequence[float], order: Sequence[int]) -> ColorTransform:
     """``color_jitter`` of an image whose mean colour is ``mean``, (3,)."""
     transform = IDENTITY
     for step in order:
@@ -101,7 +99,7 @@ def jitter_transform(
     return transform
 
 
-def lighting_transform(alphas: Sequence[float]) -> ColorTransform:
+def build_lighting(alphas: Sequence[float]) -> ColorTransform:
     """``lighting`` on the scale 0-255."""
     return ColorTransform(np.eye(3), 255 * (_EIGENVECTORS @ (np.asarray(alphas) * _EIGENVALUES)))
 
@@ -136,7 +134,7 @@ def normalization(
     return ColorTransform(order / scale[:, None], -np.asarray(mean, dtype=np.float64) / scale)
 
 
-def mean_color(image: np.ndarray) -> np.ndarray:
+def compute_mean_color(image: np.ndarray) -> np.ndarray:
     """The mean of each channel of (H, W, 3); float64, (3,)."""
     return np.array(cv2.mean(image)[:3])
 

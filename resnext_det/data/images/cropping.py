@@ -14,7 +14,7 @@ from resnext_det.data.images.resizing import (
     check_image,
     check_interpolation,
     resize,
-    shorter_side_size,
+    scale_shorter_side,
 )
 
 ROUNDINGS = ("up", "half_even")
@@ -61,7 +61,7 @@ class CenterCrop:
     def __call__(self, image: np.ndarray) -> Tensor:
         """uint8 RGB (H, W, 3) to float32 (1, 3, size, size)."""
         height, width = self._prepared.size(image, self.resize)
-        window = center_box(height, width, self.size, rounding=self.rounding)
+        window = find_center_box(height, width, self.size, rounding=self.rounding)
         return self._prepared(image, height, width, window)[None]
 
 
@@ -90,7 +90,7 @@ class TenCrop:
         """uint8 RGB (H, W, 3) to float32 (10, 3, size, size)."""
         height, width = self._prepared.size(image, self.resize)
         resized = self._prepared(image, height, width)
-        center = center_box(height, width, self.size)
+        center = find_center_box(height, width, self.size)
         bottom, right = height - self.size, width - self.size
         corners = [(center.top, center.left), (0, 0), (0, right), (bottom, 0), (bottom, right)]
         return torch.stack(
@@ -142,7 +142,7 @@ class DenseScales:
         return tensors
 
 
-def center_box(height: int, width: int, size: int, *, rounding: str = "up") -> Box:
+def find_center_box(height: int, width: int, size: int, *, rounding: str = "up") -> Box:
     """The central square of an image that is not smaller; see CenterCrop for ``rounding``."""
     free = (height - size, width - size)
     top, left = (-(-rest // 2) if rounding == "up" else round(rest / 2) for rest in free)
@@ -163,7 +163,7 @@ class _Preparation:
         """(height, width) of the image at this shorter side."""
         check_image(image)
         height, width = image.shape[:2]
-        return shorter_side_size(height, width, shorter_side, self._interpolation)
+        return scale_shorter_side(height, width, shorter_side, self._interpolation)
 
     def __call__(
         self, image: np.ndarray, height: int, width: int, window: Box | None = None

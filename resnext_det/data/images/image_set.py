@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resnext_det.data.images.sources import ImageSource
+from resnext_det.data.images.storage import ImageSource
 
 _SHOWN = 5  # class names in an error
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class ImageSet:
         """What errors and logs call an image: its path, or ``archive.tar/path/in/it``."""
         return self.source.file_name(range(len(self))[index])
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         """Read and decode an image.
 
         Returns:
@@ -53,15 +54,15 @@ class ImageSet:
             FileNotFoundError: it is not there any more.
             ValueError: it is truncated, is no image, or cannot be read. Both name the file.
         """
-        return self.source.image(range(len(self))[index])
+        return self.source.read(range(len(self))[index])
 
-    def images_per_class(self) -> np.ndarray:
+    def count_images(self) -> np.ndarray:
         """int64 (number of classes,)."""
         return np.bincount(self.labels, minlength=len(self.class_names))
 
-    def classes_with_images(self) -> list[str]:
+    def list_classes_with_images(self) -> list[str]:
         """Their names, in the order of the labels."""
-        numbers = zip(self.class_names, self.images_per_class(), strict=True)
+        numbers = zip(self.class_names, self.count_images(), strict=True)
         return [name for name, number in numbers if number]
 
 
@@ -86,7 +87,16 @@ def check_same_classes(train: ImageSet, test: ImageSet) -> None:
     )
 
 
-def relabelled(image_set: ImageSet, class_names: Sequence[str]) -> ImageSet:
+def check_no_splits(where: str, class_names: Iterable[str | None]) -> None:
+    """Raise ValueError where what should be classes are train, val and test: ImageFolder would take them for classes."""
+    names = sorted({name for name in class_names if name is not None})
+    if {name.lower() for name in names} <= _SPLITS:
+        raise ValueError(
+            f"{where} holds {', '.join(names)}, which are no classes but splits of a set; open one of them, {where}/{names[0]}"
+        )
+
+
+def relabel(image_set: ImageSet, class_names: Sequence[str]) -> ImageSet:
     """The same images with labels of another list of classes, by name: ImageNet-1K's for a network of 5000 outputs.
 
     Args:

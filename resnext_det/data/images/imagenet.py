@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.images.archives import index_of_archive
-from resnext_det.data.images.folders import open_flat_folder
+from resnext_det.data.images.archives import index_archive
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.locations import open_path
-from resnext_det.data.images.sources import ArchiveSource, FileSource
+from resnext_det.data.images.locations import open_flat_folder, open_path
+from resnext_det.data.images.storage import ArchiveSource, FileSource
 
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _META, _GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
@@ -26,7 +25,7 @@ _OBJECT = re.compile(rb"<object>.*?<name>\s*(\S+?)\s*</name>", re.DOTALL)
 _AGAIN = "copy or download it again"
 
 
-def validation_wnids(folder: Path) -> dict[str, str]:
+def read_validation_wnids(folder: Path) -> dict[str, str]:
     """The WordNet id of every validation image by its name without suffix, ILSVRC2012_val_00000001 ...
 
     They are read from the first that is there: the development kit, ``ILSVRC2012_devkit_t12/`` or ``ILSVRC2012_devkit_t12.tar.gz``;
@@ -149,7 +148,7 @@ def open_imagenet(folder: Path, split: str) -> ImageSet:
 
     The training images are, in the first place that is there, ``train/`` (a folder or an archive for each class),
     ``ILSVRC/Data/CLS-LOC/train/`` or ``ILSVRC2012_img_train.tar``; the validation images ``val/``, ``ILSVRC/Data/CLS-LOC/val/`` or
-    ``ILSVRC2012_img_val.tar``, in class folders or not: then ``validation_wnids`` says their classes.
+    ``ILSVRC2012_img_val.tar``, in class folders or not: then ``read_validation_wnids`` says their classes.
 
     Args:
         folder: ``$DETECTRON2_DATASETS/imagenet``.
@@ -171,8 +170,8 @@ def open_imagenet(folder: Path, split: str) -> ImageSet:
         opened = open_path(place)
         found = ImageSet(name, opened.class_names, opened.labels, opened.source)
     else:
-        source = open_flat_folder(place) if place.is_dir() else index_of_archive(place)
-        found = _labelled(name, place, source, validation_wnids(folder))
+        source = open_flat_folder(place) if place.is_dir() else index_archive(place)
+        found = _labelled(name, place, source, read_validation_wnids(folder))
     if (len(found), len(found.class_names)) != (NUM_IMAGES[split], NUM_CLASSES):
         logger.warning(
             "%s, %s: %d images of %d classes, where the published set has %d of %d.",

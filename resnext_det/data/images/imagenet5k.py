@@ -21,7 +21,7 @@ from resnext_det.data.images.array_files import (
     write_arrays,
 )
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.sources import (
+from resnext_det.data.images.storage import (
     Archive,
     ArchiveSource,
     FileSource,
@@ -173,7 +173,7 @@ def read_imagenet5k_classes(folder: Path) -> tuple[str, ...]:
 
 
 def _counts(image_set: ImageSet) -> dict[str, int]:
-    return dict(zip(image_set.class_names, image_set.images_per_class().tolist()))
+    return dict(zip(image_set.class_names, image_set.count_images().tolist()))
 
 
 def _part(

@@ -17,9 +17,9 @@ from resnext_det.data.images.modern_augmentation import Mixing
 from resnext_det.data.sampling import (
     Batch,
     batches,
-    inference_shard,
-    sample_random_state,
-    training_indices,
+    draw_training_indices,
+    make_random_state,
+    take_inference_shard,
 )
 from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
 
@@ -88,7 +88,7 @@ def build_image_train_loader(
     start = start_batch * batch_size
 
     def plan() -> Iterator[Batch]:
-        indices = training_indices(
+        indices = draw_training_indices(
             len(images), seed=seed, rank=rank, world_size=world_size, start=start
         )
         for batch in batches(indices, batch_size):
@@ -126,7 +126,7 @@ def build_image_test_loader(
         ValueError: an argument is out of its range; while iterating, the image that is broken.
     """
     check_loading(batch_size, num_workers)
-    shard = inference_shard(len(images), rank=rank, world_size=world_size)
+    shard = take_inference_shard(len(images), rank=rank, world_size=world_size)
     plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
     dataset = _TestImages(images, views, skip_broken)
     return start_loader(
@@ -143,11 +143,11 @@ class _TrainingImages(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, _Sample | Failure]:
         index, position = item
-        random_state = sample_random_state(self._seed, _IMAGES, position)
+        random_state = make_random_state(self._seed, _IMAGES, position)
         broken: list[tuple[str, str]] = []
         for _ in range(self._attempts):
             try:
-                view = self._augmentation(self._images.image(index), random_state)
+                view = self._augmentation(self._images.read(index), random_state)
             except (ValueError, OSError) as error:
                 failure = Failure(error, self._images.file_name(index))
             else:
@@ -165,7 +165,7 @@ class _TestImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, _Sample | Failure]:
         label, name = int(self._images.labels[index]), self._images.file_name(index)
         try:
-            views = self._views(self._images.image(index))
+            views = self._views(self._images.read(index))
         except (ValueError, OSError) as error:
             failure = Failure(error, name)
             broken = (name, str(failure.error))
@@ -190,7 +190,7 @@ class _Collation:
             views = torch.stack(views)
         labels = torch.tensor([sample.label for sample in whole], dtype=torch.int64)
         if self._mixing is not None:
-            random_state = sample_random_state(self._seed, _BATCHES, items[0][0])
+            random_state = make_random_state(self._seed, _BATCHES, items[0][0])
             views, labels = self._mixing(views, labels, random_state)
         return {
             self._key: views,

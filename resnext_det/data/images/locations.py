@@ -1,14 +1,19 @@
-"""Image sets by path."""
+"""Image sets by path: class folders, flat folders, lists, and archives."""
 
 from __future__ import annotations
 
 import os
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from tqdm import tqdm
+
 from resnext_det.data.images.archives import open_archive, open_archives_of_classes
-from resnext_det.data.images.folders import open_class_folders
-from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.lists import open_list
+from resnext_det.data.images.image_set import ImageSet, check_no_splits
+from resnext_det.data.images.storage import FileSource, PackedPaths
 
 ACCEPTED = (
     "a folder of class folders, a folder of one .tar for each class, a .tar of either (FILE.tar, or FILE.tar/FOLDER/IN/IT), "
@@ -53,3 +58,145 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "lost+found"
+
+
+def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
+    """Open ``ROOT/CLASS/**/NAME.jpg``: classes and images are those of ``torchvision.datasets.ImageFolder``, in its order.
+
+    Args:
+        root: the folder of the class folders.
+        allow_empty: whether there may be classes without images.
+
+    Raises:
+        FileNotFoundError: the folder does not exist, or holds no class folders; a class has no images.
+        ValueError: the folders are those of splits, train and val.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"folder {root} does not exist; give a folder of class folders")
+    try:
+        class_names, _ = find_classes(root)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"folder {root} holds no class folders; give the folder that holds one folder of images for each class"
+        ) from None
+    check_no_splits(str(root), class_names)
+    labels, prefix = array("q"), os.path.join(root, "")
+
+    def paths() -> Iterator[tuple[str, str]]:
+        for label, name in enumerate(tqdm(class_names, desc=f"listing {root.name}", disable=None)):
+            for path, _ in make_dataset(root, {name: label}, IMG_EXTENSIONS, allow_empty=True):
+                labels.append(label)
+                yield os.path.split(path[len(prefix) :])
+
+    packed = PackedPaths.of(paths())
+    found = ImageSet(
+        str(root), tuple(class_names), np.frombuffer(labels, np.int64), FileSource(root, packed)
+    )
+    if not allow_empty:
+        _check_no_class_is_empty(found, root)
+    return found
+
+
+def open_flat_folder(root: Path) -> FileSource:
+    """The images of one folder, by name, without what is in its folders."""
+    names = sorted(
+        entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMG_EXTENSIONS)
+    )
+    return FileSource(root, PackedPaths.of(("", name) for name in names))
+
+
+def _check_no_class_is_empty(found: ImageSet, root: Path) -> None:
+    empty = [name for name, count in zip(found.class_names, found.count_images()) if count == 0]
+    if not empty:
+        return
+    hidden = [name for name in empty if name.startswith(".")]
+    remark = (
+        f" ({hidden[0]} is hidden, but every folder in {root} counts as a class)" if hidden else ""
+    )
+    raise FileNotFoundError(
+        f"folder {root} holds no images for {len(empty)} of its {len(found.class_names)} classes: {', '.join(empty[:5])}"
+        f"{' ...' if len(empty) > 5 else ''}{remark}; images end in {', '.join(IMG_EXTENSIONS)}: put some there, or remove these folders"
+    )
+
+
+def open_list(images: Path, list_file: Path, classes_file: Path) -> ImageSet:
+    """Open the images that a text file names, ``path label`` in each line.
+
+    The label is what follows the last space, so that there may be spaces in the path. Empty lines are passed over.
+
+    Args:
+        images: the folder that the paths are relative to.
+        list_file: labels count from 0.
+        classes_file: the name of a class in each line, that of label 0 in the first.
+
+    Raises:
+        FileNotFoundError: one of the three does not exist.
+        ValueError: a line is not of this form, or has a label without a class; there are no images; a class is named twice.
+    """
+    if not images.is_dir():
+        raise FileNotFoundError(
+            f"folder {images} does not exist; give the folder that the paths in {list_file} start from"
+        )
+    class_names = read_class_names(classes_file)
+    labels = array("q")
+
+    def paths() -> Iterator[tuple[str, str]]:
+        for number, line in _lines(list_file):
+            path, label = _parsed(line, f"{list_file}, line {number}", len(class_names))
+            labels.append(label)
+            folder, _, name = path.rpartition("/")
+            yield folder, name
+
+    packed = PackedPaths.of(paths())
+    if len(packed) == 0:
+        raise ValueError(f"list {list_file} names no images; write a line 'path label' for each")
+    name = f"{images}:{list_file}:{classes_file}"
+    return ImageSet(name, class_names, np.frombuffer(labels, np.int64), FileSource(images, packed))
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty, or names a class twice.
+    """
+    lines: dict[str, int] = {}
+    for number, line in _lines(path):
+        if line in lines:
+            raise ValueError(
+                f"{path} names the class {line!r} in lines {lines[line]} and {number}; give each class a name of its own"
+            )
+        lines[line] = number
+    if not lines:
+        raise ValueError(
+            f"{path} names no classes; write the name of one in each line, that of label 0 first"
+        )
+    return tuple(lines)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of every line that is not empty."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            for number, line in enumerate(file, start=1):
+                if text := line.strip():
+                    yield number, text
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"file {path} does not exist; correct its path, or put it there"
+        ) from None
+
+
+def _parsed(line: str, where: str, num_classes: int) -> tuple[str, int]:
+    path, *label_part = line.rsplit(maxsplit=1)
+    label = "".join(label_part)
+    if not label.isdecimal():
+        raise ValueError(
+            f"{where}: {line[:100]!r} is not of the form 'path label', with a number as the label"
+        )
+    if int(label) >= num_classes:
+        raise ValueError(
+            f"{where}: label {label} has no class; the names of {num_classes} classes are given, for labels from 0 to {num_classes - 1}"
+        )
+    return path, int(label)

@@ -18,7 +18,7 @@ from resnext_det.data.images.resizing import check_image
 
 
 @contextmanager
-def torch_draws_from(random_state: np.random.RandomState) -> Iterator[None]:
+def seed_torch(random_state: np.random.RandomState) -> Iterator[None]:
     """Within it torch's global generator of the CPU is seeded by one draw; afterwards it is as it was.
 
     ``torch.manual_seed`` would seed the generators of the GPUs too, and for good.
@@ -75,7 +75,7 @@ class Mixing:
         if not self._transforms:
             return images, one_hot(labels, self.num_classes).float()
         transform = self._transforms[random_state.randint(len(self._transforms))]
-        with torch_draws_from(random_state):
+        with seed_torch(random_state):
             return transform(images, labels)
 
     def _check(self, images: Tensor, labels: Tensor) -> None:
@@ -151,7 +151,7 @@ class ModernAugmentation:
     def __call__(self, image: np.ndarray, random_state: np.random.RandomState) -> Tensor:
         """uint8 RGB (H, W, 3) to float32 (3, size, size)."""
         check_image(image)
-        with torch_draws_from(random_state):
+        with seed_torch(random_state):
             picture = self._steps(Image.fromarray(image))
             return self._erasing(to_tensor(self._normalization(np.asarray(picture))))
 

@@ -70,7 +70,7 @@ def resize(
     return np.asarray(resized)[top : top + rows, left : left + columns]
 
 
-def shorter_side_size(height: int, width: int, size: int, interpolation: str) -> tuple[int, int]:
+def scale_shorter_side(height: int, width: int, size: int, interpolation: str) -> tuple[int, int]:
     """(height, width) of an image whose shorter side becomes ``size``, the longer side cut to whole pixels.
 
     The two libraries differ by a pixel where their quotients round apart: for "torch7_bicubic" this is ``Scale`` of

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
-from resnext_det.data.coco import known_datasets, locate
+from resnext_det.data.coco import find_dataset, list_datasets
 from resnext_det.weights.catalog_paths import register_handler
 
 
@@ -17,14 +17,14 @@ def register_datasets() -> None:
 
     Files are looked for, and generated sets are made, when a dataset is loaded.
     """
-    for name in known_datasets():
+    for name in list_datasets():
         if name not in DatasetCatalog:
             DatasetCatalog.register(name, lambda name=name: _load(name))
             MetadataCatalog.get(name).set(evaluator_type="coco")
 
 
 def _load(name: str) -> list[dict[str, Any]]:
-    annotations, images = locate(name)
+    annotations, images = find_dataset(name)
     MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images))
     return load_coco_json(str(annotations), str(images), name)
 

@@ -10,7 +10,7 @@ from detectron2 import structures
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_train_loader
 
-from resnext_det.data.coco import CocoDataset, known_datasets
+from resnext_det.data.coco import CocoDataset, list_datasets
 from resnext_det.detection.datasets import (
     check_categories,
     load_test_sets,
@@ -90,7 +90,7 @@ def load_data(cfg: CfgNode, *, training: bool) -> Data:
     register_datasets()
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     detectron2_alone = [
-        name for name in names if name not in known_datasets() and name in DatasetCatalog
+        name for name in names if name not in list_datasets() and name in DatasetCatalog
     ]
     if detectron2_alone or needs_detectron2_data(cfg):
         return Data(True, [], [])

@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from resnext_det.data.images import cifar
 from resnext_det.data.images.cifar import open_cifar10, open_cifar100
-from tests.data.images.image_files import tar_bytes, write_files
+from tests.data.images.helpers import tar_bytes, write_files
 
 RECORDS = 12  # in each file
 NAMES10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

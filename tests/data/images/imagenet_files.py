@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.images.image_files import classes_of_images, jpeg, tar_bytes, write_files
+from tests.data.images.helpers import classes_of_images, jpeg, tar_bytes, write_files
 
 savemat = pytest.importorskip(
     "scipy.io", reason="scipy, which reads and writes meta.mat, is not installed"

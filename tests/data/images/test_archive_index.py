@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from resnext_det.data.images import archives as archive_index
-from resnext_det.data.images.archives import index_of_archive, index_of_folder
+from resnext_det.data.images.archives import index_archive, index_archives
 from resnext_det.data.images.array_files import read_arrays, write_arrays
-from resnext_det.data.images.sources import ArchiveSource
-from tests.data.images.image_files import classes_of_images, jpeg, pillow, tar_bytes, tree
+from resnext_det.data.images.storage import ArchiveSource
+from tests.data.images.helpers import classes_of_images, jpeg, pillow, tar_bytes, tree
 
 CLASSES = classes_of_images(["cat", "dog"])
 
@@ -48,18 +48,18 @@ def path(tmp_path: Path) -> Path:
 
 
 def contents(source: ArchiveSource) -> dict[str, bytes]:
-    return {source.file_name(i): source.image(i).tobytes() for i in range(len(source))}
+    return {source.file_name(i): source.read(i).tobytes() for i in range(len(source))}
 
 
 def test_the_headers_are_read_once(path: Path, walks: list[Path], cache: Path) -> None:
-    first = contents(index_of_archive(path))
+    first = contents(index_archive(path))
     assert sorted(os.listdir(path.parent)) == ["a.tar", "a.tar.index.npz"]
-    assert contents(index_of_archive(path)) == first
+    assert contents(index_archive(path)) == first
     assert first == {
         f"{path}/{name}": pillow(content).tobytes() for name, content in tree(CLASSES).items()
     }
     moved = path.parent.rename(path.parent.with_name("moved")) / "a.tar"
-    assert list(contents(index_of_archive(moved))) == [
+    assert list(contents(index_archive(moved))) == [
         f"{moved}/{name}" for name in sorted(tree(CLASSES))
     ]
     assert walks == [path]
@@ -67,25 +67,25 @@ def test_the_headers_are_read_once(path: Path, walks: list[Path], cache: Path) -
 
 
 def test_an_archive_that_changed_is_read_anew(path: Path, walks: list[Path]) -> None:
-    index_of_archive(path)
+    index_archive(path)
     state = path.stat()
     path.write_bytes(tar_bytes({"cat/other.jpg": jpeg(1)}))
-    assert list(contents(index_of_archive(path))) == [f"{path}/cat/other.jpg"]
+    assert list(contents(index_archive(path))) == [f"{path}/cat/other.jpg"]
     assert len(walks) == 2
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    index_of_archive(path)
+    index_archive(path)
     assert len(walks) == 3
-    index_of_archive(path)
+    index_archive(path)
     assert len(walks) == 3
 
 
 def test_a_folder_of_archives_has_one_index(tmp_path: Path, walks: list[Path]) -> None:
     for name, files in CLASSES.items():
         (tmp_path / f"{name}.tar").write_bytes(tar_bytes(files))
-    first = contents(index_of_folder(tmp_path, ["dog.tar", "cat.tar"]))
-    assert contents(index_of_folder(tmp_path, ["cat.tar", "dog.tar"])) == first
+    first = contents(index_archives(tmp_path, ["dog.tar", "cat.tar"]))
+    assert contents(index_archives(tmp_path, ["cat.tar", "dog.tar"])) == first
     assert walks == [tmp_path / "cat.tar", tmp_path / "dog.tar"]
-    index_of_folder(tmp_path, ["cat.tar"])
+    index_archives(tmp_path, ["cat.tar"])
     assert len(walks) == 3
 
 
@@ -164,13 +164,13 @@ def _without_offsets(index: Path) -> None:
 def test_a_damaged_index_is_made_anew(
     path: Path, walks: list[Path], damage: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    first = contents(index_of_archive(path))
+    first = contents(index_archive(path))
     index = path.with_name("a.tar.index.npz")
     damage(index)
-    assert contents(index_of_archive(path)) == first
+    assert contents(index_archive(path)) == first
     assert len(walks) == 2
     assert "it is made anew" in caplog.text
-    assert contents(index_of_archive(path)) == first
+    assert contents(index_archive(path)) == first
     assert len(walks) == 2
     assert not (tmp_path / "cache-was-run").exists()
 
@@ -182,24 +182,24 @@ def test_where_the_archive_lies_may_be_closed_to_writing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    locked = archive_index.locked
+    lock_file = archive_index.lock_file
     closed = [path.parent]
 
     def refusing(place: Path) -> Any:
         if place.parent in closed:
-            raise ValueError("the folder is read-only")
-        return locked(place)
+            raise PermissionError("the folder is read-only")
+        return lock_file(place)
 
-    monkeypatch.setattr(archive_index, "locked", refusing)
-    first = contents(index_of_archive(path))
+    monkeypatch.setattr(archive_index, "lock_file", refusing)
+    first = contents(index_archive(path))
     assert os.listdir(path.parent) == ["a.tar"]
     assert len(list((cache / "archives").glob("*.a.tar.index.npz"))) == 1
-    assert contents(index_of_archive(path)) == first
+    assert contents(index_archive(path)) == first
     assert len(walks) == 1
     assert not caplog.records
     (path.parent / "b.tar").write_bytes(path.read_bytes())
     closed.append(cache / "archives")
-    assert len(index_of_archive(path.with_name("b.tar"))) == 6
+    assert len(index_archive(path.with_name("b.tar"))) == 6
     assert "can be kept neither beside it nor in" in caplog.text
 
 
@@ -210,13 +210,13 @@ def test_a_full_disk_costs_the_index_alone(
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", fail)
-    assert len(index_of_archive(path)) == 6
+    assert len(index_archive(path)) == 6
     assert "cannot be written (no space left): it will be made anew the next time" in caplog.text
     assert os.listdir(path.parent) == ["a.tar"]
 
 
 def test_of_several_at_once_one_makes_the_index(path: Path, walks: list[Path]) -> None:
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: contents(index_of_archive(path)), range(4)))
+        found = list(pool.map(lambda _: contents(index_archive(path)), range(4)))
     assert found == [found[0]] * 4
     assert len(walks) == 1

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnext_det.data.images.archives import index_of_archive
-from tests.data.images.image_files import classes_of_images, jpeg, member, nested, tar_bytes, tree
+from resnext_det.data.images.archives import index_archive
+from tests.data.images.helpers import classes_of_images, jpeg, member, nested, tar_bytes, tree
 
 CLASSES = classes_of_images(["cat", "dog"])
 
@@ -31,9 +31,9 @@ def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path: Path, kind: str) -
     for length in {*range(1, end, 333), *range(512, end, 512), end, end + 511}:
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"cut\.tar"):
-            index_of_archive(path)
+            index_archive(path)
     path.write_bytes(content[: end + 512])
-    assert len(index_of_archive(path)) == 6
+    assert len(index_archive(path)) == 6
 
 
 def test_an_archive_without_its_end_mark_can_be_given_one(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_an_archive_without_its_end_mark_can_be_given_one(tmp_path: Path) -> Non
     with pytest.raises(
         ValueError, match=rf"end mark is missing; .*head -c 1024 /dev/zero >> {path}\)"
     ):
-        index_of_archive(path)
+        index_archive(path)
     path.write_bytes(content[:1024] + bytes(1024))
-    assert len(index_of_archive(path)) == 1
+    assert len(index_archive(path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_members_that_are_no_plain_images_are_refused(
     path = tmp_path / "bad.tar"
     path.write_bytes(tar_bytes([member("c/0.jpg", jpeg(0)), *members], tarfile.PAX_FORMAT))
     with pytest.raises(ValueError, match=message):
-        index_of_archive(path)
+        index_archive(path)
 
 
 def test_members_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_members_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a.tar"
     path.write_bytes(tar_bytes([*others, member("/c/0.jpg", jpeg(0)), *others]))
-    found = index_of_archive(path)
+    found = index_archive(path)
     assert [found.file_name(i) for i in range(len(found))] == [f"{path}/c/0.jpg"]
 
 
@@ -107,7 +107,7 @@ def test_impossible_sizes_are_refused(tmp_path: Path, name: str, size: int) -> N
     with pytest.raises(
         ValueError, match=r"archive .*bad\.tar is damaged or cut short: .*; copy or download it"
     ):
-        index_of_archive(path)
+        index_archive(path)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_compressed_archives_are_refused_whatever_they_are_called(
     with pytest.raises(
         ValueError, match=rf"a\.tar is compressed, .* decompress it once \({command} {path}\)"
     ):
-        index_of_archive(path)
+        index_archive(path)
     plain = tmp_path / "plain.tar.gz"
     plain.write_bytes(tar_bytes(tree(CLASSES)))
-    assert len(index_of_archive(plain)) == 6
+    assert len(index_archive(plain)) == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"<html>404</html>" * 200, jpeg(0)])
@@ -134,7 +134,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(
         ValueError, match=r"a\.tar is no tar archive, or is damaged \(.+\); give an uncompressed"
     ):
-        index_of_archive(tmp_path / "a.tar")
+        index_archive(tmp_path / "a.tar")
 
 
 def test_random_damage_of_headers_never_hangs_or_crashes(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_random_damage_of_headers_never_hangs_or_crashes(tmp_path: Path) -> None
         path.write_bytes(content)
         path.with_name("a.tar.index.npz").unlink(missing_ok=True)
         try:
-            index_of_archive(path).check()
+            index_archive(path).check()
         except ValueError as error:
             refused += 1
             assert "a.tar" in str(error)

@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from resnext_det.data.images.archives import open_archive, open_archives_of_classes
 from resnext_det.data.images.locations import open_path
-from tests.data.images.image_files import (
+from tests.data.images.helpers import (
     classes_of_images,
     encoded,
     expected,
@@ -20,12 +20,12 @@ from tests.data.images.image_files import (
     jpeg,
     member,
     nested,
+    picture,
     pillow,
     tar_bytes,
     tree,
     write_files,
 )
-from tests.data.images.pictures import picture
 
 LONG = "long" * 40
 TREE = {
@@ -69,7 +69,7 @@ def test_a_tree_equals_image_folder_on_the_extracted_archive(
     assert [found.file_name(i) for i in range(len(found))] == [str(Path(name)) for name in names]
     assert len(found) == 8
     for i, (image, _) in enumerate(reference):
-        np.testing.assert_array_equal(found.image(i), np.asarray(image))
+        np.testing.assert_array_equal(found.read(i), np.asarray(image))
 
 
 @pytest.mark.parametrize("prefix", ["", "winter21_whole/"])
@@ -96,7 +96,7 @@ def test_a_folder_of_archives(tmp_path: Path) -> None:
     (tmp_path / "n01440764.tar").write_bytes(tar_bytes(inner))
     found = open_archives_of_classes(tmp_path, names)
     assert found.file_name(0) == f"{tmp_path}/n01440764.tar/n01440764/deep/1.JPEG"
-    assert found.images_per_class().tolist() == [1, 3, 3]
+    assert found.count_images().tolist() == [1, 3, 3]
 
 
 def test_a_folder_of_archives_of_something_else(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_later_of_two_members_of_one_path_counts_as_when_extracted(tmp_path:
     (tmp_path / "a.tar").write_bytes(tar_bytes(pairs))
     found = open_archive(tmp_path / "a.tar")
     assert len(found) == 2
-    np.testing.assert_array_equal(found.image(0), pillow(jpeg(2)))
+    np.testing.assert_array_equal(found.read(0), pillow(jpeg(2)))
 
 
 def test_a_broken_member_and_a_lost_archive_are_named(tmp_path: Path) -> None:
@@ -197,17 +197,17 @@ def test_a_broken_member_and_a_lost_archive_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=rf"image {path}/cat/1\.jpg cannot be read: .+; copy or download its"
     ):
-        found.image(0)
+        found.read(0)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(
         ValueError, match=rf"image {path}/dog/1\.jpg cannot be read: {path} ends before byte"
     ):
-        found.image(1)
+        found.read(1)
     path.unlink()
     with pytest.raises(
         FileNotFoundError, match=rf"dog/1\.jpg: archive {path} does not exist any more"
     ):
-        found.image(1)
+        found.read(1)
 
 
 def test_reading_in_place_gives_the_bytes_that_tarfile_gives(tmp_path: Path) -> None:
@@ -223,4 +223,4 @@ def test_reading_in_place_gives_the_bytes_that_tarfile_gives(tmp_path: Path) -> 
             with tarfile.open(fileobj=io.BytesIO(content.read())) as inner:
                 image = inner.extractfile(name)
                 assert image is not None
-                np.testing.assert_array_equal(found.image(i), pillow(image.read()))
+                np.testing.assert_array_equal(found.read(i), pillow(image.read()))

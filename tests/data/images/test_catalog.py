@@ -9,10 +9,10 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from resnext_det.data import shapes
-from resnext_det.data.images.catalog import known_image_sets, open_image_set
+from resnext_det.data.images.catalog import list_image_sets, open_image_set
 from resnext_det.data.images.image_set import check_same_classes
 from tests.data.images.cifar_files import few_records, put
-from tests.data.images.image_files import (
+from tests.data.images.helpers import (
     classes_of_images,
     expected,
     holdings,
@@ -34,7 +34,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_name_is_looked_up_where_datasets_lie(root: Path, tmp_path: Path) -> None:
-    assert known_image_sets() == (
+    assert list_image_sets() == (
         "cifar100_test",
         "cifar100_train",
         "cifar10_test",
@@ -46,7 +46,7 @@ def test_every_name_is_looked_up_where_datasets_lie(root: Path, tmp_path: Path) 
         "shape_images_train",
         "shape_images_val",
     )
-    for name in known_image_sets():
+    for name in list_image_sets():
         if name.startswith("shape"):
             continue
         with pytest.raises(
@@ -73,7 +73,7 @@ def test_cifar_by_name(root: Path, number: int, monkeypatch: pytest.MonkeyPatch)
     train, test = open_image_set(f"cifar{number}_train"), open_image_set(f"cifar{number}_test")
     check_same_classes(train, test)
     assert (train.name, test.name) == (f"cifar{number}_train", f"cifar{number}_test")
-    assert not np.array_equal(train.image(0), test.image(0))
+    assert not np.array_equal(train.read(0), test.read(0))
 
 
 def test_generated_shapes_by_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,14 +83,14 @@ def test_generated_shapes_by_name(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert train.class_names == shapes.SHAPE_CLASSES
     check_same_classes(train, val)
     assert (train.name, val.name) == ("shape_images_train", "shape_images_val")
-    assert train.images_per_class().tolist() == [3] * 6
-    assert val.images_per_class().tolist() == [2] * 6
+    assert train.count_images().tolist() == [3] * 6
+    assert val.count_images().tolist() == [2] * 6
     folder = root / "shape_images" / f"v{shapes.VERSION}"
     for found, split in ((train, "train"), (val, "val")):
         for i, (image, label) in enumerate(ImageFolder(str(folder / split))):
             assert found.labels[i] == label
             assert image.size == (64, 64)
-            np.testing.assert_array_equal(found.image(i), np.asarray(image))
+            np.testing.assert_array_equal(found.read(i), np.asarray(image))
     before = (folder / "train" / "ring" / "00000.jpg").stat().st_mtime_ns
     open_image_set("shape_images_train")
     assert (folder / "train" / "ring" / "00000.jpg").stat().st_mtime_ns == before

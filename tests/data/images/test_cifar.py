@@ -23,7 +23,7 @@ from tests.data.images.cifar_files import (
     few_records,
     put,
 )
-from tests.data.images.image_files import tar_bytes, write_files
+from tests.data.images.helpers import tar_bytes, write_files
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,8 @@ def test_pixels_and_labels_equal_torchvision(
     assert found.labels.tolist() == reference.targets
     assert len(found) == RECORDS * len(FILES[split] if number == 10 else [split])
     for i, (image, _) in enumerate(reference):
-        np.testing.assert_array_equal(found.image(i), np.asarray(image))
-    assert (found.image(0).shape, found.image(0).dtype) == ((32, 32, 3), np.uint8)
+        np.testing.assert_array_equal(found.read(i), np.asarray(image))
+    assert (found.read(0).shape, found.read(0).dtype) == ((32, 32, 3), np.uint8)
 
 
 def test_an_image_is_named_by_its_file_and_place(tmp_path: Path) -> None:

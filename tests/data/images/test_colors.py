@@ -11,7 +11,7 @@ import torch
 
 from resnext_det.data.images.colors import color_jitter, lighting, normalization, to_tensor
 from tests.data.images import fb_resnet_torch as lua
-from tests.data.images.pictures import MEAN, STD, picture
+from tests.data.images.helpers import MEAN, STD, picture
 
 STEPS = ("brightness", "contrast", "saturation")
 ALPHAS = (1.31, 0.66, 1.38)

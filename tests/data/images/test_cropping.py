@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from resnext_det.data.images.cropping import CenterCrop, DenseScales, TenCrop, center_box
+from resnext_det.data.images.cropping import CenterCrop, DenseScales, TenCrop, find_center_box
 from resnext_det.data.images.resizing import Box
 from tests.data.images import fb_resnet_torch as lua
-from tests.data.images.pictures import MEAN, STD, picture
+from tests.data.images.helpers import MEAN, STD, picture
 
 NORMALIZED: dict[str, Any] = {"mean": MEAN, "std": STD}
 MEAN_01, STD_01 = [value / 255 for value in MEAN], [value / 255 for value in STD]
@@ -62,9 +62,9 @@ def test_ten_crop_mirrors_the_image_and_then_crops() -> None:
 
 
 def test_offsets_of_the_centre() -> None:
-    assert center_box(33, 48, 24) == Box(5, 12, 24, 24)
-    assert center_box(33, 48, 24, rounding="half_even") == Box(4, 12, 24, 24)
-    assert center_box(35, 24, 24, rounding="half_even") == Box(6, 0, 24, 24)
+    assert find_center_box(33, 48, 24) == Box(5, 12, 24, 24)
+    assert find_center_box(33, 48, 24, rounding="half_even") == Box(4, 12, 24, 24)
+    assert find_center_box(35, 24, 24, rounding="half_even") == Box(6, 0, 24, 24)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -11,17 +11,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from resnext_det.data.images.archives import open_archive
-from resnext_det.data.images.folders import open_class_folders
-from resnext_det.data.images.image_set import ImageSet, check_same_classes, relabelled
-from resnext_det.data.images.packing import PackedPaths, PackedStrings
-from resnext_det.data.images.sources import (
+from resnext_det.data.images.image_set import ImageSet, check_same_classes, relabel
+from resnext_det.data.images.locations import open_class_folders
+from resnext_det.data.images.storage import (
     Archive,
     ArchiveSource,
     ArraySource,
     FileSource,
     JoinedSource,
+    PackedPaths,
+    PackedStrings,
 )
-from tests.data.images.image_files import (
+from tests.data.images.helpers import (
     classes_of_images,
     jpeg,
     pillow,
@@ -89,7 +90,7 @@ class _Images(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
         number = index * 7 % len(self.images)
-        return number, self.images.image(number)
+        return number, self.images.read(number)
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
@@ -102,7 +103,7 @@ def test_two_workers_read_one_set_at_once(tmp_path: Path, kind: str) -> None:
         images = open_archive(tmp_path / "set.tar")
     truth = [pillow(content) for content in tree(classes).values()]
     np.testing.assert_array_equal(
-        images.image(3), truth[3]
+        images.read(3), truth[3]
     )  # a handle that is kept would be inherited
     sent = pickle.loads(pickle.dumps(images))
     loader = DataLoader(_Images(sent), batch_size=None, num_workers=2, generator=torch.Generator())
@@ -117,30 +118,30 @@ def test_an_image_is_asked_for_by_a_number_that_exists() -> None:
     images = a_set("x", "y", "z")
     assert len(images) == 3
     assert images.file_name(-1) == images.file_name(2) == "records.bin, image 2"
-    np.testing.assert_array_equal(images.image(-3), images.image(0))
+    np.testing.assert_array_equal(images.read(-3), images.read(0))
     for index in (3, -4):
         with pytest.raises(IndexError):
-            images.image(index)
+            images.read(index)
         with pytest.raises(IndexError):
             images.file_name(index)
 
 
 def test_changing_an_image_does_not_change_the_set() -> None:
     images = a_set("x", "y")
-    images.image(1)[:] = 0
-    assert images.image(1).tolist() == np.arange(12, 24).reshape(2, 2, 3).tolist()
+    images.read(1)[:] = 0
+    assert images.read(1).tolist() == np.arange(12, 24).reshape(2, 2, 3).tolist()
 
 
 def test_images_per_class() -> None:
     images = a_set("x", "y", "z", "w", labels=[2, 0, 2, 2, 0])
-    assert images.images_per_class().tolist() == [2, 0, 3, 0]
+    assert images.count_images().tolist() == [2, 0, 3, 0]
 
 
 def test_joined_sources_follow_each_other() -> None:
     parts = [ArraySource(np.full((n, 1, 1, 3), n, np.uint8), (f"{n}.bin",)) for n in (2, 1, 3)]
     joined = JoinedSource(tuple(parts))
     assert len(joined) == 6
-    assert [int(joined.image(i)[0, 0, 0]) for i in range(6)] == [2, 2, 1, 3, 3, 3]
+    assert [int(joined.read(i)[0, 0, 0]) for i in range(6)] == [2, 2, 1, 3, 3, 3]
     assert [joined.file_name(i) for i in (1, 2, 5)] == [
         "2.bin, image 1",
         "1.bin, image 0",
@@ -155,16 +156,16 @@ def test_a_file_that_goes_missing_or_breaks_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=rf"image {tmp_path}/cat/1\.jpg does not exist; put it there"
     ):
-        images.image(0)
+        images.read(0)
     with pytest.raises(
         ValueError, match=rf"image {tmp_path}/cat/2\.jpg cannot be read: .+; replace the file"
     ):
-        images.image(1)
+        images.read(1)
     (tmp_path / "cat/1.jpg").mkdir()
     with pytest.raises(
         ValueError, match=r"cat/1\.jpg cannot be read: .*[Ii]s a directory.*; replace"
     ):
-        images.image(0)
+        images.read(0)
 
 
 def test_sets_of_the_same_classes_fit_together() -> None:
@@ -198,13 +199,13 @@ def test_sets_of_different_classes_are_refused(
 def test_relabelling_keeps_the_class_of_every_image() -> None:
     images = a_set("b", "d", "a", labels=[2, 0, 1, 1, 0])
     wanted = ["d", "x", "a", "b"]
-    found = relabelled(images, wanted)
+    found = relabel(images, wanted)
     assert found.class_names == ("d", "x", "a", "b")
     assert [found.class_names[i] for i in found.labels] == [
         images.class_names[i] for i in images.labels
     ]
     assert found.labels.dtype == np.int64
     for index in range(5):
-        np.testing.assert_array_equal(found.image(index), images.image(index))
+        np.testing.assert_array_equal(found.read(index), images.read(index))
     with pytest.raises(ValueError, match="'a' has classes that are not among the 2 wanted ones: a"):
-        relabelled(images, ["b", "d"])
+        relabel(images, ["b", "d"])

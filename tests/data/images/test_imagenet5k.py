@@ -15,8 +15,8 @@ from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.imagenet5k import choose_classes, make_imagenet5k, open_imagenet5k
 from resnext_det.data.images.locations import open_path
-from resnext_det.data.images.sources import ArraySource
-from tests.data.images.image_files import (
+from resnext_det.data.images.storage import ArraySource
+from tests.data.images.helpers import (
     classes_of_images,
     expected,
     holdings,
@@ -94,7 +94,7 @@ def test_the_list_opens_as_an_image_set(tmp_path: Path, form: str) -> None:
     found = open_imagenet5k(tmp_path / "5k")
     assert found.name == "imagenet5k_train"
     assert found.class_names == choice.class_names
-    assert found.images_per_class().tolist() == list(choice.counts)
+    assert found.count_images().tolist() == list(choice.counts)
     assert holdings(found) == expected({name: FULL[name] for name in choice.class_names})
 
 

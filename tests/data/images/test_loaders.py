@@ -17,7 +17,7 @@ from resnext_det.data.images.cropping import CenterCrop, DenseScales
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.loaders import build_image_test_loader, build_image_train_loader
 from resnext_det.data.images.modern_augmentation import Mixing
-from resnext_det.data.sampling import sample_random_state, training_indices
+from resnext_det.data.sampling import draw_training_indices, make_random_state
 
 NORMALIZATION: dict[str, Any] = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 AUGMENTATION = PaperAugmentation(16, **NORMALIZATION)
@@ -66,8 +66,8 @@ def assert_equal(ours: list[Any], theirs: list[Any]) -> None:
 def test_batches_are_a_plain_loop(images: ImageSet) -> None:
     """Permutation after permutation, image k augmented from (seed, k) alone."""
     expected = []
-    for position, index in zip(range(24), training_indices(NUMBER, seed=9)):
-        view = AUGMENTATION(images.image(index), sample_random_state(9, 0, position))
+    for position, index in zip(range(24), draw_training_indices(NUMBER, seed=9)):
+        view = AUGMENTATION(images.read(index), make_random_state(9, 0, position))
         expected.append((images.file_name(index), int(images.labels[index]), view))
     assert_equal(joined(training_batches(images, 6)), expected)
 
@@ -123,7 +123,7 @@ def test_testing_sees_every_image_once(images: ImageSet) -> None:
     assert names == [images.file_name(index) for index in range(NUMBER)]
     views = torch.cat([batch["views"] for batch in batches])
     assert views.shape == (NUMBER, 1, 3, 16, 16)
-    assert torch.equal(views[7], crop(images.image(7)))
+    assert torch.equal(views[7], crop(images.read(7)))
 
 
 def test_views_of_several_sizes_stay_lists(images: ImageSet) -> None:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from resnext_det.data.images.resizing import Box, resize, shorter_side_size
+from resnext_det.data.images.resizing import Box, resize, scale_shorter_side
 from tests.data.images import fb_resnet_torch as lua
-from tests.data.images.pictures import picture
+from tests.data.images.helpers import picture
 
 SIZES = [
     (20, 30, 47, 61),  # larger
@@ -105,14 +105,14 @@ SIDES = [
 def test_shorter_side_sizes_equal_torchvisions_and_torchs(size: int) -> None:
     for height, width in SIDES:
         theirs = v2.functional.resize(Image.new("L", (width, height)), [size])
-        assert shorter_side_size(height, width, size, "bilinear") == (theirs.height, theirs.width)
+        assert scale_shorter_side(height, width, size, "bilinear") == (theirs.height, theirs.width)
         if min(height, width) == size:
             expected = (height, width)
         elif width < height:
             expected = (int(height / width * size), size)
         else:
             expected = (size, int(width / height * size))
-        assert shorter_side_size(height, width, size, "torch7_bicubic") == expected
+        assert scale_shorter_side(height, width, size, "torch7_bicubic") == expected
 
 
 def test_shorter_side_sizes_differ_where_the_quotient_rounds_down() -> None:
@@ -121,11 +121,11 @@ def test_shorter_side_sizes_differ_where_the_quotient_rounds_down() -> None:
     apart = [
         p
         for p in pairs
-        if shorter_side_size(*p, 224, "bicubic") != shorter_side_size(*p, 224, "torch7_bicubic")
+        if scale_shorter_side(*p, 224, "bicubic") != scale_shorter_side(*p, 224, "torch7_bicubic")
     ]
     assert apart and all(224 * long % short == 0 for short, long in apart)
     short, long = apart[0]
-    assert shorter_side_size(short, long, 224, "torch7_bicubic") == (224, 224 * long // short - 1)
+    assert scale_shorter_side(short, long, 224, "torch7_bicubic") == (224, 224 * long // short - 1)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,119 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from resnext_det.data.images.decoding import decode_rgb, read_range
-from resnext_det.data.images.packing import PackedPaths
+from resnext_det.data.reading import decode_rgb, read_range
+
+
+@dataclass(frozen=True, eq=False)
+class PackedStrings:
+    """An immutable list of file names, in the file system's encoding.
+
+    ``blob`` is uint8, the names one after another; ``ends`` is int64 (N,), where each ends.
+    """
+
+    blob: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> PackedStrings:
+        blob, ends = bytearray(), array("q")
+        for name in names:
+            blob += os.fsencode(name)
+            ends.append(len(blob))
+        return cls(np.frombuffer(blob, np.uint8), np.frombuffer(ends, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        begin = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.blob[begin : self.ends[index]].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def check(self) -> None:
+        """Raise ValueError where the arrays, read from a file, are not of this form."""
+        if (
+            self.blob.dtype != np.uint8
+            or self.ends.dtype != np.int64
+            or self.blob.ndim + self.ends.ndim != 2
+        ):
+            raise ValueError("names are not packed as they should be")
+        last = self.ends[-1] if len(self) else 0
+        if last != len(self.blob) or (np.diff(self.ends, prepend=0) < 0).any():
+            raise ValueError("names do not end where they should")
+
+
+@dataclass(frozen=True, eq=False)
+class PackedPaths:
+    """An immutable list of paths of the form ``folder/name``; each folder is stored once.
+
+    ``folder_of`` is int32 (N,), the number of each path's folder. An empty folder stands for none.
+    """
+
+    folders: PackedStrings
+    folder_of: np.ndarray
+    names: PackedStrings
+
+    @classmethod
+    def of(cls, paths: Iterable[tuple[str, str]]) -> PackedPaths:
+        """Pack pairs of a folder and a name."""
+        numbers: dict[str, int] = {}
+        folder_of = array("i")
+
+        def names() -> Iterator[str]:
+            for folder, name in paths:
+                folder_of.append(numbers.setdefault(folder, len(numbers)))
+                yield name
+
+        packed = PackedStrings.of(names())
+        return cls(PackedStrings.of(numbers), np.frombuffer(folder_of, np.int32), packed)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> PackedPaths:
+        """The inverse of ``arrays``; raises ValueError or KeyError where something is wrong."""
+        folders = PackedStrings(arrays[f"{prefix}folders"], arrays[f"{prefix}folder_ends"])
+        names = PackedStrings(arrays[f"{prefix}names"], arrays[f"{prefix}name_ends"])
+        folders.check()
+        names.check()
+        folder_of = arrays[f"{prefix}folder_of"]
+        if folder_of.dtype != np.int32 or folder_of.shape != (len(names),):
+            raise ValueError("names and folders do not fit together")
+        if len(names) and not 0 <= folder_of.min() <= folder_of.max() < len(folders):
+            raise ValueError("a name is in a folder that is not there")
+        return cls(folders, folder_of, names)
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """What is to be stored, by names that begin with ``prefix``."""
+        return {
+            f"{prefix}folders": self.folders.blob,
+            f"{prefix}folder_ends": self.folders.ends,
+            f"{prefix}folder_of": self.folder_of,
+            f"{prefix}names": self.names.blob,
+            f"{prefix}name_ends": self.names.ends,
+        }
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        folder, name = self.folders[self.folder_of[index]], self.names[index]
+        return f"{folder}/{name}" if folder else name
+
+    def take(self, indices: np.ndarray) -> PackedPaths:
+        """The paths of these indices, in this order."""
+        names = PackedStrings.of(self.names[index] for index in indices.tolist())
+        return PackedPaths(self.folders, self.folder_of[indices], names)
+
 
 _FILE_REMEDY = "replace the file (copy or download it again), or remove it and open the set anew"
 _ARCHIVE_REMEDY = "copy or download its archive again, or make the archive without it"
@@ -24,7 +128,7 @@ class ImageSource(Protocol):
 
     def file_name(self, index: int) -> str: ...
 
-    def image(self, index: int) -> np.ndarray: ...
+    def read(self, index: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +144,7 @@ class FileSource:
     def file_name(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         path = self.file_name(index)
         try:
             data = read_range(path)
@@ -98,7 +202,7 @@ class ArchiveSource:
     def file_name(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         name = self.file_name(index)
         archive = (
             self.root / self.archives[self.archive_of_folder[self.paths.folder_of[index]]].name
@@ -156,7 +260,7 @@ class ArraySource:
         file, record = divmod(index, len(self.pixels) // len(self.files))
         return f"{self.files[file]}, image {record}"
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         return self.pixels[index].copy()
 
 
@@ -173,9 +277,9 @@ class JoinedSource:
         part, index = self._place(index)
         return part.file_name(index)
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         part, index = self._place(index)
-        return part.image(index)
+        return part.read(index)
 
     def _place(self, index: int) -> tuple[ImageSource, int]:
         for part in self.parts:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from resnext_det.data.images.folders import open_class_folders, open_flat_folder
-from resnext_det.data.images.lists import open_list, read_class_names
-from tests.data.images.image_files import encoded, jpeg, write_files
-from tests.data.images.pictures import picture
+from resnext_det.data.images.locations import (
+    open_class_folders,
+    open_flat_folder,
+    open_list,
+    read_class_names,
+)
+from tests.data.images.helpers import encoded, jpeg, picture, write_files
 
 TREE = {
     "dog/b.JPEG": jpeg(0),
@@ -42,7 +45,7 @@ def test_class_folders_equal_image_folder(tmp_path: Path) -> None:
     ]
     assert len(found) == 10
     for i, (image, _) in enumerate(reference):
-        np.testing.assert_array_equal(found.image(i), np.asarray(image))
+        np.testing.assert_array_equal(found.read(i), np.asarray(image))
 
 
 def test_missing_folder_or_classes(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_a_list_names_images_and_labels(lists: Path) -> None:
     assert found.class_names == ("cat", "big dog", "big cat")
     for i, name in enumerate(names):
         np.testing.assert_array_equal(
-            found.image(i),
+            found.read(i),
             np.asarray(ImageFolder(str(lists / "set")).loader(f"{lists}/set/{name}")),
         )
 
@@ -163,4 +166,4 @@ def test_a_listed_image_that_is_not_there_is_named_when_it_is_read(lists: Path) 
     with pytest.raises(
         FileNotFoundError, match=r"set/cat/none\.jpg does not exist; .*correct the list"
     ):
-        found.image(0)
+        found.read(0)

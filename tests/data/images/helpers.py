@@ -1,4 +1,4 @@
-"""Image files, folders and archives for tests of image sets."""
+"""Images, files, folders and archives for tests of image sets and of transforms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ import numpy as np
 from PIL import Image
 
 from resnext_det.data.images.image_set import ImageSet
-from tests.data.images.pictures import picture
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 RGB, (height, width, 3): a gradient, a white and a black block, noise."""
+    random = np.random.RandomState(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([255 * x / width, 255 * y / height, 127 + 100 * np.sin(x / 3 + y / 5)], axis=2)
+    image[height // 4 : height // 2, width // 3 : width // 2 + 1] = 255
+    image[height // 2 :, : width // 4] = 0
+    return np.clip(image + random.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
 
 
 def encoded(image: Image.Image | np.ndarray, format: str = "JPEG", **options: Any) -> bytes:
@@ -92,7 +103,7 @@ def holdings(image_set: ImageSet) -> dict[str, tuple[str, bytes]]:
     return {
         os.path.basename(image_set.file_name(i)): (
             image_set.class_names[image_set.labels[i]],
-            image_set.image(i).tobytes(),
+            image_set.read(i).tobytes(),
         )
         for i in range(len(image_set))
     }
@@ -104,3 +115,26 @@ def expected(classes: Mapping[str, Mapping[str, bytes]]) -> dict[str, tuple[str,
         for name, files in classes.items()
         for file, content in files.items()
     }
+
+
+class ScriptedState:
+    """Gives what is written, and writes down what was asked."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values, self.asked = list(values), []
+
+    def _next(self, *question: Any) -> Any:
+        self.asked.append(question)
+        return self.values.pop(0)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Any:
+        return self._next("uniform", low, high)
+
+    def randint(self, low: int, high: int) -> Any:
+        return self._next("randint", low, high)
+
+    def permutation(self, length: int) -> Any:
+        return self._next("permutation", length)
+
+    def normal(self, mean: float, std: float, size: int) -> Any:
+        return self._next("normal", mean, std, size)
