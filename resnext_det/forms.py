@@ -17,8 +17,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from resnext_det.layers import ConvNorm, FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d, make_norm
-from resnext_det.resnext import Bottleneck, initialize
+from resnext_det.layers import ConvNorm, FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d
+from resnext_det.resnext import Bottleneck
 
 _PER_CHANNEL_NORMS = (
     nn.BatchNorm2d,
@@ -260,63 +260,6 @@ def convert(model: nn.Module, form: str) -> nn.Module:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, block)
     return model
-
-
-class TwoLayerBlock(nn.Module):
-    """relu(x + norm(sum of conv3x3(relu(norm(conv3x3(x)))))): C paths of depth 2 (figure 4).
-
-    With two layers the paths gain nothing: the block equals ``merged()``, which is dense and C times as wide.
-
-    Args:
-        channels: of input and output.
-        cardinality: number of paths.
-        width: channels between the two convolutions of a path.
-        norm: a name that ``make_norm`` knows.
-
-    Raises:
-        ValueError: the norm is unknown or does not fit the channels.
-    """
-
-    def __init__(self, channels: int, *, cardinality: int, width: int, norm: str = "BN") -> None:
-        super().__init__()
-        self.channels, self.cardinality, self.width, self.norm_name = (
-            channels,
-            cardinality,
-            width,
-            norm,
-        )
-        self.paths = nn.ModuleList()
-        for _ in range(cardinality):
-            conv1 = ConvNorm(
-                channels, width, 3, padding=1, bias=False, norm=norm, activation=torch.relu_
-            )
-            conv2 = ConvNorm(width, channels, 3, padding=1, bias=False)
-            initialize(conv1)
-            initialize(conv2)
-            self.paths.append(nn.Sequential(OrderedDict(conv1=conv1, conv2=conv2)))
-        self.norm = make_norm(norm, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = reduce(torch.add, (path(x) for path in self.paths))  # (N, channels, H, W)
-        return torch.relu_(x + (out if self.norm is None else self.norm(out)))
-
-    def merged(self) -> TwoLayerBlock:
-        """The equal dense block: one path of ``cardinality * width`` channels, with the same numbers."""
-        with torch.device("meta"):
-            width = self.cardinality * self.width
-            dense = TwoLayerBlock(self.channels, cardinality=1, width=width, norm="")
-        dense.norm_name = self.norm_name
-        paths = [
-            [cast(ConvNorm, layer) for layer in cast(nn.Sequential, path)] for path in self.paths
-        ]
-        conv1, conv2 = (
-            join_convolutions([path[index] for path in paths], dim=index) for index in (0, 1)
-        )
-        conv1.activation = torch.relu_
-        dense.paths[0] = nn.Sequential(OrderedDict(conv1=conv1, conv2=conv2))
-        dense.norm = copy.deepcopy(self.norm)
-        dense.training = self.training
-        return dense
 
 
 def _with_shortcut(block: FormA | FormB, x: Tensor, out: Tensor) -> Tensor:

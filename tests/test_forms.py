@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.forms import FormA, FormB, TwoLayerBlock, convert, to_form_a, to_form_b, to_form_c
-from resnext_det.layers import ConvNorm
+from resnext_det.forms import FormA, FormB, convert, to_form_a, to_form_b, to_form_c
 from resnext_det.resnext import Bottleneck, ResNeXt, ResNeXtClassifier
 
 SPLITS = {"A": to_form_a, "B": to_form_b}
@@ -229,38 +228,3 @@ def test_what_has_no_other_form_is_refused() -> None:
     with pytest.raises(ValueError, match="split"):
         convert(model, "A")
     assert isinstance(model[0], Bottleneck)  # as it was
-
-
-@pytest.mark.parametrize("cardinality", [1, 4, 32])
-def test_paths_of_two_layers_are_one_wider_dense_block(cardinality: int) -> None:
-    """Figure 4: 32 paths of 3x3, 4 and 3x3, 64 equal 3x3, 128 and 3x3, 64, in training too."""
-    block = TwoLayerBlock(64, cardinality=cardinality, width=4)
-    randomized(block)
-    dense = block.merged()
-    (path,) = dense.paths
-    assert [tuple(m.weight.shape[:2]) for m in path] == [
-        (4 * cardinality, 64),
-        (64, 4 * cardinality),
-    ]
-    x = torch.randn(2, 64, 5, 4, dtype=torch.float64)
-
-    def plain(x: Tensor) -> Tensor:
-        """The dense block by torch alone."""
-        layers: list[ConvNorm] = list(path)
-        norms = [layers[0].norm, dense.norm]
-        for layer, norm in zip(layers, norms):
-            x = F.conv2d(x.relu() if layer is layers[1] else x, layer.weight, padding=1)
-            x = F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        return x
-
-    equal(dense(x), F.relu(x + plain(x)))
-    dense = block.merged()
-    for ours, theirs in zip(step(dense, x), step(block, x)):
-        equal(ours, theirs)
-    path = dense.paths[0]
-    for index, dim in ((0, 0), (1, 1)):
-        gradient = torch.cat([paths[index].weight.grad for paths in block.paths], dim)
-        equal(path[index].weight.grad, gradient)
-    statistics = torch.cat([paths[0].norm.running_var for paths in block.paths])
-    equal(path[0].norm.running_var, statistics)
-    equal(dense.norm.running_mean, block.norm.running_mean)

@@ -1,9 +1,10 @@
-"""Complexity of ResNeXts by stage, the paper's tables 1 and 2, and the width of equal complexity.
+"""Complexity of ResNeXts by stage, the paper's tables 1 and 2 and figure 4, the width of equal cost.
 
 python tools/analyze.py R-50 X-50-32x4d
 python tools/analyze.py X-101-32x4d --height 800 --width 1216 --num-classes 0
 python tools/analyze.py R-26-1x16d X-26-32x1d --stem-channels 16 --res2-channels 64 --height 64 --width 64
 python tools/analyze.py --table 1
+python tools/analyze.py --figure 4
 python tools/analyze.py --width-for 16
 """
 
@@ -44,6 +45,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--table", type=int, choices=(1, 2), action="append", default=[], help="of the paper"
     )
     parser.add_argument(
+        "--figure", type=int, choices=(4,), action="append", default=[], help="of the paper"
+    )
+    parser.add_argument(
         "--width-for",
         type=int,
         metavar="CARDINALITY",
@@ -71,11 +75,16 @@ def report(options: argparse.Namespace) -> str:
         complexity_table(net, options.height, options.width, options.num_classes) for net in nets
     ]
     parts += [{1: table_1, 2: table_2}[number]() for number in options.table]
+    if options.figure:
+        from resnext_det.paper.figure_4 import format_figure_4
+
+        parts.append(format_figure_4())
     if options.width_for:
         parts.append(width_table(tuple(options.width_for)))
     if not parts:
         raise ValueError(
-            "there is nothing to analyze; give a NAME, as X-101-32x4d, --table or --width-for"
+            "there is nothing to analyze; give a NAME, as X-101-32x4d, --table, --figure or "
+            "--width-for"
         )
     return "\n\n".join(parts)
 

@@ -20,6 +20,7 @@ from resnext_det.paper.complexity import (
     complexity_by_stage,
     width_of_equal_complexity,
 )
+from resnext_det.paper.figure_4 import format_figure_4
 from resnext_det.resnext import Bottleneck, ResNeXtClassifier
 
 ROOT = Path(__file__).parents[2]
@@ -199,6 +200,11 @@ def test_table_2_is_the_papers() -> None:
     assert [row[4] for row in rows][:2] == ["25,557,032", "25,425,000"]
 
 
+def test_figure_4_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--figure", 4) == 0
+    assert capsys.readouterr().out == format_figure_4() + "\n"
+
+
 def test_the_width_of_equal_complexity_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--width-for", 8, "--width-for", 16) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
@@ -212,7 +218,7 @@ def test_the_width_of_equal_complexity_is_printed(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give a NAME, as X-101-32x4d, --table or --width-for"),
+        ([], "give a NAME, as X-101-32x4d, --table, --figure or --width-for"),
         (["vgg16"], "'vgg16' is not the name of a net"),
         (["R-50", "R-34"], "no ResNeXt of depth 34 is known"),
         (["R-50", "--height", 0], "an image of 0 x 224 pixels has no pixels"),
