@@ -13,7 +13,7 @@ from resnext_det.classification.build import build_classifier, optimizer_of
 from resnext_det.config import load_config
 from resnext_det.config.backbone import ARCHITECTURE_KEYS, read_architecture
 from resnext_det.config.classification import load_classifier_config
-from resnext_det.config.rules import value_of
+from resnext_det.config.rules import get_value
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(
@@ -112,7 +112,7 @@ def test_it_is_the_papers_recipe_of_the_net_of_its_name(path: Path) -> None:
     cfg = load_classifier_config(path)
     folder = path.parent.name
     for key, value in PAPER.get(folder, {}).items():
-        found = value_of(cfg, key)
+        found = get_value(cfg, key)
         assert (list(found) if isinstance(found, list) else found) == value, key
     architecture = read_architecture(cfg.MODEL.RESNETS)
     plain = "-plain" if folder == "no_shortcuts" else ""

@@ -17,7 +17,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.classification import load_classifier_config
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.rules import get_value, list_keys
 from resnext_det.detection.evaluation import proposals_path
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.solver import optimizer_of
@@ -77,7 +77,9 @@ def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
         load_config(path.with_stem(path.stem.replace("_3x", "_1x"))),
         load_config(path),
     )
-    different = {key for key in keys_of(longer) if value_of(longer, key) != value_of(shorter, key)}
+    different = {
+        key for key in list_keys(longer) if get_value(longer, key) != get_value(shorter, key)
+    }
     assert different == {"OUTPUT_DIR", "SOLVER.MAX_ITER", "SOLVER.STEPS"}
 
 
@@ -175,8 +177,8 @@ def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None
     of_classifier = "classification" in path.parts or path.stem.startswith("classifier")
     load = load_classifier_config if of_classifier else load_config
     merged, alone = load(below), load(path)
-    own = {key for key in keys_of(alone) if value_of(alone, key) != value_of(merged, key)}
-    flat = {key for key in keys_of(alone) if _says(content, key)}
+    own = {key for key in list_keys(alone) if get_value(alone, key) != get_value(merged, key)}
+    flat = {key for key in list_keys(alone) if _says(content, key)}
     defaults = {"MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME"}
     assert flat - own <= defaults | NET, "the base has these values already"
 
@@ -244,7 +246,7 @@ def test_the_two_steps_have_the_settings_of_the_paper(net: str) -> None:
         load_config(CONFIGS / "two_step" / f"{step}_{net}.yaml") for step in ("rpn", "fast_rcnn")
     )
     different = [
-        {key for key in keys_of(joint) if value_of(joint, key) != value_of(cfg, key)}
+        {key for key in list_keys(joint) if get_value(joint, key) != get_value(cfg, key)}
         for cfg in (rpn, fast_rcnn)
     ]
     assert different[0] == {
@@ -299,7 +301,7 @@ def test_the_quartet_differs_in_the_net_alone(kind: str) -> None:
     first, *others = [load_config(CONFIGS / f"{kind}_{net}.yaml") for net in TABLE_8]
     for other in others:
         assert {
-            key for key in keys_of(first) if value_of(first, key) != value_of(other, key)
+            key for key in list_keys(first) if get_value(first, key) != get_value(other, key)
         } <= nets
 
 
@@ -316,7 +318,7 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
     theirs.merge_from_file(
         get_config_file(f"COCO-Detection/faster_rcnn_R_50_{head_and_length}.yaml")
     )
-    different = {key for key in keys_of(ours) if value_of(ours, key) != value_of(theirs, key)}
+    different = {key for key in list_keys(ours) if get_value(ours, key) != get_value(theirs, key)}
     weights = {
         "MODEL.WEIGHTS",
         "MODEL.RESNETS.STRIDE_IN_1X1",

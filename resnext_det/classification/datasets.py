@@ -63,5 +63,5 @@ def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
 
 def open_once(where: str) -> ImageSet:
     """Open a set in the main process first: it may have to generate it, or to walk an archive, for the others."""
-    with distributed.main_process_first(_PATIENCE):
+    with distributed.run_main_process_first(_PATIENCE):
         return open_image_set(where)

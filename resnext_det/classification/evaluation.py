@@ -60,8 +60,8 @@ def evaluate_on(
         views=protocol.views,
         batch_size=batch_size,
         num_workers=num_workers,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
+        rank=distributed.get_rank(),
+        world_size=distributed.get_world_size(),
         skip_broken=skip_broken,
         pin_memory=device.type == "cuda",
     )

@@ -40,7 +40,7 @@ class Classifier:
         device: str | None = None,
     ) -> None:
         self.device = distributed.resolve_device(
-            device or distributed.usual_device(), setting="device"
+            device or distributed.choose_device(), setting="device"
         )
         file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
         if preprocessing is not None:

@@ -18,7 +18,7 @@ from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
-from resnext_det.training.processes import TESTING, explaining_small_machines, launch_job
+from resnext_det.training.processes import TESTING, explain_small_machines, launch_job
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.agreement import needed_by_weights, stated
 
@@ -92,7 +92,7 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     cfg = job.configuration()
     distributed.resolve_device(cfg.MODEL.DEVICE)
     if job.num_gpus * job.num_machines > 1:  # told before any process is started
-        distributed.share_of_batch(cfg.SOLVER.IMS_PER_BATCH, job.num_gpus * job.num_machines)
+        distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.num_gpus * job.num_machines)
     tests = launch_job(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
     folder = Path(cfg.OUTPUT_DIR)
     return Pretrained(folder, folder / training.FINAL, tuple(tests or ()))
@@ -121,7 +121,7 @@ def pretrain_seeds(job: ClassificationJob, seeds: Sequence[int]) -> list[Pretrai
 
 
 def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
-    with explaining_small_machines():
+    with explain_small_machines():
         return training.train(job.configuration(), resume=job.resume)
 
 
@@ -173,7 +173,7 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     Raises:
         ValueError, FileNotFoundError: weights, set or settings are wrong, or an image is broken.
     """
-    device = job.device or distributed.usual_device()
+    device = job.device or distributed.choose_device()
     distributed.resolve_device(device, setting="--device")
     return list(launch_job(_test, job, device=device, args=(job,), advice=TESTING) or ())
 
@@ -191,10 +191,10 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
         interpolation=job.interpolation,
     )
     network = load_classifier(file).to(
-        distributed.resolve_device(job.device or distributed.usual_device())
+        distributed.resolve_device(job.device or distributed.choose_device())
     )
     images = open_once(job.dataset)
-    with explaining_small_machines(TESTING):
+    with explain_small_machines(TESTING):
         return evaluate_on(
             network,
             images,

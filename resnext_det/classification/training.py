@@ -46,9 +46,9 @@ from resnext_det.training import distributed
 from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
-from resnext_det.training.metrics import MetricsWriter, names_at
+from resnext_det.training.metrics import MetricsWriter, read_names
 from resnext_det.training.optimizer import clipper_of
-from resnext_det.training.setup import record, seeded, set_up, warn_of_earlier_run
+from resnext_det.training.setup import record_config, set_seed, set_up, warn_of_earlier_run
 from resnext_det.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,8 @@ def train(cfg: CfgNode, *, resume: bool = False) -> list[ClassificationMetrics]:
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
     device = set_up(cfg)
-    cfg = seeded(cfg, resume=resume)
-    record(cfg)
+    cfg = set_seed(cfg, resume=resume)
+    record_config(cfg)
     train_set, test_set = open_sets(cfg)
     training = _Training(cfg, train_set, test_set, device)
     start = training.resume() if resume else 0
@@ -150,7 +150,7 @@ class _Training:
                 partial(self._test_when_due, writer),
                 writer,
             ],
-            on_interrupt=self.state.after,
+            on_interrupt=self.state.save_after,
         )
 
     def catch_up(self, start: int, writer: MetricsWriter) -> None:
@@ -158,7 +158,7 @@ class _Training:
         done = start - 1
         if not self._is_due(done, self.cfg.TEST.EVAL_EPOCHS) or self.test_set is None:
             return
-        if "test/top1" not in names_at(self.cfg.OUTPUT_DIR, done):
+        if "test/top1" not in read_names(self.cfg.OUTPUT_DIR, done):
             writer.put_at(done, self.test(start // self.epoch))
 
     def test(self, epoch: int) -> dict[str, float]:
@@ -198,15 +198,15 @@ class _Training:
 
     def _batches(self, start: int) -> Loader:
         cfg = self.cfg
-        processes = distributed.world_size()
+        processes = distributed.get_world_size()
         return build_image_train_loader(
             self.train_set,
             augmentation=augmentation_of(cfg),
             mixing=mixing_of(cfg, len(self.train_set.class_names)),
-            batch_size=distributed.share_of_batch(cfg.SOLVER.IMS_PER_BATCH, processes),
+            batch_size=distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, processes),
             seed=cfg.SEED,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
-            rank=distributed.rank(),
+            rank=distributed.get_rank(),
             world_size=processes,
             skip_broken=cfg.DATALOADER.SKIP_BROKEN_IMAGES,
             start_batch=start,
@@ -235,7 +235,7 @@ class _Training:
 
     def _save_when_due(self, step: Step) -> None:
         if self._is_due(step.iteration, self.cfg.SOLVER.CHECKPOINT_EPOCHS):
-            self.state.after(step)
+            self.state.save_after(step)
 
     def _is_due(self, iteration: int, epochs: int) -> bool:
         """After which iterations something is done that is asked for every so many epochs."""

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import check_value
 from resnext_det.resnext import FEATURES
 
@@ -54,7 +54,7 @@ def write_architecture(architecture: Architecture, prefix: str = "") -> dict[str
     }
 
 
-def backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
+def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
     """The keyword arguments of ``ResNeXt``, other than ``in_channels``."""
     resnets = cfg.MODEL.RESNETS
     return {
@@ -77,11 +77,11 @@ def check_backbone(cfg: CfgNode) -> None:
     """
     defaults = get_cfg()
     for key in [
-        *keys_of(defaults.MODEL.RESNETS, "MODEL.RESNETS."),
+        *list_keys(defaults.MODEL.RESNETS, "MODEL.RESNETS."),
         "MODEL.BACKBONE.FREEZE_AT",
     ]:
         try:
-            check_value(cfg, key, value_of(defaults, key))
+            check_value(cfg, key, get_value(defaults, key))
         except ValueError as error:
             raise ValueError(f"{error}{_REASONS.get(key, '')}") from error
     features = cfg.MODEL.RESNETS.OUT_FEATURES

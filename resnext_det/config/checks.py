@@ -8,7 +8,7 @@ from __future__ import annotations
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.backbone import check_backbone
-from resnext_det.config.rules import value_of
+from resnext_det.config.rules import get_value
 from resnext_det.config.values import FPN_BACKBONES, check_values
 from resnext_det.resnext import FEATURES
 
@@ -26,10 +26,10 @@ def check(cfg: CfgNode) -> None:
     _check_dilation(cfg)
     _check_features(cfg)
     _check_matching(cfg)
-    if "RPN" in parts_in_use(cfg):
+    if "RPN" in list_parts_in_use(cfg):
         _check_rpn(cfg)
         _check_box_deltas(cfg, "MODEL.RPN.BBOX_REG_WEIGHTS")
-    if "ROI_HEADS" in parts_in_use(cfg):
+    if "ROI_HEADS" in list_parts_in_use(cfg):
         _check_box_deltas(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
         _check_box_head(cfg)
 
@@ -39,14 +39,14 @@ def uses_fpn(cfg: CfgNode) -> bool:
     return cfg.MODEL.BACKBONE.NAME in FPN_BACKBONES
 
 
-def feature_names(cfg: CfgNode) -> tuple[str, ...]:
+def list_features(cfg: CfgNode) -> tuple[str, ...]:
     """The names of the feature maps that the configured backbone gives."""
     if not uses_fpn(cfg):
         return tuple(cfg.MODEL.RESNETS.OUT_FEATURES)
     return (*(f"p{name.removeprefix('res')}" for name in cfg.MODEL.FPN.IN_FEATURES), "p6")
 
 
-def parts_in_use(cfg: CfgNode) -> tuple[str, ...]:
+def list_parts_in_use(cfg: CfgNode) -> tuple[str, ...]:
     """``RPN``, ``ROI_HEADS`` or both: what stands on the backbone. The keys of a part that is not in use say nothing."""
     used = {
         "RPN": cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN",
@@ -116,7 +116,7 @@ def _check_dilation(cfg: CfgNode) -> None:
         raise ValueError(
             f"{dilated} leaves res5 at stride 16, and a pyramid needs stride 32; write 1"
         )
-    if "ROI_HEADS" in parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
+    if "ROI_HEADS" in list_parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
         raise ValueError(
             f"{dilated}, but Res5ROIHeads runs an undilated res5 on every region; write 1"
         )
@@ -135,8 +135,8 @@ def _check_features(cfg: CfgNode) -> None:
                 f"MODEL.FPN.IN_FEATURES = {wanted} must be neighbouring stages that end in 'res5' and stand in "
                 f"MODEL.RESNETS.OUT_FEATURES = {given}; write ['res2', 'res3', 'res4', 'res5'] in both"
             )
-    known = feature_names(cfg)
-    for part in parts_in_use(cfg):
+    known = list_features(cfg)
+    for part in list_parts_in_use(cfg):
         key, names = f"MODEL.{part}.IN_FEATURES", cfg.MODEL[part].IN_FEATURES
         if not names or not set(names) <= set(known):
             raise ValueError(
@@ -173,7 +173,7 @@ def _check_rpn(cfg: CfgNode) -> None:
 
 
 def _check_matching(cfg: CfgNode) -> None:
-    for name in parts_in_use(cfg):
+    for name in list_parts_in_use(cfg):
         thresholds, labels = cfg.MODEL[name].IOU_THRESHOLDS, cfg.MODEL[name].IOU_LABELS
         rising = bool(thresholds) and thresholds[0] > 0 and sorted(thresholds) == list(thresholds)
         if not rising or len(labels) != len(thresholds) + 1:
@@ -188,7 +188,7 @@ def _check_matching(cfg: CfgNode) -> None:
 
 
 def _check_box_deltas(cfg: CfgNode, key: str) -> None:
-    weights = value_of(cfg, key)
+    weights = get_value(cfg, key)
     if len(weights) != 4 or not all(weight > 0 for weight in weights):
         raise ValueError(
             f"{key} = {weights}: write four numbers above 0, for x, y, width and height"

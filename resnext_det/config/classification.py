@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import BLOCKS_PER_STAGE
 from resnext_det.config.loading import merge
-from resnext_det.config.rules import Rules, value_of
+from resnext_det.config.rules import Rules, get_value
 
 # The keys that each recipe of augmentation honours; at their defaults the others change nothing.
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {
@@ -219,12 +219,12 @@ def _check_effect(
 ) -> None:
     """Refuse keys that the value of ``chosen`` does not honour, unless they are at their defaults, or empty."""
     for choice, keys in honoured.items():
-        for key in keys if choice != value_of(cfg, chosen) else ():
-            value, default = value_of(cfg, key), value_of(defaults, key)
+        for key in keys if choice != get_value(cfg, chosen) else ():
+            value, default = get_value(cfg, key), get_value(defaults, key)
             nothing = () if isinstance(default, tuple) else default
             if value not in (default, nothing):
                 raise ValueError(
-                    f"{key} = {value!r} has no effect in {chosen} = {value_of(cfg, chosen)!r}; write {nothing!r}, or {choice!r} there"
+                    f"{key} = {value!r} has no effect in {chosen} = {get_value(cfg, chosen)!r}; write {nothing!r}, or {choice!r} there"
                 )
 
 

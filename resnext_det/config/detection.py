@@ -211,7 +211,7 @@ def get_cfg() -> CfgNode:
 logger = logging.getLogger(__name__)
 
 
-def scaled_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
+def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
     """The configuration for this many processes, as detectron2's ``auto_scale_workers``.
 
     Where ``SOLVER.REFERENCE_WORLD_SIZE`` is not 0, the images of a process stay what they were: batch and learning rate grow in

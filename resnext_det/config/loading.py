@@ -13,7 +13,7 @@ from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config.checks import check
 from resnext_det.config.detection import PARTS_SWITCHED_OFF, get_cfg
-from resnext_det.config.rules import TYPE_WORDS, keys_of
+from resnext_det.config.rules import TYPE_WORDS, list_keys
 from resnext_det.config.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def merge(
     values, files = read_yaml(Path(path))
     _check_kind(values, cfg, path)
     where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
-    known, left_out = set(keys_of(cfg)), []
+    known, left_out = set(list_keys(cfg)), []
     for key, value in _leaves(values):
         if switched_off and key.startswith(switched_off) and key not in known:
             left_out.append(key)
@@ -142,7 +142,7 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
         )
     default = holder[leaf]
     if isinstance(default, YacsNode):
-        inner = ", ".join(keys_of(default, f"{key}."))
+        inner = ", ".join(list_keys(default, f"{key}."))
         raise ValueError(
             f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {inner}"
         )
@@ -156,7 +156,7 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
 
 def _near(cfg: CfgNode, key: str) -> str:
     """What may have been meant by an unknown key."""
-    known, key = keys_of(cfg), key.upper()
+    known, key = list_keys(cfg), key.upper()
     leaf = key.rpartition(".")[2]
     leaves = {other: other.rpartition(".")[2] for other in known}
     meant = [other for other, name in leaves.items() if name == _ALSO_CALLED.get(leaf)]

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
-def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
+def list_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
     """Every dotted key of a configuration, or of a node of it under ``prefix`` (with its dot)."""
     found = []
     for name, value in cfg.items():
         if isinstance(value, YacsNode):
-            found += keys_of(value, f"{prefix}{name}.")
+            found += list_keys(value, f"{prefix}{name}.")
         else:
             found.append(f"{prefix}{name}")
     return found
 
 
-def value_of(cfg: CfgNode, key: str) -> Any:
+def get_value(cfg: CfgNode, key: str) -> Any:
     """The value under a dotted key."""
     node: Any = cfg
     for name in key.split("."):
@@ -85,8 +85,8 @@ class Rules:
         Raises:
             ValueError: naming the key, its value and what to write.
         """
-        for key in keys_of(defaults):
-            self.check_value(cfg, key, value_of(defaults, key))
+        for key in list_keys(defaults):
+            self.check_value(cfg, key, get_value(defaults, key))
 
     def check_value(self, cfg: CfgNode, key: str, default: Any) -> None:
         """``check`` of one key, whose value must be of its default's type.
@@ -94,7 +94,7 @@ class Rules:
         Raises:
             ValueError: naming the key, its value and what to write.
         """
-        value = value_of(cfg, key)
+        value = get_value(cfg, key)
         self._check_type(key, value, default)
         if not self.is_supported(key, value):
             words = " or ".join(repr(choice) for choice in self.supported[key])

@@ -60,8 +60,8 @@ def _run_on_share(
         dataset.records,
         mapper=mapper,
         num_workers=num_workers,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
+        rank=distributed.get_rank(),
+        world_size=distributed.get_world_size(),
     )
     was_training = model.training
     model.eval()

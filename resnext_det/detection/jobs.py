@@ -11,10 +11,10 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.detection import scaled_to_processes
+from resnext_det.config.detection import scale_to_processes
 from resnext_det.data.coco import register_coco
 from resnext_det.training import distributed
-from resnext_det.training.processes import explaining_small_machines, launch_job
+from resnext_det.training.processes import explain_small_machines, launch_job
 from resnext_det.weights.agreement import needed_by_weights
 
 ENGINES = ("auto", "portable", "detectron2")
@@ -129,15 +129,15 @@ def _check_before_launch(cfg: CfgNode, task: str, processes: int) -> None:
     """What would fail in every process, told before any is started."""
     distributed.resolve_device(cfg.MODEL.DEVICE)
     if task == "train" and processes > 1:
-        batch = scaled_to_processes(cfg, processes).SOLVER.IMS_PER_BATCH
-        distributed.share_of_batch(batch, processes)
+        batch = scale_to_processes(cfg, processes).SOLVER.IMS_PER_BATCH
+        distributed.divide_batch(batch, processes)
 
 
 def _main(job: Job, task: str, *arguments: Any) -> dict[str, Any]:
     """What each process does; registrations and the configuration are made anew in each."""
     for name, annotations_file, image_dir in job.datasets:
         register_coco(name, annotations_file, image_dir)
-    with explaining_small_machines():
+    with explain_small_machines():
         return getattr(_engine(job.engine), task)(
             job.configuration(), *arguments, resume=job.resume
         )

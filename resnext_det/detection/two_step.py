@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.detection import scaled_to_processes
+from resnext_det.config.detection import scale_to_processes
 from resnext_det.detection.evaluation import check_proposes, proposals_path
 from resnext_det.detection.jobs import Job, Metrics, propose, train
 from resnext_det.training.checkpoint import Checkpointer
@@ -93,7 +93,7 @@ def _has_ended(rpn: Job, cfg: CfgNode) -> bool:
     newest = checkpointer.latest()
     if newest is None:
         return False
-    solver = scaled_to_processes(cfg, rpn.num_gpus * rpn.num_machines).SOLVER
+    solver = scale_to_processes(cfg, rpn.num_gpus * rpn.num_machines).SOLVER
     ended = checkpointer.load(newest).get("iteration", -1) + 1 >= solver.MAX_ITER
     if ended:
         logger.info("The RPN in %s is trained.", cfg.OUTPUT_DIR)

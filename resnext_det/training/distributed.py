@@ -21,40 +21,40 @@ from torch.nn.parallel import DistributedDataParallel
 _TIMEOUT = timedelta(minutes=30)
 
 
-def world_size() -> int:
+def get_world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if _initialized() else 1
 
 
-def rank() -> int:
+def get_rank() -> int:
     """Number of this process among all, from 0."""
     return dist.get_rank() if _initialized() else 0
 
 
-def local_rank() -> int:
+def get_local_rank() -> int:
     """Number of this process among those of its machine, from 0: the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0)) if _initialized() else 0
 
 
 def is_main_process() -> bool:
     """Whether this is the process that writes files and speaks to the user."""
-    return rank() == 0
+    return get_rank() == 0
 
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if world_size() > 1:
+    if get_world_size() > 1:
         dist.barrier(group=_cpu_group())
 
 
 @contextmanager
-def main_process_first(patience: timedelta) -> Iterator[None]:
+def run_main_process_first(patience: timedelta) -> Iterator[None]:
     """The main process does what is within before the others do.
 
     Args:
         patience: how long the others wait, which elsewhere is half an hour.
     """
-    if world_size() == 1:
+    if get_world_size() == 1:
         yield
         return
     group: Any = dist.new_group(backend="gloo", timeout=patience)
@@ -68,16 +68,16 @@ def main_process_first(patience: timedelta) -> Iterator[None]:
 
 def gather_objects(value: Any) -> list[Any]:
     """The ``value`` of every process, by rank, in rank 0; an empty list elsewhere."""
-    if world_size() == 1:
+    if get_world_size() == 1:
         return [value]
-    gathered: list[Any] | None = [None] * world_size() if is_main_process() else None
+    gathered: list[Any] | None = [None] * get_world_size() if is_main_process() else None
     dist.gather_object(value, gathered, dst=0, group=_cpu_group())
     return gathered or []
 
 
 def broadcast_object(value: Any) -> Any:
     """Rank 0's ``value`` in every process."""
-    if world_size() == 1:
+    if get_world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_cpu_group())
@@ -86,24 +86,24 @@ def broadcast_object(value: Any) -> Any:
 
 def all_reduce_mean(values: Mapping[str, float]) -> dict[str, float]:
     """The mean over the processes of each scalar, in every process; all have the same names."""
-    if world_size() == 1:
+    if get_world_size() == 1:
         return dict(values)
     names = sorted(values)
     sums = torch.tensor([values[name] for name in names], dtype=torch.float64)
     dist.all_reduce(sums, group=_cpu_group())
-    return dict(zip(names, (sums / world_size()).tolist()))
+    return dict(zip(names, (sums / get_world_size()).tolist()))
 
 
-def any_rank(value: bool) -> bool:
+def is_any_true(value: bool) -> bool:
     """Whether ``value`` is true in any process."""
-    if world_size() == 1:
+    if get_world_size() == 1:
         return value
     flag = torch.tensor([int(value)])
     dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_cpu_group())
     return bool(flag.item())
 
 
-def share_of_batch(total: int, world_size: int) -> int:
+def divide_batch(total: int, world_size: int) -> int:
     """Images of one process, where ``total`` are in the batch of all.
 
     Raises:
@@ -118,7 +118,7 @@ def share_of_batch(total: int, world_size: int) -> int:
     return total // world_size
 
 
-def usual_device() -> str:
+def choose_device() -> str:
     """The name of the device where none was asked for."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -143,7 +143,7 @@ def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
             f"{setting} is {name!r}, but torch finds no GPU here; add {setting} cpu to the command, "
             "or install a driver and a torch that suit your GPU"
         )
-    index = local_rank() if device.index is None else device.index
+    index = get_local_rank() if device.index is None else device.index
     if index >= count:
         raise ValueError(
             f"{setting} is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}"
@@ -156,7 +156,7 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
 
     Buffers are not broadcast, as in detectron2.
     """
-    if world_size() == 1:
+    if get_world_size() == 1:
         return model
     device_ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
@@ -172,7 +172,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def share_buffers(model: nn.Module) -> None:
     """Batch norms that are trained (other than SyncBN) count other statistics in each process; take the first one's."""
-    if world_size() == 1:
+    if get_world_size() == 1:
         return
     shared = broadcast_object([buffer.cpu() for buffer in model.buffers()])
     for buffer, value in zip(model.buffers(), shared):

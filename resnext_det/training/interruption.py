@@ -37,7 +37,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While entered, SIGINT (Ctrl-C) and SIGTERM only leave a note, which ``made`` reads.
+    """While entered, SIGINT (Ctrl-C) and SIGTERM only leave a note, which ``is_made`` reads.
 
     A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals cannot be caught, and
     nothing changes.
@@ -73,6 +73,6 @@ class StopRequest:
             os.write(2, _ASKED)  # logging is not safe within a signal handler
         self._asked = True
 
-    def made(self) -> bool:
+    def is_made(self) -> bool:
         """Whether any process of the group was asked to stop: all of them learn it at the same step."""
-        return distributed.any_rank(self._asked)
+        return distributed.is_any_true(self._asked)

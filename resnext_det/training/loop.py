@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
-from resnext_det.training.optimizer import GradientClipper, learning_rate, set_learning_rate
+from resnext_det.training.optimizer import GradientClipper, get_learning_rate, set_learning_rate
 from resnext_det.training.schedule import LearningRateSchedule
 
 _END = object()
@@ -96,14 +96,14 @@ def train_loop(
     model.train()
     watch = LossWatch(device)
     set_learning_rate(optimizer, schedule(start))
-    source = timed(batches, start)
+    source = time_batches(batches, start)
     with StopRequest() as stop_request:
         for iteration in range(start, stop):
             began = time.perf_counter()
             batch, data_seconds = next(source)
             optimizer.zero_grad()
             mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
-            with watch.naming(iteration, batch), mixed:
+            with watch.name_errors(iteration, batch), mixed:
                 losses = model(batch)
             total = _total(losses, iteration)
             detached = {name: loss.detach() for name, loss in losses.items()}
@@ -118,7 +118,7 @@ def train_loop(
                 iteration=iteration,
                 stop=stop,
                 losses=detached,
-                learning_rate=learning_rate(optimizer),
+                learning_rate=get_learning_rate(optimizer),
                 data_seconds=data_seconds,
                 seconds=time.perf_counter() - began,
                 check_losses=watch.check,
@@ -128,7 +128,7 @@ def train_loop(
                 for call in after_step:
                     call(step)
             assert model.training, "a callable after the step left the model in evaluation mode"
-            if stop_request.made():
+            if stop_request.is_made():
                 raise TrainingInterrupted(on_interrupt(step) if on_interrupt else None, iteration)
 
 
@@ -164,7 +164,7 @@ class LossWatch:
         self._unseen.clear()
 
     @contextmanager
-    def naming(self, iteration: int, batch: Any) -> Iterator[None]:
+    def name_errors(self, iteration: int, batch: Any) -> Iterator[None]:
         """A FloatingPointError of the model itself gets the iteration and the images too."""
         try:
             yield
@@ -206,7 +206,7 @@ def _total(losses: Any, iteration: int) -> torch.Tensor:
     return reduce(torch.add, losses.values())
 
 
-def timed(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
+def time_batches(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
     """Each batch with the seconds that it took.
 
     Making a DataLoader's iterator draws a seed from torch's generator. An uninterrupted run has drawn it

@@ -186,7 +186,7 @@ class MetricsWriter:
             )
 
 
-def names_at(output_dir: str | Path, iteration: int) -> set[str]:
+def read_names(output_dir: str | Path, iteration: int) -> set[str]:
     """The names of the scalars that metrics.json holds of an iteration, in every process."""
     names: set[str] = set()
     if distributed.is_main_process():

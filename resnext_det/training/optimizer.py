@@ -36,7 +36,7 @@ _NORMS = (
 )
 
 
-def parameter_groups(
+def group_parameters(
     model: nn.Module,
     *,
     base_lr: float,
@@ -101,11 +101,11 @@ def build_optimizer(
     weight_decay_bias: float | None = None,
     bias_lr_factor: float = 1.0,
 ) -> torch.optim.SGD:
-    """``torch.optim.SGD`` over ``parameter_groups``, with the settings ``SOLVER.*`` of detectron2's names.
+    """``torch.optim.SGD`` over ``group_parameters``, with the settings ``SOLVER.*`` of detectron2's names.
 
     Build it from the bare model, before it is wrapped for several processes.
     """
-    groups = parameter_groups(
+    groups = group_parameters(
         model,
         base_lr=base_lr,
         weight_decay=weight_decay,
@@ -167,7 +167,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+def get_learning_rate(optimizer: torch.optim.Optimizer) -> float:
     """The learning rate to report: that of the group with the most parameters, as in detectron2."""
     return float(max(optimizer.param_groups, key=lambda group: len(group["params"]))["lr"])
 

@@ -88,7 +88,7 @@ def launch_job(
 
 
 @contextmanager
-def explaining_small_machines(advice: Advice = TRAINING) -> Iterator[None]:
+def explain_small_machines(advice: Advice = TRAINING) -> Iterator[None]:
     """torch's errors where memory is full become errors that say what to do.
 
     Raises:

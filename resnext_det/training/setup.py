@@ -41,7 +41,7 @@ def setup_logging(
         handlers.append(_ConsoleHandler())
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        suffix = "" if distributed.is_main_process() else f".rank{distributed.rank()}"
+        suffix = "" if distributed.is_main_process() else f".rank{distributed.get_rank()}"
         handlers.append(logging.FileHandler(Path(output_dir, f"log.txt{suffix}"), encoding="utf-8"))
     for handler in handlers:
         handler.name = _HANDLER
@@ -107,7 +107,7 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
     return device
 
 
-def seeded(cfg: CfgNode, *, resume: bool) -> CfgNode:
+def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:
     """Seed torch; a negative ``SEED`` becomes a drawn one, or on resuming the one that the run had, the same in every process."""
     seed = cfg.SEED
     if seed < 0 and distributed.is_main_process():
@@ -118,7 +118,7 @@ def seeded(cfg: CfgNode, *, resume: bool) -> CfgNode:
             seed = int.from_bytes(os.urandom(4), "big") % 2**31
             logger.info("SEED is %d; for this run %d was drawn.", cfg.SEED, seed)
     seed = distributed.broadcast_object(seed)
-    torch.manual_seed(seed + distributed.rank())
+    torch.manual_seed(seed + distributed.get_rank())
     seeded = cfg.clone()
     seeded.defrost()
     seeded.SEED = seed
@@ -126,7 +126,7 @@ def seeded(cfg: CfgNode, *, resume: bool) -> CfgNode:
     return seeded
 
 
-def record(cfg: CfgNode) -> None:
+def record_config(cfg: CfgNode) -> None:
     """Write config.yaml, whole or not at all."""
     if distributed.is_main_process():
         write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), cfg.dump())

@@ -81,21 +81,21 @@ class TrainingState:
         self._saved = (iteration, path)
         return path
 
-    def every(self, period: int) -> Callable[[Step], None]:
+    def save_every(self, period: int) -> Callable[[Step], None]:
         """For ``after_step``: ``model_0000999.pth`` every ``period`` iterations, and ``model_final.pth``."""
         if period < 1:
             raise ValueError(f"SOLVER.CHECKPOINT_PERIOD is {period}; write 1 or more iterations")
 
         def save_when_due(step: Step) -> None:
             if (step.iteration + 1) % period == 0:
-                self.after(step)
+                self.save_after(step)
             if step.iteration == step.stop - 1:
                 step.check_losses()
                 self.save("model_final", step.iteration)
 
         return save_when_due
 
-    def after(self, step: Step) -> Path:
+    def save_after(self, step: Step) -> Path:
         """Save the state after ``step``, under its number, unless it is saved; also for ``on_interrupt``."""
         if self._saved is not None and self._saved[0] == step.iteration:
             return self._saved[1]
@@ -199,16 +199,16 @@ def _random_state() -> dict[str, torch.Tensor | None]:
 
 
 def _restore_random_state(states: Any, path: Path) -> None:
-    if not states or len(states) != distributed.world_size():
+    if not states or len(states) != distributed.get_world_size():
         logger.warning(
             "%s holds the random numbers of %d processes, and there are %d; the training goes on with "
             "others.",
             path,
             len(states or ()),
-            distributed.world_size(),
+            distributed.get_world_size(),
         )
         return
-    state = states[distributed.rank()]
+    state = states[distributed.get_rank()]
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

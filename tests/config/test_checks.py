@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 
 from resnext_det.config import check, get_cfg
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import RANGES, SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.proposals import write_proposals
@@ -97,7 +97,7 @@ class TestRefused:
     @pytest.mark.parametrize("key", RANGES)
     def test_a_number_out_of_its_range(self, key: str) -> None:
         low, high = RANGES[key]
-        default = value_of(get_cfg(), key)
+        default = get_value(get_cfg(), key)
         for bound, step in ((low, -1), (high, 1)):
             if np.isinf(bound):
                 continue
@@ -358,6 +358,6 @@ def test_every_key_is_read_or_has_one_value(
     Predictor(recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))
     single = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
     tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks allow one value for each MODEL.ROI_HEADS.NAME
-    keys = set(keys_of(get_cfg()))
+    keys = set(list_keys(get_cfg()))
     assert keys - READ == (single | tied) - READ
     assert READ - keys == set()

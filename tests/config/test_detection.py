@@ -6,7 +6,7 @@ import pytest
 
 from resnext_det.config import get_cfg
 from resnext_det.config.detection import PARTS_SWITCHED_OFF
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.rules import get_value, list_keys
 
 
 @pytest.mark.detectron2
@@ -15,11 +15,11 @@ def test_keys_types_and_defaults_are_those_of_detectron2() -> None:
     from detectron2.config import get_cfg as get_detectron2_cfg
 
     ours, theirs = get_cfg(), get_detectron2_cfg()
-    for key in keys_of(ours):
-        mine, other = value_of(ours, key), value_of(theirs, key)
+    for key in list_keys(ours):
+        mine, other = get_value(ours, key), get_value(theirs, key)
         assert mine == other and type(mine) is type(other), key
     # What detectron2 has besides belongs to parts that are switched off here.
-    beyond = set(keys_of(theirs)) - set(keys_of(ours))
+    beyond = set(list_keys(theirs)) - set(list_keys(ours))
     assert {key for key in beyond if not key.startswith(PARTS_SWITCHED_OFF)} == set()
     assert all(any(key.startswith(part) for key in beyond) for part in PARTS_SWITCHED_OFF)
 

@@ -9,7 +9,7 @@ import pytest
 
 from resnext_det.config import get_cfg, load_config
 from resnext_det.config.classification import load_classifier_config
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.rules import get_value, list_keys
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -39,8 +39,8 @@ def test_detectron2_reads_our_files_as_we_do(path: Path) -> None:
 
     ours, theirs = load_config(path), get_detectron2_cfg()
     theirs.merge_from_file(str(path))
-    for key in keys_of(ours):
-        mine, other = value_of(ours, key), value_of(theirs, key)
+    for key in list_keys(ours):
+        mine, other = get_value(ours, key), get_value(theirs, key)
         assert mine == other and type(mine) is type(other), key
 
 
@@ -117,7 +117,7 @@ def test_later_bases_win_and_the_file_wins_over_them(tmp_path: Path) -> None:
 def test_overrides_have_the_type_of_the_default(
     tmp_path: Path, key: str, text: Any, value: Any
 ) -> None:
-    found = value_of(load_config(write(tmp_path, "VERSION: 2"), [key, text]), key)
+    found = get_value(load_config(write(tmp_path, "VERSION: 2"), [key, text]), key)
     assert found == value
     assert type(found) is type(value)
 

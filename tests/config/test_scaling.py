@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from resnext_det.config import get_cfg
-from resnext_det.config.detection import scaled_to_processes
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.detection import scale_to_processes
+from resnext_det.config.rules import get_value, list_keys
 
 PAPER = [
     "SOLVER.IMS_PER_BATCH",
@@ -50,19 +50,21 @@ def test_it_equals_detectron2(reference: int, processes: int, changes: list[Any]
 
     cfg = configuration(reference, changes)
     cfg.freeze()
-    ours = scaled_to_processes(cfg, processes)
+    ours = scale_to_processes(cfg, processes)
     original = get_detectron2_cfg()
     original.merge_from_list(["SOLVER.REFERENCE_WORLD_SIZE", reference, *changes])
     theirs = DefaultTrainer.auto_scale_workers(original, processes)
-    for key in keys_of(ours):
-        assert value_of(ours, key) == value_of(theirs, key), key
-    assert value_of(cfg, "SOLVER.REFERENCE_WORLD_SIZE") == reference  # the one given is not changed
+    for key in list_keys(ours):
+        assert get_value(ours, key) == get_value(theirs, key), key
+    assert (
+        get_value(cfg, "SOLVER.REFERENCE_WORLD_SIZE") == reference
+    )  # the one given is not changed
     assert ours.is_frozen()
 
 
 def test_periods_stay_above_zero() -> None:
     changes = ["SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 3, "SOLVER.MAX_ITER", 3]
-    scaled = scaled_to_processes(configuration(1, changes), 8)
+    scaled = scale_to_processes(configuration(1, changes), 8)
     assert (scaled.SOLVER.CHECKPOINT_PERIOD, scaled.TEST.EVAL_PERIOD, scaled.SOLVER.MAX_ITER) == (
         1,
         1,
@@ -75,4 +77,4 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
         ValueError,
         match=r"IMS_PER_BATCH = 16 is no multiple of .*REFERENCE_WORLD_SIZE = 3; write one",
     ):
-        scaled_to_processes(configuration(3, []), 2)
+        scale_to_processes(configuration(3, []), 2)

@@ -8,7 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.rules import get_value, list_keys
 
 
 def detectron2_cfg(cfg: CfgNode) -> Any:
@@ -16,8 +16,8 @@ def detectron2_cfg(cfg: CfgNode) -> Any:
     from detectron2.config import get_cfg
 
     theirs = get_cfg()
-    for key in keys_of(cfg):
-        theirs.merge_from_list([key, value_of(cfg, key)])
+    for key in list_keys(cfg):
+        theirs.merge_from_list([key, get_value(cfg, key)])
     return theirs
 
 

@@ -130,7 +130,7 @@ def test_a_machine_that_is_too_small(
 
 
 def kill_itself(job: Job, task: str) -> None:
-    if distributed.rank() == 1:
+    if distributed.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     distributed.barrier()
 

@@ -15,7 +15,7 @@ import yaml
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
-from resnext_det.config.rules import value_of
+from resnext_det.config.rules import get_value
 from resnext_det.evaluation.classification import Tally
 from resnext_det.paper.classifier_comparison import ClassificationComparison, compare_classifiers
 from resnext_det.paper.classifier_runs import read_classification_runs
@@ -190,7 +190,7 @@ def test_every_key_of_the_recipes_is_one_of_a_configuration() -> None:
     defaults = get_classifier_cfg()
     for recipe in RECIPES.values():
         for key, value in recipe.items():
-            default = value_of(defaults, key)
+            default = get_value(defaults, key)
             if isinstance(value, (bool, str, list)):
                 assert type(default) in (
                     (tuple, list) if isinstance(value, list) else (type(value),)

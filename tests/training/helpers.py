@@ -98,8 +98,8 @@ def run_toy(
             state,
             batches=DataLoader(Batches(start), batch_size=None),
             start=start,
-            after_step=[state.every(PERIOD), draw_like_an_evaluation, extra, metrics],
-            on_interrupt=state.after,
+            after_step=[state.save_every(PERIOD), draw_like_an_evaluation, extra, metrics],
+            on_interrupt=state.save_after,
         )
     return state
 

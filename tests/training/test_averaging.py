@@ -51,10 +51,10 @@ def test_it_resumes_and_is_what_readers_take(tmp_path: Path) -> None:
     whole, expected = with_average(tmp_path / "whole", 3)
     train_toy(whole, stop=9, after_step=[expected])
     first, average = with_average(tmp_path / "parts", 3)
-    train_toy(first, stop=5, after_step=[average, first.every(5)])
+    train_toy(first, stop=5, after_step=[average, first.save_every(5)])
     second, average = with_average(tmp_path / "parts", 99)
     start = second.resume()
-    train_toy(second, start=start, stop=9, after_step=[average, second.every(9)])
+    train_toy(second, start=start, stop=9, after_step=[average, second.save_every(9)])
     assert_same(dict(average.model.state_dict()), dict(expected.model.state_dict()))
     contents = Checkpointer(tmp_path / "parts").load(tmp_path / "parts" / "model_0000008.pth")
     assert unpacked(contents).envelope == "model_ema"
@@ -103,7 +103,7 @@ def test_a_step_that_overflows_is_left_out(tmp_path: Path, clipped: bool) -> Non
 
 def test_a_checkpoint_without_a_part(tmp_path: Path) -> None:
     state = toy_state(tmp_path)
-    train_toy(state, stop=1, after_step=[state.every(1)])
+    train_toy(state, stop=1, after_step=[state.save_every(1)])
     other, _ = with_average(tmp_path, 3)
     with pytest.raises(
         ValueError, match=r"holds no model_ema: it is of a training with other settings"

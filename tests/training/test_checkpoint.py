@@ -203,7 +203,7 @@ def go_on(state: TrainingState, stop: int, *, seed: int) -> None:
     """Resume a training of STEPS iterations and go on to ``stop``, with random numbers of the seed."""
     start = state.resume()
     torch.manual_seed(seed)
-    train_toy(state, start=start, stop=stop, after_step=[state.every(PERIOD)])
+    train_toy(state, start=start, stop=stop, after_step=[state.save_every(PERIOD)])
 
 
 def detectron2_goes_on(folder: Path, stop: int, *, seed: int) -> Any:

@@ -48,8 +48,8 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     setup_logging(output_dir, console=False)
-    rank, size = distributed.rank(), distributed.world_size()
-    share = distributed.share_of_batch(BATCH, size)
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    share = distributed.divide_batch(BATCH, size)
     state_model = Regression()
     optimizer = build_optimizer(state_model, base_lr=0.1)
     model = distributed.distribute(state_model, torch.device("cpu"))
@@ -83,8 +83,8 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
             start=start,
             stop=STEPS,
             device=torch.device("cpu"),
-            after_step=[state.every(10), look, metrics],
-            on_interrupt=state.after,
+            after_step=[state.save_every(10), look, metrics],
+            on_interrupt=state.save_after,
         )
     return {
         "start": start,
@@ -92,9 +92,9 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
         "weights": {
             name: tensor.clone() for name, tensor in distributed.unwrap(model).state_dict().items()
         },
-        "ranks": distributed.gather_objects((rank, distributed.local_rank())),
+        "ranks": distributed.gather_objects((rank, distributed.get_local_rank())),
         "mean": distributed.all_reduce_mean({"b": rank + 1.0, "a": 4.0 * rank}),
-        "any": (distributed.any_rank(rank == size - 1), distributed.any_rank(False)),
+        "any": (distributed.is_any_true(rank == size - 1), distributed.is_any_true(False)),
         "sent": distributed.broadcast_object({"from": rank}),
         "wrapped": model is not state_model,
     }
@@ -112,15 +112,15 @@ def train_and_resume(folder: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 
 def fail(kind: type[Exception]) -> None:
-    if distributed.rank() == 1:
+    if distributed.get_rank() == 1:
         raise kind("the images of process 1 are missing; write another folder")
     distributed.barrier()
 
 
 def work_in_turn(folder: str, patience: float) -> bool:
     """The main process makes a folder, which takes it three seconds; whether the other one finds it."""
-    with distributed.main_process_first(timedelta(seconds=patience)):
-        if distributed.rank() == 0:
+    with distributed.run_main_process_first(timedelta(seconds=patience)):
+        if distributed.get_rank() == 0:
             time.sleep(3)
             Path(folder).mkdir()
         found = Path(folder).is_dir()
@@ -221,10 +221,10 @@ def test_wrong_requests_are_named() -> None:
 
 
 def test_shares_of_a_batch() -> None:
-    assert distributed.share_of_batch(16, 8) == 2
+    assert distributed.divide_batch(16, 8) == 2
     with pytest.raises(
         ValueError, match=r"16 images does not divide among 3 processes.*multiple of 3, as 15"
     ):
-        distributed.share_of_batch(16, 3)
+        distributed.divide_batch(16, 3)
     with pytest.raises(ValueError, match="as 4"):
-        distributed.share_of_batch(1, 4)
+        distributed.divide_batch(1, 4)

@@ -134,7 +134,7 @@ def test_signals_within_the_loop(tmp_path: Path) -> None:
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingInterrupted) as interrupted:
-        train_toy(state, after_step=[state.every(1), interrupt], on_interrupt=state.after)
+        train_toy(state, after_step=[state.save_every(1), interrupt], on_interrupt=state.save_after)
     assert interrupted.value.checkpoint == tmp_path / "model_0000000.pth"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert isinstance(interrupted.value, KeyboardInterrupt)
@@ -145,7 +145,7 @@ def test_signals_within_the_loop(tmp_path: Path) -> None:
 def test_a_second_interrupt_stops_at_once() -> None:
     with StopRequest() as request:
         os.kill(os.getpid(), signal.SIGINT)
-        assert request.made()
+        assert request.is_made()
         with pytest.raises(KeyboardInterrupt) as error:
             os.kill(os.getpid(), signal.SIGINT)
     assert not isinstance(error.value, TrainingInterrupted)
@@ -180,7 +180,7 @@ def test_divergence_names_the_step_the_images_and_remedies(
         model, torch.optim.SGD(model.parameters(), lr=0.1), Checkpointer(tmp_path)
     )
     with pytest.raises(FloatingPointError) as error:
-        train_toy(state, after_step=[state.every(1)])
+        train_toy(state, after_step=[state.save_every(1)])
     for word in ("iteration 2", words, "2-0.jpg", "2-5.jpg", "BASE_LR", "CLIP_GRADIENTS"):
         assert word in str(error.value)
     assert not (tmp_path / "model_0000002.pth").exists()
@@ -205,7 +205,7 @@ def test_wrong_use_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dict of scalar losses"):
         train_toy(state, model=nn.Identity())
     with pytest.raises(ValueError, match="CHECKPOINT_PERIOD is 0"):
-        state.every(0)
+        state.save_every(0)
 
 
 def test_nothing_is_left_to_train(tmp_path: Path) -> None:

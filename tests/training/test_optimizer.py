@@ -12,9 +12,9 @@ from torch import nn
 from resnext_det.layers import FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d
 from resnext_det.training.optimizer import (
     build_optimizer,
+    get_learning_rate,
     gradient_clipper,
-    learning_rate,
-    parameter_groups,
+    group_parameters,
     set_learning_rate,
 )
 
@@ -135,7 +135,7 @@ def test_steps_and_state_are_detectron2s(
 
 def test_groups_by_hand() -> None:
     model = toy_model(ours=True)
-    groups = parameter_groups(
+    groups = group_parameters(
         model,
         base_lr=0.1,
         weight_decay=0.01,
@@ -185,4 +185,4 @@ def test_learning_rates_keep_their_proportions() -> None:
         rates = {group["lr"] for group in optimizer.param_groups}
         assert rates == {0.1 * factor, 0.2 * factor}
     largest = max(optimizer.param_groups, key=lambda group: len(group["params"]))
-    assert learning_rate(optimizer) == largest["lr"]
+    assert get_learning_rate(optimizer) == largest["lr"]

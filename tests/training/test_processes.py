@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resnext_det.training.processes import TESTING, TRAINING, Advice, explaining_small_machines
+from resnext_det.training.processes import TESTING, TRAINING, Advice, explain_small_machines
 
 
 @pytest.mark.parametrize(
@@ -18,15 +18,15 @@ from resnext_det.training.processes import TESTING, TRAINING, Advice, explaining
 def test_full_memory_is_explained(advice: Advice, gpu: str, workers: str) -> None:
     with (
         pytest.raises(ValueError, match=rf"GPU's memory is full \(CUDA out of memory\); {gpu}"),
-        explaining_small_machines(advice),
+        explain_small_machines(advice),
     ):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory\nTried to allocate")
     with (
         pytest.raises(
             ChildProcessError, match=rf"DataLoader worker .* is killed.*ulimit -n allows: {workers}"
         ),
-        explaining_small_machines(advice),
+        explain_small_machines(advice),
     ):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    with pytest.raises(RuntimeError, match="something else"), explaining_small_machines(advice):
+    with pytest.raises(RuntimeError, match="something else"), explain_small_machines(advice):
         raise RuntimeError("something else")

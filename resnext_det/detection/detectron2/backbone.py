@@ -16,7 +16,7 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.config.backbone import backbone_arguments, check_backbone, read_architecture
+from resnext_det.config.backbone import check_backbone, read_architecture, read_backbone_arguments
 from resnext_det.resnext import ResNeXt, make_stage
 
 
@@ -66,7 +66,7 @@ def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
     """
     check_backbone(cfg)
     return ResNeXtBackbone(
-        **backbone_arguments(cfg),
+        **read_backbone_arguments(cfg),
         in_channels=input_shape.channels,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from resnext_det.config import check
 from resnext_det.config.backbone import check_backbone
 from resnext_det.config.loading import merge
-from resnext_det.config.rules import value_of
+from resnext_det.config.rules import get_value
 from resnext_det.config.values import SUPPORTED_VALUES, check_value, is_supported
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _check_mixed_precision(cfg: CfgNode) -> None:
 
 def beyond_portable(cfg: CfgNode) -> list[str]:
     """The keys with a value that detectron2 alone may honour."""
-    return [key for key in SUPPORTED_VALUES if not is_supported(key, value_of(cfg, key))]
+    return [key for key in SUPPORTED_VALUES if not is_supported(key, get_value(cfg, key))]
 
 
 def uses_our_backbone(cfg: CfgNode) -> bool:

@@ -20,7 +20,7 @@ from resnext_det.detection.datasets import (
 from resnext_det.detection.detectron2.catalog import register_datasets
 from resnext_det.detection.detectron2.configuration import needs_detectron2_data
 from resnext_det.instances import Boxes, Instances
-from resnext_det.training.loop import timed
+from resnext_det.training.loop import time_batches
 
 
 def converted(sample: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class TrainingBatches:
         self.start = 0
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch, _ in timed(self.make(self.start), self.start):
+        for batch, _ in time_batches(self.make(self.start), self.start):
             yield [converted(sample) for sample in batch]
 
 

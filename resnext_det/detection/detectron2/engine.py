@@ -19,7 +19,7 @@ from resnext_det.detection.evaluation import check_proposes, write_all_proposals
 from resnext_det.detection.weights import load_detector
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
-from resnext_det.training.setup import CONFIG_FILE, record, seeded, set_up
+from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
 
 __all__ = ["evaluate", "load_config", "propose", "train"]
 
@@ -27,8 +27,8 @@ __all__ = ["evaluate", "load_config", "propose", "train"]
 def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     """Train as ``cfg`` says; every process of a training calls it. As the portable engine's ``train``."""
     _set_up(cfg)
-    cfg = seeded(cfg, resume=resume)
-    record(cfg)
+    cfg = set_seed(cfg, resume=resume)
+    record_config(cfg)
     trainer = Trainer(cfg, load_data(cfg, training=True))
     trainer.resume_or_load(resume)
     return trainer.train()
@@ -38,7 +38,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     """Evaluate ``MODEL.WEIGHTS``, or the newest checkpoint. As the portable engine's ``evaluate``."""
     _set_up(cfg)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
-        record(cfg)
+        record_config(cfg)
     data = load_data(cfg, training=False)
     return evaluate_all(cfg, _trained_model(cfg, resume=resume), data)
 
@@ -63,5 +63,5 @@ def _trained_model(cfg: CfgNode, *, resume: bool) -> nn.Module:
 
 def _set_up(cfg: CfgNode) -> None:
     set_up(cfg, log_too=("detectron2", "fvcore"))
-    if distributed.world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
+    if distributed.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))

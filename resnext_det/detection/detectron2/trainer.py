@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from resnext_det.config.detection import scaled_to_processes
+from resnext_det.config.detection import scale_to_processes
 from resnext_det.detection.detectron2.configuration import uses_our_backbone
 from resnext_det.detection.detectron2.datasets import Data, TrainingBatches
 from resnext_det.detection.detectron2.evaluation import evaluate_all
@@ -26,7 +26,7 @@ from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
 from resnext_det.training.loop import LossWatch, Step
 from resnext_det.training.metrics import PERIOD, MetricsWriter
-from resnext_det.training.optimizer import learning_rate
+from resnext_det.training.optimizer import get_learning_rate
 from resnext_det.training.state import TrainingState
 
 _TOLD_BY_MODELS = (
@@ -57,7 +57,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode, data: Data) -> None:
         # DefaultTrainer's own would load the data by itself, and several processes on GPUs alone.
         TrainerBase.__init__(self)
-        self.cfg = cfg = scaled_to_processes(cfg, distributed.world_size())
+        self.cfg = cfg = scale_to_processes(cfg, distributed.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.data = data
         self.results: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class Trainer(DefaultTrainer):
                 )
             )
         after_step = (
-            self.state.every(cfg.SOLVER.CHECKPOINT_PERIOD),
+            self.state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD),
             self._evaluate_when_due,
             self._write,
         )
@@ -143,8 +143,8 @@ class Trainer(DefaultTrainer):
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                    if stop.made():
-                        raise TrainingInterrupted(self.state.after(self.steps.done), iteration)
+                    if stop.is_made():
+                        raise TrainingInterrupted(self.state.save_after(self.steps.done), iteration)
                 self.iter += 1
             finally:
                 self.after_train()
@@ -206,7 +206,7 @@ class _Steps(SimpleTrainer):
         mixed = torch.autocast(
             self._device.type, dtype=self._amp_dtype, enabled=self._amp_dtype is not None
         )
-        with self._watch.naming(self.iter, batch), mixed:
+        with self._watch.name_errors(self.iter, batch), mixed:
             losses = self._losses(batch)
         detached = {name: loss.detach() for name, loss in losses.items()}
         self._watch.look(self.iter, batch, detached, last=self.iter == self._stop - 1)
@@ -217,7 +217,7 @@ class _Steps(SimpleTrainer):
             iteration=self.iter,
             stop=self._stop,
             losses=detached,
-            learning_rate=learning_rate(self.optimizer),
+            learning_rate=get_learning_rate(self.optimizer),
             data_seconds=data_seconds,
             seconds=time.perf_counter() - began,
             check_losses=self._watch.check,

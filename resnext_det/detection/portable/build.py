@@ -7,7 +7,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.config import check
-from resnext_det.config.backbone import backbone_arguments, read_architecture
+from resnext_det.config.backbone import read_architecture, read_backbone_arguments
 from resnext_det.config.checks import uses_fpn
 from resnext_det.detection.portable.box_predictor import BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
@@ -50,7 +50,7 @@ def build_detector(cfg: CfgNode) -> GeneralizedRCNN | ProposalNetwork:
 
 
 def _build_backbone(cfg: CfgNode) -> ResNeXt | FPN:
-    bottom_up = ResNeXt(**backbone_arguments(cfg), in_channels=len(cfg.MODEL.PIXEL_MEAN))
+    bottom_up = ResNeXt(**read_backbone_arguments(cfg), in_channels=len(cfg.MODEL.PIXEL_MEAN))
     bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     if not uses_fpn(cfg):
         return bottom_up

@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnext_det.config import load_config
-from resnext_det.config.detection import scaled_to_processes
+from resnext_det.config.detection import scale_to_processes
 from resnext_det.detection.datasets import (
     check_categories,
     load_test_sets,
@@ -33,7 +33,7 @@ from resnext_det.training.checkpoint import Checkpointer, load_model_state
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import clipper_of
-from resnext_det.training.setup import CONFIG_FILE, record, seeded, set_up
+from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
 from resnext_det.training.state import TrainingState
 
 __all__ = ["evaluate", "load_config", "propose", "train"]
@@ -56,9 +56,9 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
     device = set_up(cfg)
-    cfg = seeded(cfg, resume=resume)
-    record(cfg)
-    cfg = scaled_to_processes(cfg, distributed.world_size())
+    cfg = set_seed(cfg, resume=resume)
+    record_config(cfg)
+    cfg = scale_to_processes(cfg, distributed.get_world_size())
     train_sets, test_sets = load_train_sets(cfg), load_test_sets(cfg)
     check_categories(cfg, train_sets, test_sets)
     model = _build_model(cfg, device)
@@ -98,8 +98,12 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
                 device=device,
                 amp_dtype=torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None,
                 clip=clipper_of(cfg),
-                after_step=[state.every(cfg.SOLVER.CHECKPOINT_PERIOD), evaluate_when_due, writer],
-                on_interrupt=state.after,
+                after_step=[
+                    state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD),
+                    evaluate_when_due,
+                    writer,
+                ],
+                on_interrupt=state.save_after,
             )
     return results
 
@@ -115,7 +119,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
     """
     device = set_up(cfg)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
-        record(cfg)
+        record_config(cfg)
     test_sets = load_test_sets(cfg, needed=True)
     check_categories(cfg, [], test_sets)
     return evaluate_all(cfg, _trained_model(cfg, device, resume=resume), test_sets)

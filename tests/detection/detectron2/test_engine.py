@@ -99,7 +99,7 @@ def test_a_run_moves_between_the_engines(
     run(second, tmp_path / "whole", *changes)
     made = iter([False] * 4 + [True] + [False] * 10)
     with monkeypatch.context() as patched:
-        patched.setattr(StopRequest, "made", lambda self: next(made))
+        patched.setattr(StopRequest, "is_made", lambda self: next(made))
         with pytest.raises(
             TrainingInterrupted, match=r"after iteration 4 and left .*model_0000004\.pth"
         ):

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config import load_config
-from resnext_det.config.rules import keys_of
+from resnext_det.config.rules import list_keys
 from resnext_det.config.values import SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.reading import read_image
@@ -46,8 +46,8 @@ def first_step() -> dict[str, Any]:
         draw_sample(generator, 64, 64, [[10.0, 12.0, 40.0, 50.0], [30.0 + i, 5.0, 62.0, 30.0]])
         for i in range(IMAGES)
     ]
-    share = distributed.share_of_batch(IMAGES, distributed.world_size())
-    mine = samples[distributed.rank() * share :][:share]
+    share = distributed.divide_batch(IMAGES, distributed.get_world_size())
+    mine = samples[distributed.get_rank() * share :][:share]
     losses: list[dict[str, float]] = []
     train_loop(
         model=distributed.distribute(model, torch.device("cpu")),
@@ -67,7 +67,7 @@ def first_step() -> dict[str, Any]:
     )
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    model.register_buffer("count", torch.tensor([distributed.rank() + 5]))
+    model.register_buffer("count", torch.tensor([distributed.get_rank() + 5]))
     share_buffers(model)
     return {
         "losses": losses[0],
@@ -116,7 +116,7 @@ class _Reads:
         monkeypatch.setattr("resnext_det.detection.portable.build.check", lambda given: None)
         # Copies would be other objects.
         monkeypatch.setattr(
-            engine, "seeded", lambda given, resume: (torch.manual_seed(given.SEED), given)[1]
+            engine, "set_seed", lambda given, resume: (torch.manual_seed(given.SEED), given)[1]
         )
 
 
@@ -131,7 +131,7 @@ def test_every_key_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "True",
     ]
     cfg = load_config(write_config(tmp_path), changes)
-    keys = set(keys_of(cfg))
+    keys = set(list_keys(cfg))
     reads = _Reads(cfg, monkeypatch)
     engine.train(cfg)
     fixed = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}

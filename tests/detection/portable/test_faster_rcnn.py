@@ -9,7 +9,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnext_det.config import get_cfg
-from resnext_det.config.rules import keys_of, value_of
+from resnext_det.config.rules import get_value, list_keys
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import GeneralizedRCNN
 from resnext_det.training.loop import train_loop
@@ -25,7 +25,7 @@ GN = [*WIDE, "MODEL.RESNETS.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.FP
 def configuration(*changes: Any) -> CfgNode:
     cfg = get_cfg()
     tiny = CfgNode(FPN)
-    cfg.merge_from_list([item for key in keys_of(tiny) for item in (key, value_of(tiny, key))])
+    cfg.merge_from_list([item for key in list_keys(tiny) for item in (key, get_value(tiny, key))])
     cfg.merge_from_list(list(changes))
     return cfg
 
