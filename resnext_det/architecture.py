@@ -1,7 +1,7 @@
-"""A ResNeXt as frozen data: its name, its stages, and its parameters and multiply-adds by arithmetic.
+"""A ResNeXt as frozen data: its name, its stages, and counts of parameters and multiply-adds.
 
-The paper (arXiv 1611.05431, section 3.1) builds every net from one template by two rules: blocks that give
-maps of one size share width and filter sizes, and each time the map halves, the width doubles.
+The paper (arXiv 1611.05431, section 3.1) builds every network by two rules: blocks whose maps have
+one size share width and filter sizes, and each time the map halves, the width doubles.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ BLOCKS_PER_STAGE: dict[int, tuple[int, ...]] = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
-    # Of three stages, for images of 32x32 (appendix A): depth = 9 * blocks + 2.
+    # Three stages, for images of 32x32 (appendix A): depth = 9 * blocks + 2.
     29: (3, 3, 3),
     38: (4, 4, 4),
     47: (5, 5, 5),
     56: (6, 6, 6),
 }
 DETECTION_DEPTHS = tuple(depth for depth, blocks in BLOCKS_PER_STAGE.items() if len(blocks) == 4)
-"""The depths of the networks of four stages, which detectors are built on."""
+"""Depths of the networks with four stages, on which detectors are built."""
 
 _NAME = re.compile(
     r"\s*(?P<family>x|resnext|r|resnet)[-_ ]*(?P<depth>\d+)"
-    r"(?:[-_ ,]*\(?\s*(?P<cardinality>\d+)\s*[x\u00d7]\s*(?P<width>\d+)d\s*\)?)?(?P<plain>[-_ ]+plain)?\s*",
+    r"(?:[-_ ,]*\(?\s*(?P<cardinality>\d+)\s*[x\u00d7]\s*(?P<width>\d+)d\s*\)?)?"
+    r"(?P<plain>[-_ ]+plain)?\s*",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: ``blocks`` bottlenecks whose maps have one size.
+    """One stage of a network: bottleneck blocks whose maps have one size.
 
     Attributes:
         name: "res2" to "res5" (the paper's conv2 to conv5).
-        blocks: how many bottleneck blocks.
+        blocks: number of bottleneck blocks.
         in_channels: channels of the stage's input.
         bottleneck_channels: channels of the 3x3 convolution, all groups together.
         out_channels: channels of every block's output.
@@ -85,12 +86,14 @@ class Architecture:
     """A ResNeXt (cardinality above 1) or ResNet (1x64d) for images of three channels.
 
     Args:
-        depth: layers with weights: 26, 50, 101, 152 or 200; 29, 38, 47 or 56 for images of 32x32 pixels.
+        depth: number of layers with weights: 26, 50, 101, 152 or 200; 29, 38, 47 or 56 for images
+            of 32x32 pixels.
         cardinality: number of groups (C of the paper; detectron2's NUM_GROUPS).
         width: channels of one group in res2 (d of the paper; detectron2's WIDTH_PER_GROUP).
-        stem_channels: channels of the 7x7 convolution (detectron2's STEM_OUT_CHANNELS).
-        res2_channels: output channels of res2, doubled every stage (detectron2's RES2_OUT_CHANNELS).
-        shortcuts: False for a plain network, whose blocks have no residual connection (section 5.1).
+        stem_channels: channels of the stem's convolution (detectron2's STEM_OUT_CHANNELS).
+        res2_channels: output channels of res2, doubled in every later stage (detectron2's
+            RES2_OUT_CHANNELS).
+        shortcuts: False for a plain network, whose blocks have no shortcuts (section 5.1).
 
     Raises:
         ValueError: the depth is unknown, or a number is not a positive integer.
@@ -110,21 +113,20 @@ class Architecture:
         for name in ("cardinality", "width", "stem_channels", "res2_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} is {value!r}, which is not a number of channels; give an integer of 1 or more"
-                )
+                raise ValueError(f"{name} is {value!r}; give an integer of 1 or more")
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """The architecture of a name: "X-101-32x4d", "R-50", "ResNeXt-50 (32x4d)", "X-50-32x4d-plain", ...
+        """Read a name: "X-101-32x4d", "R-50", "ResNeXt-50 (32x4d)", "X-50-32x4d-plain", ...
 
         Raises:
-            ValueError: the text is no such name, a ResNeXt lacks its template, or a ResNet has groups.
+            ValueError: the text is no such name, a ResNeXt lacks its cardinality and width, or a
+                ResNet has groups.
         """
         match = _NAME.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"{text!r} is not the name of a net; write it as 'X-101-32x4d' or 'R-50'"
+                f"{text!r} does not name a network; write it as 'X-101-32x4d' or 'R-50'"
             )
         depth, template = int(match["depth"]), match["cardinality"] is not None
         if match["family"].lower() in ("x", "resnext") and not template:
@@ -136,14 +138,14 @@ class Architecture:
             return cls(depth, shortcuts=shortcuts)
         cardinality, width = int(match["cardinality"]), int(match["width"])
         if match["family"].lower() in ("r", "resnet") and cardinality != 1:
-            name = f"X-{depth}-{cardinality}x{width}d"
             raise ValueError(
-                f"{text!r} is called a ResNet, whose cardinality is 1, not {cardinality}; write {name!r}"
+                f"{text!r} is called a ResNet, whose cardinality is 1, not {cardinality}; "
+                f"write 'X-{depth}-{cardinality}x{width}d'"
             )
         return cls(depth, cardinality, width, shortcuts=shortcuts)
 
     def __str__(self) -> str:
-        """The name that ``parse`` reads; it does not tell stem_channels and res2_channels."""
+        """Write the name that ``parse`` reads, which leaves out stem_channels and res2_channels."""
         plain = "" if self.shortcuts else "-plain"
         if (self.cardinality, self.width) == (1, 64):
             return f"R-{self.depth}{plain}"
@@ -151,11 +153,11 @@ class Architecture:
 
     @property
     def for_small_images(self) -> bool:
-        """Whether it is made for images of 32x32 pixels: a 3x3 stem without stride and pool (appendix A)."""
+        """Whether the stem is a 3x3 convolution without stride and pool (appendix A)."""
         return self.depth not in DETECTION_DEPTHS
 
     def stages(self) -> tuple[Stage, ...]:
-        """The stages res2 to res5 (res4 in a network for small images), by the paper's two rules."""
+        """List the stages res2 to res5, or to res4 in a network for small images."""
         stages = []
         in_channels = self.stem_channels
         for index, blocks in enumerate(BLOCKS_PER_STAGE[self.depth]):
@@ -173,10 +175,10 @@ class Architecture:
         return tuple(stages)
 
     def num_parameters(self, num_classes: int | None = 1000) -> int:
-        """Trainable parameters: convolutions, batch norms (two a channel), classifier.
+        """Count the parameters of convolutions, batch norms (two per channel) and classifier.
 
         Args:
-            num_classes: outputs of the classifier; None or 0 for none.
+            num_classes: outputs of the classifier; None or 0 for no classifier.
         """
         convolutions = sum(layer.weights + 2 * layer.out_channels for layer in self.convolutions())
         return convolutions + (self.feature_channels + 1) * (num_classes or 0)
@@ -184,54 +186,44 @@ class Architecture:
     def multiply_adds(
         self, height: int = 224, width: int = 224, num_classes: int | None = 1000
     ) -> int:
-        """Multiply-adds of one image, which the paper calls FLOPs: convolutions and classifier.
+        """Count the multiply-adds of convolutions and classifier, which the paper calls FLOPs.
 
         Args:
-            height, width: the image's size in pixels.
-            num_classes: outputs of the classifier; None or 0 for none.
+            height, width: of the image, in pixels.
+            num_classes: outputs of the classifier; None or 0 for no classifier.
         """
         convolutions = sum(layer.multiply_adds for layer in self.convolutions(height, width))
         return convolutions + self.feature_channels * (num_classes or 0)
 
     @property
     def feature_channels(self) -> int:
-        """Channels of the last stage's map, which the classifier takes."""
+        """Channels of the last stage's map, from which the classifier computes."""
         return self.stages()[-1].out_channels
 
     def convolutions(self, height: int = 224, width: int = 224) -> Iterator[Convolution]:
-        """Every convolution in the order of the network, the projections last in their blocks.
+        """List every convolution in the order of the network; a projection is last in its block.
 
         Args:
-            height, width: the image's size in pixels.
+            height, width: of the image, in pixels.
         """
-        if self.for_small_images:
-            yield Convolution("stem.conv1", 3, self.stem_channels, 3, 1, height, width)
-        else:
-            height, width = _halved(height), _halved(width)
-            yield Convolution("stem.conv1", 3, self.stem_channels, 7, 1, height, width)
-            height, width = _halved(height), _halved(width)
+        size, small = (height, width), self.for_small_images
+        size = size if small else _halve(size)
+        yield Convolution("stem.conv1", 3, self.stem_channels, 3 if small else 7, 1, *size)
+        size = size if small else _halve(size)  # by the pool
         for stage in self.stages():
-            in_channels, middle, out_channels = (
-                stage.in_channels,
-                stage.bottleneck_channels,
-                stage.out_channels,
-            )
+            channels, middle, out = stage.in_channels, stage.bottleneck_channels, stage.out_channels
             for index in range(stage.blocks):
                 block = f"{stage.name}.{index}"
                 # The first 1x1 convolution sees the larger map: the 3x3 carries the stride.
-                yield Convolution(f"{block}.conv1", in_channels, middle, 1, 1, height, width)
+                yield Convolution(f"{block}.conv1", channels, middle, 1, 1, *size)
                 if index == 0 and stage.stride == 2:
-                    height, width = _halved(height), _halved(width)
-                yield Convolution(
-                    f"{block}.conv2", middle, middle, 3, stage.cardinality, height, width
-                )
-                yield Convolution(f"{block}.conv3", middle, out_channels, 1, 1, height, width)
-                if in_channels != out_channels and self.shortcuts:
-                    yield Convolution(
-                        f"{block}.shortcut", in_channels, out_channels, 1, 1, height, width
-                    )
-                in_channels = out_channels
+                    size = _halve(size)
+                yield Convolution(f"{block}.conv2", middle, middle, 3, stage.cardinality, *size)
+                yield Convolution(f"{block}.conv3", middle, out, 1, 1, *size)
+                if channels != out and self.shortcuts:
+                    yield Convolution(f"{block}.shortcut", channels, out, 1, 1, *size)
+                channels = out
 
 
-def _halved(size: int) -> int:
-    return (size + 1) // 2
+def _halve(size: tuple[int, int]) -> tuple[int, int]:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2

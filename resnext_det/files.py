@@ -15,9 +15,9 @@ _PACKAGE = Path(__file__).parent
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file whole or not at all, even through a power cut; a file that is there is replaced.
+    """Write a file whole or not at all, even through a power cut, replacing an older one.
 
-    The folder is made where it is missing. What is half written is never seen under ``path``.
+    A missing folder is made. A half-written file is never seen under ``path``.
 
     Args:
         path: of the file.
@@ -42,12 +42,12 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all; raises as ``write_file``."""
+    """Write a text in UTF-8 as ``write_file`` writes."""
     write_file(path, lambda file: file.write(text.encode()))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder outlive a power cut, on systems that can open folders."""
+    """Make a new name in a folder survive a power cut, on systems that can open folders."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -59,9 +59,9 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Let one process at a time make a file; the others wait for it, and the log tells so.
+    """Let one process at a time make a file; others wait, and their logs say so.
 
-    The folder of ``path`` is made where it is missing; the lock is ``path`` with ".lock" after it.
+    A missing folder is made. The lock is a file beside ``path``, with ".lock" after its name.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -73,19 +73,18 @@ def lock_file(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("Waiting for another process that makes %s.", path)
+        logger.info("Waiting for another process that is making %s.", path)
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
     with contextlib.suppress(OSError):
-        Path(lock.lock_file).unlink()  # harmless to those who wait for it: the file is there
+        Path(lock.lock_file).unlink()  # those who still wait for it find the file made
 
 
 def cache_folder() -> Path:
-    """Name the folder for downloaded and computed files: ``RESNEXT_DET_CACHE`` of the environment,
-    or ``~/.cache/resnext_det``."""
+    """Name the folder of downloads: ``$RESNEXT_DET_CACHE``, or ``~/.cache/resnext_det``."""
     return Path(os.environ.get("RESNEXT_DET_CACHE") or "~/.cache/resnext_det").expanduser()
 
 

@@ -1,7 +1,7 @@
-"""Boxes and per-image instances: the part of detectron2's structures that a detector's inputs and outputs need.
+"""Boxes and the instances of an image: what a detector takes and gives.
 
-Both are duck-type compatible with ``detectron2.structures``: a detector of ours takes detectron2's dicts, and
-detectron2's evaluators take ours.
+Both behave as the classes of these names in ``detectron2.structures``, so that a portable detector
+takes detectron2's dicts and detectron2's evaluators take a portable detector's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Boxes:
             tensor = tensor.reshape(-1, 4)
         if tensor.dim() != 2 or tensor.shape[1] != 4:
             raise ValueError(
-                f"boxes have shape {tuple(tensor.shape)}; give a tensor of shape (N, 4): x0, y0, x1, y1"
+                f"boxes have shape {tuple(tensor.shape)}; "
+                "give a tensor of shape (N, 4): x0, y0, x1, y1"
             )
         self.tensor = tensor
 
@@ -28,7 +29,7 @@ class Boxes:
         return len(self.tensor)
 
     def __getitem__(self, index: Any) -> Boxes:
-        """Those of an index, slice, mask or tensor of indices; also of one number, as Boxes of length 1."""
+        """Select by slice, mask or tensor of indices, or by a number: Boxes of length 1."""
         return Boxes(self.tensor[index].reshape(-1, 4))
 
     def __repr__(self) -> str:
@@ -39,11 +40,11 @@ class Boxes:
 
 
 class Instances:
-    """What is known of the objects of one image: named fields of one length N, which are attributes too.
+    """The objects of one image: fields of one length N, which are attributes too.
 
     Args:
         image_size: (height, width) in pixels of the image that the fields refer to.
-        **fields: tensors or Boxes of length N, such as ``gt_boxes``, ``gt_classes``, ``pred_boxes``, ``scores``.
+        **fields: tensors or Boxes of length N: ``gt_boxes``, ``pred_boxes``, ``scores`` ...
     """
 
     def __init__(self, image_size: tuple[int, int], **fields: Any) -> None:
@@ -53,10 +54,15 @@ class Instances:
             self.set(name, value)
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field; raises ValueError where its length differs from the other fields'."""
+        """Set a field.
+
+        Raises:
+            ValueError: its length differs from the other fields'.
+        """
         if self._fields and len(value) != len(self):
             raise ValueError(
-                f"field {name!r} has {len(value)} entries where the others have {len(self)}; give {len(self)}"
+                f"field {name!r} has {len(value)} entries where the others have {len(self)}; "
+                f"give {len(self)}"
             )
         self._fields[name] = value
 
@@ -82,13 +88,12 @@ class Instances:
         raise AttributeError(f"no field {name!r}; there are {', '.join(fields) or 'none'}")
 
     def __getitem__(self, index: Any) -> Instances:
-        """Those of an index, slice, mask or tensor of indices; also of one number, as Instances of length 1."""
+        """Select by slice, mask or tensor of indices, or by a number: Instances of length 1."""
         if isinstance(index, int):
             position = range(len(self))[index]  # raises IndexError, and counts from the end
             index = slice(position, position + 1)
-        return Instances(
-            self.image_size, **{name: value[index] for name, value in self._fields.items()}
-        )
+        fields = {name: value[index] for name, value in self._fields.items()}
+        return Instances(self.image_size, **fields)
 
     def __len__(self) -> int:
         return next((len(value) for value in self._fields.values()), 0)
@@ -100,6 +105,5 @@ class Instances:
         return f"Instances({len(self)}, image_size={self.image_size}, fields={list(self._fields)})"
 
     def to(self, device: torch.device | str) -> Instances:
-        return Instances(
-            self.image_size, **{name: value.to(device) for name, value in self._fields.items()}
-        )
+        fields = {name: value.to(device) for name, value in self._fields.items()}
+        return Instances(self.image_size, **fields)

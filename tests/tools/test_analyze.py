@@ -219,7 +219,7 @@ def test_the_width_of_equal_complexity_is_printed(capsys: pytest.CaptureFixture[
     ("arguments", "message"),
     [
         ([], "give a NAME, as X-101-32x4d, --table, --figure or --width-for"),
-        (["vgg16"], "'vgg16' is not the name of a net"),
+        (["vgg16"], "'vgg16' does not name a network"),
         (["R-50", "R-34"], "no ResNeXt of depth 34 is known"),
         (["R-50", "--height", 0], "an image of 0 x 224 pixels has no pixels"),
         (["R-50", "--num-classes", -1], "num_classes is -1"),

@@ -1,0 +1,154 @@
+"""Files written whole or not at all, locks between processes, and the folders of the package."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import torch
+
+from resnext_det.files import (
+    cache_folder,
+    list_first,
+    lock_file,
+    shipped_folder,
+    write_file,
+    write_text,
+)
+
+
+def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    for text in ("première\n", "second"):
+        write_text(path, text)
+        assert path.read_bytes() == text.encode()
+        assert list(path.parent.iterdir()) == [path]
+
+
+def fail_after_some_bytes(file: IO[bytes]) -> None:
+    file.write(b"half")
+    raise KeyboardInterrupt
+
+
+def fill_the_disk(file: IO[bytes]) -> None:
+    """Write to the device that is always full, in place of the file."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, file.fileno())
+    os.close(full)
+    file.write(b"never stored")
+
+
+def fill_the_disk_by_torch(file: IO[bytes]) -> None:
+    fill_the_disk(file)
+    torch.save(torch.zeros(100_000), file)
+
+
+@pytest.mark.parametrize("before", [None, b"the older file"])
+@pytest.mark.parametrize(
+    ("write", "error"),
+    [
+        (fail_after_some_bytes, KeyboardInterrupt),
+        (fill_the_disk, OSError),
+        (fill_the_disk_by_torch, OSError),
+    ],
+)
+def test_a_failed_writer_changes_nothing(
+    tmp_path: Path, before: bytes | None, write: Any, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(error) as raised:
+        write_file(path, write)
+    if write is fill_the_disk:
+        assert raised.value.errno == errno.ENOSPC  # type: ignore[attr-defined]
+    assert [other.read_bytes() for other in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_the_error_of_torch_is_an_os_error_that_names_the_file(tmp_path: Path) -> None:
+    def fail_as_torch_does(file: IO[bytes]) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")
+
+    with pytest.raises(OSError, match=r"model\.pth could not be written: \[enforce fail"):
+        write_file(tmp_path / "model.pth", fail_as_torch_does)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_reach_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, f=real: (calls.append(n), f(*a)))
+    write_text(tmp_path / "file", "text")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+
+
+MAKE_ONCE = """
+import logging, sys
+from pathlib import Path
+from resnext_det.files import lock_file, write_text
+logging.basicConfig(level=logging.INFO)
+path = Path(sys.argv[1])
+with lock_file(path):
+    if path.exists():
+        print("found", path.read_text())
+    else:
+        write_text(path, "made by the other process")
+        print("made")
+"""
+
+
+def start_other_process(path: Path) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", MAKE_ONCE, str(path)]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_another_process_waits_and_finds_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    with lock_file(path):
+        other = start_other_process(path)
+        time.sleep(2)
+        assert other.poll() is None and not path.exists()
+        write_text(path, "made here")
+    out, log = other.communicate(timeout=60)
+    assert out == "found made here\n"
+    assert f"Waiting for another process that is making {path}." in log
+    assert list(path.parent.iterdir()) == [path]  # the lock is gone
+
+
+def test_a_lock_is_free_after_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(ValueError, match="no such set"), lock_file(path):
+        raise ValueError("no such set")
+    out, log = start_other_process(path).communicate(timeout=60)
+    assert out == "made\n" and "Waiting" not in log
+
+
+def test_the_cache_is_in_the_home_folder_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_DET_CACHE", "~/elsewhere")
+    assert cache_folder() == Path.home() / "elsewhere"
+    monkeypatch.setenv("RESNEXT_DET_CACHE", "")
+    assert cache_folder() == Path.home() / ".cache" / "resnext_det"
+
+
+def test_shipped_folders_are_found() -> None:
+    assert list(shipped_folder("configs").glob("faster_rcnn_*.yaml"))
+    assert (shipped_folder("tools") / "train_net.py").is_file()
+
+
+def test_the_first_names_are_listed() -> None:
+    assert list_first([]) == ""
+    assert list_first("abcde") == "a, b, c, d, e"
+    assert list_first(iter("abcdef")) == "a, b, c, d, e and 1 more"
+    assert list_first("abc", 1) == "a and 2 more"
