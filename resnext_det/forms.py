@@ -1,80 +1,60 @@
-"""The paper's equal forms of a block (figure 3), and their conversion into one another.
+"""Forms A and B of a block (figure 3 of the paper), and the conversion of a network between forms.
 
-Form C is our ``Bottleneck``: one convolution in groups. Forms A and B write its C paths out. A batch norm works
-on every channel by itself, so that a path's norm is a slice of form C's: outputs, gradients, statistics, and
-with them the whole training, are the same numbers, but for the order in which they are summed.
+Form C is ``Bottleneck``, with a convolution in groups; forms A and B have a path for each group.
+A batch norm works on each channel by itself, so a path's norm is a slice of form C's. Outputs,
+gradients, statistics and whole trainings are the same numbers, but for the order of sums.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
-from itertools import chain
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from resnext_det.layers import ConvNorm, FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d
+from resnext_det.layers import ConvNorm, FrozenBatchNorm2d
 from resnext_det.resnext import Bottleneck
-
-_PER_CHANNEL_NORMS = (
-    nn.BatchNorm2d,
-    nn.SyncBatchNorm,
-    FrozenBatchNorm2d,
-    FrozenStatisticsBatchNorm2d,
-)
 
 
 def split_convolution(convolution: ConvNorm, count: int, *, dim: int) -> list[ConvNorm]:
-    """Parts of a convolution without bias, each of one group.
+    """Split a convolution without bias into convolutions of one group.
 
     Args:
-        convolution: dense, or in ``count`` groups where ``dim`` is 0.
+        convolution: of one group, or of ``count`` groups where ``dim`` is 0.
         count: number of parts; it divides the channels.
-        dim: 0, every part gives its share of the output channels, and has its share of the norm;
-            1, every part takes its share of the input channels, and has no norm: it would follow the sum.
+        dim: 0 to share out the output channels, with their norms; 1 to share out the input
+            channels, without a norm, which would follow the sum of the parts.
 
     Raises:
         ValueError: the norm mixes the channels of two parts.
     """
-    weights = [chunk.clone() for chunk in convolution.weight.detach().chunk(count, dim)]
+    weights = convolution.weight.detach().chunk(count, dim)
     norms = _split_norm(convolution.norm if dim == 0 else None, count)
-    return [_with(convolution, weight, groups=1, norm=norm) for weight, norm in zip(weights, norms)]
+    return [_copy(convolution, weight, norm) for weight, norm in zip(weights, norms)]
 
 
 def join_convolutions(convolutions: Sequence[ConvNorm], *, dim: int, groups: int = 1) -> ConvNorm:
-    """The inverse of ``split_convolution``: one convolution of many.
+    """Join what ``split_convolution`` split.
 
     Args:
-        convolutions: equal in all but their numbers.
-        dim: 0, their outputs side by side, with their norms; 1, the sum of them, without a norm.
-        groups: of the result; with as many as there are convolutions, each keeps its own input channels.
+        convolutions: they differ in their numbers alone.
+        dim: 0 to put their outputs side by side, with their norms; 1 to sum them, without a norm.
+        groups: of the result, 1 or as many as there are convolutions.
     """
     weight = torch.cat([layer.weight.detach() for layer in convolutions], dim=dim)
-    norm = _joined_norm([layer.norm for layer in convolutions]) if dim == 0 else None
-    return _with(convolutions[0], weight, groups=groups, norm=norm)
+    norm = _join_norms([layer.norm for layer in convolutions]) if dim == 0 else None
+    return _copy(convolutions[0], weight, norm, groups)
 
 
-def _with(like: ConvNorm, weight: Tensor, *, groups: int, norm: nn.Module | None) -> ConvNorm:
-    """A convolution with the stride, padding and dilation of ``like``, and these numbers."""
-    out_channels, channels_of_group = weight.shape[:2]
-    with torch.device("meta"):  # neither memory nor random numbers: the weight is replaced
-        convolution = ConvNorm(
-            channels_of_group * groups,
-            out_channels,
-            like.kernel_size[0],
-            stride=like.stride[0],
-            padding=int(like.padding[0]),
-            dilation=like.dilation[0],
-            groups=groups,
-            bias=False,
-        )
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    convolution.weight = nn.Parameter(weight, requires_grad=like.weight.requires_grad)
-    convolution.norm, convolution.training = norm, like.training
+def _copy(like: ConvNorm, weight: Tensor, norm: nn.Module | None, groups: int = 1) -> ConvNorm:
+    """Copy a convolution, with another weight and norm, and without its activation."""
+    convolution = copy.deepcopy(like)
+    convolution.weight.data = weight.clone(memory_format=torch.channels_last)
+    convolution.out_channels, convolution.in_channels = len(weight), weight.shape[1] * groups
+    convolution.groups, convolution.norm, convolution.activation = groups, norm, None
     return convolution
 
 
@@ -84,128 +64,162 @@ def _split_norm(norm: nn.Module | None, count: int) -> Sequence[nn.Module | None
     if isinstance(norm, nn.GroupNorm):
         if norm.num_groups % count != 0:
             raise ValueError(
-                f'norm "GN" takes {norm.num_groups} groups, which do not split into {count} paths: it mixes the '
-                f'paths; choose a cardinality that divides {norm.num_groups}, or the norm "BN"'
+                f'norm "GN" has {norm.num_groups} groups, which do not split into {count} paths; '
+                f'choose a cardinality that divides {norm.num_groups}, or the norm "BN"'
             )
-    elif not isinstance(norm, _PER_CHANNEL_NORMS):
-        raise ValueError(
-            f'a {type(norm).__name__} cannot be split into paths; choose the norm "BN"'
-        )
-    values = {name: tensor.detach() for name, tensor in norm.state_dict(keep_vars=True).items()}
-    chunks = {name: value.chunk(count) for name, value in values.items() if value.dim() == 1}
-    return [
-        _resized_norm(norm, {name: parts[index] for name, parts in chunks.items()}, 1 / count)
+    elif not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)):
+        raise ValueError(f'a {type(norm).__name__} cannot be split; choose the norm "BN"')
+    states = [
+        {
+            name: value.chunk(count)[index]
+            for name, value in norm.state_dict().items()
+            if value.dim()
+        }
         for index in range(count)
     ]
+    return [_copy_norm(norm, state, 1 / count) for state in states]
 
 
-def _joined_norm(norms: Sequence[nn.Module | None]) -> nn.Module | None:
+def _join_norms(norms: Sequence[nn.Module | None]) -> nn.Module | None:
     if norms[0] is None:
         return None
     states = [cast(nn.Module, norm).state_dict() for norm in norms]
-    names = [name for name, value in states[0].items() if value.dim() == 1]
-    values = {name: torch.cat([state[name] for state in states]) for name in names}
-    return _resized_norm(norms[0], values, len(norms))
+    names = [name for name, value in states[0].items() if value.dim()]
+    state = {name: torch.cat([state[name] for state in states]) for name in names}
+    return _copy_norm(norms[0], state, len(norms))
 
 
-def _resized_norm(norm: nn.Module, values: dict[str, Tensor], factor: float) -> nn.Module:
-    """A norm as this one with other values, for ``factor`` times the channels."""
+def _copy_norm(norm: nn.Module, state: dict[str, Tensor], factor: float) -> nn.Module:
+    """Copy a norm, with other numbers, for ``factor`` times as many channels."""
     resized = copy.deepcopy(norm)
-    for name, value in values.items():
-        old = getattr(norm, name)
-        new = value.clone()
-        is_parameter = isinstance(old, nn.Parameter)
-        setattr(
-            resized,
-            name,
-            nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new,
-        )
+    for name, value in state.items():
+        getattr(resized, name).data = value.clone()
     for name in ("num_features", "num_channels", "num_groups"):
         if hasattr(norm, name):
             setattr(resized, name, round(getattr(norm, name) * factor))
     return resized
 
 
-FORMS = ("A", "B", "C")
+class _Paths(nn.Module):
+    """A block of parallel paths: the base of forms A and B."""
+
+    def __init__(self, block: Bottleneck, *names: str) -> None:
+        """Make the paths from copies of the convolutions ``names`` of a block in form C."""
+        super().__init__()
+        if any(layer.bias is not None for layer in (block.conv1, block.conv2, block.conv3)):
+            raise ValueError(
+                "a block whose convolutions have biases has no other form; "
+                "convert it before its norms are folded"
+            )
+        self.residual, self.shortcut = block.residual, copy.deepcopy(block.shortcut)
+        self.paths = nn.ModuleList(nn.Sequential() for _ in range(block.conv2.groups))
+        for name in names:
+            is_last = name == "conv3"
+            layers = split_convolution(getattr(block, name), len(self.paths), dim=int(is_last))
+            for path, layer in zip(self.paths, layers):
+                layer.activation = None if is_last else torch.relu_
+                path.add_module(name, layer)
+        for module in (self, self.paths, *self.paths):
+            module.training = block.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        # One path after the other, so that form A need not hold all of their maps.
+        out = self.aggregate(path(x) for path in self.paths)  # (N, out_channels, H/s, W/s)
+        if self.residual:
+            out = out + (x if self.shortcut is None else self.shortcut(x))
+        return torch.relu_(out)
+
+    def aggregate(self, maps: Iterable[Tensor]) -> Tensor:
+        """Make one map from those of the paths."""
+        raise NotImplementedError
 
 
-class FormA(nn.Module):
-    """relu(shortcut(x) + norm(sum of path(x))): every path is 1x1, 3x3, 1x1 (figure 3a, footnote 6).
+class FormA(_Paths):
+    """Compute relu(shortcut(x) + norm(sum of path(x))), each path 1x1, 3x3, 1x1 (figure 3a).
 
-    Norm and ReLU follow the first two convolutions of a path; the norm of the third follows the sum.
+    A norm and a ReLU follow the first two convolutions of a path; the norm of the third follows the
+    sum (footnote 6).
 
     Args:
-        block: the block in form C that this one computes; its numbers are copied.
+        block: a block in form C, whose numbers are copied.
 
     Raises:
         ValueError: the block has biases, or a norm that mixes the channels of two paths.
     """
 
     def __init__(self, block: Bottleneck) -> None:
-        super().__init__()
-        self.residual, self.shortcut = block.residual, copy.deepcopy(block.shortcut)
-        self.paths = _paths(block, with_conv3=True)
+        super().__init__(block, "conv1", "conv2", "conv3")
         self.norm = copy.deepcopy(block.conv3.norm)
-        self.training = block.training
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = reduce(
-            torch.add, (path(x) for path in self.paths)
-        )  # (N, out_channels, H/stride, W/stride)
-        out = out if self.norm is None else self.norm(out)
-        return torch.relu_(_with_shortcut(self, x, out))
+    def aggregate(self, maps: Iterable[Tensor]) -> Tensor:
+        out = reduce(torch.add, maps)
+        return out if self.norm is None else self.norm(out)
 
 
-class FormB(nn.Module):
-    """relu(shortcut(x) + conv3(concatenation of path(x))): every path is 1x1, 3x3 (figure 3b).
+class FormB(_Paths):
+    """Compute relu(shortcut(x) + conv3(concatenation of path(x))), each path 1x1, 3x3 (figure 3b).
 
     Args:
-        block: the block in form C that this one computes; its numbers are copied.
+        block: a block in form C, whose numbers are copied.
 
     Raises:
         ValueError: the block has biases, or a norm that mixes the channels of two paths.
     """
 
     def __init__(self, block: Bottleneck) -> None:
-        super().__init__()
-        self.residual, self.shortcut = block.residual, copy.deepcopy(block.shortcut)
-        self.paths = _paths(block, with_conv3=False)
+        super().__init__(block, "conv1", "conv2")
         self.conv3 = copy.deepcopy(block.conv3)
-        self.training = block.training
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = torch.cat(
-            [path(x) for path in self.paths], dim=1
-        )  # (N, bottleneck_channels, H/stride, W/stride)
-        out = self.conv3(out)  # (N, out_channels, H/stride, W/stride)
-        return torch.relu_(_with_shortcut(self, x, out))
+    def aggregate(self, maps: Iterable[Tensor]) -> Tensor:
+        return self.conv3(torch.cat(list(maps), dim=1))
 
 
 Block = Bottleneck | FormA | FormB
+FORMS = ("A", "B", "C")
 
 
-def to_form_a(block: Block) -> FormA:
-    """A new block in form A with the numbers of ``block``, which may be in any form.
+def convert(model: nn.Module, form: str) -> nn.Module:
+    """Convert every block of a model to a form, in place: ``convert(ResNeXtClassifier(...), "A")``.
+
+    The parameters are new ones: make the optimizer afterwards. Files of weights hold form C alone:
+    convert back before writing them, and convert after loading them.
+
+    Args:
+        model: a ResNeXt, a classifier, a stage, a detector, or a block.
+        form: "A", "B" or "C".
+
+    Returns:
+        The model; where it is itself a block, a new one.
 
     Raises:
-        ValueError: see ``FormA``.
+        ValueError: the form is unknown, the model has no blocks, or a block has no such form.
     """
-    return copy.deepcopy(block) if isinstance(block, FormA) else FormA(to_form_c(block))
+    if form not in FORMS:
+        raise ValueError(f"form {form!r} is not known; choose one of {', '.join(map(repr, FORMS))}")
+    if isinstance(model, Block):
+        return _convert_block(model, form)
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, Block)}
+    if not blocks:
+        raise ValueError(
+            f"a {type(model).__name__} has no bottleneck blocks to convert; give a ResNeXt"
+        )
+    # All blocks are made before the first is replaced, so that an error leaves the model as it was.
+    converted = {name: _convert_block(block, form) for name, block in blocks.items()}
+    for name, block in converted.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, block)
+    return model
 
 
-def to_form_b(block: Block) -> FormB:
-    """A new block in form B with the numbers of ``block``, which may be in any form.
-
-    Raises:
-        ValueError: see ``FormB``.
-    """
-    return copy.deepcopy(block) if isinstance(block, FormB) else FormB(to_form_c(block))
+def _convert_block(block: Block, form: str) -> Block:
+    bottleneck = copy.deepcopy(block) if isinstance(block, Bottleneck) else _join_paths(block)
+    if form == "A":
+        return FormA(bottleneck)
+    return FormB(bottleneck) if form == "B" else bottleneck
 
 
-def to_form_c(block: Block) -> Bottleneck:
-    """A new block in form C, with a convolution in groups, with the numbers of ``block`` in any form."""
-    if isinstance(block, Bottleneck):
-        return copy.deepcopy(block)
+def _join_paths(block: FormA | FormB) -> Bottleneck:
+    """Make the equal block in form C."""
     paths = [[cast(ConvNorm, layer) for layer in cast(nn.Sequential, path)] for path in block.paths]
     conv1 = join_convolutions([path[0] for path in paths], dim=0)
     conv2 = join_convolutions([path[1] for path in paths], dim=0, groups=len(paths))
@@ -214,79 +228,11 @@ def to_form_c(block: Block) -> Bottleneck:
     else:
         conv3 = join_convolutions([path[2] for path in paths], dim=1)
         conv3.norm = copy.deepcopy(block.norm)
-    with torch.device("meta"):  # the sizes alone: the layers are replaced
-        form = Bottleneck(
-            conv1.in_channels,
-            conv3.out_channels,
-            bottleneck_channels=conv2.out_channels,
-            cardinality=len(paths),
-            norm="",
+    with torch.device("meta"):  # neither memory nor random numbers: every layer is replaced
+        joined = Bottleneck(
+            conv1.in_channels, conv3.out_channels, bottleneck_channels=conv2.out_channels
         )
-    form.residual, form.shortcut = block.residual, copy.deepcopy(block.shortcut)
-    form.conv1, form.conv2, form.conv3 = conv1, conv2, conv3
-    form.training = block.training
-    return form
-
-
-def convert(model: nn.Module, form: str) -> nn.Module:
-    """Put every block of a model into one form, in place: ``convert(ResNeXtClassifier(...), "A")``.
-
-    The parameters are new ones: make the optimizer afterwards. Files of weights know form C alone: convert
-    back before you write them, and convert after you load them.
-
-    Args:
-        model: a ResNeXt, a classifier, a stage, a detector, or a block.
-        form: "A", "B" or "C".
-
-    Returns:
-        The model; where it is a block itself, the new one.
-
-    Raises:
-        ValueError: the form is unknown, the model has no blocks, or a block has no such form.
-    """
-    conversions = {"A": to_form_a, "B": to_form_b, "C": to_form_c}
-    if form not in conversions:
-        raise ValueError(f"form {form!r} is not known; choose one of {', '.join(map(repr, FORMS))}")
-    if isinstance(model, Block):
-        return conversions[form](model)
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, Block)}
-    if not blocks:
-        raise ValueError(
-            f"a {type(model).__name__} has no bottleneck blocks to convert; give a ResNeXt"
-        )
-    # All first, so that an error leaves the model as it was.
-    converted = {name: conversions[form](block) for name, block in blocks.items()}
-    for name, block in converted.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, block)
-    return model
-
-
-def _with_shortcut(block: FormA | FormB, x: Tensor, out: Tensor) -> Tensor:
-    if not block.residual:
-        return out
-    return out + (x if block.shortcut is None else block.shortcut(x))
-
-
-def _paths(block: Bottleneck, *, with_conv3: bool) -> nn.ModuleList:
-    """The paths of a block in form C: 1x1 and 3x3, and the last 1x1 without its norm, where asked for."""
-    if any(layer.bias is not None for layer in (block.conv1, block.conv2, block.conv3)):
-        raise ValueError(
-            "a block whose convolutions have biases has no other form; convert it before its norms are folded"
-        )
-    count = block.conv2.groups
-    layers = {
-        "conv1": split_convolution(block.conv1, count, dim=0),
-        "conv2": split_convolution(block.conv2, count, dim=0),
-    }
-    for layer in chain(*layers.values()):
-        layer.activation = torch.relu_
-    if with_conv3:
-        layers["conv3"] = split_convolution(block.conv3, count, dim=1)
-    paths = nn.ModuleList()
-    for index in range(count):
-        path = nn.Sequential(OrderedDict((name, parts[index]) for name, parts in layers.items()))
-        path.training = block.training
-        paths.append(path)
-    paths.training = block.training
-    return paths
+    joined.residual, joined.shortcut = block.residual, copy.deepcopy(block.shortcut)
+    joined.conv1, joined.conv2, joined.conv3 = conv1, conv2, conv3
+    joined.training = block.training
+    return joined
