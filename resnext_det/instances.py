@@ -6,7 +6,7 @@ takes detectron2's dicts and detectron2's evaluators take a portable detector's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -107,3 +107,18 @@ class Instances:
     def to(self, device: torch.device | str) -> Instances:
         fields = {name: value.to(device) for name, value in self._fields.items()}
         return Instances(self.image_size, **fields)
+
+
+def name_classes(count: int, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Name the classes of a detector or classifier: as given, or "class 0", "class 1" ...
+
+    Raises:
+        ValueError: another number of names than of classes.
+    """
+    if names and len(names) != count:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise ValueError(
+            f"there are {len(names)} class names ({shown}) for the model's {count} classes; give "
+            f"{count}"
+        )
+    return tuple(names) or tuple(f"class {index}" for index in range(count))

@@ -18,7 +18,7 @@ from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.rules import get_value, list_keys
-from resnext_det.detection.evaluation import proposals_path
+from resnext_det.detection.evaluation import locate_proposals
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.solver import optimizer_of
 from resnext_det.instances import Boxes, Instances
@@ -291,7 +291,7 @@ def test_step_two_reads_what_step_one_writes(path: Path) -> None:
         (datasets.TRAIN, datasets.PROPOSAL_FILES_TRAIN),
         (datasets.TEST, datasets.PROPOSAL_FILES_TEST),
     ):
-        assert files == tuple(str(proposals_path(rpn.OUTPUT_DIR, name)) for name in names)
+        assert files == tuple(str(locate_proposals(rpn.OUTPUT_DIR, name)) for name in names)
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "two_step/rpn", "two_step/fast_rcnn"])

@@ -19,7 +19,7 @@ from pathlib import Path
 from resnext_det.command_line import add_dataset_flag, add_fit_config_flag
 from resnext_det.config import get_cfg, load_config
 from resnext_det.data.coco import register_coco
-from resnext_det.detection.prediction import find_images, names_of_classes, predict_files
+from resnext_det.detection.inference import choose_class_names, find_images, predict_files
 from resnext_det.weights.agreement import needed_by_weights
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.fit_config and cfg.MODEL.WEIGHTS:
             cfg = load_config(options.config_file, [*options.overrides, *needed_by_weights(cfg)])
         paths = find_images(options.inputs, outside=options.output)
-        names = names_of_classes(cfg, options.classes)
+        names = choose_class_names(cfg, options.classes)
         found = predict_files(cfg, paths, names, output_dir=options.output, score=options.score)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ from PIL import Image
 from resnext_det.classification.protocols import protocol_of
 from resnext_det.classification.weights import load_classifier
 from resnext_det.data.reading import decode_rgb, read_range
+from resnext_det.instances import name_classes
 from resnext_det.training import distributed
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.agreement import stated
@@ -47,7 +48,8 @@ class Classifier:
             file = stated(file, preprocessing)
         self.protocol = protocol_of(file)
         self.network = load_classifier(file).to(self.device).eval()
-        self.class_names = _names(class_names or file.class_names, self.network.num_classes)
+        names = class_names or file.class_names or ()
+        self.class_names = name_classes(self.network.num_classes, names)
 
     @torch.inference_mode()
     def __call__(
@@ -90,13 +92,3 @@ def _pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}; give the path of a file")
     return decode_rgb(read_range(str(path)), str(path), "give another one")
-
-
-def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(f"class {index}" for index in range(count))
-    if len(names) != count:
-        raise ValueError(
-            f"there are {len(names)} class names ({', '.join(names[:5])} ...) for {count} outputs; give {count}"
-        )
-    return tuple(names)

@@ -1,4 +1,4 @@
-"""Train, evaluate and use detectors, by either engine: jobs.py is where a command arrives."""
+"""Train, evaluate and use detectors; ``jobs`` gives a job to one of the two engines."""
 
 from __future__ import annotations
 

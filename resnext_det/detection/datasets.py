@@ -1,4 +1,4 @@
-"""The datasets that a configuration names, and the training batches made of them, alike in both engines."""
+"""Load the datasets that a configuration names, and make batches and samples of them."""
 
 from __future__ import annotations
 
@@ -14,70 +14,52 @@ from resnext_det.data.workers import Loader
 from resnext_det.training import distributed
 
 
-def load_train_sets(cfg: CfgNode) -> list[CocoDataset]:
-    """``DATASETS.TRAIN``, with proposals where ``MODEL.LOAD_PROPOSALS`` asks for them.
+def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[CocoDataset]:
+    """Load ``DATASETS.TRAIN`` or ``DATASETS.TEST``, with proposals if ``MODEL.LOAD_PROPOSALS``.
+
+    Args:
+        split: "TRAIN" or "TEST".
+        needed: refuse an empty list.
 
     Raises:
-        ValueError, FileNotFoundError: there is none; see ``load_coco`` and ``add_proposals``.
+        ValueError, FileNotFoundError: the list is empty; see ``load_coco`` and ``add_proposals``.
     """
-    sets = load_datasets(cfg.DATASETS.TRAIN, "TRAIN")
-    return (
-        _add_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TRAIN)
-        if cfg.MODEL.LOAD_PROPOSALS
-        else sets
-    )
-
-
-def load_test_sets(cfg: CfgNode, *, needed: bool = False) -> list[CocoDataset]:
-    """``DATASETS.TEST``, as ``load_train_sets``; an empty list is refused where one is needed."""
-    sets = load_datasets(cfg.DATASETS.TEST, "TEST" if needed else "")
-    return (
-        _add_proposals(sets, cfg.DATASETS.PROPOSAL_FILES_TEST) if cfg.MODEL.LOAD_PROPOSALS else sets
-    )
-
-
-def _add_proposals(sets: list[CocoDataset], files: tuple[str, ...]) -> list[CocoDataset]:
+    names = cfg.DATASETS[split]
+    if needed and not names:
+        example = {"TRAIN": "coco_2017_train", "TEST": "coco_2017_val"}[split]
+        raise ValueError(
+            f"DATASETS.{split} is empty; name a dataset, such as "
+            f"DATASETS.{split} \"('{example}',)\""
+        )
+    sets = [load_coco(name) for name in names]
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return sets
+    files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
     return [
         replace(dataset, records=add_proposals(dataset.records, file, name=dataset.name))
         for dataset, file in zip(sets, files, strict=True)
     ]
 
 
-def load_datasets(names: tuple[str, ...], needed_as: str = "") -> list[CocoDataset]:
-    """The datasets of these names, without proposals; ``needed_as``, TRAIN or TEST, refuses an empty list.
-
-    Raises:
-        ValueError, FileNotFoundError: see ``load_coco``.
-    """
-    if needed_as and not names:
-        example = {"TRAIN": "coco_2017_train", "TEST": "coco_2017_val"}[needed_as]
-        raise ValueError(
-            f"DATASETS.{needed_as} is empty; name a dataset, such as DATASETS.{needed_as} \"('{example}',)\""
-        )
-    return [load_coco(name) for name in names]
-
-
 def check_categories(
     cfg: CfgNode, train_sets: list[CocoDataset], test_sets: list[CocoDataset]
 ) -> None:
-    """Refuse datasets of different categories, or of another number than the model's; proposals have no category."""
-    every = [*train_sets, *test_sets]
+    """Refuse datasets of different categories, or of another number of them than the model has."""
     check_same_categories(train_sets, test_sets)
-    count = len(every[0].class_names)
-    if (
-        count != cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork"
-    ):
+    first, wanted = [*train_sets, *test_sets][0], cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    count = len(first.class_names)
+    if count != wanted and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         raise ValueError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES = {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {every[0].name!r} has {count} categories; "
-            f"write {count}"
+            f"MODEL.ROI_HEADS.NUM_CLASSES = {wanted}, but dataset {first.name!r} has {count} "
+            f"categories; write {count}"
         )
 
 
-def train_loader(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loader:
-    """The training batches of this process, from iteration ``start`` on."""
+def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loader:
+    """Build the training batches of this process, from iteration ``start`` on."""
     loader, image = cfg.DATALOADER, cfg.INPUT
     records = [record for dataset in train_sets for record in dataset.records]
+    given = cfg.MODEL.LOAD_PROPOSALS
     return build_train_loader(
         filter_empty(records) if loader.FILTER_EMPTY_ANNOTATIONS else records,
         mapper=DetectionMapper(
@@ -87,9 +69,7 @@ def train_loader(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loa
             sampling=image.MIN_SIZE_TRAIN_SAMPLING,
             flip=image.RANDOM_FLIP,
             image_format=image.FORMAT,
-            proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
-            if cfg.MODEL.LOAD_PROPOSALS
-            else None,
+            proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if given else None,
         ),
         batch_size=distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, distributed.get_world_size()),
         seed=cfg.SEED,
@@ -105,13 +85,12 @@ def train_loader(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loa
 
 
 def test_mapper(cfg: CfgNode) -> DetectionMapper:
-    """From a record to the sample that is evaluated."""
+    """Build the mapper from a record to the sample that is evaluated."""
+    given = cfg.MODEL.LOAD_PROPOSALS
     return DetectionMapper(
         False,
         min_sizes=(cfg.INPUT.MIN_SIZE_TEST,),
         max_size=cfg.INPUT.MAX_SIZE_TEST,
         image_format=cfg.INPUT.FORMAT,
-        proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
-        if cfg.MODEL.LOAD_PROPOSALS
-        else None,
+        proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST if given else None,
     )

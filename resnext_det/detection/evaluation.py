@@ -1,4 +1,4 @@
-"""A model of either engine over datasets: its results, their file, and COCO's numbers."""
+"""Run a detector of either engine on datasets; write and evaluate its detections or proposals."""
 
 from __future__ import annotations
 
@@ -7,55 +7,57 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 from tqdm import tqdm
 
-from resnext_det.data import proposals as proposal_files
 from resnext_det.data.coco import CocoDataset, load_coco
 from resnext_det.data.loaders import build_test_loader
-from resnext_det.data.proposals import Proposals
+from resnext_det.data.proposals import Proposals, write_proposals
 from resnext_det.detection.datasets import test_mapper
 from resnext_det.evaluation.coco import CocoMetrics, coco_results, evaluate_coco
 from resnext_det.evaluation.proposals import ProposalMetrics, evaluate_proposals
+from resnext_det.files import write_text
 from resnext_det.training import distributed
 
-Collect = Callable[[dict[str, Any], dict[str, Any]], list[Any]]
-"""From a sample and the model's output for it to what is kept of them."""
+logger = logging.getLogger(__name__)
 
 
-def run_on(
+class DatasetMetrics(Protocol):
+    """The numbers of one test set: ``CocoMetrics``, ``ProposalMetrics`` or detectron2's."""
+
+    def as_dict(self) -> dict[str, float]: ...
+
+    def table(self) -> str: ...
+
+    def summary(self) -> str: ...
+
+    def to_json(self) -> str: ...
+
+
+def run_on_dataset(
     model: nn.Module,
     dataset: CocoDataset,
-    collect: Collect,
+    collect: Callable[[dict[str, Any], dict[str, Any]], list[Any]],
     *,
     mapper: Callable[..., dict[str, Any]],
     num_workers: int,
 ) -> list[Any]:
-    """Run a model on every image of a dataset, and gather what ``collect`` keeps of each.
+    """Run a model on every image of a dataset, and gather what ``collect`` makes of the outputs.
 
-    Every process takes its share of the images, with the first one's running statistics, which checkpoints hold: so this equals a run
-    on a checkpoint. The model's mode is left as it was.
+    Every process takes its share of the images, with the first one's running statistics, which
+    checkpoints hold: so the results are those of a checkpoint. The model's mode is left as it was.
+
+    Args:
+        collect: takes a sample and the model's output for it.
 
     Returns:
-        what was kept, in the order of the images; in other processes than the first an empty list.
+        what was collected, in the order of the images; in other processes than the first nothing.
     """
     distributed.share_buffers(model)
-    mine = _run_on_share(model, dataset, collect, mapper, num_workers)
-    return [kept for share in distributed.gather_objects(mine) for kept in share]
-
-
-def _run_on_share(
-    model: nn.Module,
-    dataset: CocoDataset,
-    collect: Collect,
-    mapper: Callable[..., dict[str, Any]],
-    num_workers: int,
-) -> list[Any]:
     loader = build_test_loader(
         dataset.records,
         mapper=mapper,
@@ -65,127 +67,16 @@ def _run_on_share(
     )
     was_training = model.training
     model.eval()
-    kept: list[Any] = []
-    # On a terminal a bar, in the main process alone; it goes when it is done, as a training may go on.
+    collected: list[Any] = []
+    # A bar on a terminal, in the main process alone; it goes when done, as a training may go on.
     hidden = None if distributed.is_main_process() else True
+    words = f"detecting, {dataset.name}"
     with torch.inference_mode():
-        for batch in tqdm(
-            loader, f"detecting, {dataset.name}", unit="image", disable=hidden, leave=False
-        ):
+        for batch in tqdm(loader, words, unit="image", disable=hidden, leave=False):
             for sample, output in zip(batch, model(batch)):
-                kept += collect(sample, output)
+                collected += collect(sample, output)
     model.train(was_training)
-    return kept
-
-
-logger = logging.getLogger(__name__)
-
-
-def proposals_path(output_dir: str | Path, dataset: str) -> Path:
-    """Where a training or evaluation in this folder leaves the proposals of a test set."""
-    return Path(output_dir, "inference", f"proposals_{dataset}.pkl")
-
-
-def check_proposes(cfg: CfgNode) -> None:
-    """Refuse a configuration of another model than one that gives proposals."""
-    if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE = {cfg.MODEL.META_ARCHITECTURE!r} gives no proposals; write ProposalNetwork, as "
-            "configs/base/rpn.yaml does"
-        )
-
-
-def write_all_proposals(cfg: CfgNode, model: nn.Module, files: Mapping[str, str | Path]) -> None:
-    """``write_proposals`` for datasets by name: name -> file."""
-    for name, path in files.items():
-        write_proposals(cfg, model, load_coco(name), path)
-
-
-def write_proposals(
-    cfg: CfgNode, model: nn.Module, dataset: CocoDataset, path: str | Path
-) -> Proposals | None:
-    """Compute the proposals of a dataset and write them; every process calls it, and goes on when the file is there.
-
-    Args:
-        cfg: says how images are resized, and how they are loaded.
-        model: a ProposalNetwork of either engine: samples -> [{"proposals": Instances}] in pixels of the original images.
-        dataset: loaded.
-        path: of the file, which appears whole or not at all.
-
-    Returns:
-        the proposals; None in other processes than the first.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    rows = run_on(
-        model, dataset, _kept, mapper=test_mapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS
-    )
-    proposals = None
-    if distributed.is_main_process():
-        proposals = dict(rows)
-        proposal_files.write_proposals(path, proposals)
-        number = sum(len(boxes) for boxes, _ in proposals.values())
-        logger.info(
-            "%s: %d proposals on %d images in %s", dataset.name, number, len(proposals), path
-        )
-    distributed.barrier()
-    return proposals
-
-
-def evaluate_proposals_on(
-    cfg: CfgNode, model: nn.Module, dataset: CocoDataset
-) -> ProposalMetrics | None:
-    """Write the proposals of a set to ``proposals_path``, and compare them with the annotations.
-
-    Returns:
-        average recalls; None in other processes than the first.
-    """
-    proposals = write_proposals(cfg, model, dataset, proposals_path(cfg.OUTPUT_DIR, dataset.name))
-    if proposals is None:
-        return None
-    metrics = evaluate_proposals(dataset.annotations_file, proposals)
-    logger.info("%s, box_proposals:\n%s", dataset.name, metrics.table())
-    return metrics
-
-
-def _kept(
-    sample: dict[str, Any], output: dict[str, Any]
-) -> list[tuple[Any, tuple[np.ndarray, np.ndarray]]]:
-    found = output["proposals"]
-    boxes, logits = found.proposal_boxes.tensor.cpu().numpy(), found.objectness_logits.cpu().numpy()
-    return [(sample["image_id"], (boxes, logits))]
-
-
-BoxMetrics = CocoMetrics | ProposalMetrics
-"""What an evaluation gives: the numbers of detections, or those of the proposals of a ProposalNetwork."""
-
-
-def evaluate_all(
-    cfg: CfgNode, model: nn.Module, test_sets: list[CocoDataset]
-) -> dict[str, BoxMetrics]:
-    """Results and numbers of every set, under ``OUTPUT_DIR/inference`` (a folder each where there are several sets).
-
-    Returns:
-        the numbers by name of the set; in other processes than the first an empty dict.
-    """
-    folder = Path(cfg.OUTPUT_DIR, "inference")
-    results: dict[str, BoxMetrics] = {}
-    for dataset in test_sets:
-        output_dir = folder if len(test_sets) == 1 else folder / dataset.name
-        found: BoxMetrics | None
-        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
-            found = evaluate_proposals_on(cfg, model, dataset)
-        else:
-            workers = cfg.DATALOADER.NUM_WORKERS
-            found = evaluate_on(
-                model, dataset, mapper=test_mapper(cfg), num_workers=workers, output_dir=output_dir
-            )
-        if found is not None:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            (output_dir / "metrics.json").write_text(found.to_json(), encoding="utf-8")
-            results[dataset.name] = found
-    return results
+    return [one for share in distributed.gather_objects(collected) for one in share]
 
 
 def evaluate_on(
@@ -196,40 +87,140 @@ def evaluate_on(
     num_workers: int,
     output_dir: Path,
 ) -> CocoMetrics | None:
-    """Detect on every image, write ``coco_instances_results.json`` and compare with the annotations; see ``run_on``.
+    """Detect on every image, write ``coco_instances_results.json``, and compare with annotations.
 
     Returns:
         COCO's numbers; None in other processes than the first.
     """
     began = time.perf_counter()
 
-    def rows_of(sample: dict[str, Any], output: dict[str, Any]) -> list[dict[str, Any]]:
+    def collect(sample: dict[str, Any], output: dict[str, Any]) -> list[dict[str, Any]]:
         return coco_results(sample["image_id"], output["instances"], dataset.category_ids)
 
-    rows = run_on(model, dataset, rows_of, mapper=mapper, num_workers=num_workers)
+    rows = run_on_dataset(model, dataset, collect, mapper=mapper, num_workers=num_workers)
     if not distributed.is_main_process():
         return None
-    output_dir.mkdir(parents=True, exist_ok=True)
-    results_file = output_dir / "coco_instances_results.json"
-    results_file.write_text(json.dumps(rows), encoding="utf-8")
-    seconds = time.perf_counter() - began
+    write_text(output_dir / "coco_instances_results.json", json.dumps(rows))
     logger.info(
         "%s: %d detections on %d images in %.1f s",
         dataset.name,
         len(rows),
         len(dataset.records),
-        seconds,
+        time.perf_counter() - began,
     )
     metrics = evaluate_coco(dataset.annotations_file, rows)
     logger.info("%s, bbox:\n%s", dataset.name, metrics.table())
     return metrics
 
 
-def scalars(results: Mapping[str, BoxMetrics]) -> dict[str, float]:
-    """TensorBoard's and metrics.json's names: bbox/AP, or NAME/bbox/AP where several sets are evaluated; box_proposals/AR@100."""
-    return {
-        f"{task}/{key}" if len(results) == 1 else f"{name}/{task}/{key}": value
-        for name, metrics in results.items()
-        for task in ["box_proposals" if isinstance(metrics, ProposalMetrics) else "bbox"]
-        for key, value in metrics.as_dict().items()
-    }
+def locate_proposals(output_dir: str | Path, dataset: str) -> Path:
+    """Name the file for the proposals of a test set in the output folder of an RPN."""
+    return Path(output_dir, "inference", f"proposals_{dataset}.pkl")
+
+
+def check_proposes(cfg: CfgNode) -> None:
+    """Refuse the configuration of a model whose results are no proposals."""
+    if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE = {cfg.MODEL.META_ARCHITECTURE!r} gives no proposals; write "
+            "ProposalNetwork, as configs/base/rpn.yaml does"
+        )
+
+
+def propose_on(
+    cfg: CfgNode, model: nn.Module, dataset: CocoDataset, path: str | Path
+) -> Proposals | None:
+    """Compute the proposals of a dataset and write them; other processes wait for the file.
+
+    Args:
+        cfg: says how images are resized and loaded.
+        model: samples -> [{"proposals": Instances}] in pixels of the original images.
+        dataset: a loaded dataset.
+        path: of the file, which appears whole or not at all.
+
+    Returns:
+        the proposals; None in other processes than the first.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+
+    def collect(sample: dict[str, Any], output: dict[str, Any]) -> list[Any]:
+        found = output["proposals"]
+        boxes, logits = found.proposal_boxes.tensor, found.objectness_logits
+        return [(sample["image_id"], (boxes.cpu().numpy(), logits.cpu().numpy()))]
+
+    workers = cfg.DATALOADER.NUM_WORKERS
+    rows = run_on_dataset(model, dataset, collect, mapper=test_mapper(cfg), num_workers=workers)
+    proposals = None
+    if distributed.is_main_process():
+        proposals = dict(rows)
+        write_proposals(path, proposals)
+        number = sum(len(boxes) for boxes, _ in proposals.values())
+        logger.info(
+            "%s: %d proposals on %d images in %s", dataset.name, number, len(proposals), path
+        )
+    distributed.barrier()
+    return proposals
+
+
+def propose_on_all(cfg: CfgNode, model: nn.Module, files: Mapping[str, str | Path]) -> None:
+    """Compute and write the proposals of datasets by name, see ``propose_on``: name -> file."""
+    for name, path in files.items():
+        propose_on(cfg, model, load_coco(name), path)
+
+
+def evaluate_proposals_on(
+    cfg: CfgNode, model: nn.Module, dataset: CocoDataset
+) -> ProposalMetrics | None:
+    """Write the proposals of a set to ``locate_proposals``, and compare them with annotations.
+
+    Returns:
+        average recalls; None in other processes than the first.
+    """
+    proposals = propose_on(cfg, model, dataset, locate_proposals(cfg.OUTPUT_DIR, dataset.name))
+    if proposals is None:
+        return None
+    metrics = evaluate_proposals(dataset.annotations_file, proposals)
+    logger.info("%s, box_proposals:\n%s", dataset.name, metrics.table())
+    return metrics
+
+
+def evaluate_all(
+    cfg: CfgNode, model: nn.Module, test_sets: list[CocoDataset]
+) -> dict[str, DatasetMetrics]:
+    """Evaluate a model on every set, and write results and numbers to ``OUTPUT_DIR/inference``.
+
+    Where there are several sets, each has a folder there.
+
+    Returns:
+        the numbers by name of the set; in other processes than the first an empty dict.
+    """
+    folder, workers = Path(cfg.OUTPUT_DIR, "inference"), cfg.DATALOADER.NUM_WORKERS
+    results: dict[str, DatasetMetrics] = {}
+    for dataset in test_sets:
+        output_dir = folder if len(test_sets) == 1 else folder / dataset.name
+        found: DatasetMetrics | None
+        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+            found = evaluate_proposals_on(cfg, model, dataset)
+        else:
+            found = evaluate_on(
+                model, dataset, mapper=test_mapper(cfg), num_workers=workers, output_dir=output_dir
+            )
+        if found is not None:
+            write_text(output_dir / "metrics.json", found.to_json())
+            results[dataset.name] = found
+    return results
+
+
+def flatten_metrics(results: Mapping[str, DatasetMetrics]) -> dict[str, float]:
+    """Name every number as metrics.json and TensorBoard do: bbox/AP, or box_proposals/AR@100.
+
+    Where several sets are evaluated, the set's name comes first: NAME/bbox/AP.
+    """
+    numbers = {}
+    for name, metrics in results.items():
+        task = "box_proposals" if isinstance(metrics, ProposalMetrics) else "bbox"
+        prefix = task if len(results) == 1 else f"{name}/{task}"
+        numbers.update({f"{prefix}/{key}": value for key, value in metrics.as_dict().items()})
+    return numbers

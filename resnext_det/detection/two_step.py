@@ -1,7 +1,7 @@
-"""The paper's protocol (appendix B): RPN and Fast R-CNN are trained apart, without shared features, by either engine.
+"""Train RPN and Fast R-CNN apart, without shared features, as the paper does (appendix B).
 
-Step one trains an RPN and writes its proposals; step two trains Fast R-CNN on them and evaluates it. Each starts from the pretrained
-backbone. py-faster-rcnn's alternating training begins so too.
+Step one trains an RPN and writes its proposals; step two trains Fast R-CNN on them and evaluates
+it. Each starts from the pretrained backbone, as py-faster-rcnn's alternating training begins.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import scale_to_processes
-from resnext_det.detection.evaluation import check_proposes, proposals_path
+from resnext_det.detection.evaluation import check_proposes, locate_proposals
 from resnext_det.detection.jobs import Job, Metrics, propose, train
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.launch import launch
@@ -26,36 +26,45 @@ _NO_PROPOSALS = ("MODEL.LOAD_PROPOSALS", "False", "MODEL.PROPOSAL_GENERATOR.NAME
 
 
 def train_two_step(rpn: Job, fast_rcnn: Job) -> Metrics:
-    """Train an RPN, write its proposals for all of Fast R-CNN's sets, train Fast R-CNN on them, and evaluate.
+    """Train an RPN, write its proposals for Fast R-CNN's sets, train Fast R-CNN, and evaluate it.
 
-    The proposals are in the RPN's output folder, one file a set, whatever ``DATASETS.PROPOSAL_FILES_*`` say. Files that are newer than
-    the RPN's newest checkpoint are not computed again; so with ``resume`` in both jobs a run goes on where it was, and a step that had
+    The proposals are in the RPN's output folder, one file per set, whatever
+    ``DATASETS.PROPOSAL_FILES_*`` say. Files that are newer than the RPN's newest checkpoint are not
+    computed again; so with ``resume`` in both jobs a run goes on where it was, and a step that had
     ended is not repeated.
 
     Args:
-        rpn: its configuration is of a ``ProposalNetwork``.
-        fast_rcnn: its configuration reads proposals (``MODEL.LOAD_PROPOSALS``); its output folder is another one.
+        rpn: has the configuration of a ``ProposalNetwork``.
+        fast_rcnn: has a configuration that reads proposals (``MODEL.LOAD_PROPOSALS``), and another
+            output folder.
 
     Returns:
         Fast R-CNN's numbers.
 
     Raises:
-        ValueError: one of the jobs is not of its step, or both have one output folder; and as ``train``.
+        ValueError: one of the jobs is not of its step, or both have one output folder; and as
+            ``train``.
         OSError, FloatingPointError, TrainingInterrupted: as ``train``.
     """
-    # Here, unless torchrun has started the processes: they can meet but once, so they do it around both steps.
+    # It runs here, unless torchrun has started processes: these can meet only once, so they do it
+    # around both steps.
     return launch(_train_both, device=rpn.configuration().MODEL.DEVICE, args=(rpn, fast_rcnn))
 
 
 def _train_both(rpn: Job, fast_rcnn: Job) -> Metrics:
     first = rpn.configuration()
     check_proposes(first)
-    train_sets, test_sets = _sets_of(fast_rcnn)
-    files = {name: proposals_path(first.OUTPUT_DIR, name) for name in (*train_sets, *test_sets)}
+    train_sets, test_sets = _read_sets(fast_rcnn)
+    files = {name: locate_proposals(first.OUTPUT_DIR, name) for name in (*train_sets, *test_sets)}
     for split, names in (("TRAIN", train_sets), ("TEST", test_sets)):
         chosen = repr(tuple(str(files[name]) for name in names))
-        fast_rcnn = _changed(fast_rcnn, f"DATASETS.PROPOSAL_FILES_{split}", chosen)
-    _check_folders(first, fast_rcnn.configuration())
+        fast_rcnn = _override(fast_rcnn, f"DATASETS.PROPOSAL_FILES_{split}", chosen)
+    folder = fast_rcnn.configuration().OUTPUT_DIR
+    if Path(folder).resolve() == Path(first.OUTPUT_DIR).resolve():
+        raise ValueError(
+            f"OUTPUT_DIR = {folder!r} is that of both steps, whose files have the same names; give "
+            "each its own, or write --output-dir, which makes a folder for each"
+        )
     if not (rpn.resume and _has_ended(rpn, first)):
         train(rpn)
     due = {name: path for name, path in files.items() if not _is_newer(path, first)}
@@ -64,31 +73,23 @@ def _train_both(rpn: Job, fast_rcnn: Job) -> Metrics:
     return train(fast_rcnn)
 
 
-def _changed(job: Job, *overrides: str) -> Job:
+def _override(job: Job, *overrides: str) -> Job:
     return replace(job, overrides=(*job.overrides, *overrides))
 
 
-def _sets_of(fast_rcnn: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The sets that Fast R-CNN is trained and evaluated on; how many files there are for them does not matter yet."""
-    if not _changed(fast_rcnn, *_NO_SETS, *_NO_FILES).configuration().MODEL.LOAD_PROPOSALS:
+def _read_sets(fast_rcnn: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the sets that Fast R-CNN is trained and evaluated on, whatever files stand for them."""
+    if not _override(fast_rcnn, *_NO_SETS, *_NO_FILES).configuration().MODEL.LOAD_PROPOSALS:
         raise ValueError(
-            f"{fast_rcnn.config_file} reads no proposals: MODEL.LOAD_PROPOSALS = False; give a configuration of Fast R-CNN, over "
-            "configs/base/fast_rcnn.yaml"
+            f"{fast_rcnn.config_file} reads no proposals: MODEL.LOAD_PROPOSALS = False; give a "
+            "configuration of Fast R-CNN, over configs/base/fast_rcnn.yaml"
         )
-    datasets = _changed(fast_rcnn, *_NO_PROPOSALS, *_NO_FILES).configuration().DATASETS
+    datasets = _override(fast_rcnn, *_NO_PROPOSALS, *_NO_FILES).configuration().DATASETS
     return datasets.TRAIN, datasets.TEST
 
 
-def _check_folders(first: CfgNode, second: CfgNode) -> None:
-    if Path(first.OUTPUT_DIR).resolve() == Path(second.OUTPUT_DIR).resolve():
-        raise ValueError(
-            f"OUTPUT_DIR = {second.OUTPUT_DIR!r} is that of both steps, whose files have the same names; give each its own, or write "
-            "--output-dir, which makes a folder for each"
-        )
-
-
 def _has_ended(rpn: Job, cfg: CfgNode) -> bool:
-    """Whether the newest checkpoint is that of the last iteration."""
+    """Tell whether the newest checkpoint is that of the last iteration."""
     checkpointer = Checkpointer(cfg.OUTPUT_DIR)
     newest = checkpointer.latest()
     if newest is None:
@@ -101,7 +102,7 @@ def _has_ended(rpn: Job, cfg: CfgNode) -> bool:
 
 
 def _is_newer(path: Path, cfg: CfgNode) -> bool:
-    """Whether a file of proposals is there, and was written after the newest checkpoint."""
+    """Tell whether a file of proposals was written after the newest checkpoint."""
     newest = Checkpointer(cfg.OUTPUT_DIR).latest()
     return (
         newest is not None

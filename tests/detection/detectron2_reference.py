@@ -23,11 +23,11 @@ def detectron2_cfg(cfg: CfgNode) -> Any:
 
 def build_detectron2_detector(cfg: CfgNode) -> nn.Module:
     """detectron2's own meta-architecture, everything in it its own but for the residual stages, which are ours."""
-    from resnext_det.detection.detectron2.trainer import Trainer
+    from resnext_det.detection.detectron2.engine import build_detector
 
     theirs = detectron2_cfg(cfg)
     theirs.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("build_resnet_", "build_resnext_")
-    return Trainer.build_model(theirs)
+    return build_detector(theirs)
 
 
 def detectron2_samples(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

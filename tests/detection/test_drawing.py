@@ -1,4 +1,4 @@
-"""Drawings: boxes where they belong, labels inside the image, colours that stay."""
+"""Drawings: boxes where they belong, labels inside the image, colors that stay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnext_det.detection.drawing import class_colours, contact_sheet, draw_detections
+from resnext_det.detection.drawing import choose_colors, draw_detections
 
 GREY = np.full((200, 300, 3), 90, np.uint8)
 
@@ -43,13 +43,13 @@ def test_a_box_changes_its_edges_and_nothing_inside_or_far_off() -> None:
     assert not drawn.any()
 
 
-def test_a_label_lies_above_its_box_on_the_colour_of_its_class() -> None:
-    colour = class_colours(["cell"])["cell"]
-    drawn = draw_detections(GREY, [[50, 60, 150, 160]], ["cell"], [0.87], colours={"cell": colour})
+def test_a_label_lies_above_its_box_on_the_color_of_its_class() -> None:
+    color = choose_colors(["cell"])["cell"]
+    drawn = draw_detections(GREY, [[50, 60, 150, 160]], ["cell"], [0.87], colors={"cell": color})
     above = drawn[40:58, 50:80].reshape(-1, 3)
-    assert (above == colour).all(-1).mean() > 0.3
+    assert (above == color).all(-1).mean() > 0.3
     assert changed(drawn)[40:58, 50:80].mean() > 0.6
-    assert np.abs(above.astype(int) - colour).sum(-1).max() > 250  # letters that stand out
+    assert np.abs(above.astype(int) - color).sum(-1).max() > 250  # letters that stand out
 
 
 CORNERS = [
@@ -64,19 +64,19 @@ CORNERS = [
 @pytest.mark.parametrize("box", CORNERS, ids=str)
 def test_at_the_border_the_whole_label_stays_inside(box: list[float]) -> None:
     """Its black letters have as many pixels at the border as in the middle."""
-    colours = {"platelet": (10, 240, 30)}  # bright, so that the letters are black
-    inside = draw_detections(GREY, [[100, 90, 130, 140]], ["platelet"], [0.5], colours=colours)
-    border = draw_detections(GREY, [box], ["platelet"], [0.5], colours=colours)
+    colors = {"platelet": (10, 240, 30)}  # bright, so that the letters are black
+    inside = draw_detections(GREY, [[100, 90, 130, 140]], ["platelet"], [0.5], colors=colors)
+    border = draw_detections(GREY, [box], ["platelet"], [0.5], colors=colors)
     ink = (border == 0).all(-1).sum()
     assert ink == (inside == 0).all(-1).sum() > 0
 
 
 def test_the_best_score_is_drawn_last() -> None:
-    colours = {"a": (0, 0, 255), "b": (0, 255, 0)}
+    colors = {"a": (0, 0, 255), "b": (0, 255, 0)}
     boxes = [[50, 60, 150, 160], [50, 60, 150, 160]]
     for scores, best in (([0.9, 0.2], "a"), ([0.2, 0.9], "b")):
-        drawn = draw_detections(GREY, boxes, ["a", "b"], scores, colours=colours)
-        assert tuple(drawn[150, 150]) == colours[best]
+        drawn = draw_detections(GREY, boxes, ["a", "b"], scores, colors=colors)
+        assert tuple(drawn[150, 150]) == colors[best]
 
 
 def test_lines_grow_with_the_image() -> None:
@@ -91,15 +91,15 @@ def test_lines_grow_with_the_image() -> None:
     assert width(64) < width(400) < width(1200)
 
 
-def test_colours_are_stable_and_can_be_told_apart() -> None:
+def test_colors_are_stable_and_can_be_told_apart() -> None:
     names = [f"class {i}" for i in range(10)]
-    colours = class_colours(names)
-    assert class_colours(names[:4]) == {name: colours[name] for name in names[:4]}
+    colors = choose_colors(names)
+    assert choose_colors(names[:4]) == {name: colors[name] for name in names[:4]}
     hues = sorted(
-        colorsys.rgb_to_hsv(*(c / 255 for c in colour[::-1]))[0] for colour in colours.values()
+        colorsys.rgb_to_hsv(*(c / 255 for c in color[::-1]))[0] for color in colors.values()
     )
     assert min(b - a for a, b in itertools.pairwise(hues)) > 0.03
-    assert len(set(class_colours([str(i) for i in range(80)]).values())) == 80
+    assert len(set(choose_colors([str(i) for i in range(80)]).values())) == 80
     first = draw_detections(GREY, [[50, 60, 150, 160]], ["cell"])
     second = draw_detections(GREY, [[9, 9, 20, 20], [50, 60, 150, 160]], ["other", "cell"])
     assert tuple(first[160, 150]) == tuple(second[160, 150])
@@ -120,14 +120,8 @@ def test_tensors_and_arrays_draw_the_same() -> None:
     [
         (GREY[..., 0], [], [], None, r"the image is uint8 of shape \(200, 300\); give BGR, uint8"),
         (GREY / 255, [], [], None, r"the image is float64 of shape"),
-        (GREY, [[0, 0, 9, 9]], [], None, "there are 1 boxes for 0 labels; give one a box"),
-        (
-            GREY,
-            [[0, 0, 9, 9]],
-            ["a"],
-            [0.1, 0.2],
-            "1 boxes for 1 labels and 2 scores; give one a box",
-        ),
+        (GREY, [[0, 0, 9, 9]], [], None, "there are 1 boxes for 0 labels; give one per box"),
+        (GREY, [[0, 0, 9, 9]], ["a"], [0.1, 0.2], "1 labels and 2 scores; give one per box"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -139,27 +133,3 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         draw_detections(image, boxes, labels, scores)
-
-
-def test_a_sheet_holds_every_image_unchanged() -> None:
-    images = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
-    sheet = contact_sheet(images, 2, gap=4)
-    assert sheet.shape == (2 * 24 + 4, 2 * 34 + 4, 3)
-    assert (sheet[4:24, 4:34] == 10).all()
-    assert (sheet[4:24, 38:68] == 20).all()
-    assert (sheet[28:48, 4:34] == 30).all()
-    assert (sheet == 255).all(-1).sum() == 52 * 72 - 3 * 600
-
-
-def test_a_sheet_centres_small_images_and_shrinks_large_ones() -> None:
-    small, wide = np.full((10, 10, 3), 10, np.uint8), np.full((50, 200, 3), 20, np.uint8)
-    sheet = contact_sheet([small, wide], 5, cell=(50, 100), gap=0)
-    assert sheet.shape == (50, 200, 3)
-    assert (sheet[20:30, 45:55] == 10).all()
-    assert (sheet[12:37, 100:] == 20).all()
-    assert (sheet[:12, 100:] == 255).all()
-
-
-def test_an_empty_sheet_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are 0 images in 3 columns"):
-        contact_sheet([], 3)

@@ -129,7 +129,7 @@ def test_a_machine_that_is_too_small(
         train(Job(write_config(tmp_path), tmp_path, engine="portable"))
 
 
-def kill_itself(job: Job, task: str) -> None:
+def kill_itself(job: Job, task: str, files: Any) -> None:
     if distributed.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     distributed.barrier()
@@ -137,7 +137,7 @@ def kill_itself(job: Job, task: str) -> None:
 
 def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is told, and not that the other one has lost its connection."""
-    monkeypatch.setattr("resnext_det.detection.jobs._main", kill_itself)
+    monkeypatch.setattr("resnext_det.detection.jobs._run_task", kill_itself)
     with pytest.raises(ChildProcessError, match=r"SIGKILL.*NUM_WORKERS.*--resume"):
         train(Job(write_config(tmp_path), tmp_path, num_gpus=2))
 

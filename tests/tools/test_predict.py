@@ -131,7 +131,7 @@ def test_classes_are_named(folder: Path) -> None:
         (["more", *WEIGHTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"], "it has 6 classes, and the model 3; write MODEL.ROI_HEADS.NUM_CLASSES 6"),
         (["more", "MODEL.WEIGTHS", "weights.pth"], "did you mean MODEL.WEIGHTS"),
         (["more", "MODEL.WEIGHTS"], "odd number of words"),
-        (["--classes", "a,b", "more", *WEIGHTS], "there are 2 class names (a, b ...)"),
+        (["--classes", "a,b", "more", *WEIGHTS], "there are 2 class names (a, b)"),
         (["--score", "50", "more", *WEIGHTS], "the score 50 is not from 0 to 1"),
         (["--output", "more", "more/b.png", *WEIGHTS], "more/b.png would overwrite an image"),
         (["--register-coco", "coco_2017_val", "a.json", "b", "more", *WEIGHTS], "'coco_2017_val' already stands for"),

@@ -1,4 +1,4 @@
-"""detectron2's side: the registered builders, and an engine over its DefaultTrainer."""
+"""The plugin for detectron2: registered builders, and an engine that trains by detectron2."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-# What has to be imported first: what then registers itself.
+# Of detectron2: what registers itself once that is imported.
 _PLUGINS = {"detectron2.modeling": "backbone", "detectron2.data": "catalog"}
 
 
 def register_with_detectron2() -> None:
-    """Register builders and datasets: now where detectron2's registries are imported already, else as soon as they are.
+    """Register builders and datasets as soon as detectron2's registries are imported.
 
-    So ``import resnext_det`` takes no time for detectron2 where it is not used, works where it is missing or broken, and hides nothing:
-    an error of detectron2 is raised to whoever imports it.
+    So ``import resnext_det`` does not import detectron2: it takes no time for it, and works where
+    detectron2 is missing or broken, whose own error is raised to whoever imports it.
     """
     for registry, plugin in _PLUGINS.items():
         if registry in sys.modules:
@@ -27,7 +27,7 @@ def register_with_detectron2() -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Finds detectron2's registries as Python does, and fills them when they are imported."""
+    """Find detectron2's registries as Python does, and fill them when they are imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -41,7 +41,7 @@ class _AfterImport(MetaPathFinder):
 
 
 class _Registering(Loader):
-    """A loader that imports what registers itself, after it has run the module."""
+    """Load a module, and then import what registers itself there."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

@@ -1,7 +1,8 @@
-"""The registered builders: ResNeXt as detectron2's ``Backbone``, alone, under FPN, and under RetinaNet's FPN.
+"""Register ResNeXt as detectron2's ``Backbone``: alone, under FPN, and under RetinaNet's FPN.
 
-``cfg.MODEL.BACKBONE.NAME = "build_resnext_backbone"`` is all that a plain detectron2 configuration has to say. What the network is,
-``MODEL.RESNETS`` says, as for detectron2's own ``build_resnet_backbone``, whose parameter names and features these are.
+A plain detectron2 configuration needs only ``cfg.MODEL.BACKBONE.NAME = "build_resnext_backbone"``.
+``MODEL.RESNETS`` describes the network, as for detectron2's own ``build_resnet_backbone``;
+parameter names and features are the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from resnext_det.resnext import ResNeXt, make_stage
 
 
 class ResNeXtBackbone(ResNeXt, Backbone):
-    """Our network as detectron2's ``Backbone``; arguments and features are ``ResNeXt``'s.
+    """Make our network detectron2's ``Backbone``; arguments and features are ``ResNeXt``'s.
 
     Args:
         freeze_at: detectron2's ``MODEL.BACKBONE.FREEZE_AT``, 0 to 5.
@@ -59,10 +60,10 @@ class ResNeXtBackbone(ResNeXt, Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
-    """The backbone that ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` describe.
+    """Build the backbone that ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` describe.
 
     Raises:
-        ValueError: a value that is not honoured, such as DEPTH 34 or deformable convolutions.
+        ValueError: a value is not honored, such as DEPTH 34 or deformable convolutions.
     """
     check_backbone(cfg)
     return ResNeXtBackbone(
@@ -74,19 +75,19 @@ def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_resnext_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """``build_resnext_backbone`` under detectron2's FPN, with p6 for the RPN; ``MODEL.FPN`` describes it."""
-    return _pyramid(cfg, build_resnext_backbone(cfg, input_shape), LastLevelMaxPool())
+    """Build a ResNeXt under the FPN that ``MODEL.FPN`` describes, with p6 for the RPN."""
+    return _build_fpn(cfg, build_resnext_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnext_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """``build_resnext_backbone`` under detectron2's FPN, with p6 and p7 computed from res5, as RetinaNet needs them."""
+    """Build a ResNeXt under an FPN with p6 and p7 computed from res5, as RetinaNet needs them."""
     bottom_up = build_resnext_backbone(cfg, input_shape)
     channels = bottom_up.output_shape()["res5"].channels
-    return _pyramid(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))
+    return _build_fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))
 
 
-def _pyramid(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FPN:
+def _build_fpn(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FPN:
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -99,7 +100,7 @@ def _pyramid(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FPN:
 
 @ROI_HEADS_REGISTRY.register()
 class ResNeXtRes5ROIHeads(Res5ROIHeads):
-    """detectron2's C4 head, boxes and masks, whose res5 is ours: the same keys, less time for every region."""
+    """Run detectron2's C4 head, for boxes and masks, with our res5: the same keys, and faster."""
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:

@@ -1,4 +1,4 @@
-"""The datasets and the weights of this project under their names in detectron2's catalogs, so that its own tools take them too."""
+"""Register this project's datasets and weights in detectron2's catalogs, for its own tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resnext_det.weights.catalog_paths import register_handler
 
 
 def register_datasets() -> None:
-    """Give detectron2 every dataset that is known here and not there: the generated ones, and those of ``register_coco``.
+    """Register every dataset that detectron2 lacks: generated ones, and those of ``register_coco``.
 
     Files are looked for, and generated sets are made, when a dataset is loaded.
     """

@@ -1,4 +1,4 @@
-"""detectron2's whole configuration, read and checked as the portable engine's is."""
+"""Read detectron2's whole configuration, and check it as the portable engine's is checked."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ _BOX_DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "FCOS")
 
 
 def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
-    """Read one configuration over detectron2's defaults; every key of detectron2 may be set.
+    """Read a configuration over detectron2's defaults; every key of detectron2 may be set.
 
-    Where it says nothing that the portable engine does not honour, it is held to the same checks; else the backbone is checked.
+    A configuration that the portable engine honors is held to the same checks; of another one the
+    backbone is checked.
 
     Raises:
         FileNotFoundError, ValueError: as ``resnext_det.load_config``.
@@ -39,39 +40,36 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     cfg = get_cfg()
     merge(cfg, path, overrides)
     check_value(cfg, "VERSION", 2)
-    if not (only_here := beyond_portable(cfg)):
-        check(cfg)
-    else:
-        logger.info("Honoured by detectron2 alone: %s", ", ".join(only_here))
+    if beyond := find_keys_beyond_portable(cfg):
+        logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         if uses_our_backbone(cfg):
             check_backbone(cfg)
-    _check_mixed_precision(cfg)
+    else:
+        check(cfg)
+    on_cpu = cfg.MODEL.DEVICE.startswith("cpu")
+    if cfg.SOLVER.AMP.ENABLED and on_cpu and cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIPool":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED = True with MODEL.ROI_BOX_HEAD.POOLER_TYPE = 'ROIPool' does not "
+            "run on detectron2 on the CPU, where torchvision's roi_pool takes float32 alone; write "
+            "SOLVER.AMP.ENABLED False, MODEL.DEVICE cuda, or --engine portable"
+        )
     cfg.freeze()
     return cfg
 
 
-def _check_mixed_precision(cfg: CfgNode) -> None:
-    on_cpu = cfg.MODEL.DEVICE.startswith("cpu")
-    if cfg.SOLVER.AMP.ENABLED and on_cpu and cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIPool":
-        raise ValueError(
-            "SOLVER.AMP.ENABLED = True with MODEL.ROI_BOX_HEAD.POOLER_TYPE = 'ROIPool' does not run on detectron2 on the CPU, where "
-            "torchvision's roi_pool takes float32 alone; write SOLVER.AMP.ENABLED False, MODEL.DEVICE cuda, or --engine portable"
-        )
-
-
-def beyond_portable(cfg: CfgNode) -> list[str]:
-    """The keys with a value that detectron2 alone may honour."""
+def find_keys_beyond_portable(cfg: CfgNode) -> list[str]:
+    """Find the keys with a value that detectron2 alone may honor."""
     return [key for key in SUPPORTED_VALUES if not is_supported(key, get_value(cfg, key))]
 
 
 def uses_our_backbone(cfg: CfgNode) -> bool:
-    """Whether the backbone is one that this package registers."""
+    """Tell whether the backbone is one that this package registers."""
     return "resnext" in cfg.MODEL.BACKBONE.NAME
 
 
-def needs_detectron2_data(cfg: CfgNode) -> list[str]:
-    """The keys for which the images have to be loaded, and results evaluated, by detectron2 itself: masks, keypoints, crops ..."""
-    keys = [key for key in beyond_portable(cfg) if key.startswith(_DATA_KEYS)]
-    if cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS:
-        keys.append("MODEL.META_ARCHITECTURE")
-    return keys
+def needs_detectron2_data(cfg: CfgNode) -> bool:
+    """Tell whether detectron2 has to load the images and evaluate: masks, keypoints, crops ..."""
+    other_detector = cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS
+    return other_detector or any(
+        key.startswith(_DATA_KEYS) for key in find_keys_beyond_portable(cfg)
+    )

@@ -1,4 +1,4 @@
-"""COCO's numbers of a detectron2 model: by this project where boxes are all, by detectron2 where there are masks or keypoints."""
+"""Evaluate a detectron2 model: boxes by this project, masks and keypoints by detectron2."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from tabulate import tabulate
 from torch import nn
 
 from resnext_det.detection import evaluation
-from resnext_det.detection.detectron2.datasets import Data, converted
+from resnext_det.detection.detectron2.datasets import Data, convert_sample
 from resnext_det.evaluation.coco import without_nan
+from resnext_det.files import write_text
 
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """What detectron2's COCOEvaluator gives: task ("bbox", "segm", "keypoints") -> name -> number in percent."""
+    """Hold the numbers of detectron2's COCOEvaluator, in percent.
+
+    Attributes:
+        tasks: "bbox", "segm" or "keypoints" -> name -> number.
+    """
 
     tasks: Mapping[str, Mapping[str, float]]
 
     def as_dict(self) -> dict[str, float]:
-        """Boxes' numbers under their plain names, others as "segm-AP"."""
+        """Name the numbers of boxes as they are, and others as "segm-AP"."""
         return {
             name if task == "bbox" else f"{task}-{name}": value
             for task, numbers in self.tasks.items()
@@ -34,11 +39,11 @@ class TaskMetrics:
         }
 
     def to_json(self) -> str:
-        """All the numbers as a JSON object; null stands for nan."""
+        """Write all the numbers as a JSON object; null stands for nan."""
         return json.dumps(without_nan(self.as_dict()), indent=2)
 
     def table(self) -> str:
-        """A row of AP, AP50, AP75, APs, APm, APl for every task."""
+        """Make a text table with a row of AP, AP50, AP75, APs, APm and APl for every task."""
         names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
         rows = [
             [task, *(numbers.get(name) for name in names)] for task, numbers in self.tasks.items()
@@ -46,12 +51,14 @@ class TaskMetrics:
         return tabulate(rows, headers=["task", *names], tablefmt="pipe", floatfmt=".3f")
 
     def summary(self) -> str:
-        """One line."""
+        """Name the APs in one line."""
         return ", ".join(f"{task} AP {numbers['AP']:.1f}" for task, numbers in self.tasks.items())
 
 
-def evaluate_all(cfg: CfgNode, model: nn.Module, data: Data) -> dict[str, Any]:
-    """Detections and numbers of every ``DATASETS.TEST``, under ``OUTPUT_DIR/inference``.
+def evaluate_all(
+    cfg: CfgNode, model: nn.Module, data: Data
+) -> dict[str, evaluation.DatasetMetrics]:
+    """Evaluate a model on every ``DATASETS.TEST``; write to ``OUTPUT_DIR/inference``.
 
     Returns:
         the numbers by name of the set; in other processes than the first an empty dict.
@@ -59,7 +66,7 @@ def evaluate_all(cfg: CfgNode, model: nn.Module, data: Data) -> dict[str, Any]:
     if not data.by_detectron2:
         return evaluation.evaluate_all(cfg, _Converting(model), data.test_sets)
     folder = Path(cfg.OUTPUT_DIR, "inference")
-    results: dict[str, Any] = {}
+    results: dict[str, evaluation.DatasetMetrics] = {}
     was_training = model.training
     for name in cfg.DATASETS.TEST:
         output_dir = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
@@ -68,13 +75,13 @@ def evaluate_all(cfg: CfgNode, model: nn.Module, data: Data) -> dict[str, Any]:
         found = inference_on_dataset(model, loader, COCOEvaluator(name, output_dir=str(output_dir)))
         if found:
             results[name] = TaskMetrics(found)
-            (output_dir / "metrics.json").write_text(results[name].to_json(), encoding="utf-8")
+            write_text(output_dir / "metrics.json", results[name].to_json())
     model.train(was_training)
     return results
 
 
 class _Converting(nn.Module):
-    """A detectron2 model that takes our samples: proposals that were given have to be detectron2's ``Instances``."""
+    """Run a detectron2 model on our samples: given proposals become detectron2's ``Instances``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -82,4 +89,4 @@ class _Converting(nn.Module):
         self.training = model.training
 
     def forward(self, samples: list[dict[str, Any]]) -> Any:
-        return self.model([converted(sample) for sample in samples])
+        return self.model([convert_sample(sample) for sample in samples])

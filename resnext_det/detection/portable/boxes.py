@@ -1,6 +1,6 @@
-"""Arithmetic of boxes: anchors, box deltas, matching to ground truth, sampling, the regression loss.
+"""Compute with boxes: anchors, deltas, matching to ground truth, sampling, regression loss.
 
-Everything here computes detectron2's numbers, in its order of operations.
+All of it computes detectron2's numbers, in detectron2's order of operations.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ import torch
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-# A predicted side is at most what turns a box of 16 pixels into one of 1000.
+# The largest predicted scaling of a side: from 16 to 1000 pixels.
 _LARGEST_LOG_SCALE = math.log(1000.0 / 16)
 
 
-def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Anchors around the origin, of shape (sizes x ratios, 4), size-major; ratio is height / width, size the root of the area."""
+def make_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """Make the anchors of one cell, centered on the origin, one for each size and ratio.
+
+    Args:
+        sizes: square roots of the areas, in pixels.
+        aspect_ratios: height / width.
+
+    Returns:
+        (sizes x ratios, 4): x0, y0, x1, y1; all ratios of the first size come first.
+    """
     boxes = []
     for size in sizes:
         for ratio in aspect_ratios:
@@ -28,12 +36,14 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
 
 
 class AnchorGenerator(torch.nn.Module):
-    """Anchors of every cell of every feature map: a cell's anchors, shifted by (index + offset) * stride.
+    """Place anchors on every cell of every feature map.
+
+    They are those of one cell, shifted by (index + offset) * stride.
 
     Args:
-        sizes, aspect_ratios: one list a level, or one list in all; see ``cell_anchors``.
-        strides: pixels of the image between neighbouring cells, one a level.
-        offset: of the first cell's centre from the image's corner, in cells, in [0, 1).
+        sizes, aspect_ratios: one list per level, or one list for all; see ``make_cell_anchors``.
+        strides: pixels of the image between neighboring cells, one per level.
+        offset: from the image's corner to the center of the first cell, in cells, in [0, 1).
     """
 
     def __init__(
@@ -51,23 +61,22 @@ class AnchorGenerator(torch.nn.Module):
         sizes = list(sizes) * levels if len(sizes) == 1 else sizes
         aspect_ratios = list(aspect_ratios) * levels if len(aspect_ratios) == 1 else aspect_ratios
         for level, (level_sizes, level_ratios) in enumerate(zip(sizes, aspect_ratios)):
-            self.register_buffer(
-                f"cell{level}", cell_anchors(level_sizes, level_ratios), persistent=False
-            )
+            cell = make_cell_anchors(level_sizes, level_ratios)
+            self.register_buffer(f"cell{level}", cell, persistent=False)
         self.anchors_per_cell = len(sizes[0]) * len(aspect_ratios[0])
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features (N, C, Hi, Wi) of every level -> anchors (Hi * Wi * A, 4) of every level, in pixels of the padded image."""
+        """Map features (N, C, Hi, Wi) to anchors (Hi * Wi * A, 4), per level.
+
+        Anchors are in pixels of the padded image.
+        """
         anchors = []
         for level, (feature, stride) in enumerate(zip(features, self.strides)):
             cell: Tensor = getattr(self, f"cell{level}")
-            height, width = feature.shape[-2:]
-            first = self.offset * stride
-            xs = torch.arange(
-                first, width * stride, step=stride, dtype=torch.float32, device=cell.device
-            )
-            ys = torch.arange(
-                first, height * stride, step=stride, dtype=torch.float32, device=cell.device
+            first, kind, device = self.offset * stride, torch.float32, cell.device
+            ys, xs = (
+                torch.arange(first, side * stride, step=stride, dtype=kind, device=device)
+                for side in feature.shape[-2:]
             )
             grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
             shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1).reshape(-1, 1, 4)
@@ -76,15 +85,19 @@ class AnchorGenerator(torch.nn.Module):
 
 
 class BoxTransform:
-    """Between boxes and deltas (dx, dy, dw, dh): dx = wx * (shift of the centre / width), dw = ww * log(ratio of the widths)."""
+    """Convert between boxes and deltas (dx, dy, dw, dh), which say how a target differs from a box.
+
+    With weights (wx, wy, ww, wh): dx = wx * (shift of the center / width),
+    dw = ww * log(ratio of the widths); dy and dh likewise with heights.
+    """
 
     def __init__(self, weights: Sequence[float]) -> None:
         self.weights = tuple(weights)
 
     def encode(self, boxes: Tensor, targets: Tensor) -> Tensor:
-        """The deltas (N, 4) that turn ``boxes`` (N, 4) into ``targets`` (N, 4)."""
-        widths, heights, center_x, center_y = _center_form(boxes)
-        target_widths, target_heights, target_x, target_y = _center_form(targets)
+        """Compute the deltas (N, 4) that turn ``boxes`` (N, 4) into ``targets`` (N, 4)."""
+        widths, heights, center_x, center_y = _to_center_form(boxes)
+        target_widths, target_heights, target_x, target_y = _to_center_form(targets)
         weight_x, weight_y, weight_w, weight_h = self.weights
         dx = weight_x * (target_x - center_x) / widths
         dy = weight_y * (target_y - center_y) / heights
@@ -93,10 +106,10 @@ class BoxTransform:
         return torch.stack((dx, dy, dw, dh), dim=1)
 
     def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Boxes (N, k * 4) that ``deltas`` (N, k * 4) make of ``boxes`` (N, 4), in float32 whatever came in."""
+        """Apply ``deltas`` (N, k * 4) to ``boxes`` (N, 4), in float32: k boxes each, (N, k * 4)."""
         deltas = deltas.float()
         widths, heights, center_x, center_y = (
-            part[:, None] for part in _center_form(boxes.to(deltas.dtype))
+            part[:, None] for part in _to_center_form(boxes.to(deltas.dtype))
         )
         weight_x, weight_y, weight_w, weight_h = self.weights
         dx = deltas[:, 0::4] / weight_x
@@ -109,13 +122,14 @@ class BoxTransform:
         return torch.stack(corners, dim=-1).reshape(deltas.shape)
 
 
-def _center_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _to_center_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute widths, heights and the x and y of the centers."""
     widths = boxes[:, 2] - boxes[:, 0]
     heights = boxes[:, 3] - boxes[:, 1]
     return widths, heights, boxes[:, 0] + 0.5 * widths, boxes[:, 1] + 0.5 * heights
 
 
-def match(
+def match_candidates(
     overlaps: Tensor,
     *,
     thresholds: Sequence[float],
@@ -125,13 +139,15 @@ def match(
     """Match every candidate to the ground truth that it overlaps most.
 
     Args:
-        overlaps: IoU of shape (ground truths, candidates).
-        thresholds: rising; ``labels[i]`` is given where the best IoU lies in [thresholds[i - 1], thresholds[i]).
+        overlaps: IoU, of shape (ground truths, candidates).
+        thresholds: rising; a candidate gets ``labels[i]`` where its best IoU lies in
+            [thresholds[i - 1], thresholds[i]).
         labels: 1 object, 0 background, -1 ignored; one more than thresholds.
-        allow_low_quality_matches: every candidate that ties for a ground truth's best IoU is an object too.
+        allow_low_quality_matches: a candidate with a ground truth's best IoU is an object too.
 
     Returns:
-        (index of the ground truth, label) of every candidate; without ground truth, index 0 and ``labels[0]``.
+        the index of the ground truth and the label of every candidate; without ground truth,
+        index 0 and ``labels[0]``.
     """
     candidates = overlaps.shape[1]
     if overlaps.numel() == 0:
@@ -153,12 +169,13 @@ def match(
 def sample_labels(
     labels: Tensor, *, count: int, positive_fraction: float, background: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw at most ``count`` candidates, at most ``positive_fraction`` of them objects; -1 is never drawn.
+    """Draw at most ``count`` candidates, at most ``positive_fraction`` of them objects.
 
-    Two ``randperm``, over the objects, then over the background, as in detectron2.
+    Candidates with the label -1 are never drawn. The draws are two ``torch.randperm``, over the
+    objects and then over the background, as in detectron2.
 
     Returns:
-        (indices of objects, indices of background).
+        the indices of objects and those of background.
     """
     positive = ((labels != -1) & (labels != background)).nonzero().flatten()
     negative = (labels == background).nonzero().flatten()
@@ -169,7 +186,7 @@ def sample_labels(
     return positive[chosen_positive], negative[chosen_negative]
 
 
-def box_regression_loss(
+def compute_box_loss(
     boxes: Tensor,
     deltas: Tensor,
     targets: Tensor,
@@ -178,13 +195,20 @@ def box_regression_loss(
     loss_type: str,
     smooth_l1_beta: float,
 ) -> Tensor:
-    """Sum over N boxes of the loss between predicted ``deltas`` (N, 4) and ``targets`` (N, 4).
+    """Sum the loss between predicted ``deltas`` (N, 4) of ``boxes`` (N, 4) and ``targets`` (N, 4).
 
     Args:
-        loss_type: ``smooth_l1`` (on deltas; a beta below 1e-5 is L1), or ``giou``, ``diou``, ``ciou`` (on boxes).
+        loss_type: ``smooth_l1`` (on deltas; a beta below 1e-5 is L1), or ``giou``, ``diou``,
+            ``ciou`` (on boxes).
     """
     if loss_type == "smooth_l1":
-        return _smooth_l1(deltas - transform.encode(boxes, targets), smooth_l1_beta).sum()
+        # torch's own smooth_l1_loss has gradients that differ from detectron2's in the last bit.
+        distance = (deltas - transform.encode(boxes, targets)).abs()
+        if smooth_l1_beta >= 1e-5:
+            squared = 0.5 * distance**2 / smooth_l1_beta
+            linear = distance - 0.5 * smooth_l1_beta
+            distance = torch.where(distance < smooth_l1_beta, squared, linear)
+        return distance.sum()
     losses = {
         "giou": generalized_box_iou_loss,
         "diou": distance_box_iou_loss,
@@ -197,14 +221,6 @@ def box_regression_loss(
     return losses[loss_type](transform.decode(deltas, boxes), targets, reduction="sum")
 
 
-def _smooth_l1(errors: Tensor, beta: float) -> Tensor:
-    # Written out because the gradients of torch's own smooth_l1_loss differ from detectron2's in the last bit.
-    distance = errors.abs()
-    if beta < 1e-5:
-        return distance
-    return torch.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)
-
-
-def larger_than(boxes: Tensor, side: float = 0.0) -> Tensor:
-    """A mask over boxes (N, 4): both sides are longer than ``side`` pixels."""
+def find_larger(boxes: Tensor, side: float = 0.0) -> Tensor:
+    """Mark the boxes (N, 4) with both sides longer than ``side`` pixels: a mask (N,)."""
     return (boxes[:, 2] - boxes[:, 0] > side) & (boxes[:, 3] - boxes[:, 1] > side)

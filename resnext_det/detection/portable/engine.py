@@ -1,4 +1,4 @@
-"""Training and evaluation of the portable detector: from a configuration to files and numbers."""
+"""Train and evaluate the portable detector: from a configuration to files and numbers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config import load_config
 from resnext_det.config.detection import scale_to_processes
-from resnext_det.detection.datasets import (
-    check_categories,
-    load_test_sets,
-    load_train_sets,
-    train_loader,
-)
+from resnext_det.detection.datasets import build_train_batches, check_categories, load_datasets
 from resnext_det.detection.evaluation import (
-    BoxMetrics,
+    DatasetMetrics,
     check_proposes,
     evaluate_all,
-    scalars,
-    write_all_proposals,
+    flatten_metrics,
+    propose_on_all,
 )
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.portable.faster_rcnn import MetaArchitecture
+from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.portable.solver import optimizer_of, schedule_of
-from resnext_det.detection.weights import begin, facts_for_checkpoints, load_detector
+from resnext_det.detection.weights import (
+    describe_preprocessing,
+    load_initial_weights,
+    load_trained,
+)
 from resnext_det.training import distributed
-from resnext_det.training.checkpoint import Checkpointer, load_model_state
+from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import clipper_of
@@ -41,15 +40,16 @@ __all__ = ["evaluate", "load_config", "propose", "train"]
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
-    """Train as ``cfg`` says; every process of a training calls it.
+def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
+    """Train a detector and evaluate it; every process of a training calls this.
 
     Args:
-        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training that had ended is evaluated.
+        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
+            that had ended is evaluated.
 
     Returns:
-        COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other processes than the first an empty
-        dict.
+        COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other
+        processes than the first an empty dict.
 
     Raises:
         ValueError, FileNotFoundError: configuration, data or weights are wrong.
@@ -59,7 +59,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
-    train_sets, test_sets = load_train_sets(cfg), load_test_sets(cfg)
+    train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
     check_categories(cfg, train_sets, test_sets)
     model = _build_model(cfg, device)
     state = TrainingState(
@@ -69,15 +69,15 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
     )
     start = state.resume() if resume else 0
     if start == 0:
-        begin(cfg, model)
-    state.facts = facts_for_checkpoints(cfg, model)
-    results: dict[str, BoxMetrics] = {}
+        load_initial_weights(cfg, model)
+    state.facts = describe_preprocessing(cfg, model)
+    results: dict[str, DatasetMetrics] = {}
     with MetricsWriter(cfg.OUTPUT_DIR, total_steps=cfg.SOLVER.MAX_ITER, start=start) as writer:
 
         def evaluate_now() -> None:
             if test_sets:
                 results.update(evaluate_all(cfg, model, test_sets))
-                writer.put(scalars(results))
+                writer.put(flatten_metrics(results))
 
         def evaluate_when_due(step: Step) -> None:
             period, done = cfg.TEST.EVAL_PERIOD, step.iteration + 1
@@ -92,7 +92,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
                 model=state.model,
                 optimizer=state.optimizer,
                 schedule=schedule_of(cfg),
-                batches=train_loader(cfg, train_sets, start),
+                batches=build_train_batches(cfg, train_sets, start),
                 start=start,
                 stop=cfg.SOLVER.MAX_ITER,
                 device=device,
@@ -108,51 +108,48 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
     return results
 
 
-def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, BoxMetrics]:
-    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint of ``OUTPUT_DIR``, on ``DATASETS.TEST``.
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
+    """Evaluate a trained detector on ``DATASETS.TEST``.
+
+    Args:
+        resume: take the newest checkpoint of ``OUTPUT_DIR``, if there is one, and not
+            ``MODEL.WEIGHTS``.
 
     Returns:
-        COCO's numbers (average recalls) by name of the set; in other processes than the first an empty dict.
+        as ``train``.
 
     Raises:
-        ValueError, FileNotFoundError: configuration, data or weights are wrong; the weights are not those of a whole detector.
+        ValueError, FileNotFoundError: configuration, data or weights are wrong; the weights are
+            not those of a whole detector.
     """
     device = set_up(cfg)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
         record_config(cfg)
-    test_sets = load_test_sets(cfg, needed=True)
+    test_sets = load_datasets(cfg, "TEST")
     check_categories(cfg, [], test_sets)
-    return evaluate_all(cfg, _trained_model(cfg, device, resume=resume), test_sets)
+    model = _build_model(cfg, device)
+    load_trained(cfg, model, resume=resume)
+    return evaluate_all(cfg, model, test_sets)
 
 
 def propose(cfg: CfgNode, files: Mapping[str, str | Path], *, resume: bool = False) -> None:
-    """Write the proposals of a trained ProposalNetwork: ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint of ``OUTPUT_DIR``.
+    """Write the proposals of a trained ProposalNetwork.
 
     Args:
         files: name of a dataset -> file to write.
+        resume: as ``evaluate``.
 
     Raises:
         ValueError, FileNotFoundError: as ``evaluate``; the model gives no proposals.
         OSError: a file could not be written.
     """
     check_proposes(cfg)
-    device = set_up(cfg)
-    write_all_proposals(cfg, _trained_model(cfg, device, resume=resume), files)
+    model = _build_model(cfg, set_up(cfg))
+    load_trained(cfg, model, resume=resume)
+    propose_on_all(cfg, model, files)
 
 
-def _trained_model(cfg: CfgNode, device: torch.device, *, resume: bool) -> MetaArchitecture:
-    model = _build_model(cfg, device)
-    checkpointer = Checkpointer(cfg.OUTPUT_DIR)
-    newest = checkpointer.latest() if resume else None
-    if newest is not None:
-        load_model_state(model, checkpointer.load(newest)["model"])
-        logger.info("The weights are those of %s.", newest)
-    else:
-        load_detector(cfg, model)
-    return model
-
-
-def _build_model(cfg: CfgNode, device: torch.device) -> MetaArchitecture:
+def _build_model(cfg: CfgNode, device: torch.device) -> FasterRCNN:
     model = build_detector(cfg).to(device)
     logger.info("%d parameters", sum(parameter.numel() for parameter in model.parameters()))
     return model

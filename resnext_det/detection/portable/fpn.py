@@ -1,4 +1,4 @@
-"""The feature pyramid network (FPN, section 3), with detectron2's parameter names and numbers."""
+"""The feature pyramid network (FPN, section 3), with detectron2's names and numbers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from resnext_det.resnext import ResNeXt
 
 
 class FPN(nn.Module):
-    """p_i = conv3x3(l_i), l_i = conv1x1(res_i) + upsampled l_(i+1); p6 is p5 subsampled by 2.
+    """Merge the stages of a backbone, coarse to fine, into maps of one width.
+
+    p_i = conv3x3(l_i), l_i = conv1x1(res_i) + upsampled l_(i+1); p6 is p5 subsampled by 2.
 
     Args:
         bottom_up: the backbone; gives every map in ``in_features``.
-        in_features: neighbouring stages, finest first, such as ``("res2", "res3", "res4", "res5")``.
+        in_features: neighboring stages, finest first, such as ("res2", "res3", "res4", "res5").
         out_channels: of every level.
         norm: of every convolution; "" means none, and a bias.
         fuse_type: ``sum`` of the lateral and the upsampled map, or their ``avg``.
@@ -51,7 +53,10 @@ class FPN(nn.Module):
         self.size_divisibility = 2 ** self.levels[-1]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (N, C, H, W), H and W multiples of ``size_divisibility`` -> {"p2": (N, out, H/4, W/4), ...}, finest first."""
+        """Map images (N, C, H, W) to {"p2": (N, out_channels, H / 4, W / 4), ...}, finest first.
+
+        H and W have to be multiples of ``size_divisibility``.
+        """
         stages = self.bottom_up(images)
         pyramid: dict[str, Tensor] = {}
         merged: Tensor | None = None

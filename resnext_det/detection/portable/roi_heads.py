@@ -1,7 +1,7 @@
-"""Per-region computation: which regions are trained on, what is cut out of the features, and the box heads.
+"""Sample regions to train on, cut them out of feature maps, and compute their classes and boxes.
 
-``Res5ROIHeads`` is the C4 detector of the paper (section 5.4): the fifth stage runs on every region. ``StandardROIHeads`` is
-that of DC5 and FPN: a head of fully connected layers.
+``Res5ROIHeads`` is the C4 detector of the ResNeXt paper (section 5.4), ``StandardROIHeads`` that of
+DC5 and FPN. Names and numbers are detectron2's.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, roi_align, roi_pool
 
-from resnext_det.detection.portable.box_predictor import BoxPredictor
-from resnext_det.detection.portable.boxes import match, sample_labels
-from resnext_det.detection.portable.poolers import ROIPooler
+from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor
+from resnext_det.detection.portable.boxes import match_candidates, sample_labels
 from resnext_det.instances import Boxes, Instances
-from resnext_det.layers import ConvNorm
 
-# Ground truth that joins the proposals is as sure as a float32 logit can say: P(object) = 1 - 1e-10.
-_CERTAIN_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
+# A region of 224 x 224 pixels, ImageNet's, is cut out of level 4 (FPN, equation 1).
+_CANONICAL_SIZE = 224
+_CANONICAL_LEVEL = 4
+
+_POOLER_TYPES = ("ROIAlignV2", "ROIAlign", "ROIPool")
 
 
 @dataclass(frozen=True)
 class RegionSampling:
-    """What ``MODEL.ROI_HEADS`` says of the regions to train on, under its own names."""
+    """Keys of ``MODEL.ROI_HEADS`` that choose the regions to train on."""
 
     num_classes: int
     iou_thresholds: tuple[float, ...]
@@ -43,13 +44,13 @@ def sample_regions(
     """Choose the regions to train on and label them.
 
     Args:
-        proposals: per image ``proposal_boxes`` and ``objectness_logits``.
+        proposals: per image ``proposal_boxes``.
         targets: per image ``gt_boxes`` and ``gt_classes``.
         settings: counts and thresholds.
 
     Returns:
-        per image ``proposal_boxes``, ``gt_classes`` (``num_classes`` is the background) and ``gt_boxes`` (of no meaning for the
-        background); objects come first.
+        per image ``proposal_boxes``, ``gt_classes`` (``num_classes`` is the background) and
+        ``gt_boxes`` (of no meaning for the background); objects come first.
     """
     sampled = []
     for proposal, target in zip(proposals, targets):
@@ -57,7 +58,7 @@ def sample_regions(
         truth: Tensor = target.gt_boxes.tensor
         if settings.proposal_append_gt:
             boxes = torch.cat([boxes, truth])
-        matches, labels = match(
+        matches, labels = match_candidates(
             box_iou(truth, boxes),
             thresholds=settings.iou_thresholds,
             labels=settings.iou_labels,
@@ -77,20 +78,94 @@ def sample_regions(
                 background=settings.num_classes,
             )
         )
-        matched = truth[matches[chosen]] if len(truth) else boxes[chosen]
         sampled.append(
             Instances(
                 proposal.image_size,
                 proposal_boxes=Boxes(boxes[chosen]),
                 gt_classes=classes[chosen],
-                gt_boxes=Boxes(matched),
+                gt_boxes=Boxes(truth[matches[chosen]] if len(truth) else boxes[chosen]),
             )
         )
     return sampled
 
 
+class ROIPooler(nn.Module):
+    """Cut every region out of the feature map that fits its size.
+
+    Args:
+        resolution: side of the result in cells.
+        strides: of the feature maps, in pixels: neighboring powers of 2, finest first.
+        sampling_ratio: samples per cell and axis in RoIAlign; 0 adapts it to the region's size.
+        pooler_type: ``ROIAlignV2`` (Mask R-CNN's, with half-pixel offsets right), ``ROIAlign``
+            (Detectron 1's) or ``ROIPool`` (Fast R-CNN's).
+
+    Raises:
+        ValueError: another type; maps that are no neighbors.
+    """
+
+    def __init__(
+        self, *, resolution: int, strides: Sequence[int], sampling_ratio: int, pooler_type: str
+    ) -> None:
+        super().__init__()
+        if pooler_type not in _POOLER_TYPES:
+            raise ValueError(
+                f"pooler type {pooler_type!r} is unknown; choose {', '.join(_POOLER_TYPES)}"
+            )
+        levels = [math.log2(stride) for stride in strides]
+        if levels != [int(levels[0]) + index for index in range(len(levels))]:
+            raise ValueError(
+                f"the feature maps of regions have the strides {tuple(strides)}, which are not "
+                "neighboring powers of 2, finest first; write neighbors in "
+                "MODEL.ROI_HEADS.IN_FEATURES, such as ['p2', 'p3', 'p4', 'p5']"
+            )
+        self.resolution = resolution
+        self.strides = tuple(strides)
+        self.sampling_ratio = sampling_ratio
+        self.pooler_type = pooler_type
+        self.first_level = int(levels[0])
+
+    def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Cut the boxes (Ri, 4) of each of N images, in pixels, out of maps (N, C, Hi, Wi).
+
+        Returns:
+            (sum of Ri, C, resolution, resolution).
+        """
+        counts = torch.tensor([len(image_boxes) for image_boxes in boxes], device=boxes[0].device)
+        images = torch.repeat_interleave(
+            torch.arange(len(boxes), dtype=boxes[0].dtype, device=boxes[0].device), counts
+        )
+        regions = torch.cat([images[:, None], torch.cat(list(boxes))], dim=1)
+        if len(features) == 1:
+            return self._pool(features[0], regions, self.strides[0])
+        levels = self._assign_levels(regions[:, 1:])
+        pooled = features[0].new_zeros(
+            len(regions), features[0].shape[1], self.resolution, self.resolution
+        )
+        for level, (feature, stride) in enumerate(zip(features, self.strides)):
+            chosen = (levels == level).nonzero().flatten()
+            pooled.index_put_((chosen,), self._pool(feature, regions[chosen], stride))
+        return pooled
+
+    def _assign_levels(self, boxes: Tensor) -> Tensor:
+        """Choose the index of the map that each box (R, 4) is cut out of."""
+        sizes = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        levels = torch.floor(_CANONICAL_LEVEL + torch.log2(sizes / _CANONICAL_SIZE + 1e-8))
+        last_level = self.first_level + len(self.strides) - 1
+        return levels.clamp(self.first_level, last_level).to(torch.int64) - self.first_level
+
+    def _pool(self, feature: Tensor, regions: Tensor, stride: int) -> Tensor:
+        # Rounding boxes to bfloat16 would move them by pixels, so the map goes to the boxes' type.
+        exact, scale = feature.to(regions.dtype), 1.0 / stride
+        if self.pooler_type == "ROIPool":
+            pooled = roi_pool(exact, regions, self.resolution, scale)
+        else:
+            aligned = self.pooler_type == "ROIAlignV2"
+            pooled = roi_align(exact, regions, self.resolution, scale, self.sampling_ratio, aligned)
+        return pooled.to(feature.dtype)
+
+
 class ROIHeads(nn.Module):
-    """The common course: sample regions in training, cut them out, compute their features, predict.
+    """Sample regions in training, cut them out, compute their features, and predict.
 
     Args:
         in_features: names of the feature maps.
@@ -104,8 +179,8 @@ class ROIHeads(nn.Module):
         self.in_features = tuple(in_features)
         self.sampling = sampling
 
-    def region_features(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """Maps (N, C, Hi, Wi) and N tensors of boxes (Ri, 4) -> a vector for every region, (sum of Ri, D)."""
+    def compute_vectors(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Map maps (N, C, Hi, Wi) and boxes (Ri, 4) of N images to vectors (sum of Ri, D)."""
         raise NotImplementedError
 
     def forward(
@@ -114,22 +189,24 @@ class ROIHeads(nn.Module):
         proposals: Sequence[Instances],
         targets: Sequence[Instances] | None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """In training ([], losses); in inference (detections of every image, {})."""
+        """Compute the losses in training, and the detections of every image in inference.
+
+        Returns:
+            ([], losses) or (detections, {}).
+        """
         if self.training:
             assert targets is not None
             proposals = sample_regions(proposals, targets, self.sampling)
         maps = [features[name] for name in self.in_features]
-        vectors = self.region_features(
-            maps, [proposal.proposal_boxes.tensor for proposal in proposals]
-        )
-        logits, deltas = self.box_predictor(vectors)
+        boxes = [proposal.proposal_boxes.tensor for proposal in proposals]
+        logits, deltas = self.box_predictor(self.compute_vectors(maps, boxes))
         if self.training:
-            return [], self.box_predictor.losses(logits, deltas, proposals)
+            return [], self.box_predictor.compute_losses(logits, deltas, proposals)
         return self.box_predictor.detect(logits, deltas, proposals), {}
 
 
 class Res5ROIHeads(ROIHeads):
-    """C4: cut 14x14 out of res4, run res5 with its stride 2 on every region, average."""
+    """Cut 14x14 cells out of res4, run res5 with its stride 2 on every region, and average: C4."""
 
     def __init__(
         self,
@@ -145,55 +222,14 @@ class Res5ROIHeads(ROIHeads):
         self.res5 = res5
         self.box_predictor = box_predictor
 
-    def region_features(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    def compute_vectors(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         regions = self.pooler(features, boxes)  # (R, 1024, 14, 14)
-        return self.res5(regions.to(memory_format=torch.channels_last)).mean(
-            dim=[2, 3]
-        )  # (R, 2048)
-
-
-class BoxHead(nn.Sequential):
-    """3x3 convolutions ``conv1`` ..., then fully connected layers ``fc1`` ..., each with ReLU (detectron2's FastRCNNConvFCHead)."""
-
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        resolution: int,
-        conv_dims: Sequence[int],
-        fc_dims: Sequence[int],
-        norm: str = "",
-    ) -> None:
-        super().__init__()
-        convolutions, layers = [], []
-        channels = in_channels
-        for index, dim in enumerate(conv_dims, start=1):
-            convolutions.append(
-                ConvNorm(channels, dim, kernel_size=3, padding=1, norm=norm, activation=nn.ReLU())
-            )
-            self.add_module(f"conv{index}", convolutions[-1])
-            channels = dim
-        size = channels * resolution**2
-        if fc_dims:
-            self.add_module("flatten", nn.Flatten())
-        for index, dim in enumerate(fc_dims, start=1):
-            layers.append(nn.Linear(size, dim))
-            self.add_module(f"fc{index}", layers[-1])
-            self.add_module(f"fc_relu{index}", nn.ReLU())
-            size = dim
-        self.out_features = size
-        # After all are made, as in detectron2, so that one seed gives the same weights there.
-        for convolution in convolutions:
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-            if convolution.bias is not None:
-                nn.init.zeros_(convolution.bias)
-        for layer in layers:
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+        stage = self.res5(regions.to(memory_format=torch.channels_last))  # (R, 2048, 7, 7)
+        return stage.mean(dim=[2, 3])
 
 
 class StandardROIHeads(ROIHeads):
-    """DC5 and FPN: cut 7x7 out of the fitting level, then a box head."""
+    """Cut 7x7 cells out of the map that fits a region, and run a box head: DC5 and FPN."""
 
     def __init__(
         self,
@@ -209,5 +245,5 @@ class StandardROIHeads(ROIHeads):
         self.box_head = box_head
         self.box_predictor = box_predictor
 
-    def region_features(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    def compute_vectors(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         return self.box_head(self.box_pooler(features, boxes)).flatten(1)

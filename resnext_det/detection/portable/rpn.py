@@ -1,4 +1,4 @@
-"""The region proposal network (Faster R-CNN, section 3.1), with detectron2's parameter names and numbers."""
+"""The region proposal network (Faster R-CNN, section 3.1), with detectron2's names and numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from resnext_det.detection.portable.boxes import (
     AnchorGenerator,
     BoxTransform,
-    box_regression_loss,
-    larger_than,
-    match,
+    compute_box_loss,
+    find_larger,
+    match_candidates,
     sample_labels,
 )
 from resnext_det.instances import Boxes, Instances
@@ -23,12 +23,13 @@ from resnext_det.layers import ConvNorm
 
 
 class RPNHead(nn.Module):
-    """3x3 convolutions with ReLU; then two 1x1: A objectness logits and A * 4 box deltas a cell.
+    """Predict A objectness logits and A * 4 box deltas per cell: 3x3 convolutions, then two 1x1.
 
     Args:
         in_channels: of every feature map.
         anchors_per_cell: A.
-        conv_dims: channels of the 3x3 convolutions; -1 keeps the number. One gives the child ``conv``, several ``conv.conv0`` ...
+        conv_dims: channels of the 3x3 convolutions; -1 keeps the number. One makes the child
+            ``conv``, several ``conv.conv0`` ...
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class RPNHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Features (N, C, Hi, Wi) -> logits (N, Hi * Wi * A) and deltas (N, Hi * Wi * A, 4) of every level."""
+        """Map features (N, C, Hi, Wi) to logits (N, Hi * Wi * A) and deltas (N, Hi * Wi * A, 4)."""
         logits, deltas = [], []
         for feature in features:
             hidden = self.conv(feature)
@@ -71,7 +72,7 @@ class RPNHead(nn.Module):
 
 @dataclass(frozen=True)
 class RPNSettings:
-    """What ``MODEL.RPN`` and ``MODEL.PROPOSAL_GENERATOR`` say, under their own names."""
+    """Keys of ``MODEL.RPN``; ``min_size`` is of ``MODEL.PROPOSAL_GENERATOR``."""
 
     iou_thresholds: tuple[float, ...]
     iou_labels: tuple[int, ...]
@@ -92,12 +93,12 @@ class RPNSettings:
 
 
 class RPN(nn.Module):
-    """Proposes regions that may hold an object.
+    """Propose regions that may hold an object.
 
     Args:
         in_features: names of the feature maps.
-        head: gives logits and deltas for every anchor.
-        anchor_generator: for the same feature maps.
+        head: predicts logits and deltas for every anchor.
+        anchor_generator: of the same feature maps.
         settings: thresholds, counts and loss weights.
     """
 
@@ -124,19 +125,20 @@ class RPN(nn.Module):
         *,
         with_proposals: bool = True,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Propose regions; in training, give the losses too.
+        """Propose regions, and in training compute the losses.
 
         Args:
             image_sizes: (height, width) of every image before padding.
             features: name -> (N, C, H, W).
             targets: ground truth of every image; needed in training.
-            with_proposals: whether regions are wanted; in training alone they may not be, and then are not computed.
+            with_proposals: False leaves the proposals out, where only the losses are wanted.
 
         Returns:
-            per image ``proposal_boxes`` and ``objectness_logits``, best first; and ``loss_rpn_cls``, ``loss_rpn_loc``.
+            per image ``proposal_boxes`` and ``objectness_logits``, best first; and
+            ``loss_rpn_cls`` and ``loss_rpn_loc``.
 
         Raises:
-            FloatingPointError: in training, where a prediction is not finite.
+            FloatingPointError: a prediction is not finite in training.
         """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
@@ -146,7 +148,7 @@ class RPN(nn.Module):
             assert targets is not None
             all_anchors = torch.cat(anchors)
             labels, matched = self._label_anchors(all_anchors, image_sizes, targets)
-            losses = self._losses(
+            losses = self._compute_losses(
                 all_anchors, torch.cat(logits, dim=1), torch.cat(deltas, dim=1), labels, matched
             )
         if not with_proposals:
@@ -158,12 +160,16 @@ class RPN(nn.Module):
     def _label_anchors(
         self, anchors: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Instances]
     ) -> tuple[Tensor, Tensor]:
-        """Labels (N, R) of the sampled anchors (1, 0; -1 elsewhere) and the boxes (N, R, 4) that they match."""
+        """Sample anchors and label them: 1 object, 0 background, -1 not sampled.
+
+        Returns:
+            labels (N, R) and the ground-truth boxes (N, R, 4) that the anchors match.
+        """
         settings = self.settings
         all_labels, all_matched = [], []
         for (height, width), target in zip(image_sizes, targets):
             truth: Tensor = target.gt_boxes.tensor
-            matches, labels = match(
+            matches, labels = match_candidates(
                 box_iou(truth, anchors),
                 thresholds=settings.iou_thresholds,
                 labels=settings.iou_labels,
@@ -187,12 +193,12 @@ class RPN(nn.Module):
             all_matched.append(truth[matches] if len(truth) else torch.zeros_like(anchors))
         return torch.stack(all_labels), torch.stack(all_matched)
 
-    def _losses(
+    def _compute_losses(
         self, anchors: Tensor, logits: Tensor, deltas: Tensor, labels: Tensor, matched: Tensor
     ) -> dict[str, Tensor]:
         settings = self.settings
         positive, sampled = labels == 1, labels >= 0
-        localization = box_regression_loss(
+        localization = compute_box_loss(
             anchors.expand(len(labels), -1, -1)[positive],
             deltas[positive],
             matched[positive],
@@ -204,11 +210,10 @@ class RPN(nn.Module):
             logits[sampled], labels[sampled].to(torch.float32), reduction="sum"
         )
         normalizer = settings.batch_size_per_image * len(labels)
+        box_weight = settings.bbox_reg_loss_weight * settings.loss_weight
         return {
             "loss_rpn_cls": classification / normalizer * settings.loss_weight,
-            "loss_rpn_loc": localization
-            / normalizer
-            * (settings.bbox_reg_loss_weight * settings.loss_weight),
+            "loss_rpn_loc": localization / normalizer * box_weight,
         }
 
     def _propose(
@@ -218,30 +223,24 @@ class RPN(nn.Module):
         deltas: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """The best of every level, decoded; then per image NMS within levels and the best over all levels."""
+        """Decode the best of every level; per image, suppress within levels and keep the best."""
         settings = self.settings
         before = settings.pre_nms_topk_train if self.training else settings.pre_nms_topk_test
         scores, boxes, levels = [], [], []
-        for level, (level_anchors, level_logits, level_deltas) in enumerate(
-            zip(anchors, logits, deltas)
-        ):
-            top_scores, top = level_logits.topk(min(before, level_logits.shape[1]), dim=1)
+        for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas)):
+            top_scores, top = logit.topk(min(before, logit.shape[1]), dim=1)
             # Decoding only what is kept gives the same numbers as decoding every anchor.
-            top_deltas = level_deltas.gather(1, top[:, :, None].expand(-1, -1, 4))
-            decoded = self.transform.decode(
-                top_deltas.flatten(0, 1), level_anchors[top].flatten(0, 1)
-            )
+            top_deltas = delta.gather(1, top[:, :, None].expand(-1, -1, 4))
+            decoded = self.transform.decode(top_deltas.flatten(0, 1), anchor[top].flatten(0, 1))
             scores.append(top_scores)
             boxes.append(decoded.unflatten(0, top.shape))
             levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
-        all_scores, all_boxes, all_levels = (
-            torch.cat(scores, dim=1),
-            torch.cat(boxes, dim=1),
-            torch.cat(levels),
-        )
+        all_levels = torch.cat(levels)
         return [
             self._suppress(image_boxes, image_scores, all_levels, image_size)
-            for image_boxes, image_scores, image_size in zip(all_boxes, all_scores, image_sizes)
+            for image_boxes, image_scores, image_size in zip(
+                torch.cat(boxes, dim=1), torch.cat(scores, dim=1), image_sizes
+            )
         ]
 
     def _suppress(
@@ -250,15 +249,13 @@ class RPN(nn.Module):
         settings = self.settings
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         if self.training and not finite.all():
-            # The loop says where, and what to do.
+            # The training loop adds the iteration, the images and the remedy.
             raise FloatingPointError("the RPN predicts boxes or scores that are not finite")
         boxes = clip_boxes_to_image(boxes, image_size)
-        valid = finite & larger_than(boxes, settings.min_size)
+        valid = finite & find_larger(boxes, settings.min_size)
         boxes, scores, levels = boxes[valid], scores[valid], levels[valid]
-        kept = batched_nms(boxes.float(), scores, levels, settings.nms_thresh)
-        kept = kept[
-            : settings.post_nms_topk_train if self.training else settings.post_nms_topk_test
-        ]
+        after = settings.post_nms_topk_train if self.training else settings.post_nms_topk_test
+        kept = batched_nms(boxes.float(), scores, levels, settings.nms_thresh)[:after]
         return Instances(
             image_size, proposal_boxes=Boxes(boxes[kept]), objectness_logits=scores[kept]
         )

@@ -13,23 +13,24 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from resnext_det.config import load_config  # noqa: E402
 from resnext_det.detection.detectron2 import engine as detectron2  # noqa: E402
-from resnext_det.detection.detectron2.datasets import converted  # noqa: E402
-from resnext_det.detection.detectron2.trainer import Trainer  # noqa: E402
+from resnext_det.detection.detectron2.datasets import convert_sample  # noqa: E402
+from resnext_det.detection.detectron2.engine import build_detector  # noqa: E402
 from tests.detection.detectron2_reference import randomize  # noqa: E402
 from tests.test_configs import DISTINCT, SMALL_STEP, name_of, one_step, step_sample  # noqa: E402
 
 
 @pytest.mark.parametrize("path", DISTINCT, ids=name_of)
 def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> None:
+    from detectron2.solver import build_optimizer
     from detectron2.utils.events import EventStorage
 
     ours, found, losses = one_step(load_config(path, SMALL_STEP))
     cfg = detectron2.load_config(path, SMALL_STEP)
     torch.manual_seed(1)
-    theirs = Trainer.build_model(cfg)
+    theirs = build_detector(cfg)
     randomize(theirs, seed=0)
-    sample = converted(step_sample(cfg))
-    optimizer = Trainer.build_optimizer(cfg, theirs)
+    sample = convert_sample(step_sample(cfg))
+    optimizer = build_optimizer(cfg, theirs)
     torch.manual_seed(0)
     with EventStorage():
         expected = theirs.train()([sample])

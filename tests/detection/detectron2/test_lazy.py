@@ -12,8 +12,10 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.config import LazyConfig, instantiate  # noqa: E402
 
-from resnext_det.detection.detectron2.engine import load_config  # noqa: E402
-from resnext_det.detection.detectron2.trainer import Trainer  # noqa: E402
+from resnext_det.detection.detectron2.engine import (
+    build_detector,
+    load_config,
+)
 from tests.detection.detectron2_reference import randomize  # noqa: E402
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -27,7 +29,7 @@ def test_it_is_the_detector_of_the_yaml_file(tmp_path: Path) -> None:
     lazy.model.roi_heads.box_predictor.test_score_thresh = 0.0
     model = instantiate(lazy.model)
     cfg = load_config(CONFIGS / "modern" / f"{NAME}.yaml", ["MODEL.DEVICE", "cpu", *ANY_SCORE])
-    expected = Trainer.build_model(cfg)
+    expected = build_detector(cfg)
     assert [name for name, p in model.named_parameters() if p.requires_grad] == [
         name for name, p in expected.named_parameters() if p.requires_grad
     ]

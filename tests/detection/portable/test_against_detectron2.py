@@ -247,7 +247,7 @@ def test_box_losses_are_detectron2s(loss_type: str) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
 
-    from resnext_det.detection.portable.boxes import BoxTransform, box_regression_loss
+    from resnext_det.detection.portable.boxes import BoxTransform, compute_box_loss
 
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(50, 2, generator=generator) * 100
@@ -255,7 +255,7 @@ def test_box_losses_are_detectron2s(loss_type: str) -> None:
     targets = boxes + torch.rand(50, 4, generator=generator) * torch.tensor([-5.0, -5.0, 5.0, 5.0])
     deltas = (torch.randn(50, 4, generator=generator) * 0.3).requires_grad_()
     weights = (10.0, 10.0, 5.0, 5.0)
-    loss = box_regression_loss(
+    loss = compute_box_loss(
         boxes,
         deltas,
         targets,

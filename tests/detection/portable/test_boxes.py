@@ -12,10 +12,10 @@ from torchvision.ops import box_iou
 from resnext_det.detection.portable.boxes import (
     AnchorGenerator,
     BoxTransform,
-    box_regression_loss,
-    cell_anchors,
-    larger_than,
-    match,
+    compute_box_loss,
+    find_larger,
+    make_cell_anchors,
+    match_candidates,
     sample_labels,
 )
 
@@ -30,7 +30,7 @@ def random_boxes(count: int, seed: int = 0, size: float = 100) -> torch.Tensor:
 
 def test_cell_anchors_have_the_area_and_the_ratio_that_was_asked_for() -> None:
     sizes, ratios = [32, 100], [0.5, 1.0, 2.0]
-    anchors = cell_anchors(sizes, ratios)
+    anchors = make_cell_anchors(sizes, ratios)
     width, height = (anchors[:, 2:] - anchors[:, :2]).unbind(dim=1)
     expected = torch.tensor(
         [(size, ratio) for size in sizes for ratio in ratios]
@@ -84,7 +84,7 @@ def test_decoding_is_bounded_and_in_float32() -> None:
 @pytest.mark.parametrize("low_quality", [False, True])
 def test_matching_is_torchvisions(low_quality: bool) -> None:
     overlaps = box_iou(random_boxes(6), random_boxes(300, seed=1))
-    matches, labels = match(
+    matches, labels = match_candidates(
         overlaps, thresholds=(0.2, 0.5), labels=(0, -1, 1), allow_low_quality_matches=low_quality
     )
     theirs = Matcher(0.5, 0.2, allow_low_quality_matches=low_quality)(overlaps)
@@ -97,7 +97,7 @@ def test_matching_is_torchvisions(low_quality: bool) -> None:
 
 
 def test_matching_with_nothing_to_match() -> None:
-    matches, labels = match(
+    matches, labels = match_candidates(
         torch.zeros(0, 5), thresholds=(0.3, 0.7), labels=(0, -1, 1), allow_low_quality_matches=True
     )
     assert matches.tolist() == labels.tolist() == [0] * 5
@@ -127,7 +127,7 @@ def test_smooth_l1_is_torchs() -> None:
     transform = BoxTransform((10.0, 10.0, 5.0, 5.0))
     deltas = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     for beta in (0.0, 1 / 9, 1.0):
-        loss = box_regression_loss(
+        loss = compute_box_loss(
             boxes, deltas, targets, transform=transform, loss_type="smooth_l1", smooth_l1_beta=beta
         )
         expected = torch.nn.functional.smooth_l1_loss(
@@ -135,7 +135,7 @@ def test_smooth_l1_is_torchs() -> None:
         )
         torch.testing.assert_close(loss, expected)
     with pytest.raises(ValueError, match=r"'l2' is unknown; choose smooth_l1, giou"):
-        box_regression_loss(
+        compute_box_loss(
             boxes, deltas, targets, transform=transform, loss_type="l2", smooth_l1_beta=0.0
         )
 
@@ -143,7 +143,7 @@ def test_smooth_l1_is_torchs() -> None:
 def test_the_loss_of_no_box_is_0_and_has_a_gradient() -> None:
     for loss_type in ("smooth_l1", "giou", "diou", "ciou"):
         deltas = torch.zeros(0, 4, requires_grad=True)
-        loss = box_regression_loss(
+        loss = compute_box_loss(
             torch.zeros(0, 4),
             deltas,
             torch.zeros(0, 4),
@@ -159,5 +159,5 @@ def test_both_sides_have_to_be_longer() -> None:
     boxes = torch.tensor(
         [[0, 0, 2, 2], [0, 0, 1, 2], [0, 0, 2, 1], [5, 5, 5, 5], [3, 3, 2, 9]], dtype=torch.float32
     )
-    assert larger_than(boxes).tolist() == [True, True, True, False, False]
-    assert larger_than(boxes, 1.0).tolist() == [True, False, False, False, False]
+    assert find_larger(boxes).tolist() == [True, True, True, False, False]
+    assert find_larger(boxes, 1.0).tolist() == [True, False, False, False, False]

@@ -98,7 +98,6 @@ class _Reads:
     def __init__(self, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read: set[str] = set()
         paths: dict[int, str] = {}
-        original = YacsNode.__getattr__
 
         def note_places(node: Any, prefix: str) -> None:
             paths[id(node)] = prefix
@@ -109,10 +108,11 @@ class _Reads:
         def recording(node: Any, name: str) -> Any:
             if id(node) in paths:
                 self.read.add(f"{paths[id(node)]}{name}")
-            return original(node, name)
+            return dict.__getitem__(node, name)
 
         note_places(cfg, "")
-        monkeypatch.setattr(YacsNode, "__getattr__", recording)
+        # Attributes are read through this too.
+        monkeypatch.setattr(YacsNode, "__getitem__", recording, raising=False)
         monkeypatch.setattr("resnext_det.detection.portable.build.check", lambda given: None)
         # Copies would be other objects.
         monkeypatch.setattr(

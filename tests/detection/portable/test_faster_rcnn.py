@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.config import get_cfg
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.portable.faster_rcnn import GeneralizedRCNN
+from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.training.loop import train_loop
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import C4_CHANGES, EXHAUSTIVE, FPN, draw_sample
@@ -43,7 +43,7 @@ def batch(channels: int = 3, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def losses_and_gradients(
-    model: GeneralizedRCNN, samples: list[dict[str, Any]], dtype: torch.dtype | None = None
+    model: FasterRCNN, samples: list[dict[str, Any]], dtype: torch.dtype | None = None
 ) -> tuple[dict[str, float], torch.Tensor]:
     model.train().zero_grad()
     torch.manual_seed(0)

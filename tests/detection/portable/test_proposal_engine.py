@@ -148,8 +148,8 @@ def test_as_many_proposals_as_asked_for(tmp_path: Path, files: tuple[Path, Path]
         3,
     ]
     cfg = configuration(tmp_path, *given(*files), *few, "SEED", 1)
-    sets = datasets.load_train_sets(cfg)
-    batch = next(iter(datasets.train_loader(cfg, sets, 0)))
+    sets = datasets.load_datasets(cfg, "TRAIN")
+    batch = next(iter(datasets.build_train_batches(cfg, sets, 0)))
     assert [len(sample["proposals"]) for sample in batch] == [4, 4]
     assert len(datasets.test_mapper(cfg)(sets[0].records[0])["proposals"]) == 3
     assert "proposals" not in datasets.test_mapper(configuration(tmp_path))(

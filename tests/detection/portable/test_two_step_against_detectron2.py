@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config import get_cfg
 from resnext_det.detection.portable.build import _build_roi_heads, _build_rpn, build_detector
-from resnext_det.detection.portable.faster_rcnn import in_original_size
+from resnext_det.detection.portable.faster_rcnn import restore_size
 from resnext_det.detection.portable.fpn import FPN
 from resnext_det.instances import Boxes, Instances
 from tests.detection.detectron2_reference import (
@@ -123,7 +123,7 @@ def test_results_go_back_to_the_original_image_as_theirs(field: str) -> None:
     boxes = torch.cat([low, low + torch.rand(60, 2, generator=generator) * 20], dim=1)
     boxes[:2, 2] = boxes[:2, 0]
     scores = torch.rand(60, generator=generator)
-    mine = in_original_size(
+    mine = restore_size(
         Instances((97, 101), **{field: Boxes(boxes), "scores": scores}),
         {"height": 211, "width": 60},
         field,
@@ -135,7 +135,7 @@ def test_results_go_back_to_the_original_image_as_theirs(field: str) -> None:
     assert mine.image_size == wanted.image_size and 0 < len(wanted) < 58
     assert torch.equal(mine.get(field).tensor, wanted.get(field).tensor)
     assert torch.equal(mine.scores, wanted.scores)
-    unscaled = in_original_size(Instances((97, 101), **{field: Boxes(boxes)}), {}, field)
+    unscaled = restore_size(Instances((97, 101), **{field: Boxes(boxes)}), {}, field)
     assert unscaled.image_size == (97, 101)
 
 

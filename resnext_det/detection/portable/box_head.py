@@ -1,4 +1,4 @@
-"""The two linear outputs of Fast R-CNN: class logits and box deltas, their losses, and the detections they make."""
+"""The head of a region: its layers, its class logits and box deltas, losses and detections."""
 
 from __future__ import annotations
 
@@ -10,13 +10,61 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from resnext_det.detection.portable.boxes import BoxTransform, box_regression_loss
+from resnext_det.detection.portable.boxes import BoxTransform, compute_box_loss
 from resnext_det.instances import Boxes, Instances
+from resnext_det.layers import ConvNorm
+
+
+class BoxHead(nn.Sequential):
+    """Map pooled regions (R, C, H, W) to vectors: detectron2's FastRCNNConvFCHead.
+
+    The 3x3 convolutions ``conv1`` ... come first, then the fully connected layers ``fc1`` ...,
+    each with ReLU.
+
+    Attributes:
+        out_features: values per region.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        resolution: int,
+        conv_dims: Sequence[int],
+        fc_dims: Sequence[int],
+        norm: str = "",
+    ) -> None:
+        super().__init__()
+        convolutions, layers = [], []
+        channels = in_channels
+        for index, dim in enumerate(conv_dims, start=1):
+            convolutions.append(
+                ConvNorm(channels, dim, kernel_size=3, padding=1, norm=norm, activation=nn.ReLU())
+            )
+            self.add_module(f"conv{index}", convolutions[-1])
+            channels = dim
+        size = channels * resolution**2
+        if fc_dims:
+            self.add_module("flatten", nn.Flatten())
+        for index, dim in enumerate(fc_dims, start=1):
+            layers.append(nn.Linear(size, dim))
+            self.add_module(f"fc{index}", layers[-1])
+            self.add_module(f"fc_relu{index}", nn.ReLU())
+            size = dim
+        self.out_features = size
+        # After all are made, as in detectron2, so that one seed gives the same weights there.
+        for convolution in convolutions:
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
+        for layer in layers:
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
 
 
 @dataclass(frozen=True)
 class BoxPredictorSettings:
-    """What ``MODEL.ROI_BOX_HEAD``, ``MODEL.ROI_HEADS`` and ``TEST`` say of the outputs, under their own names."""
+    """Keys of ``MODEL.ROI_BOX_HEAD``, ``MODEL.ROI_HEADS`` and ``TEST``."""
 
     num_classes: int
     cls_agnostic_bbox_reg: bool
@@ -30,10 +78,12 @@ class BoxPredictorSettings:
 
 
 class BoxPredictor(nn.Module):
-    """scores = W_c x, deltas = W_b x, for K classes and the background, which comes last.
+    """Predict classes and boxes from region vectors, by two linear layers (Fast R-CNN).
+
+    There are K classes, and the background comes last.
 
     Args:
-        in_features: length of a region's feature vector.
+        in_features: values per region.
         settings: K, thresholds and loss weights.
     """
 
@@ -41,61 +91,69 @@ class BoxPredictor(nn.Module):
         super().__init__()
         self.settings = settings
         self.transform = BoxTransform(settings.bbox_reg_weights)
+        box_sets = 1 if settings.cls_agnostic_bbox_reg else settings.num_classes
         self.cls_score = nn.Linear(in_features, settings.num_classes + 1)
-        self.bbox_pred = nn.Linear(
-            in_features, 4 if settings.cls_agnostic_bbox_reg else 4 * settings.num_classes
-        )
+        self.bbox_pred = nn.Linear(in_features, 4 * box_sets)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         nn.init.zeros_(self.cls_score.bias)
         nn.init.zeros_(self.bbox_pred.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (R, in_features) -> logits (R, K + 1) and deltas (R, 4 * K), or (R, 4) where class-agnostic."""
+        """Map features (R, in_features) to logits (R, K + 1) and deltas (R, 4 * K).
+
+        Class-agnostic deltas are (R, 4).
+        """
         return self.cls_score(features), self.bbox_pred(features)
 
-    def losses(
+    def compute_losses(
         self, logits: Tensor, deltas: Tensor, regions: Sequence[Instances]
     ) -> dict[str, Tensor]:
-        """``loss_cls``: the mean over regions; ``loss_box_reg``: the sum over objects, divided by all regions.
+        """Compute ``loss_cls``, a mean over regions, and ``loss_box_reg``.
+
+        ``loss_box_reg`` is the sum over objects, divided by the number of all regions.
 
         Args:
-            regions: per image ``proposal_boxes``, ``gt_boxes`` and ``gt_classes``, where K is the background.
+            regions: per image ``proposal_boxes``, ``gt_boxes`` and ``gt_classes``, where K is the
+                background.
         """
-        num_classes = self.settings.num_classes
+        settings, num_classes = self.settings, self.settings.num_classes
         classes = torch.cat([region.gt_classes for region in regions])
         boxes = torch.cat([region.proposal_boxes.tensor for region in regions])
         targets = torch.cat([region.gt_boxes.tensor for region in regions])
         # The mean over no region is not a number; a sum over none is 0 and keeps the graph.
         loss_cls = F.cross_entropy(logits, classes) if classes.numel() else logits.sum() * 0.0
         objects = ((classes >= 0) & (classes < num_classes)).nonzero().flatten()
-        if self.settings.cls_agnostic_bbox_reg:
+        if settings.cls_agnostic_bbox_reg:
             object_deltas = deltas[objects]
         else:
             object_deltas = deltas.reshape(len(deltas), num_classes, 4)[objects, classes[objects]]
-        loss_box_reg = box_regression_loss(
+        loss_box_reg = compute_box_loss(
             boxes[objects],
             object_deltas,
             targets[objects],
             transform=self.transform,
-            loss_type=self.settings.bbox_reg_loss_type,
-            smooth_l1_beta=self.settings.smooth_l1_beta,
+            loss_type=settings.bbox_reg_loss_type,
+            smooth_l1_beta=settings.smooth_l1_beta,
         )
         normalizer = max(classes.numel(), 1.0)
         return {
             "loss_cls": loss_cls,
-            "loss_box_reg": loss_box_reg / normalizer * self.settings.bbox_reg_loss_weight,
+            "loss_box_reg": loss_box_reg / normalizer * settings.bbox_reg_loss_weight,
         }
 
     def detect(
         self, logits: Tensor, deltas: Tensor, proposals: Sequence[Instances]
     ) -> list[Instances]:
-        """Per image ``pred_boxes``, ``scores`` and ``pred_classes``, best first, in pixels of the resized image."""
+        """Turn the predictions for ``proposals`` into detections, best first, per image.
+
+        Returns:
+            per image ``pred_boxes`` in pixels of the resized image, ``scores`` and
+            ``pred_classes``.
+        """
         counts = [len(proposal) for proposal in proposals]
-        boxes = self.transform.decode(
-            deltas, torch.cat([proposal.proposal_boxes.tensor for proposal in proposals])
-        )
-        scores = F.softmax(logits, dim=-1)
+        regions = torch.cat([proposal.proposal_boxes.tensor for proposal in proposals])
+        boxes, scores = self.transform.decode(deltas, regions), F.softmax(logits, dim=-1)
         return [
             self._detect_in_image(image_boxes, image_scores, proposal.image_size)
             for image_boxes, image_scores, proposal in zip(

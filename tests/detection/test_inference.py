@@ -17,9 +17,13 @@ from PIL import Image
 from resnext_det.config import load_config
 from resnext_det.data import coco
 from resnext_det.data.transforms import DetectionMapper
-from resnext_det.detection.inference import Predictor
+from resnext_det.detection.inference import (
+    Predictor,
+    choose_class_names,
+    find_images,
+    predict_files,
+)
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.prediction import find_images, names_of_classes, predict_files
 from tests.detection.helpers import write_config
 
 NAMES = [f"name {index}" for index in range(6)]
@@ -222,15 +226,15 @@ def test_names_of_classes(
 ) -> None:
     monkeypatch.setattr(coco, "_registered", {})
     numbers = tuple(f"class {index}" for index in range(6))
-    assert names_of_classes(cfg, NAMES) == tuple(NAMES)
+    assert choose_class_names(cfg, NAMES) == tuple(NAMES)
     with pytest.raises(
-        ValueError, match=r"there are 2 class names \(a, b ...\) for .*NUM_CLASSES = 6; give 6"
+        ValueError, match=r"there are 2 class names \(a, b\) for the model's 6 classes; give 6"
     ):
-        names_of_classes(cfg, ["a", "b"])
+        choose_class_names(cfg, ["a", "b"])
     # The detector was trained on a set that is not registered here, or whose files are elsewhere.
     for name in ("strange", "coco_2017_val"):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-        assert names_of_classes(with_test_set(cfg, name)) == numbers
+        assert choose_class_names(with_test_set(cfg, name)) == numbers
         assert f"the annotations of {name} are not here" in caplog.text
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 5, "width": 5}],
@@ -239,7 +243,7 @@ def test_names_of_classes(
     }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     coco.register_coco("mine", tmp_path / "boxes.json", tmp_path / "images that are elsewhere")
-    assert names_of_classes(with_test_set(cfg, "mine")) == tuple("543210")
+    assert choose_class_names(with_test_set(cfg, "mine")) == tuple("543210")
 
 
 def test_without_weights_there_is_nothing_to_predict_with(cfg: CfgNode, tmp_path: Path) -> None:

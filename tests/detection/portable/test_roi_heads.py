@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from resnext_det.detection.portable.poolers import ROIPooler
+from resnext_det.detection.portable.roi_heads import ROIPooler
 from tests.detection.portable.test_boxes import random_boxes
 
 
@@ -26,7 +26,7 @@ def test_levels_and_order_are_torchvisions() -> None:
     maps = pyramid()
     expected = theirs({str(i): feature for i, feature in enumerate(maps)}, boxes, [(256, 256)] * 2)
     assert torch.equal(ours(maps, boxes), expected)
-    assert ours._levels(torch.cat(boxes)).unique().tolist() == [0, 1, 2, 3]
+    assert ours._assign_levels(torch.cat(boxes)).unique().tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_a_region_of_224_pixels_belongs_to_level_4(side: int, level: int) -> Non
     pooler = ROIPooler(
         resolution=2, strides=(4, 8, 16, 32), sampling_ratio=0, pooler_type="ROIAlignV2"
     )
-    assert pooler._levels(torch.tensor([[10.0, 10.0, 10.0 + side, 10.0 + side]])).tolist() == [
-        level
-    ]
+    assert pooler._assign_levels(
+        torch.tensor([[10.0, 10.0, 10.0 + side, 10.0 + side]])
+    ).tolist() == [level]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_boxes_stay_exact_where_maps_are_bfloat16() -> None:
 def test_what_cannot_be_pooled() -> None:
     for strides in ((4, 16), (8, 4), (4, 6)):
         with pytest.raises(
-            ValueError, match=r"neighbouring powers of 2.*MODEL\.ROI_HEADS\.IN_FEATURES"
+            ValueError, match=r"neighboring powers of 2.*MODEL\.ROI_HEADS\.IN_FEATURES"
         ):
             ROIPooler(resolution=2, strides=strides, sampling_ratio=0, pooler_type="ROIAlignV2")
     with pytest.raises(ValueError, match="'ROIWarp' is unknown; choose ROIAlignV2"):
