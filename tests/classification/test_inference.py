@@ -71,7 +71,7 @@ def test_what_is_refused(photo: Path, tmp_path: Path) -> None:
         resnext_det.Classifier(tmp_path / "three.pth", device="cpu")
     known = {"preprocessing": "torchvision", "device": "cpu"}
     with pytest.raises(
-        ValueError, match=r"there are 2 class names \(a, b ...\) for 3 outputs; give 3"
+        ValueError, match=r"there are 2 class names \(a, b\) for the model's 3 classes; give 3"
     ):
         resnext_det.Classifier(tmp_path / "three.pth", class_names=("a", "b"), **known)
     classifier = resnext_det.Classifier(tmp_path / "three.pth", **known)

@@ -12,10 +12,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.config import LazyConfig, instantiate  # noqa: E402
 
-from resnext_det.detection.detectron2.engine import (
-    build_detector,
-    load_config,
-)
+from resnext_det.detection.detectron2.engine import build_detector, load_config  # noqa: E402
 from tests.detection.detectron2_reference import randomize  # noqa: E402
 
 CONFIGS = Path(__file__).parents[3] / "configs"

@@ -110,9 +110,13 @@ class _Reads:
                 self.read.add(f"{paths[id(node)]}{name}")
             return dict.__getitem__(node, name)
 
+        def recording_get(node: Any, name: str, default: Any = None) -> Any:
+            return recording(node, name) if name in node else default
+
         note_places(cfg, "")
         # Attributes are read through this too.
         monkeypatch.setattr(YacsNode, "__getitem__", recording, raising=False)
+        monkeypatch.setattr(YacsNode, "get", recording_get, raising=False)
         monkeypatch.setattr("resnext_det.detection.portable.build.check", lambda given: None)
         # Copies would be other objects.
         monkeypatch.setattr(
