@@ -1,8 +1,8 @@
-"""Complexity of ResNeXts by stage, the paper's tables 1 and 2 and figure 4, the width of equal cost.
+"""Show the complexity of ResNeXts by stage, the paper's tables 1 and 2, and its figure 4.
 
 python tools/analyze.py R-50 X-50-32x4d
 python tools/analyze.py X-101-32x4d --height 800 --width 1216 --num-classes 0
-python tools/analyze.py R-26-1x16d X-26-32x1d --stem-channels 16 --res2-channels 64 --height 64 --width 64
+python tools/analyze.py R-26-1x16d X-26-32x1d --stem-channels 16 --res2-channels 64
 python tools/analyze.py --table 1
 python tools/analyze.py --figure 4
 python tools/analyze.py --width-for 16
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from resnext_det.architecture import Architecture
-from resnext_det.paper.complexity import complexity_table, table_1, table_2, width_table
+from resnext_det.paper.complexity import format_by_stage, format_table_1, format_widths
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -68,19 +68,20 @@ def report(options: argparse.Namespace) -> str:
     changes = {name: value for name, value in channels.items() if value is not None}
     if changes and not options.names:
         raise ValueError(
-            "--stem-channels and --res2-channels are of an architecture; give its NAME, as R-26-1x16d"
+            "--stem-channels and --res2-channels are of an architecture; give its NAME, as "
+            "R-26-1x16d"
         )
     nets = [replace(Architecture.parse(name), **changes) for name in options.names]
     parts = [
-        complexity_table(net, options.height, options.width, options.num_classes) for net in nets
+        format_by_stage(net, options.height, options.width, options.num_classes) for net in nets
     ]
-    parts += [{1: table_1, 2: table_2}[number]() for number in options.table]
+    parts += [{1: format_table_1, 2: format_widths}[number]() for number in options.table]
     if options.figure:
         from resnext_det.paper.figure_4 import format_figure_4
 
         parts.append(format_figure_4())
     if options.width_for:
-        parts.append(width_table(tuple(options.width_for)))
+        parts.append(format_widths(options.width_for))
     if not parts:
         raise ValueError(
             "there is nothing to analyze; give a NAME, as X-101-32x4d, --table, --figure or "

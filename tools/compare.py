@@ -1,4 +1,4 @@
-"""Table 8 of the ResNeXt paper beside the figures of your runs, with the difference between ResNeXt and ResNet.
+"""Show table 8 of the paper beside your runs, with the difference between ResNeXt and ResNet.
 
 python tools/compare.py output/R50 output/X50 output/R101 output/X101
 python tools/compare.py output/*/ --markdown table8.md --png table8.png --json table8.json
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_det.paper.comparison import compare
-from resnext_det.paper.presentation import plot_comparison
-from resnext_det.paper.runs import read_run
+from resnext_det.paper.comparison import compare_detectors
+from resnext_det.paper.presentation import format_comparison, format_json, plot_comparison
+from resnext_det.paper.runs import read_detector
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -38,21 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, or 1 for an error that the user can mend."""
     options = parse(arguments)
     try:
-        comparison = compare(
-            [read_run(folder, dataset=options.dataset) for folder in options.output_dirs]
+        comparison = compare_detectors(
+            [read_detector(folder, dataset=options.dataset) for folder in options.output_dirs]
         )
         for path in filter(None, (options.markdown, options.png, options.json)):
             path.parent.mkdir(parents=True, exist_ok=True)
         if options.markdown:
-            options.markdown.write_text(comparison.to_markdown() + "\n", encoding="utf-8")
+            options.markdown.write_text(
+                format_comparison(comparison, markdown=True) + "\n", encoding="utf-8"
+            )
         if options.json:
-            options.json.write_text(comparison.to_json() + "\n", encoding="utf-8")
+            options.json.write_text(format_json(comparison) + "\n", encoding="utf-8")
         if options.png:
             plot_comparison(comparison, options.png)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(comparison.table())
+    print(format_comparison(comparison))
     return 0
 
 

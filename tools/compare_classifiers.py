@@ -1,4 +1,4 @@
-"""The paper's tables of classification errors (3 to 7) beside the errors of your runs.
+"""Show the paper's tables of classification errors (3 to 7) beside the errors of your runs.
 
 python tools/compare_classifiers.py output/R50 output/X50
 python tools/compare_classifiers.py output/*/ --markdown > tables.md
@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnext_det.paper.classifier_comparison import ClassificationComparison, compare_classifiers
-from resnext_det.paper.classifier_runs import ClassificationRun, NotTested, read_classification_runs
+from resnext_det.paper.comparison import compare_classifiers
+from resnext_det.paper.presentation import format_comparison, format_json
+from resnext_det.paper.runs import read_classifiers
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -28,32 +29,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def compared(folders: Sequence[Path]) -> ClassificationComparison:
-    """The comparison of those that were tested, if it is not none of them."""
-    runs: list[ClassificationRun] = []
-    untested: list[NotTested] = []
-    for folder in folders:
-        try:
-            runs += read_classification_runs(folder)
-        except NotTested as error:
-            untested.append(error)
-    if not runs and untested:
-        raise untested[0]
-    return compare_classifiers(runs, left_out=[str(error) for error in untested])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, or 1 for an error that the user can mend."""
     options = parse(arguments)
     try:
-        comparison = compared(options.output_dirs)
+        runs, left_out = read_classifiers(options.output_dirs)
+        comparison = compare_classifiers(runs, left_out=left_out)
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(comparison.to_json() + "\n", encoding="utf-8")
+            options.json.write_text(format_json(comparison) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(comparison.table(markdown=options.markdown))
+    print(format_comparison(comparison, markdown=options.markdown))
     return 0
 
 

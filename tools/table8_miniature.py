@@ -1,13 +1,13 @@
-"""Table 8 of the paper in miniature, on generated shapes: pre-train, fine-tune with several seeds, compare.
+"""Run table 8 of the paper in miniature: pre-train, fine-tune with several seeds, compare.
 
-    python tools/table8_miniature.py                          # two networks of 26 layers, on two CPU cores
-    python tools/table8_miniature.py --from-random            # beside them the same detectors from random weights
-    python tools/table8_miniature.py --size gpu --seeds 0 1   # the paper's four networks, on one GPU
-    python tools/table8_miniature.py --resume                 # go on where it was stopped
+    python tools/table8_miniature.py                         # two networks, on two CPU cores
+    python tools/table8_miniature.py --from-random           # also detectors from random weights
+    python tools/table8_miniature.py --size gpu --seeds 0 1  # the paper's four networks, on a GPU
+    python tools/table8_miniature.py --resume                # go on where it was stopped
 
-``--configs`` takes a folder of your own, with classifier_NAME.yaml and faster_rcnn_NAME.yaml for every network; copied ones need a
-_BASE_ that is right from where they are, such as an absolute path. The runs are in
-output/miniature/SIZE; tools/compare.py reads those of the detectors too.
+``--configs`` takes a folder of your own, with classifier_NAME.yaml and faster_rcnn_NAME.yaml for
+every network; copied ones need a _BASE_ that is right from where they are, such as an absolute
+path. The runs are in output/miniature/SIZE; tools/compare.py reads those of the detectors too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine=options.engine,
         device=options.device,
     )
-    return finish(lambda: [run_miniature(settings).table()])
+    return finish(lambda: [run_miniature(settings).format()])
 
 
 if __name__ == "__main__":

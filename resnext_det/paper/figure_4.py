@@ -17,7 +17,7 @@ from resnext_det.resnext import initialize
 
 
 class TwoLayerBlock(nn.Module):
-    """Compute relu(x + norm(sum of path(x))), where each path is two 3x3 convolutions (figure 4, left).
+    """Compute relu(x + norm(sum of path(x))), each path two 3x3 convolutions (figure 4, left).
 
     A norm and a ReLU follow the first convolution of a path. Only paths of three layers or more
     become a convolution in groups: this block equals ``merge()``, one dense and wider path.
@@ -51,10 +51,7 @@ class TwoLayerBlock(nn.Module):
         return torch.relu_(x + (out if self.norm is None else self.norm(out)))
 
     def merge(self) -> TwoLayerBlock:
-        """Build the equal block of one path with ``cardinality * width`` channels (figure 4, right).
-
-        It has copies of this block's numbers.
-        """
+        """Build the equal block of one wide path (figure 4, right), with copies of the numbers."""
         with torch.device("meta"):  # the sizes alone: the layers are replaced
             merged = TwoLayerBlock(
                 self.channels, cardinality=1, width=self.cardinality * self.width, norm=""

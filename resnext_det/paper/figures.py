@@ -1,4 +1,4 @@
-"""What the paper (arXiv 1611.05431) says of classification: its tables 3 to 7, the one of shortcuts, and the recipes behind them."""
+"""The figures of the paper (arXiv 1611.05431): its tables 3 to 8, and the recipes behind them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 from resnext_det.architecture import Architecture
 
-METRICS = ("AP50", "AP")
+AVERAGE_PRECISIONS = ("AP50", "AP")
 """The columns of table 8: average precision in percent at IoU .50, and over IoU .50 to .95."""
+
+ERRORS = ("top1", "top5")
+"""The columns of tables 3 to 7: errors in percent."""
 
 TABLE_8: dict[Architecture, dict[str, float]] = {
     Architecture(50, 1, 64): {"AP50": 47.6, "AP": 26.5},
@@ -17,59 +20,39 @@ TABLE_8: dict[Architecture, dict[str, float]] = {
     Architecture(101, 1, 64): {"AP50": 51.1, "AP": 29.8},
     Architecture(101, 32, 4): {"AP50": 51.9, "AP": 30.0},
 }
-"""The paper's figures: arXiv 1611.05431, table 8."""
+"""Table 8: Faster R-CNN on COCO minival."""
 
 MINIVAL = ("coco_2017_val", "coco_2014_minival")
 """The names of the set that table 8 is measured on."""
 
-PAPER_RECIPE: dict[str, Any] = {
-    "INPUT.MIN_SIZE_TEST": 600,  # py-faster-rcnn, which the paper builds on; so the next
-    "INPUT.MIN_SIZE_TRAIN": [600],
-    "MODEL.RESNETS.OUT_FEATURES": ["res4"],  # appendix B, as all that follow
-    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
-    "SOLVER.BASE_LR": 0.005,
-    "SOLVER.IMS_PER_BATCH": 8,
-    "SOLVER.MAX_ITER": 180000,
-    "SOLVER.STEPS": [120000],
-}
-"""What bears most on the figures, as the paper has it for Fast R-CNN, its second step."""
+CROP_32, CROP_224, CROP_320 = "crop 32", "crop 224", "crop 320"
+"""Protocols: the central crop of so many pixels, which is the whole image of CIFAR."""
 
-
-CROP_32, CROP_224, CROP_320, DENSE = (
-    "crop 32",
-    "crop 224",
-    "crop 320",
-    "dense 224, 256, 384, 480, 640",
-)
-"""Protocols: the central crop of so many pixels, which is the whole image of CIFAR, and multi-scale dense testing (ResNet, section 3.4)."""
+DENSE = "dense 224, 256, 384, 480, 640"
+"""The protocol of multi-scale dense testing (ResNet, section 3.4)."""
 
 
 class Setting(NamedTuple):
-    """What a figure of the paper is of.
+    """What a figure was measured on and how, in the paper or by a run.
 
     Attributes:
-        dataset: a key of ``DATASETS``; of a run on other sets, their names.
+        dataset: of a classifier, a key of ``DATASETS`` or the names of other sets; of a detector,
+            the name of its test set.
         network: with shortcuts or without.
-        protocol: how the images are scored.
-        ways: how many outputs compete.
+        protocol: of a classifier, how the images are scored; of a detector, "two-step" (Fast R-CNN
+            on the proposals of an RPN trained before it, as in the paper) or "joint". None in a
+            row that has only the paper's figures.
+        ways: the number of outputs that compete in a classifier; None for a detector.
     """
 
     dataset: str
     network: Architecture
-    protocol: str
-    ways: int
-
-
-class Errors(NamedTuple):
-    """Errors in percent; None where the paper does not tell."""
-
-    top1: float
-    top5: float | None = None
+    protocol: str | None = None
+    ways: int | None = None
 
 
 class Dataset(NamedTuple):
-    """The name of the set in ``DATASETS.TRAIN``, those that it is tested on, and how many images these have."""
+    """The name of a training set, the sets it is tested on, and how many images these have."""
 
     train: str
     tests: tuple[str, ...]
@@ -86,111 +69,109 @@ DATASETS: dict[str, Dataset] = {
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper.
+    """A table of the paper on classification.
 
     Attributes:
         name: such as "Table 3".
         caption: what it shows.
-        rows: its figures of networks of this family, in its order.
-        remarks: what makes its figures no target for these networks.
+        rows: the errors of each setting, by the names in ``ERRORS``, in the table's order.
+        remarks: why its figures are no target for the networks here.
     """
 
     name: str
     caption: str
-    rows: Mapping[Setting, Errors]
+    rows: Mapping[Setting, Mapping[str, float]]
     remarks: tuple[str, ...] = ()
 
 
-def _imagenet(
-    name: str, errors: tuple[float, ...], protocol: str = CROP_224
-) -> tuple[Setting, Errors]:
-    return Setting("imagenet", Architecture.parse(name), protocol, 1000), Errors(*errors)
+_Rows = dict[Setting, dict[str, float]]
 
 
-def _imagenet5k(
-    name: str, of_5000: tuple[float, float], of_1000: tuple[float, float]
-) -> dict[Setting, Errors]:
-    network = Architecture.parse(name)
+def _make_row(
+    dataset: str, name: str, protocol: str, ways: int, top1: float, top5: float | None = None
+) -> _Rows:
+    errors = {"top1": top1} if top5 is None else {"top1": top1, "top5": top5}
+    return {Setting(dataset, Architecture.parse(name), protocol, ways): errors}
+
+
+def _imagenet(name: str, *errors: float, protocol: str = CROP_224) -> _Rows:
+    return _make_row("imagenet", name, protocol, 1000, *errors)
+
+
+def _imagenet5k(name: str, of_5000: tuple[float, float], of_1000: tuple[float, float]) -> _Rows:
     return {
-        Setting("imagenet5k", network, CROP_224, 5000): Errors(*of_5000),
-        Setting("imagenet5k", network, CROP_224, 1000): Errors(*of_1000),
+        **_make_row("imagenet5k", name, CROP_224, 5000, *of_5000),
+        **_make_row("imagenet5k", name, CROP_224, 1000, *of_1000),
     }
 
 
-def _cifar(name: str, cifar10: float, cifar100: float) -> dict[Setting, Errors]:
-    network = Architecture.parse(name)
+def _cifar(name: str, cifar10: float, cifar100: float) -> _Rows:
     return {
-        Setting("cifar10", network, CROP_32, 10): Errors(cifar10),
-        Setting("cifar100", network, CROP_32, 100): Errors(cifar100),
+        **_make_row("cifar10", name, CROP_32, 10, cifar10),
+        **_make_row("cifar100", name, CROP_32, 100, cifar100),
     }
 
 
 _PREACTIVATION = (
-    "the paper's ResNet-200 is that of He et al. 2016 (Identity Mappings), with norm and ReLU before each convolution; R-200 here has "
-    "them after it"
+    "the paper's ResNet-200 is that of He et al. 2016 (Identity Mappings), with norm and ReLU "
+    "before each convolution; R-200 here has them after it"
 )
-
-_DENSE_TESTING = "the paper's figures of dense testing are of an entry to ILSVRC 2016, whose network the text does not name"
+_DENSE_TESTING = (
+    "the paper's figures of dense testing are of an entry to ILSVRC 2016, whose network the text "
+    "does not name"
+)
 
 TABLES: tuple[PaperTable, ...] = (
     PaperTable(
         "Table 3",
         "cardinality against width at equal complexity, ImageNet-1K",
-        dict(
-            [
-                _imagenet("R-50", (23.9,)),
-                _imagenet("X-50-2x40d", (23.0,)),
-                _imagenet("X-50-4x24d", (22.6,)),
-                _imagenet("X-50-8x14d", (22.3,)),
-                _imagenet("X-50-32x4d", (22.2,)),
-                _imagenet("R-101", (22.0,)),
-                _imagenet("X-101-2x40d", (21.7,)),
-                _imagenet("X-101-4x24d", (21.4,)),
-                _imagenet("X-101-8x14d", (21.3,)),
-                _imagenet("X-101-32x4d", (21.2,)),
-            ]
-        ),
+        {
+            **_imagenet("R-50", 23.9),
+            **_imagenet("X-50-2x40d", 23.0),
+            **_imagenet("X-50-4x24d", 22.6),
+            **_imagenet("X-50-8x14d", 22.3),
+            **_imagenet("X-50-32x4d", 22.2),
+            **_imagenet("R-101", 22.0),
+            **_imagenet("X-101-2x40d", 21.7),
+            **_imagenet("X-101-4x24d", 21.4),
+            **_imagenet("X-101-8x14d", 21.3),
+            **_imagenet("X-101-32x4d", 21.2),
+        },
     ),
     PaperTable(
         "Table 4",
         "twice the complexity of ResNet-101, ImageNet-1K",
-        dict(
-            [
-                _imagenet("R-101", (22.0, 6.0)),
-                _imagenet("X-101-32x4d", (21.2, 5.6)),
-                _imagenet("R-200", (21.7, 5.8)),
-                _imagenet("X-101-1x100d", (21.3, 5.7)),
-                _imagenet("X-101-2x64d", (20.7, 5.5)),
-                _imagenet("X-101-64x4d", (20.4, 5.3)),
-            ]
-        ),
+        {
+            **_imagenet("R-101", 22.0, 6.0),
+            **_imagenet("X-101-32x4d", 21.2, 5.6),
+            **_imagenet("R-200", 21.7, 5.8),
+            **_imagenet("X-101-1x100d", 21.3, 5.7),
+            **_imagenet("X-101-2x64d", 20.7, 5.5),
+            **_imagenet("X-101-64x4d", 20.4, 5.3),
+        },
         (_PREACTIVATION,),
     ),
     PaperTable(
         "Section 5.1, residual connections",
         "with and without shortcuts, ImageNet-1K",
-        dict(
-            [
-                _imagenet("R-50", (23.9,)),
-                _imagenet("R-50-plain", (31.2,)),
-                _imagenet("X-50-32x4d", (22.2,)),
-                _imagenet("X-50-32x4d-plain", (26.1,)),
-            ]
-        ),
+        {
+            **_imagenet("R-50", 23.9),
+            **_imagenet("R-50-plain", 31.2),
+            **_imagenet("X-50-32x4d", 22.2),
+            **_imagenet("X-50-32x4d-plain", 26.1),
+        },
     ),
     PaperTable(
         "Table 5",
         "single crops of two sizes, and from the text multi-scale dense testing, ImageNet-1K",
-        dict(
-            [
-                _imagenet("R-101", (22.0, 6.0)),
-                _imagenet("R-200", (21.7, 5.8)),
-                _imagenet("R-200", (20.1, 4.8), CROP_320),
-                _imagenet("X-101-64x4d", (20.4, 5.3)),
-                _imagenet("X-101-64x4d", (19.1, 4.4), CROP_320),
-                _imagenet("X-101-64x4d", (17.7, 3.7), DENSE),
-            ]
-        ),
+        {
+            **_imagenet("R-101", 22.0, 6.0),
+            **_imagenet("R-200", 21.7, 5.8),
+            **_imagenet("R-200", 20.1, 4.8, protocol=CROP_320),
+            **_imagenet("X-101-64x4d", 20.4, 5.3),
+            **_imagenet("X-101-64x4d", 19.1, 4.4, protocol=CROP_320),
+            **_imagenet("X-101-64x4d", 17.7, 3.7, protocol=DENSE),
+        },
         (_PREACTIVATION, _DENSE_TESTING),
     ),
     PaperTable(
@@ -209,7 +190,7 @@ TABLES: tuple[PaperTable, ...] = (
         {**_cifar("X-29-8x64d", 3.65, 17.77), **_cifar("X-29-16x64d", 3.58, 17.31)},
     ),
 )
-"""The paper's figures; of each table those of networks that ``Architecture`` describes (not Inception's, nor Wide ResNet's)."""
+"""Tables 3 to 7: the networks that ``Architecture`` describes, so no Inception or Wide ResNet."""
 
 _SGD: dict[str, Any] = {
     "SOLVER.BASE_LR": 0.1,
@@ -250,9 +231,23 @@ _CIFAR: dict[str, Any] = {  # appendix A
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "imagenet": _IMAGENET,
-    # As many mini-batches as of ImageNet-1K (section 5.2): epochs of as many images, a fifth of them all.
+    # As many mini-batches as ImageNet-1K has (section 5.2): an epoch has as many images, a fifth
+    # of them all.
     "imagenet5k": {**_IMAGENET, "SOLVER.IMAGES_PER_EPOCH": 1_281_167},
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
 }
-"""What bears most on the figures, by dataset and configuration key; the learning rate is that of the paper's batch."""
+"""The keys that matter most for the errors, by dataset; the learning rate is for that batch."""
+
+DETECTION_RECIPE: dict[str, Any] = {
+    "INPUT.MIN_SIZE_TEST": 600,  # py-faster-rcnn, which the paper builds on; so the next
+    "INPUT.MIN_SIZE_TRAIN": [600],
+    "MODEL.RESNETS.OUT_FEATURES": ["res4"],  # appendix B, as all that follow
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
+    "SOLVER.BASE_LR": 0.005,
+    "SOLVER.IMS_PER_BATCH": 8,
+    "SOLVER.MAX_ITER": 180000,
+    "SOLVER.STEPS": [120000],
+}
+"""The keys that matter most for table 8, for Fast R-CNN, the second step of the paper."""

@@ -1,19 +1,26 @@
-"""What a reader of the table has to know: where runs are not alike, or the paper's figures do not apply."""
+"""Notes on a comparison: where runs are not alike, or the paper's figures do not apply."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from resnext_det.config.backbone import ARCHITECTURE_KEYS
-from resnext_det.paper.figures import MINIVAL, PAPER_RECIPE
+from resnext_det.paper.figures import (
+    CROP_224,
+    CROP_320,
+    DATASETS,
+    DETECTION_RECIPE,
+    MINIVAL,
+    RECIPES,
+    PaperTable,
+)
+from resnext_det.paper.rows import Difference, Row
 from resnext_det.paper.runs import FINAL, Run
 
-if TYPE_CHECKING:
-    from resnext_det.paper.rows import Difference, Row
-
-# What a comparison of networks varies on purpose, and where a run's own files lie. The table tells the protocols apart.
+# What a comparison of networks varies on purpose, and where a run's own files lie. The table tells
+# the protocols apart.
 _MAY_DIFFER = {
     *(f"MODEL.RESNETS.{key}" for key in ARCHITECTURE_KEYS),
     *("OUTPUT_DIR", "SEED", "MODEL.LOAD_PROPOSALS", "MODEL.PROPOSAL_GENERATOR.NAME"),
@@ -21,59 +28,113 @@ _MAY_DIFFER = {
 }
 
 
-def notes(
+def list_detector_notes(
     runs: Sequence[Run], rows: Sequence[Row], differences: Sequence[Difference]
 ) -> Iterator[str]:
-    if runs[0].test_set in MINIVAL:
-        yield from _departures_from_paper(runs)
+    """List what makes a comparison of detectors, all tested on one set, less than fair."""
+    test_set = runs[0].setting.dataset
+    if test_set in MINIVAL:
+        if any(run.setting.protocol == "joint" for run in runs):
+            yield (
+                "joint: RPN and Fast R-CNN were trained together; the paper trains them apart, in "
+                "two steps (appendix B)"
+            )
+        yield from _compare_recipe(test_set, DETECTION_RECIPE, runs)
     else:
-        yield f"the paper's figures are of COCO minival and cannot be compared with those measured on {runs[0].test_set}"
-    yield from _disagreements(runs)
+        yield _note_other_set("COCO minival", test_set)
+    yield from _compare_configurations(runs)
     for run in runs:
-        yield from _doubts(run)
-    for row in rows:
-        seeds = Counter(run.seed for run in row.runs if run.seed is not None)
-        for seed, times in seeds.items():
-            if times > 1:
-                yield f"{times} runs of {row.name} ({row.protocol}) have SEED {seed}: they are no independent runs, and ± is too small"
+        yield from _doubt_checkpoint(run)
+        AP = run.figures["AP"]
+        if run.recorded_AP is not None and abs(run.recorded_AP - AP) > 0.05:
+            yield (
+                f"{run.output_dir}: AP is {AP:.2f} in inference and {run.recorded_AP:.2f} at the "
+                "end of metrics.json: it was evaluated again, with other weights, settings or "
+                "images"
+            )
+    yield from _find_equal_seeds(rows)
     for pair in differences:
-        ratio = pair.x.network.multiply_adds() / pair.r.network.multiply_adds()
+        x, r = pair.x.setting.network, pair.r.setting.network
+        ratio = x.multiply_adds() / r.multiply_adds()
         if not 1 / 1.1 < ratio < 1.1:  # the paper's pairs differ by 3.4 % at most
             yield (
-                f"{pair.x.name} has {ratio:.2f} times the multiply-adds of {pair.r.name}: their difference is one of size too, not of "
-                "cardinality alone"
+                f"{pair.x.name} has {ratio:.2f} times the multiply-adds of {pair.r.name}: their "
+                "difference is one of size too, not of cardinality alone"
             )
-    if any(
-        pair.x.runs and (len(pair.x.runs) == 1 or len(pair.r.runs) == 1) for pair in differences
-    ):
-        yield "a difference without ± may be chance: train each network with several seeds (SEED) to see their spread"
+    if any(1 in (len(pair.x.runs), len(pair.r.runs)) for pair in differences):
+        yield (
+            "a difference without ± may be chance: train each network with several seeds (SEED) "
+            "to see their spread"
+        )
 
 
-def _departures_from_paper(runs: Sequence[Run]) -> Iterator[str]:
-    """What the paper did otherwise, where its figures stand beside those of the runs."""
-    if any(run.protocol == "joint" for run in runs):
-        yield "joint: RPN and Fast R-CNN were trained together; the paper trains them apart, in two steps (appendix B)"
-    others = []
-    for key, value in PAPER_RECIPE.items():
-        found = [str(run.config[key]) for run in runs if run.config.get(key, value) != value]
+def list_classifier_notes(
+    runs: Sequence[Run], rows: Sequence[Row], tables: Sequence[PaperTable]
+) -> Iterator[str]:
+    """List what makes a comparison of classifiers with these tables less than fair."""
+    for table in tables:
+        yield from table.remarks
+    for dataset in dict.fromkeys(run.setting.dataset for run in runs):
+        if dataset in DATASETS:
+            tested = [run for run in runs if run.setting.dataset == dataset]
+            yield from _compare_recipe(dataset, RECIPES[dataset], tested)
+        else:
+            yield _note_other_set("other sets", dataset)
+    for run in runs:
+        yield from _doubt_images(run)
+        yield from _doubt_checkpoint(run)
+    yield from _find_equal_seeds(rows)
+    if any(len(row.runs) == 1 for row in rows):
+        yield "an error without ± is of one run: train with several seeds (SEED) to see its spread"
+
+
+def _note_other_set(papers: str, measured: str) -> str:
+    return (
+        f"the paper's figures are of {papers} and cannot be compared with those measured on "
+        f"{measured}"
+    )
+
+
+def _compare_recipe(dataset: str, recipe: Mapping[str, Any], runs: Sequence[Run]) -> Iterator[str]:
+    """Name every key of the recipe that runs have otherwise."""
+    batch, others = recipe["SOLVER.IMS_PER_BATCH"], []
+    configs = {run.output_dir: run.config for run in runs}  # a run may have several tests
+    for key, paper in recipe.items():
+        values = [_read_value(config, key, batch) for config in configs.values()]
+        found = [value for value in values if value is not None and value != paper]
         if found:
-            values = " or ".join(sorted(set(found)))
-            others.append(
-                f"{key} is {values} in {len(found)} of {len(runs)}, and in the paper {value}"
-            )
+            rate = f" for {batch} images" if key == "SOLVER.BASE_LR" else ""
+            told = " or ".join(sorted({str(value) for value in found}))
+            count = f"{len(found)} of {len(configs)}"
+            others.append(f"{key} is {told}{rate} in {count}, and in the paper {paper}")
     if others:
-        yield f"the recipe of some runs is not the paper's, so its figures are no target for them: {'; '.join(others)}"
+        yield (
+            f"the recipe of runs on {dataset} is not the paper's, so its figures are no target for "
+            f"them: {'; '.join(others)}"
+        )
 
 
-def _disagreements(runs: Sequence[Run]) -> Iterator[str]:
-    """Every key, other than those of networks, weights, folders and seeds, on which configurations differ."""
+def _read_value(config: Mapping[str, Any], key: str, paper_batch: int) -> Any:
+    """Read a key of a run; None where it is not there.
+
+    The learning rate is scaled to the paper's batch, in proportion, as the authors' README says.
+    """
+    value = config.get(key)
+    if key == "SOLVER.WEIGHT_DECAY_NORM" and value is None:
+        return config.get("SOLVER.WEIGHT_DECAY")
+    batch = config.get("SOLVER.REFERENCE_BATCH") or config.get("SOLVER.IMS_PER_BATCH")
+    if key == "SOLVER.BASE_LR" and value is not None and batch:
+        return float(f"{value * paper_batch / batch:.6g}")
+    return value
+
+
+def _compare_configurations(runs: Sequence[Run]) -> Iterator[str]:
+    """Name every key on which runs differ, other than networks, weights, folders and seeds."""
     for key in sorted(set().union(*(run.config for run in runs)) - _MAY_DIFFER):
         holders: dict[str, list[str]] = defaultdict(list)
         for run in runs:
-            if (
-                key not in run.config
-            ):  # detectron2's own configurations hold more keys, of parts switched off
-                continue
+            if key not in run.config:
+                continue  # detectron2's own configurations hold more keys, of parts switched off
             value = run.config[key]
             if key == "MODEL.WEIGHTS":
                 value = "a file" if value else "empty"
@@ -87,19 +148,52 @@ def _disagreements(runs: Sequence[Run]) -> Iterator[str]:
             yield f"these runs differ in {key}: {'; '.join(found)}"
 
 
-def _doubts(run: Run) -> Iterator[str]:
-    """What may be wrong with the figures of one run."""
+def _doubt_checkpoint(run: Run) -> Iterator[str]:
+    """Say where the weights that were tested are not those of a whole training."""
     if run.last_checkpoint is None:
         yield (
-            f"{run.output_dir} has no checkpoint: it is an evaluation of MODEL.WEIGHTS, whose training may have had another configuration"
+            f"{run.output_dir} has no checkpoint: it is a test of MODEL.WEIGHTS, whose training "
+            "may have had another configuration"
         )
     elif run.last_checkpoint != FINAL:
         yield (
-            f"{run.output_dir} was interrupted: its last checkpoint is {run.last_checkpoint} and not {FINAL}; its figures are those of "
-            "the last evaluation"
+            f"{run.output_dir} was interrupted: its last checkpoint is {run.last_checkpoint} and "
+            f"not {FINAL}; its figures are those of the last test"
         )
-    if run.recorded_AP is not None and abs(run.recorded_AP - run.AP) > 0.05:
+
+
+def _doubt_images(run: Run) -> Iterator[str]:
+    """Say where images are missing, or were not resized as the paper's (fb.resnet.torch)."""
+    name, _, protocol, _ = run.setting
+    dataset, images, skipped = DATASETS.get(name), run.test["images"], len(run.test["skipped"])
+    if dataset is not None and images != dataset.test_images:
         yield (
-            f"{run.output_dir}: AP is {run.AP:.2f} in inference and {run.recorded_AP:.2f} at the end of metrics.json: it was evaluated "
-            "again, with other weights, settings or images"
+            f"{run.output_dir} was tested on {images} images, and {dataset.tests[0]} has "
+            f"{dataset.test_images}"
         )
+    elif skipped:
+        yield f"{run.output_dir} was tested without {skipped} images, which were skipped"
+    if name not in ("imagenet", "imagenet5k"):
+        return
+    resize, interpolation = run.test.get("resize"), run.test.get("interpolation")
+    usual = {CROP_224: 256, CROP_320: 320}.get(protocol or "")
+    if usual is not None and resize not in (None, usual):
+        yield (
+            f"{run.output_dir} was tested on images of a shorter side of {resize} pixels, and the "
+            f"paper's of {usual}"
+        )
+    if interpolation not in (None, "", "torch7_bicubic"):
+        yield (
+            f"{run.output_dir} was tested on images resized by {interpolation}, and the paper's by "
+            "torch7_bicubic"
+        )
+
+
+def _find_equal_seeds(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        for seed, times in Counter(run.seed for run in row.runs).items():
+            if times > 1 and seed is not None:
+                yield (
+                    f"{times} runs of {row.name} ({row.protocol}) have SEED {seed}: they are no "
+                    "independent runs, and ± is too small"
+                )

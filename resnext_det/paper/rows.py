@@ -1,109 +1,140 @@
-"""Rows of the table: the runs of one network, their mean and spread, and the difference of two networks."""
+"""Rows of a table: runs of one setting beside the paper's figures, and the difference of two rows.
+
+A row takes any metric, whether higher or lower is better: the names in ``Run.figures``.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from resnext_det.architecture import Architecture
-from resnext_det.paper.figures import TABLE_8
+from resnext_det.paper.figures import Setting
 from resnext_det.paper.runs import Run
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its spread, which a single run does not have."""
+    """A mean and its spread, which is None for a single value."""
 
     mean: float
-    spread: float | None
+    spread: float | None = None
 
-    def text(self, sign: str = "") -> str:
-        """Two decimals, such as "27.50 ± 0.12"; with ``sign`` "+" a sign always."""
+    def format(self, sign: str = "") -> str:
+        """Format with two decimals, such as "27.50 ± 0.12"; ``sign`` "+" asks for a sign."""
         return f"{self.mean:{sign}.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of a network that follow one protocol; no runs where the network stands in the paper alone."""
+    """The runs of one setting, and the paper's figures of it by metric; either may be empty."""
 
-    network: Architecture
-    protocol: str | None = None
+    setting: Setting
+    paper: Mapping[str, float] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()
 
-    def paper(self, metric: str) -> float | None:
-        """The paper's figure; None for a network that table 8 lacks."""
-        return TABLE_8.get(self.network, {}).get(metric)
+    def get_paper(self, metric: str) -> float | None:
+        """Get the paper's figure; None where it has none."""
+        return self.paper.get(metric)
 
-    def measured(self, metric: str) -> Estimate | None:
-        """Mean and sample standard deviation over the runs."""
-        values = [getattr(run, metric) for run in self.runs]
+    def estimate(self, metric: str) -> Estimate | None:
+        """Take the mean and the sample standard deviation over the runs; None without runs."""
+        values = [run.figures[metric] for run in self.runs]
         if not values:
             return None
-        return Estimate(
-            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-        )
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        return Estimate(statistics.fmean(values), spread)
 
-    def by_seed(self, metric: str) -> dict[int, float]:
-        """The figure of every seed; the mean where several runs have one."""
+    def average_by_seed(self, metric: str) -> dict[int, float]:
+        """Take the figure of every known seed, the mean where several runs have it."""
         values: dict[int, list[float]] = defaultdict(list)
         for run in self.runs:
             if run.seed is not None:
-                values[run.seed].append(getattr(run, metric))
+                values[run.seed].append(run.figures[metric])
         return {seed: statistics.fmean(of_seed) for seed, of_seed in values.items()}
 
     @property
     def net(self) -> str:
         """Such as "X-50"; cardinality 1 is a ResNet, "R-50", of any width."""
-        return f"{'R' if self.network.cardinality == 1 else 'X'}-{self.network.depth}"
+        network = self.setting.network
+        return f"{'R' if network.cardinality == 1 else 'X'}-{network.depth}"
 
     @property
-    def setting(self) -> str:
-        """Such as "32x4d", and the channels where they are not the usual ones."""
-        own, usual = self.network, Architecture(self.network.depth)
+    def template(self) -> str:
+        """Such as "32x4d", with the other channels and the shortcuts where they are not usual."""
+        own, usual = self.setting.network, Architecture(self.setting.network.depth)
         text = f"{own.cardinality}x{own.width}d"
         if (own.stem_channels, own.res2_channels) != (usual.stem_channels, usual.res2_channels):
             text += f" (stem {own.stem_channels}, res2 {own.res2_channels})"
-        return text
+        return text + ("" if own.shortcuts else ", no shortcuts")
 
     @property
     def name(self) -> str:
-        """Net and setting: "X-50 32x4d"."""
-        return f"{self.net} {self.setting}"
+        """Net and template: "X-50 32x4d"."""
+        return f"{self.net} {self.template}"
+
+    @property
+    def label(self) -> str:
+        """The name in several lines, for an axis."""
+        return f"{self.net}\n{self.template}".replace(" (", "\n(")
+
+    @property
+    def protocol(self) -> str | None:
+        """Such as "joint", or of a classifier "crop 224, 1000-way"; see ``Setting``."""
+        _, _, protocol, ways = self.setting
+        return protocol if ways is None else f"{protocol}, {ways}-way"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A ResNeXt minus the ResNet of equal depth and protocol."""
+    """One row minus another, such as a ResNeXt minus the ResNet of equal depth and protocol."""
 
     x: Row
     r: Row
 
-    def paper(self, metric: str) -> float | None:
-        """The difference of the paper's figures; None where it lacks one of them."""
-        x, r = self.x.paper(metric), self.r.paper(metric)
+    def get_paper(self, metric: str) -> float | None:
+        """Subtract the paper's figures; None where it lacks one of them."""
+        x, r = self.x.get_paper(metric), self.r.get_paper(metric)
         return None if x is None or r is None else x - r
 
-    def measured(self, metric: str) -> Estimate | None:
-        """The difference of the means and its standard error, as of runs that do not depend on one another."""
-        x, r = self.x.measured(metric), self.r.measured(metric)
+    def estimate(self, metric: str) -> Estimate | None:
+        """Subtract the means, and take the standard error as of independent runs."""
+        x, r = self.x.estimate(metric), self.r.estimate(metric)
         if x is None or r is None:
             return None
         if x.spread is None or r.spread is None:
-            return Estimate(x.mean - r.mean, None)
+            return Estimate(x.mean - r.mean)
         error = math.sqrt(x.spread**2 / len(self.x.runs) + r.spread**2 / len(self.r.runs))
         return Estimate(x.mean - r.mean, error)
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds that both networks were trained with."""
-        return tuple(sorted(self.x.by_seed("AP").keys() & self.r.by_seed("AP").keys()))
-
-    def paired(self, metric: str) -> Estimate | None:
-        """The mean difference at equal seeds and its standard error; None with fewer than two such seeds."""
-        x, r = self.x.by_seed(metric), self.r.by_seed(metric)
+    def estimate_paired(self, metric: str) -> Estimate | None:
+        """Take the mean difference at equal seeds and its standard error; None below two seeds."""
+        x, r = self.x.average_by_seed(metric), self.r.average_by_seed(metric)
         values = [x[seed] - r[seed] for seed in self.seeds]
         if len(values) < 2:
             return None
         return Estimate(statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that both networks were trained with."""
+        x, r = ({run.seed for run in row.runs} for row in (self.x, self.r))
+        return tuple(sorted(seed for seed in x & r if seed is not None))
+
+    @property
+    def name(self) -> str:
+        """Both names: "X-50 32x4d - R-50 1x64d"."""
+        return f"{self.x.name} - {self.r.name}"
+
+    @property
+    def label(self) -> str:
+        """The names in several lines, for an axis."""
+        return f"{self.x.name}\n- {self.r.name}".replace(" (", "\n(")
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol of both rows; None where only the paper has figures."""
+        return self.x.protocol

@@ -1,9 +1,9 @@
-"""A run that was evaluated, read from its output folder."""
+"""Runs: trainings of detectors and classifiers that were tested, read from their output folders."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,100 +12,160 @@ import yaml
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
-from resnext_det.paper.figures import METRICS, MINIVAL
+from resnext_det.paper.figures import AVERAGE_PRECISIONS, DATASETS, ERRORS, MINIVAL, Setting
 
 FINAL = "model_final.pth"
 """The checkpoint of a training that came to its end."""
 
 
+class NotTested(FileNotFoundError):
+    """The training in a folder has not ended, or was not tested."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """A training that was evaluated.
+    """A training that was tested.
 
     Attributes:
         output_dir: its folder, as it was given.
-        network: what ``MODEL.RESNETS`` says.
-        protocol: "two-step" (Fast R-CNN on the proposals of an RPN trained before it, as in the paper) or "joint".
-        test_set: the dataset that ``AP50`` and ``AP``, in percent, are of.
-        seed: None where the configuration tells none.
+        setting: what it was trained and tested on, the network and the protocol.
+        figures: what was measured, in percent: AP50 and AP, or the errors top1 and top5.
+        seed: None where the configuration names none, or a new one was drawn.
         config: the whole configuration, by dotted key.
-        last_checkpoint: the newest checkpoint's name; None where the folder has none.
-        recorded_AP: AP of the last evaluation during the training; None where there is no record of it.
+        last_checkpoint: the name of the newest checkpoint, ``FINAL`` after a training that ended;
+            None where the folder has none.
+        test: of a classifier, the whole file of its test; see ``ClassificationMetrics.to_json``.
+        recorded_AP: of a detector, AP in the last evaluation during training; None without record.
     """
 
     output_dir: Path
-    network: Architecture
-    protocol: str
-    test_set: str
+    setting: Setting
+    figures: Mapping[str, float]
     seed: int | None
-    AP50: float
-    AP: float
     config: Mapping[str, Any] = field(repr=False)
     last_checkpoint: str | None = FINAL
+    test: Mapping[str, Any] = field(default_factory=dict, repr=False)
     recorded_AP: float | None = None
 
 
-def read_run(output_dir: str | Path, *, dataset: str | None = None) -> Run:
-    """Read what a training left in its OUTPUT_DIR: config.yaml, inference/metrics.json and the checkpoint's name.
+def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
+    """Read a detector's config.yaml, inference/metrics.json, metrics.json and last_checkpoint.
 
     Args:
         dataset: which of ``DATASETS.TEST``; needed where there are several.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a file is missing from it: it is of no run, or of one without evaluation.
-        ValueError: a file is damaged; no network is known by the configuration's numbers; there are proposals and no detections, or
-            it is a classifier's; AP is not defined.
+        FileNotFoundError: there is no such folder, or it is not the folder of a run.
+        NotTested: the run was not evaluated.
+        ValueError: a file is damaged; the network is unknown; the folder holds a classifier, or
+            proposals in place of detections; AP is not defined.
     """
     folder = Path(output_dir)
-    config = read_config(folder)
+    config = _read_config(folder)
     names = config.get("DATASETS.TEST") or []
-    if isinstance(names, str):
+    if isinstance(config.get("DATASETS.TEST"), str):
         raise ValueError(
             f"{folder} is of a classifier; compare those with tools/compare_classifiers.py"
         )
-    test_set = _choose(dataset, names, folder)
+    test_set = _choose_test_set(dataset, names, folder)
+    network = _read_network(config, folder)
     several = len(names) > 1
-    try:
-        network = read_architecture(config, "MODEL.RESNETS.")
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder / 'config.yaml'}: MODEL.RESNETS is no network known here: {error}"
-        ) from error
-    seed = config.get("SEED")
+    inference = folder / "inference" / (test_set if several else "")
+    file = inference / "metrics.json"
+    if not file.is_file():
+        raise NotTested(f"{file} does not exist: {_explain_no_evaluation(folder, inference)}")
+    content = _read_test(
+        file,
+        AVERAGE_PRECISIONS,
+        other="it is no evaluation of detections; give a run that found objects",
+        empty="the test set has no annotated object; test on one that has some",
+    )
+    protocol = "two-step" if config.get("MODEL.LOAD_PROPOSALS") else "joint"
     return Run(
         output_dir=folder,
-        network=network,
-        protocol="two-step" if config.get("MODEL.LOAD_PROPOSALS") else "joint",
-        test_set=test_set,
-        seed=seed
-        if isinstance(seed, int) and seed >= 0
-        else None,  # below 0: drawn, and not on record
-        **_read_metrics(folder, folder / "inference" / (test_set if several else "")),
+        setting=Setting(test_set, network, protocol),
+        figures={metric: float(content[metric]) for metric in AVERAGE_PRECISIONS},
+        seed=_read_seed(config),
         config=config,
-        last_checkpoint=last_checkpoint_of(folder),
-        recorded_AP=_recorded_AP(
-            folder / "metrics.json", f"{test_set}/bbox/AP" if several else "bbox/AP"
-        ),
+        last_checkpoint=_read_last_checkpoint(folder),
+        recorded_AP=_read_recorded_AP(folder, f"{test_set}/bbox/AP" if several else "bbox/AP"),
     )
 
 
-def _choose(dataset: str | None, names: Sequence[str], folder: Path) -> str:
-    """The test set that is asked for, or the only one there is."""
-    if not names or (dataset is not None and dataset not in names):
-        asked = "any dataset" if dataset is None else dataset
-        example = f"('{dataset or MINIVAL[0]}',)"
-        raise ValueError(
-            f"{folder} was not tested on {asked}: its DATASETS.TEST is {list(names)}; train or evaluate it anew with DATASETS.TEST "
-            f'"{example}"'
+def read_classifier(output_dir: str | Path) -> list[Run]:
+    """Read a classifier's config.yaml, every test/*.json, and the names of its checkpoints.
+
+    Returns:
+        One run for each test, such as those with several crop sizes.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it is not the folder of a run.
+        NotTested: the run was not tested.
+        ValueError: a file is damaged; the network is unknown; the folder holds a detector; no
+            image was tested.
+    """
+    folder = Path(output_dir)
+    config = _read_config(folder)
+    if not isinstance(config.get("DATASETS.TEST", ""), str):
+        raise ValueError(f"{folder} is of a detector; compare those with tools/compare.py")
+    network = _read_network(config, folder)
+    ended = (folder / FINAL).is_file()
+    files = sorted((folder / "test").glob("*.json"))
+    if not files:
+        command = f"python tools/evaluate_classifier.py {folder / FINAL} DATASET"
+        raise NotTested(
+            f"{folder / 'test'} holds no *.json: the run "
+            + (f"was not tested; write {command} --output-dir {folder}" if ended else _NOT_ENDED)
         )
-    if dataset is None and len(names) > 1:
-        raise ValueError(
-            f"{folder} was tested on {', '.join(names)}; name one of them with --dataset (dataset=)"
+    runs = []
+    for file in files:
+        content = _read_test(
+            file,
+            ERRORS,
+            ("protocol", "ways", "images", "skipped"),
+            other="it is no test of a classifier; test the run again",
+            empty="no image was tested; test on a set that has some",
         )
-    return names[0] if dataset is None else dataset
+        setting = Setting(
+            _name_dataset(config, content), network, content["protocol"], content["ways"]
+        )
+        run = Run(
+            output_dir=folder,
+            setting=setting,
+            figures={metric: 100 - content[metric] for metric in ERRORS},
+            seed=_read_seed(config),
+            config=config,
+            last_checkpoint=FINAL if ended else _read_last_checkpoint(folder),
+            test=content,
+        )
+        runs.append(run)
+    return runs
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_classifiers(output_dirs: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
+    """Read the runs of several classifiers, and leave out those that were not tested.
+
+    Returns:
+        The runs, and for each folder that was left out the reason.
+
+    Raises:
+        NotTested: none of them was tested.
+        FileNotFoundError, ValueError: see ``read_classifier``.
+    """
+    runs: list[Run] = []
+    untested: list[NotTested] = []
+    for folder in output_dirs:
+        try:
+            runs += read_classifier(folder)
+        except NotTested as error:
+            untested.append(error)
+    if untested and not runs:
+        raise untested[0]
+    return runs, [str(error) for error in untested]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Read config.yaml into a dict by dotted key."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give the OUTPUT_DIR of a training")
     file = folder / "config.yaml"
@@ -117,7 +177,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        flat = dict(_flattened(config)) if isinstance(config, dict) else {}
+        flat = dict(_flatten(config)) if isinstance(config, dict) else {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -125,72 +185,108 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if "MODEL.RESNETS.DEPTH" not in flat:
         raise ValueError(
-            f"{file} has no MODEL.RESNETS.DEPTH, so its network is not known; give a run made with a YAML configuration"
+            f"{file} has no MODEL.RESNETS.DEPTH, so its network is not known; give a run made with "
+            "a YAML configuration"
         )
     if flat.get("MODEL.META_ARCHITECTURE") == "ProposalNetwork":
         raise ValueError(
-            f"{folder} is the first of two steps (MODEL.META_ARCHITECTURE: ProposalNetwork) and holds proposals, not detections; give "
-            "the OUTPUT_DIR of the second step"
+            f"{folder} is the first of two steps (MODEL.META_ARCHITECTURE: ProposalNetwork) and "
+            "holds proposals, not detections; give the OUTPUT_DIR of the second step"
         )
     return flat
 
 
-def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            yield from _flattened(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _read_metrics(folder: Path, inference: Path) -> dict[str, float]:
-    """AP50 and AP of the evaluation in ``inference``."""
-    file = inference / "metrics.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: {_why_unevaluated(folder, inference)}")
+def _read_network(config: Mapping[str, Any], folder: Path) -> Architecture:
+    try:
+        return read_architecture(config, "MODEL.RESNETS.")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / 'config.yaml'}: MODEL.RESNETS is no network known here: {error}"
+        ) from error
+
+
+def _read_seed(config: Mapping[str, Any]) -> int | None:
+    seed = config.get("SEED")  # below 0 one is drawn, and not recorded
+    return seed if isinstance(seed, int) and seed >= 0 else None
+
+
+def _read_test(
+    file: Path, metrics: Sequence[str], keys: Sequence[str] = (), *, other: str, empty: str
+) -> dict[str, Any]:
+    """Read the file of a test and check that it has the keys, and the metrics in percent.
+
+    Args:
+        other: what an error says of a file without a key, after its name.
+        empty: what an error gives as the reason for a metric that is null.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({error}); evaluate the run again") from error
-    figures = {}
-    for metric in METRICS:
-        if not isinstance(content, dict) or metric not in content:
-            raise ValueError(
-                f"{file} has no {metric}: it is no evaluation of detections; give a run that found objects"
-            )
+        raise ValueError(f"{file} is not JSON ({error}); test the run again") from error
+    for key in (*keys, *metrics):
+        if not isinstance(content, dict) or key not in content:
+            raise ValueError(f"{file} has no {key}: {other}")
+    for metric in metrics:
         value = content[metric]
         if value is None or value != value:
-            raise ValueError(
-                f"{file}: {metric} is null, as the test set has no annotated object; test on one that has some"
-            )
+            raise ValueError(f"{file}: {metric} is null, as {empty}")
         if not isinstance(value, (int, float)) or not 0 <= value <= 100:
             raise ValueError(
-                f"{file}: {metric} is {value!r}, which is no percentage (0 to 100); evaluate the run again"
+                f"{file}: {metric} is {value!r}, which is no percentage (0 to 100); test the run "
+                "again"
             )
-        figures[metric] = float(value)
-    return figures
+    return content
 
 
-def _why_unevaluated(folder: Path, inference: Path) -> str:
+def _choose_test_set(dataset: str | None, names: Sequence[str], folder: Path) -> str:
+    """Choose the test set that is asked for, or the only one."""
+    if not names or (dataset is not None and dataset not in names):
+        raise ValueError(
+            f"{folder} was not tested on {dataset or 'any dataset'}: its DATASETS.TEST is "
+            f"{list(names)}; train or evaluate it anew with DATASETS.TEST "
+            f"\"('{dataset or MINIVAL[0]}',)\""
+        )
+    if dataset is None and len(names) > 1:
+        raise ValueError(
+            f"{folder} was tested on {', '.join(names)}; name one of them with --dataset (dataset=)"
+        )
+    return names[0] if dataset is None else dataset
+
+
+_NOT_ENDED = "has not ended; wait for it, or if it was interrupted repeat its command with --resume"
+
+
+def _explain_no_evaluation(folder: Path, inference: Path) -> str:
     detections = inference / "coco_instances_results.json"
     if detections.is_file():
-        command = f"python tools/evaluate_coco.py ANNOTATIONS {detections} --json {inference / 'metrics.json'}"
-        return f"there are detections without figures; write {command}"
-    if last_checkpoint_of(folder) == FINAL:
+        command = f"python tools/evaluate_coco.py ANNOTATIONS {detections}"
+        return (
+            "there are detections without figures; write "
+            f"{command} --json {inference / 'metrics.json'}"
+        )
+    if _read_last_checkpoint(folder) == FINAL:
         return (
             "the run was not evaluated on detections; repeat its command with --eval-only --resume"
         )
-    return "the run has not ended; wait for it, or if it was interrupted repeat its command with --resume"
+    return f"the run {_NOT_ENDED}"
 
 
-def last_checkpoint_of(folder: Path) -> str | None:
+def _read_last_checkpoint(folder: Path) -> str | None:
     pointer = folder / "last_checkpoint"
     return pointer.read_text(errors="replace").strip() if pointer.is_file() else None
 
 
-def _recorded_AP(file: Path, key: str) -> float | None:
-    """The last AP in the lines that the training wrote."""
-    recorded = None
+def _read_recorded_AP(folder: Path, key: str) -> float | None:
+    """Read the last AP in the metrics.json of a training, which has an object on every line."""
+    recorded, file = None, folder / "metrics.json"
     for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         try:
             value = json.loads(line)[key]
@@ -198,3 +294,16 @@ def _recorded_AP(file: Path, key: str) -> float | None:
             continue  # a line without evaluation, or one that a killed run has cut short
         recorded = value if isinstance(value, (int, float)) else None
     return recorded
+
+
+def _name_dataset(config: Mapping[str, Any], test: Mapping[str, Any]) -> str:
+    """Name the key of ``DATASETS``, or where none fits the sets tested on and trained on."""
+    trained_on, tested_on = (
+        names if isinstance(names, str) else ", ".join(names or ())
+        for names in (config.get("DATASETS.TRAIN"), config.get("DATASETS.TEST"))
+    )
+    tested_on = test.get("dataset") or tested_on
+    for name, dataset in DATASETS.items():
+        if trained_on == dataset.train and tested_on in dataset.tests:
+            return name
+    return f"{tested_on or 'nothing'} (trained on {trained_on or 'nothing'})"

@@ -17,9 +17,10 @@ from resnext_det.config.backbone import write_architecture
 from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
 from resnext_det.config.rules import get_value
 from resnext_det.evaluation.classification import Tally
-from resnext_det.paper.classifier_comparison import ClassificationComparison, compare_classifiers
-from resnext_det.paper.classifier_runs import read_classification_runs
+from resnext_det.paper.comparison import Comparison, compare_classifiers
 from resnext_det.paper.figures import CROP_320, DATASETS, DENSE, RECIPES, TABLES
+from resnext_det.paper.presentation import format_comparison, format_json
+from resnext_det.paper.runs import read_classifier
 
 # Copied from the paper by hand: net; what tells rows of one net apart; top-1, top-5 error. "-": not told.
 PAPER = {
@@ -147,15 +148,13 @@ def write(tmp_path: Path) -> Write:
     return write_run
 
 
-def compared(*folders: Path) -> ClassificationComparison:
-    return compare_classifiers(
-        [run for folder in folders for run in read_classification_runs(folder)]
-    )
+def compared(*folders: Path) -> Comparison:
+    return compare_classifiers([run for folder in folders for run in read_classifier(folder)])
 
 
-def printed(comparison: ClassificationComparison) -> list[str]:
+def printed(comparison: Comparison) -> list[str]:
     """The lines, with one space between words."""
-    return [" ".join(line.split()) for line in comparison.table().splitlines()]
+    return [" ".join(line.split()) for line in format_comparison(comparison).splitlines()]
 
 
 def test_a_run_is_read_from_what_a_training_writes(tmp_path: Path) -> None:
@@ -176,11 +175,11 @@ def test_a_run_is_read_from_what_a_training_writes(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "crop_32_10_way.json").write_text(metrics.to_json())
     (tmp_path / "last_checkpoint").write_text("model_0000999.pth")
-    (run,) = read_classification_runs(tmp_path)
-    assert (run.top1, run.top5) == (100 - metrics.top1, 100 - metrics.top5)
-    assert 0 < run.top5 < run.top1 < 100
+    (run,) = read_classifier(tmp_path)
+    assert run.figures == {"top1": 100 - metrics.top1, "top5": 100 - metrics.top5}
+    assert 0 < run.figures["top5"] < run.figures["top1"] < 100
     assert run.setting == ("cifar10", Architecture(29, 8, 64, shortcuts=False), "crop 32", 10)
-    assert (run.num_images, run.num_skipped, run.seed) == (64, 1, 7)
+    assert (run.test["images"], run.test["skipped"], run.seed) == (64, ["broken.png"], 7)
     assert run.last_checkpoint == "model_0000999.pth"
     assert run.config["SOLVER.EPOCHS"] == 100
 
@@ -270,15 +269,15 @@ def test_mean_and_spread_of_seeds(write: Write) -> None:
         for seed, (error, top5) in enumerate(((4.0, 20.0), (4.0, 22.0), (7.0, 24.0)))
     ]
     comparison = compared(*folders)
-    row = next(row for row in comparison.tables[next(iter(comparison.tables))] if row.runs)
-    top1, top5 = row.measured("top1"), row.measured("top5")
+    row = next(row for row in comparison.rows if row.runs)
+    top1, top5 = row.estimate("top1"), row.estimate("top5")
     assert top1 is not None and top5 is not None
     assert (top1.mean, top1.spread) == pytest.approx((5, math.sqrt(3)))
     assert (top5.mean, top5.spread) == pytest.approx((22, 2))
     lines = printed(comparison)
     assert "X-29 16x64d cifar10 crop 32, 10-way 3 3.58 5.00 ± 1.73 - 22.00 ± 2.00" in lines
     assert comparison.notes == ()
-    content = json.loads(comparison.to_json())
+    content = json.loads(format_json(comparison))
     (cells,) = [row for rows in content["tables"].values() for row in rows if row["n"]]
     assert cells["network"] == "X-29-16x64d"
     assert (cells["depth"], cells["shortcuts"], cells["dataset"], cells["ways"]) == (
@@ -299,7 +298,9 @@ def test_mean_and_spread_of_seeds(write: Write) -> None:
 
 def test_markdown_has_the_same_cells(write: Write) -> None:
     comparison = compared(write("run", "X-50-32x4d", 22.5))
-    lines = [" ".join(line.split()) for line in comparison.table(markdown=True).splitlines()]
+    lines = [
+        " ".join(line.split()) for line in format_comparison(comparison, markdown=True).splitlines()
+    ]
     assert "## Table 3: cardinality against width at equal complexity, ImageNet-1K" in lines
     assert "| X-50 32x4d | imagenet | crop 224, 1000-way | 1 | 22.2 | 22.50 | - | 6.00 |" in lines
     assert (
@@ -318,8 +319,8 @@ def test_every_test_of_a_run_is_read(write: Write) -> None:
         ("foreign", {"top1": 1.5, "top5": 3.0, "dataset": "shape_images_val"}),
     ):
         (folder / "test" / f"{name}.json").write_text(json.dumps({**first, **changes}))
-    assert len(read_classification_runs(folder)) == 4
-    assert len({run.setting for run in read_classification_runs(folder)}) == 4
+    assert len(read_classifier(folder)) == 4
+    assert len({run.setting for run in read_classifier(folder)}) == 4
     lines = printed(
         compared(folder, write("other", "R-50", 44.0, 18.5, dataset="imagenet5k", ways=5000))
     )
@@ -335,7 +336,7 @@ def test_every_test_of_a_run_is_read(write: Write) -> None:
 
 def test_a_set_with_labels_of_5000_classes_is_the_papers_too(write: Write) -> None:
     run = write("run", dataset="imagenet5k", ways=5000, tested_on="imagenet5k_val")
-    assert [read.setting.dataset for read in read_classification_runs(run)] == ["imagenet5k"]
+    assert [read.setting.dataset for read in read_classifier(run)] == ["imagenet5k"]
 
 
 def test_our_configurations_have_the_papers_settings_and_recipe(tmp_path: Path) -> None:
@@ -361,7 +362,7 @@ def test_our_configurations_have_the_papers_settings_and_recipe(tmp_path: Path) 
     assert {title.partition(":")[0] for title in comparison.tables} == set(
         PAPER
     )  # and no other runs
-    missing = [row.setting for rows in comparison.tables.values() for row in rows if not row.runs]
+    missing = [row.setting for row in comparison.rows if not row.runs]
     assert (
         len(missing) == 3 + 4
     )  # table 5's other protocols, and the 1000-way tests of 5000 outputs
@@ -412,7 +413,8 @@ def test_figures_that_may_be_wrong_are_said(write: Write) -> None:
     assert notes_of(skipped) == [f"{skipped} was tested without 2 images, which were skipped"]
     killed = write("killed", ended=False)
     assert notes_of(killed) == [
-        f"{killed} was interrupted: its last checkpoint is model_0000999.pth and not model_final.pth"
+        f"{killed} was interrupted: its last checkpoint is model_0000999.pth and not model_final.pth; "
+        "its figures are those of the last test"
     ]
     foreign = write("foreign", checkpoint=None)
     assert notes_of(foreign) == [

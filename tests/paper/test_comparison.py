@@ -17,11 +17,11 @@ from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
 from resnext_det.config.backbone import write_architecture
 from resnext_det.evaluation.coco import evaluate_coco
-from resnext_det.paper.comparison import compare
-from resnext_det.paper.figures import PAPER_RECIPE
-from resnext_det.paper.presentation import Comparison, plot_comparison
+from resnext_det.paper.comparison import Comparison, compare_detectors
+from resnext_det.paper.figures import DETECTION_RECIPE
+from resnext_det.paper.presentation import format_comparison, format_json, plot_comparison
 from resnext_det.paper.rows import Difference
-from resnext_det.paper.runs import read_run
+from resnext_det.paper.runs import read_detector
 from tests.evaluation.helpers import random_set
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -82,7 +82,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def compared(*folders: Path) -> Comparison:
-    return compare([read_run(folder) for folder in folders])
+    return compare_detectors([read_detector(folder) for folder in folders])
 
 
 def printed(table: str) -> list[str]:
@@ -91,7 +91,7 @@ def printed(table: str) -> list[str]:
 
 
 def only_difference(comparison: Comparison) -> Difference:
-    measured = [pair for pair in comparison.differences if pair.measured("AP")]
+    measured = [pair for pair in comparison.differences if pair.estimate("AP")]
     assert len(measured) == 1
     return measured[0]
 
@@ -111,10 +111,10 @@ def test_a_run_is_read_from_what_a_training_writes(tmp_path: Path) -> None:
         {"iteration": 20},
     ]
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"bbox/AP": 9')
-    run = read_run(tmp_path)
-    assert (run.AP, run.AP50) == (metrics.AP, metrics.AP50)
-    assert run.network == Architecture.parse("X-101-32x4d")
-    assert (run.protocol, run.test_set, run.seed) == ("joint", "coco_2017_val", 7)
+    run = read_detector(tmp_path)
+    assert run.figures == {"AP": metrics.AP, "AP50": metrics.AP50}
+    assert run.setting == ("coco_2017_val", Architecture.parse("X-101-32x4d"), "joint", None)
+    assert run.seed == 7
     assert (run.last_checkpoint, run.recorded_AP) == ("model_0000999.pth", metrics.AP)
     assert run.config["SOLVER.BASE_LR"] == 1e-5
     assert run.config["INPUT.MIN_SIZE_TRAIN"] == [600]
@@ -124,7 +124,7 @@ def test_a_run_is_read_from_what_a_training_writes(tmp_path: Path) -> None:
 def test_our_configurations_follow_the_papers_recipe(name: str) -> None:
     """What counts here as the paper's recipe is what the configurations of table 8 hold."""
     config = yaml.safe_load(load_config(CONFIGS / f"faster_rcnn_{name}.yaml").dump())
-    for key, value in PAPER_RECIPE.items():
+    for key, value in DETECTION_RECIPE.items():
         held = config
         for part in key.split("."):
             held = held[part]
@@ -133,10 +133,12 @@ def test_our_configurations_follow_the_papers_recipe(name: str) -> None:
 
 def test_the_papers_figures_and_differences_stand_beside_one_run(write: Write) -> None:
     comparison = compared(write("x50", "X-50-32x4d", 26.94, 48.11))
-    assert {row.name: (row.paper("AP50"), row.paper("AP")) for row in comparison.rows} == PAPER
+    assert {
+        row.name: (row.get_paper("AP50"), row.get_paper("AP")) for row in comparison.rows
+    } == PAPER
     assert [row.name for row in comparison.rows] == list(PAPER)
     assert [len(row.runs) for row in comparison.rows] == [0, 1, 0, 0]
-    lines = printed(comparison.table())
+    lines = printed(format_comparison(comparison))
     assert "R-50 1x64d - - 47.6 - 26.5 -" in lines
     assert "X-50 32x4d joint 1 49.7 48.11 27.5 26.94" in lines
     assert "X-50 32x4d - R-50 1x64d - - +2.1 - +1.0 -" in lines
@@ -157,16 +159,16 @@ def test_mean_spread_and_differences_of_seeds(write: Write) -> None:
     comparison = compared(*x, *r)
     difference = only_difference(comparison)
     for row, mean, spread in ((difference.x, 29, math.sqrt(3)), (difference.r, 27, 1)):
-        estimate = row.measured("AP")
+        estimate = row.estimate("AP")
         assert estimate is not None
         assert (estimate.mean, estimate.spread) == pytest.approx((mean, spread))
         assert len(row.runs) == 3
-    measured, paired = difference.measured("AP"), difference.paired("AP")
+    measured, paired = difference.estimate("AP"), difference.estimate_paired("AP")
     assert measured is not None and paired is not None
     assert (measured.mean, measured.spread) == pytest.approx((2, math.sqrt(4 / 3)))
     assert (paired.mean, paired.spread) == pytest.approx((2, math.sqrt(1 / 3)))
     assert difference.seeds == (0, 1, 2)
-    lines = printed(comparison.table())
+    lines = printed(format_comparison(comparison))
     assert "R-50 1x64d joint 3 47.6 47.00 ± 1.00 26.5 27.00 ± 1.00" in lines
     assert "X-50 32x4d joint 3 49.7 51.00 ± 1.73 27.5 29.00 ± 1.73" in lines
     line = "X-50 32x4d - R-50 1x64d joint 3, 3 +2.1 +4.00 ± 1.15 +1.0 +2.00 ± 1.15 3 +4.00 ± 0.58 +2.00 ± 0.58"
@@ -196,9 +198,9 @@ def test_only_equal_seeds_are_paired(
     comparison = compared(*x, *r)
     difference = only_difference(comparison)
     assert difference.seeds == common
-    estimate, means = difference.paired("AP"), difference.measured("AP")
+    estimate, means = difference.estimate_paired("AP"), difference.estimate("AP")
     assert (estimate and estimate.mean) == paired
-    assert ("paired" in comparison.table()) == (paired is not None)
+    assert ("paired" in format_comparison(comparison)) == (paired is not None)
     assert means is not None and means.mean == 29 - 27
     assert means.spread == pytest.approx(math.sqrt(1 / 3 + 2 / 2))
 
@@ -206,7 +208,7 @@ def test_only_equal_seeds_are_paired(
 def test_one_run_each_gives_a_difference_without_spread(write: Write) -> None:
     comparison = compared(write("x", "X-101-32x4d", 30.25, 52.0), write("r", "R-101", 29.75, 51.5))
     assert "X-101 32x4d - R-101 1x64d joint 1, 1 +0.8 +0.50 +0.2 +0.50" in printed(
-        comparison.table()
+        format_comparison(comparison)
     )
     assert any(note.startswith("a difference without ± may be chance") for note in comparison.notes)
 
@@ -219,13 +221,13 @@ def test_networks_that_the_paper_lacks_have_rows_of_their_own(write: Write) -> N
     ]
     comparison = compared(*runs)
     assert [row.name for row in comparison.rows] == ["R-26 1x64d", "R-26 1x128d", "X-26 8x4d"]
-    assert all(row.paper("AP") is None for row in comparison.rows)
-    found = {(pair.x.name, pair.r.name): pair.measured("AP") for pair in comparison.differences}
+    assert all(row.get_paper("AP") is None for row in comparison.rows)
+    found = {(pair.x.name, pair.r.name): pair.estimate("AP") for pair in comparison.differences}
     assert {names: estimate and estimate.mean for names, estimate in found.items()} == {
         ("X-26 8x4d", "R-26 1x64d"): 1.5,
         ("X-26 8x4d", "R-26 1x128d"): 1.0,
     }
-    lines = printed(comparison.table())
+    lines = printed(format_comparison(comparison))
     assert "X-26 8x4d joint 1 - 45.00 - 40.00" in lines
     assert "X-26 8x4d - R-26 1x64d joint 1, 1 - +0.00 - +1.50" in lines
 
@@ -238,7 +240,7 @@ def test_a_narrow_network_is_another_network(write: Write) -> None:
         write("r", "R-50", 24.0, **narrow),
     )
     comparison = compared(*runs)
-    papers = {row.name: row.paper("AP") for row in comparison.rows if row.runs}
+    papers = {row.name: row.get_paper("AP") for row in comparison.rows if row.runs}
     slim = "(stem 32, res2 64)"
     assert papers == {f"X-50 32x4d {slim}": None, "R-50 1x64d": 26.5, f"R-50 1x64d {slim}": None}
     assert only_difference(comparison).r.name == f"R-50 1x64d {slim}"
@@ -283,7 +285,7 @@ def test_protocols_are_told_apart(write: Write) -> None:
     means = {
         (pair.x.name, pair.x.protocol): estimate and estimate.mean
         for pair in comparison.differences
-        for estimate in [pair.measured("AP")]
+        for estimate in [pair.estimate("AP")]
     }
     assert means == {
         ("X-50 32x4d", "joint"): 0.5,
@@ -362,21 +364,21 @@ def test_one_of_several_test_sets_is_chosen(write: Write) -> None:
         (folder / "inference" / name / "metrics.json").write_text(
             json.dumps({"AP": AP, "AP50": AP + 20})
         )
-        run = read_run(folder, dataset=name)
-        assert (run.AP, run.AP50, run.test_set) == (AP, AP + 20, name)
+        run = read_detector(folder, dataset=name)
+        assert (run.figures, run.setting.dataset) == ({"AP": AP, "AP50": AP + 20}, name)
     with pytest.raises(
         ValueError, match=r"was tested on coco_2017_val, shapes_val; name one .* --dataset"
     ):
-        read_run(folder)
+        read_detector(folder)
     with pytest.raises(
         ValueError, match=r"not tested on bccd_val: its DATASETS.TEST is \['coco_2017_val', 'sha"
     ):
-        read_run(folder, dataset="bccd_val")
+        read_detector(folder, dataset="bccd_val")
     (folder / "metrics.json").write_text(
         '{"shapes_val/bbox/AP": 50.0, "coco_2017_val/bbox/AP": 30.5}\n'
     )
     assert [
-        read_run(folder, dataset=name).recorded_AP for name in ("coco_2017_val", "shapes_val")
+        read_detector(folder, dataset=name).recorded_AP for name in ("coco_2017_val", "shapes_val")
     ] == [
         30.5,
         50.0,
@@ -395,7 +397,7 @@ def test_runs_that_cannot_stand_in_one_table(write: Write) -> None:
         with pytest.raises(ValueError, match=r"one is given 2 times, .*; give it once"):
             compared(one, again)
     with pytest.raises(ValueError, match=r"no run to compare; give the OUTPUT_DIR"):
-        compare([])
+        compare_detectors([])
 
 
 def test_doubtful_runs_are_noted(write: Write) -> None:
@@ -414,7 +416,7 @@ def test_doubtful_runs_are_noted(write: Write) -> None:
     assert not any(str(sound) in note for note in notes)
     for expected in (
         f"{interrupted} was interrupted: its last checkpoint is model_0004999.pth and not model_final.pth",
-        f"{evaluated} has no checkpoint: it is an evaluation of MODEL.WEIGHTS",
+        f"{evaluated} has no checkpoint: it is a test of MODEL.WEIGHTS",
         f"{again}: AP is 25.00 in inference and 23.50 at the end of metrics.json",
         "2 runs of R-26 1x64d (joint) have SEED 3: they are no independent runs",
     ):
@@ -531,18 +533,18 @@ def test_a_folder_that_is_no_evaluated_run(
     write: Write, spoil: Callable[[Path], None], error: type[Exception], message: str
 ) -> None:
     folder = write("run", "R-50")
-    read_run(folder)
+    read_detector(folder)
     spoil(folder)
     with pytest.raises(error, match=message):
-        read_run(folder)
+        read_detector(folder)
 
 
 def test_a_folder_without_a_run_points_to_those_within_it(write: Write) -> None:
     one, other = write("table8/one", "R-50"), write("table8/other", "R-101")
     with pytest.raises(FileNotFoundError, match=f"runs within it are {one}, {other}$"):
-        read_run(one.parent)
+        read_detector(one.parent)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*gone; give the OUTPUT_DIR"):
-        read_run(one.parent / "gone")
+        read_detector(one.parent / "gone")
 
 
 @pytest.mark.parametrize(
@@ -561,7 +563,7 @@ def test_a_configuration_that_tells_no_network_or_test_set(
     write: Write, keys: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        read_run(write("run", "R-50", **keys))
+        read_detector(write("run", "R-50", **keys))
 
 
 @pytest.fixture
@@ -576,7 +578,7 @@ def quartet(write: Write) -> Comparison:
 
 
 def test_markdown_holds_the_table_of_the_paper(quartet: Comparison) -> None:
-    markdown = quartet.to_markdown()
+    markdown = format_comparison(quartet, markdown=True)
     assert markdown.startswith(
         "## Table 8 of the ResNeXt paper (COCO minival), and runs tested on coco_2017_val"
     )
@@ -595,7 +597,7 @@ def test_markdown_holds_the_table_of_the_paper(quartet: Comparison) -> None:
 
 
 def test_json_holds_every_figure(quartet: Comparison, write: Write) -> None:
-    content = json.loads(quartet.to_json())
+    content = json.loads(format_json(quartet))
     assert content["test_set"] == "coco_2017_val"
     assert content["notes"] == list(quartet.notes)
     found = {row["network"]: (row["AP50"]["paper"], row["AP"]["paper"]) for row in content["rows"]}
@@ -612,7 +614,7 @@ def test_json_holds_every_figure(quartet: Comparison, write: Write) -> None:
     assert difference["AP50"]["paper"] == pytest.approx(0.8)
     assert difference["AP50"]["measured"] == pytest.approx({"mean": 0.8, "spread": math.sqrt(0.5)})
     assert difference["AP"]["paired"] == pytest.approx({"mean": 0.2, "spread": 0})
-    single = json.loads(compared(write("one", "X-26-8x4d")).to_json())
+    single = json.loads(format_json(compared(write("one", "X-26-8x4d"))))
     assert single["rows"][0]["AP"] == {"paper": None, "measured": {"mean": 25.0, "spread": None}}
     assert single["differences"] == []
 

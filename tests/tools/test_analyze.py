@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnext_det.architecture import Architecture
-from resnext_det.paper import complexity
 from resnext_det.paper.complexity import (
-    block_parameters,
-    complexity_by_stage,
-    width_of_equal_complexity,
+    count_block_parameters,
+    count_by_stage,
+    find_equal_width,
+    format_widths,
 )
 from resnext_det.paper.figure_4 import format_figure_4
 from resnext_det.resnext import Bottleneck, ResNeXtClassifier
@@ -54,7 +54,7 @@ def test_every_stage_is_counted_as_the_network_runs(name: str, size: tuple[int, 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, *size))
     flops = counter.get_flop_counts()
-    rows = complexity_by_stage(architecture, *size, num_classes=10)
+    rows = count_by_stage(architecture, *size, num_classes=10)
     assert [row.name for row in rows] == [stage for stage, _ in model.named_children()]
     for row in rows:
         assert row.parameters == sum(p.numel() for p in model.get_submodule(row.name).parameters())
@@ -102,7 +102,7 @@ def test_other_channels_are_counted_and_said(capsys: pytest.CaptureFixture[str])
 def test_the_sums_are_the_published_figures(
     name: str, parameters: int, giga_multiply_adds: float, mega_activations: float | None
 ) -> None:
-    stages = complexity_by_stage(Architecture.parse(name))
+    stages = count_by_stage(Architecture.parse(name))
     assert sum(stage.parameters for stage in stages) == parameters
     assert sum(stage.multiply_adds for stage in stages) / 1e9 == pytest.approx(
         giga_multiply_adds, abs=6e-4
@@ -114,22 +114,22 @@ def test_the_sums_are_the_published_figures(
 
 def test_the_head_may_be_left_out() -> None:
     net = Architecture(50)
-    assert complexity_by_stage(net, num_classes=0) == complexity_by_stage(net)[:-1]
+    assert count_by_stage(net, num_classes=0) == count_by_stage(net)[:-1]
 
 
 @pytest.mark.parametrize(
     ("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4), (267, 1)]
 )
 def test_the_widths_are_those_of_table_2(cardinality: int, width: int) -> None:
-    assert width_of_equal_complexity(cardinality) == width
+    assert find_equal_width(cardinality) == width
     if cardinality > 32:  # no net of the paper
         return
     block = Bottleneck(
         256, 256, bottleneck_channels=cardinality * width, cardinality=cardinality, norm=""
     )
-    assert sum(p.numel() for p in block.parameters()) == block_parameters(cardinality, width)
+    assert sum(p.numel() for p in block.parameters()) == count_block_parameters(cardinality, width)
     # "About 70k", says the paper; 8x14d is the farthest.
-    assert block_parameters(cardinality, width) == pytest.approx(70_000, rel=0.021)
+    assert count_block_parameters(cardinality, width) == pytest.approx(70_000, rel=0.021)
 
 
 def cells(text: str) -> list[list[str]]:
@@ -205,14 +205,14 @@ def test_figure_4_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == format_figure_4() + "\n"
 
 
-def test_the_width_of_equal_complexity_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_find_equal_width_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--width-for", 8, "--width-for", 16) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert rows == [
         ["8", "14", "112", "71,456", "25,603,016", "4.27"],
         ["16", "8", "128", f"{16 * (256 * 8 + 9 * 64 + 8 * 256):,}", "26,443,560", "4.46"],
     ]
-    assert complexity.width_table((8,)).splitlines()[2].split() == rows[0]
+    assert format_widths((8,)).splitlines()[2].split() == rows[0]
 
 
 @pytest.mark.parametrize(

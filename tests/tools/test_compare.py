@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_det.paper.comparison import compare
-from resnext_det.paper.runs import read_run
+from resnext_det.paper.comparison import compare_detectors
+from resnext_det.paper.presentation import format_comparison, format_json
+from resnext_det.paper.runs import read_detector
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "compare.py"
@@ -68,12 +69,13 @@ def test_the_table_goes_into_files(folders: list[str], capsys: pytest.CaptureFix
         "table8.json",
     ]
     assert run(*folders, *outputs) == 0
-    comparison = compare([read_run(folder) for folder in folders])
-    assert capsys.readouterr().out == comparison.table() + "\n"
+    comparison = compare_detectors([read_detector(folder) for folder in folders])
+    assert capsys.readouterr().out == format_comparison(comparison) + "\n"
     assert (
-        Path("new_folder/table8.md").read_text(encoding="utf-8") == comparison.to_markdown() + "\n"
+        Path("new_folder/table8.md").read_text(encoding="utf-8")
+        == format_comparison(comparison, markdown=True) + "\n"
     )
-    assert Path("table8.json").read_text(encoding="utf-8") == comparison.to_json() + "\n"
+    assert Path("table8.json").read_text(encoding="utf-8") == format_json(comparison) + "\n"
     assert Path("plots/table8.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_det.paper.classifier_comparison import compare_classifiers
-from resnext_det.paper.classifier_runs import read_classification_runs
-from resnext_det.paper.runs import read_run
+from resnext_det.paper.comparison import compare_classifiers
+from resnext_det.paper.presentation import format_comparison, format_json
+from resnext_det.paper.runs import read_classifier, read_detector
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "compare_classifiers.py"
@@ -60,11 +60,11 @@ def test_the_command_prints_the_table(folders: list[str]) -> None:
 
 def test_markdown_and_json(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*folders, "--markdown", "--json", "new_folder/tables.json") == 0
-    comparison = compare_classifiers(
-        [run for folder in folders for run in read_classification_runs(folder)]
+    comparison = compare_classifiers([run for folder in folders for run in read_classifier(folder)])
+    assert capsys.readouterr().out == format_comparison(comparison, markdown=True) + "\n"
+    assert (
+        Path("new_folder/tables.json").read_text(encoding="utf-8") == format_json(comparison) + "\n"
     )
-    assert capsys.readouterr().out == comparison.table(markdown=True) + "\n"
-    assert Path("new_folder/tables.json").read_text(encoding="utf-8") == comparison.to_json() + "\n"
 
 
 def test_what_was_not_tested_is_left_out_and_told(
@@ -83,8 +83,8 @@ def test_a_run_that_has_not_ended_is_to_go_on(
     Path("new/model_final.pth").unlink()
     assert run("new") == 1
     assert (
-        "new/test holds no *.json: the run has not ended; repeat its command with --resume"
-        in capsys.readouterr().err
+        "new/test holds no *.json: the run has not ended; wait for it, or if it was interrupted repeat its command with "
+        "--resume" in capsys.readouterr().err
     )
 
 
@@ -99,7 +99,7 @@ def test_a_detectors_folder_is_told_apart(
     with pytest.raises(
         ValueError, match=r"s1 is of a classifier; compare those with tools/compare_classifiers"
     ):
-        read_run("s1")
+        read_detector("s1")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnext_det.paper.miniature import networks_of
+from resnext_det.paper.miniature import list_networks
 from resnext_det.weights import read_weights
 from tests.classification.helpers import RESNETS, write_config, write_images
 from tests.detection.helpers import FPN
@@ -229,8 +229,8 @@ def test_a_miniature_tells_what_is_wrong_before_it_trains(
 def test_a_miniature_needs_both_of_every_network(tmp_path: Path) -> None:
     (tmp_path / "classifier_A.yaml").touch()
     with pytest.raises(ValueError, match="only one of the two for A"):
-        networks_of(tmp_path)
+        list_networks(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        networks_of(tmp_path / "nowhere")
+        list_networks(tmp_path / "nowhere")
     (tmp_path / "faster_rcnn_A.yaml").touch()
-    assert networks_of(tmp_path) == ["A"]
+    assert list_networks(tmp_path) == ["A"]
