@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         write_weights,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Architecture": "resnext_det.architecture",
