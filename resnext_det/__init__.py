@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         pretrain,
     )
     from resnext_det.classification.weights import load_classifier
-    from resnext_det.config import get_cfg, load_config
+    from resnext_det.config import config_file, get_cfg, load_config
     from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
     from resnext_det.detection.inference import Predictor
     from resnext_det.detection.jobs import Job, Metrics, evaluate, train
@@ -51,6 +51,7 @@ _HOMES = {
     "EvaluationJob": "resnext_det.classification.jobs",
     "evaluate_weights": "resnext_det.classification.jobs",
     "load_classifier": "resnext_det.classification.weights",
+    "config_file": "resnext_det.config",
     "get_cfg": "resnext_det.config",
     "load_config": "resnext_det.config",
     "get_classifier_cfg": "resnext_det.config.classification",
@@ -86,6 +87,7 @@ __all__ = [
     "ResNeXtClassifier",
     "WeightFile",
     "build_detector",
+    "config_file",
     "evaluate",
     "evaluate_coco",
     "evaluate_weights",

@@ -3,5 +3,6 @@
 from resnext_det.config.checks import check
 from resnext_det.config.detection import get_cfg
 from resnext_det.config.loading import load_config
+from resnext_det.config.yaml_files import config_file
 
-__all__ = ["check", "get_cfg", "load_config"]
+__all__ = ["check", "config_file", "get_cfg", "load_config"]

@@ -40,7 +40,7 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     there either. The log names them; as overrides they are refused.
 
     Args:
-        path: a YAML file; its ``_BASE_`` names a file, or a list of files, relative to it, whose values it changes; of several the
+        path: a YAML file, found by ``config_file``; its ``_BASE_`` names a file, or a list of files, relative to it, whose values it changes; of several the
             later ones win. YAML tags that would run code are refused.
         overrides: KEY VALUE pairs, as they follow a command line: ``["SOLVER.MAX_ITER", "100"]``.
 
@@ -48,8 +48,8 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
         the frozen configuration: detectron2's defaults, changed by the base files, the file and the overrides, in this order.
 
     Raises:
-        FileNotFoundError: the file, or one that ``_BASE_`` names, does not exist.
-        ValueError: the YAML is broken; a key is unknown; a value has the wrong type, or is not supported; two values contradict
+        FileNotFoundError: a file that ``_BASE_`` names does not exist.
+        ValueError: the file does not exist; the YAML is broken; a key is unknown; a value has the wrong type, or is not supported; two values contradict
             each other. The text names the key, the value and what to write instead.
     """
     cfg = get_cfg()
@@ -74,7 +74,7 @@ def merge(
     Raises:
         FileNotFoundError, ValueError: as ``load_config``.
     """
-    values, files = read_yaml(Path(path))
+    values, files = read_yaml(path)
     _check_kind(values, cfg, path)
     where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
     known, left_out = set(list_keys(cfg)), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from pathlib import Path
 from typing import IO, Any
@@ -9,21 +10,50 @@ from typing import IO, Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from resnext_det.files import list_first, shipped_folder
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read a configuration file.
+
+def config_file(name: str | Path) -> Path:
+    """Find a configuration: a file of yours, or else one that comes with the package.
+
+    Example:
+        ``config_file("modern/faster_rcnn_X50_32x4d_FPN_1x.yaml")``
+
+    Args:
+        name: a path, or where the file stands in the package's folder ``configs``, with or without
+            that word.
+
+    Raises:
+        ValueError: there is no such file. The text gives names that are nearly the same.
+    """
+    path, shipped = Path(name), shipped_folder("configs")
+    inside = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    for found in (path, shipped / inside):
+        if found.is_file():
+            return found
+    names = [file.relative_to(shipped).as_posix() for file in sorted(shipped.rglob("*.yaml"))]
+    near = [known for known in names if Path(known).name == path.name]
+    near += difflib.get_close_matches(inside.as_posix(), names, n=3)
+    remedy = (
+        "give the path of a YAML file, or a name such as modern/faster_rcnn_X50_32x4d_FPN_1x.yaml"
+    )
+    if near:
+        remedy = f"did you mean {list_first(dict.fromkeys(near))}?"
+    raise ValueError(f"configuration {path} does not exist; {remedy}")
+
+
+def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a configuration file, which ``config_file`` finds.
 
     Returns:
         its values over those of its base files, and the files that were read.
 
     Raises:
-        FileNotFoundError: it, or a base file, does not exist.
-        ValueError: one of them is not plain YAML, has a key twice, or names itself as its base.
+        FileNotFoundError: a base file does not exist.
+        ValueError: the file does not exist; one of them is not plain YAML, has a key twice, or
+            names itself as its base.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"configuration {path} does not exist; give the path of a YAML file, such as one under configs/"
-        )
+    leaf = config_file(path)
     files: list[str] = []
 
     class Reader(CfgNode):
@@ -32,10 +62,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
         @classmethod
         def _open_cfg(cls, filename: str) -> IO[str]:
             files.append(filename)
-            return io.StringIO(_checked_text(filename, path, depth=len(files)))
+            return io.StringIO(_checked_text(filename, leaf, depth=len(files)))
 
     try:
-        values = Reader.load_yaml_with_base(str(path), allow_unsafe=False)
+        values = Reader.load_yaml_with_base(str(leaf), allow_unsafe=False)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(
             f"configuration {files[-1]} is not plain YAML: {error}; correct it (tags are not read)"

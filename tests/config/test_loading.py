@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resnext_det.config import get_cfg, load_config
+from resnext_det.config import config_file, get_cfg, load_config
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.rules import get_value, list_keys
 
@@ -216,6 +216,28 @@ def test_a_circle_of_two_files_is_found(tmp_path: Path) -> None:
     write(tmp_path, "_BASE_: b.yaml", "a.yaml")
     write(tmp_path, "_BASE_: a.yaml", "b.yaml")
     assert "break the circle" in error_of(tmp_path / "a.yaml")
+
+
+def test_a_shipped_configuration_is_found_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder, with its base files; a file of that name in the folder goes before it."""
+    monkeypatch.chdir(tmp_path)
+    name = "modern/faster_rcnn_X50_32x4d_FPN_1x.yaml"
+    shipped = ROOT / "configs" / name
+    assert config_file(name) == config_file(f"configs/{name}") == config_file(shipped) == shipped
+    assert load_config(name) == load_config(Path("configs", name)) == load_config(shipped)
+    (tmp_path / "modern").mkdir()
+    write(tmp_path / "modern", "SEED: 7", Path(name).name)
+    assert config_file(name) == Path(name) and load_config(name).SEED == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["faster_rcnn_X50_32x4d_FPN_1x.yaml", "modern/faster_rcnn_X50_FPN_1x.yaml"]
+)
+def test_near_names_are_told(name: str) -> None:
+    with pytest.raises(ValueError, match=r"did you mean modern/faster_rcnn_X50_32x4d_FPN_1x\.yaml"):
+        config_file(name)
 
 
 def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
