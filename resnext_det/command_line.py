@@ -1,33 +1,108 @@
-"""What the commands that train have in common: their flags, and how they end."""
+"""Run the commands of tools/: ``resnext-det COMMAND``, and the flags and endings that they share.
+
+No library is imported before a command line is understood, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import runpy
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resnext_det.detection.jobs import ENGINES, Job, Metrics
-from resnext_det.training.interruption import TrainingInterrupted
+from resnext_det.files import shipped_folder
+
+if TYPE_CHECKING:
+    from resnext_det.detection.jobs import Job, Metrics
+
+# What the commands are called, and their files in tools/, whose names are understood too.
+COMMANDS = {
+    "train": "train_net",
+    "two-step": "train_two_step",
+    "predict": "predict",
+    "evaluate": "evaluate_coco",
+    "pretrain": "pretrain",
+    "evaluate-classifier": "evaluate_classifier",
+    "convert": "convert_weights",
+    "compare": "compare",
+    "compare-classifiers": "compare_classifiers",
+    "miniature": "table8_miniature",
+    "analyze": "analyze",
+    "benchmark": "benchmark",
+    "imagenet5k": "make_imagenet5k",
+}
+
+# Choices of flags that two commands have; a test compares them with the library's.
+ENGINES = ("auto", "portable", "detectron2")
+PREPROCESSINGS = ("torchvision", "mmpretrain", "msra", "fair", "detectron1", "pycls", "paper")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``resnext-det COMMAND ...``: the file of that command in tools/.
+
+    Returns:
+        The exit status of the command.
+    """
+    folder = shipped_folder("tools")
+    lines = ["Train, evaluate and use ResNeXt detectors and classifiers.", "", "commands:"]
+    for word, name in COMMANDS.items():
+        with (folder / f"{name}.py").open(encoding="utf-8") as file:
+            lines.append(f"  {word:<20} {file.readline().strip().strip(chr(34))}")
+    parser = build_parser("", "\n".join(lines))
+    version = f"resnext-det {sys.modules['resnext_det'].__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("command", metavar="COMMAND", help="COMMAND --help tells its flags")
+    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="its flags")
+    options = parser.parse_args(arguments)
+    name = COMMANDS.get(options.command, options.command.replace("-", "_"))
+    if name not in COMMANDS.values():
+        parser.error(f"there is no command {options.command}; choose {', '.join(COMMANDS)}")
+    return runpy.run_path(str(folder / f"{name}.py"))["main"](options.arguments)
+
+
+def build_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Build the parser of a command, whose help is the docstring of its file in tools/."""
+    return argparse.ArgumentParser(
+        prog=f"resnext-det {command}".strip(),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config-file``."""
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="YAML",
+        help="a file, or a configuration of the package such as "
+        "modern/faster_rcnn_X50_32x4d_FPN_1x.yaml",
+    )
 
 
 def add_dataset_flag(parser: argparse.ArgumentParser) -> None:
-    """``--register-coco NAME ANNOTATIONS IMAGES``, any number of times."""
+    """Add ``--register-coco NAME ANNOTATIONS IMAGES``, which may be given several times."""
     parser.add_argument(
         "--register-coco",
         nargs=3,
         action="append",
         default=[],
         metavar=("NAME", "ANNOTATIONS", "IMAGES"),
-        help="a COCO file and its image folder, for use in DATASETS.TRAIN and DATASETS.TEST; repeatable",
+        help="name a COCO file and its image folder, for DATASETS.TRAIN and DATASETS.TEST; "
+        "may be given several times",
     )
 
 
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of a ``Job``, and KEY VALUE at the end."""
+    """Add the flags of a ``Job``, and the KEY VALUE pairs at the end."""
     parser.add_argument(
-        "--engine", choices=ENGINES, default="auto", help="what computes (default: auto)"
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what computes (default: auto, which is detectron2 where that is installed)",
     )
     add_fit_config_flag(parser)
     add_dataset_flag(parser)
@@ -35,38 +110,48 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fit_config_flag(parser: argparse.ArgumentParser) -> None:
-    """``--fit-config``: the configuration follows the weights."""
+    """Add ``--fit-config``, with which the configuration follows the weights."""
     parser.add_argument(
         "--fit-config",
         action="store_true",
-        help="take from MODEL.WEIGHTS the preprocessing that it needs",
+        help="set the preprocessing to the one that MODEL.WEIGHTS needs",
     )
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """``--resume``, the flags of the processes, and KEY VALUE at the end."""
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    """Add ``--resume``, the flags of the processes, and the KEY VALUE pairs at the end."""
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
+    )
     add_process_flags(parser)
     parser.add_argument(
         "overrides",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="changes to the configuration",
+        help="settings that replace those of the file, such as SOLVER.IMS_PER_BATCH 8",
     )
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
-    """How many processes, and where: detectron2's flags."""
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    """Add detectron2's flags for several processes and machines."""
     parser.add_argument(
-        "--dist-url", default="auto", help="tcp://HOST:PORT of the machine of rank 0"
+        "--num-gpus", type=int, default=1, help="processes on this machine (default: 1)"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, help="machines (default: 1)")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, help="the number of this machine, from 0"
+    )
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        help="tcp://HOST:PORT of the machine of rank 0 (default: a free port of this machine)",
     )
 
 
-def job_of(options: argparse.Namespace, config_file: str, output_dir: Path | None = None) -> Job:
-    """The job that the flags describe."""
+def build_job(options: argparse.Namespace, config_file: str, output_dir: Path | None = None) -> Job:
+    """Build the job that the flags of ``add_job_flags`` describe."""
+    from resnext_det.detection.jobs import Job
+
     return Job(
         config_file=config_file,
         output_dir=output_dir,
@@ -75,48 +160,46 @@ def job_of(options: argparse.Namespace, config_file: str, output_dir: Path | Non
         resume=options.resume,
         fit_config=options.fit_config,
         datasets=tuple(tuple(dataset) for dataset in options.register_coco),
-        **processes_of(options),
+        **read_process_flags(options),
     )
 
 
-def processes_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What ``add_process_flags`` read, as arguments of a job."""
-    return {
-        name: getattr(options, name)
-        for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")
-    }
+def read_process_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags of ``add_process_flags`` as arguments of a job."""
+    names = ("num_gpus", "num_machines", "machine_rank", "dist_url")
+    return {name: getattr(options, name) for name in names}
 
 
-_STOPPED = (
-    "stopped at once; --resume goes on from the newest checkpoint of OUTPUT_DIR, if there is one"
-)
-
-
-def finish(run: Callable[[], Iterable[str]], *, stopped: str = _STOPPED) -> int:
-    """Run, and print the lines that it gives, or what went wrong.
+def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int:
+    """Do a command's work and print the lines that it gives, or say what went wrong.
 
     Args:
-        stopped: what Ctrl-C says outside of a training's step.
+        work: called without arguments.
+        resumable: say after Ctrl-C that --resume goes on.
 
     Returns:
-        the exit status: 0; 1 for an error that the user can mend; 130 where Ctrl-C or SIGTERM stopped it.
+        The exit status: 0; 1 for an error that the user can mend; 130 after Ctrl-C or SIGTERM.
     """
     try:
-        lines = list(run())
-    except KeyboardInterrupt as stop:
-        sys.stderr.write(f"{stop if isinstance(stop, TrainingInterrupted) else stopped}\n")
+        for line in work():
+            sys.stdout.write(f"{line}\n")
+    except KeyboardInterrupt as stop:  # a training that was stopped in order says more
+        goes_on = "; --resume goes on from the newest checkpoint in OUTPUT_DIR, if there is one"
+        sys.stderr.write(f"{str(stop) or 'stopped' + goes_on * resumable}\n")
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    for line in lines:
-        sys.stdout.write(f"{line}\n")
     return 0
 
 
-def lines_of(metrics: Metrics) -> list[str]:
-    """A line for every test set."""
+def summarize(metrics: Metrics) -> list[str]:
+    """Return one line for every test set of a detector."""
     return [
         f"{name}: {found.summary()}; everything is in {metrics.output_dir}"
         for name, found in metrics.per_dataset.items()
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

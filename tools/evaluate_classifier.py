@@ -1,13 +1,15 @@
-"""Test a classifier's weights: top-1 and top-5 with one crop, ten crops, or whole images at several scales.
+"""Evaluate a classifier: top-1 and top-5 accuracy.
 
-    python tools/evaluate_classifier.py output/classification/imagenet/X50_32x4d/model_final.pth imagenet_val
-    python tools/evaluate_classifier.py resnext://torchvision/X-50-32x4d datasets/imagenet/val --size 320 --per-class
-    python tools/evaluate_classifier.py weights.pth imagenet_val --protocol ten-crop --num-gpus 8
-    python tools/evaluate_classifier.py weights.pth imagenet_val --protocol dense --output-dir RUN
+    resnext-det evaluate-classifier output/classification/imagenet/X50_32x4d/model_final.pth \\
+        imagenet_val
+    resnext-det evaluate-classifier resnext://torchvision/X-50-32x4d imagenet/val --size 320
+    resnext-det evaluate-classifier weights.pth imagenet_val --protocol ten-crop --num-gpus 8
+    resnext-det evaluate-classifier weights.pth imagenet_val --protocol dense --output-dir RUN
 
-Any weights that the project can read are tested, under the preprocessing that they carry. Where the set has some of their classes only,
-as ImageNet-1K for a network of 5000 classes, these compete with all outputs and among themselves. ``--output-dir`` writes into
-RUN/test/, where tools/compare_classifiers.py finds it.
+The protocols are one crop, ten crops, and whole images at several scales (dense). Images are
+prepared as the weights need it. If the set has only some of the network's classes, such as
+ImageNet-1K for a network of 5000 classes, there are two results: over all outputs, and over the
+classes of the set. --output-dir writes RUN/test/, which "resnext-det compare-classifiers" reads.
 """
 
 from __future__ import annotations
@@ -19,38 +21,58 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnext_det.classification.jobs import EvaluationJob, evaluate_weights
-from resnext_det.classification.protocols import BATCH_SIZES, DENSE_SCALES, PROTOCOLS
-from resnext_det.classification.results import write_metrics
-from resnext_det.command_line import add_process_flags, finish, processes_of
-from resnext_det.weights import KNOWN
+from resnext_det.command_line import (
+    PREPROCESSINGS,
+    add_process_flags,
+    build_parser,
+    finish,
+    read_process_flags,
+)
+
+# The flags that are fields of EvaluationJob.
+_FIELDS = (
+    *("weights", "dataset", "protocol", "size", "resize", "scales", "interpolation"),
+    *("preprocessing", "amp", "device", "batch_size", "num_workers", "skip_broken"),
+)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Parse the command line."""
+    parser = build_parser("evaluate-classifier", __doc__)
     parser.add_argument("weights", help="a file, or a name of the catalog")
     parser.add_argument(
-        "dataset", help="a set's name, such as imagenet_val, or a folder of class folders"
+        "dataset", help="the name of a set, such as imagenet_val, or a folder of class folders"
     )
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="center", help="default: center")
     parser.add_argument(
-        "--size", type=int, help="of the crop, in pixels (default: as trained, or 224)"
+        "--protocol",
+        choices=("center", "ten-crop", "dense"),
+        default="center",
+        help="default: center",
+    )
+    parser.add_argument(
+        "--size", type=int, help="of the crop, in pixels (default: as in training, or 224)"
     )
     parser.add_argument(
         "--resize",
         type=int,
-        help="shorter side before cropping (default: as trained, or 256 for 224)",
+        help="shorter side before cropping (default: as in training, or 256 for a crop of 224)",
     )
     parser.add_argument(
-        "--scales", type=int, nargs="+", help=f"of --protocol dense (default: {DENSE_SCALES})"
+        "--scales",
+        type=int,
+        nargs="+",
+        metavar="SIDE",
+        help="shorter sides for --protocol dense (default: 224 256 384 480 640)",
     )
-    parser.add_argument("--interpolation", choices=("torch7_bicubic", "bicubic", "bilinear"))
     parser.add_argument(
-        "--preprocessing", choices=KNOWN, help="where the weights do not say what they need"
+        "--interpolation",
+        choices=("torch7_bicubic", "bicubic", "bilinear"),
+        help="default: as in training",
+    )
+    parser.add_argument(
+        "--preprocessing",
+        choices=PREPROCESSINGS,
+        help="the publisher whose preprocessing the weights need, if they do not say it",
     )
     parser.add_argument(
         "--per-class", action="store_true", help="print every class too, the worst first"
@@ -60,10 +82,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is a GPU)")
     parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
-    parser.add_argument("--batch-size", type=int, help=f"images of a process (default: {_sizes()})")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="images of a process at once (default: 64 center, 16 ten-crop, 2 dense)",
+    )
     workers = min(4, os.cpu_count() or 1)
     parser.add_argument(
-        "--num-workers", type=int, default=workers, help=f"loading processes (default: {workers})"
+        "--num-workers", type=int, default=workers, help="loading processes (default: up to 4)"
     )
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out broken images, and name them"
@@ -72,29 +98,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _sizes() -> str:
-    return ", ".join(f"{size} of {protocol}" for protocol, size in BATCH_SIZES.items())
+def evaluate(options: argparse.Namespace) -> Iterator[str]:
+    """Evaluate and write the metrics; yield the results."""
+    from resnext_det.classification.jobs import EvaluationJob, evaluate_weights
+    from resnext_det.classification.results import write_metrics
 
-
-def report(options: argparse.Namespace) -> Iterator[str]:
-    """Test, write, and tell."""
-    job = EvaluationJob(
-        weights=options.weights,
-        dataset=options.dataset,
-        protocol=options.protocol,
-        size=options.size,
-        resize=options.resize,
-        scales=options.scales,
-        interpolation=options.interpolation,
-        preprocessing=options.preprocessing,
-        amp=options.amp,
-        device=options.device,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        skip_broken=options.skip_broken,
-        **processes_of(options),
-    )
-    found = evaluate_weights(job)
+    fields = {name: getattr(options, name) for name in _FIELDS}
+    found = evaluate_weights(EvaluationJob(**fields, **read_process_flags(options)))
     for metrics in found:
         yield f"{metrics.test()}: {metrics.summary()}"
         yield metrics.table(per_class=options.per_class)
@@ -106,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     options = parse(arguments)
-    return finish(lambda: report(options), stopped="stopped; nothing was written")
+    return finish(lambda: evaluate(options))
 
 
 if __name__ == "__main__":

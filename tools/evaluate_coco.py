@@ -1,7 +1,9 @@
-"""Evaluate a COCO result file: the 12 numbers, AP per category and the precision-recall curves.
+"""Evaluate a COCO result file.
 
-python tools/evaluate_coco.py instances_val2017.json coco_instances_results.json
-python tools/evaluate_coco.py ANNOTATIONS RESULTS --per-category --json metrics.json --plot curves.png
+resnext-det evaluate instances_val2017.json coco_instances_results.json
+resnext-det evaluate ANNOTATIONS RESULTS --per-category --json metrics.json --plot curves.png
+
+The twelve numbers are those of pycocotools, to the last bit.
 """
 
 from __future__ import annotations
@@ -9,58 +11,58 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnext_det.evaluation.coco import evaluate_coco
-from resnext_det.evaluation.coco_backends import BACKENDS
-from resnext_det.report.plots import plot_precision_recall
+from resnext_det.command_line import build_parser, finish
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def evaluate(options: argparse.Namespace) -> Iterator[str]:
+    """Evaluate and write what was asked for; yield the table."""
+    from resnext_det.evaluation.coco import evaluate_coco
+    from resnext_det.files import write_text
+    from resnext_det.report.plots import plot_precision_recall
+
+    metrics = evaluate_coco(
+        options.annotations,
+        options.results,
+        backend=options.backend,
+        max_detections_per_image=options.max_detections,
     )
-    parser.add_argument("annotations", type=Path, help="file of COCO instance annotations")
-    parser.add_argument("results", type=Path, help="COCO result file: a list of boxes with scores")
+    if options.json:
+        write_text(options.json, metrics.to_json() + "\n")
+    if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_precision_recall(metrics, options.plot, title=options.results.name)
+    yield metrics.table(per_category=options.per_category)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = build_parser("evaluate", __doc__)
+    parser.add_argument("annotations", type=Path, help="COCO file of instance annotations")
+    parser.add_argument("results", type=Path, help="COCO result file: a list of scored boxes")
     parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="default: the fastest that fits"
+        "--backend",
+        choices=("auto", "pycocotools", "hotcoco"),
+        default="auto",
+        help="what computes (default: auto, the fastest that gives pycocotools' numbers)",
     )
     parser.add_argument(
-        "--max-detections", type=int, default=100, help="detections an image and category"
+        "--max-detections",
+        type=int,
+        default=100,
+        metavar="N",
+        help="detections that count per image and category (default: 100)",
     )
-    parser.add_argument(
-        "--per-category", action="store_true", help="print the AP of every category too"
-    )
+    parser.add_argument("--per-category", action="store_true", help="print AP per category too")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers as JSON")
     parser.add_argument(
         "--plot", type=Path, metavar="OUT.png", help="draw the precision-recall curves"
     )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 1 for an error that the user can mend."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    options = parse(arguments)
-    try:
-        metrics = evaluate_coco(
-            options.annotations,
-            options.results,
-            backend=options.backend,
-            max_detections_per_image=options.max_detections,
-        )
-        for path in filter(None, (options.json, options.plot)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if options.json:
-            options.json.write_text(metrics.to_json() + "\n")
-        if options.plot:
-            plot_precision_recall(metrics, options.plot, title=options.results.name)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(metrics.table(per_category=options.per_category))
-    return 0
+    options = parser.parse_args(arguments)
+    return finish(lambda: evaluate(options))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_other_channels_are_counted_and_said(capsys: pytest.CaptureFixture[str])
             f"{counter.get_total_flops() // 2:,}",
         ]
     assert run("--table", 1, "--stem-channels", 32) == 1
-    assert "are of an architecture; give its NAME" in capsys.readouterr().err
+    assert "change an architecture; give its NAME" in capsys.readouterr().err
 
 
 # Parameters, and 10^9 multiply-adds and 10^6 activations at 224x224, as pycls publishes them.
@@ -218,7 +218,7 @@ def test_the_find_equal_width_is_printed(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give a NAME, as X-101-32x4d, --table, --figure or --width-for"),
+        ([], "give a NAME, such as X-101-32x4d, --table, --figure or --width-for"),
         (["vgg16"], "'vgg16' does not name a network"),
         (["R-50", "R-34"], "no ResNeXt of depth 34 is known"),
         (["R-50", "--height", 0], "an image of 0 x 224 pixels has no pixels"),

@@ -311,7 +311,7 @@ def test_a_classifier_without_its_head(theirs: Path, tmp_path: Path) -> None:
         (("none.pth", "out.pkl"), "error: weights none.pth are not there"),
         (
             ("theirs.pth", "theirs.pth"),
-            "error: theirs.pth is there already; choose another name, or replace it with",
+            "error: theirs.pth exists; choose another name, or replace it with",
         ),
         (
             ("theirs.pth", "out.xyz"),

@@ -52,7 +52,7 @@ def test_from_archives_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "imagenet5k: 8 images of 3 classes",
-        "of the 2 besides ImageNet-1K's 1, each has from 3 to 3 images",
+        "the 2 classes besides ImageNet-1K's 1 have from 3 to 3 images each",
         "note: ImageNet-1K has 1000 classes, and 1 were given",
     ]
     found = open_image_set("imagenet5k_train", root=tmp_path)
@@ -94,7 +94,7 @@ def test_classes_that_the_full_set_lacks(
     )
     assert run(*common, "--imagenet1k", tmp_path / "small") == 0
     assert (
-        "from ImageNet-1K's training images, for the full set lacks them: n09"
+        "from ImageNet-1K's training images, since the full set lacks them: n09"
         in capsys.readouterr().out
     )
     found = open_image_set("imagenet5k_train", root=tmp_path)

@@ -111,7 +111,7 @@ def test_images_and_overrides_are_told_apart(
     folder: Path, words: list[str], inputs: list[str], overrides: list[str]
 ) -> None:
     (folder / "TEST.JPG").touch()
-    options = runpy.run_path(str(SCRIPT))["parse_arguments"]([*COMMON, *words])
+    options = runpy.run_path(str(SCRIPT))["parse"]([*COMMON, *words])
     assert (options.inputs, options.overrides) == (inputs, overrides)
 
 

@@ -1,0 +1,101 @@
+"""``resnext-det``: its commands, and what their --help says without importing torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resnext_det
+from resnext_det import command_line
+from resnext_det.benchmark.trunk import MODES
+from resnext_det.classification.protocols import BATCH_SIZES, DENSE_SCALES, PROTOCOLS
+from resnext_det.data.images.imagenet5k import NUM_CLASSES
+from resnext_det.data.images.resizing import INTERPOLATIONS
+from resnext_det.detection.jobs import ENGINES
+from resnext_det.evaluation.coco_backends import BACKENDS
+from resnext_det.weights import KNOWN
+from resnext_det.weights.writing import SUFFIXES
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+HELP_OF_ALL = """
+import sys
+from resnext_det.command_line import COMMANDS, main
+for arguments in ([], *([command] for command in COMMANDS)):
+    try:
+        main([*arguments, "--help"])
+    except SystemExit as end:
+        assert end.code == 0, arguments
+heavy = {"torch", "torchvision", "numpy", "cv2", "PIL", "fvcore", "yacs", "yaml"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+def get_help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        command_line.main([*command, "--help"])
+    assert end.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_imports_no_library() -> None:
+    """So it is there at once: torch alone takes more than a second."""
+    command = [sys.executable, "-c", HELP_OF_ALL]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TOOLS.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: resnext-det") == 1 + len(command_line.COMMANDS)
+
+
+def test_every_tool_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its word or the name of its file; --help of all says what each does."""
+    names = sorted(path.stem for path in TOOLS.glob("*.py"))
+    assert sorted(command_line.COMMANDS.values()) == names
+    listed = get_help(capsys)
+    for word, name in command_line.COMMANDS.items():
+        summary = (TOOLS / f"{name}.py").read_text(encoding="utf-8").splitlines()[0].strip('"')
+        assert f"{word} {summary}" in listed and len(summary) <= 75
+        assert get_help(capsys, word) == get_help(capsys, name)
+        assert get_help(capsys, name).startswith(f"usage: resnext-det {word} ")
+
+
+def test_a_command_runs_as_its_tool_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["analyze", "--width-for", "2"]) == 0
+    assert "40" in capsys.readouterr().out
+    assert command_line.main(["analyze", "X-50"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    for arguments, said in ((["--version"], resnext_det.__version__), (["trian"], "choose train,")):
+        with pytest.raises(SystemExit):
+            command_line.main(arguments)
+        assert said in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "values"),
+    [
+        ("train", "--engine", ENGINES),
+        ("miniature", "--engine", ENGINES),
+        ("evaluate", "--backend", BACKENDS),
+        ("evaluate-classifier", "--protocol", PROTOCOLS),
+        ("evaluate-classifier", "--interpolation", INTERPOLATIONS),
+        ("evaluate-classifier", "--preprocessing", KNOWN),
+        ("convert", "--preprocessing", KNOWN),
+        ("convert", "--format", SUFFIXES),
+        ("benchmark", "--mode", (*MODES, "loading")),
+    ],
+)  # fmt: skip
+def test_choices_are_those_of_the_library(
+    command: str, flag: str, values: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They stand in the commands too, which must not import the library to know them."""
+    assert f" {flag} {{{','.join(values)}}} " in get_help(capsys, command)
+
+
+def test_numbers_in_help_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    said = get_help(capsys, "evaluate-classifier")
+    assert f"(default: {' '.join(map(str, DENSE_SCALES))})" in said
+    sizes = ", ".join(f"{size} {protocol}" for protocol, size in BATCH_SIZES.items())
+    assert f"(default: {sizes})" in said
+    assert f"(default: {NUM_CLASSES})" in get_help(capsys, "imagenet5k")
