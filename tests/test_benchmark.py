@@ -13,7 +13,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.benchmark.loading import compare_loading
 from resnext_det.benchmark.timing import Timing, table
 from resnext_det.benchmark.trunk import FEATURES, MODES, compare, trunks
-from resnext_det.weights.formats import to_native
+from resnext_det.weights.formats import convert_to_native
 
 DETECTRON2 = importlib.util.find_spec("detectron2") is not None
 TOOL = Path(__file__).parents[1] / "tools" / "benchmark.py"
@@ -29,7 +29,7 @@ def test_the_networks_that_are_timed_are_equal(name: str) -> None:
         state = {
             key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")
         }
-        ours.load_state_dict(to_native(state)[1])
+        ours.load_state_dict(convert_to_native(state)[1])
         with torch.no_grad():
             found, expected = ours(images), theirs(images)
         assert list(found) == list(expected) == list(FEATURES)

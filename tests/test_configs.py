@@ -24,7 +24,7 @@ from resnext_det.detection.portable.solver import optimizer_of
 from resnext_det.instances import Boxes, Instances
 from resnext_det.resnext import make_stage
 from resnext_det.training.optimizer import clipper_of
-from resnext_det.weights import KNOWN, catalog, differences
+from resnext_det.weights import KNOWN, catalog, find_differences
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import draw_sample
 
@@ -196,9 +196,9 @@ def _says(content: object, key: str) -> bool:
 )
 def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
     cfg = load_config(path)
-    weights = catalog.entry(cfg.MODEL.WEIGHTS)
+    weights = catalog.find_entry(cfg.MODEL.WEIGHTS)
     assert weights.architecture == read_architecture(cfg.MODEL.RESNETS)
-    assert differences(KNOWN[weights.preprocessing], cfg) == []
+    assert find_differences(KNOWN[weights.preprocessing], cfg) == []
 
 
 @pytest.mark.parametrize("net", TABLE_8)

@@ -90,28 +90,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> Iterator[str]:
     """Do what was asked for; yield what is to be printed."""
-    from resnext_det.weights.agreement import stated
-    from resnext_det.weights.backbones import backbone_of, with_preprocessing_beside
-    from resnext_det.weights.catalog import catalog_table
-    from resnext_det.weights.description import describe, description_text
+    from resnext_det.weights.catalog import format_catalog
+    from resnext_det.weights.conversion import (
+        add_preprocessing_beside,
+        assume_preprocessing,
+        extract_backbone,
+    )
+    from resnext_det.weights.description import describe, format_description
     from resnext_det.weights.file import read_weights
     from resnext_det.weights.writing import write_weights
 
     if options.list:
-        yield catalog_table()
+        yield format_catalog()
         return
     if options.output and options.output.exists() and not options.force:
         raise ValueError(
             f"{options.output} exists; choose another name, or replace it with --force"
         )
-    file = with_preprocessing_beside(read_weights(options.input, mapped=options.inspect))
+    file = add_preprocessing_beside(read_weights(options.input, mapped=options.inspect))
     if options.preprocessing:
-        file = stated(file, options.preprocessing)
+        file = assume_preprocessing(file, options.preprocessing)
     if options.backbone_only:
-        file = backbone_of(file)
+        file = extract_backbone(file)
     if options.inspect:
         description = describe(file)
-        text = description_text(description).rstrip()
+        text = format_description(description).rstrip()
         yield json.dumps(description, indent=1) if options.json else text
         return
     file = change_preprocessing(file, options.channel_order, options.pixel_std)
@@ -126,7 +129,7 @@ def change_preprocessing(
     file: WeightFile, channel_order: str | None, std: Sequence[float] | None
 ) -> WeightFile:
     """Change conv1 so that the weights need this channel order and pixel std; None keeps them."""
-    from resnext_det.weights.preprocessing import converted
+    from resnext_det.weights.conversion import convert_preprocessing
 
     source = file.preprocessing
     if channel_order is None and std is None:
@@ -143,7 +146,9 @@ def change_preprocessing(
         )
     if std is not None:
         target = replace(target, std=(std[0], std[1], std[2]))
-    return replace(file, state=converted(file.state, source, target), preprocessing=target)
+    return replace(
+        file, state=convert_preprocessing(file.state, source, target), preprocessing=target
+    )
 
 
 def choose_format(path: Path) -> str:

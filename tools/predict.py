@@ -63,13 +63,13 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
     from resnext_det.config import load_config
     from resnext_det.data.coco import register_coco
     from resnext_det.detection.inference import choose_class_names, find_images, predict_files
-    from resnext_det.weights.agreement import needed_by_weights
+    from resnext_det.weights.loading import read_needed_overrides
 
     for dataset in options.register_coco:
         register_coco(*dataset)
     cfg = load_config(options.config_file, options.overrides)
     if options.fit_config and cfg.MODEL.WEIGHTS:
-        cfg = load_config(options.config_file, [*options.overrides, *needed_by_weights(cfg)])
+        cfg = load_config(options.config_file, [*options.overrides, *read_needed_overrides(cfg)])
     paths = find_images(options.inputs, outside=options.output)
     names = choose_class_names(cfg, options.classes)
     found = predict_files(cfg, paths, names, output_dir=options.output, score=options.score)

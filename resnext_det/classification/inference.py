@@ -15,7 +15,7 @@ from resnext_det.data.reading import decode_rgb, read_range
 from resnext_det.instances import name_classes
 from resnext_det.training import distributed
 from resnext_det.weights import WeightFile, read_weights
-from resnext_det.weights.agreement import stated
+from resnext_det.weights.conversion import assume_preprocessing
 
 
 class Classifier:
@@ -45,7 +45,7 @@ class Classifier:
         )
         file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
         if preprocessing is not None:
-            file = stated(file, preprocessing)
+            file = assume_preprocessing(file, preprocessing)
         self.protocol = protocol_of(file)
         self.network = load_classifier(file).to(self.device).eval()
         names = class_names or file.class_names or ()

@@ -20,7 +20,8 @@ from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
 from resnext_det.training.processes import TESTING, explain_small_machines, launch_job
 from resnext_det.weights import WeightFile, read_weights
-from resnext_det.weights.agreement import needed_by_weights, stated
+from resnext_det.weights.conversion import assume_preprocessing
+from resnext_det.weights.loading import read_needed_overrides
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class ClassificationJob:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
         cfg = load_classifier_config(self.config_file, overrides)
         if self.fit_config and cfg.MODEL.WEIGHTS:
-            cfg = load_classifier_config(self.config_file, [*overrides, *needed_by_weights(cfg)])
+            cfg = load_classifier_config(
+                self.config_file, [*overrides, *read_needed_overrides(cfg)]
+            )
         return cfg
 
 
@@ -181,7 +184,7 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
 def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
     file = read_weights(job.weights, mapped=True)
     if job.preprocessing is not None:
-        file = stated(file, job.preprocessing)
+        file = assume_preprocessing(file, job.preprocessing)
     protocol = protocol_of(
         file,
         job.protocol,

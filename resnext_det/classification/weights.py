@@ -12,9 +12,9 @@ from fvcore.common.config import CfgNode
 from resnext_det.classification.scoring import columns_of
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import WeightFile, check_preprocessing, load_weights, read_weights
-from resnext_det.weights.backbones import backbone_of
-from resnext_det.weights.preprocessing import batch_norm_of
-from resnext_det.weights.recognition import recognised
+from resnext_det.weights.conversion import extract_backbone
+from resnext_det.weights.file import find_architecture
+from resnext_det.weights.preprocessing import find_batch_norm
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def load_start(cfg: CfgNode, classifier: ResNeXtClassifier, class_names: Sequenc
             "%s is a detector's: its backbone is taken, and the linear layer starts at random.",
             file.path,
         )
-        file = backbone_of(file)
+        file = extract_backbone(file)
     check_preprocessing(cfg, file)
     load_weights(classifier, _of_classes(file, class_names))
 
@@ -90,7 +90,7 @@ def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
             "tools/train_net.py --eval-only"
         )
     try:
-        architecture = recognised(file.state)
+        architecture = find_architecture(file.state)
     except ValueError as error:
         raise ValueError(f"{file.path} is no classifier: {error}") from error
     missing = [name for name in _LINEAR if name not in file.state]
@@ -101,7 +101,7 @@ def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
     classifier = ResNeXtClassifier(
         architecture,
         len(file.state["linear.bias"]),
-        "GN" if batch_norm_of(file.state) == "none" else "FrozenBN",
+        "GN" if find_batch_norm(file.state) == "none" else "FrozenBN",
         stride_in_1x1=file.preprocessing is not None and file.preprocessing.stride_in_1x1,
     )
     load_weights(classifier, file)

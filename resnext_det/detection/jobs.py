@@ -15,7 +15,7 @@ from resnext_det.data.coco import register_coco
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.training import distributed
 from resnext_det.training.processes import explain_small_machines, launch_job
-from resnext_det.weights.agreement import needed_by_weights
+from resnext_det.weights.loading import read_needed_overrides
 
 ENGINES = ("auto", "portable", "detectron2")
 
@@ -101,7 +101,7 @@ class Job:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
         cfg = load_config(self.config_file, overrides)
         if self.fit_config and cfg.MODEL.WEIGHTS:
-            overrides += needed_by_weights(cfg)
+            overrides += read_needed_overrides(cfg)
             cfg = load_config(self.config_file, overrides)
         return cfg
 

@@ -18,7 +18,7 @@ from resnext_det.weights import (
     load_weights,
     read_weights,
 )
-from resnext_det.weights.preprocessing import batch_norm_of
+from resnext_det.weights.preprocessing import find_batch_norm
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def describe_preprocessing(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         tuple(cfg.MODEL.PIXEL_MEAN),
         tuple(cfg.MODEL.PIXEL_STD),
         stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1,
-        batch_norm=batch_norm_of(model.state_dict()),
+        batch_norm=find_batch_norm(model.state_dict()),
     )
     return {"preprocessing": preprocessing.as_dict()}
 

@@ -1,11 +1,18 @@
-"""Weights that a user brings: reading them without running their code, renaming them, checking and loading them strictly."""
+"""Weights: read files without running their code, check that they fit, load them, write them."""
 
-from resnext_det.weights.agreement import check_preprocessing, differences, fitted
+from resnext_det.weights.conversion import convert_preprocessing
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.loading import load_weights
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, converted
-from resnext_det.weights.report import LoadReport
+from resnext_det.weights.loading import LoadReport, check_preprocessing, load_weights
+from resnext_det.weights.preprocessing import (
+    KNOWN,
+    Preprocessing,
+    find_differences,
+    list_overrides,
+)
 from resnext_det.weights.writing import write_weights
+
+# Scripts import these by their earlier names.
+converted, differences, fitted = convert_preprocessing, find_differences, list_overrides
 
 __all__ = [
     "KNOWN",
@@ -13,9 +20,12 @@ __all__ = [
     "Preprocessing",
     "WeightFile",
     "check_preprocessing",
+    "convert_preprocessing",
     "converted",
     "differences",
+    "find_differences",
     "fitted",
+    "list_overrides",
     "load_weights",
     "read_weights",
     "write_weights",

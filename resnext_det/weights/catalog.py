@@ -1,4 +1,4 @@
-"""A catalog of published ImageNet weights: a name becomes a local, verified file, downloaded when it is first asked for."""
+"""Turn a name of the catalog of published ImageNet weights into a local, verified file."""
 
 from __future__ import annotations
 
@@ -8,29 +8,18 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from resnext_det.files import cache_folder
 from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.downloading import download, verify
 
-__all__ = [
-    "ENTRIES",
-    "PREFIX",
-    "Entry",
-    "catalog_table",
-    "entry",
-    "locate",
-    "path_of",
-]
-
-_CACHE = "RESNEXT_DET_CACHE"
 _MATCHED = (
-    "Of mmpretrain, pycls and gluon each, R-50, X-50-32x4d, R-101 and X-101-32x4d were trained by one recipe: for a fair comparison of "
-    "networks, take all four of one. ~: 4 bytes a parameter, the size is not published."
+    "Of mmpretrain, pycls and gluon each, R-50, X-50-32x4d, R-101 and X-101-32x4d were trained by "
+    "one recipe: for a fair comparison of networks, take all four of one. ~: 4 bytes a parameter, "
+    "the size is not published."
 )
 
 
-def entry(name: str) -> Entry:
-    """The entry of a name, as ``resnext://torchvision/X-50-32x4d`` or ``torchvision/X-50-32x4d``.
+def find_entry(name: str) -> Entry:
+    """Find the entry of ``resnext://torchvision/X-50-32x4d`` or ``torchvision/X-50-32x4d``.
 
     Raises:
         ValueError: there is none; the text names those that are near.
@@ -38,14 +27,14 @@ def entry(name: str) -> Entry:
     known = ENTRIES.get(name) or ENTRIES.get(f"{PREFIX}{name}")
     if known is None:
         raise ValueError(
-            f"{name!r:.200} is not in the catalog of weights; did you mean {' or '.join(_near(name))}? "
-            "python tools/convert_weights.py --list shows all"
+            f"{name!r:.200} is not in the catalog of weights; did you mean "
+            f"{' or '.join(_find_near(name))}? python tools/convert_weights.py --list shows all"
         )
     return known
 
 
-def _near(name: str) -> list[str]:
-    """Those of the same network from other publishers, and those that are written alike."""
+def _find_near(name: str) -> list[str]:
+    """Find the same network of other publishers, and names that are written alike."""
     network = name.rpartition("/")[2].lower()
     same = [known for known in ENTRIES if known.rpartition("/")[2].lower() == network]
     lowered = {known.removeprefix(PREFIX).lower(): known for known in ENTRIES}
@@ -53,60 +42,54 @@ def _near(name: str) -> list[str]:
     return list(dict.fromkeys([*same, *(lowered[known] for known in alike)]))[:4]
 
 
-def path_of(known: Entry) -> Path:
-    """Where an entry's file is, or will be, under its published name: put there by hand, it is taken as if it was downloaded."""
-    return cache_folder() / known.folder / known.file_name
-
-
 def locate(name: str) -> tuple[Path, Entry]:
-    """The local file of a name, downloaded if it is not here, and its entry. The file is verified every time.
+    """Locate the file of a name, downloaded if it is not here; it is verified every time.
 
     Raises:
-        FileNotFoundError: the file is not here and cannot be had; the text says where to put it by hand.
-        ValueError: the name is unknown, the file is not what it should be, or the cache cannot be written to.
+        FileNotFoundError: the file is not here and cannot be had; the text says where to put it by
+            hand.
+        ValueError: the name is unknown, the file is not what it should be, or the cache cannot be
+            written to.
     """
-    known = entry(name)
-    path = path_of(known)
-    if not os.path.isfile(
-        path
-    ):  # unlike Path.is_file, without an error in a folder that may not be read
-        return download(
+    known = find_entry(name)
+    path = known.path
+    # Unlike Path.is_file, os.path.isfile raises no error in a folder that may not be read.
+    if not os.path.isfile(path):
+        download(
             known.url,
             path,
             sha256=known.sha256,
             md5_url=known.md5_url,
             smallest_size=known.smallest_size,
-        ), known
+        )
+        return path, known
     try:
         verify(path, sha256=known.sha256, smallest_size=known.smallest_size)
     except ValueError as error:
         raise ValueError(
-            f"{path} is not the file of {known.url}, or it is damaged: {error}; remove it, and it is downloaded anew"
+            f"{path} is not the file of {known.url}, or it is damaged: {error}; remove it, and it "
+            "is downloaded anew"
         ) from None
     return path, known
 
 
-def catalog_table() -> str:
-    """Every entry, a line each, for people to choose from."""
+def format_catalog() -> str:
+    """Write every entry as a line of a table, for people to choose from."""
     rows = [
         (
             known.name,
             str(known.architecture),
             "" if known.top1 is None else f"{known.top1:.2f}",
-            known.licence or "unknown",
+            known.license,
             known.preprocessing,
-            _size(known),
+            f"~{4 * known.architecture.num_parameters() / 2**20:.0f}"
+            if known.mebibytes is None
+            else f"{known.mebibytes:.0f}",
             known.verification,
         )
         for known in ENTRIES.values()
     ]
-    headers = ("name", "network", "top-1", "licence", "preprocessing", "MiB", "verified by")
+    headers = ("name", "network", "top-1", "license", "preprocessing", "MiB", "verified by")
     alignment = ("left", "left", "right", "left", "left", "right", "left")
     table = tabulate(rows, headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
     return f"{table}\n\n{_MATCHED}"
-
-
-def _size(known: Entry) -> str:
-    if known.mebibytes is not None:
-        return f"{known.mebibytes:.0f}"
-    return f"~{4 * known.architecture.num_parameters() / 2**20:.0f}"

@@ -1,8 +1,9 @@
-"""The catalog for programs that open files through iopath, detectron2's own tools above all: ``resnext://`` paths.
+"""Open the catalog's ``resnext://`` paths through iopath, above all for detectron2's own tools.
 
-detectron2's checkpointer knows its own names and Caffe2's, and tells a file's format by its suffix: torchvision's ``conv1.weight`` it
-would not find a place for, and merely warn. So it is served the weights under detectron2's names, as a ``.pkl`` that this package wrote
-from what it read without running the file's code.
+detectron2's checkpointer knows its own names and Caffe2's, and tells a file's format by its suffix:
+torchvision's ``conv1.weight`` it would not find a place for, and merely warn. So it is served the
+weights under detectron2's names, as a ``.pkl`` that this package wrote from what it read without
+running the file's code.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import IO, Any
 
 from iopath.common.file_io import PathHandler, PathManager  # type: ignore[import-untyped]
 
-from resnext_det.weights.catalog import ENTRIES, PREFIX, Entry, locate, path_of
-from resnext_det.weights.downloading import lock_download
-from resnext_det.weights.transfer import writing
+from resnext_det.weights.catalog import locate
+from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
+from resnext_det.weights.downloading import explain_write_errors, lock_download
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +24,14 @@ _FORMAT = 1  # of the converted files; a change of the conversion raises it
 
 
 class CatalogPathHandler(PathHandler):
-    """``resnext://torchvision/X-50-32x4d`` as the path of a local file in detectron2's format, downloaded and converted on first use."""
+    """Serve ``resnext://torchvision/X-50-32x4d`` as a local file in detectron2's format, which is
+    downloaded and converted on first use."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **options: Any) -> str:
-        """The path of the converted file.
+        """Return the path of the converted file.
 
         Args:
             path: a name of the catalog.
@@ -40,9 +42,9 @@ class CatalogPathHandler(PathHandler):
         """
         self._check_kwargs(options)
         if force and path in ENTRIES:
-            path_of(ENTRIES[path]).unlink(missing_ok=True)
+            ENTRIES[path].path.unlink(missing_ok=True)
         source, known = locate(path)
-        return str(_converted(source, known))
+        return str(_convert(source, known))
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> IO[Any]:
         self._check_kwargs(options)
@@ -55,23 +57,26 @@ class CatalogPathHandler(PathHandler):
     def _exists(self, path: str, **options: Any) -> bool:
         return path in ENTRIES
 
-    def _isfile(self, path: str, **options: Any) -> bool:
-        return path in ENTRIES
+    _isfile = _exists
 
     def _isdir(self, path: str, **options: Any) -> bool:
         return False
 
 
 def register_handler(path_manager: PathManager) -> None:
-    """Give a path manager, as ``detectron2.utils.file_io.PathManager``, the paths ``resnext://``; a second time changes nothing."""
+    """Give a path manager, as ``detectron2.utils.file_io.PathManager``, the paths ``resnext://``.
+
+    A second call changes nothing.
+    """
     try:
         path_manager.register_handler(CatalogPathHandler(), allow_override=False)
     except KeyError:
         logger.debug("%s is registered already.", PREFIX)
 
 
-def _converted(source: Path, known: Entry) -> Path:
-    """The weights of a catalog file in detectron2's format, beside it; made anew where the file is newer."""
+def _convert(source: Path, known: Entry) -> Path:
+    """Convert a catalog file to detectron2's format, beside it, unless that is there and newer."""
+    # Imported here: detectron2 registers this module's paths wherever the package is imported.
     from resnext_det.weights.file import read_weights
     from resnext_det.weights.writing import write_weights
 
@@ -81,14 +86,14 @@ def _converted(source: Path, known: Entry) -> Path:
     with lock_download(path):
         if not _is_newer(path, source):
             weights = read_weights(known.name)
-            with writing(path):
+            with explain_write_errors(path):
                 write_weights(weights, path, format="detectron2")
             logger.info("%s is served to detectron2 as %s.", known.name, path)
     return path
 
 
 def _is_newer(path: Path, source: Path) -> bool:
-    """By when the source came to be here too: a copy may keep an older date."""
+    """Compare with when the source came to be here too: a copy may keep an older date."""
     if not path.is_file():
         return False
     at = source.stat()

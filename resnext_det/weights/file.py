@@ -1,48 +1,46 @@
-"""A file of weights of any known format, read: the weights under our names, whose they are, and what they need."""
+"""Read a file of weights: under our names, with their network, publisher and preprocessing."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from resnext_det.architecture import Architecture
+from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
 from resnext_det.weights.containers import Contents, read_container, unpacked
-from resnext_det.weights.formats import NativeWeights, in_form_c, to_native
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of
-from resnext_det.weights.publishers import class_names_of, source_of
-from resnext_det.weights.recognition import recognise
+from resnext_det.weights.formats import NativeWeights, convert_to_native, join_paths
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
+from resnext_det.weights.publishers import find_publisher, read_class_names
 from resnext_det.weights.torch7_models import resnext_state_of_torch7
 
 _CATALOG = "resnext://"
-_ADDRESSES: tuple[str, ...] = (
-    "http:",
-    "https:",
-    "ftp:",
-    "detectron2:",
-    "catalog:",
-    "s3:",
-    "hdfs:",
-    "manifold:",
+_ADDRESSES = (
+    *("http:", "https:", "ftp:", "detectron2:", "catalog:", "s3:", "hdfs:", "manifold:"),
+    *("torchvision:", "timm:", "hf-hub:", "open-mmlab:", "modelzoo:"),
 )
-_ADDRESSES += ("torchvision:", "timm:", "hf-hub:", "open-mmlab:", "modelzoo:")
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Weights out of a file.
+    """The weights of a file and what is known of them.
 
     Attributes:
-        path: where they are from.
-        format: ``torchvision``, ``timm``, ``mmpretrain``, ``mmdetection``, ``detectron2``, ``caffe2`` (Detectron 1 and detectron2's
-            MSRA and FAIR), ``pycls``, ``torch7`` (the paper's), ``native`` (what ``write_weights`` writes), or ``detector``: a whole
-            detector in our names, which are detectron2's.
-        state: the weights under our names: stem.conv1.weight, res2.0.conv1.norm.weight, linear.weight; a detector's under its own.
-        architecture: recognised from the shapes; None where they are of no ResNeXt.
-        preprocessing: what the weights need; None where neither the file nor a known source tells.
-        metadata: author, licence, top1, url ..., as far as they are known.
-        left_out: names in the file that are no part of a backbone or classifier, such as another library's detection heads.
+        path: of the file.
+        format: ``torchvision``, ``timm``, ``mmpretrain``, ``mmdetection``, ``detectron2``,
+            ``caffe2`` (Detectron 1 and detectron2's MSRA and FAIR), ``pycls``, ``torch7`` (the
+            paper's), ``native`` (what ``write_weights`` writes), or ``detector``: a whole detector
+            under our names, which are detectron2's.
+        state: the weights under our names: stem.conv1.weight, res2.0.conv1.norm.weight,
+            linear.weight; a detector's under its own.
+        architecture: found by the shapes; None where they are of no ResNeXt.
+        preprocessing: which the weights need; None where neither the file nor a known publisher
+            tells.
+        metadata: author, license, top1, url ..., as far as they are known.
+        left_out: names in the file that are no part of a backbone or classifier, such as another
+            library's detection heads.
         class_names: of a classifier's outputs, in their order; None where the file does not tell.
     """
 
@@ -57,70 +55,220 @@ class WeightFile:
 
 
 def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
-    """Read weights of any known format, told by the contents and not by the name. No code in the file is run.
+    """Read weights of any known format, told by the contents; no code in the file is run.
 
     Args:
-        source: the path of a file, or a name of the catalog (``resnext://torchvision/X-50-32x4d``), which is downloaded on first use.
-        mapped: tensors may be parts of the mapped file and take memory only where they are used. The file must then stay as it is as
-            long as they live.
+        source: the path of a file, or a name of the catalog (``resnext://torchvision/X-50-32x4d``),
+            which is downloaded on first use.
+        mapped: tensors may be parts of the mapped file and take memory only where they are used.
+            The file must then stay as it is as long as they live.
 
     Raises:
         FileNotFoundError: there is no such file, or it cannot be downloaded.
-        ValueError: the file is damaged, of another format, would run code, or its names are of no known network.
+        ValueError: the file is damaged, of another format, would run code, or its names are of no
+            known network.
     """
     if str(source).startswith(_CATALOG):
-        return _from_catalog(str(source), mapped=mapped)
+        return _read_from_catalog(str(source), mapped=mapped)
     if str(source).startswith(_ADDRESSES):
         raise ValueError(
-            f"MODEL.WEIGHTS = {source!s:.200} is an address, and nothing is downloaded from there; download it yourself and give the "
-            f"file's path, or a name of the catalog ({_CATALOG}torchvision/X-50-32x4d)"
+            f"MODEL.WEIGHTS = {source!s:.200} is an address, and nothing is downloaded from there; "
+            f"download it yourself and give the file's path, or a name of the catalog "
+            f"({_CATALOG}torchvision/X-50-32x4d)"
         )
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(
-            f"weights {path} are not there; give the path of a file (MODEL.WEIGHTS, in a configuration)"
+            f"weights {path} are not there; give the path of a file (MODEL.WEIGHTS, in a "
+            "configuration)"
         )
     kind, found = read_container(path, mapped=mapped)
     try:
-        contents, native = _named(kind, found)
-        architecture = recognise(native.state)
-        source_found = source_of(kind, contents, native, architecture)
+        if kind == "torch7":
+            state = resnext_state_of_torch7(found)
+            contents, native = Contents(state, {}, ""), NativeWeights("torch7", state)
+        else:
+            contents = unpacked(found)
+            native = convert_to_native(join_paths(contents.state))
+        architecture = guess_architecture(native.state)
+        publisher = find_publisher(kind, contents, native, architecture)
     except ValueError as error:
         raise ValueError(f"weights {path}: {error}") from error
     return WeightFile(
         path=str(path),
-        format=source_found.format,
+        format=publisher.format,
         state=native.state,
         architecture=architecture,
-        preprocessing=source_found.preprocessing,
-        metadata=source_found.metadata,
+        preprocessing=publisher.preprocessing,
+        metadata=publisher.metadata,
         left_out=native.left_out,
-        class_names=class_names_of(contents, native),
+        class_names=read_class_names(contents, native),
     )
 
 
-def _named(kind: str, found: object) -> tuple[Contents, NativeWeights]:
-    if kind == "torch7":
-        state = resnext_state_of_torch7(found)
-        return Contents(state, {}, ""), NativeWeights("torch7", state)
-    contents = unpacked(found)
-    return contents, to_native(in_form_c(contents.state))
-
-
-def _from_catalog(name: str, *, mapped: bool) -> WeightFile:
-    """What the catalog says of a file is of its publisher, and so goes before what its names suggest."""
+def _read_from_catalog(name: str, *, mapped: bool) -> WeightFile:
+    """Read a file of the catalog, whose word goes before what the names in the file suggest."""
     from resnext_det.weights.catalog import locate
 
     path, entry = locate(name)
     file = read_weights(path, mapped=mapped)
     if file.architecture != entry.architecture:
         raise ValueError(
-            f"{path} holds {file.architecture or 'no ResNeXt'}, and {name} is {entry.architecture}; remove the file, and it is "
-            "downloaded anew"
+            f"{path} holds {file.architecture or 'no ResNeXt'}, and {name} is "
+            f"{entry.architecture}; remove the file, and it is downloaded anew"
         )
-    preprocessing = replace(KNOWN[entry.preprocessing], batch_norm=batch_norm_of(file.state))
-    facts = {"name": name, "url": entry.url, "page": entry.page, "licence": entry.licence}
-    facts["top1"] = None if entry.top1 is None else str(entry.top1)
-    facts |= {"resize_test": str(entry.resize), "interpolation": entry.interpolation}
-    known = {key: value for key, value in facts.items() if value is not None}
+    preprocessing = replace(KNOWN[entry.preprocessing], batch_norm=find_batch_norm(file.state))
+    facts = {
+        "name": name,
+        "url": entry.url,
+        "page": entry.page,
+        "license": entry.license,
+        "top1": entry.top1,
+        "resize_test": entry.resize,
+        "interpolation": entry.interpolation,
+    }
+    known = {key: str(value) for key, value in facts.items() if value is not None}
     return replace(file, preprocessing=preprocessing, metadata={**file.metadata, **known})
+
+
+_STAGES = ("res2", "res3", "res4", "res5")
+_OF_A_BLOCK = re.compile(r"(res[2-5])\.(\d{1,4})\.(.*)")
+_PARTS_OF_A_BLOCK = re.compile(r"(conv[123]|shortcut)\.(weight|norm\.\w+)")
+_SHORTCUT = re.compile(r"res\d\.\d+\.shortcut\.weight")
+_OF_A_DETECTOR = re.compile(
+    r"(?:backbone\.(?:bottom_up\.)?|bottom_up\.|roi_heads\.(?=res5\.))((?:stem|res[2-5])\..*)"
+)
+
+
+def guess_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
+    """Find the network that weights belong to; None where they are of no ResNeXt or ResNet."""
+    try:
+        return find_architecture(state)
+    except ValueError:
+        return None
+
+
+def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
+    """Find the network that weights belong to, by the names and shapes of its convolutions.
+
+    The blocks of every stage tell the depth, the 3x3 convolutions of res2 cardinality and width.
+    Every convolution of the network must be there, and have its shape; norms, classifier and the
+    number of input channels do not matter. A backbone may end at res4.
+
+    Args:
+        state: weights under our names: of a classifier, a backbone or a whole detector.
+
+    Raises:
+        ValueError: they are of no ResNeXt or ResNet with bottleneck blocks; the text says where
+            they differ.
+    """
+    if "stem.conv1.weight" not in state:
+        state = extract_detector_backbone(state)
+    blocks = _count_blocks(state)
+    depths = [depth for depth, n in BLOCKS_PER_STAGE.items() if n[: len(blocks)] == blocks]
+    if len(depths) != 1:
+        known = ", ".join(f"{d}: {'-'.join(map(str, n))}" for d, n in BLOCKS_PER_STAGE.items())
+        raise ValueError(
+            f"the weights have {'-'.join(map(str, blocks)) or 'no'} blocks in the stages from res2 "
+            f"on, as no net of {known} has"
+        )
+    stem_channels, _, *size = _find_shape(state, "stem.conv1.weight")
+    res2_channels = _find_shape(state, "res2.0.conv3.weight")[0]
+    kernel = 7 if depths[0] in DETECTION_DEPTHS else 3
+    if size != [kernel, kernel]:
+        raise ValueError(
+            f"the weights' first convolution is {size[0]}x{size[1]}, where that of a "
+            f"ResNeXt-{depths[0]} is {kernel}x{kernel}"
+        )
+    bottleneck_channels, width, *_ = _find_shape(state, "res2.0.conv2.weight")
+    if bottleneck_channels % width:
+        raise ValueError(
+            f"res2.0.conv2 has {bottleneck_channels} channels and groups of {width}; these do not "
+            "divide"
+        )
+    architecture = Architecture(
+        depths[0],
+        bottleneck_channels // width,
+        width,
+        stem_channels,
+        res2_channels,
+        shortcuts=any(map(_SHORTCUT.fullmatch, state)),
+    )
+    _check_convolutions(state, architecture, _STAGES[: len(blocks)])
+    return architecture
+
+
+def extract_detector_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the ResNeXt out of a detector's weights, under a classifier's names: stem, res2 ...
+
+    It is looked for under ``backbone``, under ``backbone.bottom_up`` of a pyramid, and its res5
+    under ``roi_heads.res5`` of a C4 detector. Everything else is left out.
+
+    Raises:
+        ValueError: there is no stem under any of these names, or one weight is there twice.
+    """
+    backbone: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        found = _OF_A_DETECTOR.fullmatch(name)
+        if found is None:
+            continue
+        if found[1] in backbone:
+            raise ValueError(
+                f"the detector has the weight {found[1]} in two places, the second is {name}"
+            )
+        backbone[found[1]] = tensor
+    if "stem.conv1.weight" not in backbone:
+        raise ValueError(
+            "the weights have no stem.conv1.weight, neither bare nor under backbone or "
+            f"backbone.bottom_up (first name {next(iter(state), 'none')!a:.80}); give those of a "
+            "ResNeXt or of a detector that has one"
+        )
+    return backbone
+
+
+def _count_blocks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Count the blocks of res2, res3 ..., as far as there are stages."""
+    numbers: dict[str, set[int]] = {}
+    for name in state:
+        found = _OF_A_BLOCK.fullmatch(name)
+        if found:
+            if not _PARTS_OF_A_BLOCK.fullmatch(found[3]):
+                raise ValueError(f"the weights have {name!a:.80}, which no ResNeXt has")
+            numbers.setdefault(found[1], set()).add(int(found[2]))
+    stages = _STAGES[: len(numbers)]
+    for stage in stages:
+        if numbers.get(stage) != set(range(len(numbers.get(stage, ())))):
+            raise ValueError(f"the weights lack some of the blocks of {stage}")
+    return tuple(len(numbers[stage]) for stage in stages)
+
+
+def _check_convolutions(
+    state: Mapping[str, Tensor], architecture: Architecture, stages: tuple[str, ...]
+) -> None:
+    expected = {
+        f"{layer.name}.weight": (
+            layer.out_channels,
+            layer.in_channels // layer.groups,
+            *[layer.kernel_size] * 2,
+        )
+        for layer in architecture.convolutions()
+        if layer.name.startswith(stages)
+    }
+    for name, shape in expected.items():
+        if _find_shape(state, name) != shape:
+            raise ValueError(
+                f"{name} is {_find_shape(state, name)}, where {architecture} has {shape}: the "
+                "weights are of no ResNeXt of one template"
+            )
+    for name in filter(_SHORTCUT.fullmatch, state):
+        if name not in expected:
+            raise ValueError(f"the weights have {name}, where {architecture} has no projection")
+
+
+def _find_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    if name not in state:
+        raise ValueError(f"the weights lack {name}")
+    shape = tuple(state[name].shape)
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(f"{name} is {shape}, no weight of a convolution")
+    return shape

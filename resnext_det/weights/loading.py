@@ -1,25 +1,180 @@
-"""Weights into a detector, a backbone or a classifier: all that they are for, or an error."""
+"""Load weights into a model. Loading is strict: everything fits, or nothing is loaded."""
 
 from __future__ import annotations
 
 import logging
 import math
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from resnext_det.config.backbone import ARCHITECTURE_KEYS, write_architecture
-from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.preprocessing import batch_norm_of
-from resnext_det.weights.recognition import recognise
-from resnext_det.weights.report import LoadReport, some
+from resnext_det.files import list_first
+from resnext_det.weights.file import WeightFile, guess_architecture, read_weights
+from resnext_det.weights.preprocessing import (
+    Preprocessing,
+    are_close,
+    find_batch_norm,
+    find_differences,
+    list_overrides,
+)
 
 logger = logging.getLogger(__name__)
 
 _PREDICTOR = "roi_heads.box_predictor."
 _STEM = "stem.conv1.weight"
+_LONGEST = 140
+_KINDS = ("loaded", "missing", "unexpected", "wrong shape")
+_MODULE = re.compile(r"(?:.*\.)?(?:stem|res[2-5]|linear)(?=\.)|[^.]+(?:\.[^.]+)?(?=\.)")
+
+
+def check_preprocessing(cfg: CfgNode, file: WeightFile) -> None:
+    """Refuse weights that need another preprocessing than the configuration's.
+
+    Where neither the file nor a known publisher tells which they need, a warning says what is not
+    known (of a whole detector, for which its configuration speaks, only the log).
+
+    Raises:
+        ValueError: with the lines to write into the configuration.
+    """
+    if file.preprocessing is None:
+        logger.log(
+            logging.INFO if file.format == "detector" else logging.WARNING,
+            "%s does not say which preprocessing its weights were trained with, so nobody checks "
+            "that it is the configuration's: INPUT.FORMAT %s, PIXEL_MEAN %s, PIXEL_STD %s, "
+            "STRIDE_IN_1X1 %s. Under another one they lose accuracy, and nothing says so.",
+            *(file.path, cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
+            cfg.MODEL.RESNETS.STRIDE_IN_1X1,
+        )
+        return
+    found = find_differences(file.preprocessing, cfg)
+    if found:
+        contradictions = "; ".join(f"{key} is {have}" for key, have, _ in found)
+        raise ValueError(
+            f"MODEL.WEIGHTS = {file.path} needs another configuration ({contradictions}). Write\n"
+            f"{_format_yaml({key: needed for key, _, needed in found})}\nor add --fit-config, "
+            f"which does{_suggest_conversion(file.preprocessing, found)}"
+        )
+
+
+def _suggest_conversion(preprocessing: Preprocessing, found: list[tuple[str, Any, Any]]) -> str:
+    have = {key.rpartition(".")[2]: value for key, value, _ in found}
+    mean = have.get("PIXEL_MEAN", list(preprocessing.mean))
+    mean = mean[::-1] if "FORMAT" in have else mean
+    if {"STRIDE_IN_1X1", "NORM"} & have.keys() or not are_close(mean, preprocessing.mean):
+        return "."
+    return (
+        ". (tools/convert_weights.py --channel-order and --pixel-std can make the weights fit the "
+        "configuration instead.)"
+    )
+
+
+def _format_yaml(values: Mapping[str, Any]) -> str:
+    """Write dotted keys with their values as nested lines."""
+    lines: list[str] = []
+    for key, value in values.items():
+        *nodes, leaf = key.split(".")
+        headings = [f"{'  ' * depth}{node}:" for depth, node in enumerate(nodes)]
+        lines += [line for line in headings if line not in lines]
+        lines.append(f"{'  ' * len(nodes)}{leaf}: {value}")
+    return "\n".join(lines)
+
+
+def read_needed_overrides(cfg: CfgNode) -> list[str]:
+    """Read what ``--fit-config`` adds: the overrides that ``MODEL.WEIGHTS`` needs.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``read_weights``; the file does not say what it needs.
+    """
+    preprocessing = read_weights(cfg.MODEL.WEIGHTS, mapped=True).preprocessing
+    if preprocessing is None:
+        raise ValueError(
+            f"MODEL.WEIGHTS = {cfg.MODEL.WEIGHTS} does not say which preprocessing it needs, so "
+            "nothing can be fitted to it; leave --fit-config out, and write INPUT.FORMAT, "
+            "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
+        )
+    return list_overrides(cfg, preprocessing)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did, by names of the model's state.
+
+    Attributes:
+        format: of the file, see ``WeightFile``.
+        loaded: have the file's values.
+        missing: are not in the file, and keep their random start.
+        unused: are in the file (under our names) and have no place in the model.
+        new_classes: the outputs of the box predictor that keep their random start because the file
+            has other classes.
+        wrong_shape: are in the file in another shape; nothing is loaded then, and the report is
+            part of the error.
+        left_out: names in the file of what no network here has, such as another library's
+            detection heads.
+    """
+
+    format: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    new_classes: tuple[str, ...] = ()
+    wrong_shape: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        told = _tell(
+            (self.new_classes, "the file has other classes, so {} start at random"),
+            (self.missing, "{} keep their random start"),
+            (self.unused, "{} of the file have no place here"),
+            (self.left_out, "{} of the file are no part of a backbone"),
+        )
+        return "; ".join([f"{self.format} weights: {len(self.loaded)} tensors loaded", *told])
+
+    def count_by_module(self) -> dict[str, Counter[str]]:
+        """Count by module: stem, res2 ... res5, linear; in a detector ``backbone.res2``,
+        ``roi_heads.box_head`` and so on."""
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        kinds = (self.loaded, (*self.missing, *self.new_classes), self.unused, self.wrong_shape)
+        for kind, names in zip(_KINDS, kinds):
+            for name in names:
+                module = _MODULE.match(name)
+                counts[_shorten(module[0] if module else name)][kind] += 1
+        return {module: counts[module] for module in sorted(counts, key=_rank_module)}
+
+    def table(self) -> str:
+        """Write the counts by module, a line each."""
+        rows = [(n, *(of[kind] for kind in _KINDS)) for n, of in self.count_by_module().items()]
+        return tabulate(rows, ("module", *_KINDS), tablefmt="plain", disable_numparse=[0])
+
+
+def _rank_module(module: str) -> tuple[bool, int, int, str]:
+    """Put the backbone first, from the stem to the classifier."""
+    in_backbone = module.startswith("backbone") or "." not in module
+    part = module.rpartition(".")[2]
+    return not in_backbone, -module.count("."), {"stem": 0, "linear": 2}.get(part, 1), module
+
+
+def _tell(*kinds: tuple[Sequence[str], str]) -> list[str]:
+    """Write what happened to how many names, with the first of them, where there are any."""
+    return [
+        f"{text.format(len(names))} ({list_first(map(_shorten, names))})"
+        for names, text in kinds
+        if names
+    ]
+
+
+def _shorten(name: str) -> str:
+    """Make a name safe to print: a file may have names of any length, with anything in them."""
+    plain = name.isascii() and name.isprintable() and len(name) <= _LONGEST
+    return name if plain else ascii(name)[1:_LONGEST]
 
 
 def load_weights(
@@ -31,81 +186,79 @@ def load_weights(
 ) -> LoadReport:
     """Load weights into a model, by our names: as a whole, or not at all.
 
-    A file of a whole detector must fit whole. A file of a classifier or backbone goes into the part of the model that is one:
-    ``backbone``, ``backbone.bottom_up`` of a pyramid, and its res5 into ``roi_heads.res5`` of a C4 detector.
+    A file of a whole detector must fit whole. A file of a classifier or backbone goes into the part
+    of the model that is one: ``backbone``, ``backbone.bottom_up`` of a pyramid, and its res5 into
+    ``roi_heads.res5`` of a C4 detector.
 
     Args:
         model: a detector, a ResNeXt or a ResNeXtClassifier.
         source: a path, a name of the catalog, or what ``read_weights`` gave.
-        allow_new_classes: for training on one's own classes from another detector: the two linear outputs of the box predictor
-            may be of another number of classes, or absent, and then keep their random start, with a warning.
-        inflate_input: where the model's images have another number of channels than three, make conv1's weights fit: summed for one
-            channel (an image of three equal channels gives the same features), else repeated and scaled by 3 / channels.
+        allow_new_classes: for training on one's own classes from another detector: the two linear
+            outputs of the box predictor may be of another number of classes, or absent, and then
+            keep their random start, with a warning.
+        inflate_input: where the model's images have another number of channels than three, make
+            conv1's weights fit: summed for one channel (an image of three equal channels gives the
+            same features), else repeated and scaled by 3 / channels.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or would run code; names or shapes do not fit; less than the whole backbone was given; batch
-            norms that are folded into scale and bias would be trained as batch norms.
+        ValueError: the file is damaged or would run code; names or shapes do not fit; less than the
+            whole backbone was given; batch norms that are folded into scale and bias would be
+            trained as batch norms.
     """
     file = source if isinstance(source, WeightFile) else read_weights(source, mapped=True)
     own = model.state_dict()
-    placed = dict(file.state) if file.format == "detector" else _placed(file.state, own)
+    whole = file.format == "detector"
+    placed = file.state if whole else _place(file.state, own)
     if inflate_input:
         placed = {
-            n: _inflated(t, own[n]) if n in own and n.endswith(_STEM) else t
-            for n, t in placed.items()
+            name: _inflate(tensor, own[name]) if name in own and name.endswith(_STEM) else tensor
+            for name, tensor in placed.items()
         }
-    restarted = (
-        _of_other_classes(placed, own) if file.format == "detector" and allow_new_classes else ()
-    )
+    restarted = _find_other_classes(placed, own) if whole and allow_new_classes else ()
     found = {
         name: tensor for name, tensor in placed.items() if name in own and name not in restarted
     }
+    fitting = [name for name in found if found[name].shape == own[name].shape]
+    missing = [name for name in own if name not in found and name not in restarted]
+    unused = [name for name in placed if name not in own]
     report = LoadReport(
         format=file.format,
-        loaded=tuple(name for name in found if found[name].shape == own[name].shape),
-        missing=tuple(
-            n for n in own if n not in found and n not in restarted and not _is_counter(n)
-        ),
-        unused=tuple(name for name in placed if name not in own and not _is_counter(name)),
+        loaded=tuple(fitting),
+        missing=_drop_counters(missing),
+        unused=_drop_counters(unused),
         new_classes=restarted,
         wrong_shape=tuple(name for name in found if found[name].shape != own[name].shape),
         left_out=file.left_out,
     )
-    _check(file, report, own, found)
+    _check_fit(file, report, own, found)
     _check_folded(file, model, found)
     with torch.no_grad():
         for name, tensor in found.items():
             own[name].copy_(tensor)
-    logger.log(
-        logging.WARNING if restarted else logging.INFO,
-        "%s: %s\n%s",
-        file.path,
-        report,
-        report.table(),
-    )
+    level = logging.WARNING if restarted else logging.INFO
+    logger.log(level, "%s: %s\n%s", file.path, report, report.table())
     return report
 
 
-def _placed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A backbone's weights under the names that they have in this model."""
+def _place(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a backbone's weights to the names that they have in this model."""
     stem = next((name for name in own if name.endswith(_STEM)), None)
     if stem is None:
         raise ValueError(
-            "the model has no stem, so it is no ResNeXt; give a detector, a ResNeXt or a ResNeXtClassifier"
+            "the model has no stem, so it is no ResNeXt; give a detector, a ResNeXt or a "
+            "ResNeXtClassifier"
         )
     prefix = stem.removesuffix(_STEM)
-    res5_in_heads = any(name.startswith("roi_heads.res5.") for name in own)
+    in_heads = any(name.startswith("roi_heads.res5.") for name in own)
     return {
-        f"roi_heads.{name}"
-        if res5_in_heads and name.startswith("res5.")
-        else f"{prefix}{name}": tensor
+        f"{'roi_heads.' if in_heads and name.startswith('res5.') else prefix}{name}": tensor
         for name, tensor in state.items()
     }
 
 
-def _inflated(weight: Tensor, own: Tensor) -> Tensor:
-    """conv1's weight for other images than of three channels, as timm's ``adapt_input_conv``."""
+def _inflate(weight: Tensor, own: Tensor) -> Tensor:
+    """Fit conv1's weight to images not of three channels, as timm's ``adapt_input_conv``."""
     channels = own.shape[1]
     if weight.ndim != 4 or weight.shape[1] != 3 or channels == 3:
         return weight
@@ -114,8 +267,9 @@ def _inflated(weight: Tensor, own: Tensor) -> Tensor:
     return weight.repeat(1, math.ceil(channels / 3), 1, 1)[:, :channels] * (3 / channels)
 
 
-def _of_other_classes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The box predictor's outputs that the file lacks, or has for another number of classes and the same features."""
+def _find_other_classes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Find the box predictor's outputs that the file lacks, or has for another number of classes
+    and the same features."""
     return tuple(
         name
         for name, tensor in own.items()
@@ -127,90 +281,85 @@ def _of_other_classes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
     )
 
 
-def _is_counter(name: str) -> bool:
-    """Batch norms count their batches, frozen ones do not; nothing is computed from the count."""
-    return name.endswith("num_batches_tracked")
+def _drop_counters(names: Sequence[str]) -> tuple[str, ...]:
+    """Leave out the batches that batch norms count and frozen ones do not: nothing uses them."""
+    return tuple(name for name in names if not name.endswith("num_batches_tracked"))
 
 
 def _is_backbone(name: str) -> bool:
-    return ".stem." in f".{name}" or any(f".res{stage}." in f".{name}" for stage in range(2, 6))
+    return re.search(r"(?:^|\.)(?:stem|res[2-5])\.", name) is not None
 
 
 def _check_folded(file: WeightFile, model: nn.Module, found: Mapping[str, Tensor]) -> None:
-    """Batch norms without statistics of their own are constants: as batch norms they would train from a wrong start."""
-    if batch_norm_of(file.state) != "folded":
+    """Refuse to train batch norms without statistics of their own: they would start wrong."""
+    if find_batch_norm(file.state) != "folded":
         return
-    norms = [
-        name.removesuffix(".running_var") for name in found if name.endswith(".norm.running_var")
-    ]
+    norms = {name.rpartition(".")[0] for name in found if name.endswith(".norm.running_var")}
     trained = [
         name
-        for name in norms
-        if isinstance(model.get_submodule(name), nn.BatchNorm2d | nn.SyncBatchNorm)
+        for name, module in model.named_modules()
+        if name in norms and isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
     ]
     if trained:
         raise ValueError(
-            f"{file.path} has its batch norms folded into scale and bias, and the model would train {len(trained)} of them as batch norms "
-            f"({some(trained)}); write MODEL.RESNETS.NORM FrozenBN, or take weights with statistics"
+            f"{file.path} has its batch norms folded into scale and bias, and the model would "
+            f"train {len(trained)} of them as batch norms ({list_first(trained)}); write "
+            "MODEL.RESNETS.NORM FrozenBN, or take weights with statistics"
         )
 
 
-def _check(
+def _check_fit(
     file: WeightFile, report: LoadReport, own: Mapping[str, Tensor], found: Mapping[str, Tensor]
 ) -> None:
-    whole = report.format == "detector"
-    missing = [name for name in report.missing if whole or _is_backbone(name)]
-    # A C4 backbone ends at res4, and a classifier's file does not.
-    ends_early = not any(".res5." in f".{name}" for name in own)
-    unused = [
-        name
-        for name in report.unused
-        if whole or (_is_backbone(name) and not (ends_early and ".res5." in f".{name}"))
-    ]
-    shapes = report.wrong_shape
+    """Refuse weights that do not fill the part of the model that they are for."""
+    missing, unused, shapes = report.missing, report.unused, report.wrong_shape
+    if file.format != "detector":
+        # A C4 backbone ends at res4, and a classifier's file does not.
+        ends_early = not any(".res5." in f".{name}" for name in own)
+        missing = tuple(filter(_is_backbone, missing))
+        unused = tuple(
+            name
+            for name in filter(_is_backbone, unused)
+            if not (ends_early and ".res5." in f".{name}")
+        )
     if not missing and not unused and not shapes:
         return
-    if (
-        shapes
-        and not missing
-        and not unused
-        and all(name.startswith(_PREDICTOR) for name in shapes)
-    ):
+    if not missing and not unused and all(name.startswith(_PREDICTOR) for name in shapes):
         raise ValueError(
-            f"{file.path} does not fit the model: {_about_classes(own, found, shapes)}"
+            f"{file.path} does not fit the model: {_explain_classes(own, found, shapes)}"
         )
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} names are missing in the file ({some(missing)})")
-    if unused:
-        problems.append(f"{len(unused)} of the file have no place in the model ({some(unused)})")
-    if shapes:
-        differing = [f"{n} is {tuple(found[n].shape)}, not {tuple(own[n].shape)}" for n in shapes]
-        problems.append(f"{len(shapes)} shapes differ ({some(differing)})")
-    remedy = _remedy(file, own, [*missing, *unused], shapes)
+    differing = [f"{n} is {tuple(found[n].shape)}, not {tuple(own[n].shape)}" for n in shapes]
+    told = _tell(
+        (missing, "{} names are missing in the file"),
+        (unused, "{} of the file have no place in the model"),
+        (differing, "{} shapes differ"),
+    )
+    remedy = _find_remedy(file, own, [*missing, *unused], shapes)
     raise ValueError(
-        f"{file.path} does not fit the model: {', '.join(problems)}; {remedy}. Nothing was loaded; by module:\n{report.table()}"
+        f"{file.path} does not fit the model: {', '.join(told)}; {remedy}. Nothing was loaded; by "
+        f"module:\n{report.table()}"
     )
 
 
-def _about_classes(
+def _explain_classes(
     own: Mapping[str, Tensor], found: Mapping[str, Tensor], shapes: Sequence[str]
 ) -> str:
-    """What to say where nothing but the number of classes differs."""
+    """Say what to do where nothing but the number of classes differs."""
     name = f"{_PREDICTOR}cls_score.bias"
     if name not in shapes:
         return (
-            f"its {shapes[0]} is {tuple(found[shapes[0]].shape)}, not {tuple(own[shapes[0]].shape)}; write "
-            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG as in the configuration that the file was trained with"
+            f"its {shapes[0]} is {tuple(found[shapes[0]].shape)}, not "
+            f"{tuple(own[shapes[0]].shape)}; write MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG as in "
+            "the configuration that the file was trained with"
         )
     theirs, ours = len(found[name]) - 1, len(own[name]) - 1
     return (
-        f"it has {theirs} classes, and the model {ours}; write MODEL.ROI_HEADS.NUM_CLASSES {theirs}. (A training takes it as it is: the "
-        "box predictor then starts at random)"
+        f"it has {theirs} classes, and the model {ours}; write MODEL.ROI_HEADS.NUM_CLASSES "
+        f"{theirs}. (A training takes it as it is: the box predictor then starts at random)"
     )
 
 
-def _remedy(
+def _find_remedy(
     file: WeightFile, own: Mapping[str, Tensor], names: Sequence[str], shapes: Sequence[str]
 ) -> str:
     if file.format == "detector":
@@ -220,13 +369,14 @@ def _remedy(
             "the norm is another: set MODEL.RESNETS.NORM to the file's, FrozenBN for any batch norm"
         )
     theirs = file.architecture
-    if theirs is not None and theirs != recognise(own):
-        keys = write_architecture(theirs).items()
-        return f"the file is {theirs}: set MODEL.RESNETS." + ", ".join(
-            f"{key} {value}" for key, value in keys
-        )
+    if theirs is not None and theirs != guess_architecture(own):
+        keys = ", ".join(f"{key} {value}" for key, value in write_architecture(theirs).items())
+        return f"the file is {theirs}: set MODEL.RESNETS.{keys}"
     if len(shapes) == 1 and shapes[0].endswith(_STEM):
-        return "the images have another number of channels; give weights for them, or load these with inflate_input=True"
+        return (
+            "the images have another number of channels; give weights for them, or load these with "
+            "inflate_input=True"
+        )
     return (
         "give all the weights of this architecture, or set "
         f"MODEL.RESNETS.{', '.join(ARCHITECTURE_KEYS)} to the file's"

@@ -1,4 +1,4 @@
-"""Weights into files: detectron2's .pkl, our .pth, safetensors, torchvision's .pth."""
+"""Write weights into files: detectron2's .pkl, our .pth, safetensors, torchvision's .pth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import write_file
-from resnext_det.weights.file import WeightFile
-from resnext_det.weights.preprocessing import Preprocessing
-from resnext_det.weights.recognition import recognise
+from resnext_det.weights.conversion import convert_preprocessing
+from resnext_det.weights.file import WeightFile, find_architecture, guess_architecture
+from resnext_det.weights.formats import TORCHVISION
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing
 from resnext_det.weights.safetensors_writing import write_safetensors
-from resnext_det.weights.torchvision_writing import torchvision_state
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 }
 """The formats that ``write_weights`` writes, and the suffixes by which other programs know them."""
 
-_AUTHOR = "not known (the file was written by resnext_det)"  # detectron2 knows its files by there being one
-_PICKLE_PROTOCOL = 3  # it writes names of modules as lines, see _NumpyOneNames
+_AUTHOR = "not known (the file was written by resnext_det)"  # detectron2 looks for an author
+_PICKLE_PROTOCOL = 3  # it writes names of modules as lines, see _OldNumpyNames
+_COUNTER = "num_batches_tracked"
 
 
 def write_weights(
@@ -45,24 +46,29 @@ def write_weights(
     metadata: Mapping[str, str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write weights so that the name never stands for half a file; a file that is there is replaced.
+    """Write weights into a file, whole or not at all; a file that is there is replaced.
 
-    detectron2: a .pkl of numpy arrays that its own checkpointer loads into a backbone or a detector. native: a .pth, which detectron2
-    loads too. safetensors: our names. These carry preprocessing, architecture and metadata along, which other programs ignore.
-    torchvision: its names, for its own preprocessing (see ``torchvision_state``); nothing else fits into such a file. Every value is
-    written as it is. The counters of batch norms are left out of all but torchvision's, where they are 0 if there are none.
+    detectron2: a .pkl of numpy arrays that its own checkpointer loads into a backbone or a
+    detector. native: a .pth, which detectron2 loads too. safetensors: our names. These carry
+    preprocessing, architecture and metadata along, which other programs ignore. torchvision: its
+    names, for its own preprocessing (see ``make_torchvision_state``); nothing else fits into such a
+    file. Every value is written as it is. The counters of batch norms are left out of all but
+    torchvision's, where they are 0 if there are none.
 
     Args:
-        source: a ResNeXt, a ResNeXtClassifier, a detector, or the state of one, under our names; or what ``read_weights`` gave.
-        path: of the file. Its folder is made. Its suffix must be one by which other programs know the format: ``SUFFIXES``.
+        source: a ResNeXt, a ResNeXtClassifier, a detector, or the state of one, under our names; or
+            what ``read_weights`` gave.
+        path: of the file. Its folder is made. Its suffix must be one of the format's in
+            ``SUFFIXES``.
         format: one of ``SUFFIXES``.
         preprocessing: which the weights need; None: as known to ``source``.
-        architecture: of the weights; None: recognised.
-        metadata: texts by name, such as author and licence; None: those of ``source``.
+        architecture: of the weights; None: found by their shapes.
+        metadata: texts by name, such as author and license; None: those of ``source``.
         class_names: of the classifier's outputs, in their order; None: those of ``source``.
 
     Raises:
-        ValueError: format or suffix are wrong; the weights are not what was said, or do not fit into the format.
+        ValueError: format or suffix are wrong; the weights are not what was said, or do not fit
+            into the format.
         OSError: the file could not be written; what was there is untouched.
     """
     path = Path(path).expanduser()
@@ -76,49 +82,46 @@ def write_weights(
                 "%d of the names in %s are no part of a ResNeXt and are left out (the first is %s)",
                 *(len(source.left_out), source.path, ascii(source.left_out[0])[:80]),
             )
-    state = _state(source)
-    found = recognise(state)
+    state = _get_state(source)
+    found = guess_architecture(state)
     if architecture is not None and found != architecture:
         raise ValueError(
-            f"the weights are of {found or 'no ResNeXt'}, not of {architecture}; give the right ones"
+            f"the weights are of {found or 'no ResNeXt'}, not of {architecture}; give the right "
+            "ones"
         )
     if format == "torchvision":
-        plain = {
-            name: _plain(tensor) for name, tensor in torchvision_state(state, preprocessing).items()
-        }
+        plain = _make_plain(make_torchvision_state(state, preprocessing))
         _write(path, lambda file: torch.save(plain, file))
         return
     if preprocessing is None:
         logger.warning(
-            "%s will not say which preprocessing its weights need: it is not known; give preprocessing=",
+            "%s will not say which preprocessing its weights need: it is not known; give "
+            "preprocessing=",
             path,
         )
-    state = {
-        name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")
-    }
-    texts = dict(metadata or {})
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
+    metadata = dict(metadata or {})
     label: dict[str, Any] = {
         "preprocessing": preprocessing and preprocessing.as_dict(),
         "architecture": found and asdict(found),
-        "metadata": texts,
+        "metadata": metadata,
         "class_names": list(class_names or ()) if "linear.weight" in state else None,
     }
     label = {key: value for key, value in label.items() if value}
     if format == "safetensors":
         notes = {key: json.dumps(value) for key, value in label.items()}
         _write(path, lambda file: write_safetensors(file, state, notes))
-    elif format == "native":
-        contents = {
-            "model": {name: _plain(tensor) for name, tensor in state.items()},
-            **_hints(state),
-            **label,
-        }
+        return
+    if "stem.conv1.weight" in state:
+        # detectron2 then looks for where a backbone's names end in its model's names.
+        label["matching_heuristics"] = True
+    if format == "native":
+        contents = {"model": _make_plain(state), **label}
         _write(path, lambda file: torch.save(contents, file))
-    else:
-        author = texts.get("author", _AUTHOR)
-        arrays = {name: _array(name, tensor) for name, tensor in state.items()}
-        contents = {"model": arrays, "__author__": author, **_hints(state), **label}
-        _write(path, lambda file: _pickle(file, contents))
+        return
+    label["__author__"] = metadata.get("author", _AUTHOR)
+    arrays = {name: _make_array(name, tensor) for name, tensor in state.items()}
+    _write(path, lambda file: _pickle({"model": arrays, **label}, file))
 
 
 def _check_path(path: Path, format: str) -> None:
@@ -126,14 +129,14 @@ def _check_path(path: Path, format: str) -> None:
         raise ValueError(f"format {format!r} is not known; choose one of {', '.join(SUFFIXES)}")
     if path.suffix not in SUFFIXES[format]:
         raise ValueError(
-            f"{path} does not end in {' or '.join(SUFFIXES[format])}, by which other programs know the format {format}; rename it, or "
-            "choose another format"
+            f"{path} does not end in {' or '.join(SUFFIXES[format])}, by which other programs know "
+            f"the format {format}; rename it, or choose another format"
         )
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
 
 
-def _state(source: nn.Module | Mapping[str, Tensor] | WeightFile) -> dict[str, Tensor]:
+def _get_state(source: nn.Module | Mapping[str, Tensor] | WeightFile) -> dict[str, Tensor]:
     if isinstance(source, WeightFile):
         source = source.state
     state = dict(source.state_dict() if isinstance(source, nn.Module) else source)
@@ -147,27 +150,30 @@ def _state(source: nn.Module | Mapping[str, Tensor] | WeightFile) -> dict[str, T
     return state
 
 
-def _hints(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """detectron2 looks for where a backbone's names end in its model's names, if it is told to."""
-    return {"matching_heuristics": True} if "stem.conv1.weight" in state else {}
+def _make_plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put tensors on the CPU, in the usual memory format, each alone in its storage: torch.save
+    writes whole storages."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {
+        name: tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+        for name, tensor in plain.items()
+    }
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """On the CPU, in the usual memory format, and alone in its storage: torch.save writes whole storages."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
-
-
-def _array(name: str, tensor: Tensor) -> Any:
+def _make_array(name: str, tensor: Tensor) -> Any:
     if tensor.dtype == torch.bfloat16:
         raise ValueError(
-            f"{name} is of {tensor.dtype}, which numpy lacks; convert it to torch.float32, or write another format"
+            f"{name} is of {tensor.dtype}, which numpy lacks; convert it to torch.float32, or "
+            "write another format"
         )
     return tensor.detach().cpu().contiguous().numpy()
 
 
-class _NumpyOneNames:
-    """numpy 2 writes a module's name that numpy 1 lacks; both know the old one. It stands before the first array's values."""
+class _OldNumpyNames:
+    """Write the name of a module that numpy 1 and 2 both know in place of numpy 2's own.
+
+    It stands before the first array's values.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -180,6 +186,10 @@ class _NumpyOneNames:
         return self.file.write(data)
 
 
+def _pickle(contents: Mapping[str, Any], file: IO[bytes]) -> None:
+    pickle.Pickler(_OldNumpyNames(file), _PICKLE_PROTOCOL).dump(contents)
+
+
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         write_file(path, write)
@@ -190,5 +200,100 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     logger.info("%s: written, %.1f MB", path, path.stat().st_size / 1e6)
 
 
-def _pickle(file: IO[bytes], contents: Mapping[str, Any]) -> None:
-    pickle.Pickler(_NumpyOneNames(file), _PICKLE_PROTOCOL).dump(contents)
+# From our names to torchvision's; of several that are one of ours, the first.
+_TO_TORCHVISION = replace(
+    TORCHVISION,
+    rows=tuple((ours, theirs) for theirs, ours in TORCHVISION.rows),
+    first_stage=4 - TORCHVISION.first_stage,
+)
+_TORCHVISION_CHANNELS = (64, 256, 3)  # of the stem, of res2 and of the images
+
+
+def make_torchvision_state(
+    state: Mapping[str, Tensor], preprocessing: Preprocessing | None
+) -> dict[str, Tensor]:
+    """Convert weights under our names to a state that torchvision's ``ResNet`` loads strictly.
+
+    Such a file says nothing about its preprocessing, and every reader takes it for torchvision's,
+    so the weights are made for that: conv1's channels put into RGB, another pixel std folded into
+    conv1. The batch norms' counters, where absent, are 0. Without a classifier it fits a ResNet
+    whose ``fc`` is ``nn.Identity()``.
+
+    A frozen batch norm is torchvision's batch norm in evaluation, exactly. Folded ones, which have
+    no statistics, are written with the mean 0 and variance 1 that they have here: right in
+    evaluation, and not to be trained, of which a warning tells.
+
+    Raises:
+        ValueError: torchvision has no such network, or the weights cannot be made for its
+            preprocessing.
+    """
+    if any(name.startswith(("roi_heads.", "proposal_generator.", "backbone.")) for name in state):
+        raise ValueError(
+            "these weights are a detector's, which torchvision builds in another way; take its "
+            "backbone out (extract_backbone, or --backbone-only of tools/convert_weights.py)"
+        )
+    _check_network(find_architecture(state), state)
+    preprocessing = _check_preprocessing(preprocessing)
+    target = replace(KNOWN["torchvision"], batch_norm=preprocessing.batch_norm)
+    state = convert_preprocessing(state, preprocessing, target)
+    renamed = {}
+    for name, tensor in state.items():
+        renamed[_rename(name)] = tensor
+        if name.endswith(".norm.running_var"):
+            counter = name.replace("running_var", _COUNTER)
+            renamed[_rename(counter)] = state.get(counter, torch.zeros((), dtype=torch.int64))
+    return renamed
+
+
+def _rename(name: str) -> str:
+    renamed = _TO_TORCHVISION.rename(name)
+    if renamed is None:
+        raise ValueError(
+            f"torchvision's ResNet has nothing for {name!a:.80}; remove it, or write another format"
+        )
+    return renamed
+
+
+def _check_network(architecture: Architecture, state: Mapping[str, Tensor]) -> None:
+    if "res5.0.conv1.weight" not in state:
+        raise ValueError(
+            f"these weights end before res5, and torchvision's {architecture} does not; give those "
+            "of a whole network"
+        )
+    input_channels = state["stem.conv1.weight"].shape[1]
+    channels = (architecture.stem_channels, architecture.res2_channels, input_channels)
+    if channels != _TORCHVISION_CHANNELS:
+        raise ValueError(
+            "these weights' stem, res2 and images have {}, {} and {} channels, and torchvision's "
+            "ResNet always {}, {} and {}; write another format".format(
+                *channels, *_TORCHVISION_CHANNELS
+            )
+        )
+    for convolution in [name.removesuffix(".weight") for name in state if state[name].ndim == 4]:
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            if f"{convolution}.norm.{key}" not in state:
+                raise ValueError(
+                    f"{convolution}.norm has no {key}, so it is no batch norm, and torchvision's "
+                    "ResNet has batch norms; write another format"
+                )
+
+
+def _check_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing:
+    if preprocessing is None:
+        raise ValueError(
+            "the preprocessing of these weights is not known, and torchvision's format implies "
+            "one; say it (preprocessing=, or --preprocessing of tools/convert_weights.py)"
+        )
+    if preprocessing.stride_in_1x1:
+        raise ValueError(
+            "these weights have their stride in the 1x1 convolutions (STRIDE_IN_1X1 True), and "
+            "torchvision's ResNet has it in the 3x3: the shapes would fit and the features be "
+            "wrong; write another format"
+        )
+    if preprocessing.batch_norm == "folded":
+        logger.warning(
+            "the batch norms of these weights are folded into scale and bias; in torchvision's "
+            "network they are right in evaluation (eval()) alone: do not train them, and read the "
+            "file as one of FrozenBN"
+        )
+    return preprocessing

@@ -23,9 +23,9 @@ from resnext_det.config import load_config
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, check_preprocessing, load_weights, read_weights
-from resnext_det.weights.recognition import backbone_of_detector
+from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import SUFFIXES, write_weights
-from tests.weights.test_backbones import run_of_ours
+from tests.weights.test_conversion import run_of_ours
 from tests.weights.test_loading import HEADS, SMALL, randomized
 from tests.weights.test_writing import (
     NOTES,
@@ -81,7 +81,7 @@ def test_the_command_inspects(theirs: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     parameters = sum(parameter.numel() for parameter in torchvision_network().parameters())
     without_head = parameters - 7 * 2049
-    first, architecture, counts, licence, *lines = done.stdout.splitlines()
+    first, architecture, counts, license, *lines = done.stdout.splitlines()
     assert first == f"# {theirs}: torchvision, {theirs.stat().st_size / 1e6:.1f} MB"
     billions = THIN.multiply_adds(num_classes=7) / 1e9
     assert architecture == f"# architecture: X-26-2x4d, {billions:.2f} G multiply-adds at 224x224"
@@ -89,7 +89,7 @@ def test_the_command_inspects(theirs: Path) -> None:
         counts
         == f"# parameters: {parameters:,}, {without_head:,} of them the backbone's; 7 classes"
     )
-    assert licence.startswith("# licence: the file does not say")
+    assert license.startswith("# license: the file does not say")
     assert yaml.safe_load("\n".join(lines)) == {
         "INPUT": {"FORMAT": "RGB"},
         "MODEL": {
@@ -139,8 +139,8 @@ def test_what_is_not_known_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     torch.save(state, tmp_path / "weights.pth")
     assert run("--inspect", tmp_path / "weights.pth") == 0
     text = capsys.readouterr().out
-    assert "# architecture: not recognised, the weights lack res4.1.conv2.weight\n" in text
-    assert "# licence: not known\n" in text
+    assert "# architecture: not recognized, the weights lack res4.1.conv2.weight\n" in text
+    assert "# license: not known\n" in text
     assert "# preprocessing: not known; ask whoever trained it\n" in text
     assert yaml.safe_load(text) is None
 
@@ -154,7 +154,7 @@ def test_what_a_file_says_of_itself_is_shown(
     )
     assert run("--inspect", tmp_path / "weights.pth") == 0
     text = capsys.readouterr().out
-    assert "# author: A. Nother\n" in text and "# licence: CC BY-SA 3.0\n" in text
+    assert "# author: A. Nother\n" in text and "# license: CC BY-SA 3.0\n" in text
     assert "# comment: two lines: # of it [2J\n" in text
     assert yaml.safe_load(text)["INPUT"] == {"FORMAT": "RGB"}
 
@@ -265,7 +265,7 @@ def test_a_backbone_is_taken_out_of_a_detector(
     assert capsys.readouterr().out == f"{out}: X-26-4x8d from {checkpoint}\n"
     file = read_weights(out)
     assert (file.preprocessing, file.architecture) == (preprocessing, SMALL)
-    assert same_bits(file.state, backbone_of_detector(state))
+    assert same_bits(file.state, extract_detector_backbone(state))
     assert run("--inspect", checkpoint, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["format"], found["preprocessing"]) == ("detector", preprocessing.as_dict())

@@ -16,17 +16,10 @@ import timm
 from torchvision import models
 
 from resnext_det.architecture import Architecture
-from resnext_det.weights import transfer
-from resnext_det.weights.catalog import (
-    ENTRIES,
-    PREFIX,
-    Entry,
-    cache_folder,
-    catalog_table,
-    entry,
-    locate,
-    path_of,
-)
+from resnext_det.files import cache_folder
+from resnext_det.weights import downloading
+from resnext_det.weights.catalog import find_entry, format_catalog, locate
+from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.preprocessing import KNOWN
 from tests.weights.file_server import Server, serving
 
@@ -85,7 +78,7 @@ def test_gluons_entries_are_timms() -> None:
         assert entries[name].url == published.url
         assert entries[name].interpolation == published.interpolation
         assert entries[name].resize == round(224 / published.crop_pct)
-        assert entries[name].licence == {"apache-2.0": "Apache-2.0"}[published.license]
+        assert entries[name].license == {"apache-2.0": "Apache-2.0"}[published.license]
         network = timm.create_model(model, pretrained=False)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         assert entries[name].architecture.num_parameters() == parameters
@@ -105,7 +98,7 @@ def test_the_matched_quartets(source: str, top1: tuple[float, ...]) -> None:
     assert [round(known.top1 or 0, 2 if source != "pycls" else 1) for known in entries] == list(
         top1
     )
-    assert len({(known.preprocessing, known.licence, known.page) for known in entries}) == 1
+    assert len({(known.preprocessing, known.license, known.page) for known in entries}) == 1
 
 
 def test_the_papers_own() -> None:
@@ -115,7 +108,7 @@ def test_the_papers_own() -> None:
     for known in of("paper").values():  # a .t7 holds the gradients too
         published = (known.mebibytes or 0) * 2**20
         assert published == pytest.approx(2 * 4 * known.architecture.num_parameters(), rel=0.01)
-        assert known.licence == "CC-BY-NC-4.0"
+        assert known.license == "CC-BY-NC-4.0"
 
 
 @pytest.mark.detectron2
@@ -136,9 +129,9 @@ def test_detectrons_entries_are_detectron2s() -> None:
     for name, configuration in configurations.items():
         cfg = get_config(configuration)
         weights = cfg.MODEL.WEIGHTS.replace("detectron2://", Detectron2Handler.S3_DETECTRON2_PREFIX)
-        assert entry(name).url == weights
+        assert find_entry(name).url == weights
         resnets = cfg.MODEL.RESNETS
-        assert entry(name).architecture == Architecture(
+        assert find_entry(name).architecture == Architecture(
             resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP
         )
 
@@ -147,11 +140,11 @@ def test_detectrons_entries_are_detectron2s() -> None:
 def test_an_entry_agrees_with_itself(known: Entry) -> None:
     assert ENTRIES[known.name] is known
     source, _, network = known.name.removeprefix(PREFIX).partition("/")
-    assert known.folder == source
+    assert known.path.parent.name == source
     assert str(known.architecture) == re.sub("-(V2|IN5k)$", "", network)
     assert known.preprocessing in KNOWN
     assert urlsplit(known.url).scheme == "https"
-    assert known.url.endswith(f"/{known.file_name}")
+    assert known.url.endswith(f"/{known.path.name}")
     if known.sha256:
         assert re.search(rf"-{known.sha256}\.pth$", known.url)  # as its publisher writes it
     assert (known.sha256 is None) == (source in ("pycls", "paper", "msra", "fair", "detectron1"))
@@ -162,13 +155,13 @@ def test_an_entry_agrees_with_itself(known: Entry) -> None:
 
 def test_no_two_entries_share_a_file() -> None:
     assert len({known.url for known in ENTRIES.values()}) == len(ENTRIES)
-    assert len({path_of(known) for known in ENTRIES.values()}) == len(ENTRIES)
+    assert len({known.path for known in ENTRIES.values()}) == len(ENTRIES)
 
 
 def test_a_name_with_and_without_its_prefix() -> None:
-    known = entry("resnext://torchvision/X-50-32x4d")
-    assert entry("torchvision/X-50-32x4d") is known
-    assert known.file_name == "resnext50_32x4d-7cdf4587.pth"
+    known = find_entry("resnext://torchvision/X-50-32x4d")
+    assert find_entry("torchvision/X-50-32x4d") is known
+    assert known.path.name == "resnext50_32x4d-7cdf4587.pth"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +180,7 @@ def test_a_name_with_and_without_its_prefix() -> None:
 )
 def test_an_unknown_name_is_answered_with_near_ones(name: str, near: str) -> None:
     with pytest.raises(ValueError) as caught:
-        entry(name)
+        find_entry(name)
     assert "is not in the catalog of weights; did you mean" in str(caught.value)
     assert near in str(caught.value).partition("did you mean ")[2]
     assert len(str(caught.value)) < 600
@@ -208,7 +201,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setattr(transfer, "_PAUSE", 0)
+    monkeypatch.setattr(downloading, "_PAUSE", 0)
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     monkeypatch.setenv("RESNEXT_DET_CACHE", str(tmp_path))
     with serving() as server:
@@ -223,7 +216,7 @@ def served(
     name: str = "torchvision/R-50",
 ) -> Entry:
     """An entry whose file is on the local server."""
-    known = entry(name)
+    known = find_entry(name)
     url = server.url(urlsplit(known.url).path)
     md5_url = f"{url}.md5sum" if known.md5_url else None
     local = replace(known, url=url, sha256=sha256, md5_url=md5_url, mebibytes=len(CONTENT) / 2**20)
@@ -247,7 +240,7 @@ def test_a_file_put_there_by_hand_is_taken_if_it_is_the_right_one(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = served(server, monkeypatch, sha256=server.add("/x", CONTENT).sha256)
-    path = path_of(known)
+    path = known.path
     path.parent.mkdir()
     path.write_bytes(CONTENT)
     assert locate(known.name) == (path, known)
@@ -298,15 +291,15 @@ def test_offline_the_error_says_what_to_fetch_and_where_to_put_it(
     assert "Connection refused); connect this machine to the internet, or download it" in str(
         caught.value
     )
-    assert str(caught.value).endswith(f"put it at {path_of(known)}")
+    assert str(caught.value).endswith(f"put it at {known.path}")
 
 
 def test_a_cache_that_cannot_be_written_to_may_be_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = served(server, monkeypatch)
-    path_of(known).parent.mkdir()
-    path_of(known).write_bytes(CONTENT)
+    known.path.parent.mkdir()
+    known.path.write_bytes(CONTENT)
 
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -314,8 +307,8 @@ def test_a_cache_that_cannot_be_written_to_may_be_read(
     with monkeypatch.context() as patch:
         patch.setattr(os, "mkdir", refused)
         patch.setattr(Path, "mkdir", refused)
-        assert locate(known.name)[0] == path_of(known)
-        path_of(known).unlink()
+        assert locate(known.name)[0] == known.path
+        known.path.unlink()
         with pytest.raises(
             ValueError, match=r"cannot be written \(Permission denied\).*RESNEXT_DET_CACHE"
         ):
@@ -323,14 +316,14 @@ def test_a_cache_that_cannot_be_written_to_may_be_read(
 
 
 def test_the_table_shows_every_entry() -> None:
-    table, _, note = catalog_table().partition("\n\n")
+    table, _, note = format_catalog().partition("\n\n")
     lines = table.splitlines()
     assert len(lines) == len(ENTRIES) + 2
     for known, line in zip(ENTRIES.values(), lines[2:]):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[:2] == [known.name, str(known.architecture)]
         assert cells[2] == ("" if known.top1 is None else f"{known.top1:.2f}")
-        assert cells[3:5] == [known.licence, known.preprocessing]
+        assert cells[3:5] == [known.license, known.preprocessing]
         assert float(cells[5].removeprefix("~")) > 90
         assert cells[6] == (
             f"SHA-256 {known.sha256}..."
@@ -347,8 +340,8 @@ import socket, os
 def refuse(*arguments, **options): raise AssertionError("a connection is opened")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import resnext_det.weights.catalog, resnext_det.weights.catalog_paths
-resnext_det.weights.catalog.catalog_table()
-resnext_det.weights.catalog.entry("msra/R-50")
+resnext_det.weights.catalog.format_catalog()
+resnext_det.weights.catalog.find_entry("msra/R-50")
 resnext_det.weights.catalog_paths.CatalogPathHandler()
 from iopath.common.file_io import g_pathmgr
 assert not any(prefix.startswith("resnext") for prefix in g_pathmgr._path_handlers)

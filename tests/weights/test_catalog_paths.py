@@ -17,8 +17,8 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from resnext_det.architecture import Architecture
-from resnext_det.weights import transfer
-from resnext_det.weights.catalog import ENTRIES, Entry, path_of
+from resnext_det.weights import downloading
+from resnext_det.weights.catalog_entries import ENTRIES, Entry
 from resnext_det.weights.catalog_paths import CatalogPathHandler, register_handler
 from resnext_det.weights.file import read_weights
 from tests.weights.file_server import Server, serving
@@ -41,7 +41,7 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setattr(transfer, "_PAUSE", 0)
+    monkeypatch.setattr(downloading, "_PAUSE", 0)
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     monkeypatch.setenv("RESNEXT_DET_CACHE", str(tmp_path))
     with serving() as server:
@@ -63,7 +63,7 @@ def served(
         url=server.url(f"/{file}"),
         architecture=NETWORK,
         preprocessing="torchvision",
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         top1=None,
         page="",
         sha256=sha256[:8],
@@ -99,7 +99,7 @@ def test_a_path_is_a_file_in_detectron2s_format(
     assert manager.exists(NAME) and manager.isfile(NAME) and not manager.isdir(NAME)
     assert server.requests == []  # so far
     path = manager.get_local_path(NAME)
-    assert path.endswith(".pkl") and Path(path).parent == path_of(known).parent
+    assert path.endswith(".pkl") and Path(path).parent == known.path.parent
     with manager.open(NAME, "rb") as file:
         contents = pickle.load(file)
     assert contents["matching_heuristics"] is True
@@ -137,7 +137,7 @@ def test_it_is_converted_once_and_again_when_the_file_is_another(
 
     state = {name: tensor + 1 for name, tensor in network.state_dict().items()}
     other = served(server, monkeypatch, saved(state))
-    source = path_of(other)
+    source = other.path
     partial = source.with_name("copy")
     partial.write_bytes(saved(state))
     os.utime(partial, (0, 0))  # a copy that keeps an old date

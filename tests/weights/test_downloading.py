@@ -19,7 +19,7 @@ from urllib.request import Request
 
 import pytest
 
-from resnext_det.weights import downloading, transfer
+from resnext_det.weights import downloading
 from resnext_det.weights.downloading import download
 from tests.weights.file_server import Server, serving
 
@@ -32,7 +32,7 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(transfer, "_PAUSE", 0)
+    monkeypatch.setattr(downloading, "_PAUSE", 0)
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with serving() as server:
         yield server
@@ -123,7 +123,9 @@ def test_an_interrupt_keeps_what_came(
 ) -> None:
     file = server.add("/file", CONTENT)
     with monkeypatch.context() as patch:
-        patch.setattr(transfer.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            downloading.tqdm, "update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             download(server.url("/file"), tmp_path / "file")
     assert not (tmp_path / "file").exists()
@@ -255,7 +257,7 @@ def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: Path) ->
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/file", "https://weights.invalid/file"])
 def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(transfer.time, "sleep", lambda _: pytest.fail("it was tried again"))
+    monkeypatch.setattr(downloading.time, "sleep", lambda _: pytest.fail("it was tried again"))
     path = tmp_path / "file"
     error = error_of(url, path)
     assert error.startswith(f"{url} cannot be reached (")
@@ -267,7 +269,7 @@ def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_server_that_falls_silent(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(downloading, "_TIMEOUT", 0.2)
     file = server.add("/file", CONTENT, pause=1.0)
     threading.Timer(0.5, lambda: setattr(file, "pause", 0)).start()
     download(server.url("/file"), tmp_path / "file", sha256=file.sha256)
@@ -308,7 +310,7 @@ def test_threads_that_want_one_file_download_it_once(
         thread.join()
     assert len(server.requests) == 1
     assert (tmp_path / "file").read_bytes() == CONTENT
-    assert f"Another process makes {tmp_path / 'file'}; it is waited for." in caplog.text
+    assert f"Waiting for another process that makes {tmp_path / 'file'}." in caplog.text
 
 
 def test_a_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
@@ -408,7 +410,7 @@ def test_only_https_is_followed(server: Server, tmp_path: Path, address: str) ->
 
 def test_https_is_not_left() -> None:
     """Not even for this machine."""
-    redirects = transfer._SafeRedirects()
+    redirects = downloading._SafeRedirects()
     request = Request("https://example.org/file", headers={"Range": "bytes=5-"})
     with pytest.raises(
         ValueError, match=r"redirected to http://127.0.0.1/file, which is not https"

@@ -30,8 +30,14 @@ from resnext_det.config import get_cfg
 from resnext_det.config.backbone import write_architecture
 from resnext_det.data.reading import read_image
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.weights import WeightFile, check_preprocessing, fitted, load_weights, read_weights
-from resnext_det.weights.catalog import ENTRIES
+from resnext_det.weights import (
+    WeightFile,
+    check_preprocessing,
+    list_overrides,
+    load_weights,
+    read_weights,
+)
+from resnext_det.weights.catalog_entries import ENTRIES
 from resnext_det.weights.preprocessing import KNOWN
 from tests.detection.detectron2_reference import detectron2_cfg
 from tests.weights.foreign_names import (
@@ -297,7 +303,7 @@ def test_features_are_the_original_networks(
     assert file.format == CASES[case].format
     assert file.architecture is not None and file.preprocessing is not None
     cfg = configuration(file.architecture)
-    cfg.merge_from_list(fitted(cfg, file.preprocessing))
+    cfg.merge_from_list(list_overrides(cfg, file.preprocessing))
     check_preprocessing(cfg, file)
     model = build(engine, cfg)
     load_weights(model, file)
@@ -554,19 +560,19 @@ def test_a_training_of_ours_may_carry_its_preprocessing(tmp_path: Path) -> None:
 
 
 def test_what_is_said_of_the_weights(small: Any, tmp_path: Path) -> None:
-    licence = read(tmp_path, torch_bytes(small.state_dict())).metadata["licence"]
+    license = read(tmp_path, torch_bytes(small.state_dict())).metadata["license"]
     assert (
-        "non-commercial" in licence
+        "non-commercial" in license
     )  # trap 7: the names are those of WSL, SSL and SWSL weights too
-    assert "MIT" in read(tmp_path, torch_bytes(pycls_state(small))).metadata["licence"]
-    own = {"licence": "mine", "author": "me", "top1": 3, "page": "x" * 1000}
+    assert "MIT" in read(tmp_path, torch_bytes(pycls_state(small))).metadata["license"]
+    own = {"license": "mine", "author": "me", "top1": 3, "page": "x" * 1000}
     contents = {
         "model": arrays_of(detectron2_state(small)),
         "__author__": "someone",
         "metadata": own,
     }
     assert read(tmp_path, pickle.dumps(contents)).metadata == {
-        "licence": "mine",
+        "license": "mine",
         "author": "me",
         "page": "x" * 500,
     }
@@ -616,7 +622,7 @@ def test_a_name_of_the_catalog(small: Any, tmp_path: Path, monkeypatch: pytest.M
     assert read_weights(path).preprocessing is None
     file = read_weights("resnext://gluon/X-50-32x4d")
     assert (file.path, file.preprocessing) == (str(path), KNOWN["torchvision"])
-    assert (file.metadata["licence"], file.metadata["top1"], file.metadata["url"]) == (
+    assert (file.metadata["license"], file.metadata["top1"], file.metadata["url"]) == (
         "Apache-2.0",
         "79.354",
         entry.url,

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
-from resnext_det.weights.formats import to_native
+from resnext_det.weights.formats import convert_to_native
 from tests.weights.foreign_names import (
     caffe2_arrays,
     detectron2_state,
@@ -65,15 +65,15 @@ def same(found: State, wanted: State) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_name_finds_its_place(network: ResNet, name: str) -> None:
     format, make = FORMATS[name]
-    found = to_native(make(network))
+    found = convert_to_native(make(network))
     assert (found.format, found.left_out) == (format, ())
     same(bare(found.state), detectron2_state(network))
 
 
 def test_counters_are_kept(network: ResNet) -> None:
     for state in (network.state_dict(), pycls_state(network)):
-        assert to_native(state).state["res4.1.conv2.norm.num_batches_tracked"] == 7
-        assert len(to_native(state).state) == len(network.state_dict())
+        assert convert_to_native(state).state["res4.1.conv2.norm.num_batches_tracked"] == 7
+        assert len(convert_to_native(state).state) == len(network.state_dict())
 
 
 PREFIXES = [
@@ -99,7 +99,7 @@ PREFIXES += [
 @pytest.mark.parametrize("name", ["torchvision", "pycls", "detectron2"])
 def test_prefixes_are_taken_off(network: ResNet, name: str, prefix: str) -> None:
     format, make = FORMATS[name]
-    found = to_native({f"{prefix}{key}": tensor for key, tensor in make(network).items()})
+    found = convert_to_native({f"{prefix}{key}": tensor for key, tensor in make(network).items()})
     assert found.format == format
     same(bare(found.state), detectron2_state(network))
 
@@ -107,7 +107,7 @@ def test_prefixes_are_taken_off(network: ResNet, name: str, prefix: str) -> None
 def test_averaged_copies_count_their_steps(network: ResNet) -> None:
     """torch.optim.swa_utils.AveragedModel, as torchvision's training saves it."""
     averaged = torch.optim.swa_utils.AveragedModel(network)
-    found = to_native(averaged.state_dict())
+    found = convert_to_native(averaged.state_dict())
     assert found.left_out == ("n_averaged",)
     same(bare(found.state), detectron2_state(network))
 
@@ -119,7 +119,7 @@ def test_other_libraries_detectors_give_their_backbone(network: ResNet) -> None:
         "neck.lateral_convs.0.conv.weight": torch.ones(1),
         "rpn_head.rpn_conv.weight": torch.ones(1),
     }
-    found = to_native({**own, **heads})
+    found = convert_to_native({**own, **heads})
     assert (found.format, found.left_out, found.prefix) == (
         "torchvision",
         tuple(heads),
@@ -133,7 +133,7 @@ def test_other_libraries_detectors_give_their_backbone(network: ResNet) -> None:
         weights=None, weights_backbone=None
     )
     state = detector.state_dict()
-    found = to_native(state)
+    found = convert_to_native(state)
     assert found.prefix == "backbone.body."
     assert {name.split(".")[0] for name in found.left_out} == {"backbone", "rpn", "roi_heads"}
     assert len(found.left_out) + len(found.state) == len(state)
@@ -148,7 +148,7 @@ def test_a_retinanet_of_detectron2_is_a_detector(network: ResNet) -> None:
         f"backbone.bottom_up.{name}": tensor for name, tensor in detectron2_state(network).items()
     }
     heads = {"backbone.fpn_lateral3.weight": torch.ones(1), "head.cls_score.weight": torch.ones(1)}
-    found = to_native({**own, **heads})
+    found = convert_to_native({**own, **heads})
     assert (found.format, found.left_out) == ("detector", ())
     assert set(found.state) == {*own, *heads}
 
@@ -158,7 +158,7 @@ def test_detectrons_heads_and_momenta_are_left_out(network: ResNet) -> None:
         name: torch.ones(1)
         for name in ("conv1_w_momentum", "res2_0_branch2a_w_momentum", "fc6_w", "conv_rpn_w")
     }
-    found = to_native({**caffe2_state(network, "riv"), **beside})
+    found = convert_to_native({**caffe2_state(network, "riv"), **beside})
     assert found.left_out == tuple(beside)
     same(found.state, detectron2_state(network))
 
@@ -168,7 +168,7 @@ def test_what_detectron2s_script_makes_of_torchvisions(network: ResNet) -> None:
     state = detectron2_state(network)
     for key in ("weight", "bias"):
         state[f"stem.fc.{key}"] = state.pop(f"linear.{key}")
-    same(to_native(state).state, detectron2_state(network))
+    same(convert_to_native(state).state, detectron2_state(network))
 
 
 # --- what Caffe2's lack
@@ -176,7 +176,9 @@ def test_what_detectron2s_script_makes_of_torchvisions(network: ResNet) -> None:
 
 def test_folded_norms_become_exactly_scale_and_bias(network: ResNet) -> None:
     arrays = caffe2_arrays(network, "folded")
-    found = to_native({name: torch.from_numpy(array) for name, array in arrays.items()}).state
+    found = convert_to_native(
+        {name: torch.from_numpy(array) for name, array in arrays.items()}
+    ).state
     assert sorted(found) == sorted(detectron2_state(network))
     norm = {
         key: found[f"res3.0.shortcut.norm.{key}"]
@@ -194,7 +196,7 @@ def test_folded_norms_become_exactly_scale_and_bias(network: ResNet) -> None:
 
 def test_group_norms_get_no_statistics(network: ResNet) -> None:
     state = {name.replace("_bn_", "_gn_"): t for name, t in caffe2_state(network, "folded").items()}
-    found = to_native(state).state
+    found = convert_to_native(state).state
     assert not any("running" in name for name in found)
     assert torch.equal(found["res2.0.conv1.norm.weight"], state["res2_0_branch2a_gn_s"])
 
@@ -204,9 +206,9 @@ def test_a_convolutions_bias_goes_into_its_norm(network: ResNet, norms: str) -> 
     """MSRA's ResNet-50 has one in conv1."""
     state = caffe2_state(network, norms)
     bias = torch.linspace(-1, 1, 64)
-    found = to_native({**state, "conv1_b": bias}).state
+    found = convert_to_native({**state, "conv1_b": bias}).state
     assert "stem.conv1.bias" not in found
-    plain = to_native(state).state
+    plain = convert_to_native(state).state
     x = torch.randn(4, 64, 2, 2, dtype=torch.float64)
 
     def normed(x: Tensor, weights: State) -> Tensor:
@@ -227,7 +229,7 @@ def test_a_bias_of_another_length_is_refused(network: ResNet) -> None:
     with pytest.raises(
         ValueError, match=r"stem.conv1.bias is \(1,\), and the norm behind it \(64,\)"
     ):
-        to_native({**caffe2_state(network, "beta"), "conv1_b": torch.ones(1)})
+        convert_to_native({**caffe2_state(network, "beta"), "conv1_b": torch.ones(1)})
 
 
 # --- what is refused
@@ -235,7 +237,7 @@ def test_a_bias_of_another_length_is_refused(network: ResNet) -> None:
 
 def error_of(state: State) -> str:
     with pytest.raises(ValueError) as caught:
-        to_native(state)
+        convert_to_native(state)
     return str(caught.value)
 
 

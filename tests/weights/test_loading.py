@@ -475,21 +475,21 @@ def test_a_model_without_a_stem_is_refused(tmp_path: Path) -> None:
 
 def test_the_report_counts_by_module(tmp_path: Path) -> None:
     source = dict(randomized(ResNeXtClassifier(SMALL, 7, norm="BN")).state_dict())
-    modules = load_weights(detector(*FPN), saved(source, tmp_path)).modules()
+    modules = load_weights(detector(*FPN), saved(source, tmp_path)).count_by_module()
     assert list(modules)[:6] == [
         f"backbone.bottom_up.{name}" for name in ("stem", *STAGES, "linear")
     ]
-    assert {name: counts.loaded for name, counts in modules.items() if counts.loaded} == {
+    assert {name: counts["loaded"] for name, counts in modules.items() if counts["loaded"]} == {
         "backbone.bottom_up.stem": 5,
         **{
             f"backbone.bottom_up.{stage}": 35 for stage in STAGES
         },  # 2 blocks, 7 convolutions of 5 tensors
     }
-    assert modules["backbone.bottom_up.linear"].unexpected == 2
-    assert modules["backbone.fpn_lateral4"].missing == 2
-    assert modules["roi_heads.box_predictor"].missing == 4
-    c4 = load_weights(detector(), saved(source, tmp_path)).modules()
-    assert c4["roi_heads.res5"].loaded == 35
+    assert modules["backbone.bottom_up.linear"]["unexpected"] == 2
+    assert modules["backbone.fpn_lateral4"]["missing"] == 2
+    assert modules["roi_heads.box_predictor"]["missing"] == 4
+    c4 = load_weights(detector(), saved(source, tmp_path)).count_by_module()
+    assert c4["roi_heads.res5"]["loaded"] == 35
     assert "backbone.res5" not in c4
 
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 import yaml
 from fvcore.common.config import CfgNode
-from torch import Tensor
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
-from resnext_det.resnext import ResNeXt
-from resnext_det.weights import check_preprocessing, converted, differences, fitted
+from resnext_det.weights import (
+    check_preprocessing,
+    find_differences,
+    list_overrides,
+)
 from resnext_det.weights.file import WeightFile
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, batch_norm_of
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
 from tests.weights.foreign_names import detectron2_state, random_network
 
 RGB_MEAN, RGB_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -89,17 +90,17 @@ def test_folded_norms_are_told_by_their_values() -> None:
     for name, tensor in trained.items():
         if name.endswith(("running_mean", "running_var")):
             folded[name] = torch.full_like(tensor, 1.0 if name.endswith("var") else 0.0)
-    assert [batch_norm_of(state) for state in (trained, fresh, folded)] == [
+    assert [find_batch_norm(state) for state in (trained, fresh, folded)] == [
         "statistics",
         "statistics",
         "folded",
     ]
     folded["res2.0.conv1.norm.running_var"] = torch.full((128,), 1 - 1e-5)
-    assert batch_norm_of(folded) == "folded"
+    assert find_batch_norm(folded) == "folded"
     folded["res2.0.conv1.norm.running_var"] = torch.full((128,), 1.1)
-    assert batch_norm_of(folded) == "statistics"
+    assert find_batch_norm(folded) == "statistics"
     without = {name: tensor for name, tensor in trained.items() if "running" not in name}
-    assert batch_norm_of(without) == "none"  # as group norms
+    assert find_batch_norm(without) == "none"  # as group norms
 
 
 # --- against a configuration
@@ -115,14 +116,14 @@ def test_a_configuration_that_fits_passes(caplog: pytest.LogCaptureFixture) -> N
         check_preprocessing(
             configuration(), file_with(KNOWN["msra"])
         )  # the defaults are made for it
-    assert differences(KNOWN["torchvision"], cfg) == []
+    assert find_differences(KNOWN["torchvision"], cfg) == []
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "FrozenStatisticsBN", "BN", "SyncBN", "GN"])
 @pytest.mark.parametrize("batch_norm", ["statistics", "folded", "none"])
 def test_folded_norms_go_with_frozen_ones_alone(batch_norm: str, norm: str) -> None:
-    found = differences(
+    found = find_differences(
         replace(KNOWN["msra"], batch_norm=batch_norm), configuration("MODEL.RESNETS.NORM", norm)
     )
     fits = (
@@ -142,7 +143,7 @@ def test_a_contradiction_prints_the_lines_to_write() -> None:
         "MODEL.WEIGHTS = weights.pkl needs another configuration (INPUT.FORMAT is BGR; "
     )
     assert "add --fit-config" in text
-    assert "convert_weights" not in text  # the stride cannot be converted
+    assert "convert_weights" not in text  # the stride cannot be convert_preprocessing
     lines = text.partition("Write\n")[2].partition("\nor add")[0]
     assert yaml.safe_load(lines) == {
         "INPUT": {"FORMAT": "RGB"},
@@ -178,11 +179,11 @@ def test_what_could_be_converted_instead_is_said() -> None:
 )
 def test_a_fitted_configuration_fits(kind: str, changes: list[Any]) -> None:
     cfg = configuration(*changes)
-    overrides = fitted(cfg, KNOWN[kind])
+    overrides = list_overrides(cfg, KNOWN[kind])
     assert all(isinstance(word, str) for word in overrides)
     cfg.merge_from_list(overrides)
     check_preprocessing(cfg, file_with(KNOWN[kind]))
-    assert fitted(cfg, KNOWN[kind]) == []
+    assert list_overrides(cfg, KNOWN[kind]) == []
     assert (cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN)) == (
         KNOWN[kind].channel_order,
         KNOWN[kind].mean,
@@ -192,7 +193,9 @@ def test_a_fitted_configuration_fits(kind: str, changes: list[Any]) -> None:
 
 def test_images_of_one_channel_have_no_order() -> None:
     cfg = configuration("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [115.0], "MODEL.PIXEL_STD", [57.0])
-    assert differences(KNOWN["torchvision"], cfg) == [("MODEL.RESNETS.STRIDE_IN_1X1", True, False)]
+    assert find_differences(KNOWN["torchvision"], cfg) == [
+        ("MODEL.RESNETS.STRIDE_IN_1X1", True, False)
+    ]
 
 
 @pytest.mark.parametrize(("format", "warned"), [("detectron2", True), ("detector", False)])
@@ -204,98 +207,3 @@ def test_what_is_not_known_is_said(
     assert [record.levelname for record in caplog.records] == ["WARNING" if warned else "INFO"]
     assert "does not say which preprocessing its weights were trained with" in caplog.text
     assert "INPUT.FORMAT BGR" in caplog.text
-
-
-# --- conversion
-
-
-def images_for(preprocessing: Preprocessing, rgb: Tensor) -> Tensor:
-    """uint8 (3, H, W) in RGB -> what a network is given, in float64."""
-    image = rgb.double() if preprocessing.channel_order == "RGB" else rgb.double().flip(0)
-    mean, std = (
-        torch.tensor(numbers, dtype=torch.float64)
-        for numbers in (preprocessing.mean, preprocessing.std)
-    )
-    return ((image - mean[:, None, None]) / std[:, None, None])[None]
-
-
-@pytest.mark.parametrize("order", ["RGB", "BGR"])
-@pytest.mark.parametrize(
-    "std", [(1.0, 1.0, 1.0), (57.375, 57.12, 58.395), (58.395, 57.12, 57.375), (50.0, 60.0, 70.0)]
-)
-@torch.no_grad()
-def test_conversion_keeps_the_features(order: str, std: tuple[float, float, float]) -> None:
-    source = KNOWN["torchvision"]
-    mean = source.mean if order == "RGB" else source.mean[::-1]
-    target = replace(source, channel_order=order, mean=mean, std=std)
-    rgb = torch.randint(0, 256, (3, 33, 40), dtype=torch.uint8)
-    state = {name: tensor.double() for name, tensor in detectron2_state(random_network(26)).items()}
-    model = ResNeXt(Architecture(26, 32, 4)).double()
-    outputs = []
-    for weights, preprocessing in ((state, source), (converted(state, source, target), target)):
-        model.load_state_dict(
-            {name: t for name, t in weights.items() if name in model.state_dict()}
-        )
-        outputs.append(model(images_for(preprocessing, rgb))["res4"])
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_swap_alone_is_exact_to_the_last_bit(dtype: torch.dtype) -> None:
-    state = {
-        "stem.conv1.weight": torch.randn(8, 3, 7, 7).to(dtype),
-        "stem.conv1.norm.bias": torch.ones(8),
-    }
-    there = converted(state, KNOWN["torchvision"], KNOWN["pycls"])
-    assert torch.equal(there["stem.conv1.weight"], state["stem.conv1.weight"][:, [2, 1, 0]])
-    assert there["stem.conv1.norm.bias"] is state["stem.conv1.norm.bias"]
-    back = converted(there, KNOWN["pycls"], KNOWN["torchvision"])
-    assert torch.equal(back["stem.conv1.weight"], state["stem.conv1.weight"])
-    same = converted(state, KNOWN["paper"], KNOWN["mmpretrain"])
-    assert torch.equal(same["stem.conv1.weight"], state["stem.conv1.weight"])
-    assert (
-        converted(state, KNOWN["torchvision"], KNOWN["pycls"])["stem.conv1.weight"].dtype == dtype
-    )
-
-
-def test_a_detectors_conv1_is_converted_too() -> None:
-    state = {
-        "backbone.bottom_up.stem.conv1.weight": torch.randn(8, 3, 7, 7),
-        "roi_heads.x": torch.ones(1),
-    }
-    found = converted(state, KNOWN["torchvision"], KNOWN["pycls"])
-    assert not torch.equal(
-        *(each["backbone.bottom_up.stem.conv1.weight"] for each in (state, found))
-    )
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "words"),
-    [
-        ("torchvision", "msra", "the weights have stride_in_1x1 False, not True"),
-        ("torchvision", "detectron1", "the weights have batch_norm statistics, not folded"),
-        ("detectron1", "fair", "batch_norm folded"),
-    ],
-)
-def test_what_no_algebra_converts_is_refused(source: str, target: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        converted({"stem.conv1.weight": torch.zeros(8, 3, 7, 7)}, KNOWN[source], KNOWN[target])
-
-
-def test_another_mean_is_refused() -> None:
-    """It would be right inside the image and wrong along its border."""
-    source = replace(KNOWN["detectron1"], batch_norm="statistics")
-    with pytest.raises(ValueError, match="a convolution pads with zeros"):
-        converted({"stem.conv1.weight": torch.zeros(8, 3, 7, 7)}, source, KNOWN["fair"])
-    rounded = replace(KNOWN["torchvision"], mean=(123.68, 116.28, 103.53))
-    converted({"stem.conv1.weight": torch.zeros(8, 3, 7, 7)}, rounded, KNOWN["torchvision"])
-
-
-@pytest.mark.parametrize(
-    "state",
-    [{}, {"stem.conv1.weight": torch.zeros(8, 1, 7, 7)}, {"stem.conv1.weight": torch.zeros(3)}],
-    ids=["none", "one channel", "a vector"],
-)
-def test_without_a_conv1_of_three_channels_there_is_no_conversion(state: dict[str, Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"have no stem.conv1.weight for three channels"):
-        converted(state, KNOWN["torchvision"], KNOWN["pycls"])

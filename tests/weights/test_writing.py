@@ -26,7 +26,7 @@ from tests.weights.test_loading import HEADS, configuration, randomized
 
 THIN = Architecture(26, 2, 4)  # torchvision's stem and res2, and few weights else
 TORCHVISION = KNOWN["torchvision"]
-NOTES = {"author": "A. Nother", "licence": "CC BY-SA 3.0", "top1": "77.8"}
+NOTES = {"author": "A. Nother", "license": "CC BY-SA 3.0", "top1": "77.8"}
 
 
 def classifier(seed: int = 0, norm: str = "BN") -> nn.Module:

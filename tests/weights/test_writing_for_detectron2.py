@@ -12,7 +12,7 @@ from torch import nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.resnext import ResNeXt
-from resnext_det.weights.recognition import backbone_of_detector
+from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.test_loading import randomized
 from tests.weights.test_writing import (
@@ -191,4 +191,4 @@ def test_detectron2_finds_the_backbone_in_its_detector(
     heads = ("proposal_generator.", "roi_heads.box", "roi_heads.mask", "backbone.fpn_")
     assert outcome["missing"]
     assert all(missing.startswith(heads) for missing in outcome["missing"])
-    assert same_bits(backbone_of_detector(theirs.state_dict()), model.state_dict())
+    assert same_bits(extract_detector_backbone(theirs.state_dict()), model.state_dict())

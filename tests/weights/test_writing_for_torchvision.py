@@ -18,8 +18,8 @@ from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights.file import read_weights
 from resnext_det.weights.preprocessing import KNOWN
 from resnext_det.weights.writing import write_weights
+from tests.weights.test_file_architectures import ours
 from tests.weights.test_loading import HEADS, configuration, randomized
-from tests.weights.test_recognition import ours
 from tests.weights.test_writing import (
     THIN,
     TORCHVISION,

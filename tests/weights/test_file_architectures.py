@@ -14,7 +14,11 @@ from torch import Tensor
 from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
-from resnext_det.weights.recognition import backbone_of_detector, recognise, recognised
+from resnext_det.weights.file import (
+    extract_detector_backbone,
+    find_architecture,
+    guess_architecture,
+)
 from tests.weights.test_loading import HEADS, SMALL, configuration
 
 State = dict[str, Tensor]
@@ -60,18 +64,18 @@ def on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: A
         ("wide_resnet101_2", "X-101-1x128d"),
     ],
 )
-def test_torchvision_networks_are_recognised(network: str, name: str) -> None:
+def test_torchvision_networks_are_recognized(network: str, name: str) -> None:
     state = ours(on_meta(torchvision.models.get_model, network))
-    assert str(recognised(state)) == name
-    assert recognise(
+    assert str(find_architecture(state)) == name
+    assert guess_architecture(
         {key: tensor for key, tensor in state.items() if "norm" not in key}
-    ) == recognised(state)
+    ) == find_architecture(state)
 
 
 @pytest.mark.parametrize(
     "network", ["resnext50_32x4d", "resnext101_32x4d", "resnet26", "resnet200"]
 )
-def test_timm_networks_are_recognised(network: str) -> None:
+def test_timm_networks_are_recognized(network: str) -> None:
     arguments = {"resnet200": {"layers": [3, 24, 36, 3]}, "resnet26": {"layers": [2, 2, 2, 2]}}
     if network in arguments:
         state = on_meta(
@@ -79,7 +83,7 @@ def test_timm_networks_are_recognised(network: str) -> None:
         )
     else:
         state = on_meta(timm.create_model, network)
-    assert recognise(ours(state)) == Architecture.parse(network)
+    assert guess_architecture(ours(state)) == Architecture.parse(network)
 
 
 @pytest.mark.parametrize("depth", DETECTION_DEPTHS)
@@ -92,22 +96,25 @@ def test_timm_networks_are_recognised(network: str) -> None:
         ((2, 40, 32, 128), "res4", ""),
     ],
 )
-def test_backbones_are_recognised(
+def test_backbones_are_recognized(
     depth: int, template: tuple[int, ...], end: str, prefix: str
 ) -> None:
     architecture = Architecture(depth, *template)
     state = on_meta(
         ResNeXt, architecture, out_features=(end,), in_channels=len(prefix) + 1, norm="BN"
     )
-    assert recognise({f"{prefix}{name}": tensor for name, tensor in state.items()}) == architecture
+    assert (
+        guess_architecture({f"{prefix}{name}": tensor for name, tensor in state.items()})
+        == architecture
+    )
 
 
 @pytest.mark.parametrize("shortcuts", [True, False])
 @pytest.mark.parametrize("depth", BLOCKS_PER_STAGE)
-def test_classifiers_are_recognised(depth: int, shortcuts: bool) -> None:
+def test_classifiers_are_recognized(depth: int, shortcuts: bool) -> None:
     architecture = Architecture(depth, 8, 4, shortcuts=shortcuts)
     state = on_meta(ResNeXtClassifier, architecture, 10)
-    assert recognised(state) == architecture
+    assert find_architecture(state) == architecture
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -115,8 +122,8 @@ def test_a_detector_has_its_backbone(head: str) -> None:
     cfg = configuration(*HEADS[head])
     model = build_detector(cfg)
     state = model.state_dict()
-    assert recognise(state) == SMALL
-    backbone = backbone_of_detector(state)
+    assert guess_architecture(state) == SMALL
+    backbone = extract_detector_backbone(state)
     assert list(backbone) == list(on_meta(ResNeXt, SMALL, out_features=("res5",)))
     for name, tensor in backbone.items():
         places = [
@@ -172,15 +179,15 @@ def changed(**changes: tuple[int, ...] | None) -> State:
     ],
 )
 def test_other_networks_are_not(state: State, reason: str) -> None:
-    assert recognise(state) is None
+    assert guess_architecture(state) is None
     with pytest.raises(ValueError, match=reason):
-        recognised(state)
+        find_architecture(state)
 
 
 def test_a_depth_that_two_stages_do_not_tell() -> None:
     state = on_meta(ResNeXt, Architecture(50, 32, 4), out_features=("res3",))
     with pytest.raises(ValueError, match="have 3-4 blocks"):
-        recognised(state)
+        find_architecture(state)
 
 
 def test_one_weight_in_two_places() -> None:
@@ -193,4 +200,4 @@ def test_one_weight_in_two_places() -> None:
     with pytest.raises(
         ValueError, match=r"stem.conv1.weight in two places, the second is bottom_up"
     ):
-        backbone_of_detector(twice)
+        extract_detector_backbone(twice)

@@ -1,0 +1,159 @@
+"""Turn weights that were read into others: a backbone alone, or for another preprocessing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from resnext_det.weights.file import WeightFile, extract_detector_backbone, guess_architecture
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, are_close, find_batch_norm
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_FILE = "config.yaml"  # both engines write it beside a run's checkpoints
+_ROUNDING = 1e-4  # means this near are one, written with other digits (123.675 and 123.68)
+
+
+def extract_backbone(file: WeightFile) -> WeightFile:
+    """Take out the backbone of a detector or classifier, with its preprocessing.
+
+    Its names are those of ImageNet weights. A detector's preprocessing is the file's own, or else
+    that of the run's config.yaml beside the file.
+
+    Raises:
+        ValueError: there is no ResNeXt in the file, or the config.yaml beside it is damaged.
+    """
+    state = select_backbone(file)
+    architecture = guess_architecture(state)
+    file = add_preprocessing_beside(file)
+    return replace(file, format="native", state=state, architecture=architecture, left_out=())
+
+
+def select_backbone(file: WeightFile) -> dict[str, Tensor]:
+    """Select the weights of a detector's or classifier's backbone: stem, res2 ... res5.
+
+    Raises:
+        ValueError: a detector's file has no ResNeXt in it.
+    """
+    if file.format == "detector":
+        return extract_detector_backbone(file.state)
+    return {name: tensor for name, tensor in file.state.items() if not name.startswith("linear.")}
+
+
+def add_preprocessing_beside(file: WeightFile) -> WeightFile:
+    """Give a detector's file the preprocessing of the config.yaml beside it, where its own is not
+    known; other files stay as they are."""
+    config = Path(file.path).with_name(_CONFIG_FILE)
+    if file.format != "detector" or file.preprocessing is not None or not config.is_file():
+        return file
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{config} is damaged, so the preprocessing of {file.path} is not known; correct it, "
+            "or move it away"
+        ) from error
+    return replace(file, preprocessing=_read_preprocessing(values, file.state))
+
+
+def _read_preprocessing(values: Any, state: Mapping[str, Tensor]) -> Preprocessing | None:
+    """Read a configuration's preprocessing; None where it leaves something to its defaults, which
+    may be any version's."""
+    try:
+        model = values["MODEL"]
+        return Preprocessing.from_dict(
+            {
+                "channel_order": values["INPUT"]["FORMAT"],
+                "mean": list(model["PIXEL_MEAN"]),
+                "std": list(model["PIXEL_STD"]),
+                "stride_in_1x1": model["RESNETS"]["STRIDE_IN_1X1"],
+                "batch_norm": find_batch_norm(state),
+            }
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def assume_preprocessing(file: WeightFile, name: str) -> WeightFile:
+    """Give weights the preprocessing that the user names, where the file does not state its own.
+
+    What the publisher's names in the file suggest gives way, with a warning.
+
+    Args:
+        file: the weights.
+        name: a key of ``KNOWN``.
+
+    Raises:
+        ValueError: the file itself states another one.
+    """
+    assumed = replace(KNOWN[name], batch_norm=find_batch_norm(file.state))
+    known = file.preprocessing
+    if known is None or known == assumed:
+        return replace(file, preprocessing=assumed)
+    if file.format in ("native", "detector"):
+        raise ValueError(
+            f"{file.path} needs {known.as_dict()}, as it says itself, and --preprocessing {name} "
+            "contradicts that; leave it out"
+        )
+    logger.warning(
+        "%s needs %s, by the names in it; it is taken as --preprocessing %s says.",
+        *(file.path, known.as_dict(), name),
+    )
+    return replace(file, preprocessing=assumed)
+
+
+def convert_preprocessing(
+    state: Mapping[str, Tensor], source: Preprocessing, target: Preprocessing
+) -> dict[str, Tensor]:
+    """Convert weights to another channel order or pixel std, by exact algebra.
+
+    conv1's input channels are swapped, and the ratio of the stds is multiplied into it.
+
+    Args:
+        state: weights under our names, of a backbone, a classifier or a detector.
+        source: what they need.
+        target: what they are to need.
+
+    Returns:
+        a new dict; all tensors but conv1's are the same. Without a change of std every number stays
+        as it is.
+
+    Raises:
+        ValueError: the means differ, which no weights make up for (a convolution pads with zeros,
+            which are pixels of the mean); or the stride or the kind of batch norm; or there is no
+            conv1 for three channels.
+    """
+    for name in ("stride_in_1x1", "batch_norm"):
+        have, want = getattr(source, name), getattr(target, name)
+        if have != want:
+            raise ValueError(
+                f"the weights have {name} {have}, not {want}, and converting that is no exact "
+                f"algebra; set the configuration to {have}"
+            )
+    swapped = source.channel_order != target.channel_order
+    mean, std = (numbers[::-1] if swapped else numbers for numbers in (source.mean, source.std))
+    if not are_close(mean, target.mean, _ROUNDING):
+        raise ValueError(
+            f"the weights are for the mean {list(mean)} in {target.channel_order}, not "
+            f"{list(target.mean)}, and no weights make up for another mean: a convolution pads "
+            "with zeros, which are pixels of the mean; set MODEL.PIXEL_MEAN to the weights'"
+        )
+    found = [name for name in state if f".{name}".endswith(".stem.conv1.weight")]
+    if len(found) != 1 or state[found[0]].ndim != 4 or state[found[0]].shape[1] != 3:
+        raise ValueError(
+            "the weights have no stem.conv1.weight for three channels; give those of a ResNeXt or "
+            "of a detector that has one"
+        )
+    weight = state[found[0]].flip(1) if swapped else state[found[0]]
+    if std != target.std:
+        theirs, ours = (torch.tensor(each, dtype=torch.float64) for each in (std, target.std))
+        ratio = (ours / theirs).to(weight.device).view(1, 3, 1, 1)
+        weight = (weight.double() * ratio).to(weight.dtype)
+    return {**state, found[0]: weight}
