@@ -325,7 +325,7 @@ def test_a_classifier_without_its_head(theirs: Path, tmp_path: Path) -> None:
         (("run.pkl", "out.pth"), "error: run.pkl is refused: .*posix.system"),
         (
             ("numbers.pkl", "out.pth"),
-            "error: weights numbers.pkl: weights named a ... are of no known format",
+            "error: weights numbers.pkl: weights named a are of no known format",
         ),
         (
             ("bare.pth", "out.pkl", "--channel-order", "RGB"),

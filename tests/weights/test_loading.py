@@ -132,7 +132,7 @@ def test_torchvisions_weights_give_torchvisions_features(
     assert (report.missing, report.unused, len(report.loaded)) == ((), (), len(theirs.state_dict()))
     torch.testing.assert_close(classifier(images), theirs(images))
 
-    keys = chain(*write_architecture(architecture, "MODEL.RESNETS.").items())
+    keys = [*chain(*write_architecture(architecture, "MODEL.RESNETS.").items())]
     c4: Any = detector(*keys).eval().double()
     report = load_weights(c4, path)
     assert {name.split(".")[0] for name in report.missing} == {"proposal_generator", "roi_heads"}
@@ -425,7 +425,7 @@ def test_a_file_that_asks_for_code_is_refused_and_runs_none(how: str, tmp_path: 
         ({"epoch": 5, "state": {"a": torch.zeros(1)}}, "there is an int under 'epoch'"),
         ({"a": torch.zeros(1), "b": [1]}, "there is a list under 'b', where a tensor is needed"),
         ({1: torch.zeros(1)}, "there is an int as a name of a tensor"),
-        ({"encoder.weight": torch.zeros(1)}, "weights named encoder.weight ... are of no known format"),
+        ({"encoder.weight": torch.zeros(1)}, "weights named encoder.weight are of no known format"),
         (
             {"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1), "neck.0": torch.zeros(1)},
             "'neck.0' is no name of torchvision's ResNeXt; remove it from the file",
