@@ -310,7 +310,7 @@ def test_threads_that_want_one_file_download_it_once(
         thread.join()
     assert len(server.requests) == 1
     assert (tmp_path / "file").read_bytes() == CONTENT
-    assert f"Waiting for another process that makes {tmp_path / 'file'}." in caplog.text
+    assert f"Waiting for another process that is making {tmp_path / 'file'}." in caplog.text
 
 
 def test_a_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
