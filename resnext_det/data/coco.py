@@ -1,4 +1,4 @@
-"""COCO datasets by name, and their annotations as detectron2's standard dicts."""
+"""Name COCO datasets, and load their annotations as detectron2's standard dicts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from resnext_det.data.coco_json import Record, read_coco_json
 
 logger = logging.getLogger(__name__)
-
-Prepare = Callable[[Path], tuple[Path, Path]]
 
 _REGISTER = "--register-coco NAME ANNOTATIONS IMAGES"
 
@@ -30,16 +29,33 @@ _BUILT_IN = {
     "coco_2017_val_100": ("coco/annotations/instances_val2017_100.json", "coco/val2017"),
 }
 _registered: dict[str, tuple[Path, Path]] = {}
-_generated: dict[str, Prepare] = {}
+
+
+def _prepare_shapes(root: Path, split: str) -> tuple[Path, Path]:
+    from resnext_det.data.shapes import prepare_shapes
+
+    return prepare_shapes(root, split)
+
+
+# Name: makes the files under a folder where they are missing, and returns (annotations, images).
+_GENERATED: dict[str, Callable[[Path], tuple[Path, Path]]] = {
+    "shapes_train": partial(_prepare_shapes, split="train"),
+    "shapes_val": partial(_prepare_shapes, split="val"),
+}
 
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """A loaded dataset.
+    """Hold a loaded dataset.
 
-    ``records`` are detectron2's standard dicts, sorted by image id; an annotation's category_id is the index
-    of its category in ``class_names`` and in ``category_ids``, which holds the file's own ids in ascending
-    order.
+    Attributes:
+        name: the name that it was loaded by.
+        annotations_file: the file in COCO's format.
+        image_dir: the folder of the images.
+        class_names: the categories, in ascending order of the file's ids.
+        category_ids: those ids.
+        records: detectron2's standard dicts, sorted by image id; an annotation's category_id is an
+            index into ``class_names``.
     """
 
     name: str
@@ -51,13 +67,13 @@ class CocoDataset:
 
 
 def get_datasets_root() -> Path:
-    """Where built-in datasets lie: $DETECTRON2_DATASETS, or ./datasets; read at each use."""
+    """Return the folder of built-in datasets: $DETECTRON2_DATASETS as it is now, or ./datasets."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def list_datasets() -> tuple[str, ...]:
-    """The names that ``load_coco`` takes now."""
-    return tuple(sorted({*_BUILT_IN, *_registered, *_generated}))
+    """List the names that ``load_coco`` takes now."""
+    return tuple(sorted({*_BUILT_IN, *_registered, *_GENERATED}))
 
 
 def register_coco(name: str, annotations: str | Path, images: str | Path) -> None:
@@ -66,11 +82,11 @@ def register_coco(name: str, annotations: str | Path, images: str | Path) -> Non
     Raises ValueError where the name already stands for other paths.
     """
     new = (Path(annotations).expanduser(), Path(images).expanduser())
-    if name in _generated:
+    if name in _GENERATED:
         raise ValueError(
             f"dataset name {name!r} stands for a generated dataset; register yours by another name"
         )
-    old = _paths(name)
+    old = _find_paths(name)
     if old is not None and [path.resolve() for path in old] != [path.resolve() for path in new]:
         raise ValueError(
             f"dataset name {name!r} already stands for {old[0]} with images in {old[1]}, not for "
@@ -80,26 +96,14 @@ def register_coco(name: str, annotations: str | Path, images: str | Path) -> Non
         _registered[name] = new
 
 
-def register_generated(name: str, prepare: Prepare) -> None:
-    """Give a name to a dataset that ``prepare`` makes on first use.
-
-    Args:
-        name: a new name.
-        prepare: takes ``get_datasets_root()``, makes the files where they are missing, returns (annotations,
-            images).
-    """
-    if _paths(name) is not None or _generated.get(name, prepare) is not prepare:
-        raise ValueError(
-            f"dataset name {name!r} is taken; choose a name other than {', '.join(list_datasets())}"
-        )
-    _generated[name] = prepare
-
-
 def find_dataset(name: str) -> tuple[Path, Path]:
-    """(annotations file, image folder) of a name, not checked to exist; a generated dataset is made now."""
-    if name in _generated:
-        return _generated[name](get_datasets_root())
-    paths = _paths(name)
+    """Find the annotations file and the image folder of a name; a generated dataset is made now.
+
+    Raises ValueError where the name is unknown; whether the paths exist is not checked.
+    """
+    if name in _GENERATED:
+        return _GENERATED[name](get_datasets_root())
+    paths = _find_paths(name)
     if paths is None:
         raise ValueError(
             f"dataset {name!r} is unknown; known are {', '.join(list_datasets())}; "
@@ -109,27 +113,26 @@ def find_dataset(name: str) -> tuple[Path, Path]:
 
 
 def load_coco(name: str) -> CocoDataset:
-    """Load a dataset by name: the content of detectron2's ``load_coco_json``, without masks and keypoints.
+    """Load a dataset by name, as detectron2's ``load_coco_json`` without masks and keypoints.
 
-    As there, an annotation whose polygons all have under 3 points is dropped (with a warning that counts
-    them), and crowds and boxes without area stay in the records: training leaves them out (with a warning for
-    the latter).
+    As there, an annotation whose polygons all have under 3 points is dropped (with a warning that
+    counts them), and crowds and boxes without area stay in the records: training leaves them out
+    (with a warning for the latter).
 
     Raises:
         FileNotFoundError: the annotations file or the image folder does not exist.
-        ValueError: the name is unknown, or the file is not JSON, is not COCO's, or contradicts itself.
+        ValueError: the name is unknown, or the file is not JSON, is not COCO's, or contradicts
+            itself.
     """
     annotations_file, image_dir = find_dataset(name)
-    root = get_datasets_root()
-    remedy = f"put it there, set DETECTRON2_DATASETS (now {str(root)!r}), or name your files with {_REGISTER}"
-    if not annotations_file.is_file():
-        raise FileNotFoundError(
-            f"dataset {name!r}: annotations file {annotations_file} does not exist; {remedy}"
-        )
-    if not image_dir.is_dir():
-        raise FileNotFoundError(
-            f"dataset {name!r}: image folder {image_dir} does not exist; {remedy}"
-        )
+    kinds = (("annotations file", annotations_file.is_file()), ("image folder", image_dir.is_dir()))
+    for (kind, is_there), path in zip(kinds, (annotations_file, image_dir)):
+        if not is_there:
+            raise FileNotFoundError(
+                f"dataset {name!r}: {kind} {path} does not exist; put it there, set "
+                f"DETECTRON2_DATASETS (now {str(get_datasets_root())!r}), or name your files with "
+                f"{_REGISTER}"
+            )
     names, records = read_coco_json(annotations_file, image_dir, name)
     logger.info("%s: %d images, %d categories", name, len(records), len(names))
     return CocoDataset(
@@ -140,7 +143,7 @@ def load_coco(name: str) -> CocoDataset:
 def check_same_categories(
     train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset] = ()
 ) -> None:
-    """Raise ValueError unless all sets have the same categories in the same order (ids may differ)."""
+    """Raise ValueError unless all sets have the same categories in the same order of ids."""
     first, *others = [*train_sets, *test_sets]
     for other in others:
         if other.class_names == first.class_names:
@@ -149,44 +152,31 @@ def check_same_categories(
         extra = [name for name in other.class_names if name not in first.class_names]
         parts = [f"{other.name!r} lacks {', '.join(missing)}"] if missing else []
         parts += [f"{first.name!r} lacks {', '.join(extra)}"] if extra else []
-        parts = parts or [
-            f"the order by id is {', '.join(first.class_names)} against {', '.join(other.class_names)}"
-        ]
+        orders = ", ".join(first.class_names), ", ".join(other.class_names)
+        parts = parts or [f"the order by id is {orders[0]} against {orders[1]}"]
         raise ValueError(
             f"datasets {first.name!r} ({len(first.class_names)} categories) and {other.name!r} "
-            f"({len(other.class_names)}) have different categories: {'; '.join(parts)}; give both files "
-            f"the same 'categories', or choose other datasets in DATASETS.TRAIN and DATASETS.TEST"
+            f"({len(other.class_names)}) have different categories: {'; '.join(parts)}; give both "
+            "files the same 'categories', or choose other datasets in DATASETS.TRAIN and "
+            "DATASETS.TEST"
         )
 
 
 def filter_empty(records: Sequence[Record]) -> list[Record]:
-    """The records with at least one annotation that is no crowd; detectron2's FILTER_EMPTY_ANNOTATIONS."""
-    kept = [
-        record for record in records if any(not a.get("iscrowd", 0) for a in record["annotations"])
-    ]
+    """Keep the records with at least one annotation that is no crowd.
+
+    Equals detectron2's FILTER_EMPTY_ANNOTATIONS.
+    """
+    kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
     logger.info(
         "left out %d of %d images without usable annotations",
-        len(records) - len(kept),
-        len(records),
+        *(len(records) - len(kept), len(records)),
     )
     return kept
 
 
-def _paths(name: str) -> tuple[Path, Path] | None:
+def _find_paths(name: str) -> tuple[Path, Path] | None:
     if name in _BUILT_IN:
         annotations, images = (get_datasets_root() / part for part in _BUILT_IN[name])
         return annotations, images
     return _registered.get(name)
-
-
-def _shapes(split: str) -> Prepare:
-    def prepare(root: Path) -> tuple[Path, Path]:
-        from resnext_det.data.shapes import prepare_shapes
-
-        return prepare_shapes(root, split)
-
-    return prepare
-
-
-for _split in ("train", "val"):
-    register_generated(f"shapes_{_split}", _shapes(_split))

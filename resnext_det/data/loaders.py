@@ -1,4 +1,4 @@
-"""Iterables of mapped batches, loaded by worker processes."""
+"""Load batches of transformed records for detection in worker processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 
 from resnext_det.data.sampling import (
     Batch,
-    batches,
     compute_repeat_factors,
     draw_repeated_indices,
     draw_training_indices,
     find_wide,
+    form_batches,
     make_random_state,
     take_inference_shard,
 )
@@ -42,10 +42,10 @@ def build_train_loader(
     repeat_sqrt: bool = True,
     start_batch: int = 0,
 ) -> Loader:
-    """Endless training batches, a pure function of (records, seed, rank, world_size, batch_size).
+    """Load endless training batches, a function of (records, seed, rank, world_size, batch_size).
 
-    They do not depend on num_workers, and with start_batch=k they are those of an uninterrupted run from
-    batch k on.
+    They do not depend on num_workers, and with start_batch=k they are those of an uninterrupted run
+    from batch k on.
 
     Args:
         records: detectron2's standard dicts.
@@ -55,12 +55,13 @@ def build_train_loader(
         num_workers: loading processes; 0 loads in this one.
         rank: this process, of ``world_size``.
         aspect_ratio_grouping: a batch holds images of one orientation.
-        sampler: "TrainingSampler" or "RepeatFactorTrainingSampler", with detectron2's REPEAT_THRESHOLD and
-            REPEAT_SQRT.
+        sampler: "TrainingSampler" or "RepeatFactorTrainingSampler", with detectron2's
+            REPEAT_THRESHOLD and REPEAT_SQRT.
         start_batch: the first batch to give; nothing is loaded for those before it.
 
     Raises:
-        ValueError: no records, or an argument out of its range; while iterating, what the mapper raises.
+        ValueError: no records, or an argument out of its range; while iterating, what the mapper
+            raises.
     """
     _check(records, batch_size, num_workers)
     if sampler not in SAMPLERS:
@@ -69,19 +70,18 @@ def build_train_loader(
     if sampler == "RepeatFactorTrainingSampler":
         factors = compute_repeat_factors(records, threshold=repeat_threshold, sqrt=repeat_sqrt)
     wide = find_wide(records) if aspect_ratio_grouping else None
+    process: dict[str, Any] = {"seed": seed, "rank": rank, "world_size": world_size}
 
     def plan() -> Iterator[Batch]:
         if factors is None:
-            indices = draw_training_indices(
-                len(records), seed=seed, rank=rank, world_size=world_size
-            )
+            indices = draw_training_indices(len(records), **process)
         else:
-            indices = draw_repeated_indices(factors, seed=seed, rank=rank, world_size=world_size)
-        return batches(indices, batch_size, wide=wide, start_batch=start_batch)
+            indices = draw_repeated_indices(factors, **process)
+        return form_batches(indices, batch_size, wide=wide, start_batch=start_batch)
 
     plan()  # so that a wrong rank or start_batch is an error here and not in the first step
-    dataset = _TrainingSamples(_stored(records, num_workers), mapper, seed, rank)
-    return start_loader(dataset, Repeatable(plan), num_workers, collate=_as_list)
+    dataset = _Samples(records, num_workers, mapper, seed, rank)
+    return start_loader(dataset, Repeatable(plan), num_workers, collate=_keep_list)
 
 
 def build_test_loader(
@@ -93,29 +93,30 @@ def build_test_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
-    """Every image of this process's contiguous share once, in order; over all ranks each image once.
+    """Load every image of this process's share once, in order; all ranks together load each once.
 
     Raises:
-        ValueError: no records, or an argument out of its range; while iterating, what the mapper raises.
+        ValueError: no records, or an argument out of its range; while iterating, what the mapper
+            raises.
     """
     _check(records, batch_size, num_workers)
     shard = take_inference_shard(len(records), rank=rank, world_size=world_size)
     plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
-    dataset = _TestSamples(_stored(records, num_workers), mapper)
-    return start_loader(dataset, plan, num_workers, collate=_as_list)
+    dataset = _Samples(records, num_workers, mapper)
+    return start_loader(dataset, plan, num_workers, collate=_keep_list)
 
 
 def _check(records: Sequence[Record], batch_size: int, num_workers: int) -> None:
     if not records:
         raise ValueError(
-            "the dataset holds no images with usable annotations; check that the annotations hold boxes "
-            "that are no crowd, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
+            "the dataset holds no images with usable annotations; check that the annotations hold "
+            "boxes that are no crowd, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
         )
     check_loading(batch_size, num_workers)
 
 
 class _PackedRecords:
-    """Records as one tensor of bytes: workers share it, where each would copy a list of Python objects."""
+    """Hold records as one tensor of bytes, which workers share; they would copy a list of dicts."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         packed = [pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL) for record in records]
@@ -127,39 +128,31 @@ class _PackedRecords:
         return pickle.loads(self._bytes[begin : int(self._ends[index])].numpy().tobytes())
 
 
-def _stored(records: Sequence[Record], num_workers: int) -> Sequence[Record] | _PackedRecords:
-    return _PackedRecords(records) if num_workers > 0 else records
+class _Samples(Dataset):
+    """Map records: by (index, position) with a random state in training, else by index alone."""
 
-
-def _mapped(mapper: Mapper, record: Record, random_state: np.random.RandomState | None) -> Any:
-    try:
-        return mapper(record, random_state)
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # what a user's files cause; a bug of ours keeps its traceback
-        return Failure(error, str(record.get("file_name")))
-
-
-class _TrainingSamples(Dataset):
     def __init__(
-        self, records: Sequence[Record] | _PackedRecords, mapper: Mapper, seed: int, rank: int
+        self,
+        records: Sequence[Record],
+        num_workers: int,
+        mapper: Mapper,
+        seed: int = 0,
+        rank: int = 0,
     ) -> None:
-        self._records, self._mapper, self._seed, self._rank = records, mapper, seed, rank
+        self._records = _PackedRecords(records) if num_workers > 0 else records
+        self._mapper, self._seed, self._rank = mapper, seed, rank
 
-    def __getitem__(self, item: tuple[int, int]) -> Any:
-        index, position = item
-        random_state = make_random_state(self._seed, self._rank, position)
-        return _mapped(self._mapper, self._records[index], random_state)
+    def __getitem__(self, item: tuple[int, int] | int) -> Any:
+        random_state = None
+        if isinstance(item, tuple):
+            item, position = item
+            random_state = make_random_state(self._seed, self._rank, position)
+        record = self._records[item]
+        try:
+            return self._mapper(record, random_state)
+        except (ValueError, OSError) as error:  # from a user's files; our bugs keep their traceback
+            return Failure(error, str(record.get("file_name")))
 
 
-class _TestSamples(Dataset):
-    def __init__(self, records: Sequence[Record] | _PackedRecords, mapper: Mapper) -> None:
-        self._records, self._mapper = records, mapper
-
-    def __getitem__(self, index: int) -> Any:
-        return _mapped(self._mapper, self._records[index], None)
-
-
-def _as_list(samples: list[Any]) -> list[Any]:
+def _keep_list(samples: list[Any]) -> list[Any]:
     return samples

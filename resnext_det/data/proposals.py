@@ -1,7 +1,8 @@
-"""Region proposals in files, in detectron2's form: computed by one network, used by another.
+"""Write, read and transform region proposals, in detectron2's files.
 
-A file is a pickle of {"ids": [...], "boxes": [(N, 4) arrays], "objectness_logits": [(N,) arrays], "bbox_mode": 0}; the boxes are
-x0, y0, x1, y1 in pixels of the image as it lies on the disk. Reading one runs no code.
+One network computes them and another uses them. A file is a pickle of {"ids": [...], "boxes": [(N,
+4) arrays], "objectness_logits": [(N,) arrays], "bbox_mode": 0}; the boxes are x0, y0, x1, y1 in
+pixels of the image as it lies on the disk. Reading one runs no code.
 """
 
 from __future__ import annotations
@@ -15,27 +16,28 @@ import numpy as np
 import torch
 
 from resnext_det.data.coco_json import XYWH_ABS, Record
-from resnext_det.files import write_file
+from resnext_det.files import list_first, write_file
 from resnext_det.instances import Boxes, Instances
 from resnext_det.weights.unpickling.pickle_files import read_plain_pickle
 
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS
 KEYS = ("proposal_boxes", "proposal_objectness_logits", "proposal_bbox_mode")
-"""What a record with proposals has besides, as in detectron2."""
+"""The keys that proposals add to a record, as in detectron2."""
 
 Proposals = Mapping[Any, tuple[np.ndarray, np.ndarray]]
-"""Image id -> boxes (N, 4), x0, y0, x1, y1 in pixels of the original image, and their objectness logits (N,)."""
+"""Image id -> boxes (N, 4), x0, y0, x1, y1 in pixels of the original image, and logits (N,)."""
 
 _WRITTEN_BY_DETECTRON = {"indexes": "ids", "scores": "objectness_logits"}
-_OUTSIDE = (
-    1.0  # pixels by which a box may exceed its image: some count the last pixel, some its end
+_COLUMNS = ("ids", "boxes", "objectness_logits")
+_OUTSIDE = 1.0  # pixels that a box may exceed its image by: some count the last pixel, some its end
+_FORM = (
+    'write a dict with lists "ids", "boxes" and "objectness_logits", as detectron2\'s '
+    "box_proposals.pkl has"
 )
 
 
 def write_proposals(path: str | Path, proposals: Proposals) -> None:
     """Write a file that ``read_proposals`` and detectron2 read; it appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     contents = {
         "ids": list(proposals),
         "boxes": [boxes for boxes, _ in proposals.values()],
@@ -43,11 +45,12 @@ def write_proposals(path: str | Path, proposals: Proposals) -> None:
         "bbox_mode": XYXY_ABS,
     }
     try:
-        # protocol 5 writes arrays without a copy of them in memory
-        write_file(path, lambda file: pickle.dump(contents, file, protocol=5))
+        # Protocol 5 writes arrays without a copy of them in memory.
+        write_file(Path(path), lambda file: pickle.dump(contents, file, protocol=5))
     except OSError as error:
         raise OSError(
-            f"proposals {path} could not be written ({error}); make room on that disk, or choose another OUTPUT_DIR"
+            f"proposals {path} could not be written ({error}); make room on that disk, or choose "
+            "another OUTPUT_DIR"
         ) from error
 
 
@@ -56,30 +59,32 @@ def read_proposals(path: str | Path) -> Proposals:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, asks for code, is no file of proposals, or names an image twice; a box or logit is not finite.
+        ValueError: it is damaged, asks for code, is no file of proposals, or names an image twice;
+            a box or logit is not finite.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"proposals {path} are not there; write them with tools/train_two_step.py, or give another path in "
-            "DATASETS.PROPOSAL_FILES_TRAIN and PROPOSAL_FILES_TEST (nothing is downloaded)"
+            f"proposals {path} are not there; write them with tools/train_two_step.py, or give "
+            "another path in DATASETS.PROPOSAL_FILES_TRAIN and PROPOSAL_FILES_TEST (nothing is "
+            "downloaded)"
         )
-    contents = read_plain_pickle(path)
-    ids, boxes, logits, mode = _columns(contents, path)
+    ids, boxes, logits, mode = _split_columns(read_plain_pickle(path), path)
     found: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
     for identity, image_boxes, image_logits in zip(ids, boxes, logits):
+        where = f"proposals {path}, image {identity!r}"
         if identity in found:
             raise ValueError(
                 f"proposals {path}: image {identity!r} stands there twice; write each image once"
             )
-        found[identity] = _checked(
-            image_boxes, image_logits, mode, f"proposals {path}, image {identity!r}"
-        )
+        found[identity] = _convert(image_boxes, image_logits, mode, where)
     return found
 
 
 def add_proposals(records: Sequence[Record], path: str | Path, *, name: str) -> list[Record]:
-    """The records of a dataset with the proposals of a file, best first: detectron2's ``load_proposals_into_dataset``.
+    """Add the proposals of a file, best first, to the records of a dataset.
+
+    Equals detectron2's ``load_proposals_into_dataset``.
 
     Args:
         records: detectron2's standard dicts.
@@ -87,30 +92,31 @@ def add_proposals(records: Sequence[Record], path: str | Path, *, name: str) -> 
         name: of the dataset, for messages.
 
     Returns:
-        new records, with ``KEYS`` besides.
+        New records, with ``KEYS`` besides.
 
     Raises:
-        FileNotFoundError, ValueError: see ``read_proposals``; an image has no proposals in the file, or such that lie outside of it.
+        FileNotFoundError, ValueError: see ``read_proposals``; an image has no proposals in the
+            file, or such that lie outside of it.
     """
     found = {str(identity): proposals for identity, proposals in read_proposals(path).items()}
     missing = [record for record in records if str(record["image_id"]) not in found]
     if missing:
-        first, number = missing[0], len(missing)
         some = (
-            f"it has {len(found)} images, such as {', '.join(list(found)[:3])}"
+            f"it has {len(found)} images, such as {list_first(found, 3)}"
             if found
             else "it has none"
         )
         raise ValueError(
-            f"proposals {path}: image {first['image_id']} ({first['file_name']}) of dataset {name!r} is not there, and so it is for "
-            f"{number} of {len(records)} images; {some}; give the file that was computed on {name!r} in DATASETS.PROPOSAL_FILES_*"
+            f"proposals {path}: image {missing[0]['image_id']} ({missing[0]['file_name']}) of "
+            f"dataset {name!r} is not there, and so it is for {len(missing)} of {len(records)} "
+            f"images; {some}; give the file that was computed on {name!r} in "
+            "DATASETS.PROPOSAL_FILES_*"
         )
     completed = []
     for record in records:
         boxes, logits = found.pop(str(record["image_id"]))
         _check_inside(boxes, record, f"proposals {path}, dataset {name!r}")
-        # As detectron2 sorts, also among equal logits.
-        order = logits.argsort()[::-1]
+        order = logits.argsort()[::-1]  # as detectron2 sorts, also among equal logits
         completed.append({**record, **dict(zip(KEYS, (boxes[order], logits[order], XYXY_ABS)))})
     return completed
 
@@ -123,14 +129,14 @@ def transform_proposals(
     flipped: str,
     topk: int,
 ) -> Instances:
-    """The proposals of a record in its mapped image: detectron2's ``transform_proposals``, to the last bit.
+    """Transform a record's proposals along with its image, as detectron2 does to the last bit.
 
     Args:
-        record: of ``add_proposals``.
-        size: (height, width) of the mapped image.
+        record: one of ``add_proposals``.
+        size: (height, width) of the transformed image.
         scale: factors of x and y; None where the image is not resized.
         flipped: "horizontal", "vertical" or "none".
-        topk: of the boxes that are not empty in the mapped image the best so many are kept.
+        topk: how many of the boxes that are not empty in the transformed image are kept.
 
     Returns:
         ``proposal_boxes`` and ``objectness_logits``, float32, best first.
@@ -144,11 +150,8 @@ def transform_proposals(
         corners[:, 0::2] = width - corners[:, 0::2]
     elif flipped == "vertical":
         corners[:, 1::2] = height - corners[:, 1::2]
-    low, high = (
-        np.minimum(corners[:, :2], corners[:, 2:]),
-        np.maximum(corners[:, :2], corners[:, 2:]),
-    )
-    boxes = torch.from_numpy(np.hstack([low, high]).astype(np.float32))
+    ends = np.sort(corners.reshape(-1, 2, 2), axis=1)  # the flipped corners, in order
+    boxes = torch.from_numpy(ends.reshape(-1, 4).astype(np.float32))
     boxes[:, 0::2].clamp_(min=0, max=width)
     boxes[:, 1::2].clamp_(min=0, max=height)
     logits = torch.from_numpy(record["proposal_objectness_logits"].astype(np.float32))
@@ -158,31 +161,31 @@ def transform_proposals(
     )
 
 
-def _columns(contents: Any, path: Path) -> tuple[list[Any], list[Any], list[Any], int]:
-    """ids, boxes, objectness_logits and bbox_mode of a file's contents."""
+def _split_columns(contents: Any, path: Path) -> tuple[list[Any], list[Any], list[Any], int]:
+    """Check a file's contents and return ids, boxes, objectness_logits and bbox_mode."""
     if not isinstance(contents, dict):
         raise ValueError(f"proposals {path} hold a {type(contents).__name__}; {_FORM}")
     contents = {_WRITTEN_BY_DETECTRON.get(key, key): value for key, value in contents.items()}
-    columns = [contents.get(key) for key in ("ids", "boxes", "objectness_logits")]
+    columns = [contents.get(key) for key in _COLUMNS]
     if not all(isinstance(column, (list, tuple, np.ndarray)) for column in columns):
         raise ValueError(f"proposals {path} have the keys {', '.join(map(str, contents))}; {_FORM}")
     ids, boxes, logits = ([*column] for column in columns if column is not None)
     if not len(ids) == len(boxes) == len(logits):
         raise ValueError(
-            f"proposals {path} have {len(ids)} ids, {len(boxes)} boxes and {len(logits)} objectness_logits; write one of each an image"
+            f"proposals {path} have {len(ids)} ids, {len(boxes)} boxes and {len(logits)} "
+            "objectness_logits; write one of each an image"
         )
     mode = contents.get("bbox_mode", XYXY_ABS)
     if mode not in (XYXY_ABS, XYWH_ABS):
         raise ValueError(
-            f"proposals {path} have bbox_mode {mode!r}; write 0 (x0, y0, x1, y1) or 1 (x, y, width, height), in pixels"
+            f"proposals {path} have bbox_mode {mode!r}; write 0 (x0, y0, x1, y1) or 1 (x, y, "
+            "width, height), in pixels"
         )
     return ids, boxes, logits, int(mode)
 
 
-_FORM = 'write a dict with lists "ids", "boxes" and "objectness_logits", as detectron2\'s box_proposals.pkl has'
-
-
-def _checked(boxes: Any, logits: Any, mode: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _convert(boxes: Any, logits: Any, mode: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Check the proposals of an image, and convert boxes to corners."""
     for array, key, shape in ((boxes, "boxes", "(N, 4)"), (logits, "objectness_logits", "(N,)")):
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
@@ -192,7 +195,8 @@ def _checked(boxes: Any, logits: Any, mode: int, where: str) -> tuple[np.ndarray
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or logits.shape != boxes.shape[:1]:
         raise ValueError(
-            f"{where}: boxes have the shape {boxes.shape} and objectness_logits {logits.shape}; write (N, 4) and (N,)"
+            f"{where}: boxes have the shape {boxes.shape} and objectness_logits {logits.shape}; "
+            "write (N, 4) and (N,)"
         )
     if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
         raise ValueError(f"{where}: a box or a logit is not finite; leave such proposals out")
@@ -202,13 +206,14 @@ def _checked(boxes: Any, logits: Any, mode: int, where: str) -> tuple[np.ndarray
 
 
 def _check_inside(boxes: np.ndarray, record: Record, where: str) -> None:
-    """Boxes of another image, or in pixels of a resized one, would be clipped in silence."""
+    """Refuse boxes of another or a resized image, which would be clipped in silence."""
     size = np.array([record["width"], record["height"]] * 2)
     outside = ((boxes < -_OUTSIDE) | (boxes > size + _OUTSIDE)).any(axis=1)
     if outside.any():
         box = boxes[int(outside.argmax())].tolist()
         raise ValueError(
-            f"{where}: box {box} of image {record['image_id']} lies outside of {record['file_name']}, which is {record['width']} x "
-            f"{record['height']}, and so do {outside.sum() - 1} more; give the file that was computed on this dataset, with boxes in "
-            "pixels of the original image"
+            f"{where}: box {box} of image {record['image_id']} lies outside of "
+            f"{record['file_name']}, which is {record['width']} x {record['height']}, and so do "
+            f"{outside.sum() - 1} more; give the file that was computed on this dataset, with "
+            "boxes in pixels of the original image"
         )

@@ -1,7 +1,8 @@
-"""An image file as a uint8 array, as detectron2's ``detection_utils.read_image`` gives it."""
+"""Read and decode image files: upright for detection, as they are stored for classification."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -10,20 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
 FORMATS = ("BGR", "RGB", "L")
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_JPEG = b"\xff\xd8\xff"
 # What PIL's decoders raise on a file that is cut off or is no image.
 _DECODING_ERRORS = (
     OSError,
@@ -38,9 +31,9 @@ _DECODING_ERRORS = (
 def read_image(path: str | Path, format: str) -> np.ndarray:
     """Decode an image file, turned upright by its EXIF orientation.
 
-    Equals detectron2's ``read_image`` on 8-bit files of every mode (grayscale, palette, RGBA, LA, CMYK, ...);
-    an alpha channel is left out, as there. 16-bit grayscale is scaled to 8 bits (its high byte), where
-    detectron2 saturates.
+    Equals detectron2's ``read_image`` on 8-bit files of every mode (grayscale, palette, RGBA, LA,
+    CMYK, ...); an alpha channel is left out, as there. 16-bit grayscale is scaled to 8 bits (its
+    high byte), where detectron2 saturates.
 
     Args:
         path: the file.
@@ -51,8 +44,8 @@ def read_image(path: str | Path, format: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or is no image, its pixels are 32-bit numbers, or the format is
-        unknown.
+        ValueError: the file is truncated or is no image, its pixels are 32-bit numbers, or the
+            format is unknown.
     """
     if format not in FORMATS:
         raise ValueError(
@@ -63,14 +56,15 @@ def read_image(path: str | Path, format: str) -> np.ndarray:
             pixels = decode_image(file, "L" if format == "L" else "RGB", upright=True)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"image {path} does not exist; a file name in the annotations is relative to the dataset's image "
-            f"folder: correct the folder (built-in datasets lie under $DETECTRON2_DATASETS, others where "
-            f"--register-coco NAME ANNOTATIONS IMAGES says) or put the file there"
+            f"image {path} does not exist; a file name in the annotations is relative to the "
+            "dataset's image folder: correct the folder (built-in datasets lie under "
+            "$DETECTRON2_DATASETS, others where --register-coco NAME ANNOTATIONS IMAGES says) or "
+            "put the file there"
         ) from None
     except (OSError, ValueError) as error:
         raise ValueError(
             f"image {path} cannot be read: {error}; replace the file (copy or download it again), "
-            f"or remove it from the annotations"
+            "or remove it from the annotations"
         ) from error
     if format == "L":
         return pixels[:, :, None]
@@ -89,66 +83,60 @@ def decode_image(file: BinaryIO, mode: str, *, upright: bool) -> np.ndarray:
         uint8, (height, width, 3), or (height, width) for "L"; it may be read-only.
 
     Raises:
-        ValueError: the file is truncated or is no image, or its pixels are 32-bit numbers; the text is the reason alone.
+        ValueError: the file is truncated or is no image, or its pixels are 32-bit numbers; the text
+            is the reason alone.
     """
     try:
         with Image.open(file) as image:
             image.load()
-            return np.asarray(_eight_bit(_upright(image) if upright else image).convert(mode))
+            if upright:
+                # A malformed EXIF block is no reason to refuse the pixels; PIL raises many types.
+                with contextlib.suppress(Exception):
+                    ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_scale_to_eight_bits(image).convert(mode))
     except UnidentifiedImageError as error:
         raise ValueError("it is no image of a known format") from error
     except _DECODING_ERRORS as error:
         raise ValueError(str(error)) from error
 
 
-def check_image_size(record: dict[str, Any], image: np.ndarray) -> None:
-    """Raise ValueError where a record's width and height are not its image's (after EXIF orientation)."""
-    height, width = image.shape[:2]
-    if (width, height) == (record["width"], record["height"]):
-        return
-    raise ValueError(
-        f"image {record['file_name']} is {width} x {height} pixels (width x height, upright after its EXIF "
-        f"orientation), but its annotations say {record['width']} x {record['height']}; correct 'width' and "
-        f"'height' of image id {record['image_id']} in the annotations, or put the right file there"
-    )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except (
-        Exception
-    ):  # a malformed EXIF block is no reason to refuse the pixels; PIL raises many types on it
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit gray to 8 bits: PIL's own conversion would make every pixel over 255 white."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(
-            f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range, convert it to 8 bits"
+            f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range, convert it to "
+            "8 bits"
         )
     return image
 
 
-_JPEG = b"\xff\xd8\xff"
+def check_image_size(record: dict[str, Any], image: np.ndarray) -> None:
+    """Raise ValueError where a record's width and height are not those of its upright image."""
+    height, width = image.shape[:2]
+    if (width, height) == (record["width"], record["height"]):
+        return
+    raise ValueError(
+        f"image {record['file_name']} is {width} x {height} pixels (width x height, upright after "
+        f"its EXIF orientation), but its annotations say {record['width']} x {record['height']}; "
+        f"correct 'width' and 'height' of image id {record['image_id']} in the annotations, or put "
+        "the right file there"
+    )
 
 
 def decode_rgb(data: np.ndarray, file_name: str, remedy: str) -> np.ndarray:
-    """Decode the contents of an image file of any format and mode that Pillow reads, to the pixels that Pillow gives.
+    """Decode the contents of an image file of any format and mode to the pixels that Pillow gives.
 
-    The format is told by the contents: some files of ImageNet that are called .JPEG are PNGs, and some are CMYK. The EXIF orientation is
-    not applied, as fb.resnet.torch (``image.load``), torchvision's ImageNet reference and timm do not: published networks were trained
-    and tested on the pixels as they are stored. JPEGs are decoded by torchvision, which is faster and gives the same pixels; what it
-    does not take (CMYK, damaged files) goes to Pillow.
+    The format is told by the contents: some files of ImageNet that are called .JPEG are PNGs, and
+    some are CMYK. The EXIF orientation is not applied, as fb.resnet.torch (``image.load``),
+    torchvision's ImageNet reference and timm do not: published networks were trained and tested on
+    the pixels as they are stored. JPEGs are decoded by torchvision, which is faster and gives the
+    same pixels; what it does not take (CMYK, damaged files) goes to Pillow.
 
     Args:
         data: uint8 (size,), writable.
-        file_name: what an error calls the image.
+        file_name: the image's name in an error.
         remedy: what an error says to do.
 
     Returns:
@@ -168,14 +156,12 @@ def decode_rgb(data: np.ndarray, file_name: str, remedy: str) -> np.ndarray:
 
 
 def _decode_jpeg(data: np.ndarray) -> np.ndarray | None:
-    """None where Pillow has to decide."""
+    """Decode with torchvision; None where Pillow has to decide."""
     try:
-        tensor = decode_jpeg(
-            torch.from_numpy(data), mode=ImageReadMode.UNCHANGED
-        )  # (channels, height, width)
+        planes = decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.UNCHANGED)  # (C, H, W)
     except RuntimeError:
         return None
-    pixels = tensor.permute(1, 2, 0).numpy()  # (height, width, channels), as it lies in memory
+    pixels = planes.permute(1, 2, 0).numpy()  # (H, W, C), as it lies in memory
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     return pixels if pixels.shape[2] == 3 else None
@@ -184,8 +170,8 @@ def _decode_jpeg(data: np.ndarray) -> np.ndarray | None:
 def read_range(path: str, offset: int = 0, size: int | None = None) -> np.ndarray:
     """Read ``size`` bytes of a file from ``offset`` on, by default all, as a writable uint8 array.
 
-    The file is opened anew, so that no two processes share a position in it; for the 110 kB of an ImageNet photograph that
-    takes 9 microseconds in place of 5 (decoding takes 700).
+    The file is opened anew, so that no two processes share a position in it; for the 110 kB of an
+    ImageNet photograph that takes 9 microseconds in place of 5 (decoding takes 700).
 
     Raises:
         OSError: the file is not there or cannot be read.

@@ -1,8 +1,8 @@
-"""The order of training samples as pure functions of a seed: it can start anywhere without loading an image.
+"""Order training samples as a pure function of a seed, from any place on, without loading images.
 
-A batch is a list of (index, position): the record's index, and its place in this rank's endless stream. The
-stream and the batches equal detectron2's with its workers at 0 or 1 (with more, detectron2's order depends on
-their number).
+A batch is a list of (index, position): the record's index, and its place in this rank's endless
+stream. The stream and the batches equal detectron2's with its workers at 0 or 1 (with more,
+detectron2's order depends on their number).
 """
 
 from __future__ import annotations
@@ -20,89 +20,81 @@ Batch = list[tuple[int, int]]
 
 
 def draw_training_indices(
-    size: int,
-    *,
-    seed: int,
-    shuffle: bool = True,
-    rank: int = 0,
-    world_size: int = 1,
-    start: int = 0,
+    size: int, *, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
 ) -> Iterator[int]:
-    """Endless permutations of range(size), strided by rank; equals detectron2's ``TrainingSampler``.
+    """Draw endless permutations of range(size), strided by rank, as detectron2's TrainingSampler.
 
-    With start=k they begin with the k-th of this rank; the permutations before it are drawn, and not gone through.
+    With start=k they begin with the k-th of this rank; the permutations before it are drawn, and
+    not gone through.
 
     Raises ValueError where size is not positive or rank is not below world_size.
     """
     _check_rank(size, rank, world_size)
     whole, rest = divmod(rank + start * world_size, size)
-    return islice(_permutations(size, seed, shuffle, whole), rest, None, world_size)
+    return islice(_permute(size, seed, whole), rest, None, world_size)
 
 
 def draw_repeated_indices(
-    factors: torch.Tensor, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
+    factors: torch.Tensor, *, seed: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[int]:
-    """As draw_training_indices, index i repeated factors[i] times an epoch; the fraction is rounded up by chance.
+    """Draw indices, i repeated factors[i] times an epoch; the fraction is rounded up by chance.
 
-    Equals detectron2's ``RepeatFactorTrainingSampler``.
+    Equals detectron2's ``RepeatFactorTrainingSampler``; raises as ``draw_training_indices``.
     """
     _check_rank(len(factors), rank, world_size)
-    return islice(_repeated_permutations(factors, seed, shuffle), rank, None, world_size)
+    return islice(_permute_repeated(factors, seed), rank, None, world_size)
 
 
 def compute_repeat_factors(
     records: Sequence[dict[str, Any]], *, threshold: float, sqrt: bool = True
 ) -> torch.Tensor:
-    """How often an image is seen: max(1, sqrt(threshold / frequency(c))) of its rarest category c.
+    """Compute how often each image is seen, from the frequency of its rarest category.
 
-    frequency(c) is the share of images with c in them (LVIS, appendix B.2); without ``sqrt`` the ratio
-    itself. Float32, (len(records),); equals detectron2's ``repeat_factors_from_category_frequency``.
+    The factor is max(1, sqrt(threshold / frequency)), or without ``sqrt`` the ratio itself; the
+    frequency of a category is the share of images that have it (LVIS, appendix B.2).
+
+    Returns:
+        float32, (len(records),), equal to detectron2's ``repeat_factors_from_category_frequency``.
     """
-    categories = [
-        {annotation["category_id"] for annotation in record["annotations"]} for record in records
-    ]
+    categories = [{a["category_id"] for a in record["annotations"]} for record in records]
     counts = Counter(category for present in categories for category in present)
     ratios = {category: threshold / (count / len(records)) for category, count in counts.items()}
-    factors = {
-        category: max(1.0, math.sqrt(ratio) if sqrt else ratio)
-        for category, ratio in ratios.items()
-    }
-    return torch.tensor(
-        [max((factors[category] for category in present), default=1.0) for present in categories],
-        dtype=torch.float32,
-    )
+    factors = {c: max(1.0, math.sqrt(ratio) if sqrt else ratio) for c, ratio in ratios.items()}
+    rarest = [max((factors[c] for c in present), default=1.0) for present in categories]
+    return torch.tensor(rarest, dtype=torch.float32)
 
 
-def batches(
+def form_batches(
     indices: Iterable[int],
     batch_size: int,
     *,
     wide: Sequence[bool] | None = None,
     start_batch: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of (index, position), from batch ``start_batch`` on: the tail of what start_batch=0 gives.
+    """Form batches of (index, position), from batch ``start_batch`` on.
 
     Args:
         indices: a rank's stream.
         batch_size: images in a batch.
         wide: whether record i is wider than high; a batch then holds images of one orientation, as
-            detectron2's ``AspectRatioGroupedDataset`` forms them. None takes the stream as it comes.
+            detectron2's ``AspectRatioGroupedDataset`` forms them. None takes the stream as it
+            comes.
         start_batch: batches to pass over; nothing is loaded for them.
     """
     if batch_size < 1 or start_batch < 0:
         raise ValueError(
             f"batch_size is {batch_size}, start_batch {start_batch}; give at least 1 and at least 0"
         )
-    return islice(_grouped(indices, batch_size, wide), start_batch, None)
+    return islice(_group(indices, batch_size, wide), start_batch, None)
 
 
 def find_wide(records: Sequence[dict[str, Any]]) -> list[bool]:
-    """Whether each record's image is wider than high, from the record alone."""
+    """Tell of each record whether its image is wider than high."""
     return [record["width"] > record["height"] for record in records]
 
 
 def take_inference_shard(size: int, *, rank: int = 0, world_size: int = 1) -> range:
-    """The indices of one rank: contiguous, the first ranks one longer; as ``InferenceSampler``."""
+    """Take the indices of one rank: contiguous, the first ranks one longer; as InferenceSampler."""
     _check_rank(size, rank, world_size)
     shard, left = divmod(size, world_size)
     begin = rank * shard + min(rank, left)
@@ -110,39 +102,35 @@ def take_inference_shard(size: int, *, rank: int = 0, world_size: int = 1) -> ra
 
 
 def make_random_state(seed: int, rank: int, position: int) -> np.random.RandomState:
-    """The generator of one training sample, from nothing but these three numbers.
+    """Make the generator of one training sample, from nothing but these three numbers.
 
-    So augmentation depends neither on the number of workers nor on a restart. A negative seed is taken modulo
-    2**64.
+    So augmentation depends neither on the number of workers nor on a restart. A negative seed is
+    taken modulo 2**64.
     """
     sequence = np.random.SeedSequence(seed % 2**64, spawn_key=(rank, position))
     return np.random.RandomState(np.random.MT19937(sequence))
 
 
-def _permutations(size: int, seed: int, shuffle: bool, passed: int = 0) -> Iterator[int]:
-    """One after another, from number ``passed`` on."""
+def _permute(size: int, seed: int, passed: int) -> Iterator[int]:
+    """Draw one permutation after another, from number ``passed`` on."""
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(passed if shuffle else 0):
+    for _ in range(passed):
         torch.randperm(size, generator=generator)
     while True:
-        yield from torch.randperm(size, generator=generator).tolist() if shuffle else range(size)
+        yield from torch.randperm(size, generator=generator).tolist()
 
 
-def _repeated_permutations(factors: torch.Tensor, seed: int, shuffle: bool) -> Iterator[int]:
+def _permute_repeated(factors: torch.Tensor, seed: int) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     whole = torch.trunc(factors)
     fraction = factors - whole
     while True:
         repeats = whole + (torch.rand(len(fraction), generator=generator) < fraction)
         epoch = torch.arange(len(factors)).repeat_interleave(repeats.long())
-        yield from (
-            epoch[torch.randperm(len(epoch), generator=generator)] if shuffle else epoch
-        ).tolist()
+        yield from epoch[torch.randperm(len(epoch), generator=generator)].tolist()
 
 
-def _grouped(
-    indices: Iterable[int], batch_size: int, wide: Sequence[bool] | None
-) -> Iterator[Batch]:
+def _group(indices: Iterable[int], batch_size: int, wide: Sequence[bool] | None) -> Iterator[Batch]:
     waiting: dict[bool, Batch] = {True: [], False: []}
     for position, index in enumerate(indices):
         orientation = wide[index] if wide is not None else True
@@ -157,5 +145,6 @@ def _check_rank(size: int, rank: int, world_size: int) -> None:
         raise ValueError(f"a dataset of {size} images cannot be sampled; give at least one image")
     if not 0 <= rank < world_size:
         raise ValueError(
-            f"rank {rank} of {world_size} processes does not exist; give a rank from 0 to {world_size - 1}"
+            f"rank {rank} of {world_size} processes does not exist; give a rank from 0 to "
+            f"{world_size - 1}"
         )

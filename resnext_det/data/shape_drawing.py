@@ -1,4 +1,4 @@
-"""Draws scenes of textured shapes over cluttered backgrounds, with the boxes of what is visible of them.
+"""Draw scenes of textured shapes over cluttered backgrounds, with the boxes of what is visible.
 
 While a scene is painted its image is float32 (3, height, width), blue green red, 0 to 255.
 """
@@ -19,76 +19,77 @@ SHAPE_CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 """Class names in alphabetical order, the order in which a folder of images sorts them."""
 
 MIN_VISIBLE = 0.65
-"""The part of every object that is neither hidden nor outside the image is at least this."""
-
+"""The least part of every object that is neither hidden nor outside the image."""
 
 # Outlines, of radius about 1 around the origin
 
 
-def _polygon(corners: int, radius: float = 1.0) -> np.ndarray:
-    """A regular polygon that stands upright: a square on its side, a triangle and a star with a point on top."""
+def _make_polygon(corners: int, radius: float = 1.0) -> np.ndarray:
+    """Make a regular polygon: a square on its side, a triangle and a star with a point on top."""
     angles = 2 * np.pi * (np.arange(corners) + 0.5 * (corners % 4 == 0)) / corners - np.pi / 2
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _star(random: Generator) -> Shape:
-    points = _polygon(10)
+def _make_star(random: Generator) -> Shape:
+    points = _make_polygon(10)
     points[1::2] *= random.uniform(0.4, 0.5)
     return [points]
 
 
-def _cross(random: Generator) -> Shape:
+def _make_cross(random: Generator) -> Shape:
     arm = random.uniform(0.26, 0.36)
     corner = np.array([[1, -arm], [1, arm], [arm, arm]])
     turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
     return [np.concatenate([corner @ turn.T for turn in turns])]
 
 
-def _angle(random: Generator) -> Shape:
+def _make_angle(random: Generator) -> Shape:
     width = random.uniform(0.3, 0.5)
     return [np.array([[0, 0], [2, 0], [2, width], [width, width], [width, 2], [0, 2]]) - 0.7]
 
 
 OUTLINES: dict[str, Callable[[Generator], Shape]] = {
-    "circle": lambda random: [_polygon(64)],
-    "cross": _cross,
-    "ring": lambda random: [_polygon(64), _polygon(64, random.uniform(0.45, 0.65))],
-    "square": lambda random: [_polygon(4)],
-    "star": _star,
-    "triangle": lambda random: [_polygon(3)],
+    "circle": lambda random: [_make_polygon(64)],
+    "cross": _make_cross,
+    "ring": lambda random: [_make_polygon(64), _make_polygon(64, random.uniform(0.45, 0.65))],
+    "square": lambda random: [_make_polygon(4)],
+    "star": _make_star,
+    "triangle": lambda random: [_make_polygon(3)],
 }
 DISTRACTORS: tuple[Callable[[Generator], Shape], ...] = (
     lambda random: [
         np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (1.0, random.uniform(0.2, 0.5))
     ],
-    lambda random: [_polygon(64) * (1.0, random.uniform(0.35, 0.6))],  # an ellipse; above, a slab
-    lambda random: [_polygon(64)[:33]],  # a half disc
-    _angle,
+    lambda random: [
+        _make_polygon(64) * (1.0, random.uniform(0.35, 0.6))
+    ],  # an ellipse; above, a slab
+    lambda random: [_make_polygon(64)[:33]],  # a half disc
+    _make_angle,
 )
 
 
 def _place(random: Generator, outline: Shape, radius: float, height: int, width: int) -> Shape:
-    """The outline at a random place, turn and slight stretch, in pixels."""
+    """Place the outline at random, turned and slightly stretched, in pixels."""
     turn, stretch = random.uniform(-0.4, 0.4), random.uniform(0.93, 1.07)
     cos, sin = np.cos(turn), np.sin(turn)
     matrix = radius * np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch, 1 / stretch])
-    centre = random.uniform((0, 0), (width, height))
-    return [contour @ matrix.T + centre for contour in outline]
+    center = random.uniform((0, 0), (width, height))
+    return [contour @ matrix.T + center for contour in outline]
 
 
-def _area(shape: Shape) -> float:
+def _compute_area(shape: Shape) -> float:
     areas = [cv2.contourArea(contour.astype(np.float32)) for contour in shape]
     return areas[0] - sum(areas[1:])
 
 
-def _coverage(shape: Shape, height: int, width: int) -> np.ndarray:
-    """How much of each pixel a shape covers: uint8 (height, width), anti-aliased."""
+def _rasterize(shape: Shape, height: int, width: int) -> np.ndarray:
+    """Compute how much of each pixel a shape covers: uint8 (height, width), anti-aliased."""
     canvas = np.zeros((height, width), np.uint8)
     low = np.clip(np.floor(shape[0].min(0)), 0, (width, height)).astype(int)
     high = np.clip(np.ceil(shape[0].max(0)), 0, (width, height)).astype(int)
     if (high > low).all():
         fine = np.zeros((4 * (high - low))[::-1], np.uint8)
-        # OpenCV has the centre of pixel (0, 0) at 0, we at one half; its points have four bits of fraction.
+        # Pixel (0, 0) has its center at 0 in OpenCV, here at one half; four bits are fraction.
         contours = [np.rint((4 * (contour - low) - 0.5) * 16).astype(np.int32) for contour in shape]
         cv2.fillPoly(fine, contours, 255, shift=4)
         mean = cv2.resize(fine, (high - low).tolist(), interpolation=cv2.INTER_AREA)
@@ -99,9 +100,9 @@ def _coverage(shape: Shape, height: int, width: int) -> np.ndarray:
 # Paint
 
 
-def _pattern(random: Generator, height: int, width: int) -> np.ndarray:
-    """A gradient, stripes, a chequer or soft noise: float32 (height, width) within 0 to 1."""
-    kind = random.choice(("noise", "gradient", "stripes", "chequer"))
+def _draw_pattern(random: Generator, height: int, width: int) -> np.ndarray:
+    """Draw a gradient, stripes, a checker or soft noise: float32 (height, width), 0 to 1."""
+    kind = random.choice(("noise", "gradient", "stripes", "checker"))
     if kind == "noise":
         cell = random.uniform(4, 40)
         grid = random.random((int(height / cell) + 2, int(width / cell) + 2), dtype=np.float32)
@@ -114,43 +115,43 @@ def _pattern(random: Generator, height: int, width: int) -> np.ndarray:
         return (along - along.min()) / max(float(np.ptp(along)), 1.0)
     frequency = np.float32(2 * np.pi / random.uniform(7, 32))
     wave = np.sin(frequency * along + np.float32(phase))
-    if kind == "chequer":
+    if kind == "checker":
         wave *= np.sin(frequency * (cos * y - sin * x))
     return np.clip(0.5 + np.float32(random.uniform(0.7, 3)) * wave, 0, 1)
 
 
-def _colours(random: Generator, number: int) -> np.ndarray:
-    """Colours of mixed saturation: float32 (number, 3, 1, 1)."""
+def _draw_colors(random: Generator, number: int) -> np.ndarray:
+    """Draw colors of mixed saturation: float32 (number, 3, 1, 1)."""
     vivid = random.uniform(0, 255, (number, 3))
-    grey = vivid.mean(1, keepdims=True)
-    colours = grey + (vivid - grey) * random.uniform(0.3, 1.0, (number, 1))
-    return colours.astype(np.float32)[..., None, None]
+    gray = vivid.mean(1, keepdims=True)
+    colors = gray + (vivid - gray) * random.uniform(0.3, 1.0, (number, 1))
+    return colors.astype(np.float32)[..., None, None]
 
 
 def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return first + (second - first) * weight
 
 
-def _background(random: Generator, height: int, width: int) -> np.ndarray:
-    first, second, third = _colours(random, 3)
+def _draw_background(random: Generator, height: int, width: int) -> np.ndarray:
+    first, second, third = _draw_colors(random, 3)
     second = _blend(first, second, np.asarray(random.uniform(0.05, 0.3), np.float32))
-    image = _blend(first, second, _pattern(random, height, width))
+    image = _blend(first, second, _draw_pattern(random, height, width))
     return _blend(
-        image, third, _pattern(random, height, width) * np.float32(random.uniform(0, 0.12))
+        image, third, _draw_pattern(random, height, width) * np.float32(random.uniform(0, 0.12))
     )
 
 
 def _paint(random: Generator, image: np.ndarray, coverage: np.ndarray) -> None:
-    """Fill what is covered with two shades of a colour that stands out from what lies beneath; in place."""
+    """Fill what is covered, in place, with two shades of a color unlike what lies beneath."""
     x, y, width, height = cv2.boundingRect(coverage)
     patch = image[:, y : y + height, x : x + width]
     alpha = coverage[y : y + height, x : x + width].astype(np.float32) / np.float32(255)
     beneath = (patch * alpha).sum((1, 2), keepdims=True) / alpha.sum()
-    colours = _colours(random, 24)
-    distances = np.sqrt(((colours - beneath) ** 2).sum((1, 2, 3)))
-    colour = colours[np.argmax(distances > random.uniform(100, 170))]
-    shade = colour + random.uniform(-30, 30, (3, 1, 1)).astype(np.float32) * random.integers(0, 2)
-    filling = _blend(colour, shade, _pattern(random, height, width))
+    colors = _draw_colors(random, 24)
+    distances = np.sqrt(((colors - beneath) ** 2).sum((1, 2, 3)))
+    color = colors[np.argmax(distances > random.uniform(100, 170))]
+    shade = color + random.uniform(-30, 30, (3, 1, 1)).astype(np.float32) * random.integers(0, 2)
+    filling = _blend(color, shade, _draw_pattern(random, height, width))
     if random.random() < 0.3:  # a rim, lighter or darker
         kernel = np.ones((5, 5) if random.random() < 0.5 else (3, 3), np.uint8)
         inner = cv2.erode(alpha, kernel, borderValue=1.0)
@@ -170,21 +171,21 @@ def _cast_shadow(random: Generator, image: np.ndarray, coverage: np.ndarray) -> 
 
 def _draw_lines(random: Generator, image: np.ndarray, number: int) -> None:
     height, width = image.shape[1:]
-    for colour in _colours(random, number):
+    for color in _draw_colors(random, number):
         canvas = np.zeros((height, width), np.uint8)
         start, end = random.integers((-10, -10), (width + 10, height + 10), (2, 2)).tolist()
         cv2.line(canvas, start, end, 255, int(random.integers(1, 3)), cv2.LINE_AA)
         x, y, w, h = cv2.boundingRect(canvas)
         alpha = canvas[y : y + h, x : x + w].astype(np.float32) / np.float32(255)
         patch = image[:, y : y + h, x : x + w]
-        patch[:] = _blend(patch, colour, alpha)
+        patch[:] = _blend(patch, color, alpha)
 
 
 def _finish(random: Generator, image: np.ndarray) -> np.ndarray:
-    """Light falling unevenly, a little blur, sensor noise; uint8 (height, width, 3)."""
+    """Light unevenly, blur a little, add sensor noise; uint8 (height, width, 3)."""
     height, width = image.shape[1:]
     image = image * (
-        1 + np.float32(random.uniform(-0.2, 0.2)) * (_pattern(random, height, width) - 0.5)
+        1 + np.float32(random.uniform(-0.2, 0.2)) * (_draw_pattern(random, height, width) - 0.5)
     )
     image = np.ascontiguousarray(image.transpose(1, 2, 0))
     if random.random() < 0.3:
@@ -201,11 +202,15 @@ def _finish(random: Generator, image: np.ndarray) -> np.ndarray:
 def _find_place(
     random: Generator, name: str, radius: float, masks: Sequence[np.ndarray], areas: Sequence[float]
 ) -> tuple[np.ndarray, float] | None:
-    """The coverage and whole area of an object that leaves all, itself too, visible enough, or None."""
+    """Find a place that leaves all objects, this one too, visible enough, or None.
+
+    Returns:
+        The object's coverage and its whole area.
+    """
     height, width = masks[0].shape
     for _ in range(12):
         shape = _place(random, OUTLINES[name](random), radius, height, width)
-        coverage, area = _coverage(shape, height, width), _area(shape)
+        coverage, area = _rasterize(shape, height, width), _compute_area(shape)
         mask = coverage >= 128
         remaining = [*(before & ~mask for before in masks[1:]), mask]
         needed = [MIN_VISIBLE * whole for whole in (*areas, area)]
@@ -225,15 +230,15 @@ def draw_objects(
     radii: Sequence[float],
     clutter: int,
 ) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
-    """Draw objects of these classes and radii (pixels), one over the other, over ``clutter`` distractors.
+    """Draw objects of these classes and radii, in pixels, over ``clutter`` distractors.
 
     Returns what ``draw_scene`` returns. An object for which no fit place was found is left out.
     """
-    image = _background(random, height, width)
+    image = _draw_background(random, height, width)
     for _ in range(clutter):
         outline = DISTRACTORS[random.integers(len(DISTRACTORS))](random)
         size = random.uniform(0.04, 0.2) * min(height, width)
-        coverage = _coverage(_place(random, outline, size, height, width), height, width)
+        coverage = _rasterize(_place(random, outline, size, height, width), height, width)
         if coverage.any():
             _paint(random, image, coverage)
     _draw_lines(random, image, int(random.integers(0, 4)))
@@ -268,9 +273,9 @@ def draw_scene(
     """Draw a scene of three to twelve objects.
 
     Returns:
-        the image, BGR uint8 (height, width, 3), and for every object the index of its class, the tight box
-        (x, y, width, height in pixels) around the pixels that show it, and the number of these. At least
-        ``MIN_VISIBLE`` of every object is visible.
+        The image, BGR uint8 (height, width, 3), and for every object the index of its class, the
+        tight box (x, y, width, height in pixels) around the pixels that show it, and the number of
+        these. At least ``MIN_VISIBLE`` of every object is visible.
     """
     number = int(random.integers(3, 13))
     classes = random.integers(len(SHAPE_CLASSES), size=number).tolist()

@@ -1,8 +1,8 @@
-"""Resize and flip of an image with its boxes: detectron2's numbers, from an explicit random generator.
+"""Resize and flip an image with its boxes, with detectron2's numbers from an explicit generator.
 
 Every draw is made with the calls and in the order of detectron2's ``DatasetMapper``, so that
-``RandomState(seed)`` here gives what ``numpy.random.seed(seed)`` gives there: images equal in every pixel,
-boxes in every bit.
+``RandomState(seed)`` here gives what ``numpy.random.seed(seed)`` gives there: images equal in every
+pixel, boxes in every bit.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ FLIPS = ("horizontal", "vertical", "none")
 
 @dataclass(frozen=True)
 class ResizeShortestEdge:
-    """Shorter side to a drawn size, longer side at most ``max_size``; equals detectron2's of this name.
+    """Draw a size for the shorter side, as detectron2's transform of this name.
 
     Args:
-        min_sizes: sizes to draw from ("choice"), or (lowest, highest) ("range", both included); 0 leaves the
-            image alone.
+        min_sizes: sizes to draw from ("choice"), or (lowest, highest) ("range", both included); 0
+            leaves the image alone.
         max_size: the longest side allowed, in pixels.
         sampling: "choice" or "range".
 
-    Raises ValueError on sizes below 0, on "range" without two sizes in order, and on another sampling.
+    Raises ValueError on sizes below 0, on "range" without two sizes in order, and on another
+    sampling.
     """
 
     min_sizes: tuple[int, ...]
@@ -46,13 +47,15 @@ class ResizeShortestEdge:
             raise ValueError(
                 f"MIN_SIZE_TRAIN_SAMPLING is {self.sampling!r}; it is one of {', '.join(SAMPLINGS)}"
             )
-        if not self.min_sizes or any(size < 0 for size in self.min_sizes):
+        if not self.min_sizes or min(self.min_sizes) < 0:
             raise ValueError(
-                f"min sizes are {self.min_sizes}; give one or more sizes in pixels, such as (640, 800)"
+                f"min sizes are {self.min_sizes}; give one or more sizes in pixels, such as "
+                "(640, 800)"
             )
         if self.max_size < 1:
             raise ValueError(
-                f"max size is {self.max_size}; give the longest side allowed in pixels, such as 1333"
+                f"max size is {self.max_size}; give the longest side allowed in pixels, such as "
+                "1333"
             )
         in_order = len(self.min_sizes) == 2 and self.min_sizes[0] <= self.min_sizes[1]
         if self.sampling == "range" and not in_order:
@@ -61,13 +64,13 @@ class ResizeShortestEdge:
             )
 
     def draw(self, random_state: np.random.RandomState) -> int:
-        """One size; 0 for no resize."""
+        """Draw one size; 0 for no resize."""
         if self.sampling == "range":
             return int(random_state.randint(self.min_sizes[0], self.min_sizes[1] + 1))
         return int(random_state.choice(self.min_sizes))
 
-    def output_size(self, height: int, width: int, size: int) -> tuple[int, int]:
-        """(height, width) of an image resized to ``size``; at least one pixel a side."""
+    def compute_size(self, height: int, width: int, size: int) -> tuple[int, int]:
+        """Compute (height, width) of an image resized to ``size``; at least one pixel a side."""
         scale = size * 1.0 / min(height, width)
         new_height, new_width = (
             (size * 1.0, scale * width) if height < width else (scale * height, size * 1.0)
@@ -94,18 +97,18 @@ class RandomFlip:
 
 
 class DetectionMapper:
-    """A record to what a detector takes; equals detectron2's ``DatasetMapper`` without masks and crops.
+    """Turn a record into a sample, as detectron2's DatasetMapper does without masks and crops.
 
     Args:
-        is_train: keep the boxes and flip; otherwise the image is only resized and the annotations are left
-            out.
+        is_train: keep the boxes and flip; otherwise the image is only resized and the annotations
+            are left out.
         min_sizes: a size or sizes, see ResizeShortestEdge.
         max_size: the longest side allowed.
         sampling: "choice" or "range"; testing always takes "choice", as detectron2 does.
         flip: "horizontal", "vertical" or "none".
         image_format: "BGR", "RGB" or "L".
-        proposal_topk: how many of a record's proposals, if it has any, come with its sample; None leaves them
-            alone.
+        proposal_topk: how many of a record's proposals, if it has any, come with its sample; None
+            leaves them alone.
     """
 
     def __init__(
@@ -135,45 +138,46 @@ class DetectionMapper:
 
         Returns:
             The record without its annotations, with "image": uint8 (C, H, W), and in training with
-            "instances": gt_boxes float32 (N, 4) and gt_classes int64 (N,), crowds and boxes without area left
-            out. Where proposals are asked for, they are "proposals": see ``transform_proposals``.
+            "instances": gt_boxes float32 (N, 4) and gt_classes int64 (N,), crowds and boxes without
+            area left out. Where proposals are asked for, they are "proposals": see
+            ``transform_proposals``.
 
         Raises:
-            FileNotFoundError, ValueError: see ``read_image`` and ``check_image_size``; training without
-            random_state.
+            FileNotFoundError, ValueError: see ``read_image`` and ``check_image_size``; training
+                without random_state.
         """
         if random_state is None:
             if self.is_train:
                 raise ValueError(
-                    "random_state is None, but training draws a size and a flip; give a numpy RandomState"
+                    "random_state is None, but training draws a size and a flip; give a numpy "
+                    "RandomState"
                 )
             random_state = np.random.RandomState(0)
         image = read_image(record["file_name"], self.image_format)
         check_image_size(record, image)
-        height, width = image.shape[:2]
-        size = self.resize.draw(random_state)
-        new_height, new_width = (
-            self.resize.output_size(height, width, size) if size else (height, width)
-        )
+        height, width = new_size = image.shape[:2]
+        scale = None
+        if size := self.resize.draw(random_state):
+            new_size = self.resize.compute_size(height, width, size)
+            scale = (new_size[1] * 1.0 / width, new_size[0] * 1.0 / height)
+            image = resize_image(image, *new_size)
         flipped = self.flip.direction if self.flip.draw(random_state) else "none"
+        image = flip_image(image, flipped)
 
-        image = flip_image(resize_image(image, new_height, new_width) if size else image, flipped)
         sample = {key: value for key, value in record.items() if key != "annotations"}
         sample["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
-        new_size = (new_height, new_width)
-        scale = (new_width * 1.0 / width, new_height * 1.0 / height) if size else None
         if self.proposal_topk is not None and "proposal_boxes" in record:
             sample = {key: value for key, value in sample.items() if key not in KEYS}
             sample["proposals"] = transform_proposals(
                 record, new_size, scale=scale, flipped=flipped, topk=self.proposal_topk
             )
         if self.is_train and "annotations" in record:
-            sample["instances"] = _instances(record["annotations"], new_size, scale, flipped)
+            sample["instances"] = _make_instances(record["annotations"], new_size, scale, flipped)
         return sample
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """PIL's bilinear filter (it averages when it shrinks) over uint8 (H, W, C), C being 1 or 3."""
+    """Resize uint8 (H, W, 1 or 3) by PIL's bilinear filter, which averages when it shrinks."""
     gray = image.shape[2] == 1
     resized = Image.fromarray(image[:, :, 0] if gray else image).resize(
         (width, height), Image.Resampling.BILINEAR
@@ -182,7 +186,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def flip_image(image: np.ndarray, direction: str) -> np.ndarray:
-    """A mirrored view of (H, W, C): "horizontal", "vertical" or "none"."""
+    """Mirror (H, W, C), as a view: "horizontal", "vertical" or "none"."""
     if direction == "horizontal":
         return image[:, ::-1]
     return image[::-1] if direction == "vertical" else image
@@ -194,15 +198,15 @@ def transform_boxes(
     scale: tuple[float, float] | None,
     flipped: str,
 ) -> np.ndarray:
-    """Annotated boxes (x, y, width, height) in the mapped image, clipped to it.
+    """Transform annotated boxes (x, y, width, height) along with their image, and clip them to it.
 
-    Equals detectron2's ``transform_instance_annotations`` to the last bit, two surprises included: the
-    corners of a box are rounded to float32 before they are scaled, and a box of four integers has its scaled
-    corners truncated to whole pixels (there it is an integer array that is scaled in place).
+    Equals detectron2's ``transform_instance_annotations`` to the last bit, two surprises included:
+    the corners of a box are rounded to float32 before they are scaled, and a box of four integers
+    has its scaled corners truncated to whole pixels (there an integer array is scaled in place).
 
     Args:
         boxes: N boxes as JSON gave them; whether their numbers are integers matters.
-        size: (height, width) of the mapped image.
+        size: (height, width) of the transformed image.
         scale: factors of x and y; None where the image is not resized.
         flipped: "horizontal", "vertical" or "none".
 
@@ -226,21 +230,20 @@ def transform_boxes(
     return np.minimum(corners.clip(min=0), [width, height, width, height])
 
 
-def _instances(
+def _make_instances(
     annotations: Sequence[dict[str, Any]],
     size: tuple[int, int],
     scale: tuple[float, float] | None,
     flipped: str,
 ) -> Instances:
     kept = [annotation for annotation in annotations if annotation.get("iscrowd", 0) == 0]
-    modes = {int(annotation["bbox_mode"]) for annotation in kept}
-    if modes - {XYWH_ABS}:
+    others = {int(annotation["bbox_mode"]) for annotation in kept} - {XYWH_ABS}
+    if others:
         raise ValueError(
-            f"bbox_mode {max(modes - {XYWH_ABS})} is not supported; give boxes as [x, y, width, height] (1)"
+            f"bbox_mode {max(others)} is not supported; give boxes as [x, y, width, height] (1)"
         )
     corners = transform_boxes([annotation["bbox"] for annotation in kept], size, scale, flipped)
     boxes = torch.from_numpy(corners.astype(np.float32))
     classes = torch.tensor([annotation["category_id"] for annotation in kept], dtype=torch.int64)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    keep = (sides > SMALLEST_SIDE).all(dim=1)
+    keep = (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(dim=1)
     return Instances(size, gt_boxes=Boxes(boxes[keep]), gt_classes=classes[keep])

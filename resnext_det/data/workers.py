@@ -1,4 +1,4 @@
-"""Worker processes that load samples: what goes wrong in one arrives as itself, by the name of the file."""
+"""Start worker processes that load samples, and pass on their errors with the name of the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 
 class Failure:
-    """An error on its way from a worker; DataLoader would bury its message in a traceback."""
+    """Carry an error out of a worker; DataLoader would bury its message in a traceback."""
 
     def __init__(self, error: Exception, file_name: str) -> None:
         text = str(error)
@@ -26,14 +26,14 @@ class Failure:
 
 
 class Loader:
-    """Batches; an error in a worker arrives as itself and names the file."""
+    """Give batches; an error in a worker is raised as itself and names the file."""
 
     def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
 
     def __iter__(self) -> Iterator[Any]:
         failure = None
-        with _signals_held_back():
+        with _hold_signals_back():
             batches = iter(self._loader)  # starts the workers
         for batch in batches:
             samples = batch if isinstance(batch, list) else [batch]
@@ -45,12 +45,12 @@ class Loader:
             raise failure.error
 
     def __len__(self) -> int:
-        """Number of batches; a training loader is endless and raises TypeError."""
+        """Count the batches; a training loader is endless and raises TypeError."""
         return len(self._loader)
 
 
 class Repeatable:
-    """A batch sampler that begins anew each time it is iterated."""
+    """Sample batches that begin anew each time they are iterated."""
 
     def __init__(self, plan: Callable[[], Iterator[Any]]) -> None:
         self._plan = plan
@@ -67,31 +67,39 @@ def start_loader(
     collate: Callable[[list[Any]], Any],
     pin_memory: bool = False,
 ) -> Loader:
-    """A loader of the batches that ``plan`` lists.
+    """Make a loader of the batches that ``plan`` lists.
 
     Args:
         plan: what ``dataset`` is asked for, batch by batch.
         num_workers: loading processes; 0 loads in this one.
-        collate: from a batch's samples to the batch.
-        pin_memory: of tensors, which a GPU then fetches while it computes.
+        collate: turns a batch's samples into the batch.
+        pin_memory: pin tensors, which a GPU then fetches while it computes.
     """
-    # Without a generator of its own DataLoader draws from torch's global one at each start, as a model does.
     options: dict[str, Any] = {
         "collate_fn": collate,
+        # Without one of its own DataLoader draws from torch's global generator at each start.
         "generator": torch.Generator(),
         "pin_memory": pin_memory,
     }
     if num_workers > 0:
         options |= {"prefetch_factor": 2, "worker_init_fn": _start_worker}
         if sys.platform == "linux":
-            # A process that was spawned would spawn its workers too, and each would first import everything.
+            # A spawned process would spawn its workers too, and each would import everything first.
             options["multiprocessing_context"] = "fork"
     return Loader(DataLoader(dataset, batch_sampler=plan, num_workers=num_workers, **options))
 
 
+def check_loading(batch_size: int, num_workers: int) -> None:
+    """Raise ValueError where a batch has no image, or num_workers is negative."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give at least 1 image a process")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}; give 0 or more loading processes")
+
+
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """A worker that is started within has time to leave the process group; this process gets what was sent afterwards."""
+def _hold_signals_back() -> Iterator[None]:
+    """Deliver signals afterwards, so that workers started within can leave the process group."""
     if not _POSIX:
         yield
         return
@@ -102,26 +110,17 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def check_loading(batch_size: int, num_workers: int) -> None:
-    """Raise ValueError where a batch has no image, or the number of loading processes is negative."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give at least 1 image a process")
-    if num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}; give 0 or more loading processes")
-
-
 def _start_worker(worker: int) -> None:
-    """One thread a worker; a request to stop is left to the main process, which finishes its step.
+    """Limit a worker to one thread, and leave requests to stop to the main process.
 
-    What is sent to its process group (Ctrl-C, a scheduler's or timeout's SIGTERM) does not reach the worker in a group of its own. It
-    cannot ignore SIGTERM: torch ends workers by that. Where the main process is killed, a worker ends by itself.
+    The main process finishes its step first. Signals to its process group (Ctrl-C, a scheduler's or
+    timeout's SIGTERM) do not reach a worker in a group of its own. The worker cannot ignore
+    SIGTERM: torch ends workers by that. Where the main process is killed, a worker ends by itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _POSIX:
         os.setpgrp()
-        while (
-            signal.SIGTERM in signal.sigpending()
-        ):  # it was sent to the group before the worker left that
+        while signal.SIGTERM in signal.sigpending():  # sent before the worker left the group
             signal.sigwait((signal.SIGTERM,))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     torch.set_num_threads(1)

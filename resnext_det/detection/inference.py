@@ -81,7 +81,7 @@ class Predictor:
         height, width = image.shape[:2]
         size = self.resize.min_sizes[0]
         if size:  # 0 leaves the image as it is
-            image = resize_image(image, *self.resize.output_size(height, width, size))
+            image = resize_image(image, *self.resize.compute_size(height, width, size))
         tensor = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
         (found,) = self.model([{"image": tensor, "height": height, "width": width}])
         return found["instances"].to("cpu")

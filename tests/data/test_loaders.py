@@ -16,7 +16,12 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from resnext_det.data.loaders import build_test_loader, build_train_loader
-from resnext_det.data.sampling import batches, draw_training_indices, find_wide, make_random_state
+from resnext_det.data.sampling import (
+    draw_training_indices,
+    find_wide,
+    form_batches,
+    make_random_state,
+)
 from resnext_det.data.transforms import DetectionMapper
 
 Record = dict[str, Any]
@@ -76,7 +81,7 @@ def first(records: list[Record], number: int, **options: Any) -> list[list[Any]]
 def test_samples_are_those_of_the_plan(records: list[Record]) -> None:
     found = first(records, 8, rank=1, world_size=2)
     stream = draw_training_indices(len(records), seed=3, rank=1, world_size=2)
-    plan = list(islice(batches(stream, 2, wide=find_wide(records)), 8))
+    plan = list(islice(form_batches(stream, 2, wide=find_wide(records)), 8))
     mapper = train_mapper()
     assert found == [
         [

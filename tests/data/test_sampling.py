@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from resnext_det.data.sampling import (
-    batches,
     compute_repeat_factors,
     draw_repeated_indices,
     draw_training_indices,
     find_wide,
+    form_batches,
     make_random_state,
     take_inference_shard,
 )
@@ -52,26 +52,21 @@ RANKS = [(0, 1), (0, 3), (2, 3), (1, 8)]
 
 @pytest.mark.detectron2
 @pytest.mark.parametrize("rank, world_size", RANKS)
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_training_order_equals_detectron2(
-    as_rank: Any, rank: int, world_size: int, shuffle: bool
-) -> None:
+def test_training_order_equals_detectron2(as_rank: Any, rank: int, world_size: int) -> None:
     as_rank(rank, world_size)
     from detectron2.data.samplers import TrainingSampler
 
     for size, seed in ((1, 0), (7, 3), (100, -1)):
-        ours = draw_training_indices(
-            size, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size
-        )
-        theirs = TrainingSampler(size, shuffle=shuffle, seed=seed)
+        ours = draw_training_indices(size, seed=seed, rank=rank, world_size=world_size)
+        theirs = TrainingSampler(size, seed=seed)
         assert list(islice(ours, 150)) == list(islice(theirs, 150))
 
 
 @pytest.mark.detectron2
 @pytest.mark.parametrize("rank, world_size", RANKS)
-@pytest.mark.parametrize("shuffle, sqrt", [(True, True), (False, False)])
+@pytest.mark.parametrize("sqrt", [True, False])
 def test_repeat_factor_order_equals_detectron2(
-    as_rank: Any, rank: int, world_size: int, shuffle: bool, sqrt: bool
+    as_rank: Any, rank: int, world_size: int, sqrt: bool
 ) -> None:
     as_rank(rank, world_size)
     from detectron2.data.samplers import RepeatFactorTrainingSampler
@@ -83,8 +78,8 @@ def test_repeat_factor_order_equals_detectron2(
     )
     assert torch.equal(factors, expected) and factors.dtype == expected.dtype
     assert factors.max() > 1
-    ours = draw_repeated_indices(factors, seed=5, shuffle=shuffle, rank=rank, world_size=world_size)
-    theirs = RepeatFactorTrainingSampler(expected, shuffle=shuffle, seed=5)
+    ours = draw_repeated_indices(factors, seed=5, rank=rank, world_size=world_size)
+    theirs = RepeatFactorTrainingSampler(expected, seed=5)
     assert list(islice(ours, 400)) == list(islice(theirs, 400))
 
 
@@ -95,7 +90,7 @@ def test_grouping_equals_detectron2(batch_size: int) -> None:
     dicts = [record | {"index": index} for index, record in enumerate(records(41))]
     stream = list(islice(draw_training_indices(41, seed=2), 500))
     theirs = common.AspectRatioGroupedDataset([dicts[index] for index in stream], batch_size)
-    ours = list(batches(stream, batch_size, wide=find_wide(dicts)))
+    ours = list(form_batches(stream, batch_size, wide=find_wide(dicts)))
     assert [[index for index, _ in batch] for batch in ours] == [
         [d["index"] for d in batch] for batch in theirs
     ]
@@ -125,16 +120,15 @@ def test_batches_resume_anywhere(grouped: bool, start: int) -> None:
 
     def run(start_batch: int, number: int) -> list[Any]:
         indices = draw_training_indices(23, seed=9, rank=1, world_size=2)
-        return list(islice(batches(indices, 4, wide=wide, start_batch=start_batch), number))
+        return list(islice(form_batches(indices, 4, wide=wide, start_batch=start_batch), number))
 
     assert run(start, 20) == run(0, start + 20)[start:]
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_the_order_starts_anywhere(world_size: int, shuffle: bool) -> None:
+def test_the_order_starts_anywhere(world_size: int) -> None:
     for rank in range(world_size):
-        where = {"seed": 4, "shuffle": shuffle, "rank": rank, "world_size": world_size}
+        where = {"seed": 4, "rank": rank, "world_size": world_size}
         whole = list(islice(draw_training_indices(5, **where), 40))
         for start in range(30):
             assert (
@@ -144,7 +138,7 @@ def test_the_order_starts_anywhere(world_size: int, shuffle: bool) -> None:
 
 
 def test_plain_batches_take_the_stream_as_it_comes() -> None:
-    assert list(batches([5, 3, 1, 0], 2)) == [[(5, 0), (3, 1)], [(1, 2), (0, 3)]]
+    assert list(form_batches([5, 3, 1, 0], 2)) == [[(5, 0), (3, 1)], [(1, 2), (0, 3)]]
 
 
 def test_ranks_share_each_permutation() -> None:
@@ -177,8 +171,8 @@ def test_augmentation_of_neighbouring_positions_is_uniform() -> None:
             "rank 2 of 2 processes .* from 0 to 1",
         ),
         (lambda: take_inference_shard(5, rank=-1), "rank -1 of 1 processes"),
-        (lambda: batches([0], 0), "batch_size is 0"),
-        (lambda: batches([0], 1, start_batch=-3), "start_batch -3"),
+        (lambda: form_batches([0], 0), "batch_size is 0"),
+        (lambda: form_batches([0], 1, start_batch=-3), "start_batch -3"),
     ],
 )
 def test_wrong_arguments_are_refused(call: Any, message: str) -> None:

@@ -190,13 +190,26 @@ def test_another_set_is_not_taken_for_the_one_asked_for(
         generate(tmp_path, **change)  # type: ignore[arg-type]
 
 
-def test_an_old_version_is_not_taken_for_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "key", "value"), [("VERSION", "version", "0"), ("DRAWER", "drawn_by", "OpenCV 3.4")]
+)
+def test_a_set_of_another_version_or_drawer_is_not_taken_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, key: str, value: str
 ) -> None:
-    generate(tmp_path)
-    monkeypatch.setattr(shapes, "VERSION", "next")
-    with pytest.raises(ValueError, match="describes another set"):
+    monkeypatch.setattr(shapes, name, value)
+    annotations, _ = generate(tmp_path)
+    assert json.loads(annotations.read_text())["info"][key] == value
+    monkeypatch.undo()
+    with pytest.raises(
+        ValueError, match=f"another set .*: {key} is '{value}', not '.+'; remove it"
+    ):
         generate(tmp_path)
+
+
+def test_the_drawer_is_the_installed_opencv(tmp_path: Path) -> None:
+    annotations, _ = generate(tmp_path, num_images=1)
+    drawer = json.loads(annotations.read_text())["info"]["drawn_by"]
+    assert cv2.__version__.startswith(drawer.removeprefix("OpenCV "))
 
 
 def test_images_without_annotations_are_refused(tmp_path: Path) -> None:
@@ -217,7 +230,7 @@ def test_a_generation_broken_off_is_redone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shapes, "_write_image", failing)
     with pytest.raises(OSError, match="the disk is full"):
         generate(tmp_path / "a")
-    assert contents(tmp_path / "a") == {}
+    assert set(contents(tmp_path / "a")) == {"train.lock"}
     monkeypatch.setattr(shapes, "_write_image", write)
     generate(tmp_path / "a")
     generate(tmp_path / "b")
@@ -251,13 +264,18 @@ def test_single_shapes_are_an_image_folder(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    folder = generate_shape_images(tmp_path, split="train", count_images=3, seed=0, size=48)
+    folder = generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=48)
     dataset = ImageFolder(str(folder))
     assert tuple(dataset.classes) == SHAPE_CLASSES
     assert len(dataset) == 3 * len(SHAPE_CLASSES)
     assert dataset[0][0].size == (48, 48)
-    assert generate_shape_images(tmp_path, split="train", count_images=3, seed=0, size=48) == folder
+    assert (
+        generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=48)
+        == folder
+    )
     with pytest.raises(ValueError, match=r"shapes_train\.json describes another set"):
-        generate_shape_images(tmp_path, split="train", count_images=3, seed=0, size=64)
-    again = generate_shape_images(tmp_path / "b", split="train", count_images=3, seed=0, size=48)
+        generate_shape_images(tmp_path, split="train", images_per_class=3, seed=0, size=64)
+    again = generate_shape_images(
+        tmp_path / "b", split="train", images_per_class=3, seed=0, size=48
+    )
     assert contents(again) == contents(folder)

@@ -169,7 +169,7 @@ def test_boxes_follow_their_pixels() -> None:
 
 
 def test_an_extreme_image_keeps_one_pixel() -> None:
-    assert ResizeShortestEdge((800,), 1333).output_size(1, 5000, 800) == (1, 1333)
+    assert ResizeShortestEdge((800,), 1333).compute_size(1, 5000, 800) == (1, 1333)
 
 
 def test_training_needs_a_generator(records: list[Record]) -> None:

@@ -1,4 +1,7 @@
-"""Lists of images in files: arrays and a JSON header in an .npz, which appears whole or not at all and runs no code when it is read."""
+"""Write and read lists of images: arrays and a JSON header in an .npz file.
+
+A file appears whole or not at all, and reading one runs no code.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ import numpy as np
 from resnext_det.data.images.storage import Archive, ArchiveSource, FileSource, PackedPaths
 from resnext_det.files import write_file
 
-VERSION = 1
+VERSION = 2
 """Changes with the meaning of what is stored, so that no old file is taken for a new one."""
 
 _HEADER = "header"
+_OF_ARCHIVES = ("archive_of_folder", "offsets", "sizes")
 # What numpy and zipfile raise on a file that is cut short, damaged or something else.
 _DAMAGE = (
     ValueError,
@@ -34,7 +38,7 @@ StoredSource = FileSource | ArchiveSource
 
 
 def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays and what JSON can say of them.
+    """Write arrays and a header of what JSON can say.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; nothing is left behind.
@@ -45,12 +49,12 @@ def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of ``write_arrays``; raises as ``read_arrays``."""
+    """Read the header alone; raises as ``read_arrays``."""
     return _read(path, header_alone=True)[0]
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What ``write_arrays`` wrote.
+    """Read the header and the arrays that ``write_arrays`` wrote.
 
     Raises:
         OSError: the file is not there or cannot be read.
@@ -72,18 +76,12 @@ def _read(path: Path, *, header_alone: bool) -> tuple[dict[str, Any], dict[str, 
 
 
 def pack(source: StoredSource, prefix: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A source as a part of a header, and arrays whose names begin with ``prefix``."""
+    """Turn a source into a part of a header, and arrays whose names begin with ``prefix``."""
     description: dict[str, Any] = {"root": os.fspath(source.root.absolute())}
-    arrays = source.paths.arrays(prefix)
+    arrays = source.paths.to_arrays(prefix)
     if isinstance(source, ArchiveSource):
-        description["archives"] = [
-            [archive.name, archive.size, archive.mtime] for archive in source.archives
-        ]
-        arrays |= {
-            f"{prefix}archive_of_folder": source.archive_of_folder,
-            f"{prefix}offsets": source.offsets,
-            f"{prefix}sizes": source.sizes,
-        }
+        description["archives"] = [[a.name, a.size, a.mtime] for a in source.archives]
+        arrays |= {f"{prefix}{name}": getattr(source, name) for name in _OF_ARCHIVES}
     return description, arrays
 
 
@@ -93,7 +91,7 @@ def unpack(
     prefix: str = "",
     root: Path | None = None,
 ) -> StoredSource:
-    """The inverse of ``pack``; nothing is believed that can be checked.
+    """Invert ``pack``, and check everything that can be checked.
 
     Args:
         root: where the files are now; by default where they were.
@@ -110,11 +108,8 @@ def unpack(
             Archive(str(name), int(size), int(mtime))
             for name, size, mtime in description["archives"]
         )
-        of_folder, offsets, sizes = (
-            arrays[f"{prefix}{name}"] for name in ("archive_of_folder", "offsets", "sizes")
-        )
+        source = ArchiveSource(root, archives, paths, *(arrays[prefix + n] for n in _OF_ARCHIVES))
     except (LookupError, TypeError) as error:
         raise ValueError(f"a part of it is missing or of another kind ({error})") from error
-    source = ArchiveSource(root, archives, paths, of_folder, offsets, sizes)
     source.check()
     return source

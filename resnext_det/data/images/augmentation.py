@@ -1,7 +1,7 @@
-"""Augmentation of training images: the recipes of fb.resnet.torch, which the paper follows, for ImageNet and CIFAR.
+"""Augmentation of training images as in fb.resnet.torch, which the paper follows.
 
-What is drawn and what is computed are apart: ``draw`` makes the draws in the order of datasets/transforms.lua, and
-``apply`` gives the numbers of transforms.lua for them, to the rounding of float32.
+Drawing and computing are apart: ``draw`` makes the draws in the order of datasets/transforms.lua,
+and ``apply`` gives the numbers of transforms.lua for them, to the rounding of float32.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.random import RandomState
 from torch import Tensor
 
 from resnext_det.data.images.colors import (
     IDENTITY,
     build_jitter,
     build_lighting,
+    build_normalization,
     compute_mean_color,
-    normalization,
     to_tensor,
 )
 from resnext_det.data.images.cropping import find_center_box
@@ -34,11 +35,11 @@ from resnext_det.data.images.resizing import (
 _ATTEMPTS = 10
 
 
-def draw_crop_box(height: int, width: int, random_state: np.random.RandomState) -> Box | None:
-    """A part of 8 to 100 percent of an image's area, of an aspect ratio from 3/4 to 4/3.
+def draw_crop_box(height: int, width: int, random_state: RandomState) -> Box | None:
+    """Draw a part of 8 to 100 percent of an image's area, of an aspect ratio from 3/4 to 4/3.
 
-    ``RandomSizedCrop`` of fb.resnet.torch, datasets/transforms.lua: the ratio is uniform (torchvision's logarithm is),
-    and the sides are swapped with probability 1/2.
+    ``RandomSizedCrop`` of fb.resnet.torch, datasets/transforms.lua: the ratio is uniform (its
+    logarithm is in torchvision), and the sides are swapped with probability 1/2.
 
     Returns:
         None where ten attempts gave no part that is within the image.
@@ -59,10 +60,14 @@ def draw_crop_box(height: int, width: int, random_state: np.random.RandomState) 
 
 @dataclass(frozen=True)
 class PaperDraws:
-    """What PaperAugmentation drew for one image.
+    """Hold what PaperAugmentation drew for one image.
 
-    ``box``: the part of the image, None for its centre; ``order`` and ``alphas``: see ``color_jitter``, the order
-    empty where nothing is jittered; ``lighting``: see there, empty likewise; ``flip``: mirror it.
+    Attributes:
+        box: the part of the image, None for its center.
+        order: see ``build_jitter``; empty where nothing is jittered.
+        alphas: likewise.
+        lighting: see ``build_lighting``; empty where there is none.
+        flip: mirror the image.
     """
 
     box: Box | None
@@ -73,18 +78,20 @@ class PaperDraws:
 
 
 class PaperAugmentation:
-    """fb.resnet.torch's for ImageNet: crop, jitter the colours, light, normalise, mirror (datasets/imagenet.lua).
+    """Crop, jitter the colors, light, normalize and mirror, as fb.resnet.torch does for ImageNet.
 
-    A random part of the image is resized to a square; brightness, contrast and saturation change in random order;
-    ImageNet's principal colours are added; the normalised image is mirrored with probability 1/2. Where no part was
-    found in ten attempts, the part is the centre of the image at ``size``.
+    A random part of the image is resized to a square; brightness, contrast and saturation change in
+    random order; ImageNet's principal colors are added; the normalized image is mirrored with
+    probability 1/2 (datasets/imagenet.lua). Where no part was found in ten attempts, the part is
+    the center of the image at ``size``.
 
     Args:
         size: side of the result in pixels.
         mean: on the scale 0-255, in ``channel_order``.
         std: likewise.
-        color_jitter: the alphas of brightness, contrast and saturation are 1 + uniform(-color_jitter, color_jitter).
-        lighting: standard deviation of the alphas of the principal colours.
+        color_jitter: the alphas of brightness, contrast and saturation are
+            1 + uniform(-color_jitter, color_jitter).
+        lighting: standard deviation of the alphas of the principal colors.
         channel_order: "RGB" or "BGR": of the result; images are RGB.
         interpolation: see ``resize``; the paper's is "torch7_bicubic".
 
@@ -113,16 +120,16 @@ class PaperAugmentation:
         check_interpolation(interpolation)
         self.size, self.interpolation = size, interpolation
         self.color_jitter, self.lighting = color_jitter, lighting
-        self._normalization = normalization(mean, std, channel_order)
+        self._normalization = build_normalization(mean, std, channel_order)
 
-    def __call__(self, image: np.ndarray, random_state: np.random.RandomState) -> Tensor:
-        """uint8 RGB (H, W, 3) to float32 (3, size, size)."""
+    def __call__(self, image: np.ndarray, random_state: RandomState) -> Tensor:
+        """Turn uint8 RGB (H, W, 3) into float32 (3, size, size)."""
         check_image(image)
         height, width = image.shape[:2]
         return self.apply(image, self.draw(height, width, random_state))
 
-    def draw(self, height: int, width: int, random_state: np.random.RandomState) -> PaperDraws:
-        """All draws for an image of this size, in the order in which transforms.lua makes them."""
+    def draw(self, height: int, width: int, random_state: RandomState) -> PaperDraws:
+        """Make all draws for an image of this size, in the order of transforms.lua."""
         box = draw_crop_box(height, width, random_state)
         order: tuple[int, ...] = ()
         alphas = [1.0, 1.0, 1.0]
@@ -131,13 +138,12 @@ class PaperAugmentation:
             for step in order:
                 alphas[step] = 1.0 + random_state.uniform(-self.color_jitter, self.color_jitter)
         light = random_state.normal(0, self.lighting, 3).tolist() if self.lighting else ()
-        return PaperDraws(
-            box, order, tuple(alphas), tuple(light), bool(random_state.uniform() < 0.5)
-        )
+        flip = bool(random_state.uniform() < 0.5)
+        return PaperDraws(box, order, tuple(alphas), tuple(light), flip)
 
     def apply(self, image: np.ndarray, draws: PaperDraws) -> Tensor:
-        """The numbers for what was drawn: uint8 RGB (H, W, 3) to float32 (3, size, size)."""
-        resized = self._cropped(image, draws.box)
+        """Turn uint8 RGB (H, W, 3) into float32 (3, size, size) by what was drawn."""
+        resized = self._crop(image, draws.box)
         colors = IDENTITY
         if draws.order:
             colors = build_jitter(compute_mean_color(resized), draws.alphas, draws.order)
@@ -146,7 +152,7 @@ class PaperAugmentation:
         normalized = colors.then(self._normalization)(resized)
         return to_tensor(cv2.flip(normalized, 1) if draws.flip else normalized)
 
-    def _cropped(self, image: np.ndarray, box: Box | None) -> np.ndarray:
+    def _crop(self, image: np.ndarray, box: Box | None) -> np.ndarray:
         if box is not None:
             part = image[box.top : box.top + box.height, box.left : box.left + box.width]
             return resize(part, self.size, self.size, self.interpolation)
@@ -158,7 +164,7 @@ class PaperAugmentation:
 
 @dataclass(frozen=True)
 class CifarDraws:
-    """What CifarAugmentation drew for one image: mirror it, and the crop's corner in the padded image."""
+    """Hold what CifarAugmentation drew: whether to mirror, and the crop's corner when padded."""
 
     flip: bool
     top: int
@@ -166,16 +172,18 @@ class CifarDraws:
 
 
 class CifarAugmentation:
-    """fb.resnet.torch's for CIFAR: normalise, mirror with probability 1/2, pad, crop (datasets/cifar10.lua).
+    """Normalize, mirror with probability 1/2, pad and crop, as fb.resnet.torch does for CIFAR.
+
+    Source: datasets/cifar10.lua.
 
     Args:
         size: side of the result in pixels.
-        padding: pixels of zeros around the normalised image, which are so the mean colour.
+        padding: pixels of zeros around the normalized image, which are so the mean color.
         mean: on the scale 0-255, in ``channel_order``.
         std: likewise.
         channel_order: "RGB" or "BGR": of the result; images are RGB.
 
-    Raises ValueError on values out of their ranges, and when called with an image that is too small to be cropped.
+    Raises ValueError on values out of their ranges, and on an image too small to be cropped.
     """
 
     def __init__(
@@ -190,22 +198,22 @@ class CifarAugmentation:
         if size < 1 or padding < 0:
             raise ValueError(f"size is {size} and padding {padding}; give pixels, such as 32 and 4")
         self.size, self.padding = size, padding
-        self._normalization = normalization(mean, std, channel_order)
+        self._normalization = build_normalization(mean, std, channel_order)
 
-    def __call__(self, image: np.ndarray, random_state: np.random.RandomState) -> Tensor:
-        """uint8 RGB (H, W, 3) to float32 (3, size, size)."""
+    def __call__(self, image: np.ndarray, random_state: RandomState) -> Tensor:
+        """Turn uint8 RGB (H, W, 3) into float32 (3, size, size)."""
         check_image(image)
         height, width = image.shape[:2]
         return self.apply(image, self.draw(height, width, random_state))
 
-    def draw(self, height: int, width: int, random_state: np.random.RandomState) -> CifarDraws:
-        """All draws for an image of this size, in the order in which transforms.lua makes them."""
+    def draw(self, height: int, width: int, random_state: RandomState) -> CifarDraws:
+        """Make all draws for an image of this size, in the order of transforms.lua."""
         free_height = height + 2 * self.padding - self.size
         free_width = width + 2 * self.padding - self.size
         if min(free_height, free_width) < 0:
             raise ValueError(
-                f"an image of {height}x{width} with {self.padding} pixels around it holds no crop of {self.size}; "
-                "give larger images, more padding or a smaller size"
+                f"an image of {height}x{width} with {self.padding} pixels around it holds no crop "
+                f"of {self.size}; give larger images, more padding or a smaller size"
             )
         flip = bool(random_state.uniform() < 0.5)
         if free_height == free_width == 0:
@@ -214,7 +222,7 @@ class CifarAugmentation:
         return CifarDraws(flip, int(random_state.randint(0, free_height + 1)), left)
 
     def apply(self, image: np.ndarray, draws: CifarDraws) -> Tensor:
-        """The numbers for what was drawn: uint8 RGB (H, W, 3) to float32 (3, size, size)."""
+        """Turn uint8 RGB (H, W, 3) into float32 (3, size, size) by what was drawn."""
         normalized = self._normalization(image)
         if draws.flip:
             normalized = cv2.flip(normalized, 1)
@@ -222,6 +230,5 @@ class CifarAugmentation:
         padded = cv2.copyMakeBorder(
             normalized, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=0
         )
-        return to_tensor(
-            padded[draws.top : draws.top + self.size, draws.left : draws.left + self.size]
-        )
+        bottom, right = draws.top + self.size, draws.left + self.size
+        return to_tensor(padded[draws.top : bottom, draws.left : right])

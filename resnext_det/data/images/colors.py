@@ -1,9 +1,9 @@
-"""Colour steps of training and the normalisation as affine maps of a pixel.
+"""Color steps of training, and normalization, as affine maps of a pixel.
 
-Brightness, contrast, saturation, lighting and normalisation are each affine in (red, green, blue), so their sequence
-is one 3x4 matrix, and an image is gone through once. Nothing is clamped in between, as in fb.resnet.torch.
-
-Images are RGB on the scale 0-255; fb.resnet.torch works on 0-1, which changes nothing but the lighting's unit.
+Brightness, contrast, saturation, lighting and normalization are each affine in (red, green, blue),
+so their sequence is one 3x4 matrix, and an image is gone through once. Nothing is clamped in
+between, as in fb.resnet.torch. Images are RGB on the scale 0-255; fb.resnet.torch works on 0-1,
+which changes nothing but the unit of lighting.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 CHANNEL_ORDERS = ("RGB", "BGR")
 
 _GRAY = np.array([0.299, 0.587, 0.114])
-# The principal components of ImageNet's colours on the scale 0-1, eigenvectors in columns: fb.resnet.torch,
-# datasets/imagenet.lua.
+# The principal components of ImageNet's colors on the scale 0-1, eigenvectors in columns:
+# fb.resnet.torch, datasets/imagenet.lua.
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
@@ -29,13 +29,13 @@ _EIGENVECTORS = np.array(
 
 @dataclass(frozen=True, eq=False)
 class ColorTransform:
-    """pixel -> matrix @ pixel + offset; float64, (3, 3) and (3,)."""
+    """Map a pixel to ``matrix @ pixel + offset``; float64, (3, 3) and (3,)."""
 
     matrix: np.ndarray
     offset: np.ndarray
 
     def then(self, following: ColorTransform) -> ColorTransform:
-        """This one and the following one as one."""
+        """Combine this transform and the following one."""
         return ColorTransform(
             following.matrix @ self.matrix, following.matrix @ self.offset + following.offset
         )
@@ -50,48 +50,24 @@ class ColorTransform:
 IDENTITY = ColorTransform(np.eye(3), np.zeros(3))
 
 
-def color_jitter(image: np.ndarray, alphas: Sequence[float], order: Sequence[int]) -> np.ndarray:
+def build_jitter(mean: np.ndarray, alphas: Sequence[float], order: Sequence[int]) -> ColorTransform:
     """Blend an image with black, with its mean gray and with its own gray, in any order.
 
-    Equals ``ColorJitter`` of fb.resnet.torch, datasets/transforms.lua, given the same draws. As nothing is clamped
-    and saturation keeps the gray, the three commute: another order differs by rounding alone.
+    Equals ``ColorJitter`` of fb.resnet.torch, datasets/transforms.lua, given the same draws. As
+    nothing is clamped and saturation keeps the gray, the three commute: another order differs by
+    rounding alone.
 
     Args:
-        image: RGB, uint8 or float32, (H, W, 3).
-        alphas: the share of the image in the blends for brightness, contrast and saturation, 1 leaving it alone.
+        mean: the mean color of the image, (3,).
+        alphas: the share of the image in the blends for brightness, contrast and saturation, 1
+            leaving it alone.
         order: a permutation of (0, 1, 2): which of the three comes first, second and third.
-
-    Returns:
-        float32, (H, W, 3), not clamped.
     """
-    return build_jitter(compute_mean_color(image), alphas, order)(image)
-
-
-def lighting(image: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
-    """Add ImageNet's principal components of colour, each times its eigenvalue and its alpha.
-
-    Equals ``Lighting`` of fb.resnet.torch, datasets/transforms.lua, given the same draws.
-
-    Args:
-        image: RGB on the scale 0-255, uint8 or float32, (H, W, 3).
-        alphas: three factors, one a component.
-
-    Returns:
-        float32, (H, W, 3), not clamped.
-    """
-    return build_lighting(alphas)(image)
-
-
-def build_jitter(mean: np.ndarray, alphas: Sequence[float], order: Sequence[int]) -> ColorTransform:
-    """``color_jitter`` of an image whose mean colour is ``mean``, (3,)."""
     transform = IDENTITY
     for step in order:
         keep = alphas[step]
-        mixed = keep * np.eye(3)
-        offset = np.zeros(3)
-        if (
-            step == 1
-        ):  # the mean of the gray image is the gray of the mean colour, at this point of the order
+        mixed, offset = keep * np.eye(3), np.zeros(3)
+        if step == 1:  # the mean of the gray image is the gray of the mean color at this point
             offset = np.full(3, (1 - keep) * (_GRAY @ (transform.matrix @ mean + transform.offset)))
         elif step == 2:
             mixed = mixed + (1 - keep) * np.tile(_GRAY, (3, 1))
@@ -100,14 +76,17 @@ def build_jitter(mean: np.ndarray, alphas: Sequence[float], order: Sequence[int]
 
 
 def build_lighting(alphas: Sequence[float]) -> ColorTransform:
-    """``lighting`` on the scale 0-255."""
+    """Add ImageNet's principal components of color, each times its eigenvalue and its alpha.
+
+    Equals ``Lighting`` of fb.resnet.torch, datasets/transforms.lua, given the same three draws.
+    """
     return ColorTransform(np.eye(3), 255 * (_EIGENVECTORS @ (np.asarray(alphas) * _EIGENVALUES)))
 
 
-def normalization(
+def build_normalization(
     mean: Sequence[float], std: Sequence[float], channel_order: str
 ) -> ColorTransform:
-    """(value - mean) / std of each channel of an RGB image, the channels put into ``channel_order``.
+    """Map each channel of an RGB image to (value - mean) / std, and order the channels.
 
     Args:
         mean: on the scale 0-255, given in ``channel_order``.
@@ -135,12 +114,12 @@ def normalization(
 
 
 def compute_mean_color(image: np.ndarray) -> np.ndarray:
-    """The mean of each channel of (H, W, 3); float64, (3,)."""
+    """Compute the mean of each channel of (H, W, 3); float64, (3,)."""
     return np.array(cv2.mean(image)[:3])
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """float32 (H, W, 3) as a contiguous tensor (3, H, W)."""
+    """Copy float32 (H, W, 3) into a contiguous tensor (3, H, W)."""
     planes = np.empty((3, *image.shape[:2]), np.float32)
     cv2.split(image, list(planes))
     return torch.from_numpy(planes)

@@ -1,10 +1,10 @@
-"""ImageNet-5K: the 1000 classes of ImageNet-1K and the 4000 others of the full ImageNet with the most images (paper, section 5.2)."""
+"""Choose, list and open ImageNet-5K (paper, section 5.2).
+
+Its classes are the 1000 of ImageNet-1K and, of the full ImageNet, the 4000 others with most images.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,23 +28,27 @@ from resnext_det.data.images.storage import (
     ImageSource,
     JoinedSource,
 )
+from resnext_det.files import list_first, write_text
 
 NAME = "imagenet5k_train"
 NUM_CLASSES = 5000
 PAPER_IMAGES = 6_800_000
-"""How many images the paper's set has, to two digits (section 5.2)."""
+"""The number of images of the paper's set, to two digits (section 5.2)."""
 
-_IMAGES, _CLASSES, _COUNTS = "train.npz", "classes.txt", "counts.txt"
+_IMAGES = "train.npz"
 _MAKE = "tools/make_imagenet5k.py"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The classes of ImageNet-5K.
+    """Name the classes of ImageNet-5K.
 
-    ``class_names`` begins with those of ImageNet-1K in ascending order, so that the first 1000 outputs of a network are those of a
-    network for ImageNet-1K: testing it 1K-way takes the first 1000 logits, and the validation labels are unchanged. The others follow
-    in ascending order. ``counts`` are their images. ``added`` are those of ImageNet-1K that the full ImageNet lacks.
+    Attributes:
+        class_names: first those of ImageNet-1K in ascending order, so that the first 1000 outputs
+            of a network are those of a network for ImageNet-1K and are tested with its labels; then
+            the others in ascending order.
+        counts: the number of images of each class.
+        added: the classes of ImageNet-1K that the full ImageNet lacks.
     """
 
     class_names: tuple[str, ...]
@@ -58,14 +62,17 @@ def choose_classes(
     num_classes: int = NUM_CLASSES,
     imagenet1k_counts: Mapping[str, int] | None = None,
 ) -> Choice:
-    """The classes of ImageNet-1K and, of the others, those with the most images; of equally many, the first by WordNet id.
+    """Choose the classes of ImageNet-1K and, of the others, those with the most images.
+
+    Of equally many, the first by WordNet id is chosen.
 
     Args:
         counts: images of each class of the full ImageNet.
         imagenet1k: the classes of ImageNet-1K.
         num_classes: how many to choose altogether.
-        imagenet1k_counts: training images of each class of ImageNet-1K, where those of a class that the full ImageNet lacks are to be
-            taken from there. The release of fall 2011 lacks n04399382.
+        imagenet1k_counts: training images of each class of ImageNet-1K, where those of a class that
+            the full ImageNet lacks are to be taken from there. The release of fall 2011 lacks
+            n04399382.
 
     Raises:
         ValueError: there are too few other classes; a class of ImageNet-1K has no images.
@@ -74,16 +81,18 @@ def choose_classes(
     added = tuple(name for name in of_1k if not counts.get(name))
     if added and imagenet1k_counts is None:
         raise ValueError(
-            f"the full ImageNet has no images of {len(added)} of the {len(of_1k)} classes of ImageNet-1K: {', '.join(added[:5])}"
-            f"{' ...' if len(added) > 5 else ''}; give the training images of ImageNet-1K in place of the list of its classes, "
-            "and theirs are taken from there, or download what is missing"
+            f"the full ImageNet has no images of {len(added)} of the {len(of_1k)} classes of "
+            f"ImageNet-1K: {list_first(added)}; give the training images of ImageNet-1K in place "
+            "of the list of its classes, and theirs are taken from there, or download what is "
+            "missing"
         )
     others = {name: count for name, count in counts.items() if count and name not in set(of_1k)}
     wanted = num_classes - len(of_1k)
     if wanted < 0 or wanted > len(others):
         raise ValueError(
-            f"{num_classes} classes cannot be had: {len(of_1k)} are ImageNet-1K's, and the full ImageNet has {len(others)} others with "
-            f"images; give the whole ImageNet, or from {len(of_1k)} to {len(of_1k) + len(others)} classes"
+            f"{num_classes} classes cannot be had: {len(of_1k)} are ImageNet-1K's, and the full "
+            f"ImageNet has {len(others)} others with images; give the whole ImageNet, or from "
+            f"{len(of_1k)} to {len(of_1k) + len(others)} classes"
         )
     chosen = sorted(others, key=lambda name: (-others[name], name))[:wanted]
     names = (*of_1k, *sorted(chosen))
@@ -97,13 +106,15 @@ def make_imagenet5k(
     output: Path,
     num_classes: int = NUM_CLASSES,
 ) -> Choice:
-    """Write the list of ImageNet-5K's images, its classes and their counts; the images stay where they are.
+    """Write the list of ImageNet-5K's images, its classes and their counts.
+
+    The images stay where they are.
 
     Args:
         full: the full ImageNet, in folders or archives.
         imagenet1k: the training images of ImageNet-1K, or the names of its classes.
-        output: a folder, ``$DETECTRON2_DATASETS/imagenet5k``; ``train.npz`` (for ``open_imagenet5k``), ``classes.txt`` and ``counts.txt``
-            appear in it whole or not at all.
+        output: a folder, ``$DETECTRON2_DATASETS/imagenet5k``. ``classes.txt`` and ``counts.txt``
+            are written to it, and last ``train.npz``, which ``open_imagenet5k`` reads.
 
     Raises:
         ValueError: see ``choose_classes``; ``output`` holds a list already.
@@ -112,23 +123,21 @@ def make_imagenet5k(
     check_no_list(output)
     small = imagenet1k if isinstance(imagenet1k, ImageSet) else None
     names = imagenet1k.class_names if isinstance(imagenet1k, ImageSet) else imagenet1k
-    choice = choose_classes(
-        _counts(full), names, num_classes, _counts(small) if small is not None else None
-    )
-    parts = [_part(full, choice.class_names)]
+    small_counts = _count(small) if small is not None else None
+    choice = choose_classes(_count(full), names, num_classes, small_counts)
+    parts = [_select(full, choice.class_names)]
     if small is not None and choice.added:
-        parts.append(_part(small, choice.class_names, only=choice.added))
-    output.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".making-", dir=output))
-    try:
-        _write(aside / _IMAGES, choice.class_names, parts)
-        (aside / _CLASSES).write_text("".join(f"{name}\n" for name in choice.class_names))
-        pairs = zip(choice.class_names, choice.counts)
-        (aside / _COUNTS).write_text("".join(f"{name} {count}\n" for name, count in pairs))
-        for file in (_CLASSES, _COUNTS, _IMAGES):  # the last says that all are there
-            os.replace(aside / file, output / file)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        parts.append(_select(small, choice.class_names, only=choice.added))
+    arrays, descriptions = {"labels": np.concatenate([labels for _, labels in parts])}, []
+    for number, (source, _) in enumerate(parts):
+        description, more = pack(source, f"{number}.")
+        descriptions.append(description)
+        arrays |= more
+    lines = [f"{name} {count}\n" for name, count in zip(choice.class_names, choice.counts)]
+    write_text(output / "classes.txt", "".join(f"{name}\n" for name in choice.class_names))
+    write_text(output / "counts.txt", "".join(lines))
+    header = {"class_names": choice.class_names, "parts": descriptions}
+    write_arrays(output / _IMAGES, header, arrays)
     return choice
 
 
@@ -136,19 +145,20 @@ def check_no_list(output: Path) -> None:
     """Raise ValueError where ``output`` holds a list of ``make_imagenet5k`` already."""
     if (output / _IMAGES).exists():
         raise ValueError(
-            f"{output} holds a list already; remove {output / _IMAGES} to make it anew, or choose another folder"
+            f"{output} holds a list already; remove {output / _IMAGES} to make it anew, or choose "
+            "another folder"
         )
 
 
 def open_imagenet5k(folder: Path) -> ImageSet:
-    """Open what ``make_imagenet5k`` wrote.
+    """Open the set whose list ``make_imagenet5k`` wrote.
 
     Raises:
         FileNotFoundError: there is no such list, or the images are not where they were.
         ValueError: the list is damaged; an archive has changed since it was made.
     """
     path = folder / _IMAGES
-    header, arrays = _found(path, read_arrays)
+    header, arrays = _read(path, read_arrays)
     try:
         prefixes = [f"{number}." for number in range(len(header["parts"]))]
         parts = [unpack(part, arrays, prefix) for part, prefix in zip(header["parts"], prefixes)]
@@ -167,19 +177,18 @@ def open_imagenet5k(folder: Path) -> ImageSet:
 
 
 def read_imagenet5k_classes(folder: Path) -> tuple[str, ...]:
-    """The class names of ``open_imagenet5k`` without its images; raises as it."""
-    header, _ = _found(folder / _IMAGES, lambda path: (read_header(path), {}))
-    return tuple(header.get("class_names", ()))
+    """Read the class names of ``open_imagenet5k`` without its images; raises as it."""
+    return tuple(_read(folder / _IMAGES, read_header).get("class_names", ()))
 
 
-def _counts(image_set: ImageSet) -> dict[str, int]:
+def _count(image_set: ImageSet) -> dict[str, int]:
     return dict(zip(image_set.class_names, image_set.count_images().tolist()))
 
 
-def _part(
+def _select(
     image_set: ImageSet, class_names: Sequence[str], only: Sequence[str] | None = None
 ) -> tuple[StoredSource, np.ndarray]:
-    """The images of ``class_names``, or of ``only`` some of them, and their labels."""
+    """Select the images of ``class_names``, or of ``only`` some of them, and their labels."""
     source = image_set.source
     if not isinstance(source, FileSource | ArchiveSource):
         raise ValueError(
@@ -193,45 +202,30 @@ def _part(
     return source.take(indices), labels[indices]
 
 
-def _write(
-    path: Path, class_names: Sequence[str], parts: Sequence[tuple[StoredSource, np.ndarray]]
-) -> None:
-    packed = [pack(source, f"{number}.") for number, (source, _) in enumerate(parts)]
-    arrays = {"labels": np.concatenate([labels for _, labels in parts])}
-    for _, more in packed:
-        arrays |= more
-    write_arrays(path, {"class_names": class_names, "parts": [part for part, _ in packed]}, arrays)
-
-
-def _found(
-    path: Path, read: Callable[[Path], tuple[dict[str, Any], dict[str, np.ndarray]]]
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"image set {NAME!r} is not there: {path} does not exist; make it with {_MAKE} --output {path.parent}, "
-            "or set DETECTRON2_DATASETS to the folder of imagenet5k/"
+            f"image set {NAME!r} is not there: {path} does not exist; make it with {_MAKE} "
+            f"--output {path.parent}, or set DETECTRON2_DATASETS to the folder of imagenet5k/"
         ) from None
     except ValueError as error:
         raise ValueError(f"{error}; remove it, and make it anew with {_MAKE}") from error
 
 
 def _check_unchanged(part: StoredSource, path: Path) -> None:
-    """Of archives only: that every file is there would take long to see."""
+    """Check that folders and archives are as they were; that every file is there takes too long."""
+    archives = part.archives if isinstance(part, ArchiveSource) else ()
     again = f"put it back, or remove {path} and make it anew with {_MAKE}"
-    if not part.root.is_dir():
-        raise FileNotFoundError(
-            f"{path} lists images in {part.root}, which does not exist; {again}"
-        )
-    for archive in part.archives if isinstance(part, ArchiveSource) else ():
-        try:
-            now = Archive.at(part.root, archive.name)
-        except FileNotFoundError:
+    for place in (part.root, *(part.root / archive.name for archive in archives)):
+        if not place.exists():
             raise FileNotFoundError(
-                f"{path} lists images in {part.root / archive.name}, which does not exist; {again}"
-            ) from None
-        if now != archive:
+                f"{path} lists images in {place}, which does not exist; {again}"
+            )
+    for archive in archives:
+        if Archive.inspect(part.root, archive.name) != archive:
             raise ValueError(
-                f"{path} lists images in {part.root / archive.name}, which has changed since; {again}"
+                f"{path} lists images in {part.root / archive.name}, which has changed since; "
+                f"{again}"
             )

@@ -1,4 +1,4 @@
-"""Batches of images for classification, loaded by worker processes."""
+"""Load batches of images for classification in worker processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.modern_augmentation import Mixing
 from resnext_det.data.sampling import (
     Batch,
-    batches,
     draw_training_indices,
+    form_batches,
     make_random_state,
     take_inference_shard,
 )
@@ -26,22 +26,23 @@ from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading,
 logger = logging.getLogger(__name__)
 
 Augmentation = Callable[[np.ndarray, RandomState], Tensor]
-"""From an image, uint8 RGB (H, W, 3), to what the network takes: float32 (3, size, size)."""
+"""Turns an image, uint8 RGB (H, W, 3), into the network's input: float32 (3, size, size)."""
 
 Views = Callable[[np.ndarray], "Tensor | list[Tensor]"]
-"""From an image to its crops (n, 3, size, size), or to the image at several scales, each (n, 3, h, w)."""
+"""Turns an image into its crops (n, 3, size, size), or into a list of scales, each (n, 3, h, w)."""
 
-# Streams of random numbers within one seed: of the images, by their place in the training, and of the batches.
+# Streams of random numbers within one seed: of the images by their place in the training, and of
+# the batches.
 _IMAGES, _BATCHES = 0, 1
 _MOST_BROKEN = 100  # images in place of one, before the set itself must be at fault
 
 
 class _Sample(NamedTuple):
-    """One image of a batch.
+    """Hold one image of a batch.
 
     Attributes:
         views: None where the image is broken and was left out.
-        broken: name of every image that was skipped, and what is wrong with it.
+        broken: the name of every image that was skipped, and what is wrong with it.
     """
 
     views: Tensor | list[Tensor] | None
@@ -64,25 +65,27 @@ def build_image_train_loader(
     start_batch: int = 0,
     pin_memory: bool = False,
 ) -> Loader:
-    """Endless training batches, a pure function of (images, seed, world_size, rank, batch_size).
+    """Load endless training batches, a function of (images, seed, world_size, rank, batch_size).
 
-    Permutation after permutation of the set is divided among the processes: image k of the training is the same, augmented alike,
-    however many processes there are. With start_batch=k the batches are those of an uninterrupted run from batch k on.
+    Permutation after permutation of the set is divided among the processes, so that image k of the
+    training is the same, augmented alike, however many processes there are. With start_batch=k the
+    batches are those of an uninterrupted run from batch k on.
 
     Args:
         batch_size: images in a batch of this process.
         mixing: MixUp and CutMix within the batch of this process.
-        skip_broken: a broken image is replaced by another one, drawn at random, and named under ``broken``; otherwise it is an error.
+        skip_broken: replace a broken image by another one, drawn at random, and name it under
+            ``broken``; otherwise it is an error.
         start_batch: the first batch to give; nothing is loaded for those before it.
 
     Returns:
-        batches: ``images`` float32 (N, 3, size, size), ``labels`` int64 (N,), mixed float32 (N, classes), ``file_names``, ``broken``.
+        Batches of ``images`` float32 (N, 3, size, size), ``labels`` int64 (N,) or, mixed, float32
+        (N, classes), ``file_names`` and ``broken``.
 
     Raises:
         ValueError: an argument is out of its range; while iterating, the image that is broken.
     """
     check_loading(batch_size, num_workers)
-
     if start_batch < 0:
         raise ValueError(f"start_batch is {start_batch}; give 0 or more batches")
     start = start_batch * batch_size
@@ -91,7 +94,7 @@ def build_image_train_loader(
         indices = draw_training_indices(
             len(images), seed=seed, rank=rank, world_size=world_size, start=start
         )
-        for batch in batches(indices, batch_size):
+        for batch in form_batches(indices, batch_size):
             yield [(index, (start + position) * world_size + rank) for index, position in batch]
 
     next(plan())  # so that a wrong rank is an error here and not in the first step
@@ -113,14 +116,15 @@ def build_image_test_loader(
     skip_broken: bool = False,
     pin_memory: bool = False,
 ) -> Loader:
-    """Every image of this process's contiguous share once, in order; over all ranks each image once.
+    """Load every image of this process's share once, in order; all ranks together load each once.
 
     Args:
-        skip_broken: a broken image is left out and named under ``broken``; otherwise it is an error.
+        skip_broken: leave a broken image out and name it under ``broken``; else it is an error.
 
     Returns:
-        batches: ``views`` (N, n, 3, size, size), or a list of lists where they are of several sizes; ``labels`` int64 (N,),
-        ``file_names``, ``broken``. N may be 0 where images are left out.
+        Batches of ``views`` (N, n, 3, size, size), or a list of lists where they are of several
+        sizes; ``labels`` int64 (N,), ``file_names`` and ``broken``. N may be 0 where images are
+        left out.
 
     Raises:
         ValueError: an argument is out of its range; while iterating, the image that is broken.
@@ -149,11 +153,11 @@ class _TrainingImages(Dataset):
             try:
                 view = self._augmentation(self._images.read(index), random_state)
             except (ValueError, OSError) as error:
-                failure = Failure(error, self._images.file_name(index))
+                failure = Failure(error, self._images.locate(index))
             else:
-                label, name = int(self._images.labels[index]), self._images.file_name(index)
+                label, name = int(self._images.labels[index]), self._images.locate(index)
                 return position, _Sample(view, label, name, tuple(broken))
-            broken.append((self._images.file_name(index), str(failure.error)))
+            broken.append((self._images.locate(index), str(failure.error)))
             index = random_state.randint(len(self._images))
         return position, failure
 
@@ -163,7 +167,7 @@ class _TestImages(Dataset):
         self._images, self._views, self._skip_broken = images, views, skip_broken
 
     def __getitem__(self, index: int) -> tuple[int, _Sample | Failure]:
-        label, name = int(self._images.labels[index]), self._images.file_name(index)
+        label, name = int(self._images.labels[index]), self._images.locate(index)
         try:
             views = self._views(self._images.read(index))
         except (ValueError, OSError) as error:
@@ -174,7 +178,7 @@ class _TestImages(Dataset):
 
 
 class _Collation:
-    """From the samples of a batch to the batch, or to the error of one of them."""
+    """Put the samples of a batch together, or pass on the error of one of them."""
 
     def __init__(self, key: str, mixing: Mixing | None = None, seed: int = 0) -> None:
         self._key, self._mixing, self._seed = key, mixing, seed

@@ -1,4 +1,4 @@
-"""Image sets by path: class folders, flat folders, lists, and archives."""
+"""Open image sets by path: class folders, lists of images, and archives."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tqdm import tqdm
 from resnext_det.data.images.archives import open_archive, open_archives_of_classes
 from resnext_det.data.images.image_set import ImageSet, check_no_splits
 from resnext_det.data.images.storage import FileSource, PackedPaths
+from resnext_det.files import list_first
 
 ACCEPTED = (
-    "a folder of class folders, a folder of one .tar for each class, a .tar of either (FILE.tar, or FILE.tar/FOLDER/IN/IT), "
-    "or IMAGES_FOLDER:LIST.txt:CLASSES.txt"
+    "a folder of class folders, a folder of one .tar for each class, a .tar of either (FILE.tar, "
+    "or FILE.tar/FOLDER/IN/IT), or IMAGES_FOLDER:LIST.txt:CLASSES.txt"
 )
 
 
 def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
-    """Open the images of a path: ``ACCEPTED`` says what it may be.
+    """Open the images of a path, which may be all that ``ACCEPTED`` says.
 
     Args:
         allow_empty: whether there may be class folders or archives without images.
@@ -33,15 +34,13 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
     """
     path = Path(where).expanduser()
     if path.is_dir():
-        entries = list(os.scandir(path))
-        archives = [
-            entry.name for entry in entries if entry.name.endswith(".tar") and entry.is_file()
-        ]
-        folders = [entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name)]
+        entries = [entry for entry in os.scandir(path) if entry.name != "lost+found"]
+        archives = [e.name for e in entries if e.name.endswith(".tar") and e.is_file()]
+        folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
         if archives and folders:
             raise ValueError(
-                f"folder {path} has folders ({min(folders)} ...) and archives ({min(archives)} ...), so it is not clear which of them are "
-                "the classes; move the others away"
+                f"folder {path} has folders ({min(folders)} ...) and archives ({min(archives)} "
+                "...), so it is not clear which of them are the classes; move the others away"
             )
         if archives:
             return open_archives_of_classes(path, archives, allow_empty=allow_empty)
@@ -56,19 +55,17 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
     raise FileNotFoundError(f"image set {str(where)!r}: there is no such path; give {ACCEPTED}")
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "lost+found"
-
-
 def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
-    """Open ``ROOT/CLASS/**/NAME.jpg``: classes and images are those of ``torchvision.datasets.ImageFolder``, in its order.
+    """Open ``ROOT/CLASS/**/NAME.jpg``.
+
+    Classes and images are those of ``torchvision.datasets.ImageFolder``, in its order.
 
     Args:
         root: the folder of the class folders.
         allow_empty: whether there may be classes without images.
 
     Raises:
-        FileNotFoundError: the folder does not exist, or holds no class folders; a class has no images.
+        FileNotFoundError: there is no such folder; it has no class folders; a class has no images.
         ValueError: the folders are those of splits, train and val.
     """
     if not root.is_dir():
@@ -77,32 +74,23 @@ def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
         class_names, _ = find_classes(root)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"folder {root} holds no class folders; give the folder that holds one folder of images for each class"
+            f"folder {root} holds no class folders; give the folder that holds one folder of "
+            "images for each class"
         ) from None
     check_no_splits(str(root), class_names)
     labels, prefix = array("q"), os.path.join(root, "")
 
-    def paths() -> Iterator[tuple[str, str]]:
+    def find_paths() -> Iterator[tuple[str, str]]:
         for label, name in enumerate(tqdm(class_names, desc=f"listing {root.name}", disable=None)):
             for path, _ in make_dataset(root, {name: label}, IMG_EXTENSIONS, allow_empty=True):
                 labels.append(label)
                 yield os.path.split(path[len(prefix) :])
 
-    packed = PackedPaths.of(paths())
-    found = ImageSet(
-        str(root), tuple(class_names), np.frombuffer(labels, np.int64), FileSource(root, packed)
-    )
+    source = FileSource(root, PackedPaths.pack(find_paths()))
+    found = ImageSet(str(root), tuple(class_names), np.frombuffer(labels, np.int64), source)
     if not allow_empty:
         _check_no_class_is_empty(found, root)
     return found
-
-
-def open_flat_folder(root: Path) -> FileSource:
-    """The images of one folder, by name, without what is in its folders."""
-    names = sorted(
-        entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMG_EXTENSIONS)
-    )
-    return FileSource(root, PackedPaths.of(("", name) for name in names))
 
 
 def _check_no_class_is_empty(found: ImageSet, root: Path) -> None:
@@ -114,15 +102,24 @@ def _check_no_class_is_empty(found: ImageSet, root: Path) -> None:
         f" ({hidden[0]} is hidden, but every folder in {root} counts as a class)" if hidden else ""
     )
     raise FileNotFoundError(
-        f"folder {root} holds no images for {len(empty)} of its {len(found.class_names)} classes: {', '.join(empty[:5])}"
-        f"{' ...' if len(empty) > 5 else ''}{remark}; images end in {', '.join(IMG_EXTENSIONS)}: put some there, or remove these folders"
+        f"folder {root} holds no images for {len(empty)} of its {len(found.class_names)} classes: "
+        f"{list_first(empty)}{remark}; images end in {', '.join(IMG_EXTENSIONS)}: put some there, "
+        "or remove these folders"
     )
 
 
-def open_list(images: Path, list_file: Path, classes_file: Path) -> ImageSet:
-    """Open the images that a text file names, ``path label`` in each line.
+def open_flat_folder(root: Path) -> FileSource:
+    """Open the images of one folder, by name, without those in its folders."""
+    names = (entry.name for entry in os.scandir(root))
+    found = sorted(name for name in names if name.lower().endswith(IMG_EXTENSIONS))
+    return FileSource(root, PackedPaths.pack(("", name) for name in found))
 
-    The label is what follows the last space, so that there may be spaces in the path. Empty lines are passed over.
+
+def open_list(images: Path, list_file: Path, classes_file: Path) -> ImageSet:
+    """Open the images that a text file of Caffe or mmpretrain names, ``path label`` in each line.
+
+    The label is what follows the last space, so that there may be spaces in the path. Empty lines
+    are passed over.
 
     Args:
         images: the folder that the paths are relative to.
@@ -131,23 +128,25 @@ def open_list(images: Path, list_file: Path, classes_file: Path) -> ImageSet:
 
     Raises:
         FileNotFoundError: one of the three does not exist.
-        ValueError: a line is not of this form, or has a label without a class; there are no images; a class is named twice.
+        ValueError: a line is not of this form, or has a label without a class; there are no images;
+            a class is named twice.
     """
     if not images.is_dir():
         raise FileNotFoundError(
-            f"folder {images} does not exist; give the folder that the paths in {list_file} start from"
+            f"folder {images} does not exist; give the folder that the paths in {list_file} start "
+            "from"
         )
     class_names = read_class_names(classes_file)
     labels = array("q")
 
-    def paths() -> Iterator[tuple[str, str]]:
-        for number, line in _lines(list_file):
-            path, label = _parsed(line, f"{list_file}, line {number}", len(class_names))
+    def find_paths() -> Iterator[tuple[str, str]]:
+        for number, line in _read_lines(list_file):
+            path, label = _parse(line, f"{list_file}, line {number}", len(class_names))
             labels.append(label)
             folder, _, name = path.rpartition("/")
             yield folder, name
 
-    packed = PackedPaths.of(paths())
+    packed = PackedPaths.pack(find_paths())
     if len(packed) == 0:
         raise ValueError(f"list {list_file} names no images; write a line 'path label' for each")
     name = f"{images}:{list_file}:{classes_file}"
@@ -155,17 +154,18 @@ def open_list(images: Path, list_file: Path, classes_file: Path) -> ImageSet:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The lines of a text file that are not empty.
+    """Read the lines of a text file that are not empty.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, or names a class twice.
     """
     lines: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in _read_lines(path):
         if line in lines:
             raise ValueError(
-                f"{path} names the class {line!r} in lines {lines[line]} and {number}; give each class a name of its own"
+                f"{path} names the class {line!r} in lines {lines[line]} and {number}; give each "
+                "class a name of its own"
             )
         lines[line] = number
     if not lines:
@@ -175,8 +175,8 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of every line that is not empty."""
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Read the lines that are not empty, with their numbers from 1 on."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, start=1):
@@ -188,7 +188,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from None
 
 
-def _parsed(line: str, where: str, num_classes: int) -> tuple[str, int]:
+def _parse(line: str, where: str, num_classes: int) -> tuple[str, int]:
     path, *label_part = line.rsplit(maxsplit=1)
     label = "".join(label_part)
     if not label.isdecimal():
@@ -197,6 +197,7 @@ def _parsed(line: str, where: str, num_classes: int) -> tuple[str, int]:
         )
     if int(label) >= num_classes:
         raise ValueError(
-            f"{where}: label {label} has no class; the names of {num_classes} classes are given, for labels from 0 to {num_classes - 1}"
+            f"{where}: label {label} has no class; the names of {num_classes} classes are given, "
+            f"for labels from 0 to {num_classes - 1}"
         )
     return path, int(label)

@@ -1,4 +1,4 @@
-"""Augmentation of training images as torchvision trains its classifiers today."""
+"""Augment training images as torchvision trains its classifiers today."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import InterpolationMode, v2
 
-from resnext_det.data.images.colors import normalization, to_tensor
+from resnext_det.data.images.colors import build_normalization, to_tensor
 from resnext_det.data.images.resizing import check_image
 
 
 @contextmanager
 def seed_torch(random_state: np.random.RandomState) -> Iterator[None]:
-    """Within it torch's global generator of the CPU is seeded by one draw; afterwards it is as it was.
+    """Seed torch's global generator of the CPU by one draw, and restore it afterwards.
 
     ``torch.manual_seed`` would seed the generators of the GPUs too, and for good.
     """
@@ -29,14 +29,15 @@ def seed_torch(random_state: np.random.RandomState) -> Iterator[None]:
 
 
 class Mixing:
-    """Mixup (arXiv 1710.09412), CutMix (arXiv 1905.04899), one of the two at random a batch, or neither.
+    """Mix the images of a batch by MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899).
 
     They are torchvision.transforms.v2's, which mix each image with the one before it in the batch.
 
     Args:
         num_classes: C, the length of a soft target.
-        mixup: alpha of mixup's Beta(alpha, alpha); 0 for none.
-        cutmix: alpha of CutMix's; 0 for none. Where both are positive, each is taken for half of the batches.
+        mixup: alpha of MixUp's Beta(alpha, alpha); 0 for none.
+        cutmix: alpha of CutMix's; 0 for none. Where both are positive, one of the two is drawn for
+            each batch.
 
     Raises ValueError on values out of their ranges.
     """
@@ -46,7 +47,8 @@ class Mixing:
             raise ValueError(f"num_classes is {num_classes}; give at least one class")
         if mixup < 0 or cutmix < 0:
             raise ValueError(
-                f"mixup is {mixup}, cutmix {cutmix}; give alphas above 0, such as 0.2, or 0 for none"
+                f"mixup is {mixup}, cutmix {cutmix}; give alphas above 0, such as 0.2, or 0 for "
+                "none"
             )
         self.num_classes = num_classes
         self._transforms = []
@@ -81,12 +83,13 @@ class Mixing:
     def _check(self, images: Tensor, labels: Tensor) -> None:
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(
-                f"images are {images.dtype} of {tuple(images.shape)}; give a float batch (N, 3, H, W)"
+                f"images are {images.dtype} of {tuple(images.shape)}; give a float batch "
+                "(N, 3, H, W)"
             )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"labels are {labels.dtype} of {tuple(labels.shape)} for {len(images)} images; give one class "
-                "number an image, int64"
+                f"labels are {labels.dtype} of {tuple(labels.shape)} for {len(images)} images; "
+                "give one class number an image, int64"
             )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(
@@ -103,10 +106,10 @@ _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.B
 
 
 class ModernAugmentation:
-    """Crop, mirror, a drawn policy, normalise, erase: the steps of torchvision's references/classification.
+    """Crop, mirror, apply a policy, normalize and erase, as torchvision's training recipes do.
 
-    They are torchvision.transforms.v2's RandomResizedCrop, RandomHorizontalFlip, TrivialAugmentWide or RandAugment,
-    and RandomErasing, with their standard ranges.
+    The steps are torchvision.transforms.v2's RandomResizedCrop, RandomHorizontalFlip,
+    TrivialAugmentWide or RandAugment, and RandomErasing, with their standard ranges.
 
     Args:
         size: side of the result in pixels.
@@ -115,7 +118,7 @@ class ModernAugmentation:
         channel_order: "RGB" or "BGR": of the result; images are RGB.
         interpolation: PIL's "bilinear" or "bicubic", of the crop and of the policy.
         policy: "trivial_augment_wide", "rand_augment" or "" for none.
-        random_erasing: probability that a rectangle becomes the mean colour.
+        random_erasing: probability that a rectangle becomes the mean color.
         flip: probability of a mirror image.
 
     Raises ValueError on values out of their ranges.
@@ -133,7 +136,17 @@ class ModernAugmentation:
         random_erasing: float = 0.1,
         flip: float = 0.5,
     ) -> None:
-        _check(size, interpolation, policy)
+        if size < 1:
+            raise ValueError(f"size is {size}; give the side of the result in pixels, such as 224")
+        if interpolation not in _MODES:
+            raise ValueError(
+                f"interpolation is {interpolation!r}; this augmentation takes PIL's, one of "
+                f"{', '.join(_MODES)}"
+            )
+        if policy and policy not in POLICIES:
+            raise ValueError(
+                f"policy is {policy!r}; it is one of {', '.join(POLICIES)}, or '' for none"
+            )
         for name, value in (("random_erasing", random_erasing), ("flip", flip)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; give a probability from 0 to 1")
@@ -145,25 +158,12 @@ class ModernAugmentation:
         if policy:
             steps.append(POLICIES[policy](interpolation=mode))
         self._steps = v2.Compose(steps)
-        self._normalization = normalization(mean, std, channel_order)
+        self._normalization = build_normalization(mean, std, channel_order)
         self._erasing = v2.RandomErasing(random_erasing, inplace=True)
 
     def __call__(self, image: np.ndarray, random_state: np.random.RandomState) -> Tensor:
-        """uint8 RGB (H, W, 3) to float32 (3, size, size)."""
+        """Turn uint8 RGB (H, W, 3) into float32 (3, size, size)."""
         check_image(image)
         with seed_torch(random_state):
             picture = self._steps(Image.fromarray(image))
             return self._erasing(to_tensor(self._normalization(np.asarray(picture))))
-
-
-def _check(size: int, interpolation: str, policy: str) -> None:
-    if size < 1:
-        raise ValueError(f"size is {size}; give the side of the result in pixels, such as 224")
-    if interpolation not in _MODES:
-        raise ValueError(
-            f"interpolation is {interpolation!r}; this augmentation is made of PIL's, one of {', '.join(_MODES)}"
-        )
-    if policy and policy not in POLICIES:
-        raise ValueError(
-            f"policy is {policy!r}; it is one of {', '.join(POLICIES)}, or '' for none"
-        )

@@ -1,8 +1,9 @@
-"""Resizing as Torch 7 did it, and as PIL does it.
+"""Resize images as Torch 7 did it, and as PIL does it.
 
-``image.scale(..., "bicubic")`` of Torch 7, which fb.resnet.torch and so the paper trained and tested with, is not
-what other libraries call bicubic: it samples four pixels an axis with the Catmull-Rom spline and averages nothing
-when it shrinks, its corners are the corners of the source, and its result is neither rounded nor clamped.
+The paper trained and tested with ``image.scale(..., "bicubic")`` of Torch 7, through
+fb.resnet.torch. That is not what other libraries call bicubic: it samples four pixels an axis with
+the Catmull-Rom spline and averages nothing when it shrinks, its corners are the corners of the
+source, and its result is neither rounded nor clamped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resamplin
 
 
 class Box(NamedTuple):
-    """A part of an image, in whole pixels."""
+    """Bound a part of an image, in whole pixels."""
 
     top: int
     left: int
@@ -34,14 +35,14 @@ class Box(NamedTuple):
 def resize(
     image: np.ndarray, height: int, width: int, interpolation: str, *, window: Box | None = None
 ) -> np.ndarray:
-    """An image in another size.
+    """Resize an image.
 
     Args:
         image: uint8 RGB, (H, W, 3).
         height: of the result, in pixels.
         width: of the result, in pixels.
-        interpolation: "torch7_bicubic" (see above; ``scaleBicubic`` of torch/image, generic/image.c), or PIL's
-            "bicubic" or "bilinear", which average when they shrink, as torchvision and timm preprocess.
+        interpolation: "torch7_bicubic" (``scaleBicubic`` of torch/image, generic/image.c), or PIL's
+            "bicubic" or "bilinear", which average when they shrink, as torchvision and timm do.
         window: the part of the result that is wanted; "torch7_bicubic" computes no more than that.
 
     Returns:
@@ -63,18 +64,19 @@ def resize(
             f"{window} is not within an image of {height}x{width}; give a part of the result"
         )
     if interpolation == "torch7_bicubic":
-        vertical = _taps(image.shape[0], height).part(top, rows)
-        horizontal = _taps(image.shape[1], width).part(left, columns)
-        return _weighted_sums(image, vertical, horizontal)
+        vertical = _compute_taps(image.shape[0], height).select(top, rows)
+        horizontal = _compute_taps(image.shape[1], width).select(left, columns)
+        return _sum_taps(image, vertical, horizontal)
     resized = Image.fromarray(image).resize((width, height), _PIL_FILTERS[interpolation])
     return np.asarray(resized)[top : top + rows, left : left + columns]
 
 
 def scale_shorter_side(height: int, width: int, size: int, interpolation: str) -> tuple[int, int]:
-    """(height, width) of an image whose shorter side becomes ``size``, the longer side cut to whole pixels.
+    """Compute (height, width) of an image whose shorter side becomes ``size``.
 
-    The two libraries differ by a pixel where their quotients round apart: for "torch7_bicubic" this is ``Scale`` of
-    fb.resnet.torch, datasets/transforms.lua, and else ``Resize`` of torchvision.
+    The longer side is cut to whole pixels. For "torch7_bicubic" it equals ``Scale`` of
+    fb.resnet.torch, datasets/transforms.lua, and else ``Resize`` of torchvision; where their
+    quotients round apart, the two differ by a pixel.
     """
     short, long = min(height, width), max(height, width)
     if short == size:
@@ -89,8 +91,8 @@ def check_image(image: np.ndarray) -> None:
     """Raise ValueError unless the image is uint8, (H, W, 3), and has pixels."""
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
-            f"the image has the shape {image.shape}; give RGB as (H, W, 3), a grayscale image with its channel "
-            "repeated (read_image does that)"
+            f"the image has the shape {image.shape}; give RGB as (H, W, 3), a grayscale image with "
+            "its channel repeated (read_image does that)"
         )
     if image.dtype != np.uint8:
         raise ValueError(f"the image is of {image.dtype}; give uint8, on the scale 0-255")
@@ -110,10 +112,13 @@ def check_interpolation(interpolation: str) -> None:
 
 @dataclass(frozen=True)
 class _Taps:
-    """Each new position of an axis as the weighted sum of four old ones.
+    """Express each new position of an axis as the weighted sum of four old ones.
 
-    ``indices``: int32, (size, 4), counted from ``first``; ``weights``: float32, (size, 4); the old positions that have
-    a part in it are first, first + 1 ... last.
+    Attributes:
+        indices: int32, (size, 4), counted from ``first``.
+        weights: float32, (size, 4).
+        first: the first old position that has a part in it.
+        last: the last one.
     """
 
     indices: Tensor
@@ -121,8 +126,8 @@ class _Taps:
     first: int
     last: int
 
-    def part(self, start: int, length: int) -> _Taps:
-        """The taps of ``length`` new positions from ``start`` on."""
+    def select(self, start: int, length: int) -> _Taps:
+        """Select the taps of ``length`` new positions from ``start`` on."""
         if (start, length) == (0, len(self.indices)):
             return self
         indices = self.indices[start : start + length]
@@ -133,11 +138,12 @@ class _Taps:
 
 
 @lru_cache(maxsize=1024)
-def _taps(source: int, size: int) -> _Taps:
-    """Where ``Main_scaleCubic_rowcol`` of torch/image samples an axis, and its polynomial as four weights.
+def _compute_taps(source: int, size: int) -> _Taps:
+    """Compute where ``Main_scaleCubic_rowcol`` of torch/image samples an axis, with which weights.
 
-    Positions are computed in float32, as there. What is missing beyond the two ends is continued linearly: its weight
-    goes to its two neighbours. The last pixel is the last of the source, also where the size is 1.
+    Positions are computed in float32, as there. What is missing beyond the two ends is continued
+    linearly: its weight goes to its two neighbors. The last pixel is the last of the source, also
+    where the size is 1.
     """
     if source == 1:  # where Torch leaves the last pixel unwritten
         alone = torch.tensor([[0.0, 1.0, 0.0, 0.0]]).repeat(size, 1)
@@ -166,17 +172,18 @@ def _taps(source: int, size: int) -> _Taps:
     )
 
 
-def _weighted_sums(image: np.ndarray, vertical: _Taps, horizontal: _Taps) -> np.ndarray:
-    """Both axes of uint8 (H, W, 3), the width first; float32.
+def _sum_taps(image: np.ndarray, vertical: _Taps, horizontal: _Taps) -> np.ndarray:
+    """Resize both axes of uint8 (H, W, 3), the width first; float32.
 
-    Each axis is summed as the first of its array, so that whole rows are added; OpenCV turns the array in between.
+    Each axis is summed as the first of its array, so that whole rows are added; OpenCV turns the
+    array in between.
     """
     part = image[vertical.first : vertical.last + 1, horizontal.first : horizontal.last + 1]
     height, width = len(vertical.indices), len(horizontal.indices)
-    narrow = _sums_of_rows(torch.from_numpy(cv2.transpose(part)).float(), horizontal)
+    narrow = _sum_rows(torch.from_numpy(cv2.transpose(part)).float(), horizontal)
     turned = cv2.transpose(narrow.view(width, -1, 3).numpy())
-    return _sums_of_rows(torch.from_numpy(turned), vertical).view(height, width, 3).numpy()
+    return _sum_rows(torch.from_numpy(turned), vertical).view(height, width, 3).numpy()
 
 
-def _sums_of_rows(rows: Tensor, taps: _Taps) -> Tensor:
+def _sum_rows(rows: Tensor, taps: _Taps) -> Tensor:
     return embedding_bag(taps.indices, rows.flatten(1), per_sample_weights=taps.weights, mode="sum")

@@ -1,11 +1,11 @@
-"""Where the pixels of an image set come from: files, members of archives, or an array."""
+"""Where the images of a set are stored: in files, in tar archives, or as pixels in memory."""
 
 from __future__ import annotations
 
 import os
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -13,127 +13,108 @@ import numpy as np
 
 from resnext_det.data.reading import decode_rgb, read_range
 
-
-@dataclass(frozen=True, eq=False)
-class PackedStrings:
-    """An immutable list of file names, in the file system's encoding.
-
-    ``blob`` is uint8, the names one after another; ``ends`` is int64 (N,), where each ends.
-    """
-
-    blob: np.ndarray
-    ends: np.ndarray
-
-    @classmethod
-    def of(cls, names: Iterable[str]) -> PackedStrings:
-        blob, ends = bytearray(), array("q")
-        for name in names:
-            blob += os.fsencode(name)
-            ends.append(len(blob))
-        return cls(np.frombuffer(blob, np.uint8), np.frombuffer(ends, np.int64))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> str:
-        begin = self.ends[index - 1] if index else 0
-        return os.fsdecode(self.blob[begin : self.ends[index]].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
-    def check(self) -> None:
-        """Raise ValueError where the arrays, read from a file, are not of this form."""
-        if (
-            self.blob.dtype != np.uint8
-            or self.ends.dtype != np.int64
-            or self.blob.ndim + self.ends.ndim != 2
-        ):
-            raise ValueError("names are not packed as they should be")
-        last = self.ends[-1] if len(self) else 0
-        if last != len(self.blob) or (np.diff(self.ends, prepend=0) < 0).any():
-            raise ValueError("names do not end where they should")
+_LONGEST_FOLDER, _LONGEST_NAME = 4096, 255  # bytes; Linux takes no longer ones
+_CHUNK = 65_536  # names that are Python objects at once while millions are packed
+_FILE_REMEDY = "replace the file (copy or download it again), or remove it and open the set anew"
+_ARCHIVE_REMEDY = "copy or download its archive again, or make the archive without it"
 
 
 @dataclass(frozen=True, eq=False)
 class PackedPaths:
-    """An immutable list of paths of the form ``folder/name``; each folder is stored once.
+    """Hold millions of paths ``folder/name`` in three numpy arrays; each folder is stored once.
 
-    ``folder_of`` is int32 (N,), the number of each path's folder. An empty folder stands for none.
+    Forked processes share the arrays and spawned ones get them at once. As Python strings the paths
+    of ImageNet-5K would take about a gigabyte in every loading process.
+
+    Attributes:
+        folders: bytes (F,), in the file system's encoding; an empty folder stands for none.
+        folder_of: int32 (N,), the number of each path's folder.
+        names: bytes (N,), likewise.
     """
 
-    folders: PackedStrings
+    folders: np.ndarray
     folder_of: np.ndarray
-    names: PackedStrings
+    names: np.ndarray
 
     @classmethod
-    def of(cls, paths: Iterable[tuple[str, str]]) -> PackedPaths:
-        """Pack pairs of a folder and a name."""
-        numbers: dict[str, int] = {}
-        folder_of = array("i")
+    def pack(cls, paths: Iterable[tuple[str, str]]) -> PackedPaths:
+        """Pack pairs of a folder and a name.
 
-        def names() -> Iterator[str]:
-            for folder, name in paths:
-                folder_of.append(numbers.setdefault(folder, len(numbers)))
-                yield name
-
-        packed = PackedStrings.of(names())
-        return cls(PackedStrings.of(numbers), np.frombuffer(folder_of, np.int32), packed)
+        Raises ValueError where one is longer than file systems take, since every name takes as many
+        bytes as the longest.
+        """
+        numbers: dict[bytes, int] = {}
+        names, folder_of = [np.empty(0, "S1")], [np.empty(0, np.int32)]
+        pairs = (_encode(folder, name) for folder, name in paths)
+        while chunk := list(islice(pairs, _CHUNK)):
+            of_chunk = [numbers.setdefault(folder, len(numbers)) for folder, _ in chunk]
+            folder_of.append(np.array(of_chunk, np.int32))
+            names.append(np.array([name for _, name in chunk], "S"))
+        return cls(np.array([*numbers], "S"), np.concatenate(folder_of), np.concatenate(names))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> PackedPaths:
-        """The inverse of ``arrays``; raises ValueError or KeyError where something is wrong."""
-        folders = PackedStrings(arrays[f"{prefix}folders"], arrays[f"{prefix}folder_ends"])
-        names = PackedStrings(arrays[f"{prefix}names"], arrays[f"{prefix}name_ends"])
-        folders.check()
-        names.check()
-        folder_of = arrays[f"{prefix}folder_of"]
-        if folder_of.dtype != np.int32 or folder_of.shape != (len(names),):
+        """Invert ``to_arrays``; raise ValueError or KeyError where something is wrong."""
+        parts = (arrays[f"{prefix}{part}"] for part in ("folders", "folder_of", "names"))
+        folders, folder_of, names = parts
+        if not folders.dtype.kind == names.dtype.kind == "S" or folders.ndim + names.ndim != 2:
+            raise ValueError("names are not packed as they should be")
+        if folder_of.dtype != np.int32 or folder_of.shape != names.shape:
             raise ValueError("names and folders do not fit together")
         if len(names) and not 0 <= folder_of.min() <= folder_of.max() < len(folders):
             raise ValueError("a name is in a folder that is not there")
         return cls(folders, folder_of, names)
 
-    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """What is to be stored, by names that begin with ``prefix``."""
-        return {
-            f"{prefix}folders": self.folders.blob,
-            f"{prefix}folder_ends": self.folders.ends,
-            f"{prefix}folder_of": self.folder_of,
-            f"{prefix}names": self.names.blob,
-            f"{prefix}name_ends": self.names.ends,
-        }
+    def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Name the arrays for a file; the names begin with ``prefix``."""
+        parts = {"folders": self.folders, "folder_of": self.folder_of, "names": self.names}
+        return {f"{prefix}{part}": array for part, array in parts.items()}
+
+    def list_folders(self) -> list[str]:
+        return [os.fsdecode(folder) for folder in self.folders.tolist()]
+
+    def list_names(self) -> list[str]:
+        return [os.fsdecode(name) for name in self.names.tolist()]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> str:
         folder, name = self.folders[self.folder_of[index]], self.names[index]
-        return f"{folder}/{name}" if folder else name
+        return os.fsdecode(b"/".join([folder, name]) if folder else bytes(name))
 
     def take(self, indices: np.ndarray) -> PackedPaths:
-        """The paths of these indices, in this order."""
-        names = PackedStrings.of(self.names[index] for index in indices.tolist())
-        return PackedPaths(self.folders, self.folder_of[indices], names)
+        """Select the paths of these indices, in this order."""
+        return PackedPaths(self.folders, self.folder_of[indices], self.names[indices])
 
 
-_FILE_REMEDY = "replace the file (copy or download it again), or remove it and open the set anew"
-_ARCHIVE_REMEDY = "copy or download its archive again, or make the archive without it"
+def _encode(folder: str, name: str) -> tuple[bytes, bytes]:
+    pair = os.fsencode(folder), os.fsencode(name)
+    if len(pair[0]) > _LONGEST_FOLDER or len(pair[1]) > _LONGEST_NAME:
+        raise ValueError(
+            f"the path {folder[:100]}/{name[:100]} ... is too long: its folder has {len(pair[0])} "
+            f"bytes of at most {_LONGEST_FOLDER}, its name {len(pair[1])} of at most "
+            f"{_LONGEST_NAME}; give the image a shorter name"
+        )
+    return pair
 
 
 class ImageSource(Protocol):
-    """Images by number; small and picklable. ``ImageSet`` says what the methods give and raise."""
+    """Give images by number; small and picklable, without open files.
+
+    ``ImageSet`` says what the methods return and raise.
+    """
 
     def __len__(self) -> int: ...
 
-    def file_name(self, index: int) -> str: ...
+    def locate(self, index: int) -> str: ...
 
     def read(self, index: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Files at ``root/path``."""
+    """Read image files at ``root/path``."""
 
     root: Path
     paths: PackedPaths
@@ -141,52 +122,52 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def file_name(self, index: int) -> str:
+    def locate(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> np.ndarray:
-        path = self.file_name(index)
-        try:
-            data = read_range(path)
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"image {path} does not exist; put it there, or correct the list or the folder of the set"
-            ) from None
-        except (OSError, EOFError) as error:
-            raise ValueError(f"image {path} cannot be read: {error}; {_FILE_REMEDY}") from error
-        return decode_rgb(data, path, _FILE_REMEDY)
+        path = self.locate(index)
+        remedy = "put it there, or correct the list or the folder of the set"
+        return _read(path, path, f"does not exist; {remedy}", _FILE_REMEDY)
 
     def take(self, indices: np.ndarray) -> FileSource:
-        """The images of these indices, in this order."""
+        """Select the images of these indices, in this order."""
         return FileSource(self.root, self.paths.take(indices))
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive as it was when its headers were read: the name in its folder, bytes, and time of the last change in nanoseconds."""
+    """Identify an archive as it was when its headers were read.
+
+    Attributes:
+        name: in its folder.
+        size: in bytes.
+        mtime: when it was last changed, in nanoseconds.
+    """
 
     name: str
     size: int
     mtime: int
 
     @classmethod
-    def at(cls, root: Path, name: str) -> Archive:
-        """The archive as it is now."""
+    def inspect(cls, root: Path, name: str) -> Archive:
+        """Describe the archive as it is now."""
         state = (root / name).stat()
         return cls(name, state.st_size, state.st_mtime_ns)
 
 
 @dataclass(frozen=True, eq=False)
 class ArchiveSource:
-    """Members of uncompressed tar archives, read where they lie.
+    """Read images where they lie in uncompressed tar archives.
 
     Attributes:
         root: the folder of the archives.
-        archives: in it.
-        paths: of the images below ``root``: ``archive.tar/folder/in/it/name.jpg``; a tar in a tar is a folder.
-        archive_of_folder: int32, the number of the archive that each of ``paths.folders`` is in.
-        offsets: int64 (N,), where the bytes of each image begin in its archive.
-        sizes: int64 (N,), how many they are.
+        archives: the archives in it.
+        paths: paths of the images below ``root``, ``archive.tar/folder/in/it/name.jpg``; an archive
+            in an archive counts as a folder.
+        archive_of_folder: int32 (F,), the number of the archive that holds each of the folders.
+        offsets: int64 (N,), the byte of its archive at which each image begins.
+        sizes: int64 (N,), the number of bytes of each image.
     """
 
     root: Path
@@ -199,44 +180,30 @@ class ArchiveSource:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def file_name(self, index: int) -> str:
+    def locate(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> np.ndarray:
-        name = self.file_name(index)
-        archive = (
-            self.root / self.archives[self.archive_of_folder[self.paths.folder_of[index]]].name
-        )
-        try:
-            data = read_range(str(archive), int(self.offsets[index]), int(self.sizes[index]))
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"image {name}: archive {archive} does not exist any more; put it back, or open the set anew"
-            ) from None
-        except (OSError, EOFError) as error:
-            raise ValueError(f"image {name} cannot be read: {error}; {_ARCHIVE_REMEDY}") from error
-        return decode_rgb(data, name, _ARCHIVE_REMEDY)
+        number = self.archive_of_folder[self.paths.folder_of[index]]
+        archive = str(self.root / self.archives[number].name)
+        remedy = "put it back, or open the set anew"
+        missing = f"is not there: archive {archive} does not exist any more; {remedy}"
+        part = int(self.offsets[index]), int(self.sizes[index])
+        return _read(archive, self.locate(index), missing, _ARCHIVE_REMEDY, *part)
 
     def take(self, indices: np.ndarray) -> ArchiveSource:
-        """The images of these indices, in this order."""
+        """Select the images of these indices, in this order."""
+        paths, offsets, sizes = self.paths.take(indices), self.offsets[indices], self.sizes[indices]
         return ArchiveSource(
-            self.root,
-            self.archives,
-            self.paths.take(indices),
-            self.archive_of_folder,
-            self.offsets[indices],
-            self.sizes[indices],
+            self.root, self.archives, paths, self.archive_of_folder, offsets, sizes
         )
 
     def check(self) -> None:
-        """Raise ValueError where the arrays, read from a file, contradict each other or an image lies outside its archive."""
-        shape = (len(self.paths),)
-        if any(
-            array.dtype != np.int64 or array.shape != shape for array in (self.offsets, self.sizes)
-        ):
+        """Raise ValueError where arrays from a file contradict each other or leave an archive."""
+        shape, of_folder = (len(self.paths),), self.archive_of_folder
+        if any(a.dtype != np.int64 or a.shape != shape for a in (self.offsets, self.sizes)):
             raise ValueError("offsets or sizes are not those of the names")
-        of_folder = self.archive_of_folder
-        if of_folder.dtype != np.int32 or of_folder.shape != (len(self.paths.folders),):
+        if of_folder.dtype != np.int32 or of_folder.shape != self.paths.folders.shape:
             raise ValueError("the folders are in no archive")
         if len(of_folder) and not 0 <= of_folder.min() <= of_folder.max() < len(self.archives):
             raise ValueError("a folder is in an archive that is not there")
@@ -246,9 +213,26 @@ class ArchiveSource:
             raise ValueError("an image lies outside its archive")
 
 
+def _read(
+    path: str, name: str, missing: str, remedy: str, offset: int = 0, size: int | None = None
+) -> np.ndarray:
+    """Read and decode a file or a part of it; an error calls the image ``name``."""
+    try:
+        return decode_rgb(read_range(path, offset, size), name, remedy)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image {name} {missing}") from None
+    except (OSError, EOFError) as error:
+        raise ValueError(f"image {name} cannot be read: {error}; {remedy}") from error
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Pixels in memory, uint8 (N, height, width, 3), and the files that they are from, each of equally many."""
+    """Hold pixels in memory.
+
+    Attributes:
+        pixels: uint8 (N, height, width, 3).
+        files: where they were read from, each with equally many images.
+    """
 
     pixels: np.ndarray
     files: tuple[str, ...]
@@ -256,9 +240,9 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def file_name(self, index: int) -> str:
-        file, record = divmod(index, len(self.pixels) // len(self.files))
-        return f"{self.files[file]}, image {record}"
+    def locate(self, index: int) -> str:
+        file, number = divmod(index, len(self.pixels) // len(self.files))
+        return f"{self.files[file]}, image {number}"
 
     def read(self, index: int) -> np.ndarray:
         return self.pixels[index].copy()
@@ -266,22 +250,22 @@ class ArraySource:
 
 @dataclass(frozen=True, eq=False)
 class JoinedSource:
-    """The images of one source after those of another."""
+    """Append the images of each source to those of the one before."""
 
     parts: Sequence[ImageSource]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    def file_name(self, index: int) -> str:
-        part, index = self._place(index)
-        return part.file_name(index)
+    def locate(self, index: int) -> str:
+        part, index = self._find(index)
+        return part.locate(index)
 
     def read(self, index: int) -> np.ndarray:
-        part, index = self._place(index)
+        part, index = self._find(index)
         return part.read(index)
 
-    def _place(self, index: int) -> tuple[ImageSource, int]:
+    def _find(self, index: int) -> tuple[ImageSource, int]:
         for part in self.parts:
             if index < len(part):
                 return part, index

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import pickle
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from resnext_det.data.images.image_set import ImageSet
 
@@ -101,7 +105,7 @@ def nested(classes: Mapping[str, Mapping[str, bytes]], prefix: str = "") -> byte
 def holdings(image_set: ImageSet) -> dict[str, tuple[str, bytes]]:
     """{file name without folders: (class, the bytes of the pixels)}."""
     return {
-        os.path.basename(image_set.file_name(i)): (
+        os.path.basename(image_set.locate(i)): (
             image_set.class_names[image_set.labels[i]],
             image_set.read(i).tobytes(),
         )
@@ -138,3 +142,36 @@ class ScriptedState:
 
     def normal(self, mean: float, std: float, size: int) -> Any:
         return self._next("normal", mean, std, size)
+
+
+CIFAR = {10: CIFAR10, 100: CIFAR100}
+RECORDS = 12  # in each file of write_cifar
+
+
+def write_cifar(root: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write CIFAR-10 or CIFAR-100 of a few images in its published layout, and have it accepted.
+
+    torchvision knows the published files by their MD5; it is made to know these instead.
+    """
+    published = CIFAR[number]
+    folder = root / published.base_folder
+    folder.mkdir(parents=True)
+    key, labels_key = published.meta["key"], "labels" if number == 10 else "fine_labels"
+    names = [name for name, _ in (*published.train_list, *published.test_list)]
+    contents: dict[str, dict[str, Any]] = {
+        published.meta["filename"]: {key: [f"class {i:02d}" for i in range(number)]}
+    }
+    for file, name in enumerate(names):
+        random = np.random.RandomState(file)
+        pixels = random.randint(0, 256, (RECORDS, 3072), dtype=np.uint8)
+        contents[name] = {"data": pixels, labels_key: random.randint(0, number, RECORDS).tolist()}
+    md5 = {}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    for files in ("train_list", "test_list"):
+        known = [[name, md5[name]] for name, _ in getattr(published, files)]
+        monkeypatch.setattr(published, files, known)
+    meta = published.meta["filename"]
+    monkeypatch.setattr(published, "meta", {**published.meta, "md5": md5[meta]})
+    return folder

@@ -30,13 +30,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The archives whose headers were read."""
     walked: list[Path] = []
-    walk = archive_index.walk
+    walk = archive_index.walk_archive
 
     def recorded(path: Path, **options: Any) -> Any:
         walked.append(path)
         return walk(path, **options)
 
-    monkeypatch.setattr(archive_index, "walk", recorded)
+    monkeypatch.setattr(archive_index, "walk_archive", recorded)
     return walked
 
 
@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def contents(source: ArchiveSource) -> dict[str, bytes]:
-    return {source.file_name(i): source.read(i).tobytes() for i in range(len(source))}
+    return {source.locate(i): source.read(i).tobytes() for i in range(len(source))}
 
 
 def test_the_headers_are_read_once(path: Path, walks: list[Path], cache: Path) -> None:
@@ -152,11 +152,13 @@ def _without_offsets(index: Path) -> None:
         _other("offsets", lambda a: a.astype(np.float64)),
         _other("sizes", lambda a: a + (1 << 62)),
         _other("sizes", lambda a: -a),
-        _other("name_ends", lambda a: a[::-1].copy()),
-        _other("name_ends", lambda a: a + 1),
+        _other("names", lambda a: a.astype(str)),
+        _other("names", lambda a: a[:, None]),
         _other("names", lambda a: a[:-1]),
         _other("folder_of", lambda a: a + 1),
         _other("folder_of", lambda a: a[:-1]),
+        _other("folder_of", lambda a: a.astype(np.int64)),
+        _other("folders", lambda a: a[:-1]),
         _other("archive_of_folder", lambda a: a - 1),
         _other("archive_of_folder", lambda a: a[:0]),
     ],

@@ -93,7 +93,7 @@ def test_members_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(tar_bytes([*others, member("/c/0.jpg", jpeg(0)), *others]))
     found = index_archive(path)
-    assert [found.file_name(i) for i in range(len(found))] == [f"{path}/c/0.jpg"]
+    assert [found.locate(i) for i in range(len(found))] == [f"{path}/c/0.jpg"]
 
 
 @pytest.mark.parametrize("name", ["c/1.jpg", "c/1.txt"])

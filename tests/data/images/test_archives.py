@@ -66,7 +66,7 @@ def test_a_tree_equals_image_folder_on_the_extracted_archive(
         path.replace(str(tmp_path / "extracted"), str(tmp_path / "set.tar"))
         for path, _ in reference.samples
     ]
-    assert [found.file_name(i) for i in range(len(found))] == [str(Path(name)) for name in names]
+    assert [found.locate(i) for i in range(len(found))] == [str(Path(name)) for name in names]
     assert len(found) == 8
     for i, (image, _) in enumerate(reference):
         np.testing.assert_array_equal(found.read(i), np.asarray(image))
@@ -79,7 +79,7 @@ def test_an_archive_of_archives(tmp_path: Path, prefix: str) -> None:
     found = open_archive(path)
     assert found.class_names == tuple(CLASSES)
     assert found.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert found.file_name(4) == f"{path}/{prefix}n01443537.tar/n01443537_1.JPEG"
+    assert found.locate(4) == f"{path}/{prefix}n01443537.tar/n01443537_1.JPEG"
     assert holdings(found) == expected(CLASSES)
 
 
@@ -88,14 +88,14 @@ def test_a_folder_of_archives(tmp_path: Path) -> None:
     names = [f"{name}.tar" for name in reversed(CLASSES)]
     found = open_archives_of_classes(tmp_path, names)
     assert found.class_names == tuple(CLASSES)
-    assert found.file_name(4) == f"{tmp_path}/n01443537.tar/n01443537_1.JPEG"
+    assert found.locate(4) == f"{tmp_path}/n01443537.tar/n01443537_1.JPEG"
     assert holdings(found) == expected(CLASSES)
     inner = {
         "n01440764/deep/1.JPEG": jpeg(1)
     }  # an archive with a folder in it is of its own class too
     (tmp_path / "n01440764.tar").write_bytes(tar_bytes(inner))
     found = open_archives_of_classes(tmp_path, names)
-    assert found.file_name(0) == f"{tmp_path}/n01440764.tar/n01440764/deep/1.JPEG"
+    assert found.locate(0) == f"{tmp_path}/n01440764.tar/n01440764/deep/1.JPEG"
     assert found.count_images().tolist() == [1, 3, 3]
 
 
@@ -175,7 +175,7 @@ def test_files_of_macos_are_left_out(tmp_path: Path) -> None:
         tar_bytes({"cat/._1.jpg": b"\x00\x05\x16\x07", "cat/1.jpg": jpeg(0)})
     )
     found = open_archive(tmp_path / "a.tar")
-    assert [found.file_name(i) for i in range(len(found))] == [f"{tmp_path}/a.tar/cat/1.jpg"]
+    assert [found.locate(i) for i in range(len(found))] == [f"{tmp_path}/a.tar/cat/1.jpg"]
 
 
 def test_the_later_of_two_members_of_one_path_counts_as_when_extracted(tmp_path: Path) -> None:
@@ -205,7 +205,8 @@ def test_a_broken_member_and_a_lost_archive_are_named(tmp_path: Path) -> None:
         found.read(1)
     path.unlink()
     with pytest.raises(
-        FileNotFoundError, match=rf"dog/1\.jpg: archive {path} does not exist any more"
+        FileNotFoundError,
+        match=rf"dog/1\.jpg is not there: archive {path} does not exist any more; put it",
     ):
         found.read(1)
 
@@ -217,7 +218,7 @@ def test_reading_in_place_gives_the_bytes_that_tarfile_gives(tmp_path: Path) -> 
     found = open_archive(path)
     with tarfile.open(path) as outer:
         for i in range(len(found)):
-            inner_name, name = found.file_name(i).split("/")[-2:]
+            inner_name, name = found.locate(i).split("/")[-2:]
             content = outer.extractfile(inner_name)
             assert content is not None
             with tarfile.open(fileobj=io.BytesIO(content.read())) as inner:

@@ -11,7 +11,6 @@ from torchvision.datasets import ImageFolder
 from resnext_det.data import shapes
 from resnext_det.data.images.catalog import list_image_sets, open_image_set
 from resnext_det.data.images.image_set import check_same_classes
-from tests.data.images.cifar_files import few_records, put
 from tests.data.images.helpers import (
     classes_of_images,
     expected,
@@ -19,6 +18,7 @@ from tests.data.images.helpers import (
     nested,
     tar_bytes,
     tree,
+    write_cifar,
     write_files,
 )
 
@@ -68,8 +68,7 @@ def test_imagenet_by_name(root: Path) -> None:
 
 @pytest.mark.parametrize("number", [10, 100])
 def test_cifar_by_name(root: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_records(monkeypatch)
-    put(root, number, "folder")
+    write_cifar(root, number, monkeypatch)
     train, test = open_image_set(f"cifar{number}_train"), open_image_set(f"cifar{number}_test")
     check_same_classes(train, test)
     assert (train.name, test.name) == (f"cifar{number}_train", f"cifar{number}_test")

@@ -1,7 +1,8 @@
-"""Colour steps and normalisation against fb.resnet.torch's in float64."""
+"""Color steps and normalisation against fb.resnet.torch's in float64."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -9,12 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from resnext_det.data.images.colors import color_jitter, lighting, normalization, to_tensor
+from resnext_det.data.images.colors import (
+    build_jitter,
+    build_lighting,
+    build_normalization,
+    compute_mean_color,
+    to_tensor,
+)
 from tests.data.images import fb_resnet_torch as lua
 from tests.data.images.helpers import MEAN, STD, picture
 
 STEPS = ("brightness", "contrast", "saturation")
 ALPHAS = (1.31, 0.66, 1.38)
+
+
+def jitter(image: np.ndarray, alphas: Sequence[float], order: Sequence[int]) -> np.ndarray:
+    return build_jitter(compute_mean_color(image), alphas, order)(image)
 
 
 @pytest.mark.parametrize("order", permutations(range(3)))
@@ -23,7 +34,7 @@ def test_color_jitter_equals_transforms_lua(order: tuple[int, ...]) -> None:
     expected = lua.color_jitter(lua.load(image), [(STEPS[step], ALPHAS[step]) for step in order])
     expected = 255 * expected.transpose(1, 2, 0)
     for given in (image, image.astype(np.float32)):
-        ours = color_jitter(given, ALPHAS, order)
+        ours = jitter(given, ALPHAS, order)
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-4)
     assert expected.max() > 300  # so that a clamp would have been seen
@@ -31,20 +42,20 @@ def test_color_jitter_equals_transforms_lua(order: tuple[int, ...]) -> None:
 
 def test_the_steps_commute_for_nothing_is_clamped() -> None:
     image = picture(30, 41)
-    first, *others = [color_jitter(image, ALPHAS, order) for order in permutations(range(3))]
+    first, *others = [jitter(image, ALPHAS, order) for order in permutations(range(3))]
     for other in others:
         np.testing.assert_allclose(other, first, rtol=0, atol=1e-4)
     clamped = [image.astype(np.float32)] * 2
     for number, order in enumerate([(0, 1, 2), (2, 1, 0)]):
         for step in order:
-            clamped[number] = np.clip(color_jitter(clamped[number], ALPHAS, (step,)), 0, 255)
+            clamped[number] = np.clip(jitter(clamped[number], ALPHAS, (step,)), 0, 255)
     assert np.abs(clamped[0] - clamped[1]).max() > 10
 
 
 def test_alphas_of_one_and_no_steps_change_nothing() -> None:
     image = picture(30, 41)
-    np.testing.assert_array_equal(color_jitter(image, (1, 1, 1), (2, 0, 1)), image)
-    np.testing.assert_array_equal(color_jitter(image, ALPHAS, ()), image)
+    np.testing.assert_array_equal(jitter(image, (1, 1, 1), (2, 0, 1)), image)
+    np.testing.assert_array_equal(jitter(image, ALPHAS, ()), image)
 
 
 @pytest.mark.parametrize("step, alpha", [(0, 0.7), (1, 0.7), (2, 0.7)])
@@ -59,7 +70,7 @@ def test_single_steps_equal_torchvisions_where_nothing_is_clamped(step: int, alp
     theirs = adjust(torch.from_numpy(image).permute(2, 0, 1).double() / 255, alpha)
     alphas = [1.0, 1.0, 1.0]
     alphas[step] = alpha
-    ours = color_jitter(image, alphas, (step,)) / 255
+    ours = jitter(image, alphas, (step,)) / 255
     # torchvision's gray has the weights .2989, .587, .114
     np.testing.assert_allclose(ours, theirs.permute(1, 2, 0).numpy(), rtol=0, atol=1e-4)
 
@@ -68,20 +79,20 @@ def test_lighting_equals_transforms_lua() -> None:
     image = picture(7, 9)
     alphas = (0.13, -0.21, 0.05)
     expected = 255 * lua.lighting(lua.load(image), alphas).transpose(1, 2, 0)
-    np.testing.assert_allclose(lighting(image, alphas), expected, rtol=0, atol=1e-4)
-    assert np.abs(lighting(image, alphas) - image).max() > 1
+    np.testing.assert_allclose(build_lighting(alphas)(image), expected, rtol=0, atol=1e-4)
+    assert np.abs(build_lighting(alphas)(image) - image).max() > 1
 
 
 def test_normalization_in_both_channel_orders() -> None:
     image = picture(11, 13)
     rgb = lua.color_normalize(image.transpose(2, 0, 1).astype(np.float64), MEAN, STD)
-    ours = to_tensor(normalization(MEAN, STD, "RGB")(image))
+    ours = to_tensor(build_normalization(MEAN, STD, "RGB")(image))
     assert ours.shape == (3, 11, 13) and ours.dtype == torch.float32 and ours.is_contiguous()
     np.testing.assert_allclose(ours, rgb, rtol=0, atol=1e-6)
     bgr = lua.color_normalize(
         image[:, :, ::-1].transpose(2, 0, 1).astype(np.float64), (1, 2, 3), (4, 5, 6)
     )
-    ours = to_tensor(normalization((1, 2, 3), (4, 5, 6), "BGR")(image))
+    ours = to_tensor(build_normalization((1, 2, 3), (4, 5, 6), "BGR")(image))
     np.testing.assert_allclose(ours, bgr, rtol=0, atol=1e-5)
 
 
@@ -95,4 +106,4 @@ def test_normalization_in_both_channel_orders() -> None:
 )
 def test_wrong_normalizations_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        normalization(*arguments)
+        build_normalization(*arguments)

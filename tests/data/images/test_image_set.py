@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from resnext_det.data.images import storage
 from resnext_det.data.images.archives import open_archive
 from resnext_det.data.images.image_set import ImageSet, check_same_classes, relabel
 from resnext_det.data.images.locations import open_class_folders
@@ -20,7 +21,6 @@ from resnext_det.data.images.storage import (
     FileSource,
     JoinedSource,
     PackedPaths,
-    PackedStrings,
 )
 from tests.data.images.helpers import (
     classes_of_images,
@@ -38,30 +38,42 @@ def a_set(*class_names: str, name: str = "a", labels: list[int] | None = None) -
     return ImageSet(name, class_names, numbers, ArraySource(pixels, ("records.bin",)))
 
 
-def test_packed_strings_are_a_list_of_strings() -> None:
-    names = ["", "a.jpg", "Ünïcode 名.jpg", "b" * 300, "\udcff.jpg", ""]
-    packed = PackedStrings.of(names)
-    packed.check()
-    assert len(packed) == 6
-    assert list(packed) == names
-    assert [packed[i] for i in (5, 2, 0)] == [names[i] for i in (5, 2, 0)]
-    assert list(PackedStrings.of([])) == []
+def list_paths(paths: PackedPaths) -> list[str]:
+    return [paths[index] for index in range(len(paths))]
 
 
 def test_packed_paths_are_a_list_of_paths_and_store_each_folder_once() -> None:
     pairs = [("n01", "a.jpg"), ("", "b.jpg"), ("n02/sub", "a.jpg"), ("n01", "c.jpg")]
-    packed = PackedPaths.of(pairs)
-    assert [packed[i] for i in range(4)] == ["n01/a.jpg", "b.jpg", "n02/sub/a.jpg", "n01/c.jpg"]
-    assert list(packed.folders) == ["n01", "", "n02/sub"]
-    taken = packed.take(np.array([3, 1, 1]))
-    assert [taken[i] for i in range(3)] == ["n01/c.jpg", "b.jpg", "b.jpg"]
+    packed = PackedPaths.pack(pairs)
+    assert list_paths(packed) == ["n01/a.jpg", "b.jpg", "n02/sub/a.jpg", "n01/c.jpg"]
+    assert packed.list_folders() == ["n01", "", "n02/sub"]
+    assert packed.list_names() == ["a.jpg", "b.jpg", "a.jpg", "c.jpg"]
+    assert list_paths(packed.take(np.array([3, 1, 1]))) == ["n01/c.jpg", "b.jpg", "b.jpg"]
+
+
+def test_paths_of_every_kind_are_packed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_CHUNK", 2)
+    names = ["a.jpg", "Ünïcode 名.jpg", "b" * 255, "\udcff.jpg", "c", "", "d"]
+    pairs = [(name * 10 if len(name) < 99 else "e", name) for name in names]
+    packed = PackedPaths.pack(pairs)
+    assert list_paths(packed) == [f"{folder}/{name}" if folder else name for folder, name in pairs]
+    stored = PackedPaths.from_arrays(packed.to_arrays("x."), "x.")
+    assert list_paths(stored) == list_paths(packed)
+    assert list_paths(PackedPaths.pack([])) == []
+
+
+@pytest.mark.parametrize(("folder", "name"), [("a", "b" * 256), ("a" * 4097, "b")])
+def test_a_path_that_would_widen_all_others_is_refused(folder: str, name: str) -> None:
+    """Every name takes as many bytes as the longest; no file system has such a long one."""
+    with pytest.raises(ValueError, match=r"is too long: .*; give the image a shorter name"):
+        PackedPaths.pack([("a", "b"), (folder, name)])
 
 
 @pytest.mark.parametrize("kind", ["files", "archives"])
 def test_a_million_images_take_few_bytes_each(kind: str) -> None:
     """Pickled too, which is what a spawned process is sent."""
     number = 1_000_000
-    paths = PackedPaths.of(
+    paths = PackedPaths.pack(
         (f"n{i // 1300:08d}", f"n{i // 1300:08d}_{i}.JPEG") for i in range(number)
     )
     source: FileSource | ArchiveSource = FileSource(Path("/data/imagenet/train"), paths)
@@ -70,14 +82,14 @@ def test_a_million_images_take_few_bytes_each(kind: str) -> None:
         of_folder = np.zeros(len(paths.folders), np.int32)
         numbers = np.arange(number, dtype=np.int64)
         source = ArchiveSource(Path("/data"), (archive,), paths, of_folder, numbers, numbers)
-    classes = tuple(paths.folders)
+    classes = tuple(paths.list_folders())
     images = ImageSet("big", classes, paths.folder_of.astype(np.int64), source)
     sent = pickle.dumps(images, protocol=pickle.HIGHEST_PROTOCOL)
     text = sum(len(f"n{i // 1300:08d}_{i}.JPEG") for i in range(number))
-    assert len(sent) - text < 40 * number
+    assert len(sent) - text < 30 * number
     again = pickle.loads(sent)
     index = 765_432
-    assert again.file_name(index).endswith("/n00000588/n00000588_765432.JPEG")
+    assert again.locate(index).endswith("/n00000588/n00000588_765432.JPEG")
     assert again.labels[index] == 588
 
 
@@ -117,13 +129,13 @@ def test_two_workers_read_one_set_at_once(tmp_path: Path, kind: str) -> None:
 def test_an_image_is_asked_for_by_a_number_that_exists() -> None:
     images = a_set("x", "y", "z")
     assert len(images) == 3
-    assert images.file_name(-1) == images.file_name(2) == "records.bin, image 2"
+    assert images.locate(-1) == images.locate(2) == "records.bin, image 2"
     np.testing.assert_array_equal(images.read(-3), images.read(0))
     for index in (3, -4):
         with pytest.raises(IndexError):
             images.read(index)
         with pytest.raises(IndexError):
-            images.file_name(index)
+            images.locate(index)
 
 
 def test_changing_an_image_does_not_change_the_set() -> None:
@@ -132,7 +144,7 @@ def test_changing_an_image_does_not_change_the_set() -> None:
     assert images.read(1).tolist() == np.arange(12, 24).reshape(2, 2, 3).tolist()
 
 
-def test_images_per_class() -> None:
+def test_images_are_counted_per_class() -> None:
     images = a_set("x", "y", "z", "w", labels=[2, 0, 2, 2, 0])
     assert images.count_images().tolist() == [2, 0, 3, 0]
 
@@ -142,7 +154,7 @@ def test_joined_sources_follow_each_other() -> None:
     joined = JoinedSource(tuple(parts))
     assert len(joined) == 6
     assert [int(joined.read(i)[0, 0, 0]) for i in range(6)] == [2, 2, 1, 3, 3, 3]
-    assert [joined.file_name(i) for i in (1, 2, 5)] == [
+    assert [joined.locate(i) for i in (1, 2, 5)] == [
         "2.bin, image 1",
         "1.bin, image 0",
         "3.bin, image 2",

@@ -68,7 +68,7 @@ def test_batches_are_a_plain_loop(images: ImageSet) -> None:
     expected = []
     for position, index in zip(range(24), draw_training_indices(NUMBER, seed=9)):
         view = AUGMENTATION(images.read(index), make_random_state(9, 0, position))
-        expected.append((images.file_name(index), int(images.labels[index]), view))
+        expected.append((images.locate(index), int(images.labels[index]), view))
     assert_equal(joined(training_batches(images, 6)), expected)
 
 
@@ -120,7 +120,7 @@ def test_testing_sees_every_image_once(images: ImageSet) -> None:
     ]
     batches = [batch for share in shares for batch in share]
     names = [name for batch in batches for name in batch["file_names"]]
-    assert names == [images.file_name(index) for index in range(NUMBER)]
+    assert names == [images.locate(index) for index in range(NUMBER)]
     views = torch.cat([batch["views"] for batch in batches])
     assert views.shape == (NUMBER, 1, 3, 16, 16)
     assert torch.equal(views[7], crop(images.read(7)))
@@ -141,7 +141,7 @@ def with_broken(images: ImageSet, tmp_path: Path) -> ImageSet:
     for index in range(NUMBER):
         folder = tmp_path / images.class_names[images.labels[index]]
         folder.mkdir(exist_ok=True)
-        data = Path(images.file_name(index)).read_bytes()
+        data = Path(images.locate(index)).read_bytes()
         (folder / f"{index}.png").write_bytes(data[:200] if index in (2, 5) else data)
     return open_image_set(str(tmp_path))
 

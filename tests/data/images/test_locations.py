@@ -40,9 +40,7 @@ def test_class_folders_equal_image_folder(tmp_path: Path) -> None:
     found = open_class_folders(tmp_path / "set")
     assert list(found.class_names) == reference.classes
     assert found.labels.tolist() == reference.targets
-    assert [found.file_name(i) for i in range(len(found))] == [
-        path for path, _ in reference.samples
-    ]
+    assert [found.locate(i) for i in range(len(found))] == [path for path, _ in reference.samples]
     assert len(found) == 10
     for i, (image, _) in enumerate(reference):
         np.testing.assert_array_equal(found.read(i), np.asarray(image))
@@ -89,7 +87,7 @@ def test_splits_are_no_classes(tmp_path: Path, splits: tuple[str, ...]) -> None:
 def test_a_flat_folder_is_in_the_order_of_names(tmp_path: Path) -> None:
     write_files(tmp_path, dict.fromkeys(("b.JPEG", "a.png", "c.txt", "sub/d.jpg"), b""))
     found = open_flat_folder(tmp_path)
-    assert [found.file_name(i) for i in range(len(found))] == [
+    assert [found.locate(i) for i in range(len(found))] == [
         f"{tmp_path}/a.png",
         f"{tmp_path}/b.JPEG",
     ]
@@ -109,9 +107,7 @@ def lists(tmp_path: Path) -> Path:
 def test_a_list_names_images_and_labels(lists: Path) -> None:
     found = open_list(lists / "set", lists / "list.txt", lists / "classes.txt")
     names = ["dog/b.JPEG", "cat/1.jpg", "cat-big/deep/er/x y.webp", "dog/a.jpg", "beside.jpg"]
-    assert [found.file_name(i) for i in range(len(found))] == [
-        f"{lists}/set/{name}" for name in names
-    ]
+    assert [found.locate(i) for i in range(len(found))] == [f"{lists}/set/{name}" for name in names]
     assert found.labels.tolist() == [1, 0, 2, 1, 0]
     assert found.class_names == ("cat", "big dog", "big cat")
     for i, name in enumerate(names):
