@@ -62,13 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return runpy.run_path(str(folder / f"{name}.py"))["main"](options.arguments)
 
 
-def build_parser(command: str, description: str) -> argparse.ArgumentParser:
+def build_parser(
+    command: str, description: str, *, allow_abbrev: bool = True
+) -> argparse.ArgumentParser:
     """Build the parser of a command, whose help is the docstring of its file in tools/."""
     return argparse.ArgumentParser(
         prog=f"resnext-det {command}".strip(),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=allow_abbrev,
     )
 
 
@@ -187,6 +189,11 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
         goes_on = "; --resume goes on from the newest checkpoint in OUTPUT_DIR, if there is one"
         sys.stderr.write(f"{str(stop) or 'stopped' + goes_on * resumable}\n")
         return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        sys.stderr.write("error: plots need matplotlib: pip install 'resnext-det[plots]'\n")
+        return 1
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

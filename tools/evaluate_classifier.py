@@ -38,7 +38,7 @@ _FIELDS = (
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = build_parser("evaluate-classifier", __doc__)
+    parser = build_parser("evaluate-classifier", __doc__, allow_abbrev=False)
     parser.add_argument("weights", help="a file, or a name of the catalog")
     parser.add_argument(
         "dataset", help="the name of a set, such as imagenet_val, or a folder of class folders"

@@ -27,7 +27,7 @@ from resnext_det.command_line import (
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line into options, with the inputs and the overrides apart."""
-    parser = build_parser("predict", __doc__)
+    parser = build_parser("predict", __doc__, allow_abbrev=False)
     add_config_flag(parser)
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="gets the pictures and detections.json"

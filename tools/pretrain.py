@@ -32,7 +32,7 @@ from resnext_det.command_line import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = build_parser("pretrain", __doc__)
+    parser = build_parser("pretrain", __doc__, allow_abbrev=False)
     add_config_flag(parser)
     parser.add_argument(
         "--seeds", nargs="+", metavar="SEED", help="a training, and a folder of it, for each"

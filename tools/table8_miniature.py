@@ -23,7 +23,7 @@ from resnext_det.files import shipped_folder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = build_parser("miniature", __doc__)
+    parser = build_parser("miniature", __doc__, allow_abbrev=False)
     parser.add_argument(
         "--size", choices=("cpu", "gpu"), default="cpu", help="networks and sets (default: cpu)"
     )

@@ -27,7 +27,7 @@ from resnext_det.command_line import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = build_parser("train", __doc__)
+    parser = build_parser("train", __doc__, allow_abbrev=False)
     add_config_flag(parser)
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train"

@@ -20,7 +20,7 @@ from resnext_det.command_line import add_job_flags, build_job, build_parser, fin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = build_parser("two-step", __doc__)
+    parser = build_parser("two-step", __doc__, allow_abbrev=False)
     parser.add_argument(
         "--rpn", required=True, metavar="YAML", help="configuration of the first step"
     )

@@ -1,0 +1,104 @@
+"""What is installed: a wheel works without the clone, and what is imported is declared."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import resnext_det
+from resnext_det.command_line import COMMANDS, finish
+from tests.test_command_line import HELP_OF_ALL
+
+ROOT = Path(__file__).parents[1]
+BUILD = "from setuptools import build_meta; build_meta.build_wheel({!r})"
+DISTRIBUTIONS = {"cv2": "choose_opencv()", "PIL": "Pillow", "yaml": "PyYAML"}  # of other names
+
+
+def run(*command: object, cwd: Path, path: Path | None = None) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {} if path is None else {"PYTHONPATH": str(path)}
+    words = [sys.executable, *map(str, command)]
+    done = subprocess.run(
+        words, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("setuptools") is None, reason="setuptools is not installed"
+)
+def test_a_wheel_works_without_the_clone(tmp_path: Path) -> None:
+    """Every configuration and every command is in it, and found from an empty folder."""
+    source, installed, empty = (tmp_path / name for name in ("source", "installed", "empty"))
+    for name in ("resnext_det", "configs", "tools"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run("-c", BUILD.format(str(tmp_path)), cwd=source)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(installed)
+        names = set(file.namelist())
+    shutil.rmtree(source)
+    empty.mkdir()
+    for name in ("configs", "tools", "resnext_det"):
+        files = (ROOT / name).rglob("*")
+        inside = "" if name == "resnext_det" else "resnext_det/"
+        shipped = {f"{inside}{file.relative_to(ROOT).as_posix()}" for file in files}
+        assert {one for one in shipped if one.endswith((".py", ".yaml", "py.typed"))} <= names
+    (info,) = installed.glob("*.dist-info")
+    assert "resnext-det = resnext_det.command_line:main" in (info / "entry_points.txt").read_text()
+
+    main = ("-m", "resnext_det.command_line")
+    assert run(*main, "--version", cwd=empty, path=installed).startswith("resnext-det ")
+    helps = run("-c", HELP_OF_ALL, cwd=empty, path=installed)
+    assert helps.count("usage: resnext-det") == 1 + len(COMMANDS)
+    load = (
+        "import resnext_det as r; name = 'configs/modern/faster_rcnn_X50_32x4d_FPN_1x.yaml';"
+        "print(r.config_file(name)); print(r.load_config(name).MODEL.RESNETS.NUM_GROUPS)"
+    )
+    found, groups = run("-c", load, cwd=empty, path=installed).splitlines()
+    assert Path(found).is_relative_to(installed) and groups == "32"
+
+
+def test_what_is_imported_is_declared() -> None:
+    imported = set()
+    for path in [*(ROOT / "resnext_det").rglob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"resnext_det", "detectron2", "_typeshed"}
+    declared = re.findall(r'"\{?([\w.-]+(?:\(\))?)\}?>=', (ROOT / "setup.py").read_text())
+    assert {DISTRIBUTIONS.get(name, name) for name in others} <= set(declared)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = resnext_det.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    def draw() -> list[str]:
+        from matplotlib.figure import Figure
+
+        return [str(Figure())]
+
+    assert finish(draw) == 1
+    assert "pip install 'resnext-det[plots]'" in capsys.readouterr().err
