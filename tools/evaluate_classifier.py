@@ -100,8 +100,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def evaluate(options: argparse.Namespace) -> Iterator[str]:
     """Evaluate and write the metrics; yield the results."""
+    from resnext_det.classification.evaluation import write_metrics
     from resnext_det.classification.jobs import EvaluationJob, evaluate_weights
-    from resnext_det.classification.results import write_metrics
 
     fields = {name: getattr(options, name) for name in _FIELDS}
     found = evaluate_weights(EvaluationJob(**fields, **read_process_flags(options)))

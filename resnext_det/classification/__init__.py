@@ -1,1 +1,1 @@
-"""Pre-training and testing of classifiers: a job goes in, metrics and a file of weights come out."""
+"""Train and test classifiers: a job goes in, metrics and a file of weights come out."""

@@ -1,4 +1,4 @@
-"""From a classifier's configuration to its parts: the one place that reads the keys of MODEL, INPUT and SOLVER."""
+"""Build the parts of a classifier's training from its configuration."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from resnext_det.classification.protocols import EvaluationProtocol, make_protocol
 from resnext_det.config.backbone import read_architecture
 from resnext_det.data.images.augmentation import CifarAugmentation, PaperAugmentation
-from resnext_det.data.images.cropping import CenterCrop
 from resnext_det.data.images.loaders import Augmentation
 from resnext_det.data.images.modern_augmentation import Mixing, ModernAugmentation
-from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training.optimizer import build_optimizer
 from resnext_det.training.schedule import LearningRateSchedule, build_schedule
@@ -26,25 +25,18 @@ logger = logging.getLogger(__name__)
 
 
 def build_classifier(cfg: CfgNode, num_classes: int) -> ResNeXtClassifier:
-    """A classifier with random weights, in form C."""
+    """Build a classifier with random weights, in form C."""
     resnets = cfg.MODEL.RESNETS
     return ResNeXtClassifier(
         read_architecture(resnets), num_classes, resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
     )
 
 
-def in_form(cfg: CfgNode, classifier: ResNeXtClassifier) -> ResNeXtClassifier:
-    """The classifier in the form that ``MODEL.FORM`` names; changed in place."""
-    if cfg.MODEL.FORM != "C":
-        convert(classifier, cfg.MODEL.FORM)
-    return classifier
-
-
 class Objective(nn.Module):
-    """From a batch of images and labels to its loss, the mean cross entropy.
+    """Compute the loss of a batch, the mean cross entropy.
 
     Args:
-        classifier: is trained.
+        classifier: the network to train.
         label_smoothing: part of a label that is shared out among all classes.
     """
 
@@ -54,7 +46,11 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``images`` (N, 3, H, W) and ``labels`` (N,), or (N, classes) where images are mixed -> {"loss_cls": scalar}."""
+        """Compute {"loss_cls": scalar} of a batch of the loader.
+
+        Args:
+            batch: ``images`` (N, 3, H, W), and ``labels`` (N,), or (N, classes) of mixed images.
+        """
         weight = next(self.classifier.parameters())
         images = batch["images"].to(weight, non_blocking=True)
         labels = batch["labels"].to(weight.device, non_blocking=True)
@@ -64,49 +60,44 @@ class Objective(nn.Module):
         return {"loss_cls": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
 
 
-def augmentation_of(cfg: CfgNode) -> Augmentation:
-    """What makes a training image of a photograph."""
-    image = cfg.INPUT
-    common = {**_normalization(cfg), "interpolation": image.INTERPOLATION}
+def build_augmentation(cfg: CfgNode) -> Augmentation:
+    """Build what makes a training image from a photograph, by ``INPUT.AUGMENTATION``."""
+    image, size = cfg.INPUT, cfg.INPUT.SIZE_TRAIN
+    common: dict[str, Any] = {
+        "mean": cfg.MODEL.PIXEL_MEAN,
+        "std": cfg.MODEL.PIXEL_STD,
+        "channel_order": image.FORMAT,
+    }
     if image.AUGMENTATION == "cifar":
-        return CifarAugmentation(image.SIZE_TRAIN, image.PADDING, **_normalization(cfg))
+        return CifarAugmentation(size, image.PADDING, **common)
+    common["interpolation"] = image.INTERPOLATION
     if image.AUGMENTATION == "modern":
         policy, erasing = image.AUTO_AUGMENT, image.RANDOM_ERASING
-        return ModernAugmentation(image.SIZE_TRAIN, policy=policy, random_erasing=erasing, **common)
+        return ModernAugmentation(size, policy=policy, random_erasing=erasing, **common)
     return PaperAugmentation(
-        image.SIZE_TRAIN, color_jitter=image.COLOR_JITTER, lighting=image.LIGHTING, **common
+        size, color_jitter=image.COLOR_JITTER, lighting=image.LIGHTING, **common
     )
 
 
-def mixing_of(cfg: CfgNode, num_classes: int) -> Mixing | None:
-    """MixUp and CutMix; None for neither."""
+def build_mixing(cfg: CfgNode, num_classes: int) -> Mixing | None:
+    """Build MixUp and CutMix of a batch; None where both are off."""
     image = cfg.INPUT
     return Mixing(num_classes, image.MIXUP, image.CUTMIX) if image.MIXUP or image.CUTMIX else None
 
 
-def center_crop_of(cfg: CfgNode) -> CenterCrop:
-    """What makes a test image of a photograph."""
-    image = cfg.INPUT
-    interpolation = image.INTERPOLATION
-    return CenterCrop(
-        image.SIZE_TEST,
-        image.RESIZE_TEST,
-        interpolation=interpolation,
-        rounding="up" if interpolation == "torch7_bicubic" else "half_even",
-        **_normalization(cfg),
+def build_protocol(cfg: CfgNode) -> EvaluationProtocol:
+    """Build the test of a training: the central crop."""
+    return make_protocol(
+        "center",
+        get_preprocessing(cfg),
+        size=cfg.INPUT.SIZE_TEST,
+        resize=cfg.INPUT.RESIZE_TEST,
+        interpolation=cfg.INPUT.INTERPOLATION,
     )
 
 
-def _normalization(cfg: CfgNode) -> dict[str, Any]:
-    return {
-        "mean": cfg.MODEL.PIXEL_MEAN,
-        "std": cfg.MODEL.PIXEL_STD,
-        "channel_order": cfg.INPUT.FORMAT,
-    }
-
-
-def preprocessing_of(cfg: CfgNode) -> Preprocessing:
-    """What a detector's images have to be for the weights that come out."""
+def get_preprocessing(cfg: CfgNode) -> Preprocessing:
+    """Get the preprocessing that a detector's images need for the weights of this training."""
     return Preprocessing(
         cfg.INPUT.FORMAT,
         tuple(cfg.MODEL.PIXEL_MEAN),
@@ -116,10 +107,12 @@ def preprocessing_of(cfg: CfgNode) -> Preprocessing:
     )
 
 
-def iterations_of_epoch(cfg: CfgNode, num_images: int) -> int:
-    """Batches after which every image has been seen once, or ``IMAGES_PER_EPOCH``; the last one is filled up from the next epoch's."""
-    solver = cfg.SOLVER
-    return math.ceil((solver.IMAGES_PER_EPOCH or num_images) / solver.IMS_PER_BATCH)
+def count_iterations(cfg: CfgNode, num_images: int) -> int:
+    """Count the batches of an epoch: of all images, or of ``SOLVER.IMAGES_PER_EPOCH``.
+
+    The last batch is filled up with images of the next epoch.
+    """
+    return math.ceil((cfg.SOLVER.IMAGES_PER_EPOCH or num_images) / cfg.SOLVER.IMS_PER_BATCH)
 
 
 def base_learning_rate(cfg: CfgNode) -> float:

@@ -1,4 +1,4 @@
-"""The sets that a classifier is trained and tested on, and whether they go together."""
+"""Open the image sets of a classifier's training, and check that they go together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.image_set import ImageSet, check_same_classes
+from resnext_det.files import list_first
 from resnext_det.training import distributed
 
 logger = logging.getLogger(__name__)
@@ -17,37 +18,42 @@ _PATIENCE = timedelta(hours=12)  # for the headers of 14 million images of an ar
 
 
 def open_sets(cfg: CfgNode) -> tuple[ImageSet, ImageSet | None]:
-    """``DATASETS.TRAIN`` and ``DATASETS.TEST``, None where that is empty.
+    """Open ``DATASETS.TRAIN`` and ``DATASETS.TEST``, which may be empty.
 
-    The test set has the classes of the training set, or some of them: those of ImageNet-1K for a network of 5000 classes.
+    The test set has the classes of the training set or some of them, as ImageNet-1K's for a network
+    of 5000 classes.
 
     Raises:
-        ValueError, FileNotFoundError: see ``open_image_set``; there is no training set, the classes differ, or their number is not
-            ``MODEL.NUM_CLASSES``.
+        ValueError, FileNotFoundError: see ``open_image_set``; there is no training set, the classes
+            differ, or their number is not ``MODEL.NUM_CLASSES``.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError(
-            "DATASETS.TRAIN is empty; write a set's name, such as imagenet_train, or a folder of class folders"
+            "DATASETS.TRAIN is empty; write a set's name, such as imagenet_train, or a folder of "
+            "class folders"
         )
     train = open_once(cfg.DATASETS.TRAIN)
     test = open_once(cfg.DATASETS.TEST) if cfg.DATASETS.TEST else None
-    if cfg.MODEL.NUM_CLASSES not in (0, len(train.class_names)):
+    count = len(train.class_names)
+    if cfg.MODEL.NUM_CLASSES not in (0, count):
         raise ValueError(
-            f"MODEL.NUM_CLASSES = {cfg.MODEL.NUM_CLASSES}, but DATASETS.TRAIN = {cfg.DATASETS.TRAIN!r} has {len(train.class_names)} "
-            f"classes; write {len(train.class_names)}, or 0 for as many as there are"
+            f"MODEL.NUM_CLASSES = {cfg.MODEL.NUM_CLASSES}, but DATASETS.TRAIN = "
+            f"{cfg.DATASETS.TRAIN!r} has {count} classes; write {count}, or 0 for as many as there "
+            "are"
         )
     if test is not None and not set(test.class_names) <= set(train.class_names):
         check_same_classes(train, test)
-    logger.info("%s: %d images of %d classes", train.name, len(train), len(train.class_names))
-    _warn(cfg, train, test)
+    logger.info("%s: %d images of %d classes", train.name, len(train), count)
+    _warn_of_odd_sets(cfg, train, test)
     return train, test
 
 
-def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
-    """Say what is allowed and seldom meant."""
+def _warn_of_odd_sets(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
+    """Warn of what is allowed and seldom meant."""
     if len(train) < cfg.SOLVER.IMS_PER_BATCH:
         logger.warning(
-            "SOLVER.IMS_PER_BATCH = %d is more than the %d images of the set: an epoch is one iteration, and sees images twice.",
+            "SOLVER.IMS_PER_BATCH = %d is more than the %d images of the set: an epoch is one "
+            "iteration, and sees images twice.",
             *(cfg.SOLVER.IMS_PER_BATCH, len(train)),
         )
     if test is None:
@@ -57,11 +63,11 @@ def _warn(cfg: CfgNode, train: ImageSet, test: ImageSet | None) -> None:
     if untested:
         logger.warning(
             "%s has no image of %d of the %d classes (%s): the test says nothing of these.",
-            *(test.name, len(untested), len(train.class_names), ", ".join(untested[:3])),
+            *(test.name, len(untested), len(train.class_names), list_first(untested, 3)),
         )
 
 
 def open_once(where: str) -> ImageSet:
-    """Open a set in the main process first: it may have to generate it, or to walk an archive, for the others."""
+    """Open a set in the main process first, which may have to generate it or to walk an archive."""
     with distributed.run_main_process_first(_PATIENCE):
         return open_image_set(where)

@@ -1,31 +1,36 @@
-"""A classifier over a set of images, by all processes together: top-1, top-5 and the rest."""
+"""Test a classifier on a set of images, by all processes together, and write what was found."""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from resnext_det.classification.protocols import Protocol
-from resnext_det.classification.scoring import columns_of, restricted
+from resnext_det.classification.protocols import EvaluationProtocol
 from resnext_det.data.images.image_set import ImageSet, relabel
 from resnext_det.data.images.loaders import build_image_test_loader
 from resnext_det.evaluation.classification import ClassificationMetrics, Tally
+from resnext_det.files import list_first, write_text
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training import distributed
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_NAME = 80  # of a set, whose name may be a path, in the name of a file
+
 
 def evaluate_on(
     network: ResNeXtClassifier,
     images: ImageSet,
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     *,
     outputs: Sequence[str],
     batch_size: int,
@@ -33,27 +38,32 @@ def evaluate_on(
     skip_broken: bool = False,
     amp_dtype: torch.dtype | None = None,
 ) -> list[ClassificationMetrics]:
-    """Score every image and compare with its label; every process takes its share.
+    """Score every image of a set and compare with its label; each process takes its share.
 
-    The network's mode is left as it was. Where the set has images of some of the network's classes only, these compete twice: with all
-    outputs, and among themselves (section 5.2: 5000-way and 1000-way).
+    The network's mode is left as it was. Where only some of the network's classes have images,
+    these compete twice: with all outputs, and among themselves (section 5.2 of the paper: 5000-way
+    and 1000-way).
 
     Args:
+        network: on its device.
+        images: with labels of their own; classes are compared by name.
+        protocol: how images are shown and scored.
         outputs: the class of each of the network's outputs.
-        batch_size: images of a process at once.
+        batch_size: images of one process at once.
+        num_workers: loading processes of one process.
         skip_broken: leave broken images out; the metrics name them.
         amp_dtype: of mixed precision; None for full precision.
 
     Returns:
-        the metrics over all outputs, and those of the set's classes among themselves where these are fewer; nothing in other
-        processes than the first.
+        The metrics over all outputs, then those of the set's classes among themselves where these
+        are fewer; an empty list in other processes than the first.
 
     Raises:
         ValueError: an image is broken; a class of the set is no output of the network.
     """
     began = time.perf_counter()
     distributed.share_buffers(network)
-    counting = _Counting(images.list_classes_with_images(), outputs)
+    counts = _Counts(images.list_classes_with_images(), outputs)
     device = next(network.parameters()).device
     loader = build_image_test_loader(
         relabel(images, outputs),
@@ -65,32 +75,38 @@ def evaluate_on(
         skip_broken=skip_broken,
         pin_memory=device.type == "cuda",
     )
+    # On a terminal the main process shows a bar, which goes when it is done: a training may go on.
+    hidden = None if distributed.is_main_process() else True
+    bar = tqdm(loader, f"testing, {protocol.name}", unit="batch", disable=hidden, leave=False)
     was_training = network.training
     network.eval()
-    # On a terminal a bar, in the main process alone; it goes when it is done, as a training may go on.
-    hidden = None if distributed.is_main_process() else True
     mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
     with torch.inference_mode(), mixed:
-        for batch in tqdm(
-            loader, f"testing, {protocol.name}", unit="batch", disable=hidden, leave=False
-        ):
-            counting.skip(batch["broken"])
+        for batch in bar:
+            counts.skip(batch["broken"])
             if len(batch["labels"]):
-                counting.add(protocol.score(network, batch["views"], device).cpu(), batch["labels"])
+                counts.add(protocol.score(network, batch["views"], device).cpu(), batch["labels"])
     network.train(was_training)
-    found = counting.metrics(protocol, images.name)
+    found = [
+        replace(
+            tally.metrics(protocol.name, images.name),
+            resize=protocol.resize,
+            interpolation=protocol.interpolation,
+        )
+        for tally in counts.gather()
+    ]
+    seconds = time.perf_counter() - began
     for metrics in found:
-        seconds = time.perf_counter() - began
         logger.info("%s, %s: %s; %.1f s", images.name, metrics.test(), metrics.summary(), seconds)
     return found
 
 
-class _Counting:
-    """The tallies of one test: over all outputs, and over those of the classes that have images where they are fewer."""
+class _Counts:
+    """The tallies of one test: over all outputs, and over the classes with images if fewer."""
 
     def __init__(self, class_names: Sequence[str], outputs: Sequence[str]) -> None:
-        self._columns = columns_of(class_names, outputs)
-        self._tallies = [Tally(outputs)]  # the second one over the classes that have images
+        self._columns = find_columns(class_names, outputs)
+        self._tallies = [Tally(outputs)]
         if len(class_names) < len(outputs):
             self._tallies.append(Tally(class_names))
         self._positions = torch.full((len(outputs),), -1)
@@ -99,7 +115,8 @@ class _Counting:
     def add(self, scores: Tensor, labels: Tensor) -> None:
         self._tallies[0].add(scores, labels)
         for among in self._tallies[1:]:
-            among.add(restricted(scores, self._columns), self._positions[labels])
+            # The softmax of these columns is the softmax over these outputs alone.
+            among.add(scores[:, self._columns], self._positions[labels])
 
     def skip(self, broken: Sequence[tuple[str, str]]) -> None:
         for name, reason in broken:
@@ -107,19 +124,61 @@ class _Counting:
             for tally in self._tallies:
                 tally.skip(name)
 
-    def metrics(self, protocol: Protocol, dataset: str) -> list[ClassificationMetrics]:
-        """Those of all processes, in the first one."""
+    def gather(self) -> list[Tally]:
+        """Merge the tallies of all processes; an empty list in other processes than the first."""
         gathered = distributed.gather_objects(self._tallies)
         for others in gathered[1:]:
             for tally, other in zip(self._tallies, others):
                 tally.merge(other)
-        if not gathered:
-            return []
-        return [
-            replace(
-                tally.metrics(protocol.name, dataset),
-                resize=protocol.resize,
-                interpolation=protocol.interpolation,
-            )
-            for tally in self._tallies
-        ]
+        return self._tallies if gathered else []
+
+
+def find_columns(class_names: Sequence[str], outputs: Sequence[str]) -> Tensor:
+    """Find the output column of every class, as int64 (len(class_names),).
+
+    Args:
+        class_names: the classes to find, such as the 1000 of ImageNet-1K.
+        outputs: the class of each output of a network, such as the 5000 of ImageNet-5K.
+
+    Raises:
+        ValueError: a class is none of the outputs, or several outputs have its name.
+    """
+    times = Counter(outputs)
+    missing = [name for name in class_names if name not in times]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(class_names)} classes are none of the network's "
+            f"{len(outputs)} outputs: {list_first(map(repr, missing))}; "
+            "test on classes that it was trained on, under the same names"
+        )
+    ambiguous = [name for name in class_names if times[name] > 1]
+    if ambiguous:
+        raise ValueError(
+            f"several outputs have one name: {list_first(map(repr, ambiguous))}; "
+            "give every class a name of its own"
+        )
+    columns = {name: column for column, name in enumerate(outputs)}
+    return torch.tensor([columns[name] for name in class_names], dtype=torch.int64)
+
+
+def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> list[Path]:
+    """Write each test into ``folder/test``, under a name that no other test has.
+
+    Such as ``imagenet_val_crop_224_of_shorter_side_256_bilinear_1000_way.json``.
+    """
+    written = []
+    for metrics in found:
+        name = f"{metrics.dataset[-_LONGEST_NAME:]} {metrics.test()} {metrics.ways} way"
+        name = re.sub("[^A-Za-z0-9.-]+", "_", name).strip("._")
+        written.append(folder / "test" / f"{name}.json")
+        write_text(written[-1], metrics.to_json())
+    return written
+
+
+def flatten_metrics(found: Sequence[ClassificationMetrics]) -> dict[str, float]:
+    """Name the numbers for metrics.json: test/top1, and test_1000_way/top1 of fewer classes."""
+    return {
+        f"test{f'_{metrics.ways}_way' if number else ''}/{name}": value
+        for number, metrics in enumerate(found)
+        for name, value in metrics.as_dict().items()
+    }

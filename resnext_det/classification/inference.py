@@ -19,17 +19,17 @@ from resnext_det.weights.conversion import assume_preprocessing
 
 
 class Classifier:
-    """A classifier for single images, under the preprocessing that its weights carry.
+    """Classify single images, under the preprocessing that the weights need.
 
     Args:
         weights: a file of any source, or a name of the catalog.
-        class_names: of the outputs, in their order; by default those that the file names, or "class 0" ...
+        class_names: of the outputs, in their order; by default those in the file, or "class 0" ...
         preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
         device: "cuda" or "cpu"; by default cuda where there is a GPU.
 
     Raises:
-        ValueError, FileNotFoundError: see ``read_weights``, ``load_classifier`` and ``protocol_of``; there is no such device; another
-            number of names than of outputs.
+        ValueError, FileNotFoundError: see ``read_weights``, ``load_classifier`` and
+            ``protocol_of``; there is no such device; there are more or fewer names than outputs.
     """
 
     def __init__(
@@ -40,9 +40,8 @@ class Classifier:
         preprocessing: str | None = None,
         device: str | None = None,
     ) -> None:
-        self.device = distributed.resolve_device(
-            device or distributed.choose_device(), setting="device"
-        )
+        device = device or distributed.choose_device()
+        self.device = distributed.resolve_device(device, setting="device")
         file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
         if preprocessing is not None:
             file = assume_preprocessing(file, preprocessing)
@@ -55,10 +54,11 @@ class Classifier:
     def __call__(
         self, image: np.ndarray | Image.Image | str | Path, top: int = 5
     ) -> list[tuple[str, float]]:
-        """Classify one image, by its central crop.
+        """Classify the center of one image.
 
         Args:
-            image: (H, W, 3) uint8, RGB; or one of Pillow's; or the path of a file, which is read as in training and testing.
+            image: (H, W, 3) uint8, RGB; an image of Pillow; or the path of a file, which is read as
+                in training and testing.
             top: how many classes to return.
 
         Returns:
@@ -66,24 +66,22 @@ class Classifier:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is truncated or is no image; the array is another one.
+            ValueError: the file is truncated or no image; the array is of another shape or type.
         """
-        pixels = _pixels(image)
+        pixels = _read_pixels(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise ValueError(
-                f"the image is {pixels.dtype} of the shape {pixels.shape}; give uint8 of the shape (height, width, 3), channels in the "
-                "order RGB, or the path of a file"
+                f"the image is {pixels.dtype} of the shape {pixels.shape}; give uint8 of the shape "
+                "(height, width, 3), channels in the order RGB, or the path of a file"
             )
         views = torch.as_tensor(self.protocol.views(pixels))[None]
         probabilities = self.protocol.score(self.network, views, self.device)[0].softmax(0)
-        best = probabilities.topk(min(top, len(self.class_names)))
-        return [
-            (self.class_names[index], value)
-            for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        values, indices = probabilities.topk(min(top, len(self.class_names)))
+        names = [self.class_names[index] for index in indices.tolist()]
+        return list(zip(names, values.tolist()))
 
 
-def _pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
+def _read_pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     if isinstance(image, np.ndarray):

@@ -1,4 +1,4 @@
-"""The seam between a job and the processes that do it: classifiers are trained and tested."""
+"""Train and test classifiers, each by the processes of a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resnext_det.classification import training
 from resnext_det.classification.datasets import open_once
 from resnext_det.classification.evaluation import evaluate_on
 from resnext_det.classification.protocols import BATCH_SIZES, protocol_of
-from resnext_det.classification.weights import load_classifier
+from resnext_det.classification.weights import FINAL, load_classifier
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
@@ -26,7 +26,7 @@ from resnext_det.weights.loading import read_needed_overrides
 
 @dataclass(frozen=True)
 class ClassificationJob:
-    """Which classifier is to be trained, where, and by how many processes.
+    """What classifier to train, where, and by how many processes.
 
     Attributes:
         config_file: a YAML file in the language of ``resnext_det.config.classification``.
@@ -34,7 +34,8 @@ class ClassificationJob:
         overrides: KEY VALUE pairs that follow the file.
         num_gpus: processes on this machine; on the CPU, processes too.
         resume: go on from the newest checkpoint in the output folder.
-        fit_config: take channel order, pixel mean and std and STRIDE_IN_1X1 from what ``MODEL.WEIGHTS`` needs.
+        fit_config: take channel order, pixel mean and std and STRIDE_IN_1X1 from what
+            ``MODEL.WEIGHTS`` needs.
         num_machines, machine_rank, dist_url: as detectron2's flags of these names.
     """
 
@@ -49,7 +50,7 @@ class ClassificationJob:
     dist_url: str = "auto"
 
     def configuration(self) -> CfgNode:
-        """The configuration with every override.
+        """Load the configuration with every override.
 
         Raises:
             ValueError, FileNotFoundError: see ``load_classifier_config``.
@@ -67,12 +68,13 @@ class ClassificationJob:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a training of a classifier left.
+    """What the training of a classifier left.
 
     Attributes:
-        output_dir: everything is there.
+        output_dir: the folder of everything.
         weights: the file for ``MODEL.WEIGHTS`` of a detector.
-        tests: top-1 and the rest; several where the test set has some of the classes only; empty without a test set.
+        tests: top-1 and the rest; two where the test set has some of the classes only, none without
+            a test set.
     """
 
     output_dir: Path
@@ -83,14 +85,16 @@ class Pretrained:
 def pretrain(job: ClassificationJob) -> Pretrained:
     """Train a classifier and test it on ``DATASETS.TEST``.
 
-    The output folder gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints to resume from, model_best.pth and
-    model_final.pth (weights alone, with preprocessing, architecture, classes and top-1), and test/*.json.
+    The output folder gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints to
+    resume from, model_best.pth and model_final.pth (weights alone, with preprocessing,
+    architecture, classes and top-1), and test/*.json.
 
     Raises:
-        ValueError, OSError: the configuration, the data or the weights are wrong, the GPU's memory is full, a checkpoint cannot be
-            written, a process was killed; the text says what to do.
+        ValueError, OSError: the configuration, the data or the weights are wrong, the GPU's memory
+            is full, a checkpoint cannot be written, a process was killed; the text says what to do.
         FloatingPointError: a loss is not finite.
-        TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint was left. Outside of a step it is a plain KeyboardInterrupt.
+        TrainingInterrupted: Ctrl-C or SIGTERM came, and a checkpoint was left. Outside of a step it
+            is a plain KeyboardInterrupt.
     """
     cfg = job.configuration()
     distributed.resolve_device(cfg.MODEL.DEVICE)
@@ -98,29 +102,28 @@ def pretrain(job: ClassificationJob) -> Pretrained:
         distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.num_gpus * job.num_machines)
     tests = launch_job(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
     folder = Path(cfg.OUTPUT_DIR)
-    return Pretrained(folder, folder / training.FINAL, tuple(tests or ()))
+    return Pretrained(folder, folder / FINAL, tuple(tests or ()))
 
 
 def pretrain_seeds(job: ClassificationJob, seeds: Sequence[int]) -> list[Pretrained]:
-    """One training for each seed, each in a folder ``seed_N`` of the output folder (table 7 of the paper: ten of them).
+    """Train once for each seed, in the folder ``seed_N`` of the output folder.
+
+    Table 7 of the paper is of ten such trainings.
 
     Raises:
-        ValueError: a seed is there twice, or negative; and as ``pretrain``.
+        ValueError: a seed is given twice or negative; and as ``pretrain``.
         OSError, FloatingPointError, TrainingInterrupted: as ``pretrain``.
     """
     if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
         raise ValueError(f"the seeds are {list(seeds)}; write different numbers from 0 on")
     folder = Path(job.configuration().OUTPUT_DIR)
-    return [
-        pretrain(
-            replace(
-                job,
-                output_dir=folder / f"seed_{seed}",
-                overrides=(*job.overrides, "SEED", str(seed)),
-            )
+    trained = []
+    for seed in seeds:
+        overrides = (*job.overrides, "SEED", str(seed))
+        trained.append(
+            pretrain(replace(job, output_dir=folder / f"seed_{seed}", overrides=overrides))
         )
-        for seed in seeds
-    ]
+    return trained
 
 
 def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
@@ -130,15 +133,18 @@ def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Which weights are to be tested, on what, and how. None takes what the weights were tested with in training, or is usual.
+    """What weights to test, on what, and how.
+
+    None stands for what the weights were tested with in training, or else for the usual.
 
     Attributes:
         weights: a file, or a name of the catalog.
         dataset: a name or a path, see ``open_image_set``.
-        protocol: "center", "ten-crop" (four corners, centre, mirrored) or "dense" (the fully convolutional form, at several scales).
-        size: of the crop: 224, or 320 in table 5.
-        resize: the shorter side before cropping: as in training, else 256 for 224 and the crop's for other sizes.
-        scales: shorter sides of dense testing: 224, 256, 384, 480, 640.
+        protocol: "center", "ten-crop" (four corners and center, mirrored too) or "dense" (whole
+            images at several scales).
+        size: of the crop; usually 224, in table 5 of the paper 320 too.
+        resize: the shorter side before cropping; usually 256 for 224, and the crop's for others.
+        scales: shorter sides of dense testing; usually 224, 256, 384, 480, 640.
         interpolation: "torch7_bicubic" (fb.resnet.torch), "bicubic" or "bilinear" (Pillow).
         preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
         amp: compute in bfloat16.
@@ -171,7 +177,8 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     """Test a file of weights.
 
     Returns:
-        the metrics over all the network's outputs, and where the set has some of its classes only, those among them alone.
+        The metrics over all outputs, then those of the set's classes among themselves where these
+        are fewer.
 
     Raises:
         ValueError, FileNotFoundError: weights, set or settings are wrong, or an image is broken.
@@ -193,16 +200,15 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
         scales=job.scales,
         interpolation=job.interpolation,
     )
-    network = load_classifier(file).to(
-        distributed.resolve_device(job.device or distributed.choose_device())
-    )
+    device = distributed.resolve_device(job.device or distributed.choose_device())
+    network = load_classifier(file).to(device)
     images = open_once(job.dataset)
     with explain_small_machines(TESTING):
         return evaluate_on(
             network,
             images,
             protocol,
-            outputs=_outputs(file, images),
+            outputs=_name_outputs(file, images),
             batch_size=BATCH_SIZES[job.protocol] if job.batch_size is None else job.batch_size,
             num_workers=job.num_workers,
             skip_broken=job.skip_broken,
@@ -210,14 +216,15 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
         )
 
 
-def _outputs(file: WeightFile, images: ImageSet) -> Sequence[str]:
-    """The classes of the network's outputs."""
+def _name_outputs(file: WeightFile, images: ImageSet) -> Sequence[str]:
+    """Name the classes of the outputs, by the file or else by the set."""
     if file.class_names is not None:
         return file.class_names
     count = len(file.state["linear.bias"])
     if count != len(images.class_names):
         raise ValueError(
-            f"{file.path} has {count} outputs and does not name their classes, and {images.name!r} has {len(images.class_names)} "
-            "classes; give a set of as many classes, whose names in ascending order are those of the outputs"
+            f"{file.path} has {count} outputs and does not name their classes, and {images.name!r} "
+            f"has {len(images.class_names)} classes; give a set of as many classes, whose names in "
+            "ascending order are those of the outputs"
         )
     return images.class_names

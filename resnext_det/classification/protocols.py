@@ -1,46 +1,203 @@
-"""How an image is shown to a classifier in testing: one crop, ten crops, or whole and at several scales."""
+"""Test protocols: what a classifier sees of an image, and how its outputs become one score a class.
+
+Scores are numbers whose softmax is the prediction: logits, or logs of averaged probabilities.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from resnext_det.classification.scoring import crop_scores, dense_scores
 from resnext_det.data.images.cropping import CenterCrop, DenseScales, TenCrop
-from resnext_det.data.images.loaders import Views
 from resnext_det.resnext import ResNeXtClassifier
-from resnext_det.weights import KNOWN, WeightFile
+from resnext_det.weights import KNOWN, Preprocessing, WeightFile
 
 PROTOCOLS = ("center", "ten-crop", "dense")
 
 BATCH_SIZES = {"center": 64, "ten-crop": 16, "dense": 2}
-"""Images at once that are usual: a batch is then some 100 MB or less, of ImageNet's photographs."""
+"""Usual images at once: a batch of ImageNet's photographs is then some 100 MB or less."""
 
 DENSE_SCALES = (224, 256, 384, 480, 640)
 """Shorter sides of multi-scale testing (ResNet, section 3.4)."""
 
 
+@torch.no_grad()
+def score_crops(network: nn.Module, crops: Tensor) -> Tensor:
+    """Average the logits over the crops of each image, as fb.resnet.torch does (train.lua).
+
+    All N * n crops go through the network at once.
+
+    Args:
+        network: (N, 3, H, W) -> logits (N, K), in evaluation mode.
+        crops: (N, n, 3, H, W), preprocessed; n is 1 for the central crop, 10 for ten-crop testing.
+
+    Returns:
+        (N, K), in float32 or float64.
+
+    Raises:
+        ValueError: the network is in training mode, or the crops have another shape.
+    """
+    if crops.dim() != 5 or 0 in crops.shape:
+        raise ValueError(f"the crops have the shape {tuple(crops.shape)}; give (N, n, 3, H, W)")
+    _check_mode(network)
+    logits = _make_precise(network(crops.flatten(0, 1)))  # (N * n, K)
+    return logits.unflatten(0, crops.shape[:2]).mean(dim=1)
+
+
+@torch.no_grad()
+def compute_dense_logits(network: ResNeXtClassifier, images: Tensor, *, window: int = 7) -> Tensor:
+    """Apply the classifier at every place of the last map, and average over the places.
+
+    At a place, ``window`` x ``window`` positions of the map are averaged, and the linear layer
+    follows, which is then a 1x1 convolution (VGG, section 3.2; ResNet, section 3.4). An image of
+    the training size has one place, and the result is the classifier's own, to the last bit.
+
+    Args:
+        network: in evaluation mode.
+        images: (V, 3, h, w), preprocessed, of any size.
+        window: size of the last map in training: 7 for images of 224 pixels, 8 for CIFAR's. Where
+            a map is smaller, it is the map's size.
+
+    Returns:
+        (V, K), in float32 or float64.
+
+    Raises:
+        ValueError: the network is in training mode, the images have another shape, or the window
+            is below 1.
+    """
+    if window < 1:
+        raise ValueError(
+            f"window is {window}; give the size of the last map in training, such as 7"
+        )
+    _check_mode(network)
+    maps = network.forward_features(images)  # (V, C, h/32, w/32)
+    size = min(window, maps.shape[2]), min(window, maps.shape[3])
+    if size != maps.shape[2:]:  # else there is one place, which the pool below averages
+        maps = F.avg_pool2d(maps, size, stride=1)  # (V, C, h/32 - 6, w/32 - 6)
+    # The mean over the places comes before the linear layer, with which it commutes: no map of K
+    # channels has to be held.
+    return _make_precise(network.linear(F.adaptive_avg_pool2d(maps, 1).flatten(1)))
+
+
+@torch.no_grad()
+def score_densely(
+    network: ResNeXtClassifier, scales: Iterable[Tensor], *, window: int = 7
+) -> Tensor:
+    """Score one image at several scales (section 5.1 of the paper; ResNet, section 3.4).
+
+    Args:
+        network: in evaluation mode.
+        scales: for every scale the views of the image, its mirror image among them: (V, 3, h, w),
+            preprocessed. A generator is asked for the next scale when the last one is done.
+        window: see ``compute_dense_logits``.
+
+    Returns:
+        (1, K): the log of the mean over the views, then over the scales, of the softmax of
+        ``compute_dense_logits``.
+
+    Raises:
+        ValueError: as ``compute_dense_logits``; there is no scale, or one without a view.
+    """
+    logs = []
+    for views in scales:
+        if views.dim() != 4 or 0 in views.shape:
+            raise ValueError(
+                f"the views of a scale have the shape {tuple(views.shape)}; give (V, 3, h, w)"
+            )
+        logs.append(_log_mean_softmax(compute_dense_logits(network, views, window=window)))
+    if not logs:
+        raise ValueError("there is no scale to test at; give the views of an image at one or more")
+    return _log_mean_softmax(torch.stack(logs))[None]
+
+
+def _log_mean_softmax(logits: Tensor) -> Tensor:
+    """Compute the log of the mean softmax over the first dimension, without underflow."""
+    return torch.log_softmax(logits, dim=-1).logsumexp(0) - math.log(len(logits))
+
+
+def _make_precise(scores: Tensor) -> Tensor:
+    """Convert what a network in half precision gives to float32, in which it is averaged."""
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
+def _check_mode(network: nn.Module) -> None:
+    if network.training:
+        raise ValueError(
+            "the network is in training mode, where the scores of an image depend on the others of "
+            "its batch; call network.eval()"
+        )
+
+
 @dataclass(frozen=True)
-class Protocol:
-    """Images to views, and views to scores.
+class EvaluationProtocol:
+    """How an image is shown to a classifier in testing, and scored.
 
     Attributes:
-        name: such as "crop 224".
-        resize: the shorter side before cropping; None where it is in the name.
-        interpolation: of resizing.
-        views: from an image to what the network sees of it.
-        score: (network, the views of N images, device) -> scores (N, K).
+        views: makes the crops of an image, or the whole image at several scales.
+        window: for whole images, see ``compute_dense_logits``.
     """
 
-    name: str
-    resize: int | None
-    interpolation: str
-    views: Views
-    score: Callable[[ResNeXtClassifier, Any, torch.device], Tensor]
+    views: CenterCrop | TenCrop | DenseScales
+    window: int = 7
+
+    @property
+    def name(self) -> str:
+        """Such as "crop 224", "ten-crop 224", "dense 224, 256"."""
+        if isinstance(self.views, DenseScales):
+            return f"dense {', '.join(map(str, self.views.scales))}"
+        return f"{'ten-crop' if isinstance(self.views, TenCrop) else 'crop'} {self.views.size}"
+
+    @property
+    def resize(self) -> int | None:
+        """The shorter side before cropping; None for whole images, where it is in the name."""
+        return None if isinstance(self.views, DenseScales) else self.views.resize
+
+    @property
+    def interpolation(self) -> str:
+        """Of resizing."""
+        return self.views.interpolation
+
+    def score(self, network: ResNeXtClassifier, views: Any, device: torch.device) -> Tensor:
+        """Score the views of N images, as a loader batches them; returns (N, K)."""
+        if not isinstance(self.views, DenseScales):
+            return score_crops(network, views.to(device, non_blocking=True))
+        images = ((scale.to(device) for scale in image) for image in views)
+        return torch.cat([score_densely(network, scales, window=self.window) for scales in images])
+
+
+def make_protocol(
+    kind: str,
+    preprocessing: Preprocessing,
+    *,
+    size: int,
+    resize: int,
+    scales: Sequence[int] = DENSE_SCALES,
+    interpolation: str,
+    window: int = 7,
+) -> EvaluationProtocol:
+    """Make the protocol of this kind, see ``protocol_of``; ten crops are fb.resnet.torch's.
+
+    Raises:
+        ValueError: a size or scale is below 1 or ``resize`` below ``size``.
+    """
+    common: dict[str, Any] = {
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "channel_order": preprocessing.channel_order,
+        "interpolation": interpolation,
+    }
+    if kind == "dense":
+        return EvaluationProtocol(DenseScales(scales, **common), window)
+    if kind == "ten-crop":
+        return EvaluationProtocol(TenCrop(size, resize, **common))
+    rounding = "up" if interpolation == "torch7_bicubic" else "half_even"
+    return EvaluationProtocol(CenterCrop(size, resize, rounding=rounding, **common))
 
 
 def protocol_of(
@@ -51,92 +208,55 @@ def protocol_of(
     resize: int | None = None,
     scales: Sequence[int] | None = None,
     interpolation: str | None = None,
-) -> Protocol:
-    """The protocol that suits weights; what is not given is as they were trained, or the usual.
+) -> EvaluationProtocol:
+    """Choose the protocol for a file of weights: what is not given is as in training, or usual.
 
     Args:
-        kind: one of ``PROTOCOLS``.
+        file: the weights, which say their preprocessing.
+        kind: "center" for the central crop, "ten-crop" for the four corners, the center and their
+            mirror images, or "dense" for whole images at several scales.
         size: of the crop, in pixels.
         resize: the shorter side before cropping.
         scales: shorter sides of dense testing.
         interpolation: "torch7_bicubic", "bicubic" or "bilinear".
 
     Raises:
-        ValueError: the weights do not say which preprocessing they need; there is no such kind; a setting has no effect in it; sizes
-            are below 1 or do not go together.
+        ValueError: the weights do not say their preprocessing; there is no such kind; a setting
+            has no effect in it; sizes are below 1 or do not go together.
     """
-    _check(kind, size=size, resize=resize, scales=scales)
+    _check_effect(kind, size=size, resize=resize, scales=scales)
     if file.preprocessing is None:
         raise ValueError(
-            f"{file.path} does not say which preprocessing its weights need; name it with --preprocessing: {', '.join(KNOWN)}"
+            f"{file.path} does not say which preprocessing its weights need; "
+            f"name it with --preprocessing: {', '.join(KNOWN)}"
         )
     trained = file.metadata
     small = file.architecture is not None and file.architecture.for_small_images
-    usual = "torch7_bicubic" if file.format == "native" else "bilinear"
-    interpolation = interpolation or trained.get("interpolation") or usual
-    common: dict[str, Any] = {
-        "mean": file.preprocessing.mean,
-        "std": file.preprocessing.std,
-        "channel_order": file.preprocessing.channel_order,
-        "interpolation": interpolation,
-    }
-    if kind == "dense":
-        return dense(DenseScales(tuple(scales or DENSE_SCALES), **common), window=8 if small else 7)
     size_in_training = int(trained.get("size_test", 32 if small else 224))
-    size = size or size_in_training
+    size = size_in_training if size is None else size
     if resize is None:
         known = trained.get("resize_test", 256 if size == 224 else size)
         resize = int(known) if size == size_in_training else size
-    if kind == "ten-crop":
-        return ten_crop(TenCrop(size, resize, **common))
-    rounding = "up" if interpolation == "torch7_bicubic" else "half_even"
-    return center(CenterCrop(size, resize, rounding=rounding, **common))
-
-
-def _check(kind: str, **pixels: int | Sequence[int] | None) -> None:
-    """Refuse what would not be honoured."""
-    if kind not in PROTOCOLS:
-        raise ValueError(f"protocol {kind!r} is not known; choose one of {', '.join(PROTOCOLS)}")
-    unused = ("size", "resize") if kind == "dense" else ("scales",)
-    for name, value in pixels.items():
-        if value is None:
-            continue
-        if name in unused:
-            others = "center or ten-crop" if kind == "dense" else "dense"
-            raise ValueError(
-                f"{name} = {value} has no effect in the protocol {kind!r}; leave it out, or choose {others}"
-            )
-        if min([value] if isinstance(value, int) else value, default=0) < 1:
-            raise ValueError(f"{name} = {value}: write pixels, 1 or more")
-
-
-def center(crop: CenterCrop) -> Protocol:
-    """The crop in the centre."""
-    return Protocol(f"crop {crop.size}", crop.resize, crop.interpolation, crop, _score_crops)
-
-
-def ten_crop(crops: TenCrop) -> Protocol:
-    """Four corners, the centre, and their mirror images; scores are averaged before the softmax (fb.resnet.torch)."""
-    return Protocol(
-        f"ten-crop {crops.size}", crops.resize, crops.interpolation, crops, _score_crops
+    usual = "torch7_bicubic" if file.format == "native" else "bilinear"
+    return make_protocol(
+        kind,
+        file.preprocessing,
+        size=size,
+        resize=resize,
+        scales=DENSE_SCALES if scales is None else scales,
+        interpolation=interpolation or trained.get("interpolation") or usual,
+        window=8 if small else 7,
     )
 
 
-def dense(scales: DenseScales, *, window: int = 7) -> Protocol:
-    """The whole image at several scales, the network applied everywhere; see ``dense_scores``."""
-
-    def score(
-        network: ResNeXtClassifier, images: Sequence[Sequence[Tensor]], device: torch.device
-    ) -> Tensor:
-        scores = (
-            dense_scores(network, (views.to(device) for views in image), window=window)
-            for image in images
-        )
-        return torch.cat(list(scores))
-
-    sizes = ", ".join(map(str, scales.scales))
-    return Protocol(f"dense {sizes}", None, scales.interpolation, scales, score)
-
-
-def _score_crops(network: ResNeXtClassifier, crops: Tensor, device: torch.device) -> Tensor:
-    return crop_scores(network, crops.to(device, non_blocking=True))
+def _check_effect(kind: str, **settings: Any) -> None:
+    """Refuse a kind that is not known, and settings that have no effect in it."""
+    if kind not in PROTOCOLS:
+        raise ValueError(f"protocol {kind!r} is not known; choose one of {', '.join(PROTOCOLS)}")
+    others = "center or ten-crop" if kind == "dense" else "dense"
+    for name in ("size", "resize") if kind == "dense" else ("scales",):
+        if settings[name] is not None:
+            raise ValueError(
+                f"{name} = {settings[name]} has no effect in the protocol {kind!r}; "
+                f"leave it out, or choose {others}"
+            )

@@ -1,46 +1,43 @@
-"""Training of a classifier: from a configuration to a file of weights and its top-1."""
+"""Train a classifier: from a configuration to a file of weights and its top-1."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
 
-from resnext_det.classification import protocols
 from resnext_det.classification.build import (
     Objective,
-    augmentation_of,
+    build_augmentation,
     build_classifier,
-    center_crop_of,
-    in_form,
-    iterations_of_epoch,
-    mixing_of,
+    build_mixing,
+    build_protocol,
+    count_iterations,
+    get_preprocessing,
     optimizer_of,
-    preprocessing_of,
     schedule_of,
 )
 from resnext_det.classification.datasets import open_sets
-from resnext_det.classification.evaluation import evaluate_on
-from resnext_det.classification.results import (
+from resnext_det.classification.evaluation import evaluate_on, flatten_metrics, write_metrics
+from resnext_det.classification.weights import (
     BEST,
     FINAL,
-    BestSoFar,
-    SameClasses,
-    facts_of_training,
-    scalars,
+    describe_training,
+    load_initial_weights,
+    read_top1,
     write_classifier,
-    write_metrics,
 )
-from resnext_det.classification.weights import load_start
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.loaders import build_image_train_loader
 from resnext_det.data.workers import Loader
 from resnext_det.evaluation.classification import ClassificationMetrics
+from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training import distributed
 from resnext_det.training.averaging import MovingAverage
@@ -60,10 +57,12 @@ def train(cfg: CfgNode, *, resume: bool = False) -> list[ClassificationMetrics]:
     """Train as ``cfg`` says; every process of a training calls it.
 
     Args:
-        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training that had ended is tested.
+        cfg: of the classifier, frozen.
+        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training
+            that had ended is tested.
 
     Returns:
-        what ``evaluate_on`` finds after the last epoch; nothing where there is no test set.
+        What ``evaluate_on`` finds after the last epoch; nothing where there is no test set.
 
     Raises:
         ValueError, FileNotFoundError: configuration, data or weights are wrong.
@@ -94,115 +93,119 @@ def train(cfg: CfgNode, *, resume: bool = False) -> list[ClassificationMetrics]:
 
 
 class _Training:
-    """The parts of one training, and what happens after its steps."""
+    """One training: its parts, and what happens after its steps."""
 
     def __init__(
         self, cfg: CfgNode, train_set: ImageSet, test_set: ImageSet | None, device: torch.device
     ) -> None:
         self.cfg, self.train_set, self.test_set, self.device = cfg, train_set, test_set, device
-        self.epoch = iterations_of_epoch(cfg, len(train_set))
+        self.epoch = count_iterations(cfg, len(train_set))
         self.stop = cfg.SOLVER.EPOCHS * self.epoch
         self.found: list[ClassificationMetrics] = []
+        self.best_top1 = -1.0
         self.classifier = self._build()
         amp, ema = cfg.SOLVER.AMP, cfg.SOLVER.EMA
         self.amp_dtype = _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None
         self.scaler = torch.amp.GradScaler(device.type) if self.amp_dtype == torch.float16 else None
         self.average = MovingAverage(self.classifier, ema.DECAY) if ema.ENABLED else None
-        self.best = BestSoFar()
-        classes = SameClasses(train_set.class_names)
+        classes = _Classes(train_set.class_names)
         parts = {"class_names": classes, "model_ema": self.average, "grad_scaler": self.scaler}
-        facts = {
-            "preprocessing": preprocessing_of(cfg).as_dict(),
-            "metadata": facts_of_training(cfg),
-        }
+        preprocessing = get_preprocessing(cfg).as_dict()
         self.state = TrainingState(
             self.classifier,
             optimizer_of(cfg, self.classifier),
             Checkpointer(cfg.OUTPUT_DIR, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT),
-            facts=facts,
+            facts={"preprocessing": preprocessing, "metadata": describe_training(cfg)},
             parts={name: part for name, part in parts.items() if part is not None},
         )
 
+    def _build(self) -> ResNeXtClassifier:
+        model, names = self.cfg.MODEL, self.train_set.class_names
+        classifier = build_classifier(self.cfg, len(names))
+        if model.WEIGHTS:
+            load_initial_weights(self.cfg, classifier, names)
+        count = sum(parameter.numel() for parameter in classifier.parameters())
+        logger.info("%s, %d parameters, form %s", classifier.architecture, count, model.FORM)
+        if model.FORM != "C":
+            convert(classifier, model.FORM)
+        return classifier.to(self.device)
+
     def resume(self) -> int:
         """Restore the newest checkpoint; return the iteration to start with."""
-        self.best = BestSoFar(Path(self.cfg.OUTPUT_DIR, BEST))
+        self.best_top1 = read_top1(Path(self.cfg.OUTPUT_DIR, BEST))
         return self.state.resume()
 
-    def run(self, start: int, writer: MetricsWriter) -> None:
-        """From iteration ``start`` to the end."""
-        cfg = self.cfg
-        objective = Objective(self.classifier, cfg.SOLVER.LABEL_SMOOTHING)
-        averaging = [] if self.average is None else [self.average]
-        train_loop(
-            model=distributed.distribute(objective, self.device),
-            optimizer=self.state.optimizer,
-            schedule=schedule_of(cfg, self.epoch),
-            batches=_announced(self._batches(start)),
-            start=start,
-            stop=self.stop,
-            device=self.device,
-            amp_dtype=self.amp_dtype,
-            scaler=self.scaler,
-            clip=clipper_of(cfg),
-            after_step=[
-                *averaging,
-                self._save_when_due,
-                partial(self._test_when_due, writer),
-                writer,
-            ],
-            on_interrupt=self.state.save_after,
-        )
-
     def catch_up(self, start: int, writer: MetricsWriter) -> None:
-        """Test after the last epoch of an earlier run that was stopped while it did so; its checkpoint comes before the test."""
+        """Repeat the test after the last epoch if an earlier run was stopped while it tested.
+
+        Its checkpoint was written before that test.
+        """
         done = start - 1
         if not self._is_due(done, self.cfg.TEST.EVAL_EPOCHS) or self.test_set is None:
             return
         if "test/top1" not in read_names(self.cfg.OUTPUT_DIR, done):
             writer.put_at(done, self.test(start // self.epoch))
 
+    def run(self, start: int, writer: MetricsWriter) -> None:
+        """Train from iteration ``start`` to the end."""
+        cfg = self.cfg
+        objective = Objective(self.classifier, cfg.SOLVER.LABEL_SMOOTHING)
+        average = [] if self.average is None else [self.average]
+        test_when_due = partial(self._test_when_due, writer)
+        train_loop(
+            model=distributed.distribute(objective, self.device),
+            optimizer=self.state.optimizer,
+            schedule=schedule_of(cfg, self.epoch),
+            batches=_log_broken_images(self._load_batches(start)),
+            start=start,
+            stop=self.stop,
+            device=self.device,
+            amp_dtype=self.amp_dtype,
+            scaler=self.scaler,
+            clip=clipper_of(cfg),
+            after_step=[*average, self._save_when_due, test_when_due, writer],
+            on_interrupt=self.state.save_after,
+        )
+
     def test(self, epoch: int) -> dict[str, float]:
-        """Test the weights, or their average where there is one; keep the best. Returns what the metrics are to tell."""
+        """Test the weights, or their average where there is one, and keep the best.
+
+        Returns:
+            The numbers for metrics.json; none where there is no test set.
+        """
         if self.test_set is None:
             return {}
         self.found = evaluate_on(
-            self._tested(),
+            self._get_tested(),
             self.test_set,
-            protocols.center(center_crop_of(self.cfg)),
+            build_protocol(self.cfg),
             outputs=self.train_set.class_names,
             batch_size=self.cfg.TEST.IMS_PER_BATCH,
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
             skip_broken=self.cfg.DATALOADER.SKIP_BROKEN_IMAGES,
             amp_dtype=self.amp_dtype,
         )
-        if self.found and self.best.is_new(self.found[0]):
+        # Rounded as in the file, so that a resumed training decides alike.
+        top1 = round(self.found[0].top1, 3) if self.found else -1.0
+        if top1 > self.best_top1:
+            self.best_top1 = top1
             self._write(BEST, epoch)
-        return scalars(self.found)
+        return flatten_metrics(self.found)
 
     def write_final(self) -> None:
-        """The weights after the last epoch, and what the last test found."""
+        """Write the weights after the last epoch, and what the last test found."""
         if distributed.is_main_process():
             write_metrics(Path(self.cfg.OUTPUT_DIR), self.found)
             self._write(FINAL, self.cfg.SOLVER.EPOCHS)
         distributed.barrier()
 
-    def _build(self) -> ResNeXtClassifier:
-        classifier = build_classifier(self.cfg, len(self.train_set.class_names))
-        if self.cfg.MODEL.WEIGHTS:
-            load_start(self.cfg, classifier, self.train_set.class_names)
-        count = sum(parameter.numel() for parameter in classifier.parameters())
-        logger.info(
-            "%s, %d parameters, form %s", classifier.architecture, count, self.cfg.MODEL.FORM
-        )
-        return in_form(self.cfg, classifier).to(self.device)
-
-    def _batches(self, start: int) -> Loader:
+    def _load_batches(self, start: int) -> Loader:
         cfg = self.cfg
         processes = distributed.get_world_size()
         return build_image_train_loader(
             self.train_set,
-            augmentation=augmentation_of(cfg),
-            mixing=mixing_of(cfg, len(self.train_set.class_names)),
+            augmentation=build_augmentation(cfg),
+            mixing=build_mixing(cfg, len(self.train_set.class_names)),
             batch_size=distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, processes),
             seed=cfg.SEED,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -213,15 +216,14 @@ class _Training:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _tested(self) -> ResNeXtClassifier:
-        return (
-            self.classifier if self.average is None else cast(ResNeXtClassifier, self.average.model)
-        )
+    def _get_tested(self) -> ResNeXtClassifier:
+        model = self.classifier if self.average is None else self.average.model
+        return cast(ResNeXtClassifier, model)
 
     def _write(self, name: str, epoch: int) -> None:
         write_classifier(
             Path(self.cfg.OUTPUT_DIR, name),
-            self._tested(),
+            self._get_tested(),
             self.cfg,
             class_names=self.train_set.class_names,
             epochs=epoch,
@@ -238,13 +240,33 @@ class _Training:
             self.state.save_after(step)
 
     def _is_due(self, iteration: int, epochs: int) -> bool:
-        """After which iterations something is done that is asked for every so many epochs."""
+        """Tell whether an iteration is the last one, or the last of every ``epochs`` epochs."""
         done = iteration + 1
         return done == self.stop or (done > 0 and epochs > 0 and done % (epochs * self.epoch) == 0)
 
 
-def _announced(loader: Loader) -> Iterator[dict[str, Any]]:
-    """The batches; the log names each broken image in whose place another one was loaded, once."""
+class _Classes:
+    """The classes of a training, which its checkpoints name and a resumed training must have."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._names = list(class_names)
+
+    def state_dict(self) -> Any:
+        return self._names
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        if state_dict != self._names:
+            pairs = zip_longest(state_dict, self._names)
+            was, now = next((was, now) for was, now in pairs if was != now)
+            raise ValueError(
+                f"the checkpoint is of {len(state_dict)} classes and DATASETS.TRAIN has "
+                f"{len(self._names)}, or they differ (first {was!r}, now {now!r}); resume with the "
+                "same set, or start anew from the weights: MODEL.WEIGHTS, without --resume"
+            )
+
+
+def _log_broken_images(loader: Loader) -> Iterator[dict[str, Any]]:
+    """Pass batches on, and log each broken image in whose place another one was loaded, once."""
     known: set[str] = set()
     for batch in loader:
         for name, reason in batch["broken"]:

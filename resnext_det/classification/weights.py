@@ -1,7 +1,8 @@
-"""Weights into a classifier, and a classifier out of a file of weights."""
+"""Read the weights of classifiers, start a training from weights, and write what it trained."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,23 +10,76 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.classification.scoring import columns_of
+from resnext_det.classification.build import get_preprocessing
+from resnext_det.evaluation.classification import ClassificationMetrics
+from resnext_det.files import list_first
+from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
-from resnext_det.weights import WeightFile, check_preprocessing, load_weights, read_weights
+from resnext_det.weights import (
+    WeightFile,
+    check_preprocessing,
+    load_weights,
+    read_weights,
+    write_weights,
+)
 from resnext_det.weights.conversion import extract_backbone
 from resnext_det.weights.file import find_architecture
 from resnext_det.weights.preprocessing import find_batch_norm
 
 logger = logging.getLogger(__name__)
 
+FINAL, BEST = "model_final.pth", "model_best.pth"
+"""Files of weights for ``MODEL.WEIGHTS`` of a detector; a training does not go on from them."""
+
 _LINEAR = ("linear.weight", "linear.bias")
 
 
-def load_start(cfg: CfgNode, classifier: ResNeXtClassifier, class_names: Sequence[str]) -> None:
-    """Load what a training starts from, ``MODEL.WEIGHTS``; a linear layer of other classes starts at random, with a warning.
+def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
+    """Build the classifier whose weights a file holds, in evaluation mode.
 
-    Of a detector's file the backbone is taken. Where the file names its classes and they are the same in another order, so are the
-    outputs.
+    Its batch norms are frozen, which is faster. ``read_weights`` gives the classes of its outputs
+    and the preprocessing of its images.
+
+    Args:
+        source: a path, a name of the catalog, or what ``read_weights`` gave.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, of no ResNeXt, or of one without a linear layer.
+    """
+    file = source if isinstance(source, WeightFile) else read_weights(source, mapped=True)
+    if file.format == "detector":
+        raise ValueError(
+            f"{file.path} is a detector's and has no classifier; give the file of a classifier, or "
+            "evaluate the detector with tools/train_net.py --eval-only"
+        )
+    try:
+        architecture = find_architecture(file.state)
+    except ValueError as error:
+        raise ValueError(f"{file.path} is no classifier: {error}") from error
+    missing = [name for name in _LINEAR if name not in file.state]
+    if missing:
+        raise ValueError(
+            f"{file.path} has no {' and no '.join(missing)}: it is a backbone without a "
+            "classifier; give the file that it was taken from"
+        )
+    classifier = ResNeXtClassifier(
+        architecture,
+        len(file.state["linear.bias"]),
+        "GN" if find_batch_norm(file.state) == "none" else "FrozenBN",
+        stride_in_1x1=file.preprocessing is not None and file.preprocessing.stride_in_1x1,
+    )
+    load_weights(classifier, file)
+    return classifier.eval()
+
+
+def load_initial_weights(
+    cfg: CfgNode, classifier: ResNeXtClassifier, class_names: Sequence[str]
+) -> None:
+    """Load ``MODEL.WEIGHTS``, from which a training starts.
+
+    The linear layer is sorted by class name; for other classes it starts at random, with a warning.
+    From a detector's file the backbone is taken.
 
     Raises:
         ValueError, FileNotFoundError: see ``load_weights`` and ``check_preprocessing``.
@@ -38,71 +92,75 @@ def load_start(cfg: CfgNode, classifier: ResNeXtClassifier, class_names: Sequenc
         )
         file = extract_backbone(file)
     check_preprocessing(cfg, file)
-    load_weights(classifier, _of_classes(file, class_names))
+    load_weights(classifier, _fit_linear(file, class_names))
 
 
-def _of_classes(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
-    """The weights with a linear layer for these classes, in their order; without one where it is of others."""
-    bias = file.state.get("linear.bias")
-    if bias is None or file.class_names == tuple(class_names):
+def _fit_linear(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
+    """Sort the linear layer by these classes, or leave it out where it is of others."""
+    if "linear.bias" not in file.state or file.class_names == tuple(class_names):
         return file
-    if file.class_names is not None and set(file.class_names) == set(class_names):
-        order = columns_of(class_names, file.class_names)
-        return replace(
-            file, state={**file.state, **{name: file.state[name][order] for name in _LINEAR}}
-        )
-    if file.class_names is None and len(bias) == len(class_names):
+    state, theirs, count = dict(file.state), file.class_names, len(file.state["linear.bias"])
+    if theirs is None and count == len(class_names):
         logger.info(
-            "%s has %d outputs and does not name their classes: they are taken for those of this training, in their order.",
-            *(file.path, len(bias)),
+            "%s has %d outputs and does not name their classes: they are taken for those of this "
+            "training, in their order.",
+            *(file.path, count),
         )
-        return file
-    known = (
-        f"other classes ({', '.join(file.class_names[:3])} ...)"
-        if file.class_names
-        else f"{len(bias)} classes"
-    )
-    logger.warning(
-        "%s is of %s and not of the %d of this training, so the linear layer starts at random.",
-        *(file.path, known, len(class_names)),
-    )
-    return replace(
-        file, state={name: tensor for name, tensor in file.state.items() if name not in _LINEAR}
-    )
+    elif theirs is not None and sorted(theirs) == sorted(class_names):
+        order = [theirs.index(name) for name in class_names]
+        state.update({name: state[name][order] for name in _LINEAR})
+    else:
+        known = f"other classes ({list_first(theirs, 3)})" if theirs else f"{count} classes"
+        logger.warning(
+            "%s is of %s and not of the %d of this training, so the linear layer starts at random.",
+            *(file.path, known, len(class_names)),
+        )
+        state = {name: tensor for name, tensor in state.items() if name not in _LINEAR}
+    return replace(file, state=state)
 
 
-def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
-    """The classifier whose weights a file holds, in evaluation mode; its batch norms are frozen, which is faster.
-
-    What its images have to be, and its classes, are in what ``read_weights`` gives: ``preprocessing``, ``class_names``.
+def write_classifier(
+    path: Path,
+    classifier: ResNeXtClassifier,
+    cfg: CfgNode,
+    *,
+    class_names: Sequence[str],
+    epochs: int,
+    metrics: ClassificationMetrics | None,
+) -> None:
+    """Write the weights in form C, with preprocessing, classes, training and, if known, top-1.
 
     Args:
-        source: a path, a name of the catalog, or what ``read_weights`` gave.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, of no ResNeXt, or of one without a linear layer.
+        path: of the file.
+        classifier: in any form; it is left as it is.
+        cfg: of its training.
+        class_names: of the outputs.
+        epochs: that it has been trained for.
+        metrics: of its test, if there was one.
     """
-    file = source if isinstance(source, WeightFile) else read_weights(source, mapped=True)
-    if file.format == "detector":
-        raise ValueError(
-            f"{file.path} is a detector's and has no classifier; give the file of a classifier, or evaluate the detector with "
-            "tools/train_net.py --eval-only"
-        )
-    try:
-        architecture = find_architecture(file.state)
-    except ValueError as error:
-        raise ValueError(f"{file.path} is no classifier: {error}") from error
-    missing = [name for name in _LINEAR if name not in file.state]
-    if missing:
-        raise ValueError(
-            f"{file.path} has no {' and no '.join(missing)}: it is a backbone without a classifier; give the file that it was taken from"
-        )
-    classifier = ResNeXtClassifier(
-        architecture,
-        len(file.state["linear.bias"]),
-        "GN" if find_batch_norm(file.state) == "none" else "FrozenBN",
-        stride_in_1x1=file.preprocessing is not None and file.preprocessing.stride_in_1x1,
+    metadata = {**describe_training(cfg), "epochs": str(epochs)}
+    if metrics is not None:
+        metadata |= {"tested_on": cfg.DATASETS.TEST, "protocol": metrics.protocol}
+        metadata |= {"top1": f"{metrics.top1:.3f}", "top5": f"{metrics.top5:.3f}"}
+    form_c = classifier if cfg.MODEL.FORM == "C" else convert(copy.deepcopy(classifier), "C")
+    write_weights(
+        form_c,
+        path,
+        "native",
+        preprocessing=get_preprocessing(cfg),
+        metadata=metadata,
+        class_names=class_names,
     )
-    load_weights(classifier, file)
-    return classifier.eval()
+
+
+def describe_training(cfg: CfgNode) -> dict[str, str]:
+    """Describe a training for its weights: the set, the seed, and the images of its tests."""
+    keys = ("INTERPOLATION", "SIZE_TEST", "RESIZE_TEST")
+    images = {key.lower(): str(cfg.INPUT[key]) for key in keys}
+    return {"trained_on": cfg.DATASETS.TRAIN, "seed": str(cfg.SEED), **images}
+
+
+def read_top1(path: Path) -> float:
+    """Read the top-1 of the weights in a file, to three digits; -1 where it is not known."""
+    metadata = read_weights(path, mapped=True).metadata if path.is_file() else {}
+    return float(metadata.get("top1", -1))

@@ -16,7 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from resnext_det.classification.jobs import ClassificationJob, Pretrained, pretrain
-from resnext_det.classification.results import FINAL
+from resnext_det.classification.weights import FINAL
 from resnext_det.detection.jobs import Job, train
 from resnext_det.paper.comparison import Comparison, compare_detectors
 from resnext_det.paper.presentation import format_comparison

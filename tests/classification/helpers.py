@@ -1,7 +1,8 @@
-"""A classifier and a set of images so small that a training takes seconds."""
+"""Classifiers and a set of images so small that a training takes seconds."""
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from collections.abc import Sequence
@@ -13,23 +14,18 @@ import numpy as np
 import torch
 import yaml
 
+from resnext_det.architecture import Architecture
 from resnext_det.classification.jobs import ClassificationJob, Pretrained, pretrain
+from resnext_det.config.backbone import write_architecture
+from resnext_det.resnext import ResNeXtClassifier
 
 CLASSES = ("dark", "middle", "light")
 IMAGES = {"train": 8, "val": 3}  # of a class
 BATCH = 6
 EPOCH = 4  # 24 images in batches of 6
 
-RESNETS = {
-    **{
-        "DEPTH": 26,
-        "NUM_GROUPS": 2,
-        "WIDTH_PER_GROUP": 4,
-        "STEM_OUT_CHANNELS": 32,
-        "RES2_OUT_CHANNELS": 32,
-    },
-    "NORM": "BN",
-}
+NETWORK = Architecture(26, 2, 4, stem_channels=32, res2_channels=32)
+RESNETS = {**write_architecture(NETWORK), "NORM": "BN"}
 CONFIG: dict[str, Any] = {
     "MODEL": {"DEVICE": "cpu", "RESNETS": RESNETS},
     "INPUT": {
@@ -52,25 +48,21 @@ CONFIG: dict[str, Any] = {
 
 
 def write_images(root: Path, classes: Sequence[str] = CLASSES) -> Path:
-    """``root/train`` and ``root/val``: noise around a brightness for each class, 40 x 48 pixels."""
+    """Write ``root/train`` and ``root/val``: 40 x 48 pixels of noise around a class's brightness."""
     random = np.random.RandomState(7)
     for split, number in IMAGES.items():
         for k, name in enumerate(classes):
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(number):
-                image = (
-                    (60 + 60 * k + random.normal(0, 30, (40, 48, 3))).clip(0, 255).astype(np.uint8)
-                )
-                cv2.imwrite(str(folder / f"{i}.png"), image)
+                image = (60 + 60 * k + random.normal(0, 30, (40, 48, 3))).clip(0, 255)
+                cv2.imwrite(str(folder / f"{i}.png"), image.astype(np.uint8))
     return root
 
 
 def write_config(folder: Path, images: Path, **changes: dict[str, Any]) -> Path:
-    """``tiny.yaml``; ``changes`` are nodes at the top whose keys replace or join those of ``CONFIG``."""
-    nodes = {
-        name: dict(value) if isinstance(value, dict) else value for name, value in CONFIG.items()
-    }
+    """Write ``tiny.yaml``: ``CONFIG``, with the keys of ``changes`` in its top nodes."""
+    nodes = copy.deepcopy(CONFIG)
     nodes["DATASETS"] = {"TRAIN": str(images / "train"), "TEST": str(images / "val")}
     for name, change in changes.items():
         nodes[name].update(change)
@@ -103,7 +95,7 @@ def run_killed(config: str, output_dir: str, overrides: tuple[str, ...], iterati
 def run_killed_in_test(
     config: str, output_dir: str, overrides: tuple[str, ...], count: int
 ) -> None:
-    """Train, and die by SIGKILL at the beginning of a test, after so many others."""
+    """Train, and die by SIGKILL at the beginning of a test, after ``count`` others."""
     from resnext_det.classification import training
 
     evaluate, tests = training.evaluate_on, iter(range(count))
@@ -116,3 +108,18 @@ def run_killed_in_test(
     torch.set_num_threads(1)
     training.evaluate_on = evaluate_or_die
     run(Path(config), Path(output_dir), *overrides)
+
+
+def make_network(
+    num_classes: int, norm: str = "BN", architecture: Architecture = NETWORK
+) -> ResNeXtClassifier:
+    """Make a classifier in evaluation mode whose norms and outputs are far from their first values."""
+    torch.manual_seed(3)
+    network = ResNeXtClassifier(architecture, num_classes, norm)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        network.linear.weight.normal_(0, 1)
+    return network.eval()

@@ -1,61 +1,35 @@
-"""Weights of any source over a set: protocols against plain loops, fewer classes than outputs, several processes."""
+"""Tests of weights on a set: against plain loops, with fewer classes than outputs, by several processes."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
 from resnext_det.architecture import Architecture
-from resnext_det.classification.evaluation import evaluate_on
+from resnext_det.classification.evaluation import evaluate_on, find_columns, write_metrics
 from resnext_det.classification.jobs import EvaluationJob, evaluate_weights
 from resnext_det.classification.protocols import protocol_of
-from resnext_det.classification.results import write_metrics
 from resnext_det.data.images.catalog import open_image_set
-from resnext_det.data.images.cropping import CenterCrop
 from resnext_det.data.images.image_set import relabel
-from resnext_det.resnext import ResNeXtClassifier
+from resnext_det.evaluation.classification import Tally
 from resnext_det.weights import KNOWN, read_weights, write_weights
-from tests.classification.helpers import CLASSES, write_images
+from tests.classification.helpers import NETWORK, make_network, write_images
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 CPU: dict[str, Any] = {"device": "cpu", "num_workers": 0, "batch_size": 4}
-NETWORK = Architecture(26, 2, 4, 32, 32)
-
-
-def random_network(
-    num_classes: int, norm: str = "BN", architecture: Architecture = NETWORK
-) -> ResNeXtClassifier:
-    torch.manual_seed(3)
-    network = ResNeXtClassifier(architecture, num_classes, norm)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2)
-    with torch.no_grad():
-        network.linear.weight.normal_(0, 1)
-    return network.eval()
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of three classes, in ascending order."""
-    path = tmp_path_factory.mktemp("weights") / "three.pth"
-    names = sorted(CLASSES)
-    write_weights(
-        random_network(3), path, "native", preprocessing=KNOWN["torchvision"], class_names=names
-    )
-    return path
 
 
 def evaluate(weights: Path, dataset: Path, **changes: Any) -> Any:
@@ -103,7 +77,7 @@ def test_crops_are_a_plain_loop(
     weights: Path, images: Path, options: dict[str, Any], crops: Callable[[Any], list[torch.Tensor]]
 ) -> None:
     """With torchvision's transforms and, one after the other, every crop through the network."""
-    network = random_network(3)
+    network = make_network(3)
     ranks, loss = [], 0.0
     with torch.no_grad():
         for label, image in pictures(images / "val"):
@@ -117,7 +91,7 @@ def test_crops_are_a_plain_loop(
 
 
 def test_dense_is_a_plain_loop(weights: Path, images: Path) -> None:
-    network = random_network(3).double()
+    network = make_network(3).double()
     loss = 0.0
     with torch.no_grad():
         for label, image in pictures(images / "val"):
@@ -151,7 +125,7 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
     """Section 5.2: 5000-way and 1000-way."""
     names = ("aaa", "dark", "light", "mmm", "middle")
     write_weights(
-        random_network(5),
+        make_network(5),
         tmp_path / "five.pth",
         "native",
         preprocessing=KNOWN["torchvision"],
@@ -162,7 +136,7 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
     )
     assert (all_ways.ways, among.ways) == (5, 3)
     assert among.class_names == ("dark", "light", "middle")
-    network, right = random_network(5), [0, 0]
+    network, right = make_network(5), [0, 0]
     with torch.no_grad():
         for label, image in pictures(images / "val"):
             logits = network(one_crop(image, 32)[0][None])[0]
@@ -189,7 +163,7 @@ def test_any_weights_under_their_preprocessing(images: Path, tmp_path: Path, sou
         "group norm": Architecture(26, 2, 16, 32, 32),
     }
     norm = "GN" if source == "group norm" else "BN"
-    network = random_network(3, norm, architecture.get(source, NETWORK))
+    network = make_network(3, norm, architecture.get(source, NETWORK))
     path, known = tmp_path / "weights.pth", KNOWN["torchvision"]
     if source == "torchvision":
         write_weights(network, path, "torchvision", preprocessing=known)
@@ -210,22 +184,6 @@ def test_any_weights_under_their_preprocessing(images: Path, tmp_path: Path, sou
     assert found.cross_entropy == pytest.approx(loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("target", ["again.pkl", "again.pth", "again.safetensors"])
-def test_converted_weights_are_tested_as_before(tmp_path: Path, target: str) -> None:
-    """What a format's name stands for goes with the weights into another one."""
-    torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "theirs.pth")
-    theirs = read_weights(tmp_path / "theirs.pth")
-    assert protocol_of(theirs).interpolation == "bilinear"
-    later = replace(
-        theirs, metadata={**theirs.metadata, "resize_test": "232", "interpolation": "bicubic"}
-    )
-    suffixes = {".pkl": "detectron2", ".pth": "native", ".safetensors": "safetensors"}
-    for file, expected in ((theirs, (256, "bilinear")), (later, (232, "bicubic"))):
-        write_weights(file, tmp_path / target, suffixes[Path(target).suffix])
-        found = protocol_of(read_weights(tmp_path / target))
-        assert (found.name, found.resize, found.interpolation) == ("crop 224", *expected)
-
-
 def test_no_test_replaces_another_one(weights: Path, images: Path, tmp_path: Path) -> None:
     other = write_images(tmp_path / "other")
     for set_of, options in (
@@ -244,64 +202,67 @@ def test_no_test_replaces_another_one(weights: Path, images: Path, tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize(
-    ("trained", "options", "name", "resize", "interpolation"),
-    [
-        ({}, {}, "crop 224", 256, "torch7_bicubic"),
-        ({}, {"size": 320}, "crop 320", 320, "torch7_bicubic"),
-        ({}, {"interpolation": "bicubic"}, "crop 224", 256, "bicubic"),
-        (
-            {"size_test": "64", "resize_test": "72", "interpolation": "bilinear"},
-            {},
-            "crop 64",
-            72,
-            "bilinear",
-        ),
-        ({"size_test": "64", "resize_test": "72"}, {"size": 96}, "crop 96", 96, "torch7_bicubic"),
-        ({"size_test": "64", "resize_test": "72"}, {"resize": 99}, "crop 64", 99, "torch7_bicubic"),
-    ],
-)
-def test_sizes_that_are_not_given(
-    weights: Path,
-    trained: dict[str, str],
-    options: dict[str, Any],
-    name: str,
-    resize: int,
-    interpolation: str,
-) -> None:
-    """Those of the training, else the usual ones."""
-    protocol = protocol_of(replace(read_weights(weights), metadata=trained), **options)
-    assert protocol.name == name
-    image = np.random.RandomState(0).randint(0, 256, (90, 70, 3), dtype=np.uint8)
-    expected = CenterCrop(
-        int(name.split()[1]),
-        resize,
-        mean=KNOWN["torchvision"].mean,
-        std=KNOWN["torchvision"].std,
-        interpolation=interpolation,
-        rounding="up" if interpolation == "torch7_bicubic" else "half_even",
-    )
-    assert torch.equal(cast(torch.Tensor, protocol.views(image)), expected(image))
+def test_some_outputs_compete_alone() -> None:
+    """1K-way of 5K: the others' scores at minus infinity, and torch's cross entropy, give the same."""
+    among = [f"n{index:04d}" for index in torch.randperm(50).tolist()]
+    chosen = [f"n{index:04d}" for index in range(0, 50, 5)]
+    outputs = find_columns(chosen, among)
+    assert [among[column] for column in outputs.tolist()] == chosen
+    scores, labels = torch.randn(400, 50), torch.randint(0, 10, (400,))
+    scores[torch.arange(400), outputs[labels]] += 1
+    tally, everything = Tally(chosen), Tally(among)
+    tally.add(scores[:, outputs], labels)
+    everything.add(scores, outputs[labels])
+    masked = torch.full_like(scores, -math.inf)
+    masked[:, outputs] = scores[:, outputs]
+    metrics = tally.metrics()
+    assert metrics.ways == 10
+    assert metrics.top1 == 100 * int((masked.argmax(dim=1) == outputs[labels]).sum()) / 400
+    expected = F.cross_entropy(masked.double(), outputs[labels]).item()
+    assert metrics.cross_entropy == pytest.approx(expected, rel=1e-12)
+    assert metrics.top1 > everything.metrics().top1
+    assert everything.metrics().cross_entropy > metrics.cross_entropy
+    # Log probabilities, as after averaging over crops, give the same.
+    again = Tally(chosen)
+    again.add(scores.double().log_softmax(dim=1)[:, outputs], labels)
+    assert again.metrics().cross_entropy == pytest.approx(expected, rel=1e-12)
+
+
+def test_class_names_without_a_column_are_named() -> None:
+    among = ["cat", "dog", "cow", "crane", "crane"]
+    with pytest.raises(
+        ValueError, match="2 of 3 classes are none of the network's 5 outputs: 'owl', 'rat'; test"
+    ):
+        find_columns(["owl", "cat", "rat"], among)
+    with pytest.raises(
+        ValueError, match=r"7 of 7 classes .* 'a', 'b', 'c', 'd', 'e' and 2 more; test on classes"
+    ):
+        find_columns("abcdefg", among)
+    with pytest.raises(
+        ValueError, match="several outputs have one name: 'crane'; give every class"
+    ):
+        find_columns(["crane"], among)
+    assert find_columns(["cow", "cat"], among).tolist() == [2, 0]  # 'crane' is not asked for
 
 
 def test_what_is_refused(weights: Path, images: Path, tmp_path: Path) -> None:
     other = write_images(tmp_path / "other", ("dark", "light", "purple"))
     with pytest.raises(ValueError, match=r"purple"):
         evaluate(weights, other / "val")
-    write_weights(random_network(3), tmp_path / "unknown.pth", "native")
+    write_weights(make_network(3), tmp_path / "unknown.pth", "native")
     with pytest.raises(
         ValueError, match=r"does not say which preprocessing.*--preprocessing: .*torchvision"
     ):
         evaluate(tmp_path / "unknown.pth", images / "val")
     assert evaluate(tmp_path / "unknown.pth", images / "val", size=32, preprocessing="torchvision")
     write_weights(
-        random_network(7), tmp_path / "seven.pth", "native", preprocessing=KNOWN["torchvision"]
+        make_network(7), tmp_path / "seven.pth", "native", preprocessing=KNOWN["torchvision"]
     )
     with pytest.raises(
         ValueError, match=r"seven.pth has 7 outputs and does not name their classes, and .* 3"
     ):
         evaluate(tmp_path / "seven.pth", images / "val")
-    state = {k: v for k, v in random_network(3).state_dict().items() if not k.startswith("linear.")}
+    state = {k: v for k, v in make_network(3).state_dict().items() if not k.startswith("linear.")}
     write_weights(state, tmp_path / "backbone.pth", "native", preprocessing=KNOWN["torchvision"])
     with pytest.raises(ValueError, match=r"no linear.weight and no linear.bias: it is a backbone"):
         evaluate(tmp_path / "backbone.pth", images / "val")
@@ -324,9 +285,9 @@ def test_what_is_refused(weights: Path, images: Path, tmp_path: Path) -> None:
             "size = 64 has no effect in the protocol 'dense'.*center or ten",
         ),
         ({"protocol": "dense", "resize": 64}, "resize = 64 has no effect"),
-        ({"protocol": "dense", "scales": ()}, r"scales = \(\): write pixels"),
-        ({"protocol": "dense", "scales": (64, 0)}, "write pixels, 1 or more"),
-        ({"size": -5}, "size = -5: write pixels"),
+        ({"protocol": "dense", "scales": ()}, r"scales are \(\); give one or more shorter sides"),
+        ({"protocol": "dense", "scales": (64, 0)}, r"scales are \(64, 0\); give one or more"),
+        ({"size": -5}, "size is -5; give the side of the crop in pixels"),
         ({"device": "gpu"}, "--device is 'gpu', which is no torch device"),
         (
             {"preprocessing": "msra"},

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 import resnext_det
 from resnext_det.weights import KNOWN, write_weights
-from tests.classification.test_evaluation import random_network
+from tests.classification.helpers import make_network
 
 NAMES = ("cat", "dog", "eel", "fox", "gnu", "hen")
 
@@ -51,7 +51,7 @@ def test_it_is_torchvisions_prediction(photo: Path, tmp_path: Path) -> None:
 
 
 def test_weights_of_bgr_see_bgr(photo: Path, tmp_path: Path) -> None:
-    network = random_network(3)
+    network = make_network(3)
     write_weights(network, tmp_path / "rgb.pth", "native", preprocessing=KNOWN["torchvision"])
     network.stem.conv1.weight.data = network.stem.conv1.weight.data.flip(1)
     write_weights(
@@ -66,7 +66,7 @@ def test_weights_of_bgr_see_bgr(photo: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_refused(photo: Path, tmp_path: Path) -> None:
-    write_weights(random_network(3), tmp_path / "three.pth", "native")
+    write_weights(make_network(3), tmp_path / "three.pth", "native")
     with pytest.raises(ValueError, match="does not say which preprocessing"):
         resnext_det.Classifier(tmp_path / "three.pth", device="cpu")
     known = {"preprocessing": "torchvision", "device": "cpu"}

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 
 from resnext_det.architecture import Architecture
 from resnext_det.classification.build import (
-    augmentation_of,
+    build_augmentation,
     build_classifier,
-    center_crop_of,
-    mixing_of,
+    build_mixing,
+    build_protocol,
     schedule_of,
 )
 from resnext_det.classification.jobs import pretrain_seeds
@@ -81,8 +81,8 @@ def plain_training(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], di
     average = {name: value.clone().double() for name, value in network.state_dict().items()}
     loader = build_image_train_loader(
         train,
-        augmentation=augmentation_of(cfg),
-        mixing=mixing_of(cfg, len(CLASSES)),
+        augmentation=build_augmentation(cfg),
+        mixing=build_mixing(cfg, len(CLASSES)),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED,
         num_workers=0,
@@ -153,7 +153,7 @@ def test_the_metrics_are_those_of_a_plain_loop(config: Path, images: Path, tmp_p
     cfg = load_classifier_config(config)
     network = build_classifier(cfg, len(CLASSES)).eval()
     load_weights(network, trained.weights)
-    crop, test = center_crop_of(cfg), open_image_set(str(images / "val"))
+    crop, test = build_protocol(cfg).views, open_image_set(str(images / "val"))
     right = 0
     with torch.no_grad():
         for index in range(len(test)):
@@ -345,7 +345,7 @@ def started_from(
         (
             ["a", "b", "c"],
             3,
-            r"is of other classes (a, b, c ...) and not of the 3 of this training",
+            r"is of other classes (a, b, c) and not of the 3 of this training",
         ),
     ],
 )
