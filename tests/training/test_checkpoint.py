@@ -115,12 +115,12 @@ def truncated(path: Path) -> Iterable[str]:
 
 def empty(path: Path) -> Iterable[str]:
     path.write_bytes(b"")
-    return "damaged or cut short", "model_0000000.pth"
+    return "is empty", "model_0000000.pth"
 
 
 def text(path: Path) -> Iterable[str]:
     path.write_text("<!DOCTYPE html><html>404</html>")
-    return ("not a checkpoint", "model_0000000.pth")
+    return "is a web page", "model_0000000.pth"
 
 
 def hostile(path: Path) -> Iterable[str]:
