@@ -1,4 +1,4 @@
-"""What every reader of weight files checks before it takes memory: how much there is, and where a tensor's values lie."""
+"""Checks that every reader of weight files makes before it takes memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from torch import Tensor
 
 _SLACK = 64 << 20
 _MOST_DIMENSIONS = 32
-_LARGEST = 2**62
+_MOST_ELEMENTS = 2**48
 AGAIN = "copy or download the file again"
 
 
 class Unreadable(ValueError):
-    """A file is refused, damaged or cut short. The text follows the file's name: "is cut short; copy or download the file again"."""
+    """A file is refused, damaged or cut short.
+
+    The text follows the file's name: "is cut short; copy or download the file again".
+    """
 
 
 class Budget:
-    """Memory that the contents of a file may take: twice the file and 64 MiB.
+    """The memory that the contents of a file may take: twice the file's size and 64 MiB.
 
-    What is freed in between is not given back, so it is an upper bound.
+    What is freed while reading is not given back, so the real peak is lower.
     """
 
     def __init__(self, file_size: int) -> None:
@@ -32,12 +35,13 @@ class Budget:
         self.left -= size
         if self.left < 0:
             raise Unreadable(
-                "is refused: its contents would take more than twice its size in memory, which no weights do"
+                "is refused: its contents would take more than twice its size in memory, which no "
+                "weights do"
             )
 
 
 def read_exactly(file: BufferedReader, size: int) -> bytes:
-    """Few bytes from where a file stands."""
+    """Read exactly `size` bytes."""
     taken = file.read(size)
     if len(taken) != size:
         raise Unreadable(f"is cut short; {AGAIN}")
@@ -45,37 +49,49 @@ def read_exactly(file: BufferedReader, size: int) -> bytes:
 
 
 def read_values(file: BufferedReader, values: Tensor) -> None:
-    """Fill a flat tensor, in little-endian bytes, from where a file stands."""
+    """Fill a flat tensor from the little-endian bytes that follow in a file."""
     if len(values) and file.readinto(values.view(torch.uint8).numpy().data) != values.nbytes:
         raise Unreadable(f"is cut short; {AGAIN}")
 
 
-def view_of(values: Tensor, offset: int, sizes: Sequence[int], strides: Sequence[int]) -> Tensor:
-    """A tensor over a part of flat values, as ``torch.as_strided``, but checked.
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuse a shape that no weights have, even where a 0 makes it empty."""
+    if not (
+        len(shape) <= _MOST_DIMENSIONS
+        and all(type(size) is int and size >= 0 for size in shape)
+        and math.prod(filter(None, shape)) <= _MOST_ELEMENTS
+    ):
+        raise Unreadable(f"is damaged: a tensor has the shape {tuple(shape)!r:.80}; {AGAIN}")
+
+
+def view_values(
+    values: Tensor, offset: int, sizes: Sequence[int], strides: Sequence[int]
+) -> Tensor:
+    """View a part of flat values as a tensor, as ``torch.as_strided`` does, but checked.
 
     Raises:
-        Unreadable: the sizes reach beyond the values, or the tensor would have more elements than they.
+        Unreadable: the tensor reaches beyond the values or has more elements than they.
     """
-    numbers = (offset, *sizes, *strides)
-    if not all(type(number) is int and 0 <= number < _LARGEST for number in numbers) or not (
-        len(sizes) == len(strides) <= _MOST_DIMENSIONS
+    check_shape(sizes)
+    place = (offset, *strides)
+    if len(sizes) != len(strides) or not all(
+        type(number) is int and 0 <= number < 2**62 for number in place
     ):
         raise Unreadable(
-            f"is damaged: a tensor has sizes {tuple(sizes)!r:.80} and strides {tuple(strides)!r:.80}; {AGAIN}"
+            f"is damaged: a tensor has strides {tuple(strides)!r:.80} at {offset!r:.40}; {AGAIN}"
         )
     elements = math.prod(sizes)
-    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides))
-    if elements > len(values) > last:
-        raise Unreadable(
-            f"is refused: a tensor of sizes {tuple(sizes)!r:.80} has only {len(values)} values, by strides of 0; save its clone()"
-        )
-    if elements and last >= len(values):
-        raise Unreadable(
-            f"is damaged: a tensor of sizes {tuple(sizes)!r:.80} and strides {tuple(strides)!r:.80} at {offset} reaches beyond its "
-            f"{len(values)} values; {AGAIN}"
-        )
     if not elements:
-        if math.prod(size for size in sizes if size) > 2**40:
-            raise Unreadable(f"is damaged: an empty tensor has sizes {tuple(sizes)!r:.80}; {AGAIN}")
         return values.new_empty(tuple(sizes))
+    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides))
+    if last >= len(values):
+        raise Unreadable(
+            f"is damaged: a tensor of sizes {tuple(sizes)!r:.80} and strides "
+            f"{tuple(strides)!r:.80} at {offset} reaches beyond its {len(values)} values; {AGAIN}"
+        )
+    if elements > len(values):
+        raise Unreadable(
+            f"is refused: a tensor of sizes {tuple(sizes)!r:.80} has only {len(values)} values, by "
+            "strides of 0; save its clone()"
+        )
     return values.as_strided(tuple(sizes), tuple(strides), offset)

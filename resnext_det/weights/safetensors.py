@@ -1,23 +1,20 @@
-"""Files of the safetensors format: a header's length (uint64), the header in JSON, and the tensors' values one after the other.
-
-Source: the format's description in huggingface/safetensors.
-"""
+"""Files of the safetensors format, read and written by the package of that name."""
 
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnext_det.weights.limits import AGAIN, Unreadable, read_exactly, read_values
+from resnext_det.weights.limits import AGAIN, Unreadable, check_shape, read_exactly
 
-_LARGEST_HEADER = 2 << 20
+_LARGEST_HEADER = 3 << 19
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -35,131 +32,98 @@ _DTYPES = {
 def read_safetensors(
     path: Path, *, mapped: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file by name, and its metadata.
+    """Read the tensors of a safetensors file by name, in the header's order, and its metadata.
 
     Args:
         path: of the file.
-        mapped: tensors are parts of the mapped file and take memory only where they are used. The file must then stay as it is as
-            long as they live.
+        mapped: leave the tensors in the mapped file, where they take memory only as they are used;
+            the file must then stay as it is as long as they live.
 
     Raises:
-        Unreadable: the header is damaged or the file cut short; tensors overlap, leave gaps or have the same name.
+        Unreadable: the file is cut short or damaged, has a name twice, or holds another dtype than
+            weights have.
     """
-    size = path.stat().st_size
+    text = _read_header(path)
+    tensors = {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            # of two equal names the package takes the last; it has checked the numbers
+            header = json.loads(
+                text, object_pairs_hook=_refuse_repeated, parse_int=str, parse_float=str
+            )
+            for name, entry in header.items():
+                if name == "__metadata__":
+                    continue
+                if str(entry["dtype"]) not in _DTYPES:
+                    raise Unreadable(
+                        f"is refused: its tensor {name!a:.80} is of dtype {entry['dtype']!s:.20}; "
+                        f"{', '.join(_DTYPES)} are read"
+                    )
+                tensor = file.get_tensor(name)
+                check_shape(tensor.shape)
+                unaligned = tensor.data_ptr() % tensor.element_size()
+                tensors[name] = tensor if mapped and not unaligned else tensor.clone()
+            return tensors, file.metadata() or {}
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise Unreadable(
+            f"is damaged or cut short, as a safetensors file: {ascii(str(error))[1:-1]:.200}; "
+            f"{AGAIN}"
+        ) from error
+
+
+def _read_header(path: Path) -> bytes:
+    """Read the header of a file, the JSON text at its start, unless it is too large."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", read_exactly(file, 8))
-        if length > size - 8:
-            raise Unreadable(
-                f"is cut short: its header has {length} bytes, and {size - 8} are there; {AGAIN}"
-            )
         if length > _LARGEST_HEADER:
             raise Unreadable(
-                f"is refused: its header has {length} bytes; weights need less than {_LARGEST_HEADER}"
+                f"is refused: its header has {length} bytes, and weights need less than "
+                f"{_LARGEST_HEADER}; {AGAIN}"
             )
-        header = _parse(read_exactly(file, length))
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(
-            isinstance(value, str) for value in metadata.values()
-        ):
-            raise Unreadable(
-                f"is damaged: its metadata is {metadata!r:.60}, not texts by name; {AGAIN}"
-            )
-        places = _places(header, size - 8 - length)
-        whole: Any = torch.UntypedStorage.from_file(str(path), False, size) if mapped else None
-        tensors = {}
-        for name, (dtype, shape, begin, end) in places.items():
-            start = 8 + length + begin
-            if whole is not None and end > begin and start % dtype.itemsize == 0:
-                part = torch.empty(0, dtype=torch.uint8).set_(whole[start : start + end - begin])
-                values = part.view(dtype)
-            else:
-                file.seek(start)
-                values = torch.empty(math.prod(shape), dtype=dtype)
-                read_values(file, values)
-            tensors[name] = values.view(shape)
-    return {name: tensors[name] for name in header}, metadata
+        return read_exactly(file, length)
 
 
-def _parse(text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_constant=_no_constant,
-        )
-    except Unreadable:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(f"is damaged: its header is no JSON; {AGAIN}") from error
-    if not isinstance(header, dict):
-        raise Unreadable(f"is damaged: its header is no table of tensors; {AGAIN}")
-    return header
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise Unreadable(f"is refused: its header has a name twice; {AGAIN}")
     return found
 
 
-def _integer(text: str) -> int:
-    if len(text) > 20:
-        raise Unreadable(f"is damaged: its header has a number of {len(text)} digits; {AGAIN}")
-    return int(text)
+def write_safetensors(
+    file: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors by name, and texts by name, as a safetensors file.
 
+    Args:
+        file: open for writing bytes, at its start.
+        tensors: dense, on any device.
+        metadata: texts, which stand in the header under ``__metadata__``.
 
-def _no_constant(text: str) -> Any:
-    raise Unreadable(f"is damaged: its header has {text}; {AGAIN}")
-
-
-def _places(
-    header: Mapping[str, Any], available: int
-) -> dict[str, tuple[torch.dtype, tuple[int, ...], int, int]]:
-    """dtype, shape, begin and end of every tensor, in the order of the file: without a gap, to the end of the file."""
-    places = {name: _place(name, described) for name, described in header.items()}
-    reached = 0
-    for name, (_, _, begin, end) in sorted(places.items(), key=lambda item: item[1][2:]):
-        if begin != reached:
-            raise Unreadable(
-                f"is refused: its tensor {name!a:.80} overlaps another one or follows a gap; {AGAIN}"
+    Raises:
+        ValueError: a tensor is of a type that the format lacks, or has the name ``__metadata__``.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES.values():
+            raise ValueError(
+                f"{name} is of {tensor.dtype}, which safetensors files do not hold here; convert "
+                "it to torch.float32"
             )
-        reached = end
-    if reached != available:
-        problem = "is cut short" if reached > available else "is damaged"
-        raise Unreadable(
-            f"{problem}: its tensors have {reached} bytes, and {available} are there; {AGAIN}"
-        )
-    return places
-
-
-def _place(name: str, described: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
-    if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
-        raise Unreadable(
-            f"is damaged: its header describes {name!a:.80} by {described!r:.60}; {AGAIN}"
-        )
-    code, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
-    if not isinstance(code, str) or code not in _DTYPES:
-        raise Unreadable(
-            f"is refused: its tensor {name!a:.80} is of dtype {code!r:.20}; {', '.join(_DTYPES)} are read"
-        )
-    numbers = [shape, offsets]
-    if not all(
-        isinstance(each, list) and all(type(item) is int and 0 <= item < 2**48 for item in each)
-        for each in numbers
-    ):
-        raise Unreadable(
-            f"is damaged: its tensor {name!a:.80} has the shape {shape!r:.60} at {offsets!r:.60}; {AGAIN}"
-        )
-    needed = math.prod(shape) * _DTYPES[code].itemsize
-    if (
-        len(shape) > 32
-        or len(offsets) != 2
-        or offsets[1] - offsets[0] != needed
-        or math.prod(filter(None, shape)) > 2**48
-    ):
-        raise Unreadable(
-            f"is damaged: its tensor {name!a:.80} of shape {shape!r:.60} lies at {offsets!r:.60}; {AGAIN}"
-        )
-    return _DTYPES[code], tuple(shape), offsets[0], offsets[1]
+        if name == "__metadata__":
+            raise ValueError(
+                f"a tensor is called {name!r}, which safetensors keeps for texts; rename it"
+            )
+    # copies: the package refuses tensors that share memory
+    copies = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
+    data = memoryview(safetensors.torch.save(copies, dict(metadata) if metadata else None))
+    (length,) = struct.unpack("<Q", data[:8])
+    # the package orders the texts anew in every run; the same weights shall give the same file
+    header = json.loads(bytes(data[8 : 8 + length]))
+    if metadata:
+        header["__metadata__"] = dict(metadata)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+    file.write(data[8 + length :])

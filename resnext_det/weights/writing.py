@@ -19,7 +19,7 @@ from resnext_det.weights.conversion import convert_preprocessing
 from resnext_det.weights.file import WeightFile, find_architecture, guess_architecture
 from resnext_det.weights.formats import TORCHVISION
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing
-from resnext_det.weights.safetensors_writing import write_safetensors
+from resnext_det.weights.safetensors import write_safetensors
 
 logger = logging.getLogger(__name__)
 
