@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
-from resnext_det.weights.containers import Contents, read_container, unpacked
+from resnext_det.weights.containers import Contents, read_container, unpack_weights
 from resnext_det.weights.formats import NativeWeights, convert_to_native, join_paths
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
 from resnext_det.weights.publishers import find_publisher, read_class_names
-from resnext_det.weights.torch7_models import resnext_state_of_torch7
+from resnext_det.weights.torch7_models import convert_torch7_network
 
 _CATALOG = "resnext://"
 _ADDRESSES = (
@@ -85,10 +85,10 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
     kind, found = read_container(path, mapped=mapped)
     try:
         if kind == "torch7":
-            state = resnext_state_of_torch7(found)
+            state = convert_torch7_network(found)
             contents, native = Contents(state, {}, ""), NativeWeights("torch7", state)
         else:
-            contents = unpacked(found)
+            contents = unpack_weights(found)
             native = convert_to_native(join_paths(contents.state))
         architecture = guess_architecture(native.state)
         publisher = find_publisher(kind, contents, native, architecture)

@@ -1,10 +1,15 @@
-"""Files of Torch 7 (``.t7``), its binary serialisation on 64-bit machines, read without Lua and without running any of its functions.
+"""Files of Torch 7 (``.t7``), its binary serialization on 64-bit machines.
 
-An object is its type (int32), and then: a number (float64), a string (int32 length, bytes), a boolean (int32); for a table and a
-Torch object an index (int32) by which later ones refer to it. A table is its length (int32) and as many keys and values, which are
-objects. A Torch object is its version "V n" and its class name (strings without a type) and its contents: a tensor's are dimensions
-(int32), sizes, strides and offset from 1 (int64) and its storage, an object; a storage's are length (int64) and values; any other's
-are a table. Source: ``File.lua``, ``generic/Tensor.c``, ``generic/Storage.c`` of Torch 7.
+They are read without Lua and without running any of their functions.
+
+An object is its type (int32), and then: a number (float64), a string (int32 length, bytes), a
+boolean (int32); for a table and a Torch object an index (int32) by which later ones refer to it. A
+table is its length (int32) and as many keys and values, which are objects. A Torch object is its
+version "V n" and its class name (strings without a type) and its contents: a tensor's are
+dimensions (int32), sizes, strides and offset from 1 (int64) and its storage, an object; a storage's
+are length (int64) and values; any other's are a table.
+
+Source: ``File.lua``, ``generic/Tensor.c``, ``generic/Storage.c`` of Torch 7.
 """
 
 from __future__ import annotations
@@ -18,11 +23,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnext_det.weights.limits import AGAIN, Budget, Unreadable, read_exactly, read_values, view_of
+from resnext_det.weights.limits import (
+    AGAIN,
+    Budget,
+    Unreadable,
+    read_exactly,
+    read_values,
+    view_values,
+)
 
 _NIL, _NUMBER, _STRING, _TABLE, _OBJECT, _BOOLEAN = range(6)
 _FUNCTIONS = (6, 7, 8)
 _DEEPEST = 150
+_MOST_DIMENSIONS = 32
 
 _DTYPES = {
     "Byte": torch.uint8,
@@ -58,31 +71,24 @@ class _Storage:
     values: Tensor
 
 
-def read_torch7(path: str | Path) -> Any:
-    """The object that a Torch 7 file holds: tables as dict, whole numbers as int, strings as str by latin1, tensors,
-    storages as flat tensors, ``TorchObject``.
+def read_torch7(path: Path) -> Any:
+    """Read the object that a Torch 7 file holds.
 
-    Tensors that shared a storage share it again; every one is on the CPU. Memory stays below twice the file plus 64 MiB.
+    Tables become dict, whole numbers int, strings str by latin1, tensors and storages tensors on
+    the CPU, other objects ``TorchObject``. Tensors that shared a storage share it again.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, cut short, nested too deep, of another format, or holds Lua functions.
+        Unreadable: the file is damaged, cut short, nested too deep, of another format, or holds Lua
+            functions.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; give the path of a Torch 7 file")
     size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            contents = _Reader(file, size).read()
-            contents = contents.values if isinstance(contents, _Storage) else contents
-            if file.tell() != size:
-                raise Unreadable(
-                    f"is damaged: its object ends {size - file.tell()} bytes before it; {AGAIN}"
-                )
-    except Unreadable as error:
-        raise ValueError(f"{path} {error}") from error.__cause__
-    return contents
+    with path.open("rb") as file:
+        contents = _Reader(file, size).read()
+        if file.tell() != size:
+            raise Unreadable(
+                f"is damaged: its object ends {size - file.tell()} bytes before it; {AGAIN}"
+            )
+    return contents.values if isinstance(contents, _Storage) else contents
 
 
 class _Reader:
@@ -94,7 +100,8 @@ class _Reader:
         self.depth = 0
 
     def read(self) -> Any:
-        kind = self._int()
+        """Read the object that follows."""
+        kind = self._read_int()
         self.budget.take(120)
         if kind == _NIL:
             return None
@@ -102,11 +109,11 @@ class _Reader:
             number: float = struct.unpack("<d", read_exactly(self.file, 8))[0]
             return int(number) if number.is_integer() and abs(number) < 2**53 else number
         if kind == _STRING:
-            return self._string()
+            return self._read_string()
         if kind == _BOOLEAN:
-            return self._int() == 1
+            return self._read_int() == 1
         if kind in (_TABLE, _OBJECT):
-            return self._referable(kind)
+            return self._read_indexed(kind)
         if kind in _FUNCTIONS:
             raise Unreadable(
                 "is refused: it holds a Lua function, which could run code; save its network alone"
@@ -115,8 +122,9 @@ class _Reader:
             f"is no file of Torch 7, or damaged: it has an object of type {kind}; {AGAIN}"
         )
 
-    def _referable(self, kind: int) -> Any:
-        index = self._int()
+    def _read_indexed(self, kind: int) -> Any:
+        """Read a table or a Torch object, or find the earlier one of the same index."""
+        index = self._read_int()
         if index in self.objects:
             return self.objects[index]
         self.depth += 1
@@ -125,32 +133,34 @@ class _Reader:
                 f"is refused: its objects are nested over {_DEEPEST} deep; save its network alone"
             )
         self.budget.take(200)
-        found = self._table(index) if kind == _TABLE else self._object(index)
+        found = self._read_table(index) if kind == _TABLE else self._read_object(index)
         self.depth -= 1
         return found
 
-    def _table(self, index: int) -> dict[Any, Any]:
-        entries = self._count(least_size=4 + 4, what="table")
+    def _read_table(self, index: int) -> dict[Any, Any]:
+        entries = self._read_count(least_size=4 + 4, what="table")
         table: dict[Any, Any] = {}
         self.objects[index] = table
         for _ in range(entries):
             key = self.read()
             if not isinstance(key, str | int | float):
                 raise Unreadable(
-                    f"is refused: a table has a {type(key).__name__} as a key; save its network alone"
+                    f"is refused: a table has a {type(key).__name__} as a key; save its network "
+                    "alone"
                 )
             value = self.read()
             table[key] = value.values if isinstance(value, _Storage) else value
             self.budget.take(200)
         return table
 
-    def _object(self, index: int) -> Any:
-        version = self._string()
-        name = self._string() if version.startswith("V ") else version  # files from before versions
+    def _read_object(self, index: int) -> Any:
+        version = self._read_string()
+        old = not version.startswith("V ")  # of before there were versions
+        name = version if old else self._read_string()
         if name in _TENSORS:
-            self.objects[index] = self._tensor(_TENSORS[name])
+            self.objects[index] = self._read_tensor(_TENSORS[name])
         elif name in _STORAGES:
-            self.objects[index] = self._storage(_STORAGES[name])
+            self.objects[index] = self._read_storage(_STORAGES[name])
         else:
             self.objects[index] = TorchObject(name)
             fields = self.read()
@@ -161,25 +171,24 @@ class _Reader:
             self.objects[index].fields = fields
         return self.objects[index]
 
-    def _tensor(self, dtype: torch.dtype) -> Tensor:
-        dimensions = self._count(least_size=16, what="tensor")
-        if dimensions > 32:
+    def _read_tensor(self, dtype: torch.dtype) -> Tensor:
+        dimensions = self._read_count(least_size=16, what="tensor")
+        if dimensions > _MOST_DIMENSIONS:
             raise Unreadable(f"is damaged: a tensor has {dimensions} dimensions; {AGAIN}")
-        numbers = struct.unpack(
-            f"<{2 * dimensions + 1}q", read_exactly(self.file, 16 * dimensions + 8)
-        )
+        size = 16 * dimensions + 8
+        numbers = struct.unpack(f"<{size // 8}q", read_exactly(self.file, size))
         storage = self.read()
-        values = (
-            torch.empty(0, dtype=dtype) if storage is None else getattr(storage, "values", None)
-        )
-        if not isinstance(storage, _Storage | None) or values is None or values.dtype != dtype:
+        if storage is None:
+            storage = _Storage(torch.empty(0, dtype=dtype))
+        if not isinstance(storage, _Storage) or storage.values.dtype != dtype:
             raise Unreadable(f"is damaged: a tensor has no storage of its type; {AGAIN}")
         self.budget.take(1000)
         if not dimensions:
-            return values[:0]
-        return view_of(values, numbers[-1] - 1, numbers[:dimensions], numbers[dimensions:-1])
+            return storage.values[:0]
+        sizes, strides = numbers[:dimensions], numbers[dimensions:-1]
+        return view_values(storage.values, numbers[-1] - 1, sizes, strides)
 
-    def _storage(self, dtype: torch.dtype) -> _Storage:
+    def _read_storage(self, dtype: torch.dtype) -> _Storage:
         length: int = struct.unpack("<q", read_exactly(self.file, 8))[0]
         self._check_left(length, dtype.itemsize, "storage")
         self.budget.take(1000 + length * dtype.itemsize)
@@ -187,17 +196,17 @@ class _Reader:
         read_values(self.file, values)
         return _Storage(values)
 
-    def _int(self) -> int:
+    def _read_int(self) -> int:
         number: int = struct.unpack("<i", read_exactly(self.file, 4))[0]
         return number
 
-    def _string(self) -> str:
-        size = self._count(least_size=1, what="string")
+    def _read_string(self) -> str:
+        size = self._read_count(least_size=1, what="string")
         self.budget.take(2 * size + 60)
         return read_exactly(self.file, size).decode("latin1")
 
-    def _count(self, *, least_size: int, what: str) -> int:
-        count = self._int()
+    def _read_count(self, *, least_size: int, what: str) -> int:
+        count = self._read_int()
         self._check_left(count, least_size, what)
         return count
 
@@ -205,5 +214,6 @@ class _Reader:
         left = self.size - self.file.tell()
         if not 0 <= count * size <= left:
             raise Unreadable(
-                f"is cut short or damaged: a {what} of {count} elements should follow where {left} bytes are left; {AGAIN}"
+                f"is cut short or damaged: a {what} of {count} elements should follow where {left} "
+                f"bytes are left; {AGAIN}"
             )

@@ -12,7 +12,7 @@ from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step
 from resnext_det.training.state import TrainingState
-from resnext_det.weights.containers import unpacked
+from resnext_det.weights.containers import unpack_weights
 from tests.training.helpers import toy_state, train_toy
 from tests.training.test_optimizer import assert_same
 
@@ -57,7 +57,7 @@ def test_it_resumes_and_is_what_readers_take(tmp_path: Path) -> None:
     train_toy(second, start=start, stop=9, after_step=[average, second.save_every(9)])
     assert_same(dict(average.model.state_dict()), dict(expected.model.state_dict()))
     contents = Checkpointer(tmp_path / "parts").load(tmp_path / "parts" / "model_0000008.pth")
-    assert unpacked(contents).envelope == "model_ema"
+    assert unpack_weights(contents).envelope == "model_ema"
 
 
 class Overflowing(torch.nn.Module):

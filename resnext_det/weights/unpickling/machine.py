@@ -1,4 +1,7 @@
-"""The machine: pickle's instructions of protocols 0 to 5, as the standard library's ``pickletools`` names them."""
+"""An interpreter of pickle's instructions, protocols 0 to 5, that calls only what is admitted.
+
+Instructions have the names that the standard library's ``pickletools`` gives them.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,34 @@ from collections.abc import Callable, Mapping
 from io import BufferedReader
 from typing import Any
 
-from resnext_det.weights.limits import Budget, Unreadable
-from resnext_det.weights.unpickling.objects import Admitted, Attributes, Packed, Unbuilt, held
-from resnext_det.weights.unpickling.stack import CONSTANTS, CONTAINERS, NUMBERS, TUPLES, PickleStack
-from resnext_det.weights.unpickling.stream import TEXTS
+from resnext_det.weights.limits import AGAIN, Budget, Unreadable
+from resnext_det.weights.unpickling.objects import (
+    Admitted,
+    Attributes,
+    PendingTuple,
+    Unbuilt,
+    check_key,
+    finish,
+)
+from resnext_det.weights.unpickling.stream import TEXTS, Pending, PickleStream, check_integer
 
-# What an instruction takes of memory at most: a place on the stack, an object. Items, texts and arrays come on top of it.
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_NUMBERS = {"BININT": "<i", "BININT1": "<B", "BININT2": "<H", "BINFLOAT": ">d"}
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_CONTAINERS: dict[str, Callable[[], Any]] = {
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
+_INDEXES = {"BINGET": "<B", "LONG_BINGET": "<I", "BINPUT": "<B", "LONG_BINPUT": "<I"}
+_NEEDING_CODE = ("EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ_EX")
+
+# The most memory that an instruction takes, for a place on the stack and an object. Items, texts
+# and arrays are counted where they are made.
 _USUAL_COST = 16
-_COST = {
-    **dict.fromkeys(
-        ("BININT", "BININT2", "BINFLOAT", "INT", "LONG", "FLOAT", "LONG1", "LONG4", "MARK"), 48
-    ),
+_COSTS = {
+    **dict.fromkeys(("BININT", "BININT2", "BINFLOAT", "INT", "LONG", "FLOAT"), 48),
+    **dict.fromkeys(("LONG1", "LONG4", "MARK"), 48),
     **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST", "TUPLE"), 96),
     **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"), 80),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), 104),
@@ -34,18 +54,18 @@ _SIGNS_OF_DAMAGE = (
     RuntimeError,
     struct.error,
 )
-_MEANING_CODE = ("EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ_EX")
 
 
-class PickleMachine(PickleStack):
-    """Reads one pickle from where a file stands.
+class PickleMachine(PickleStream):
+    """Read one pickle from where a file stands.
+
+    It has a stack, marks on it, a memo, and a method for each kind of instruction, which is given
+    the instruction's name.
 
     Args:
-        file, end, budget: see ``PickleSource``.
+        file, end, budget: see ``PickleStream``.
         admitted: what the pickle may ask for, by "module.name": ``Admitted``, or a constant.
-        persistent: gives the object for a persistent id (torch's storages); None refuses them.
-
-    Errors are ``Unreadable``, whose text follows the file's name.
+        persistent: returns the object for a persistent id (torch's storages); None refuses them.
     """
 
     def __init__(
@@ -60,58 +80,160 @@ class PickleMachine(PickleStack):
         super().__init__(file, end=end, budget=budget)
         self.admitted = admitted
         self.persistent = persistent
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """The pickled object. The file then stands behind it."""
+        """Read the pickled object; the file then stands behind it.
+
+        Raises:
+            Unreadable: the pickle is refused, damaged or cut short.
+        """
         try:
-            while True:
-                code = self.file.read(1)
-                if code not in _OPERATIONS:
-                    _refuse(code)
-                name, cost, method = _OPERATIONS[code]
+            while (code := self.file.read(1)) != b".":
+                if code not in _INSTRUCTIONS:
+                    _refuse_instruction(code)
+                name, cost, method = _INSTRUCTIONS[code]
                 self.budget.take(cost)
-                if name == "STOP":
-                    return self._result()
                 method(self, name)
+            if len(self.stack) != 1 or self.marks or self.file.tell() > self.end:
+                raise Unreadable(f"is damaged: its pickle ends at a wrong place; {AGAIN}")
+            return finish(self, self.stack.pop())
         except Unreadable:
             raise
         except _SIGNS_OF_DAMAGE as error:
             raise Unreadable(
-                f"is damaged ({type(error).__name__} near byte {self.file.tell()}); copy or download the file again"
+                f"is damaged ({type(error).__name__} near byte {self.file.tell()}); {AGAIN}"
             ) from error
 
-    def _result(self) -> Any:
-        if len(self.stack) != 1 or self.marks or self.file.tell() > self.end:
-            raise Unreadable(
-                "is damaged: its pickle ends at a wrong place; copy or download the file again"
-            )
-        return held(self, self.stack.pop())
+    def pop(self) -> Any:
+        if self.marks and len(self.stack) <= self.marks[-1]:
+            raise IndexError("nothing since the mark")
+        return self.stack.pop()
 
-    def _ask(self, name: str) -> None:
+    def pop_to_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        self.budget.take(32 * (len(self.stack) - start))  # they are copied once or twice
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def begin(self, name: str) -> None:
+        if name == "FRAME":
+            self.read_number("<Q")
+        elif self.read_number("<B") > 5:
+            raise Unreadable("is of a pickle protocol after 5, or damaged; save it with protocol 2")
+
+    def put_constant(self, name: str) -> None:
+        self.stack.append(_CONSTANTS[name])
+
+    def put_number(self, name: str) -> None:
+        self.stack.append(self.read_number(_NUMBERS[name]))
+
+    def put_decimal(self, name: str) -> None:
+        text = self.read_decimal()
+        if name == "FLOAT":
+            self.stack.append(float(text))
+        elif name == "INT" and text in (b"00", b"01"):
+            self.stack.append(text == b"01")
+        else:
+            self.stack.append(check_integer(int(text.removesuffix(b"L"))))
+
+    def put_long(self, name: str) -> None:
+        size = self.read_number("<B" if name == "LONG1" else "<i")
+        self.stack.append(self.read_integer(size))
+
+    def put_text(self, name: str) -> None:
+        self.stack.append(self.read_text(name))
+
+    def put_text_line(self, name: str) -> None:
+        self.stack.append(self.read_text_line(name))
+
+    def put_container(self, name: str) -> None:
+        self.stack.append(_CONTAINERS[name]())
+
+    def put_tuple(self, name: str) -> None:
+        items = [self.pop() for _ in range(_TUPLES[name])]
+        self._put_tuple(items[::-1])
+
+    def mark(self, name: str) -> None:
+        self.marks.append(len(self.stack))
+
+    def gather(self, name: str) -> None:
+        items = self.pop_to_mark()
+        if name == "LIST":
+            self.stack.append([finish(self, item) for item in items])
+        elif name == "DICT":
+            self.stack.append({})
+            self._fill_dict(items)
+        elif name == "TUPLE":
+            self._put_tuple(items)
+        else:
+            self.budget.take(100 * len(items))
+            self.stack.append(frozenset(check_key(item) for item in items))
+
+    def append(self, name: str) -> None:
+        items = [self.pop()] if name == "APPEND" else self.pop_to_mark()
+        if type(self.stack[-1]) is not list:
+            raise TypeError("no list")
+        self.budget.take(32 + 8 * len(items))
+        self.stack[-1].extend([finish(self, item) for item in items])
+
+    def set_items(self, name: str) -> None:
+        if name == "SETITEMS":
+            self._fill_dict(self.pop_to_mark())
+        else:
+            value = self.pop()
+            self._fill_dict([self.pop(), value])
+
+    def add_items(self, name: str) -> None:
+        items = self.pop_to_mark()
+        if type(self.stack[-1]) is not set:
+            raise TypeError("no set")
+        self.budget.take(100 * len(items))
+        self.stack[-1].update([check_key(item) for item in items])
+
+    def memoize(self, name: str) -> None:
+        index = len(self.memo) if name == "MEMOIZE" else self._read_index(name)
+        self.memo[index] = self.stack[-1]
+
+    def recall(self, name: str) -> None:
+        found = self.memo[self._read_index(name)]
+        built = isinstance(found, Unbuilt) and found.built is not None
+        self.stack.append(found.built if built else found)
+
+    def drop(self, name: str) -> None:
+        if name == "POP_MARK" or (self.marks and len(self.stack) == self.marks[-1]):
+            self.pop_to_mark()
+        else:
+            self.pop()
+
+    def repeat(self, name: str) -> None:
+        self.stack.append(self.stack[-1])
+
+    def ask(self, name: str) -> None:
         if name == "STACK_GLOBAL":
             attribute, module = self.pop(), self.pop()
         else:
-            module, attribute = self.name(), self.name()
-        asked = (
-            f"{module}.{attribute}"
-            if isinstance(module, str) and isinstance(attribute, str)
-            else "something"
-        )
+            module, attribute = self.read_name(), self.read_name()
+        is_text = isinstance(module, str) and isinstance(attribute, str)
+        asked = f"{module}.{attribute}" if is_text else "something"
         if asked not in self.admitted or name == "INST":
             raise Unreadable(
-                f"is refused: it asks for {ascii(asked)[1:-1]:.100}, which could run code; where you trust its source, save its weights "
-                "alone, by name"
+                f"is refused: it asks for {ascii(asked)[1:-1]:.100}, which could run code; where "
+                "you trust its source, save its weights alone, by name"
             )
         self.stack.append(self.admitted[asked])
 
-    def _call(self, name: str) -> None:
+    def call(self, name: str) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, Admitted) or not isinstance(arguments, tuple | Packed):
+        if not isinstance(function, Admitted) or not isinstance(arguments, tuple | PendingTuple):
             raise Unreadable("is refused: it calls what is no function, which could run code")
-        values = arguments.items if isinstance(arguments, Packed) else arguments
+        values = arguments.items if isinstance(arguments, PendingTuple) else arguments
         self.stack.append(function.call(self, *values))
 
-    def _build(self, name: str) -> None:
+    def build(self, name: str) -> None:
         state, target = self.pop(), self.pop()
         if isinstance(target, Unbuilt) and target.built is None:
             self.stack.append(target.build(self, state))
@@ -125,49 +247,57 @@ class PickleMachine(PickleStack):
                 f"is refused: it sets the state of a {type(target).__name__}, which could run code"
             )
 
-    def _persist(self, name: str) -> None:
+    def find_persistent(self, name: str) -> None:
         if self.persistent is None or name == "PERSID":
             raise Unreadable(
-                "is refused: it names objects outside of itself, as only a part of a larger file does"
+                "is refused: it names objects outside of itself, as only a part of a larger file "
+                "does"
             )
         self.stack.append(self.persistent(self.pop()))
 
-    def _begin(self, name: str) -> None:
-        if name == "FRAME":
-            self.number("<Q")
-        elif self.number("<B") > 5:
-            raise Unreadable("is of a pickle protocol after 5, or damaged; save it with protocol 2")
+    def _put_tuple(self, items: list[Any]) -> None:
+        """Put a tuple on the stack; with something pending in it, the tuple is pending too."""
+        depth = max((item.depth for item in items if isinstance(item, PendingTuple)), default=0)
+        if depth > 1:
+            items, depth = [finish(self, item) for item in items], 0
+        pending = any(isinstance(item, Pending) for item in items)
+        self.stack.append(PendingTuple(tuple(items), depth + 1) if pending else tuple(items))
+
+    def _fill_dict(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or len(items) % 2:
+            raise TypeError("no dict")
+        self.budget.take(160 + 50 * len(items))
+        for name, value in zip(items[::2], items[1::2]):
+            self.stack[-1][check_key(name)] = finish(self, value)
+
+    def _read_index(self, name: str) -> int:
+        return self.read_number(_INDEXES[name]) if name in _INDEXES else int(self.read_decimal())
 
 
-def _refuse(code: bytes) -> None:
+def _refuse_instruction(code: bytes) -> None:
     if not code:
-        raise Unreadable("is cut short; copy or download the file again")
-    names = [
-        operation.name
-        for operation in pickletools.opcodes
-        if operation.code == code.decode("latin1")
-    ]
+        raise Unreadable(f"is cut short; {AGAIN}")
+    names = [each.name for each in pickletools.opcodes if each.code == code.decode("latin1")]
     if not names:
-        raise Unreadable(
-            f"is no pickle, or damaged: byte {code!r} is no instruction; copy the file again"
-        )
-    reason = "which could run code" if names[0] in _MEANING_CODE else "which no weights need"
+        raise Unreadable(f"is no pickle, or damaged: byte {code!r} is no instruction; {AGAIN}")
+    reason = "which could run code" if names[0] in _NEEDING_CODE else "which no weights need"
     raise Unreadable(
         f"is refused: it uses pickle's {names[0]}, {reason}; save its weights alone, by name"
     )
 
 
 _METHODS: dict[Callable[[PickleMachine, str], None], tuple[str, ...]] = {
-    PickleMachine.put_constant: (*CONSTANTS, "STOP"),
-    PickleMachine.put_number: tuple(NUMBERS),
+    PickleMachine.begin: ("PROTO", "FRAME"),
+    PickleMachine.put_constant: tuple(_CONSTANTS),
+    PickleMachine.put_number: tuple(_NUMBERS),
     PickleMachine.put_decimal: ("INT", "LONG", "FLOAT"),
     PickleMachine.put_long: ("LONG1", "LONG4"),
     PickleMachine.put_text: tuple(TEXTS),
     PickleMachine.put_text_line: ("STRING", "UNICODE"),
-    PickleMachine.put_container: tuple(CONTAINERS),
+    PickleMachine.put_container: tuple(_CONTAINERS),
+    PickleMachine.put_tuple: tuple(_TUPLES),
     PickleMachine.mark: ("MARK",),
     PickleMachine.gather: ("LIST", "DICT", "TUPLE", "FROZENSET"),
-    PickleMachine.put_tuple: tuple(TUPLES),
     PickleMachine.append: ("APPEND", "APPENDS"),
     PickleMachine.set_items: ("SETITEM", "SETITEMS"),
     PickleMachine.add_items: ("ADDITEMS",),
@@ -175,19 +305,14 @@ _METHODS: dict[Callable[[PickleMachine, str], None], tuple[str, ...]] = {
     PickleMachine.recall: ("GET", "BINGET", "LONG_BINGET"),
     PickleMachine.drop: ("POP", "POP_MARK"),
     PickleMachine.repeat: ("DUP",),
-    PickleMachine._ask: ("GLOBAL", "STACK_GLOBAL", "INST"),
-    PickleMachine._call: ("REDUCE", "NEWOBJ"),
-    PickleMachine._build: ("BUILD",),
-    PickleMachine._persist: ("PERSID", "BINPERSID"),
-    PickleMachine._begin: ("PROTO", "FRAME"),
+    PickleMachine.ask: ("GLOBAL", "STACK_GLOBAL", "INST"),
+    PickleMachine.call: ("REDUCE", "NEWOBJ"),
+    PickleMachine.build: ("BUILD",),
+    PickleMachine.find_persistent: ("PERSID", "BINPERSID"),
 }
-_OPERATIONS = {
-    operation.code.encode("latin1"): (
-        operation.name,
-        _COST.get(operation.name, _USUAL_COST),
-        method,
-    )
+_CODES = {each.name: each.code.encode("latin1") for each in pickletools.opcodes}
+_INSTRUCTIONS = {
+    _CODES[name]: (name, _COSTS.get(name, _USUAL_COST), method)
     for method, names in _METHODS.items()
-    for operation in pickletools.opcodes
-    if operation.name in names
+    for name in names
 }

@@ -1,22 +1,27 @@
-"""What a machine that reads pickles makes: plain data within a budget of memory, and what is not yet an object."""
+"""The objects that a pickle may ask for, made without importing or calling what it names.
+
+Plain data is made as it is. What other libraries' checkpoints carry beside the weights, such as
+configurations and dates, becomes a dict of its attributes or items.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from resnext_det.weights.limits import Unreadable
-from resnext_det.weights.unpickling.stream import LongText, Pending, PickleSource
+from resnext_det.weights.unpickling.stream import LongText, Pending, PickleStream
 
 _DEEPEST = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Packed(Pending):
+class PendingTuple(Pending):
     """A tuple with something pending in it: the state of an array, or arguments that are such.
 
     Attributes:
@@ -30,11 +35,11 @@ class Packed(Pending):
 
 @dataclass(frozen=True, slots=True)
 class Admitted(Pending):
-    """Something that a pickle may ask for by name, and what is done when it calls it.
+    """A name that a pickle may ask for, and what is done when the pickle calls it.
 
     Attributes:
         name: as in "collections.OrderedDict".
-        call: gets the pickle's source and its arguments.
+        call: takes the pickle's stream and the arguments.
     """
 
     name: str
@@ -49,7 +54,7 @@ class Unbuilt(Pending):
     def __init__(self) -> None:
         self.built: Any = None
 
-    def build(self, source: PickleSource, state: Any) -> Any:
+    def build(self, stream: PickleStream, state: Any) -> Any:
         raise NotImplementedError
 
 
@@ -59,28 +64,28 @@ class Attributes(dict[Any, Any]):
     takes_state = True
 
 
-def held(source: PickleSource, item: Any) -> Any:
-    """An item as a part of the contents."""
+def finish(stream: PickleStream, item: Any) -> Any:
+    """Return an item as a part of the contents; what is still pending is read, or refused."""
     if not isinstance(item, Pending):
         return item
     if isinstance(item, LongText):
-        return source.long_text(item)
-    if isinstance(item, Packed):
-        return tuple(held(source, each) for each in item.items)
+        return stream.read_long_text(item)
+    if isinstance(item, PendingTuple):
+        return tuple(finish(stream, each) for each in item.items)
     if isinstance(item, Unbuilt) and item.built is not None and not isinstance(item.built, Pending):
         return item.built
-    what = (
-        item.name
-        if isinstance(item, Admitted)
-        else type(item).__name__.removeprefix("Unbuilt").lower()
-    )
+    kind = type(item).__name__.removeprefix("Unbuilt").lower()
     raise Unreadable(
-        f"is refused: it holds {what} itself, not an object made by it; save arrays by name"
+        f"is refused: it holds {item.name if isinstance(item, Admitted) else kind} itself, not an "
+        "object made by it; save arrays by name"
     )
 
 
-def key(item: Any) -> Any:
-    """An item as a dict's key or a set's member. Tuples are none: hashing nested ones can take for ever."""
+def check_key(item: Any) -> Any:
+    """Return what may be a dict's key or a set's member.
+
+    Tuples may not: to hash tuples in tuples can take for ever.
+    """
     if item is None or isinstance(item, str | bytes | int | float | np.generic):
         return item
     raise Unreadable(
@@ -89,7 +94,7 @@ def key(item: Any) -> Any:
 
 
 def check_depth(contents: Any) -> None:
-    """Contents that would overflow the stack of whoever walks through them are refused."""
+    """Refuse contents that would overflow the stack of whoever walks through them."""
     level, seen = [contents], set[int]()
     for _ in range(_DEEPEST):
         inner: list[Any] = []
@@ -105,49 +110,131 @@ def check_depth(contents: Any) -> None:
     )
 
 
-def ordered_dict(source: PickleSource, pairs: Any = ()) -> OrderedDict[Any, Any]:
-    source.budget.take(400 * len(pairs))
-    return OrderedDict((key(name), held(source, value)) for name, value in pairs)
+def admit(calls: Mapping[str, Callable[..., Any]]) -> dict[str, Admitted]:
+    """Make a table of what a pickle may ask for, by "module.name"."""
+    return {name: Admitted(name, call) for name, call in calls.items()}
 
 
-def make_set(source: PickleSource, members: Any = ()) -> set[Any]:
-    source.budget.take(200 * len(members))
-    return {key(member) for member in members}
+def refuse_call(stream: PickleStream, *arguments: Any) -> Any:
+    """Refuse a call of what is admitted as an argument alone."""
+    raise Unreadable(
+        "is refused: it makes an object in a way that no library writes, which could run code; "
+        "save a model's state_dict()"
+    )
 
 
-def make_frozenset(source: PickleSource, members: Any = ()) -> frozenset[Any]:
-    return frozenset(make_set(source, members))
+def _make_ordered_dict(stream: PickleStream, pairs: Any = ()) -> OrderedDict[Any, Any]:
+    stream.budget.take(400 * len(pairs))
+    return OrderedDict((check_key(name), finish(stream, value)) for name, value in pairs)
 
 
-def encode(source: PickleSource, text: Any, encoding: str) -> Any:
-    """Bytes, as Python 3 writes them in protocol 2: ``_codecs.encode(text, "latin1")``."""
+def _make_set(stream: PickleStream, members: Any = ()) -> set[Any]:
+    stream.budget.take(200 * len(members))
+    return {check_key(member) for member in members}
+
+
+def _make_frozenset(stream: PickleStream, members: Any = ()) -> frozenset[Any]:
+    return frozenset(_make_set(stream, members))
+
+
+def _make_empty_bytes(stream: PickleStream) -> bytes:
+    """Make what Python 3 writes as ``bytes()`` in protocol 2."""
+    return b""
+
+
+def _encode(stream: PickleStream, text: Any, encoding: str) -> Any:
+    """Make bytes, which Python 3 writes as ``_codecs.encode(text, "latin1")`` in protocol 2."""
     if encoding not in ("latin1", "latin-1"):
         raise Unreadable(f"is refused: it encodes text by {encoding!r:.40}, where latin1 is bytes")
     if isinstance(text, LongText):
         return LongText(text.start, text.size, text.encoding, as_bytes=True)
-    source.budget.take(len(text) + 40)
+    stream.budget.take(len(text) + 40)
     return text.encode("latin1")
-
-
-def no_bytes(source: PickleSource) -> bytes:
-    """Empty bytes, as Python 3 writes them in protocol 2: ``bytes()``."""
-    return b""
-
-
-def admit(calls: Mapping[str, Any]) -> dict[str, Admitted]:
-    """What a pickle may ask for, by "module.name"."""
-    return {name: Admitted(name, call) for name, call in calls.items()}
 
 
 PLAIN = admit(
     {
-        "collections.OrderedDict": ordered_dict,
-        "builtins.set": make_set,
-        "__builtin__.set": make_set,
-        "builtins.frozenset": make_frozenset,
-        "__builtin__.frozenset": make_frozenset,
-        "builtins.bytes": no_bytes,
-        "__builtin__.bytes": no_bytes,
-        "_codecs.encode": encode,
+        "collections.OrderedDict": _make_ordered_dict,
+        "builtins.set": _make_set,
+        "__builtin__.set": _make_set,
+        "builtins.frozenset": _make_frozenset,
+        "__builtin__.frozenset": _make_frozenset,
+        "builtins.bytes": _make_empty_bytes,
+        "__builtin__.bytes": _make_empty_bytes,
+        "_codecs.encode": _encode,
     }
 )
+"""Plain data of Python 3 and, under ``__builtin__``, Python 2."""
+
+_WITH_ATTRIBUTES = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmengine.config.config.Config",
+    "mmcv.utils.config.Config",
+    "datetime.date",
+    "datetime.datetime",
+    "datetime.time",
+    "datetime.timedelta",
+    "datetime.timezone",
+)
+_WITH_ITEMS = (
+    "addict.addict.Dict",
+    "collections.Counter",
+    "detectron2.config.config.CfgNode",
+    "easydict.EasyDict",
+    "fvcore.common.config.CfgNode",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "yacs.config.CfgNode",
+)
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+_PATH_MODULES = ("pathlib", "pathlib._local")  # the latter in Python 3.13 alone
+_FACTORIES = ("int", "float", "list", "dict")  # of default dicts
+
+
+def _make_attributes(stream: PickleStream, *arguments: Any) -> Attributes:
+    """Make an object without its arguments: no weights depend on a date."""
+    return Attributes()
+
+
+def _make_items(stream: PickleStream, items: Any = None) -> Attributes:
+    made = Attributes()
+    made.takes_state = False
+    if isinstance(items, dict):
+        stream.budget.take(200 * len(items))
+        made.update(items)
+    return made
+
+
+def _make_default_dict(stream: PickleStream, factory: Any = None) -> dict[Any, Any]:
+    return {}
+
+
+def _make_path(stream: PickleStream, *parts: Any) -> str:
+    stream.budget.take(sum(len(part) for part in parts))
+    return str(PurePosixPath(*(str(check_key(part)) for part in parts)))
+
+
+def _get_method(stream: PickleStream, owner: Any, name: Any) -> Attributes:
+    """Make an empty dict of a method of a class above, as mmengine's history holds them."""
+    if not isinstance(owner, Admitted) or owner.name not in FOREIGN:
+        raise Unreadable(
+            f"is refused: it asks for the attribute {name!a:.60} of an object, which could run code"
+        )
+    return Attributes()
+
+
+FOREIGN = admit(
+    {
+        **dict.fromkeys(_WITH_ATTRIBUTES, _make_attributes),
+        **dict.fromkeys(_WITH_ITEMS, _make_items),
+        **{f"{module}.{name}": _make_path for module in _PATH_MODULES for name in _PATHS},
+        "collections.defaultdict": _make_default_dict,
+        "builtins.getattr": _get_method,
+        "__builtin__.getattr": _get_method,
+        **{f"builtins.{name}": refuse_call for name in _FACTORIES},
+        **{f"__builtin__.{name}": refuse_call for name in _FACTORIES},
+    }
+)
+"""What checkpoints of other libraries carry beside their weights."""

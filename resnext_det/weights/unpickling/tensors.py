@@ -1,18 +1,26 @@
-"""torch's tensors in a pickle. Their values lie outside of it, in storages that it names."""
+"""torch's tensors in a pickle, and the storages outside of it that hold their values."""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from io import BufferedReader
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from resnext_det.weights.limits import Unreadable, view_of
-from resnext_det.weights.unpickling.objects import Admitted, Packed, Pending, admit
-
-if TYPE_CHECKING:
-    from resnext_det.weights.unpickling.stream import PickleSource
+from resnext_det.weights.limits import (
+    AGAIN,
+    Budget,
+    Unreadable,
+    read_exactly,
+    read_values,
+    view_values,
+)
+from resnext_det.weights.unpickling.objects import Admitted, PendingTuple, admit, refuse_call
+from resnext_det.weights.unpickling.stream import Pending, PickleStream
 
 _DTYPES = {
     "Double": torch.float64,
@@ -36,14 +44,13 @@ _STORAGES |= dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorag
 
 @dataclass(frozen=True, slots=True)
 class Storage(Pending):
-    """The values that tensors are made of, flat."""
+    """The flat values that tensors are views of."""
 
     values: Tensor
 
 
-@dataclass(frozen=True)
-class StorageRequest:
-    """What a pickle says of a storage: its key, its elements and their dtype; and of a part of it, in old files."""
+class _Request(NamedTuple):
+    """What a pickle says of a storage: its key, elements and dtype, and of a part of an old one."""
 
     key: str
     elements: int
@@ -55,15 +62,14 @@ class StorageRequest:
         return self.elements * self.dtype.itemsize
 
 
-def storage_request(identifier: Any) -> StorageRequest:
-    """What the persistent id ("storage", kind, key, device, elements[, part]) asks for."""
-    items = identifier.items if isinstance(identifier, Packed) else ()
+def _check_request(identifier: Any) -> _Request:
+    """Check a persistent id: ("storage", kind, key, device, elements[, part])."""
+    items = identifier.items if isinstance(identifier, PendingTuple) else ()
     if len(items) not in (5, 6) or items[0] != "storage":
-        what = (
-            items[1].name if len(items) > 1 and isinstance(items[1], Admitted) else str(items[:1])
-        )
+        known = len(items) > 1 and isinstance(items[1], Admitted)
         raise Unreadable(
-            f"is refused: it holds {what:.80}, where tensors are needed; save a model's state_dict()"
+            f"is refused: it holds {items[1].name if known else str(items[:1]):.80}, where tensors "
+            "are needed; save a model's state_dict()"
         )
     _, kind, key, _, elements, *more = items
     name = kind.name if isinstance(kind, Admitted) else "?"
@@ -74,7 +80,8 @@ def storage_request(identifier: Any) -> StorageRequest:
         or not 0 <= elements < 2**48
     ):
         raise Unreadable(
-            f"is refused or damaged: it has a storage of {name}, {elements!r:.40} elements; save float tensors"
+            f"is refused or damaged: it has a storage of {name}, {elements!r:.40} elements; save "
+            "float tensors"
         )
     part = more[0] if more else None
     if part is not None and not (
@@ -83,13 +90,109 @@ def storage_request(identifier: Any) -> StorageRequest:
         and min(part[1:]) >= 0
     ):
         raise Unreadable(
-            f"is damaged: a storage is the part {part!r:.60} of another; save it again with a newer torch"
+            f"is damaged: a storage is the part {part!r:.60} of another; save it again with a "
+            "newer torch"
         )
-    return StorageRequest(key, elements, _STORAGES[name], part)
+    return _Request(key, elements, _STORAGES[name], part)
 
 
-def _tensor(
-    source: PickleSource,
+class StoredInside:
+    """The storages of a zip archive, each an entry of its own, read when the pickle names it.
+
+    Args:
+        file: of the archive.
+        entries: start and size of each entry in the file, by its key.
+        budget: of memory.
+        mapped: the whole file as bytes, if storages are to be parts of it; None: they are read.
+    """
+
+    def __init__(
+        self,
+        file: BufferedReader,
+        entries: Mapping[str, tuple[int, int]],
+        budget: Budget,
+        mapped: Any | None,
+    ) -> None:
+        self.file = file
+        self.entries = entries
+        self.budget = budget
+        self.mapped = mapped
+        self.found: dict[str, Tensor] = {}
+
+    def find(self, identifier: Any) -> Storage:
+        request = _check_request(identifier)
+        start, size = self.entries.get(request.key, (0, 0))
+        if request.part is not None or size != request.nbytes:
+            raise Unreadable(
+                f"is damaged: a storage of {request.elements} {request.dtype} has {size} bytes, "
+                f"not {request.nbytes}; {AGAIN}"
+            )
+        if request.key not in self.found:
+            self.found[request.key] = self._read(start, size)
+        return Storage(self.found[request.key].view(request.dtype))
+
+    def _read(self, start: int, size: int) -> Tensor:
+        if self.mapped is not None and start % 8 == 0 and size:
+            return torch.empty(0, dtype=torch.uint8).set_(self.mapped[start : start + size])
+        self.budget.take(size)
+        values = torch.empty(size, dtype=torch.uint8)
+        position = self.file.tell()
+        self.file.seek(start)
+        read_values(self.file, values)
+        self.file.seek(position)
+        return values
+
+
+class StoredBehind:
+    """The storages of an old file, which follow the pickle that names them.
+
+    Their memory is taken before they are reached, so their sizes are held to the file's.
+    """
+
+    def __init__(self, file_size: int, budget: Budget) -> None:
+        self.left = file_size
+        self.budget = budget
+        self.found: dict[str, Tensor] = {}
+
+    def find(self, identifier: Any) -> Storage:
+        request = _check_request(identifier)
+        values = self.found.get(request.key)
+        if values is None:
+            self.left -= request.nbytes
+            if self.left < 0:
+                raise Unreadable(
+                    f"is damaged or cut short: a storage of {request.elements} {request.dtype} is "
+                    f"larger than what is left of it; {AGAIN}"
+                )
+            self.budget.take(request.nbytes + 1000)
+            values = self.found[request.key] = torch.empty(request.elements, dtype=request.dtype)
+        if values.dtype != request.dtype or len(values) != request.elements:
+            raise Unreadable(f"is damaged: it describes a storage in two ways; {AGAIN}")
+        if request.part is None:
+            return Storage(values)
+        _, offset, elements = request.part
+        if offset + elements > len(values):
+            raise Unreadable(f"is damaged: a part of a storage reaches beyond it; {AGAIN}")
+        return Storage(values[offset : offset + elements])
+
+    def fill(self, file: BufferedReader, keys: Any) -> None:
+        """Read the values of all storages, in the order of their keys."""
+        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self.found):
+            raise Unreadable(
+                f"is damaged: its storages are not those that its tensors need; {AGAIN}"
+            )
+        for key in keys:
+            values = self.found[str(key)]
+            (elements,) = struct.unpack("<q", read_exactly(file, 8))
+            if elements != len(values):
+                raise Unreadable(
+                    f"is damaged: a storage has {elements} elements, not {len(values)}; {AGAIN}"
+                )
+            read_values(file, values)
+
+
+def _rebuild_tensor(
+    stream: PickleStream,
     storage: Any,
     offset: Any,
     sizes: Any,
@@ -102,12 +205,12 @@ def _tensor(
         raise TypeError("no storage")
     if isinstance(metadata, dict) and any(metadata.values()):
         raise Unreadable(f"is refused: a tensor is stored as {metadata!r:.60}; save float tensors")
-    source.budget.take(1000)
-    return view_of(storage.values, offset, sizes, strides)
+    stream.budget.take(1000)
+    return view_values(storage.values, offset, sizes, strides)
 
 
-def _tensor_of_dtype(
-    source: PickleSource,
+def _rebuild_tensor_of_dtype(
+    stream: PickleStream,
     storage: Any,
     offset: Any,
     sizes: Any,
@@ -119,56 +222,54 @@ def _tensor_of_dtype(
 ) -> Tensor:
     if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES.values():
         raise Unreadable(f"is refused: a tensor is of {dtype!r:.40}; save float tensors")
-    values = storage.values
-    if values.nbytes % dtype.itemsize:
+    if storage.values.nbytes % dtype.itemsize:
         raise TypeError("no whole elements")
-    return _tensor(source, Storage(values.view(dtype)), offset, sizes, strides, metadata=metadata)
+    typed = Storage(storage.values.view(dtype))
+    return _rebuild_tensor(stream, typed, offset, sizes, strides, metadata=metadata)
 
 
-def _parameter(source: PickleSource, data: Any, *more: Any) -> Tensor:
+def _rebuild_parameter(stream: PickleStream, data: Any, *more: Any) -> Tensor:
     if not isinstance(data, Tensor):
         raise TypeError("no tensor")
     return data
 
 
-def _from_type(source: PickleSource, rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
-    """A tensor with attributes of its own: without them."""
-    if not isinstance(rebuild, Admitted) or getattr(kind, "name", "") not in _TENSOR_CLASSES:
+def _rebuild_from_type(
+    stream: PickleStream, rebuild: Any, kind: Any, arguments: Any, state: Any
+) -> Any:
+    """Rebuild a tensor with attributes of its own: without them."""
+    name = kind.name if isinstance(kind, Admitted) else "?"
+    if not isinstance(rebuild, Admitted) or name not in _TENSOR_CLASSES:
         raise Unreadable(
-            f"is refused: it holds a tensor of the class {getattr(kind, 'name', kind)!r:.60}; save plain tensors"
+            f"is refused: it holds a tensor of the class {name!r:.60}; save plain tensors"
         )
-    return rebuild.call(source, *(arguments.items if isinstance(arguments, Packed) else arguments))
+    values = arguments.items if isinstance(arguments, PendingTuple) else arguments
+    return rebuild.call(stream, *values)
 
 
-def _size(source: PickleSource, sizes: Any = ()) -> tuple[Any, ...]:
+def _make_size(stream: PickleStream, sizes: Any = ()) -> tuple[Any, ...]:
     return tuple(sizes)
 
 
-def _device(source: PickleSource, kind: Any, index: Any = None) -> str:
+def _name_device(stream: PickleStream, kind: Any, index: Any = None) -> str:
     return f"{kind!s:.20}" if index is None else f"{kind!s:.20}:{index!s:.20}"
 
 
-def _not_called(source: PickleSource, *arguments: Any) -> Any:
-    raise Unreadable(
-        "is refused: it makes tensors in a way that torch.save does not; save a model's state_dict()"
-    )
-
-
 _TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
-# What torch's tensors ask for.
 TORCH: dict[str, Any] = {
-    **admit(dict.fromkeys((*_STORAGES, *_TENSOR_CLASSES), _not_called)),
     **admit(
         {
-            "torch._utils._rebuild_tensor": _tensor,
-            "torch._utils._rebuild_tensor_v2": _tensor,
-            "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
-            "torch._utils._rebuild_parameter": _parameter,
-            "torch._utils._rebuild_parameter_with_state": _parameter,
-            "torch._tensor._rebuild_from_type_v2": _from_type,
-            "torch.Size": _size,
-            "torch.device": _device,
+            **dict.fromkeys((*_STORAGES, *_TENSOR_CLASSES), refuse_call),
+            "torch._utils._rebuild_tensor": _rebuild_tensor,
+            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+            "torch._utils._rebuild_tensor_v3": _rebuild_tensor_of_dtype,
+            "torch._utils._rebuild_parameter": _rebuild_parameter,
+            "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+            "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+            "torch.Size": _make_size,
+            "torch.device": _name_device,
         }
     ),
     **{str(dtype): dtype for dtype in _DTYPES.values()},
 }
+"""What torch's tensors ask for."""

@@ -58,6 +58,7 @@ def plain_data() -> dict[str, Any]:
         "no dimensions": np.array(3.5),
         "scalars": [np.float32(3.5), np.int64(-7), np.bool_(True)],
         "view": np.arange(100.0).reshape(10, 10)[::2, 1:],
+        "axes turned": np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
     }
 
 

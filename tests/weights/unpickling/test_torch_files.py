@@ -235,7 +235,7 @@ def hostile_zips() -> dict[str, tuple[bytes, str]]:
         ),
         "a negative offset": (
             tensor_of(b"K\x08", b"J\xff\xff\xff\xffK\x08\x85K\x01\x85"),
-            "damaged: a tensor has sizes",
+            "damaged: a tensor has strides",
         ),
         "a stride": (
             tensor_of(b"K\x08", b"K\x00K\x08\x85K\x02\x85"),
