@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from resnext_det.training import checkpoint
-from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import build_optimizer
@@ -128,17 +127,17 @@ def run_killed(output_dir: str, resume: bool, where: str, iteration: int) -> Non
                 file.truncate(file.tell() // 2)
                 die()
 
-        checkpoint.torch.save = save_half
+        torch.save = save_half
     if where in ("before the name", "before the pointer"):
         replace = os.replace
-        dying_name = checkpoint.LAST_CHECKPOINT if where == "before the pointer" else ".pth"
+        dying_name = LAST_CHECKPOINT if where == "before the pointer" else ".pth"
 
         def replace_not(source: Any, target: Any) -> None:
             if due and str(target).endswith(dying_name):
                 die()
             replace(source, target)
 
-        checkpoint.os.replace = replace_not
+        os.replace = replace_not
     run_toy(output_dir, resume=resume, extra=watch)
 
 
