@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from resnext_det.architecture import Architecture
-from resnext_det.classification.build import build_classifier, optimizer_of
+from resnext_det.classification.build import build_classifier, read_optimizer_settings
 from resnext_det.config import load_config
 from resnext_det.config.backbone import ARCHITECTURE_KEYS, read_architecture
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.rules import get_value
+from resnext_det.training.optimizer import build_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(
@@ -125,7 +126,7 @@ def test_it_is_the_papers_recipe_of_the_net_of_its_name(path: Path) -> None:
     assert count == architecture.num_parameters(classes or 3)
     assert NETS[folder][path.stem] in (None, count)
     assert Path(cfg.OUTPUT_DIR) == Path("output/classification", folder, path.stem)
-    groups = optimizer_of(cfg, network).param_groups
+    groups = build_optimizer(network, read_optimizer_settings(cfg)).param_groups
     decayed = {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups}
     if folder != "modern":  # every parameter alike, batch norms and biases too
         assert decayed == {cfg.SOLVER.WEIGHT_DECAY: count}

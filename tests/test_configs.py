@@ -17,13 +17,17 @@ from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.classification import load_classifier_config
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.rules import get_value, list_keys, read_settings
 from resnext_det.detection.evaluation import locate_proposals
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.portable.solver import optimizer_of
 from resnext_det.instances import Boxes, Instances
 from resnext_det.resnext import make_stage
-from resnext_det.training.optimizer import clipper_of
+from resnext_det.training.optimizer import (
+    ClippingSettings,
+    OptimizerSettings,
+    build_clipper,
+    build_optimizer,
+)
 from resnext_det.weights import KNOWN, catalog, find_differences
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import draw_sample
@@ -138,11 +142,12 @@ def one_step(cfg: CfgNode) -> tuple[nn.Module, dict[str, Any], dict[str, float]]
     model = build_detector(cfg)
     randomize(model, seed=0)
     sample = step_sample(cfg)
-    optimizer = optimizer_of(cfg, model)
+    clipping = read_settings(ClippingSettings, cfg.SOLVER.CLIP_GRADIENTS)
+    optimizer = build_optimizer(model, read_settings(OptimizerSettings, cfg.SOLVER))
     torch.manual_seed(0)
     losses = model.train()([sample])
     sum(losses.values()).backward()
-    if (clip := clipper_of(cfg)) is not None:
+    if (clip := build_clipper(clipping)) is not None:
         clip(optimizer)
     optimizer.step()
     with torch.inference_mode():

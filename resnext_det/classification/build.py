@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from resnext_det.classification.protocols import EvaluationProtocol, make_protocol
 from resnext_det.config.backbone import read_architecture
+from resnext_det.config.rules import read_settings
 from resnext_det.data.images.augmentation import CifarAugmentation, PaperAugmentation
 from resnext_det.data.images.loaders import Augmentation
 from resnext_det.data.images.modern_augmentation import Mixing, ModernAugmentation
 from resnext_det.resnext import ResNeXtClassifier
-from resnext_det.training.optimizer import build_optimizer
-from resnext_det.training.schedule import LearningRateSchedule, build_schedule
+from resnext_det.training.optimizer import OptimizerSettings
+from resnext_det.training.schedule import ScheduleSettings
 from resnext_det.weights import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -128,30 +129,34 @@ def base_learning_rate(cfg: CfgNode) -> float:
     return scaled
 
 
-def optimizer_of(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
-    """SGD over all parameters; the paper's weight decay is of each of them, batch norms and biases too (fb.resnet.torch)."""
-    solver = cfg.SOLVER
-    return build_optimizer(
-        model,
+def read_optimizer_settings(cfg: CfgNode) -> OptimizerSettings:
+    """Read what the optimizer needs from a classifier's configuration.
+
+    The paper's weight decay is of every parameter, of batch norms and biases too, as in
+    fb.resnet.torch.
+    """
+    return read_settings(
+        OptimizerSettings,
+        cfg.SOLVER,
         base_lr=base_learning_rate(cfg),
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-        weight_decay=solver.WEIGHT_DECAY,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_bias=None,
+        bias_lr_factor=1.0,
     )
 
 
-def schedule_of(cfg: CfgNode, epoch: int) -> LearningRateSchedule:
-    """Iteration -> factor of the learning rate, where an epoch has so many iterations."""
+def read_schedule_settings(cfg: CfgNode, epoch: int) -> ScheduleSettings:
+    """Read what the schedule needs from a classifier's configuration, which counts in epochs.
+
+    Args:
+        epoch: its length in iterations.
+    """
     solver = cfg.SOLVER
-    return build_schedule(
-        solver.LR_SCHEDULER_NAME,
+    return read_settings(
+        ScheduleSettings,
+        solver,
         max_iter=solver.EPOCHS * epoch,
-        steps=[step * epoch for step in solver.STEPS],
-        gamma=solver.GAMMA,
-        base_lr=solver.BASE_LR,
-        base_lr_end=solver.BASE_LR_END,
+        steps=tuple(step * epoch for step in solver.STEPS),
         warmup_iters=solver.WARMUP_EPOCHS * epoch,
-        warmup_factor=solver.WARMUP_FACTOR,
-        warmup_method=solver.WARMUP_METHOD,
+        num_decays=1,  # a classifier has no schedule to which this and the next one matter
+        rescale_interval=False,
     )

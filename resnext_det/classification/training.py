@@ -20,8 +20,8 @@ from resnext_det.classification.build import (
     build_protocol,
     count_iterations,
     get_preprocessing,
-    optimizer_of,
-    schedule_of,
+    read_optimizer_settings,
+    read_schedule_settings,
 )
 from resnext_det.classification.datasets import open_sets
 from resnext_det.classification.evaluation import evaluate_on, flatten_metrics, write_metrics
@@ -33,6 +33,7 @@ from resnext_det.classification.weights import (
     read_top1,
     write_classifier,
 )
+from resnext_det.config.rules import read_settings
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.loaders import build_image_train_loader
 from resnext_det.data.workers import Loader
@@ -44,7 +45,8 @@ from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
-from resnext_det.training.optimizer import clipper_of
+from resnext_det.training.optimizer import ClippingSettings, build_clipper, build_optimizer
+from resnext_det.training.schedule import build_schedule
 from resnext_det.training.setup import record_config, set_seed, set_up, warn_of_earlier_run
 from resnext_det.training.state import TrainingState
 
@@ -113,7 +115,7 @@ class _Training:
         preprocessing = get_preprocessing(cfg).as_dict()
         self.state = TrainingState(
             self.classifier,
-            optimizer_of(cfg, self.classifier),
+            build_optimizer(self.classifier, read_optimizer_settings(cfg)),
             Checkpointer(cfg.OUTPUT_DIR, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT),
             facts={"preprocessing": preprocessing, "metadata": describe_training(cfg)},
             parts={name: part for name, part in parts.items() if part is not None},
@@ -155,14 +157,14 @@ class _Training:
         train_loop(
             model=distributed.distribute(objective, self.device),
             optimizer=self.state.optimizer,
-            schedule=schedule_of(cfg, self.epoch),
+            schedule=build_schedule(read_schedule_settings(cfg, self.epoch)),
             batches=_log_broken_images(self._load_batches(start)),
             start=start,
             stop=self.stop,
             device=self.device,
             amp_dtype=self.amp_dtype,
             scaler=self.scaler,
-            clip=clipper_of(cfg),
+            clip=build_clipper(read_settings(ClippingSettings, cfg.SOLVER.CLIP_GRADIENTS)),
             after_step=[*average, self._save_when_due, test_when_due, writer],
             on_interrupt=self.state.save_after,
         )

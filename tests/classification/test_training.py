@@ -19,7 +19,7 @@ from resnext_det.classification.build import (
     build_classifier,
     build_mixing,
     build_protocol,
-    schedule_of,
+    read_schedule_settings,
 )
 from resnext_det.classification.jobs import pretrain_seeds
 from resnext_det.classification.training import train
@@ -29,6 +29,7 @@ from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.loaders import build_image_train_loader
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.launch import launch
+from resnext_det.training.schedule import build_schedule
 from resnext_det.weights import KNOWN, load_weights, read_weights, write_weights
 from tests.classification.helpers import (
     CLASSES,
@@ -452,7 +453,7 @@ def test_the_schedule_is_the_repositorys_formula(name: str) -> None:
     ]
     epoch = -(-(cfg.SOLVER.IMAGES_PER_EPOCH or images) // cfg.SOLVER.IMS_PER_BATCH)
     assert epoch == {"cifar10": 391}.get(name.partition("/")[0], 5005)
-    schedule = schedule_of(cfg, epoch)
+    schedule = build_schedule(read_schedule_settings(cfg, epoch))
     for number in range(1, cfg.SOLVER.EPOCHS + 1):
         decay = (number - 1) // 30 if "imagenet" in name else (number > 150) + (number > 225)
         for iteration in ((number - 1) * epoch, number * epoch - 1):  # the first and the last

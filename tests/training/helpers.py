@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
-from resnext_det.training.optimizer import build_optimizer
-from resnext_det.training.schedule import LearningRateSchedule, build_schedule
+from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
+from resnext_det.training.schedule import LearningRateSchedule, ScheduleSettings, build_schedule
 from resnext_det.training.state import TrainingState
 
 STEPS = 24
@@ -52,13 +52,13 @@ class Batches(IterableDataset):
 
 
 def toy_schedule() -> LearningRateSchedule:
-    return build_schedule("WarmupMultiStepLR", max_iter=STEPS, steps=(STEPS // 2,), warmup_iters=5)
+    return build_schedule(ScheduleSettings(max_iter=STEPS, steps=(STEPS // 2,), warmup_iters=5))
 
 
 def toy_state(output_dir: str | Path, *, seed: int = 3) -> TrainingState:
     torch.manual_seed(seed)
     model = Toy()
-    optimizer = build_optimizer(model, base_lr=0.02, momentum=0.9, weight_decay=1e-3)
+    optimizer = build_optimizer(model, OptimizerSettings(base_lr=0.02, weight_decay=1e-3))
     return TrainingState(model, optimizer, Checkpointer(output_dir))
 
 

@@ -20,7 +20,7 @@ from resnext_det.training.interruption import TrainingInterrupted
 from resnext_det.training.launch import launch
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
-from resnext_det.training.optimizer import build_optimizer
+from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 from resnext_det.training.setup import setup_logging
 from resnext_det.training.state import TrainingState
 from tests.training.helpers import toy_schedule
@@ -51,7 +51,7 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
     rank, size = distributed.get_rank(), distributed.get_world_size()
     share = distributed.divide_batch(BATCH, size)
     state_model = Regression()
-    optimizer = build_optimizer(state_model, base_lr=0.1)
+    optimizer = build_optimizer(state_model, OptimizerSettings(base_lr=0.1))
     model = distributed.distribute(state_model, torch.device("cpu"))
     state = TrainingState(model, optimizer, Checkpointer(output_dir))
     torch.manual_seed(rank)

@@ -17,7 +17,7 @@ from torch import nn
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
 from resnext_det.training.loop import LossWatch, Step
-from resnext_det.training.optimizer import gradient_clipper
+from resnext_det.training.optimizer import ClippingSettings, build_clipper
 from resnext_det.training.state import TrainingState
 from tests.training.helpers import (
     PERIOD,
@@ -64,7 +64,7 @@ def test_steps_equal_plain_pytorch(
 ) -> None:
     ours, plain = toy_state(tmp_path), toy_state(tmp_path)
     seen: list[Step] = []
-    clip = gradient_clipper(clip_type="norm", clip_value=0.1) if clipped else None
+    clip = build_clipper(ClippingSettings(clipped, "norm", 0.1))
     torch.manual_seed(7)
     train_toy(ours, stop=8, amp_dtype=amp_dtype, clip=clip, after_step=[seen.append])
 

@@ -11,10 +11,11 @@ from torch import nn
 
 from resnext_det.layers import FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d
 from resnext_det.training.optimizer import (
+    ClippingSettings,
+    OptimizerSettings,
+    build_clipper,
     build_optimizer,
     get_learning_rate,
-    gradient_clipper,
-    group_parameters,
     set_learning_rate,
 )
 
@@ -114,10 +115,8 @@ def test_steps_and_state_are_detectron2s(
     settings = {"base_lr": 0.05, "weight_decay": 1e-4, **settings}
     our_model, their_model = toy_model(), toy_model()
     theirs = detectron2_optimizer(their_model, settings, clip)
-    ours = build_optimizer(our_model, **settings)
-    clipper = None
-    if clip is not None:
-        clipper = gradient_clipper(clip_type=clip[0], clip_value=clip[1], norm_type=clip[2])
+    ours = build_optimizer(our_model, OptimizerSettings(**settings))
+    clipper = build_clipper(ClippingSettings(clip is not None, *(clip or ())))
     assert names(our_model, ours) == names(their_model, theirs)
     train(our_model, ours, 3, clipper)
     train(their_model, theirs, 3)
@@ -135,19 +134,12 @@ def test_steps_and_state_are_detectron2s(
 
 def test_groups_by_hand() -> None:
     model = toy_model(ours=True)
-    groups = group_parameters(
-        model,
-        base_lr=0.1,
-        weight_decay=0.01,
-        weight_decay_norm=0.0,
-        weight_decay_bias=0.5,
-        bias_lr_factor=2,
+    settings = OptimizerSettings(
+        0.1, weight_decay=0.01, weight_decay_norm=0.0, weight_decay_bias=0.5, bias_lr_factor=2
     )
-    by_identity = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [
-        (group["lr"], group["weight_decay"], [by_identity[id(p)] for p in group["params"]])
-        for group in groups
-    ]
+    optimizer = build_optimizer(model, settings)
+    values = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    found = [(*value, group) for value, group in zip(values, names(model, optimizer))]
     assert found == [
         (0.1, 0.01, ["0.weight", "5.weight", "8.weight", "11.weight"]),
         (0.2, 0.5, ["0.bias", "1.bias", "3.bias", "4.bias", "7.bias", "8.bias", "11.bias"]),
@@ -157,17 +149,23 @@ def test_groups_by_hand() -> None:
 
 def test_nothing_to_train_is_an_error() -> None:
     with pytest.raises(ValueError, match="FREEZE_AT"):
-        build_optimizer(nn.Linear(2, 2).requires_grad_(False), base_lr=0.1)
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), OptimizerSettings(base_lr=0.1))
+
+
+def clip(settings: ClippingSettings, optimizer: torch.optim.Optimizer) -> None:
+    clipper = build_clipper(settings)
+    assert clipper is not None
+    clipper(optimizer)
 
 
 def test_clipping_is_for_each_parameter_by_itself() -> None:
     model = nn.ParameterList([nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model[0].grad, model[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4])
-    gradient_clipper(clip_type="norm", clip_value=1.0)(optimizer)
+    clip(ClippingSettings(clip_type="norm", clip_value=1.0), optimizer)
     assert model[0].grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-5)
     assert torch.equal(model[1].grad, torch.tensor([0.3, 0.4]))
-    gradient_clipper(clip_type="value", clip_value=0.35)(optimizer)
+    clip(ClippingSettings(clip_type="value", clip_value=0.35), optimizer)
     assert model[0].grad.tolist() == pytest.approx([0.35, 0.35])
     assert model[1].grad.tolist() == pytest.approx([0.3, 0.35])
 
@@ -175,11 +173,11 @@ def test_clipping_is_for_each_parameter_by_itself() -> None:
 @pytest.mark.parametrize(("clip_type", "clip_value"), [("full_model", 1.0), ("norm", 0.0)])
 def test_wrong_clipping_is_named(clip_type: str, clip_value: float) -> None:
     with pytest.raises(ValueError, match=r"CLIP_GRADIENTS.*(value, norm|positive)"):
-        gradient_clipper(clip_type=clip_type, clip_value=clip_value)
+        build_clipper(ClippingSettings(clip_type=clip_type, clip_value=clip_value))
 
 
 def test_learning_rates_keep_their_proportions() -> None:
-    optimizer = build_optimizer(toy_model(), base_lr=0.1, bias_lr_factor=2.0)
+    optimizer = build_optimizer(toy_model(), OptimizerSettings(base_lr=0.1, bias_lr_factor=2.0))
     for factor in (0.5, 0.25):
         set_learning_rate(optimizer, factor)
         rates = {group["lr"] for group in optimizer.param_groups}

@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config import load_config
 from resnext_det.config.detection import scale_to_processes
+from resnext_det.config.rules import read_settings
 from resnext_det.detection.datasets import build_train_batches, check_categories, load_datasets
 from resnext_det.detection.evaluation import (
     DatasetMetrics,
@@ -21,7 +22,6 @@ from resnext_det.detection.evaluation import (
 )
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
-from resnext_det.detection.portable.solver import optimizer_of, schedule_of
 from resnext_det.detection.weights import (
     describe_preprocessing,
     load_initial_weights,
@@ -31,7 +31,13 @@ from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
-from resnext_det.training.optimizer import clipper_of
+from resnext_det.training.optimizer import (
+    ClippingSettings,
+    OptimizerSettings,
+    build_clipper,
+    build_optimizer,
+)
+from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
 from resnext_det.training.state import TrainingState
 
@@ -59,12 +65,13 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
+    solver = cfg.SOLVER
     train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
     check_categories(cfg, train_sets, test_sets)
     model = _build_model(cfg, device)
     state = TrainingState(
         distributed.distribute(model, device),
-        optimizer_of(cfg, model),
+        build_optimizer(model, read_settings(OptimizerSettings, solver)),
         Checkpointer(cfg.OUTPUT_DIR),
     )
     start = state.resume() if resume else 0
@@ -72,7 +79,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
         load_initial_weights(cfg, model)
     state.facts = describe_preprocessing(cfg, model)
     results: dict[str, DatasetMetrics] = {}
-    with MetricsWriter(cfg.OUTPUT_DIR, total_steps=cfg.SOLVER.MAX_ITER, start=start) as writer:
+    with MetricsWriter(cfg.OUTPUT_DIR, total_steps=solver.MAX_ITER, start=start) as writer:
 
         def evaluate_now() -> None:
             if test_sets:
@@ -84,22 +91,22 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
             if done == step.stop or (period > 0 and done % period == 0):
                 evaluate_now()
 
-        if start >= cfg.SOLVER.MAX_ITER:
+        if start >= solver.MAX_ITER:
             logger.info("The training had ended after %d iterations; it is evaluated.", start)
             evaluate_now()
         else:
             train_loop(
                 model=state.model,
                 optimizer=state.optimizer,
-                schedule=schedule_of(cfg),
+                schedule=build_schedule(read_settings(ScheduleSettings, solver)),
                 batches=build_train_batches(cfg, train_sets, start),
                 start=start,
-                stop=cfg.SOLVER.MAX_ITER,
+                stop=solver.MAX_ITER,
                 device=device,
-                amp_dtype=torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None,
-                clip=clipper_of(cfg),
+                amp_dtype=torch.bfloat16 if solver.AMP.ENABLED else None,
+                clip=build_clipper(read_settings(ClippingSettings, solver.CLIP_GRADIENTS)),
                 after_step=[
-                    state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD),
+                    state.save_every(solver.CHECKPOINT_PERIOD),
                     evaluate_when_due,
                     writer,
                 ],

@@ -13,19 +13,20 @@ from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config import load_config
-from resnext_det.config.rules import list_keys
+from resnext_det.config.rules import list_keys, read_settings
 from resnext_det.config.values import SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.reading import read_image
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable import engine
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.portable.solver import optimizer_of, schedule_of
 from resnext_det.evaluation.coco import coco_results
 from resnext_det.training import distributed
 from resnext_det.training.distributed import share_buffers
 from resnext_det.training.launch import launch
 from resnext_det.training.loop import train_loop
+from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
+from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from tests.detection.helpers import EXHAUSTIVE, draw_sample, write_config
 from tests.detection.portable.test_faster_rcnn import GN, GRAY, configuration
 
@@ -40,7 +41,7 @@ def first_step() -> dict[str, Any]:
     torch.manual_seed(0)
     cfg = configuration(*GN, *EXHAUSTIVE, "SOLVER.WARMUP_ITERS", 0)
     model = build_detector(cfg)
-    optimizer = optimizer_of(cfg, model)
+    optimizer = build_optimizer(model, read_settings(OptimizerSettings, cfg.SOLVER))
     generator = torch.Generator().manual_seed(1)
     samples = [
         draw_sample(generator, 64, 64, [[10.0, 12.0, 40.0, 50.0], [30.0 + i, 5.0, 62.0, 30.0]])
@@ -52,7 +53,7 @@ def first_step() -> dict[str, Any]:
     train_loop(
         model=distributed.distribute(model, torch.device("cpu")),
         optimizer=optimizer,
-        schedule=schedule_of(cfg),
+        schedule=build_schedule(read_settings(ScheduleSettings, cfg.SOLVER)),
         batches=[mine],
         start=0,
         stop=1,

@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from resnext_det.config.rules import read_settings
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.portable.solver import optimizer_of, schedule_of
 from resnext_det.training.loop import train_loop
-from resnext_det.training.optimizer import clipper_of
+from resnext_det.training.optimizer import (
+    ClippingSettings,
+    OptimizerSettings,
+    build_clipper,
+)
+from resnext_det.training.optimizer import build_optimizer as build_own_optimizer
+from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from tests.detection.detectron2_reference import (
     build_detectron2_detector,
     detectron2_cfg,
@@ -70,13 +76,13 @@ def test_trainings_end_in_equal_weights(name: str) -> None:
     losses: list[float] = []
     train_loop(
         model=ours,
-        optimizer=optimizer_of(cfg, ours),
-        schedule=schedule_of(cfg),
+        optimizer=build_own_optimizer(ours, read_settings(OptimizerSettings, cfg.SOLVER)),
+        schedule=build_schedule(read_settings(ScheduleSettings, cfg.SOLVER)),
         batches=batches,
         start=0,
         stop=STEPS,
         device=torch.device("cpu"),
-        clip=clipper_of(cfg),
+        clip=build_clipper(read_settings(ClippingSettings, cfg.SOLVER.CLIP_GRADIENTS)),
         after_step=[lambda step: losses.append(float(sum(step.losses.values())))],
     )
 
