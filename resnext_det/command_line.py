@@ -203,7 +203,7 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
 def summarize(metrics: Metrics) -> list[str]:
     """Return one line for every test set of a detector."""
     return [
-        f"{name}: {found.summary()}; everything is in {metrics.output_dir}"
+        f"{name}: {found.summarize()}; everything is in {metrics.output_dir}"
         for name, found in metrics.per_dataset.items()
     ]
 

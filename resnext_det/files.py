@@ -1,11 +1,13 @@
-"""Write files whole, lock them, and find the folders that the package keeps and ships."""
+"""Write files whole, format JSON, lock files, and find the folders of the package."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +46,19 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8 as ``write_file`` writes."""
     write_file(path, lambda file: file.write(text.encode()))
+
+
+def format_json(content: Any) -> str:
+    """Format as JSON text; null stands for nan and infinite numbers, which JSON does not know."""
+    return json.dumps(_replace_nan(content), indent=2, ensure_ascii=False)
+
+
+def _replace_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _replace_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_replace_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,9 +10,15 @@ import pytest
 import torch
 
 from resnext_det.architecture import Architecture
-from resnext_det.benchmark.loading import compare_loading
-from resnext_det.benchmark.timing import Timing, table
-from resnext_det.benchmark.trunk import FEATURES, MODES, compare, trunks
+from resnext_det.benchmark import (
+    FEATURES,
+    MODES,
+    Timing,
+    build_trunks,
+    format_timings,
+    time_loading,
+    time_trunks,
+)
 from resnext_det.weights.formats import convert_to_native
 
 DETECTRON2 = importlib.util.find_spec("detectron2") is not None
@@ -22,7 +28,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "benchmark.py"
 @pytest.mark.parametrize("name", ["R-26", "X-26-8x4d"])
 def test_the_networks_that_are_timed_are_equal(name: str) -> None:
     torch.manual_seed(0)
-    ours, *others = trunks(Architecture.parse(name), freeze_at=2).values()
+    ours, *others = build_trunks(Architecture.parse(name), freeze_at=2).values()
     assert len(others) == 1 + DETECTRON2
     images = torch.randn(1, 3, 64, 96)
     for theirs in others:
@@ -44,7 +50,7 @@ def test_the_networks_that_are_timed_are_equal(name: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_every_turn_is_reported(mode: str) -> None:
     sizes = {"batch": 1, "height": 32, "width": 32, "repeats": 2}
-    timings = compare(Architecture(26, 2, 4), mode=mode, device=torch.device("cpu"), **sizes)
+    timings = time_trunks(Architecture(26, 2, 4), mode=mode, device=torch.device("cpu"), **sizes)
     assert [timing.name for timing in timings] == ["resnext_det", "torchvision", "detectron2"][
         : 2 + DETECTRON2
     ]
@@ -53,7 +59,7 @@ def test_every_turn_is_reported(mode: str) -> None:
 
 def test_loading_is_timed_on_one_thread() -> None:
     threads = torch.get_num_threads()
-    timings = compare_loading(height=40, width=60, images=2, repeats=3)
+    timings = time_loading(height=40, width=60, images=2, repeats=3)
     assert [timing.name for timing in timings] == ["resnext_det", "torchvision"]
     assert all(len(timing.seconds) == 3 and min(timing.seconds) > 0 for timing in timings)
     assert torch.get_num_threads() == threads
@@ -69,7 +75,7 @@ def test_what_has_no_effect_on_loading_is_refused(capsys: pytest.CaptureFixture[
 
 
 def test_ratios_are_medians_of_turns() -> None:
-    text = table([Timing("a", (1.0, 2.0, 1.0)), Timing("b", (2.0, 4.0, 9.0), 3 * 2**20)])
+    text = format_timings([Timing("a", (1.0, 2.0, 1.0)), Timing("b", (2.0, 4.0, 9.0), 3 * 2**20)])
     assert [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")] == [
         *("b", "2000", "4000", "9000", "2.00", "3 MiB")
     ]

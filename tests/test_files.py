@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import torch
 
 from resnext_det.files import (
     cache_folder,
+    format_json,
     list_first,
     lock_file,
     shipped_folder,
@@ -140,6 +143,13 @@ def test_the_cache_is_in_the_home_folder_unless_told(monkeypatch: pytest.MonkeyP
     assert cache_folder() == Path.home() / "elsewhere"
     monkeypatch.setenv("RESNEXT_DET_CACHE", "")
     assert cache_folder() == Path.home() / ".cache" / "resnext_det"
+
+
+def test_json_has_null_for_what_it_does_not_know() -> None:
+    content = {"name": "Käse", "numbers": (1.5, math.nan, [-math.inf]), "none": None, "count": 3}
+    text = format_json(content)
+    assert "Käse" in text
+    assert json.loads(text) == {**content, "numbers": [1.5, None, [None]]}
 
 
 def test_shipped_folders_are_found() -> None:

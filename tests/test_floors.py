@@ -126,7 +126,7 @@ def test_the_lowest_file_needs_the_standard_library_alone() -> None:
 @pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=module_of)
 def test_only_its_own_engine_imports_detectron2(path: Path) -> None:
     plugin = PACKAGE / "detection" / "detectron2"
-    if plugin in path.parents or path == PACKAGE / "benchmark" / "trunk.py":  # timed beside ours
+    if plugin in path.parents or path == PACKAGE / "benchmark.py":  # timed beside ours
         return
     chooses = path == PACKAGE / "detection" / "jobs.py"
     for imported in imports_of(path):

@@ -53,19 +53,17 @@ def benchmark(options: argparse.Namespace) -> Iterator[str]:
     import torch
 
     from resnext_det.architecture import Architecture
-    from resnext_det.benchmark.loading import compare_loading
-    from resnext_det.benchmark.timing import table
-    from resnext_det.benchmark.trunk import compare
+    from resnext_det.benchmark import format_timings, time_loading, time_trunks
     from resnext_det.training.distributed import resolve_device
 
     if options.mode == "loading":
-        timings = compare_loading(repeats=options.repeats)
-        yield f"100 training images of a JPEG file of 500x375, one thread\n\n{table(timings)}"
+        timings = time_loading(repeats=options.repeats)
+        yield f"100 training images of a JPEG file of 500x375, one thread\n\n{format_timings(timings)}"
         return
     device = resolve_device(options.device)
     shape = f"{options.batch}x3x{options.height}x{options.width}"
     for name in options.networks:
-        timings = compare(
+        timings = time_trunks(
             Architecture.parse(name),
             mode=options.mode,
             batch=options.batch,
@@ -76,7 +74,7 @@ def benchmark(options: argparse.Namespace) -> Iterator[str]:
             repeats=options.repeats,
         )
         yield f"\n{name}, {options.mode}, {shape}, {options.dtype}, {options.device}"
-        yield f"\n{table(timings)}"
+        yield f"\n{format_timings(timings)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -106,8 +106,8 @@ def evaluate(options: argparse.Namespace) -> Iterator[str]:
     fields = {name: getattr(options, name) for name in _FIELDS}
     found = evaluate_weights(EvaluationJob(**fields, **read_process_flags(options)))
     for metrics in found:
-        yield f"{metrics.test()}: {metrics.summary()}"
-        yield metrics.table(per_class=options.per_class)
+        yield f"{metrics.describe_test()}: {metrics.summarize()}"
+        yield metrics.format_table(per_class=options.per_class)
     for file in write_metrics(options.output_dir, found) if options.output_dir else ():
         yield f"written: {file}"
 

@@ -34,7 +34,7 @@ def evaluate(options: argparse.Namespace) -> Iterator[str]:
     if options.plot:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         plot_precision_recall(metrics, options.plot, title=options.results.name)
-    yield metrics.table(per_category=options.per_category)
+    yield metrics.format_table(per_category=options.per_category)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

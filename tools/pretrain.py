@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[str]:
     trained = pretrain_seeds(job, seeds) if seeds else [pretrain(job)]
     for one in trained:
         for metrics in one.tests:
-            yield f"{metrics.test()}: {metrics.summary()}; the weights are {one.weights}"
+            yield f"{metrics.describe_test()}: {metrics.summarize()}; the weights are {one.weights}"
     for same in zip(*(one.tests for one in trained)) if len(trained) > 1 else ():
         errors = [100 - metrics.top1 for metrics in same]
         mean, spread = statistics.fmean(errors), statistics.stdev(errors)

@@ -89,7 +89,7 @@ def evaluate_on(
     network.train(was_training)
     found = [
         replace(
-            tally.metrics(protocol.name, images.name),
+            tally.compute_metrics(protocol.name, images.name),
             resize=protocol.resize,
             interpolation=protocol.interpolation,
         )
@@ -97,7 +97,9 @@ def evaluate_on(
     ]
     seconds = time.perf_counter() - began
     for metrics in found:
-        logger.info("%s, %s: %s; %.1f s", images.name, metrics.test(), metrics.summary(), seconds)
+        logger.info(
+            "%s, %s: %s; %.1f s", images.name, metrics.describe_test(), metrics.summarize(), seconds
+        )
     return found
 
 
@@ -168,7 +170,7 @@ def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> list[
     """
     written = []
     for metrics in found:
-        name = f"{metrics.dataset[-_LONGEST_NAME:]} {metrics.test()} {metrics.ways} way"
+        name = f"{metrics.dataset[-_LONGEST_NAME:]} {metrics.describe_test()} {metrics.ways} way"
         name = re.sub("[^A-Za-z0-9.-]+", "_", name).strip("._")
         written.append(folder / "test" / f"{name}.json")
         write_text(written[-1], metrics.to_json())

@@ -18,7 +18,7 @@ from resnext_det.data.coco import CocoDataset, load_coco
 from resnext_det.data.loaders import build_test_loader
 from resnext_det.data.proposals import Proposals, write_proposals
 from resnext_det.detection.datasets import test_mapper
-from resnext_det.evaluation.coco import CocoMetrics, coco_results, evaluate_coco
+from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco, make_coco_results
 from resnext_det.evaluation.proposals import ProposalMetrics, evaluate_proposals
 from resnext_det.files import write_text
 from resnext_det.training import distributed
@@ -31,9 +31,9 @@ class DatasetMetrics(Protocol):
 
     def as_dict(self) -> dict[str, float]: ...
 
-    def table(self) -> str: ...
+    def format_table(self) -> str: ...
 
-    def summary(self) -> str: ...
+    def summarize(self) -> str: ...
 
     def to_json(self) -> str: ...
 
@@ -95,7 +95,7 @@ def evaluate_on(
     began = time.perf_counter()
 
     def collect(sample: dict[str, Any], output: dict[str, Any]) -> list[dict[str, Any]]:
-        return coco_results(sample["image_id"], output["instances"], dataset.category_ids)
+        return make_coco_results(sample["image_id"], output["instances"], dataset.category_ids)
 
     rows = run_on_dataset(model, dataset, collect, mapper=mapper, num_workers=num_workers)
     if not distributed.is_main_process():
@@ -109,7 +109,7 @@ def evaluate_on(
         time.perf_counter() - began,
     )
     metrics = evaluate_coco(dataset.annotations_file, rows)
-    logger.info("%s, bbox:\n%s", dataset.name, metrics.table())
+    logger.info("%s, bbox:\n%s", dataset.name, metrics.format_table())
     return metrics
 
 
@@ -182,7 +182,7 @@ def evaluate_proposals_on(
     if proposals is None:
         return None
     metrics = evaluate_proposals(dataset.annotations_file, proposals)
-    logger.info("%s, box_proposals:\n%s", dataset.name, metrics.table())
+    logger.info("%s, box_proposals:\n%s", dataset.name, metrics.format_table())
     return metrics
 
 

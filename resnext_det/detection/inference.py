@@ -21,7 +21,7 @@ from resnext_det.data.transforms import ResizeShortestEdge, resize_image
 from resnext_det.detection.drawing import choose_colors, draw_detections
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import load_detector
-from resnext_det.evaluation.coco import coco_results
+from resnext_det.evaluation.coco import make_coco_results
 from resnext_det.files import write_text
 from resnext_det.instances import Instances, name_classes
 from resnext_det.training import distributed
@@ -199,7 +199,7 @@ def predict_files(
                 f"the picture {target} could not be written; make room on that disk, or choose "
                 "another --output"
             )
-        for row, label in zip(coco_results(str(path), found, range(len(names))), labels):
+        for row, label in zip(make_coco_results(str(path), found, range(len(names))), labels):
             rows.append({**row, "category": label})
     if unreadable == len(paths):
         raise ValueError(f"none of the {unreadable} images could be read; see the warnings above")

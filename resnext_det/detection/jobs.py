@@ -120,7 +120,7 @@ class Metrics:
 
     def __str__(self) -> str:
         return "\n\n".join(
-            f"{name}\n{metrics.table()}" for name, metrics in self.per_dataset.items()
+            f"{name}\n{metrics.format_table()}" for name, metrics in self.per_dataset.items()
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,30 +11,32 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from resnext_det.evaluation.coco import without_nan
+from resnext_det.files import format_json
 
 logger = logging.getLogger(__name__)
 
 TOP = 5
-"""How many of the best outputs top-5 looks at; with fewer classes all of them, and top-5 is 100."""
+"""How many of the best outputs top-5 looks at; with fewer classes all of them, and it is 100."""
 
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """How often a classifier is right, in percent of the images; nan where no image is there to define it.
+    """How often a classifier is right, in percent of the images; nan without any image.
 
     The paper's tables are errors, 100 minus these.
 
     Attributes:
         num_images: images that were scored.
-        top1, top5: percent of them whose label has the best, one of the five best scores; see ``Tally`` for ties.
+        top1, top5: percent of them whose label has the best, or one of the five best scores; see
+            ``Tally`` for ties.
         cross_entropy: mean of -log softmax(scores)[label], in nats.
         class_names: of the outputs that competed, in their order.
         class_images, class_top1, class_top5: the same of every class by itself.
         skipped: names of the images left out, sorted: they count neither as right nor as wrong.
-        protocol: what was scored, such as "crop 224"; empty where it was not said.
+        protocol: how images were scored, such as "crop 224"; empty where it was not said.
         dataset: the name of the set; likewise.
-        resize: the shorter side of the images before they were cropped; None where it was not said, or is in the protocol's name.
+        resize: the shorter side of the images before they were cropped; None where it was not
+            said, or is in the protocol's name.
         interpolation: of that resizing; empty where it was not said.
     """
 
@@ -55,15 +56,15 @@ class ClassificationMetrics:
 
     @property
     def ways(self) -> int:
-        """Over how many outputs the classes competed."""
+        """The number of outputs that competed."""
         return len(self.class_names)
 
     def as_dict(self) -> dict[str, float]:
-        """The three numbers: ``top1``, ``top5``, ``cross_entropy``."""
+        """Name the three numbers: ``top1``, ``top5``, ``cross_entropy``."""
         return {name: getattr(self, name) for name in ("top1", "top5", "cross_entropy")}
 
     def to_json(self) -> str:
-        """Everything as a JSON object; null stands for nan, which JSON does not know."""
+        """Write everything as a JSON object; null stands for nan."""
         content = {
             "dataset": self.dataset,
             "protocol": self.protocol,
@@ -71,56 +72,64 @@ class ClassificationMetrics:
             "interpolation": self.interpolation,
             "images": self.num_images,
             "ways": self.ways,
-            **without_nan(self.as_dict()),
+            **self.as_dict(),
             "skipped": self.skipped,
             "classes": [
-                {"name": name, "images": images, **without_nan({"top1": top1, "top5": top5})}
-                for name, images, top1, top5 in self._classes()
+                dict(zip(("name", "images", "top1", "top5"), row)) for row in self._list_classes()
             ],
         }
-        return json.dumps(content, indent=2, ensure_ascii=False)
+        return format_json(content)
 
-    def test(self) -> str:
-        """What was scored in words: "crop 224 of shorter side 256, torch7_bicubic"."""
+    def describe_test(self) -> str:
+        """Say how images were scored: "crop 224 of shorter side 256, torch7_bicubic"."""
         resized = f" of shorter side {self.resize}" if self.resize is not None else ""
         return f"{self.protocol}{resized}{f', {self.interpolation}' if self.interpolation else ''}"
 
-    def summary(self) -> str:
-        """One line, with the errors."""
-        figures = [f"top-{k} {value:.2f} % (error {100 - value:.2f})" for k, value in self._tops()]
+    def summarize(self) -> str:
+        """Write the numbers in a line, with the errors."""
+        figures = (
+            f"top-{k} {value:.2f} % (error {100 - value:.2f})"
+            for k, value in ((1, self.top1), (TOP, self.top5))
+        )
         text = f"{', '.join(figures)} of {self.num_images} images, {self.ways}-way"
         return text + (f"; {len(self.skipped)} skipped" if self.skipped else "")
 
-    def table(self, *, per_class: bool = False) -> str:
-        """The numbers as text in columns; with ``per_class`` those of every class that has images, the worst first."""
+    def format_table(self, *, per_class: bool = False) -> str:
+        """Format the numbers in columns.
+
+        Args:
+            per_class: add a row for every class that has images, the worst first.
+        """
         headers = ["images", "ways", "top1", "top5", "error1", "error5", "cross_entropy"]
         errors = [100 - self.top1, 100 - self.top5]
         row = [self.num_images, self.ways, self.top1, self.top5, *errors, self.cross_entropy]
         text = tabulate([row], headers=headers, tablefmt="pipe", floatfmt=".3f")
         if not per_class:
             return text
-        rows = sorted((row for row in self._classes() if row[1]), key=lambda row: (row[2], row[3]))
+        rows = sorted((row for row in self._list_classes() if row[1]), key=lambda row: row[2:])
         cells = [
             (name, str(images), f"{top1:.3f}", f"{top5:.3f}") for name, images, top1, top5 in rows
         ]
-        alignment = ("left", "right", "right", "right") if cells else None
-        headers = ["class", "images", "top1", "top5"]
-        return f"{text}\n\n{tabulate(cells, headers, tablefmt='pipe', colalign=alignment, disable_numparse=True)}"
-
-    def _tops(self) -> list[tuple[int, float]]:
-        return [(1, self.top1), (TOP, self.top5)]
-
-    def _classes(self) -> list[tuple[str, int, float, float]]:
-        return list(
-            zip(self.class_names, self.class_images, self.class_top1, self.class_top5, strict=True)
+        table = tabulate(
+            cells,
+            ["class", "images", "top1", "top5"],
+            tablefmt="pipe",
+            colalign=("left", "right", "right", "right") if cells else None,
+            disable_numparse=True,
         )
+        return f"{text}\n\n{table}"
+
+    def _list_classes(self) -> list[tuple[str, int, float, float]]:
+        columns = self.class_names, self.class_images, self.class_top1, self.class_top5
+        return list(zip(*columns, strict=True))
 
 
 class Tally:
-    """Counts over batches from which the metrics follow; those of several processes are merged. Small, and can be pickled.
+    """Counts over batches from which the metrics follow; small, and can be pickled.
 
-    The label's rank is the number of scores above its own, and of equal ones with a lower index: what a stable sort gives. So a
-    network whose outputs are all equal predicts class 0, and is right by chance alone.
+    Those of several processes are merged. The label's rank is the number of scores above its own,
+    and of equal ones with a lower index: what a stable sort gives. So a network whose outputs are
+    all equal predicts class 0, and is right by chance alone.
 
     Args:
         class_names: of the columns of the scores, in their order.
@@ -134,34 +143,37 @@ class Tally:
             raise ValueError("there is no class to count; give the names of the network's outputs")
         self.class_names = tuple(class_names)
         self.skipped: list[str] = []
-        self._images, self._top1, self._top5 = (
-            np.zeros(len(class_names), dtype=np.int64) for _ in range(3)
-        )
+        # Images, and those right by top-1 and top-5, of every class.
+        self._counts = np.zeros((3, len(class_names)), dtype=np.int64)
         self._cross_entropy = 0.0  # the sum; a Python float is float64
 
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Count a batch.
 
         Args:
-            scores: (N, K), floating point: logits, or anything whose softmax is the prediction, as log probabilities.
+            scores: (N, K), floating point: logits, or anything whose softmax is the prediction, as
+                log probabilities.
             labels: (N,), int64, the right column of each row.
 
         Raises:
-            ValueError: a shape or type differs, a label is no column, or a score is nan or infinite. Nothing is counted then.
+            ValueError: a shape or type differs, a label is no column, or a score is nan or
+                infinite. Nothing is counted then.
         """
         scores, labels = scores.detach().cpu(), labels.detach().cpu()
-        _check(scores, labels, len(self.class_names))
+        _check_batch(scores, labels, len(self.class_names))
         own = scores.gather(1, labels[:, None])  # (N, 1)
         before = torch.arange(scores.shape[1]) < labels[:, None]
         ranks = ((scores > own) | ((scores == own) & before)).sum(dim=1).numpy()
         logs = torch.log_softmax(scores.double(), dim=1).gather(1, labels[:, None])
         classes = labels.numpy()
-        for counts, chosen in ((self._images, classes), *self._right(classes, ranks)):
+        for counts, chosen in zip(
+            self._counts, (classes, classes[ranks < 1], classes[ranks < TOP])
+        ):
             counts += np.bincount(chosen, minlength=len(counts))
         self._cross_entropy -= float(logs.sum())
 
     def skip(self, name: str) -> None:
-        """Take note of an image that cannot be scored, as one that cannot be read; it does not count."""
+        """Note an image that cannot be scored, such as one that cannot be read."""
         self.skipped.append(name)
 
     def merge(self, other: Tally) -> None:
@@ -172,67 +184,66 @@ class Tally:
         """
         if other.class_names != self.class_names:
             raise ValueError(
-                f"counts of {len(self.class_names)} and of {len(other.class_names)} classes that are not the same, or in another "
-                "order, cannot be added; give every process the same class_names"
+                f"counts of {len(self.class_names)} and of {len(other.class_names)} classes that "
+                "are not the same, or in another order, cannot be added; give every process the "
+                "same class_names"
             )
-        self._images += other._images
-        self._top1 += other._top1
-        self._top5 += other._top5
+        self._counts += other._counts
         self._cross_entropy += other._cross_entropy
         self.skipped += other.skipped
 
-    def metrics(self, protocol: str = "", dataset: str = "") -> ClassificationMetrics:
-        """What has been counted so far.
+    def compute_metrics(self, protocol: str = "", dataset: str = "") -> ClassificationMetrics:
+        """Compute the metrics of what has been counted so far.
 
         Args:
-            protocol: what was scored, such as "crop 224".
+            protocol: how images were scored, such as "crop 224".
             dataset: the name of the set.
         """
-        total = int(self._images.sum())
+        total, top1, top5 = self._counts.sum(axis=1).tolist()
         if total == 0:
-            logger.warning("there is no image to evaluate on: every number is nan")
+            logger.warning("There is no image to evaluate on: every number is nan.")
+        images, of_top1, of_top5 = self._counts.tolist()
         return ClassificationMetrics(
             num_images=total,
-            top1=_percent(int(self._top1.sum()), total),
-            top5=_percent(int(self._top5.sum()), total),
+            top1=_to_percent(top1, total),
+            top5=_to_percent(top5, total),
             cross_entropy=self._cross_entropy / total if total else float("nan"),
             class_names=self.class_names,
-            class_images=tuple(self._images.tolist()),
-            class_top1=tuple(map(_percent, self._top1.tolist(), self._images.tolist())),
-            class_top5=tuple(map(_percent, self._top5.tolist(), self._images.tolist())),
+            class_images=tuple(images),
+            class_top1=tuple(map(_to_percent, of_top1, images)),
+            class_top5=tuple(map(_to_percent, of_top5, images)),
             skipped=tuple(sorted(self.skipped)),
             protocol=protocol,
             dataset=dataset,
         )
 
-    def _right(self, classes: np.ndarray, ranks: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The counts of top-1 and top-5, each with the labels of the images that are right."""
-        return [(self._top1, classes[ranks < 1]), (self._top5, classes[ranks < TOP])]
 
-
-def _check(scores: Tensor, labels: Tensor, ways: int) -> None:
+def _check_batch(scores: Tensor, labels: Tensor, ways: int) -> None:
     if scores.dim() != 2 or scores.shape[1] != ways or not scores.is_floating_point():
         raise ValueError(
-            f"the scores are {scores.dtype} of shape {tuple(scores.shape)}; give floating-point numbers (N, {ways}), a column for "
-            f"each of the {ways} classes"
+            f"the scores are {scores.dtype} of shape {tuple(scores.shape)}; give floating-point "
+            f"numbers (N, {ways}), a column for each of the {ways} classes"
         )
     if labels.shape != scores.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
-            f"the labels are {labels.dtype} of shape {tuple(labels.shape)}; give int64 ({len(scores)},), one for each row of scores"
+            f"the labels are {labels.dtype} of shape {tuple(labels.shape)}; give int64 "
+            f"({len(scores)},), one for each row of scores"
         )
     outside = (labels < 0) | (labels >= ways)
     if outside.any():
         row = int(outside.nonzero()[0])
         raise ValueError(
-            f"label {int(labels[row])} of row {row} is none of the {ways} classes; labels count from 0 to {ways - 1}"
+            f"label {int(labels[row])} of row {row} is none of the {ways} classes; labels count "
+            f"from 0 to {ways - 1}"
         )
     broken = ~scores.isfinite().all(dim=1)
     if broken.any():
         raise ValueError(
-            f"scores of {int(broken.sum())} of {len(scores)} images are nan or infinite: the network has diverged; take weights from "
-            "before that, or train again with a lower learning rate"
+            f"scores of {int(broken.sum())} of {len(scores)} images are nan or infinite: the "
+            "network has diverged; take weights from before that, or train again with a lower "
+            "learning rate"
         )
 
 
-def _percent(part: int, total: int) -> float:
+def _to_percent(part: int, total: int) -> float:
     return 100 * part / total if total else float("nan")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +14,11 @@ from tabulate import tabulate
 from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
 from resnext_det.evaluation.coco_files import (
     Source,
-    positions_of_images,
+    find_images,
     read_detections,
     read_ground_truth,
 )
+from resnext_det.files import format_json
 from resnext_det.instances import Instances
 
 logger = logging.getLogger(__name__)
@@ -32,13 +31,13 @@ AREAS = ("all", "s", "m", "l")
 class CocoMetrics:
     """The numbers of a COCO evaluation, in percent; nan where no object is there to define one.
 
-    ``AP`` is the mean over the IoU thresholds .50, .55 ... .95, the 101 recalls and the categories; ``AP50``
-    and ``AP75`` are of one threshold, ``APs``, ``APm``, ``APl`` of small, medium and large objects; ``AR1``,
-    ``AR10`` and ``AR100`` are recalls with 1, 10 and ``max_detections`` detections an image, ``ARs``,
-    ``ARm``, ``ARl`` those of small, medium and large objects.
+    ``AP`` is the mean over the IoU thresholds .50, .55 ... .95, the 101 recalls and the categories;
+    ``AP50`` and ``AP75`` are of one threshold, ``APs``, ``APm``, ``APl`` of small, medium and large
+    objects; ``AR1``, ``AR10`` and ``AR100`` are recalls with 1, 10 and ``max_detections``
+    detections an image, ``ARs``, ``ARm``, ``ARl`` those of small, medium and large objects.
 
-    ``precision`` has the shape (T, R, K, A, M): thresholds, recalls, categories, areas and numbers of
-    detections, within 0 to 1, -1 where undefined: pycocotools' own array.
+    ``precision`` has the shape (T, R, K, A, M): thresholds, recalls, categories, areas and numbers
+    of detections, within 0 to 1, -1 where undefined: pycocotools' own array.
     """
 
     AP: float
@@ -60,10 +59,10 @@ class CocoMetrics:
     backend: str = "pycocotools"
 
     def as_dict(self, *, recalls: bool = False) -> dict[str, float]:
-        """The numbers under detectron2's keys: ``AP``, ``AP50`` ... ``APl``, ``AP-NAME`` of every category.
+        """Name the numbers as detectron2 does: ``AP``, ``AP50`` ... ``APl``, ``AP-NAME``.
 
-        As in detectron2 a set of one category has no key of its own for it. With ``recalls`` the six average
-        recalls, which detectron2 leaves out, come too.
+        As there, a set of one category has no key of its own for it. With ``recalls`` the six
+        average recalls, which detectron2 leaves out, come too.
         """
         names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
         names += ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"] if recalls else []
@@ -74,15 +73,15 @@ class CocoMetrics:
         return numbers
 
     def to_json(self) -> str:
-        """All the numbers as a JSON object; null stands for nan, which JSON does not know."""
-        return json.dumps(without_nan(self.as_dict(recalls=True)), indent=2)
+        """Write all the numbers as a JSON object; null stands for nan."""
+        return format_json(self.as_dict(recalls=True))
 
-    def summary(self) -> str:
-        """The two numbers of table 8, in a line."""
+    def summarize(self) -> str:
+        """Write the two numbers of table 8 in a line."""
         return f"AP {self.AP:.1f}, AP50 {self.AP50:.1f}"
 
-    def table(self, *, per_category: bool = True) -> str:
-        """The 12 numbers and the AP per category as text in columns, as detectron2 logs them."""
+    def format_table(self, *, per_category: bool = True) -> str:
+        """Format the 12 numbers and the AP per category in columns, as detectron2 logs them."""
         numbers = {
             name: value for name, value in self.as_dict(recalls=True).items() if "-" not in name
         }
@@ -96,9 +95,7 @@ class CocoMetrics:
         columns = min(6, len(cells))
         rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
         headers = ["category", "AP"] * (columns // 2)
-        return (
-            f"{text}\n\n{tabulate(rows, headers=headers, tablefmt='pipe', disable_numparse=True)}"
-        )
+        return f"{text}\n\n{tabulate(rows, headers, tablefmt='pipe', disable_numparse=True)}"
 
 
 def evaluate_coco(
@@ -109,59 +106,79 @@ def evaluate_coco(
     max_detections_per_image: int = 100,
     image_ids: Iterable[Any] | None = None,
 ) -> CocoMetrics:
-    """Compare detected with annotated boxes by COCO's rules; the numbers equal pycocotools' to the last bit.
+    """Compare detected with annotated boxes by COCO's rules.
+
+    The numbers equal pycocotools' to the last bit.
 
     Args:
-        annotations: a file of COCO instance annotations, or the dict read from one. A missing ``iscrowd`` is
-            0, a missing ``area`` that of the box.
-        results: a COCO result file, or the list read from one: dicts with ``image_id``, ``category_id``,
-            ``bbox`` (x, y, width, height in pixels) and ``score``. An empty list has AP 0 (detectron2 says
-            nan), with a warning.
-        backend: "pycocotools", "hotcoco" (some fifty times faster), or "auto": hotcoco where it is installed
-            and gives the same numbers.
-        max_detections_per_image: how many detections of an image and category count, the best first.
-        image_ids: evaluate on these images alone; results of other images of the annotations are left out.
+        annotations: a file of COCO instance annotations, or the dict read from one. A missing
+            ``iscrowd`` is 0, a missing ``area`` that of the box.
+        results: a COCO result file, or the list read from one: dicts with ``image_id``,
+            ``category_id``, ``bbox`` (x, y, width, height in pixels) and ``score``. An empty list
+            has AP 0 (detectron2 says nan), with a warning.
+        backend: "pycocotools", "hotcoco" (faster, an optional package), or "auto": hotcoco where it
+            is installed and gives the same numbers.
+        max_detections_per_image: how many detections of an image and category count, the best
+            first.
+        image_ids: evaluate on these images alone; results of other images of the annotations are
+            left out.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file is not JSON or not of COCO's form; a box or score is not finite; an image or
-            category id is unknown. The message names the entry.
+        ValueError: a file is not JSON or not of COCO's form; a box or score is not finite; an image
+            or category id is unknown. The message names the entry.
     """
     if not isinstance(max_detections_per_image, int) or max_detections_per_image < 1:
-        given = repr(max_detections_per_image)
         raise ValueError(
-            f"max_detections_per_image is {given}; write an integer from 1 up, such as 100"
+            f"max_detections_per_image is {max_detections_per_image!r}; write an integer from 1 "
+            "up, such as 100"
         )
     truth = read_ground_truth(annotations)
     found = read_detections(results, truth)
     every = np.arange(len(truth.image_ids))
-    images = every if image_ids is None else positions_of_images(image_ids, truth)
+    images = every if image_ids is None else find_images(image_ids, truth)
     chosen = choose_backend(backend, truth)
     if not np.isin(found.images, images).any():
-        logger.warning("there is no detection to evaluate: every AP is 0")
+        logger.warning("There is no detection to evaluate: every AP is 0.")
     if not np.isin(truth.images, images).any():
         logger.warning(
-            "%s: there is no annotated object to evaluate on: every number is nan", truth.name
+            "%s: there is no annotated object to evaluate on: every number is nan.", truth.name
         )
     limits = (1, min(10, max_detections_per_image), max_detections_per_image)
     precision, recall = evaluate_boxes(chosen, truth, found, images, limits)
+    numbers = {
+        "AP": _average(precision[:, :, :, 0, -1]),
+        "AP50": _average(precision[0, :, :, 0, -1]),
+        "AP75": _average(precision[5, :, :, 0, -1]),
+        **{f"AP{AREAS[a]}": _average(precision[:, :, :, a, -1]) for a in (1, 2, 3)},
+        **{f"AR{n}": _average(recall[:, :, 0, m]) for m, n in enumerate((1, 10, 100))},
+        **{f"AR{AREAS[a]}": _average(recall[:, :, a, -1]) for a in (1, 2, 3)},
+    }
+    categories = range(len(truth.class_names))
     return CocoMetrics(
-        **_summary(precision, recall),
+        **numbers,
         class_names=truth.class_names,
-        category_ap=tuple(_mean(precision[:, :, k, 0, -1]) for k in range(len(truth.class_names))),
+        category_ap=tuple(_average(precision[:, :, k, 0, -1]) for k in categories),
         precision=precision,
         max_detections=max_detections_per_image,
         backend=chosen,
     )
 
 
-def coco_results(
+def _average(values: np.ndarray) -> float:
+    """Average what is defined, in percent; nan where nothing is."""
+    defined = values[values > -1]
+    return float(np.mean(defined) * 100) if defined.size else float("nan")
+
+
+def make_coco_results(
     image_id: Any, instances: Instances, category_ids: Sequence[Any]
 ) -> list[dict[str, Any]]:
-    """Detections of an image as entries of a COCO result file: detectron2's ``instances_to_coco_json``.
+    """Make entries of a COCO result file, as detectron2's ``instances_to_coco_json`` does.
 
     Args:
-        instances: ``pred_boxes`` (x0, y0, x1, y1), ``scores`` and ``pred_classes``, which count from 0.
+        instances: ``pred_boxes`` (x0, y0, x1, y1), ``scores`` and ``pred_classes``, from 0, of an
+            image.
         category_ids: the annotation file's category id of every class.
     """
     boxes = instances.pred_boxes.tensor.detach().cpu().clone()
@@ -173,24 +190,3 @@ def coco_results(
         {"image_id": image_id, "category_id": category_ids[index], "bbox": box, "score": score}
         for box, score, index in rows
     ]
-
-
-def without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """The numbers with None for what is not finite, so that they can be written as JSON."""
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean of what is defined, in percent."""
-    defined = values[values > -1]
-    return float(np.mean(defined) * 100) if defined.size else float("nan")
-
-
-def _summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """COCO's twelve numbers, means over parts of the two arrays."""
-    numbers = {"AP": _mean(precision[:, :, :, 0, -1])}
-    numbers.update(AP50=_mean(precision[0, :, :, 0, -1]), AP75=_mean(precision[5, :, :, 0, -1]))
-    numbers.update({f"AP{AREAS[a]}": _mean(precision[:, :, :, a, -1]) for a in (1, 2, 3)})
-    numbers.update({f"AR{n}": _mean(recall[:, :, 0, m]) for m, n in enumerate((1, 10, 100))})
-    numbers.update({f"AR{AREAS[a]}": _mean(recall[:, :, a, -1]) for a in (1, 2, 3)})
-    return numbers

@@ -1,4 +1,7 @@
-"""The two implementations of COCO's matching: pycocotools, the reference, and hotcoco, the faster one."""
+"""Two implementations of COCO's matching: pycocotools, the reference, and hotcoco, the faster one.
+
+hotcoco is optional: ``pip install 'resnext-det[fast-eval]'``.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +21,36 @@ BACKENDS = ("auto", "pycocotools", "hotcoco")
 
 
 def choose_backend(name: str, truth: GroundTruth) -> str:
-    """hotcoco where it is installed and gives pycocotools' numbers, else pycocotools, unless one is named.
+    """Choose hotcoco where it is installed and gives pycocotools' numbers, unless one is named.
 
-    They differ where an annotation has id 0: pycocotools, and so detectron2, takes a match with it for none.
+    They differ where an annotation has id 0: pycocotools, and so detectron2, counts a match with it
+    as none.
+
+    Raises:
+        ValueError: the name is unknown, or hotcoco is named and not installed, or would differ.
     """
     if name not in BACKENDS:
         raise ValueError(f"there is no backend {name!r}; write one of {', '.join(BACKENDS)}")
-    counts_from_zero = bool(truth.id_is_zero.any())
-    if name == "hotcoco" and find_spec("hotcoco") is None:
+    installed, has_id_zero = find_spec("hotcoco") is not None, bool(truth.id_is_zero.any())
+    if name == "hotcoco" and not installed:
         raise ValueError(
-            "backend 'hotcoco' is not installed; `pip install hotcoco`, or write backend='pycocotools'"
+            "backend 'hotcoco' is not installed; write pip install 'resnext-det[fast-eval]', or "
+            "backend='pycocotools'"
         )
-    if name == "hotcoco" and counts_from_zero:
+    if name == "hotcoco" and has_id_zero:
         raise ValueError(
-            f"{truth.name} has an annotation with id 0, where hotcoco's numbers are not pycocotools'; "
-            "number the annotations from 1, or write backend='pycocotools'"
+            f"{truth.name} has an annotation with id 0, where hotcoco's numbers are not "
+            "pycocotools'; number the annotations from 1, or write backend='pycocotools'"
         )
-    if counts_from_zero:
+    if has_id_zero:
         logger.warning(
-            "%s: COCO's evaluation counts the object with annotation id 0 as missed; number them from 1",
+            "%s: COCO's evaluation counts the object with annotation id 0 as missed; number them "
+            "from 1.",
             truth.name,
         )
     if name != "auto":
         return name
-    return "hotcoco" if find_spec("hotcoco") is not None and not counts_from_zero else "pycocotools"
+    return "hotcoco" if installed and not has_id_zero else "pycocotools"
 
 
 def evaluate_boxes(
@@ -51,19 +60,25 @@ def evaluate_boxes(
     images: np.ndarray,
     limits: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's precision (T, R, K, A, M) and recall (T, K, A, M), -1 where undefined.
+    """Compute COCO's precision (T, R, K, A, M) and recall (T, K, A, M), -1 where undefined.
 
     Args:
         images: numbers of the images to evaluate on, ascending.
         limits: the numbers of detections an image (and category) that M stands for, ascending.
     """
-    function = _evaluate_hotcoco if backend == "hotcoco" else _evaluate_pycocotools
-    return function(truth, found, images, limits)
+    if backend == "hotcoco":
+        evaluation = _load_into_hotcoco(truth, found)
+    else:
+        evaluation = _load_into_pycocotools(truth, found)
+    evaluation.params.imgIds = images.tolist()
+    evaluation.params.maxDets = list(limits)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
 
 
-def _evaluate_hotcoco(
-    truth: GroundTruth, found: Detections, images: np.ndarray, limits: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _load_into_hotcoco(truth: GroundTruth, found: Detections) -> Any:
     from hotcoco import COCO, COCOeval
 
     annotations = COCO.from_arrays(
@@ -77,52 +92,33 @@ def _evaluate_hotcoco(
         iscrowd=truth.crowd,
     )
     columns = [found.images[:, None], found.boxes, found.scores[:, None], found.categories[:, None]]
-    evaluation = COCOeval(
-        annotations, annotations.load_res(np.concatenate(columns, axis=1)), "bbox"
-    )
-    evaluation.params.imgIds = images.tolist()
-    evaluation.params.maxDets = list(limits)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    accumulated: Any = evaluation.eval
-    return np.asarray(accumulated["precision"]), np.asarray(accumulated["recall"])
+    return COCOeval(annotations, annotations.load_res(np.concatenate(columns, axis=1)), "bbox")
 
 
-def _evaluate_pycocotools(
-    truth: GroundTruth, found: Detections, images: np.ndarray, limits: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _load_into_pycocotools(truth: GroundTruth, found: Detections) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    head = {
-        "images": [{"id": i} for i in range(len(truth.image_ids))],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(truth.class_names)],
-    }
     # Only 0 has a meaning among annotation ids; it is kept, the others are numbered.
     ids = np.where(truth.id_is_zero, 0, np.arange(1, len(truth.images) + 1))
-    annotations, results = COCO(), COCO()
-    annotations.dataset = {
-        **head,
-        "annotations": _entries(truth, ids, area=truth.areas, iscrowd=truth.crowd),
-    }
+    counted = np.arange(1, len(found.images) + 1)
     areas = found.boxes[:, 2] * found.boxes[:, 3]
-    counted = np.arange(1, len(areas) + 1)
-    results.dataset = {
-        **head,
-        "annotations": _entries(found, counted, area=areas, score=found.scores),
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        annotations.createIndex()
-        results.createIndex()
-        evaluation = COCOeval(annotations, results, "bbox")
-        evaluation.params.imgIds = images.tolist()
-        evaluation.params.maxDets = list(limits)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.eval["recall"]
+    annotations, results = COCO(), COCO()
+    for coco, entries in (
+        (annotations, _make_entries(truth, ids, area=truth.areas, iscrowd=truth.crowd)),
+        (results, _make_entries(found, counted, area=areas, score=found.scores)),
+    ):
+        coco.dataset = {
+            "images": [{"id": i} for i in range(len(truth.image_ids))],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(truth.class_names)],
+            "annotations": entries,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+    return COCOeval(annotations, results, "bbox")
 
 
-def _entries(
+def _make_entries(
     boxes: GroundTruth | Detections, ids: np.ndarray, **columns: np.ndarray
 ) -> list[dict[str, object]]:
     fields = {

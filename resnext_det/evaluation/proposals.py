@@ -1,8 +1,7 @@
-"""Average recall of region proposals: how many objects have a box among the best 100 or 1000 of their image."""
+"""Average recall of region proposals: how many objects the best 100 or 1000 boxes cover."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,75 +12,69 @@ from tabulate import tabulate
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from resnext_det.evaluation.coco import without_nan
-from resnext_det.evaluation.coco_files import (
-    GroundTruth,
-    Source,
-    positions_of_images,
-    read_ground_truth,
-)
+from resnext_det.evaluation.coco_files import GroundTruth, Source, find_images, read_ground_truth
+from resnext_det.files import format_json
 
 LIMITS = (100, 1000)
 """How many proposals of an image count, the best first."""
 
-# The suffix of a recall's name, and the areas in pixels, both ends included, of the objects that it is of.
+# By the suffix of a recall's name, the areas of its objects in pixels, both ends included.
 _AREAS = {"": (0.0, 1e5**2), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e5**2)}
 
 
 @dataclass(frozen=True)
 class ProposalMetrics:
-    """Average recalls in percent, by detectron2's names; nan where no object is there to define one.
+    """Average recalls in percent, by detectron2's names; nan where no object defines one.
 
-    ``AR@100`` is the mean over the IoU thresholds .50, .55 ... .95 of the share of objects that one of the image's best 100 proposals
-    covers so far; ``ARs@100``, ``ARm@100``, ``ARl@100`` are of small, medium and large objects; the same with 1000.
+    ``AR@100`` is the mean over the IoU thresholds .50, .55 ... .95 of the share of objects that one
+    of the image's best 100 proposals covers so far; ``ARs@100``, ``ARm@100``, ``ARl@100`` are of
+    small, medium and large objects; the same with 1000.
     """
 
     recalls: Mapping[str, float]
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers under detectron2's keys."""
+        """Name the numbers as detectron2 does."""
         return dict(self.recalls)
 
     def to_json(self) -> str:
-        """The numbers as a JSON object; null stands for nan, which JSON does not know."""
-        return json.dumps(without_nan(self.recalls), indent=2)
+        """Write the numbers as a JSON object; null stands for nan."""
+        return format_json(self.recalls)
 
-    def table(self) -> str:
-        """The numbers as text in columns, as detectron2 logs them."""
-        return tabulate(
-            [list(self.recalls.values())],
-            headers=list(self.recalls),
-            tablefmt="pipe",
-            floatfmt=".3f",
-        )
+    def format_table(self) -> str:
+        """Format the numbers in columns, as detectron2 logs them."""
+        values = [list(self.recalls.values())]
+        return tabulate(values, headers=list(self.recalls), tablefmt="pipe", floatfmt=".3f")
 
-    def summary(self) -> str:
-        """One line."""
+    def summarize(self) -> str:
+        """Write the recalls of all objects in a line."""
         return ", ".join(f"AR@{limit} {self.recalls[f'AR@{limit}']:.1f}" for limit in LIMITS)
 
 
 def evaluate_proposals(
     annotations: Source, proposals: Mapping[Any, tuple[np.ndarray, np.ndarray]]
 ) -> ProposalMetrics:
-    """Compare proposals with annotated boxes; the numbers equal those of detectron2's COCOEvaluator to the last bit.
+    """Compare proposals with annotated boxes.
 
-    As there, classes do not matter, crowds are left out, every proposal covers one object at most (the pair of the largest IoU first),
-    and an image without any proposal is left out.
+    The numbers equal those of detectron2's COCOEvaluator to the last bit. As there, classes do not
+    matter, crowds are left out, every proposal covers one object at most (the pair of the largest
+    IoU first), and an image without any proposal is left out.
 
     Args:
         annotations: a file of COCO instance annotations, or the dict read from one.
-        proposals: by image id, boxes (N, 4) as x0, y0, x1, y1 in pixels of the original image, and objectness logits (N,).
+        proposals: by image id, boxes (N, 4) as x0, y0, x1, y1 in pixels of the original image, and
+            objectness logits (N,).
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it is not of COCO's form; an image id is unknown.
     """
     truth = read_ground_truth(annotations)
-    positions_of_images(proposals, truth)  # which refuses an unknown one
+    find_images(proposals, truth)  # which refuses an unknown one
     number = {identity: position for position, identity in enumerate(truth.image_ids)}
     best: dict[str, list[Tensor]] = {f"AR{size}@{limit}": [] for limit in LIMITS for size in _AREAS}
     for identity, (boxes, logits) in proposals.items():
-        objects, areas = _objects(truth, number[identity])
+        objects, areas = _select_objects(truth, number[identity])
         if len(objects) == 0 or len(boxes) == 0:
             continue
         order = torch.from_numpy(logits).sort(descending=True)[1]
@@ -89,20 +82,30 @@ def evaluate_proposals(
         for limit in LIMITS:
             for size, (low, high) in _AREAS.items():
                 chosen = overlaps[:limit, (areas >= low) & (areas <= high)]
-                best[f"AR{size}@{limit}"].append(_best_overlaps(chosen))
+                best[f"AR{size}@{limit}"].append(_match(chosen))
     return ProposalMetrics({name: _average_recall(values) for name, values in best.items()})
 
 
-def _objects(truth: GroundTruth, image: int) -> tuple[Tensor, Tensor]:
-    """Boxes (N, 4), x0, y0, x1, y1, and areas (N,) of the objects of an image, in float32, in which detectron2 adds too."""
+def _select_objects(truth: GroundTruth, image: int) -> tuple[Tensor, Tensor]:
+    """Select an image's objects: boxes (N, 4), x0, y0, x1, y1, and areas (N,), without crowds.
+
+    They are float32, in which detectron2 adds too.
+    """
     chosen = (truth.images == image) & (truth.crowd == 0)
     boxes = truth.boxes[chosen].astype(np.float32)
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     return torch.from_numpy(corners), torch.from_numpy(truth.areas[chosen].astype(np.float32))
 
 
-def _best_overlaps(overlaps: Tensor) -> Tensor:
-    """IoU of proposals and objects (P, G) -> the IoU (G,) of each pair that is made, largest first; 0 for objects without a partner."""
+def _match(overlaps: Tensor) -> Tensor:
+    """Pair proposals with objects, the largest IoU first.
+
+    Args:
+        overlaps: IoU (P, G) of proposals and objects.
+
+    Returns:
+        IoU (G,) of the pairs, largest first, and 0 for objects without a partner.
+    """
     overlaps = overlaps.clone()
     found = torch.zeros(overlaps.shape[1])
     for pair in range(min(overlaps.shape)):
@@ -114,7 +117,7 @@ def _best_overlaps(overlaps: Tensor) -> Tensor:
 
 
 def _average_recall(overlaps: list[Tensor]) -> float:
-    """The mean over thresholds of the share of objects covered, in percent, in float32 as in detectron2."""
+    """Average the share of objects covered over thresholds, in percent; float32 as detectron2."""
     values = torch.cat(overlaps) if overlaps else torch.zeros(0)
     thresholds = torch.arange(0.5, 0.95 + 1e-5, 0.05, dtype=torch.float32)
     covered = (values[None, :] >= thresholds[:, None]).float().sum(dim=1)

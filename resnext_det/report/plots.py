@@ -13,15 +13,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_LEGEND = 20
-"""More curves than this are drawn in grey with their mean, without a legend that nobody could read."""
+"""More curves than this are drawn in gray with their mean, and without a legend."""
 
 
 def plot_precision_recall(metrics: CocoMetrics, path: str | Path, *, title: str = "") -> None:
-    """Draw the precision-recall curves of a COCO evaluation into a file, whose suffix says the format.
+    """Draw the precision-recall curves of a COCO evaluation into a file.
 
-    On the left the mean over the categories at every IoU threshold, on the right every category at IoU .50.
+    On the left is the mean over the categories at every IoU threshold, on the right every category
+    at IoU .50.
+
+    Args:
+        path: its suffix chooses the format, as ".png".
+
+    Raises:
+        ValueError: the format is unknown, or matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "drawing needs matplotlib, which is not installed; "
+            "write pip install 'resnext-det[plots]'"
+        ) from error
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -40,31 +53,27 @@ def plot_precision_recall(metrics: CocoMetrics, path: str | Path, *, title: str 
 def _plot_thresholds(axes: Axes, metrics: CocoMetrics) -> None:
     from matplotlib import colormaps
 
-    curves = _defined(metrics.precision[:, :, :, 0, -1])
+    curves = metrics.precision[:, :, :, 0, -1]
     recalls = np.linspace(0, 1, curves.shape[1])
     for index, threshold in enumerate(np.linspace(0.5, 0.95, len(curves))):
-        shown = curves[index][:, ~np.isnan(curves[index]).all(axis=0)]
-        if shown.size:
-            colour = colormaps["viridis"](index / len(curves))
-            axes.plot(recalls, shown.mean(axis=1), color=colour, label=f"IoU {threshold:.2f}")
-    axes.set_title(
-        f"mean over categories: AP {metrics.AP:.1f}, AP50 {metrics.AP50:.1f}, AP75 {metrics.AP75:.1f}"
-    )
+        defined = curves[index][:, (curves[index] > -1).any(axis=0)]
+        if defined.size:
+            color = colormaps["viridis"](index / len(curves))
+            axes.plot(recalls, defined.mean(axis=1), color=color, label=f"IoU {threshold:.2f}")
+    numbers = f"AP {metrics.AP:.1f}, AP50 {metrics.AP50:.1f}, AP75 {metrics.AP75:.1f}"
+    axes.set_title(f"mean over categories: {numbers}")
     if axes.lines:
         axes.legend(fontsize=8, frameon=False, loc="upper right")
 
 
 def _plot_categories(axes: Axes, metrics: CocoMetrics) -> None:
-    curves = _defined(metrics.precision[0, :, :, 0, -1])
+    curves = metrics.precision[0, :, :, 0, -1]
     recalls = np.linspace(0, 1, len(curves))
-    order = [
-        k
-        for k in np.argsort(-np.nanmean(np.nan_to_num(curves), axis=0))
-        if not np.isnan(curves[:, k]).any()
-    ]
+    averages = curves.mean(axis=0)
+    order = [k for k in np.argsort(-averages) if (curves[:, k] > -1).all()]
     few = len(order) <= MAX_LEGEND
     for k in order:
-        label = f"{metrics.class_names[k]} {100 * curves[:, k].mean():.1f}"
+        label = f"{metrics.class_names[k]} {100 * averages[k]:.1f}"
         if few:
             axes.plot(recalls, curves[:, k], label=label)
         else:
@@ -72,9 +81,5 @@ def _plot_categories(axes: Axes, metrics: CocoMetrics) -> None:
     if order:
         mean = curves[:, order].mean(axis=1)
         axes.plot(recalls, mean, color="black", linewidth=2, label=f"mean {100 * mean.mean():.1f}")
-        axes.legend(fontsize=8, frameon=False, loc="upper right" if not few else "lower left")
+        axes.legend(fontsize=8, frameon=False, loc="lower left" if few else "upper right")
     axes.set_title("every category at IoU 0.50")
-
-
-def _defined(precision: np.ndarray) -> np.ndarray:
-    return np.where(precision > -1, precision, np.nan)

@@ -215,17 +215,17 @@ def test_some_outputs_compete_alone() -> None:
     everything.add(scores, outputs[labels])
     masked = torch.full_like(scores, -math.inf)
     masked[:, outputs] = scores[:, outputs]
-    metrics = tally.metrics()
+    metrics = tally.compute_metrics()
     assert metrics.ways == 10
     assert metrics.top1 == 100 * int((masked.argmax(dim=1) == outputs[labels]).sum()) / 400
     expected = F.cross_entropy(masked.double(), outputs[labels]).item()
     assert metrics.cross_entropy == pytest.approx(expected, rel=1e-12)
-    assert metrics.top1 > everything.metrics().top1
-    assert everything.metrics().cross_entropy > metrics.cross_entropy
+    assert metrics.top1 > everything.compute_metrics().top1
+    assert everything.compute_metrics().cross_entropy > metrics.cross_entropy
     # Log probabilities, as after averaging over crops, give the same.
     again = Tally(chosen)
     again.add(scores.double().log_softmax(dim=1)[:, outputs], labels)
-    assert again.metrics().cross_entropy == pytest.approx(expected, rel=1e-12)
+    assert again.compute_metrics().cross_entropy == pytest.approx(expected, rel=1e-12)
 
 
 def test_class_names_without_a_column_are_named() -> None:

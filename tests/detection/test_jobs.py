@@ -44,7 +44,7 @@ def test_a_job_is_trained_and_evaluated(
     written = json.loads((tmp_path / "out" / "inference" / "metrics.json").read_text())
     found = metrics.per_dataset["tiny_val"]
     assert (written["AP"], written["AR100"]) == (found.AP, found.AR100)
-    assert str(metrics).startswith("tiny_val\n|") and found.table() in str(metrics)
+    assert str(metrics).startswith("tiny_val\n|") and found.format_table() in str(metrics)
 
     weights = str(tmp_path / "out" / "model_final.pth")
     again = Job(job.config_file, tmp_path / "again", ("MODEL.WEIGHTS", weights), datasets=datasets)

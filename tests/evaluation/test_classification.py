@@ -23,7 +23,7 @@ def names(count: int) -> list[str]:
 def tallied(scores: Tensor, labels: Tensor) -> ClassificationMetrics:
     tally = Tally(names(scores.shape[1]))
     tally.add(scores, labels)
-    return tally.metrics()
+    return tally.compute_metrics()
 
 
 def random_batch(
@@ -118,7 +118,7 @@ def test_batches_and_processes_add_up() -> None:
     merged = Tally(names(12))
     for part in parts:
         merged.merge(pickle.loads(pickle.dumps(part)))
-    ours, expected = merged.metrics("crop 224"), at_once.metrics("crop 224")
+    ours, expected = merged.compute_metrics("crop 224"), at_once.compute_metrics("crop 224")
     assert ours.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-14)
     for name in ("num_images", "top1", "top5", "class_images", "skipped", "protocol"):
         assert getattr(ours, name) == getattr(expected, name)
@@ -140,14 +140,14 @@ def test_an_empty_batch_counts_nothing() -> None:
     tally = Tally(names(4))
     tally.add(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     tally.add(torch.eye(4), torch.arange(4))
-    assert (tally.metrics().num_images, tally.metrics().top1) == (4, 100)
+    assert (tally.compute_metrics().num_images, tally.compute_metrics().top1) == (4, 100)
 
 
 def test_no_images_have_no_number(caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Tally(names(10)).metrics()
+    metrics = Tally(names(10)).compute_metrics()
     assert metrics.num_images == 0
     assert all(math.isnan(value) for value in metrics.as_dict().values())
-    assert "there is no image to evaluate on" in caplog.text
+    assert "There is no image to evaluate on" in caplog.text
     assert json.loads(metrics.to_json())["top1"] is None
 
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_counted_is_refused(scores: Tensor, labels: list[Any], me
     tally = Tally(names(4))
     with pytest.raises(ValueError, match=message):
         tally.add(scores, torch.tensor(labels))
-    assert tally.metrics().num_images == 0
+    assert tally.compute_metrics().num_images == 0
 
 
 def test_counts_of_other_classes_are_refused() -> None:
@@ -205,11 +205,11 @@ def test_how_the_numbers_are_shown() -> None:
     scores[2] = torch.tensor([0.0, 9, 1, 2, 3, 4])
     tally.add(scores, torch.tensor([0, 0, 0, 1]))
     tally.skip("broken.jpg")
-    metrics = tally.metrics("crop 224", "pets_val")
-    assert metrics.test() == "crop 224"
+    metrics = tally.compute_metrics("crop 224", "pets_val")
+    assert metrics.describe_test() == "crop 224"
     metrics = replace(metrics, resize=256, interpolation="bilinear")
-    assert metrics.test() == "crop 224 of shorter side 256, bilinear"
-    assert metrics.summary() == (
+    assert metrics.describe_test() == "crop 224 of shorter side 256, bilinear"
+    assert metrics.summarize() == (
         "top-1 50.00 % (error 50.00), top-5 75.00 % (error 25.00) of 4 images, 6-way; 1 skipped"
     )
     assert metrics.as_dict() == {"top1": 50, "top5": 75, "cross_entropy": metrics.cross_entropy}
@@ -237,8 +237,8 @@ def test_how_the_numbers_are_shown() -> None:
         **{"images": 4, "ways": 6, "skipped": ["broken.jpg"]},
         **metrics.as_dict(),
     }
-    lines = [" ".join(line.split()) for line in metrics.table(per_class=True).splitlines()]
+    lines = [" ".join(line.split()) for line in metrics.format_table(per_class=True).splitlines()]
     assert lines[2].startswith("| 4 | 6 | 50.000 | 75.000 | 50.000 | 25.000 |")
     assert lines[-2:] == ["| dog | 1 | 0.000 | 100.000 |", "| cat | 3 | 66.667 | 66.667 |"]
-    assert "crane" not in metrics.table(per_class=True)
-    assert metrics.table(per_class=True).startswith(metrics.table())
+    assert "crane" not in metrics.format_table(per_class=True)
+    assert metrics.format_table(per_class=True).startswith(metrics.format_table())

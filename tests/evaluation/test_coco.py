@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from resnext_det.evaluation import coco_backends
-from resnext_det.evaluation.coco import CocoMetrics, coco_results, evaluate_coco
+from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco, make_coco_results
 from resnext_det.instances import Boxes, Instances
 from tests.evaluation.helpers import Json, random_set, reference
 
@@ -149,7 +150,7 @@ def test_a_detector_that_finds_nothing_has_ap_0(
     assert [math.isnan(value) for value in (metrics.APs, metrics.APl)] == [True, True]
     assert metrics.category_ap[0] == 0.0
     assert math.isnan(metrics.category_ap[1])
-    assert "there is no detection to evaluate: every AP is 0" in caplog.text
+    assert "There is no detection to evaluate: every AP is 0" in caplog.text
 
 
 def test_without_an_object_every_number_is_nan(
@@ -183,15 +184,24 @@ def test_nothing_is_printed(backend: str, capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr() == ("", "")
 
 
-def test_auto_takes_pycocotools_where_hotcoco_is_not_installed(
+def test_without_hotcoco_the_numbers_are_the_same_and_nothing_is_said(
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    annotations, results = random_set(0)
+    faster = evaluate_coco(annotations, results)
+    assert faster.backend == ("hotcoco" if importlib.util.find_spec("hotcoco") else "pycocotools")
     monkeypatch.setattr(coco_backends, "find_spec", lambda name: None)
-    assert evaluate_coco(*simple()).backend == "pycocotools"
-    with pytest.raises(
-        ValueError, match=r"backend 'hotcoco' is not installed; `pip install hotcoco`"
-    ):
-        evaluate_coco(*simple(), backend="hotcoco")
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    metrics = evaluate_coco(annotations, results)
+    assert metrics.backend == "pycocotools"
+    assert metrics.to_json() == faster.to_json()
+    np.testing.assert_array_equal(metrics.precision, faster.precision)
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(ValueError, match=r"'hotcoco' is not installed; write pip install 'resnext"):
+        evaluate_coco(annotations, results, backend="hotcoco")
 
 
 def test_files_give_what_their_contents_give(tmp_path: Path) -> None:
@@ -215,16 +225,16 @@ def test_the_dict_has_detectron2s_keys_and_the_json_no_nan() -> None:
 def test_the_table_shows_the_numbers_and_the_categories() -> None:
     annotations, results = random_set(1, categories=30, images=8)
     metrics = evaluate_coco(annotations, results)
-    lines = metrics.table().splitlines()
+    lines = metrics.format_table().splitlines()
     assert lines[0].replace("|", " ").split() == list(NAMES)
     assert [float(cell) for cell in lines[2].replace("|", " ").split()] == pytest.approx(
         numbers(metrics), abs=1e-3
     )
     assert lines[4].count("category") == 3
     for name, ap in zip(metrics.class_names, metrics.category_ap):
-        assert f"{name} " in metrics.table()
-        assert f"{ap:.3f}" in metrics.table()
-    assert metrics.table(per_category=False) == "\n".join(lines[:3])
+        assert f"{name} " in metrics.format_table()
+        assert f"{ap:.3f}" in metrics.format_table()
+    assert metrics.format_table(per_category=False) == "\n".join(lines[:3])
 
 
 def change(entry: Json, **values: Any) -> Json:
@@ -395,7 +405,7 @@ def test_results_of_an_image() -> None:
     instances = Instances(
         (600, 600), pred_boxes=Boxes(corners), scores=scores, pred_classes=classes
     )
-    entries = coco_results(11, instances, category_ids=[4, 9, 2])
+    entries = make_coco_results(11, instances, category_ids=[4, 9, 2])
     assert json.loads(json.dumps(entries)) == entries
     assert [entry["category_id"] for entry in entries] == [[4, 9, 2][i] for i in classes.tolist()]
     assert {entry["image_id"] for entry in entries} == {11}
@@ -403,7 +413,7 @@ def test_results_of_an_image() -> None:
     assert [x, y, x + w, y + h] == pytest.approx(corners[3].tolist())
     assert instances.pred_boxes.tensor is corners
     assert torch.equal(corners, some_instances()[0])  # the boxes stay as they were
-    assert coco_results(11, instances[:0], category_ids=[4, 9, 2]) == []
+    assert make_coco_results(11, instances[:0], category_ids=[4, 9, 2]) == []
 
 
 @pytest.mark.detectron2
@@ -418,7 +428,7 @@ def test_results_of_an_image_are_detectron2s() -> None:
         (600, 600), pred_boxes=TheirBoxes(corners), scores=scores, pred_classes=classes
     )
     ours = Instances((600, 600), pred_boxes=Boxes(corners), scores=scores, pred_classes=classes)
-    assert coco_results(5, ours, [0, 1, 2]) == instances_to_coco_json(theirs, 5)
+    assert make_coco_results(5, ours, [0, 1, 2]) == instances_to_coco_json(theirs, 5)
 
 
 @pytest.mark.detectron2

@@ -135,9 +135,9 @@ def test_by_hand() -> None:
     numbers = metrics.as_dict()
     assert numbers["AR@100"] == pytest.approx(85.0) and numbers["ARs@100"] == pytest.approx(70.0)
     assert numbers["ARl@1000"] == 100.0 and math.isnan(numbers["ARm@100"])
-    assert metrics.summary() == "AR@100 85.0, AR@1000 85.0"
+    assert metrics.summarize() == "AR@100 85.0, AR@1000 85.0"
     assert json.loads(metrics.to_json())["ARm@100"] is None
-    assert metrics.table().startswith("|   AR@100 |") and "85.000" in metrics.table()
+    assert metrics.format_table().startswith("|   AR@100 |") and "85.000" in metrics.format_table()
     for others in ([], [[200, 200, 240, 240]]):
         found = as_found([0, 0, 40, 40], *others)
         twice = evaluate_proposals(one_image([0, 0, 40, 40], [0, 0, 40, 40]), found)

@@ -171,7 +171,7 @@ def test_a_run_is_read_from_what_a_training_writes(tmp_path: Path) -> None:
         torch.randn(64, 10, generator=generator), torch.randint(0, 10, (64,), generator=generator)
     )
     tally.skip("broken.png")
-    metrics = tally.metrics("crop 32", "cifar10_test")
+    metrics = tally.compute_metrics("crop 32", "cifar10_test")
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "crop_32_10_way.json").write_text(metrics.to_json())
     (tmp_path / "last_checkpoint").write_text("model_0000999.pth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ def test_the_curves_are_those_of_the_precision_array(tmp_path: Path, figures: li
     assert right.lines[0].get_label().startswith(metrics.class_names[best])
     np.testing.assert_allclose(right.lines[0].get_ydata(), metrics.precision[0, :, best, 0, -1])
     assert right.lines[-1].get_label() == f"mean {metrics.AP50:.1f}"
+
+
+def test_without_matplotlib_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match=r"write pip install 'resnext-det\[plots\]'"):
+        plot_precision_recall(evaluate_coco(*random_set(0)), tmp_path / "curves.png")
 
 
 def test_many_categories_and_none_at_all_can_be_drawn(

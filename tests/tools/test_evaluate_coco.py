@@ -36,7 +36,7 @@ def test_the_command_prints_the_table(files: tuple[Path, Path]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == evaluate_coco(*files).table() + "\n"
+    assert done.stdout == evaluate_coco(*files).format_table() + "\n"
     assert done.stderr == ""
 
 
@@ -48,7 +48,7 @@ def test_the_numbers_go_into_a_json_file(
     assert run(*files, "--backend", backend, "--json", out, "--max-detections", 20) == 0
     metrics = evaluate_coco(*files, max_detections_per_image=20)
     assert json.loads(out.read_text()) == metrics.as_dict(recalls=True)
-    assert capsys.readouterr().out == metrics.table(per_category=False) + "\n"
+    assert capsys.readouterr().out == metrics.format_table(per_category=False) + "\n"
 
 
 def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:

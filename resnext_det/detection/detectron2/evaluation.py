@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from torch import nn
 
 from resnext_det.detection import evaluation
 from resnext_det.detection.detectron2.datasets import Data, convert_sample
-from resnext_det.evaluation.coco import without_nan
-from resnext_det.files import write_text
+from resnext_det.files import format_json, write_text
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,9 @@ class TaskMetrics:
 
     def to_json(self) -> str:
         """Write all the numbers as a JSON object; null stands for nan."""
-        return json.dumps(without_nan(self.as_dict()), indent=2)
+        return format_json(self.as_dict())
 
-    def table(self) -> str:
+    def format_table(self) -> str:
         """Make a text table with a row of AP, AP50, AP75, APs, APm and APl for every task."""
         names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
         rows = [
@@ -50,7 +48,7 @@ class TaskMetrics:
         ]
         return tabulate(rows, headers=["task", *names], tablefmt="pipe", floatfmt=".3f")
 
-    def summary(self) -> str:
+    def summarize(self) -> str:
         """Name the APs in one line."""
         return ", ".join(f"{task} AP {numbers['AP']:.1f}" for task, numbers in self.tasks.items())
 

@@ -81,7 +81,7 @@ def test_masks_are_loaded_and_evaluated_by_detectron2(
 ) -> None:
     found = train(job(tmp_path, datasets, *MASKS)).per_dataset["masked_tiny_val"]
     assert set(found.tasks) == {"bbox", "segm"}
-    assert found.summary().startswith("bbox AP ") and "segm" in found.table()
+    assert found.summarize().startswith("bbox AP ") and "segm" in found.format_table()
     line = json_lines(tmp_path / "out/metrics.json")[-1]
     assert line["loss_mask"] > 0 and "bbox/segm-AP" in line
     assert (

@@ -20,7 +20,7 @@ from resnext_det.data.reading import read_image
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable import engine
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.evaluation.coco import coco_results
+from resnext_det.evaluation.coco import make_coco_results
 from resnext_det.training import distributed
 from resnext_det.training.distributed import share_buffers
 from resnext_det.training.launch import launch
@@ -171,7 +171,7 @@ def test_the_predictor_gives_what_the_evaluation_gives(
     rows = []
     for record in dataset.records:
         found = predict(read_image(record["file_name"], predict.image_format))
-        rows += coco_results(record["image_id"], found, dataset.category_ids)
+        rows += make_coco_results(record["image_id"], found, dataset.category_ids)
     assert rows == expected
 
     image = np.zeros((20, 30, 3), dtype=np.uint8)

@@ -1,1 +1,0 @@
-"""What is timed beside other implementations, in interleaved turns."""
