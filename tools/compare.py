@@ -21,7 +21,7 @@ def compare_runs(options: argparse.Namespace) -> Iterator[str]:
     """Compare and write what was asked for; yield the table."""
     from resnext_det.files import write_text
     from resnext_det.paper.comparison import compare_detectors
-    from resnext_det.paper.presentation import format_comparison, format_json, plot_comparison
+    from resnext_det.paper.presentation import convert_to_json, format_comparison, plot_comparison
     from resnext_det.paper.runs import read_detector
 
     comparison = compare_detectors(
@@ -30,7 +30,7 @@ def compare_runs(options: argparse.Namespace) -> Iterator[str]:
     if options.markdown:
         write_text(options.markdown, format_comparison(comparison, markdown=True) + "\n")
     if options.json:
-        write_text(options.json, format_json(comparison) + "\n")
+        write_text(options.json, convert_to_json(comparison) + "\n")
     if options.png:
         options.png.parent.mkdir(parents=True, exist_ok=True)
         plot_comparison(comparison, options.png)

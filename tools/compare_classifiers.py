@@ -21,13 +21,13 @@ def compare_runs(options: argparse.Namespace) -> Iterator[str]:
     """Compare and write what was asked for; yield the tables."""
     from resnext_det.files import write_text
     from resnext_det.paper.comparison import compare_classifiers
-    from resnext_det.paper.presentation import format_comparison, format_json
+    from resnext_det.paper.presentation import convert_to_json, format_comparison
     from resnext_det.paper.runs import read_classifiers
 
     runs, left_out = read_classifiers(options.output_dirs)
     comparison = compare_classifiers(runs, left_out=left_out)
     if options.json:
-        write_text(options.json, format_json(comparison) + "\n")
+        write_text(options.json, convert_to_json(comparison) + "\n")
     yield format_comparison(comparison, markdown=options.markdown)
 
 

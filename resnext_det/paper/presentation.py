@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tabulate import tabulate
 
+from resnext_det.files import format_json
 from resnext_det.paper.comparison import Comparison
 from resnext_det.paper.figures import MINIVAL
 from resnext_det.paper.rows import Difference, Estimate, Row
@@ -94,8 +94,8 @@ def _format_table(style: str, headers: Sequence[str], rows: Iterable[Sequence[st
     return tabulate(list(rows), headers, tablefmt=style, colalign=alignment, disable_numparse=True)
 
 
-def format_json(comparison: Comparison) -> str:
-    """Format a comparison as a JSON object with all digits and every run.
+def convert_to_json(comparison: Comparison) -> str:
+    """Convert a comparison to a JSON object with all digits and every run.
 
     It has the test set, rows and differences of detectors, or the tables of classifiers, and the
     notes; null stands for what was not measured or is not in the paper.
@@ -114,7 +114,7 @@ def format_json(comparison: Comparison) -> str:
             _collect_difference(difference, metrics) for difference in comparison.differences
         ]
     content["notes"] = comparison.notes
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    return format_json(content)
 
 
 def _collect_row(row: Row, metrics: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from resnext_det.config.rules import get_value
 from resnext_det.evaluation.classification import Tally
 from resnext_det.paper.comparison import Comparison, compare_classifiers
 from resnext_det.paper.figures import CROP_320, DATASETS, DENSE, RECIPES, TABLES
-from resnext_det.paper.presentation import format_comparison, format_json
+from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_classifier
 
 # Copied from the paper by hand: net; what tells rows of one net apart; top-1, top-5 error. "-": not told.
@@ -277,7 +277,7 @@ def test_mean_and_spread_of_seeds(write: Write) -> None:
     lines = printed(comparison)
     assert "X-29 16x64d cifar10 crop 32, 10-way 3 3.58 5.00 ± 1.73 - 22.00 ± 2.00" in lines
     assert comparison.notes == ()
-    content = json.loads(format_json(comparison))
+    content = json.loads(convert_to_json(comparison))
     (cells,) = [row for rows in content["tables"].values() for row in rows if row["n"]]
     assert cells["network"] == "X-29-16x64d"
     assert (cells["depth"], cells["shortcuts"], cells["dataset"], cells["ways"]) == (

@@ -20,7 +20,7 @@ from resnext_det.config.backbone import write_architecture
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.paper.comparison import Comparison, compare_detectors
 from resnext_det.paper.figures import DETECTION_RECIPE
-from resnext_det.paper.presentation import format_comparison, format_json, plot_comparison
+from resnext_det.paper.presentation import convert_to_json, format_comparison, plot_comparison
 from resnext_det.paper.rows import Difference
 from resnext_det.paper.runs import read_detector
 from tests.evaluation.helpers import random_set
@@ -598,7 +598,7 @@ def test_markdown_holds_the_table_of_the_paper(quartet: Comparison) -> None:
 
 
 def test_json_holds_every_figure(quartet: Comparison, write: Write) -> None:
-    content = json.loads(format_json(quartet))
+    content = json.loads(convert_to_json(quartet))
     assert content["test_set"] == "coco_2017_val"
     assert content["notes"] == list(quartet.notes)
     found = {row["network"]: (row["AP50"]["paper"], row["AP"]["paper"]) for row in content["rows"]}
@@ -615,7 +615,7 @@ def test_json_holds_every_figure(quartet: Comparison, write: Write) -> None:
     assert difference["AP50"]["paper"] == pytest.approx(0.8)
     assert difference["AP50"]["measured"] == pytest.approx({"mean": 0.8, "spread": math.sqrt(0.5)})
     assert difference["AP"]["paired"] == pytest.approx({"mean": 0.2, "spread": 0})
-    single = json.loads(format_json(compared(write("one", "X-26-8x4d"))))
+    single = json.loads(convert_to_json(compared(write("one", "X-26-8x4d"))))
     assert single["rows"][0]["AP"] == {"paper": None, "measured": {"mean": 25.0, "spread": None}}
     assert single["differences"] == []
 

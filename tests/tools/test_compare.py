@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resnext_det.paper.comparison import compare_detectors
-from resnext_det.paper.presentation import format_comparison, format_json
+from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_detector
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_the_table_goes_into_files(folders: list[str], capsys: pytest.CaptureFix
         Path("new_folder/table8.md").read_text(encoding="utf-8")
         == format_comparison(comparison, markdown=True) + "\n"
     )
-    assert Path("table8.json").read_text(encoding="utf-8") == format_json(comparison) + "\n"
+    assert Path("table8.json").read_text(encoding="utf-8") == convert_to_json(comparison) + "\n"
     assert Path("plots/table8.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resnext_det.paper.comparison import compare_classifiers
-from resnext_det.paper.presentation import format_comparison, format_json
+from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_classifier, read_detector
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,8 @@ def test_markdown_and_json(folders: list[str], capsys: pytest.CaptureFixture[str
     comparison = compare_classifiers([run for folder in folders for run in read_classifier(folder)])
     assert capsys.readouterr().out == format_comparison(comparison, markdown=True) + "\n"
     assert (
-        Path("new_folder/tables.json").read_text(encoding="utf-8") == format_json(comparison) + "\n"
+        Path("new_folder/tables.json").read_text(encoding="utf-8")
+        == convert_to_json(comparison) + "\n"
     )
 
 
