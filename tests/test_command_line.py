@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from resnext_det.benchmark.trunk import MODES
+from resnext_det.benchmark import MODES
 
 import resnext_det
 from resnext_det import command_line
