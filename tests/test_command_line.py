@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from resnext_det.benchmark import MODES
 
 import resnext_det
 from resnext_det import command_line
+from resnext_det.benchmark import MODES
 from resnext_det.classification.protocols import BATCH_SIZES, DENSE_SCALES, PROTOCOLS
 from resnext_det.data.images.imagenet5k import NUM_CLASSES
 from resnext_det.data.images.resizing import INTERPOLATIONS
