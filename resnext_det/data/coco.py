@@ -48,21 +48,15 @@ _GENERATED: dict[str, Callable[[Path], tuple[Path, Path]]] = {
 class CocoDataset:
     """Hold a loaded dataset.
 
-    Attributes:
-        name: the name that it was loaded by.
-        annotations_file: the file in COCO's format.
-        image_dir: the folder of the images.
-        class_names: the categories, in ascending order of the file's ids.
-        category_ids: those ids.
-        records: detectron2's standard dicts, sorted by image id; an annotation's category_id is an
-            index into ``class_names``.
+    ``records`` are detectron2's standard dicts, sorted by image id; an annotation's category_id is
+    an index into ``class_names``.
     """
 
     name: str
     annotations_file: Path
     image_dir: Path
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]  # in ascending order of the file's ids
+    category_ids: tuple[int, ...]  # those ids
     records: list[Record]
 
 

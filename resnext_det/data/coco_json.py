@@ -70,25 +70,21 @@ class _Reader:
                 f"{self._source} is not text in UTF-8: {error}; save it as JSON in UTF-8"
             ) from None
         if not isinstance(content, dict):
-            raise self._error(
-                f"it holds a {type(content).__name__}, not an object",
-                "give a file in COCO's format",
-            )
+            kind = type(content).__name__
+            raise self._error(f"it holds a {kind}, not an object; give a file in COCO's format")
         return content
 
     def read_categories(self, content: dict[str, Any]) -> dict[int, str]:
         names: dict[int, str] = {}
         for entry in self._read_table(content, "categories"):
-            category = self._read_integer(entry, "id", "a category")
-            if not isinstance(entry.get("name"), str):
-                raise self._error(
-                    f"category {category} has the name {entry.get('name')!r}", "write a string"
-                )
+            category, name = self._read_integer(entry, "id", "a category"), entry.get("name")
+            if not isinstance(name, str):
+                raise self._error(f"category {category} has the name {name!r}; write a string")
             if category in names:
                 raise self._error(
-                    f"category id {category} occurs twice", "give each category its own id"
+                    f"category id {category} occurs twice; give each category its own id"
                 )
-            names[category] = entry["name"]
+            names[category] = name
         return dict(sorted(names.items()))
 
     def read_images(self, content: dict[str, Any], image_dir: str) -> dict[int, Record]:
@@ -97,21 +93,20 @@ class _Reader:
             image_id = self._read_integer(entry, "id", "an image")
             owner = f"image {image_id}"
             if image_id in records:
-                raise self._error(f"image id {image_id} occurs twice", "give each image its own id")
+                raise self._error(f"image id {image_id} occurs twice; give each image its own id")
             height, width = (self._read_integer(entry, key, owner) for key in ("height", "width"))
             if min(height, width) < 1:
+                size = f"height {height} and width {width}"
+                raise self._error(f"{owner} has {size}; write its size in pixels")
+            name = entry.get("file_name")
+            if name is None and isinstance(entry.get("coco_url"), str):
+                name = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS v1: folder and file
+            if not isinstance(name, str):
                 raise self._error(
-                    f"{owner} has height {height} and width {width}", "write its size in pixels"
-                )
-            file_name = entry.get("file_name")
-            if file_name is None and isinstance(entry.get("coco_url"), str):
-                file_name = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS v1: folder and file
-            if not isinstance(file_name, str):
-                raise self._error(
-                    f"{owner} has the file_name {file_name!r}", "write a path in the image folder"
+                    f"{owner} has the file_name {name!r}; write a path in the image folder"
                 )
             records[image_id] = {
-                "file_name": os.path.join(image_dir, file_name),
+                "file_name": os.path.join(image_dir, name),
                 "height": height,
                 "width": width,
                 "image_id": image_id,
@@ -137,8 +132,8 @@ class _Reader:
                 if record is None:
                     wrong = f"image_id {entry['image_id']} is no image's id"
                 raise self._error(
-                    f"annotation {identity}: {wrong}",
-                    "give each annotation its own id and an image listed",
+                    f"annotation {identity}: {wrong}; give each annotation its own id and an image "
+                    "listed"
                 )
             if record is None:
                 continue
@@ -162,25 +157,24 @@ class _Reader:
     ) -> Record:
         category = self._read_integer(entry, "category_id", owner)
         if category not in contiguous:
+            known = list_first(map(str, contiguous), 20)
             raise self._error(
-                f"{owner}: category_id {category} is no category's id",
-                f"add it to 'categories' (now {list_first(map(str, contiguous), 20)}) or correct "
-                "it",
+                f"{owner}: category_id {category} is no category's id; add it to 'categories' (now "
+                f"{known}) or correct it"
             )
         box: Any = entry.get("bbox")
-        crowd = entry.get("iscrowd", 0)
         is_list = isinstance(box, list) and len(box) == 4
         if not is_list or any(type(value) not in (int, float) for value in box):
             raise self._error(
-                f"{owner}: bbox is {box!r}", "write [x, y, width, height], four numbers in pixels"
+                f"{owner}: bbox is {box!r}; write [x, y, width, height], four numbers in pixels"
             )
+        crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
-            raise self._error(f"{owner}: iscrowd is {crowd!r}", "write 0 or 1")
+            raise self._error(f"{owner}: iscrowd is {crowd!r}; write 0 or 1")
         if entry.get("ignore", 0) != 0:
             raise self._error(
-                f"{owner}: 'ignore' is {entry['ignore']!r}, which is not supported",
-                "remove the annotation, or write iscrowd 1 to have it ignored in training and "
-                "evaluation",
+                f"{owner}: 'ignore' is {entry['ignore']!r}, which is not supported; remove the "
+                "annotation, or write iscrowd 1 to have it ignored in training and evaluation"
             )
         return {
             "bbox": box,
@@ -208,9 +202,8 @@ class _Reader:
                 raise self._error(
                     f"annotation {identity}: bbox {boxes[first].tolist()} {fault}{others}; its "
                     f"image {record['image_id']} ({record['file_name']}) is {record['width']} x "
-                    f"{record['height']}",
-                    "boxes are [x, y, width, height] in pixels: correct it or remove the "
-                    "annotation",
+                    f"{record['height']}; boxes are [x, y, width, height] in pixels: correct it or "
+                    "remove the annotation"
                 )
         inside = np.minimum(high, size) - np.maximum(low, 0)
         empty = (inside <= SMALLEST_SIDE).any(axis=1)
@@ -231,11 +224,11 @@ class _Reader:
             if key not in content:
                 found = f"it has {list_first(content, 20) or 'nothing'}"
             raise self._error(
-                f"it is not in COCO's format: {found}",
-                "give lists named 'images', 'annotations' and 'categories'",
+                f"it is not in COCO's format: {found}; give lists named 'images', 'annotations' "
+                "and 'categories'"
             )
         if not table and not may_be_empty:
-            raise self._error(f"'{key}' is empty", f"list the {key} in it")
+            raise self._error(f"'{key}' is empty; list the {key} in it")
         return table
 
     def _read_integer(self, entry: dict[str, Any], key: str, owner: str) -> int:
@@ -244,10 +237,10 @@ class _Reader:
             return value
         if type(value) is float and value.is_integer():
             return int(value)
-        raise self._error(f"{owner} has the {key} {value!r}", "write an integer")
+        raise self._error(f"{owner} has the {key} {value!r}; write an integer")
 
-    def _error(self, wrong: str, remedy: str) -> ValueError:
-        return ValueError(f"{self._source}: {wrong}; {remedy}")
+    def _error(self, text: str) -> ValueError:
+        return ValueError(f"{self._source}: {text}")
 
     def _warn(self, count: int, message: str) -> None:
         if count:

@@ -10,16 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from resnext_det.data.sampling import (
-    Batch,
-    compute_repeat_factors,
-    draw_repeated_indices,
-    draw_training_indices,
-    find_wide,
-    form_batches,
-    make_random_state,
-    take_inference_shard,
-)
+from resnext_det.data import sampling
+from resnext_det.data.sampling import Batch
 from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
@@ -68,20 +60,22 @@ def build_train_loader(
         raise ValueError(f"SAMPLER_TRAIN is {sampler!r}; it is one of {', '.join(SAMPLERS)}")
     factors = None
     if sampler == "RepeatFactorTrainingSampler":
-        factors = compute_repeat_factors(records, threshold=repeat_threshold, sqrt=repeat_sqrt)
-    wide = find_wide(records) if aspect_ratio_grouping else None
+        factors = sampling.compute_repeat_factors(
+            records, threshold=repeat_threshold, sqrt=repeat_sqrt
+        )
+    wide = sampling.find_wide(records) if aspect_ratio_grouping else None
     process: dict[str, Any] = {"seed": seed, "rank": rank, "world_size": world_size}
 
     def plan() -> Iterator[Batch]:
         if factors is None:
-            indices = draw_training_indices(len(records), **process)
+            indices = sampling.draw_training_indices(len(records), **process)
         else:
-            indices = draw_repeated_indices(factors, **process)
-        return form_batches(indices, batch_size, wide=wide, start_batch=start_batch)
+            indices = sampling.draw_repeated_indices(factors, **process)
+        return sampling.form_batches(indices, batch_size, wide=wide, start_batch=start_batch)
 
     plan()  # so that a wrong rank or start_batch is an error here and not in the first step
     dataset = _Samples(records, num_workers, mapper, seed, rank)
-    return start_loader(dataset, Repeatable(plan), num_workers, collate=_keep_list)
+    return start_loader(dataset, Repeatable(plan), num_workers, collate=list)
 
 
 def build_test_loader(
@@ -100,10 +94,10 @@ def build_test_loader(
             raises.
     """
     _check(records, batch_size, num_workers)
-    shard = take_inference_shard(len(records), rank=rank, world_size=world_size)
+    shard = sampling.take_inference_shard(len(records), rank=rank, world_size=world_size)
     plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
     dataset = _Samples(records, num_workers, mapper)
-    return start_loader(dataset, plan, num_workers, collate=_keep_list)
+    return start_loader(dataset, plan, num_workers, collate=list)
 
 
 def _check(records: Sequence[Record], batch_size: int, num_workers: int) -> None:
@@ -146,13 +140,9 @@ class _Samples(Dataset):
         random_state = None
         if isinstance(item, tuple):
             item, position = item
-            random_state = make_random_state(self._seed, self._rank, position)
+            random_state = sampling.make_random_state(self._seed, self._rank, position)
         record = self._records[item]
         try:
             return self._mapper(record, random_state)
         except (ValueError, OSError) as error:  # from a user's files; our bugs keep their traceback
             return Failure(error, str(record.get("file_name")))
-
-
-def _keep_list(samples: list[Any]) -> list[Any]:
-    return samples

@@ -18,14 +18,7 @@ FORMATS = ("BGR", "RGB", "L")
 
 _JPEG = b"\xff\xd8\xff"
 # What PIL's decoders raise on a file that is cut off or is no image.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path, format: str) -> np.ndarray:
@@ -96,7 +89,7 @@ def decode_image(file: BinaryIO, mode: str, *, upright: bool) -> np.ndarray:
             return np.asarray(_scale_to_eight_bits(image).convert(mode))
     except UnidentifiedImageError as error:
         raise ValueError("it is no image of a known format") from error
-    except _DECODING_ERRORS as error:
+    except _BROKEN as error:
         raise ValueError(str(error)) from error
 
 

@@ -33,7 +33,7 @@ def own_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def content() -> Content:
-    """Images and categories out of order, gaps in the ids, a crowd, each kind of mask, an empty box."""
+    """Make images and categories out of order, gaps, a crowd, each kind of mask, an empty box."""
     polygon = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
     images = [(30, "b.jpg", 60, 80), (4, "sub/a.jpg", 50, 40), (11, "empty.jpg", 10, 10)]
     boxes: list[tuple[int, int, list[float], dict[str, Any]]] = [
@@ -217,20 +217,20 @@ MALFORMED: list[tuple[Any, str]] = [
     (changed("images", 0, width=0), "image 30 has height 60 and width 0; write its size in pixels"),
     (without("images", 0, "height"), "image 30 has the height None; write an integer"),
     (without("images", 0, "file_name"), "image 30 has the file_name None"),
-    (changed("annotations", 1, id=100), "annotation 100: its id occurs twice; give each annotation"),
+    (changed("annotations", 1, id=100), "annotation 100: its id occurs twice; give each"),
     (changed("annotations", 1, image_id=5), "annotation 101: image_id 5 is no image's id"),
-    (changed("annotations", 1, category_id=2), r"101: category_id 2 is no category's id; .*\(now 1, 7, 90\)"),
+    (changed("annotations", 1, category_id=2), r"101: category_id 2 is no .*\(now 1, 7, 90\)"),
     (without("annotations", 1, "category_id"), "annotation 101 has the category_id None"),
     (without("annotations", 1, "bbox"), r"101: bbox is None; write \[x, y, width, height\]"),
     (changed("annotations", 1, bbox=[1, 2, 3]), r"101: bbox is \[1, 2, 3\]; write"),
     (changed("annotations", 1, bbox=[1, 2, "3", 4]), r"101: bbox is \[1, 2, '3', 4\]"),
-    (changed("annotations", 1, bbox=[1, 2, float("nan"), 4]), r"101: bbox \[1.0, 2.0, nan, .* is not finite"),
+    (changed("annotations", 1, bbox=[1, 2, float("nan"), 4]), r"101: bbox .*nan, .* is not finite"),
     (changed("annotations", 1, bbox=[1, 2, 1e999, 4]), "101: bbox .* is not finite"),
-    (changed("annotations", 1, bbox=[30, 2, -8, 4]), r"101: bbox \[30.0, 2.0, -8.0, .* has a negative side"),
-    (changed("annotations", 1, bbox=[41, 2, 8, 4]), r"wholly outside; its image 4 \(.*a.jpg\) is 40 x 50"),
+    (changed("annotations", 1, bbox=[30, 2, -8, 4]), r"101: bbox .* -8.0, .* has a negative side"),
+    (changed("annotations", 1, bbox=[41, 2, 8, 4]), r"outside; its image 4 \(.*a.jpg\) is 40 x 50"),
     (changed("annotations", 1, bbox=[1, -9, 8, 4]), "101: bbox .* lies wholly outside"),
     (changed("annotations", 1, iscrowd=2), "101: iscrowd is 2; write 0 or 1"),
-    (changed("annotations", 1, ignore=1), "101: 'ignore' is 1, which is not supported; .* write iscrowd 1"),
+    (changed("annotations", 1, ignore=1), "101: 'ignore' is 1, which is not .* write iscrowd 1"),
 ]  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def test_built_in_paths_equal_detectron2(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(
         ValueError,
-        match=r"dataset 'coco' is unknown; known are coco_2014_minival, .*shapes_val; .*--register-coco",
+        match=r"dataset 'coco' is unknown; known are coco_2014_minival, .*shapes_val; .*--register",
     ):
         load_coco("coco")
 

@@ -26,7 +26,7 @@ TOPK = 25
 def drawn(
     seed: int, height: int, width: int, dtype: Any = np.float32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of an image, some empty, some that touch its border, some with swapped corners; and logits with ties."""
+    """Draw boxes, some empty, at the border or with swapped corners, and logits with ties."""
     random = np.random.RandomState(seed)
     boxes = random.uniform(0, 1, (40, 4)) * [width, height, width, height]
     boxes[:25] = np.hstack(
@@ -195,7 +195,10 @@ def test_mapped_proposals_equal_detectron2(
 
 
 def test_proposals_follow_their_pixels(records: list[Record]) -> None:
-    """A box around half of the image covers that half after the flip; without ``proposal_topk`` a record's proposals stay its own."""
+    """A box around half of the image covers that half after the flip.
+
+    Without ``proposal_topk`` a record's proposals stay its own.
+    """
     record = {
         **records[0],
         "proposal_boxes": np.array([[0, 0, 50, 97]], np.float32),
@@ -227,6 +230,7 @@ def changed(index: int, key: str, value: Any) -> Any:
 
 
 BOX = np.array([[1, 1, 5, 2]], np.float32)
+NAN, INFINITE = np.full(40, np.nan, np.float32), np.full((40, 4), np.inf, np.float32)
 
 
 @pytest.mark.parametrize(
@@ -236,21 +240,23 @@ BOX = np.array([[1, 1, 5, 2]], np.float32)
         (lambda c: {"ids": c["ids"]}, r"have the keys ids; write a dict"),
         (lambda c: {**c, "ids": c["ids"][:3]}, r"have 3 ids, 4 boxes and 4 objectness_logits"),
         (lambda c: {**c, "bbox_mode": 2}, r"bbox_mode 2; write 0 \(x0, y0, x1, y1\) or 1"),
-        (changed(1, "boxes", BOX[:, :3]), r"image 3: boxes have the shape \(1, 3\).*write \(N, 4\) and \(N,\)"),
-        (changed(1, "boxes", BOX), r"image 3: boxes have the shape \(1, 4\) and objectness_logits \(40,\)"),
-        (changed(1, "boxes", BOX.astype(np.int64)), r"image 3: boxes are int64; write numpy arrays of float32"),
-        (changed(1, "objectness_logits", [0.5]), r"image 3: objectness_logits are list; write numpy arrays"),
-        (changed(1, "objectness_logits", np.full(40, np.nan, np.float32)), r"image 3: a box or a logit is not finite"),
-        (changed(2, "boxes", np.full((40, 4), np.inf, np.float32)), r"image 40: a box or a logit is not finite"),
+        (changed(1, "boxes", BOX[:, :3]), r"image 3: boxes have the shape \(1, 3\).* \(N, 4\)"),
+        (changed(1, "boxes", BOX), r"image 3: .* \(1, 4\) and objectness_logits \(40,\)"),
+        (changed(1, "boxes", BOX.astype(np.int64)), r"image 3: boxes are int64; write .* float32"),
+        (changed(1, "objectness_logits", [0.5]), r"image 3: objectness_logits are list; write"),
+        (changed(1, "objectness_logits", NAN), r"image 3: a box or a logit is not finite"),
+        (changed(2, "boxes", INFINITE), r"image 40: a box or a logit is not finite"),
         (changed(1, "ids", 7), r"image 7 stands there twice"),
         (
             changed(1, "ids", 8),
-            r"image 3 \(.*3\.png\) of dataset 'some' is not there, and so it is for 1 of 4 images; it has 4 images, such as 7, 8, 40",
+            r"image 3 \(.*3\.png\) of dataset 'some' is not there, and so it is for 1 of 4 images; "
+            r"it has 4 images, such as 7, 8, 40",
         ),
-        (lambda c: {"ids": [], "boxes": [], "objectness_logits": []}, r"for 4 of 4 images; it has none"),
+        (lambda c: {key: [] for key in c if key != "bbox_mode"}, r"for 4 of 4 images; it has none"),
         (
             changed(0, "boxes", np.full((40, 4), 98.5, np.float32)),
-            r"box \[98\.5, 98\.5, 98\.5, 98\.5\] of image 7 lies outside of .*7\.png, which is 151 x 97, and so do 39 more",
+            r"box \[98\.5, 98\.5, 98\.5, 98\.5\] of image 7 lies outside of .*7\.png, which is 151 "
+            "x 97, and so do 39 more",
         ),
     ],
 )  # fmt: skip

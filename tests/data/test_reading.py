@@ -1,4 +1,4 @@
-"""Image files of every mode, orientation and state of decay, for detection and for classification."""
+"""Image files of every mode, orientation and damage, for detection and for classification."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_sample_random_state_depends_on_each_number() -> None:
     assert draws == [make_random_state(*triple).uniform() for triple in triples]
 
 
-def test_augmentation_of_neighbouring_positions_is_uniform() -> None:
+def test_augmentation_of_neighboring_positions_is_uniform() -> None:
     draws = np.array([make_random_state(7, 0, position).uniform() for position in range(4000)])
     counts = np.histogram(draws, bins=10, range=(0, 1))[0]
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi square of 9 degrees of freedom, p = 0.001

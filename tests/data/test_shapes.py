@@ -1,4 +1,4 @@
-"""The generated shapes: determinism, tight boxes, valid COCO files, generations that break off or meet."""
+"""Generated shapes: determinism, tight boxes, valid files, generations that break off or meet."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_the_annotations_are_valid_coco(tmp_path: Path) -> None:
     assert max(numbers) <= 12
 
 
-def rasterise(shape: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The pixels whose centre part a shape covers, by Pillow at eight times the size."""
+def rasterize(shape: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Find the pixels that a shape covers at least by half, with Pillow at eight times the size."""
     canvas = Image.new("L", (8 * width, 8 * height))
     for contour, value in zip(shape, (255, 0)):
         ImageDraw.Draw(canvas).polygon([tuple(point) for point in contour * 8 - 0.5], fill=value)
@@ -107,7 +107,7 @@ def test_the_box_of_an_object_is_tight_around_its_pixels(
         _, objects = shape_drawing.draw_objects(
             random, 90, 120, classes=[kind], radii=[25.0], clutter=0
         )
-        (index, (x, y, w, h), area), mask = objects[0], rasterise(placed[-1], 90, 120)
+        (index, (x, y, w, h), area), mask = objects[0], rasterize(placed[-1], 90, 120)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert index == kind
         expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
@@ -132,7 +132,7 @@ def test_overlapping_objects_keep_their_own_visible_pixels(monkeypatch: pytest.M
         image, objects = shape_drawing.draw_objects(
             random, 100, 100, classes=[0, 3, 5], radii=[30.0, 24.0, 18.0], clutter=0
         )
-        while len(objects) < 3:  # a place was not found: take the colours that were left over
+        while len(objects) < 3:  # a place was not found: take the colors that were left over
             next(paints)
             objects.append((-1, (0.0, 0.0, 0.0, 0.0), 0.0))
         for channel, (kind, (x, y, w, h), area) in enumerate(objects):

@@ -28,19 +28,12 @@ _BROKEN = "is damaged or cut short: {}; copy or download it again"
 
 @dataclass(frozen=True)
 class Member:
-    """Locate an image in an archive.
+    """Locate an image in an archive."""
 
-    Attributes:
-        folder: its folder, which begins with the archive's name.
-        name: its name in the folder.
-        offset: the byte of the archive at which it begins.
-        size: its number of bytes.
-    """
-
-    folder: str
-    name: str
-    offset: int
-    size: int
+    folder: str  # begins with the archive's name
+    name: str  # in the folder
+    offset: int  # the byte of the archive at which the image begins
+    size: int  # in bytes
 
 
 def is_image(name: str) -> bool:
@@ -69,23 +62,17 @@ def walk_archive(
         _refuse_compressed(path, file.read(8))
         file.seek(0)
         done, size = 0, path.stat().st_size
-        for member in _walk(file, str(path), size, _Place(path.name, 0, 1 if nested else 0)):
+        for member in _walk(file, str(path), size, path.name, 0, nested):
             progress(member.offset - done)
             done = member.offset
             yield member
         progress(size - done)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Place an archive within others: its folder's name, its first byte, the levels left in it."""
-
-    folder: str
-    begin: int
-    levels: int
-
-
-def _walk(file: BinaryIO, archive: str, size: int, place: _Place) -> Iterator[Member]:
+def _walk(
+    file: BinaryIO, archive: str, size: int, folder: str, begin: int, nested: bool
+) -> Iterator[Member]:
+    """Walk an archive that begins at byte ``begin`` of the outermost one; ``folder`` names it."""
     with _open(file, archive) as tar:
         while (member := _read_header(tar, archive, size)) is not None:
             tar.members = []  # type: ignore[attr-defined]  # it grows by a kilobyte an image
@@ -93,22 +80,22 @@ def _walk(file: BinaryIO, archive: str, size: int, place: _Place) -> Iterator[Me
             if member.isdir() or not (is_tar or is_image(member.name)):
                 continue
             _check_member(member, archive, size)
-            folder, name = posixpath.split(posixpath.normpath(member.name.lstrip("/")))
-            folder = posixpath.join(place.folder, folder) if folder else place.folder
+            path = posixpath.join(folder, posixpath.normpath(member.name.lstrip("/")))
+            begin_of_member = begin + member.offset_data
             if not is_tar:
-                yield Member(folder, name, place.begin + member.offset_data, member.size)
+                yield Member(*posixpath.split(path), begin_of_member, member.size)
                 continue
-            if place.levels == 0:
+            if not nested:
                 raise ValueError(
                     f"archive {archive} holds an archive, {member.name}, where images are "
                     "expected; open the archive of the classes by its own path, or extract it once"
                 )
             inner = tar.extractfile(member)
             assert inner is not None
-            below = _Place(f"{folder}/{name}", place.begin + member.offset_data, place.levels - 1)
             with inner:
-                yield from _walk(inner, f"{archive}/{member.name}", member.size, below)  # type: ignore[arg-type]
-        _check_end(file, tar.offset, archive, is_inner=place.begin > 0)
+                inner_name = f"{archive}/{member.name}"
+                yield from _walk(inner, inner_name, member.size, path, begin_of_member, False)  # type: ignore[arg-type]
+        _check_end(file, tar.offset, archive, is_inner=begin > 0)
 
 
 def _open(file: BinaryIO, archive: str) -> tarfile.TarFile:

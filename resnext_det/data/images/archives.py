@@ -154,8 +154,17 @@ def _index(root: Path, names: tuple[str, ...], beside: Path, *, nested: bool) ->
             except OSError as error:
                 logger.debug("%s", error)
                 continue
-            found = _read_index(place, root, archives)  # another process was faster
-            return _make_index(place, root, archives, nested) if found is None else found
+            found = _read_index(place, root, archives)  # another process may have been faster
+            if found is None:
+                found = _walk(root, archives, nested)
+                try:
+                    write_arrays(place, *pack(found))
+                except OSError as error:
+                    logger.warning(
+                        "The index %s cannot be written (%s): it will be made anew the next time.",
+                        *(place, error),
+                    )
+            return found
     logger.warning(
         "The index of %s can be kept neither beside it nor in %s: it will be made anew.",
         *(beside, cache_folder()),
@@ -173,19 +182,6 @@ def _read_index(place: Path, root: Path, archives: tuple[Archive, ...]) -> Archi
         logger.warning("%s; it is made anew.", error)
         return None
     return source if isinstance(source, ArchiveSource) and source.archives == archives else None
-
-
-def _make_index(
-    place: Path, root: Path, archives: tuple[Archive, ...], nested: bool
-) -> ArchiveSource:
-    source = _walk(root, archives, nested)
-    try:
-        write_arrays(place, *pack(source))
-    except OSError as error:
-        logger.warning(
-            "The index %s cannot be written (%s): it will be made anew the next time.", place, error
-        )
-    return source
 
 
 def _walk(root: Path, archives: tuple[Archive, ...], nested: bool) -> ArchiveSource:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,15 +24,7 @@ VERSION = 2
 _HEADER = "header"
 _OF_ARCHIVES = ("archive_of_folder", "offsets", "sizes")
 # What numpy and zipfile raise on a file that is cut short, damaged or something else.
-_DAMAGE = (
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_DAMAGE = (ValueError, LookupError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 StoredSource = FileSource | ArchiveSource
 
@@ -48,22 +40,15 @@ def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.
     write_file(path, lambda file: np.savez(file, **stored))
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Read the header alone; raises as ``read_arrays``."""
-    return _read(path, header_alone=True)[0]
-
-
-def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read the header and the arrays that ``write_arrays`` wrote.
+def read_arrays(
+    path: Path, *, header_alone: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read the header and the arrays that ``write_arrays`` wrote, or the header alone.
 
     Raises:
         OSError: the file is not there or cannot be read.
         ValueError: it is damaged, or of another version.
     """
-    return _read(path, header_alone=False)
-
-
-def _read(path: Path, *, header_alone: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             header = json.loads(stored[_HEADER].tobytes())

@@ -15,14 +15,7 @@ import numpy as np
 from numpy.random import RandomState
 from torch import Tensor
 
-from resnext_det.data.images.colors import (
-    IDENTITY,
-    build_jitter,
-    build_lighting,
-    build_normalization,
-    compute_mean_color,
-    to_tensor,
-)
+from resnext_det.data.images import colors
 from resnext_det.data.images.cropping import find_center_box
 from resnext_det.data.images.resizing import (
     Box,
@@ -60,20 +53,12 @@ def draw_crop_box(height: int, width: int, random_state: RandomState) -> Box | N
 
 @dataclass(frozen=True)
 class PaperDraws:
-    """Hold what PaperAugmentation drew for one image.
+    """Hold what PaperAugmentation drew for one image."""
 
-    Attributes:
-        box: the part of the image, None for its center.
-        order: see ``build_jitter``; empty where nothing is jittered.
-        alphas: likewise.
-        lighting: see ``build_lighting``; empty where there is none.
-        flip: mirror the image.
-    """
-
-    box: Box | None
-    order: tuple[int, ...]
+    box: Box | None  # the part of the image; None for its center
+    order: tuple[int, ...]  # of the steps of ``build_jitter``; empty where nothing is jittered
     alphas: tuple[float, ...]
-    lighting: tuple[float, ...]
+    lighting: tuple[float, ...]  # the alphas of ``build_lighting``; empty where there is none
     flip: bool
 
 
@@ -87,12 +72,10 @@ class PaperAugmentation:
 
     Args:
         size: side of the result in pixels.
-        mean: on the scale 0-255, in ``channel_order``.
-        std: likewise.
+        mean, std, channel_order: see ``build_normalization``; images are RGB.
         color_jitter: the alphas of brightness, contrast and saturation are
             1 + uniform(-color_jitter, color_jitter).
         lighting: standard deviation of the alphas of the principal colors.
-        channel_order: "RGB" or "BGR": of the result; images are RGB.
         interpolation: see ``resize``; the paper's is "torch7_bicubic".
 
     Raises ValueError on values out of their ranges.
@@ -120,7 +103,7 @@ class PaperAugmentation:
         check_interpolation(interpolation)
         self.size, self.interpolation = size, interpolation
         self.color_jitter, self.lighting = color_jitter, lighting
-        self._normalization = build_normalization(mean, std, channel_order)
+        self._normalization = colors.build_normalization(mean, std, channel_order)
 
     def __call__(self, image: np.ndarray, random_state: RandomState) -> Tensor:
         """Turn uint8 RGB (H, W, 3) into float32 (3, size, size)."""
@@ -144,13 +127,15 @@ class PaperAugmentation:
     def apply(self, image: np.ndarray, draws: PaperDraws) -> Tensor:
         """Turn uint8 RGB (H, W, 3) into float32 (3, size, size) by what was drawn."""
         resized = self._crop(image, draws.box)
-        colors = IDENTITY
+        transform = colors.IDENTITY
         if draws.order:
-            colors = build_jitter(compute_mean_color(resized), draws.alphas, draws.order)
+            transform = colors.build_jitter(
+                colors.compute_mean_color(resized), draws.alphas, draws.order
+            )
         if draws.lighting:
-            colors = colors.then(build_lighting(draws.lighting))
-        normalized = colors.then(self._normalization)(resized)
-        return to_tensor(cv2.flip(normalized, 1) if draws.flip else normalized)
+            transform = transform.then(colors.build_lighting(draws.lighting))
+        normalized = transform.then(self._normalization)(resized)
+        return colors.to_tensor(cv2.flip(normalized, 1) if draws.flip else normalized)
 
     def _crop(self, image: np.ndarray, box: Box | None) -> np.ndarray:
         if box is not None:
@@ -179,9 +164,7 @@ class CifarAugmentation:
     Args:
         size: side of the result in pixels.
         padding: pixels of zeros around the normalized image, which are so the mean color.
-        mean: on the scale 0-255, in ``channel_order``.
-        std: likewise.
-        channel_order: "RGB" or "BGR": of the result; images are RGB.
+        mean, std, channel_order: see ``build_normalization``; images are RGB.
 
     Raises ValueError on values out of their ranges, and on an image too small to be cropped.
     """
@@ -198,7 +181,7 @@ class CifarAugmentation:
         if size < 1 or padding < 0:
             raise ValueError(f"size is {size} and padding {padding}; give pixels, such as 32 and 4")
         self.size, self.padding = size, padding
-        self._normalization = build_normalization(mean, std, channel_order)
+        self._normalization = colors.build_normalization(mean, std, channel_order)
 
     def __call__(self, image: np.ndarray, random_state: RandomState) -> Tensor:
         """Turn uint8 RGB (H, W, 3) into float32 (3, size, size)."""
@@ -231,4 +214,4 @@ class CifarAugmentation:
             normalized, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=0
         )
         bottom, right = draws.top + self.size, draws.left + self.size
-        return to_tensor(padded[draws.top : bottom, draws.left : right])
+        return colors.to_tensor(padded[draws.top : bottom, draws.left : right])

@@ -49,9 +49,7 @@ class CenterCrop(_Views):
     Args:
         size: side of the crop in pixels.
         resize: the shorter side before it; an image that has it already is left alone.
-        mean: on the scale 0-255, in ``channel_order``.
-        std: likewise.
-        channel_order: "RGB" or "BGR": of the result; images are RGB.
+        mean, std, channel_order: see ``build_normalization``; images are RGB.
         interpolation: see ``resize``.
         rounding: of the crop's offset where pixels to the left and right are an odd number: "up",
             as fb.resnet.torch, or "half_even", as torchvision and timm.

@@ -18,20 +18,14 @@ class ImageSet:
     """Hold images with one label each.
 
     A set is small and made of arrays, however many images it has. It holds no open file, so that it
-    can be handed to loading processes, forked or spawned.
-
-    Attributes:
-        name: the name or the path that it was opened by.
-        class_names: the class of each label; for ImageNet the WordNet ids in ascending order, as
-            every published 1000-way network has them.
-        labels: int64 (N,), indices into ``class_names``.
-        source: reads the pixels.
+    can be handed to loading processes, forked or spawned. The classes of ImageNet are WordNet ids
+    in ascending order, as in every published 1000-way network.
     """
 
-    name: str
+    name: str  # or path, that it was opened by
     class_names: tuple[str, ...]
-    labels: np.ndarray
-    source: ImageSource
+    labels: np.ndarray  # int64 (N,), indices into ``class_names``
+    source: ImageSource  # reads the pixels
 
     def __post_init__(self) -> None:
         assert self.labels.dtype == np.int64

@@ -61,7 +61,9 @@ def open_imagenet(folder: Path, split: str) -> ImageSet:
             "it there, set DETECTRON2_DATASETS to the folder of imagenet/, or give the path of a "
             "folder or .tar of class folders"
         )
-    if split == "train" or (place.is_dir() and _has_folders(place)):
+    entries = os.scandir(place) if place.is_dir() else ()
+    has_folders = any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    if split == "train" or has_folders:
         found = replace(open_path(place), name=name)
     else:
         source = open_flat_folder(place) if place.is_dir() else index_archive(place)
@@ -72,10 +74,6 @@ def open_imagenet(folder: Path, split: str) -> ImageSet:
             *(name, place, len(found), len(found.class_names), NUM_IMAGES[split], NUM_CLASSES),
         )
     return found
-
-
-def _has_folders(place: Path) -> bool:
-    return any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(place))
 
 
 def _label(

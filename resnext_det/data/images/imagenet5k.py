@@ -5,7 +5,7 @@ Its classes are the 1000 of ImageNet-1K and, of the full ImageNet, the 4000 othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,11 @@ from resnext_det.data.images.array_files import (
     StoredSource,
     pack,
     read_arrays,
-    read_header,
     unpack,
     write_arrays,
 )
 from resnext_det.data.images.image_set import ImageSet
-from resnext_det.data.images.storage import (
-    Archive,
-    ArchiveSource,
-    FileSource,
-    ImageSource,
-    JoinedSource,
-)
+from resnext_det.data.images.storage import Archive, ArchiveSource, FileSource, JoinedSource
 from resnext_det.files import list_first, write_text
 
 NAME = "imagenet5k_train"
@@ -158,7 +151,7 @@ def open_imagenet5k(folder: Path) -> ImageSet:
         ValueError: the list is damaged; an archive has changed since it was made.
     """
     path = folder / _IMAGES
-    header, arrays = _read(path, read_arrays)
+    header, arrays = _read(path)
     try:
         prefixes = [f"{number}." for number in range(len(header["parts"]))]
         parts = [unpack(part, arrays, prefix) for part, prefix in zip(header["parts"], prefixes)]
@@ -172,13 +165,13 @@ def open_imagenet5k(folder: Path) -> ImageSet:
         ) from error
     for part in parts:
         _check_unchanged(part, path)
-    source: ImageSource = parts[0] if len(parts) == 1 else JoinedSource(tuple(parts))
-    return ImageSet(NAME, class_names, labels, source)
+    return ImageSet(NAME, class_names, labels, JoinedSource(tuple(parts)))
 
 
 def read_imagenet5k_classes(folder: Path) -> tuple[str, ...]:
     """Read the class names of ``open_imagenet5k`` without its images; raises as it."""
-    return tuple(_read(folder / _IMAGES, read_header).get("class_names", ()))
+    header, _ = _read(folder / _IMAGES, header_alone=True)
+    return tuple(header.get("class_names", ()))
 
 
 def _count(image_set: ImageSet) -> dict[str, int]:
@@ -202,9 +195,11 @@ def _select(
     return source.take(indices), labels[indices]
 
 
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+def _read(
+    path: Path, *, header_alone: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        return read(path)
+        return read_arrays(path, header_alone=header_alone)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"image set {NAME!r} is not there: {path} does not exist; make it with {_MAKE} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,15 +13,10 @@ from numpy.random import RandomState
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from resnext_det.data import sampling
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.modern_augmentation import Mixing
-from resnext_det.data.sampling import (
-    Batch,
-    draw_training_indices,
-    form_batches,
-    make_random_state,
-    take_inference_shard,
-)
+from resnext_det.data.sampling import Batch
 from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
 
 logger = logging.getLogger(__name__)
@@ -38,17 +34,12 @@ _MOST_BROKEN = 100  # images in place of one, before the set itself must be at f
 
 
 class _Sample(NamedTuple):
-    """Hold one image of a batch.
+    """Hold one image of a batch."""
 
-    Attributes:
-        views: None where the image is broken and was left out.
-        broken: the name of every image that was skipped, and what is wrong with it.
-    """
-
-    views: Tensor | list[Tensor] | None
+    views: Tensor | list[Tensor] | None  # None where the image is broken and was left out
     label: int
     file_name: str
-    broken: tuple[tuple[str, str], ...]
+    broken: tuple[tuple[str, str], ...]  # (name, what is wrong) of every image that was skipped
 
 
 def build_image_train_loader(
@@ -91,15 +82,15 @@ def build_image_train_loader(
     start = start_batch * batch_size
 
     def plan() -> Iterator[Batch]:
-        indices = draw_training_indices(
+        indices = sampling.draw_training_indices(
             len(images), seed=seed, rank=rank, world_size=world_size, start=start
         )
-        for batch in form_batches(indices, batch_size):
+        for batch in sampling.form_batches(indices, batch_size):
             yield [(index, (start + position) * world_size + rank) for index, position in batch]
 
     next(plan())  # so that a wrong rank is an error here and not in the first step
     dataset = _TrainingImages(images, augmentation, seed, skip_broken)
-    collate = _Collation("images", mixing, seed)
+    collate = partial(_collate, key="images", mixing=mixing, seed=seed)
     return start_loader(
         dataset, Repeatable(plan), num_workers, collate=collate, pin_memory=pin_memory
     )
@@ -130,11 +121,11 @@ def build_image_test_loader(
         ValueError: an argument is out of its range; while iterating, the image that is broken.
     """
     check_loading(batch_size, num_workers)
-    shard = take_inference_shard(len(images), rank=rank, world_size=world_size)
+    shard = sampling.take_inference_shard(len(images), rank=rank, world_size=world_size)
     plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
     dataset = _TestImages(images, views, skip_broken)
     return start_loader(
-        dataset, plan, num_workers, collate=_Collation("views"), pin_memory=pin_memory
+        dataset, plan, num_workers, collate=partial(_collate, key="views"), pin_memory=pin_memory
     )
 
 
@@ -147,7 +138,7 @@ class _TrainingImages(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, _Sample | Failure]:
         index, position = item
-        random_state = make_random_state(self._seed, _IMAGES, position)
+        random_state = sampling.make_random_state(self._seed, _IMAGES, position)
         broken: list[tuple[str, str]] = []
         for _ in range(self._attempts):
             try:
@@ -177,28 +168,28 @@ class _TestImages(Dataset):
         return index, _Sample(views, label, name, ())
 
 
-class _Collation:
+def _collate(
+    items: list[tuple[int, _Sample | Failure]],
+    key: str,
+    mixing: Mixing | None = None,
+    seed: int = 0,
+) -> dict[str, Any] | Failure:
     """Put the samples of a batch together, or pass on the error of one of them."""
-
-    def __init__(self, key: str, mixing: Mixing | None = None, seed: int = 0) -> None:
-        self._key, self._mixing, self._seed = key, mixing, seed
-
-    def __call__(self, items: list[tuple[int, _Sample | Failure]]) -> dict[str, Any] | Failure:
-        for _, sample in items:
-            if isinstance(sample, Failure):
-                return sample
-        samples = [sample for _, sample in items if isinstance(sample, _Sample)]
-        whole = [sample for sample in samples if sample.views is not None]
-        views: Any = [sample.views for sample in whole]
-        if views and isinstance(views[0], Tensor):
-            views = torch.stack(views)
-        labels = torch.tensor([sample.label for sample in whole], dtype=torch.int64)
-        if self._mixing is not None:
-            random_state = make_random_state(self._seed, _BATCHES, items[0][0])
-            views, labels = self._mixing(views, labels, random_state)
-        return {
-            self._key: views,
-            "labels": labels,
-            "file_names": [sample.file_name for sample in whole],
-            "broken": [skipped for sample in samples for skipped in sample.broken],
-        }
+    for _, sample in items:
+        if isinstance(sample, Failure):
+            return sample
+    samples = [sample for _, sample in items if isinstance(sample, _Sample)]
+    whole = [sample for sample in samples if sample.views is not None]
+    views: Any = [sample.views for sample in whole]
+    if views and isinstance(views[0], Tensor):
+        views = torch.stack(views)
+    labels = torch.tensor([sample.label for sample in whole], dtype=torch.int64)
+    if mixing is not None:
+        random_state = sampling.make_random_state(seed, _BATCHES, items[0][0])
+        views, labels = mixing(views, labels, random_state)
+    return {
+        key: views,
+        "labels": labels,
+        "file_names": [sample.file_name for sample in whole],
+        "broken": [skipped for sample in samples for skipped in sample.broken],
+    }

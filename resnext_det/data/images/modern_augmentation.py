@@ -113,9 +113,7 @@ class ModernAugmentation:
 
     Args:
         size: side of the result in pixels.
-        mean: on the scale 0-255, in ``channel_order``.
-        std: likewise.
-        channel_order: "RGB" or "BGR": of the result; images are RGB.
+        mean, std, channel_order: see ``build_normalization``; images are RGB.
         interpolation: PIL's "bilinear" or "bicubic", of the crop and of the policy.
         policy: "trivial_augment_wide", "rand_augment" or "" for none.
         random_erasing: probability that a rectangle becomes the mean color.

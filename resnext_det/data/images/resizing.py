@@ -112,18 +112,11 @@ def check_interpolation(interpolation: str) -> None:
 
 @dataclass(frozen=True)
 class _Taps:
-    """Express each new position of an axis as the weighted sum of four old ones.
+    """Express each new position of an axis as the weighted sum of four old ones."""
 
-    Attributes:
-        indices: int32, (size, 4), counted from ``first``.
-        weights: float32, (size, 4).
-        first: the first old position that has a part in it.
-        last: the last one.
-    """
-
-    indices: Tensor
-    weights: Tensor
-    first: int
+    indices: Tensor  # int32, (size, 4), counted from ``first``
+    weights: Tensor  # float32, (size, 4)
+    first: int  # the first old position that has a part in it
     last: int
 
     def select(self, start: int, length: int) -> _Taps:

@@ -25,16 +25,11 @@ class PackedPaths:
 
     Forked processes share the arrays and spawned ones get them at once. As Python strings the paths
     of ImageNet-5K would take about a gigabyte in every loading process.
-
-    Attributes:
-        folders: bytes (F,), in the file system's encoding; an empty folder stands for none.
-        folder_of: int32 (N,), the number of each path's folder.
-        names: bytes (N,), likewise.
     """
 
-    folders: np.ndarray
-    folder_of: np.ndarray
-    names: np.ndarray
+    folders: np.ndarray  # bytes (F,), in the file system's encoding; an empty one stands for none
+    folder_of: np.ndarray  # int32 (N,), the number of each path's folder
+    names: np.ndarray  # bytes (N,)
 
     @classmethod
     def pack(cls, paths: Iterable[tuple[str, str]]) -> PackedPaths:
@@ -137,17 +132,11 @@ class FileSource:
 
 @dataclass(frozen=True)
 class Archive:
-    """Identify an archive as it was when its headers were read.
+    """Identify an archive as it was when its headers were read."""
 
-    Attributes:
-        name: in its folder.
-        size: in bytes.
-        mtime: when it was last changed, in nanoseconds.
-    """
-
-    name: str
-    size: int
-    mtime: int
+    name: str  # in its folder
+    size: int  # in bytes
+    mtime: int  # when it was last changed, in nanoseconds
 
     @classmethod
     def inspect(cls, root: Path, name: str) -> Archive:
@@ -160,22 +149,16 @@ class Archive:
 class ArchiveSource:
     """Read images where they lie in uncompressed tar archives.
 
-    Attributes:
-        root: the folder of the archives.
-        archives: the archives in it.
-        paths: paths of the images below ``root``, ``archive.tar/folder/in/it/name.jpg``; an archive
-            in an archive counts as a folder.
-        archive_of_folder: int32 (F,), the number of the archive that holds each of the folders.
-        offsets: int64 (N,), the byte of its archive at which each image begins.
-        sizes: int64 (N,), the number of bytes of each image.
+    Paths have the form ``archive.tar/folder/in/it/name.jpg``; an archive in an archive counts as a
+    folder.
     """
 
-    root: Path
+    root: Path  # the folder of the archives
     archives: tuple[Archive, ...]
-    paths: PackedPaths
-    archive_of_folder: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
+    paths: PackedPaths  # of the images below ``root``
+    archive_of_folder: np.ndarray  # int32 (F,), the number of the archive that holds each folder
+    offsets: np.ndarray  # int64 (N,), the byte of its archive at which each image begins
+    sizes: np.ndarray  # int64 (N,), in bytes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -227,15 +210,10 @@ def _read(
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Hold pixels in memory.
+    """Hold pixels in memory."""
 
-    Attributes:
-        pixels: uint8 (N, height, width, 3).
-        files: where they were read from, each with equally many images.
-    """
-
-    pixels: np.ndarray
-    files: tuple[str, ...]
+    pixels: np.ndarray  # uint8 (N, height, width, 3)
+    files: tuple[str, ...]  # where they were read from, each with equally many images
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -1,4 +1,4 @@
-"""fb.resnet.torch's transforms in plain loops of float64, line by line after datasets/transforms.lua and image.c.
+"""Compute fb.resnet.torch's transforms in plain loops of float64, after transforms.lua and image.c.
 
 Images are (3, H, W) on the scale 0-1, as Torch's image.load gives them. Draws are given, not made.
 """

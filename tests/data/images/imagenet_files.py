@@ -16,8 +16,8 @@ savemat = pytest.importorskip(
     "scipy.io", reason="scipy, which reads and writes meta.mat, is not installed"
 ).savemat
 
-# ILSVRC2012 id: WordNet id; as published, the ids are not in the order of the WordNet ids, and ids above those of the classes are
-# of their ancestors.
+# ILSVRC2012 id: WordNet id. As published, the ids are not in the order of the WordNet ids, and ids
+# above those of the classes are of their ancestors.
 LEAVES = {1: "n02119789", 2: "n02100735", 3: "n01440764"}
 GROUND_TRUTH = [3, 1, 2, 2, 1, 3, 3]
 NAMES = [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(GROUND_TRUTH) + 1)]

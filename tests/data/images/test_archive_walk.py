@@ -1,4 +1,4 @@
-"""Archives that are cut short, damaged, compressed or hostile are refused, and what is no image is passed over."""
+"""Archives that are cut short, damaged, compressed or hostile are refused; others are walked."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_random_damage_of_headers_never_hangs_or_crashes(tmp_path: Path) -> None:
-    """An archive whose header's checksum was made to fit is either refused or gives images within it."""
+    """With a checksum made to fit, an archive is either refused or gives images within it."""
     random = np.random.RandomState(0)
     whole = tar_bytes({f"c/{i}.jpg": jpeg(i) for i in range(3)})
     path = tmp_path / "a.tar"

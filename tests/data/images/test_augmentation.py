@@ -1,4 +1,4 @@
-"""The recipes of fb.resnet.torch against its transforms in plain loops, given the same draws; and the draws."""
+"""The recipes of fb.resnet.torch against its transforms in plain loops, and their draws."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_paper_augmentation_equals_transforms_lua(seed: int) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("height, width", [(20, 1000), (211, 5)])
-def test_panoramas_are_resized_and_their_centre_is_cropped(
+def test_panoramas_are_resized_and_their_center_is_cropped(
     height: int, width: int, flip: bool
 ) -> None:
     image = picture(height, width)

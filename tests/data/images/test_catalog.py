@@ -133,7 +133,8 @@ def test_a_path_of_every_kind(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_unknown_names_and_paths(root: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"'imagnet_train' is neither a name nor a path \(did you mean imagenet_train\?\); names are cifar100_.*"
+        match=r"'imagnet_train' is neither a name nor a path \(did you mean imagenet_train\?\); "
+        r"names are cifar100_.*"
         r"a path is a folder of class folders, .*LIST\.txt:CLASSES\.txt",
     ):
         open_image_set("imagnet_train")

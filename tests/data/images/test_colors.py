@@ -1,4 +1,4 @@
-"""Color steps and normalisation against fb.resnet.torch's in float64."""
+"""Color steps and normalization against fb.resnet.torch's in float64."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.data.images.helpers import MEAN, STD, picture
 
 NORMALIZED: dict[str, Any] = {"mean": MEAN, "std": STD}
 MEAN_01, STD_01 = [value / 255 for value in MEAN], [value / 255 for value in STD]
-# (height, width, size, resize): rests that are even and odd, one side resized to itself, no rest at all
+# (height, width, size, resize): even and odd rests, one side resized to itself, no rest at all
 SHAPES = [
     (40, 60, 24, 33),
     (61, 40, 24, 32),
@@ -57,11 +57,11 @@ def test_ten_crop_mirrors_the_image_and_then_crops() -> None:
         assert torch.equal(mirrored, crop.flip(2))
     assert not torch.equal(
         crops[5], crops[0].flip(2)
-    )  # 49 - 24 is odd: the two centres are a pixel apart
+    )  # 49 - 24 is odd: the two centers are a pixel apart
     assert torch.equal(crops[5][:, :, :-1], crops[0].flip(2)[:, :, 1:])
 
 
-def test_offsets_of_the_centre() -> None:
+def test_offsets_of_the_center() -> None:
     assert find_center_box(33, 48, 24) == Box(5, 12, 24, 24)
     assert find_center_box(33, 48, 24, rounding="half_even") == Box(4, 12, 24, 24)
     assert find_center_box(35, 24, 24, rounding="half_even") == Box(6, 0, 24, 24)

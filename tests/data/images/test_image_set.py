@@ -1,4 +1,4 @@
-"""What every image set has in common: labels, names, sizes in memory, and the mapping between lists of classes."""
+"""Labels, names and sizes in memory of image sets, and the mapping between lists of classes."""
 
 from __future__ import annotations
 

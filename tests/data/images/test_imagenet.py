@@ -127,7 +127,8 @@ def test_images_and_labels_that_do_not_fit_together(tmp_path: Path) -> None:
     (tmp_path / "val" / "cat.jpg").write_bytes(jpeg(0))
     with pytest.raises(
         ValueError,
-        match=rf"{tmp_path}/val holds 7 images: 1 without a label, cat the first, 1 of 7 missing; copy",
+        match=rf"{tmp_path}/val holds 7 images: 1 without a label, cat the first, 1 of 7 missing; "
+        "copy",
     ):
         open_imagenet(tmp_path, "val")
 

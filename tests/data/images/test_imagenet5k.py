@@ -27,7 +27,7 @@ from tests.data.images.helpers import (
     write_files,
 )
 
-# The full set lacks n04; of the others n08 and n02 have the most images, n06 and n07 as many as each other.
+# The full set lacks n04; of the others n08 and n02 have the most images, n06 and n07 equally many.
 COUNTS = {"n01": 2, "n02": 5, "n03": 1, "n05": 3, "n06": 4, "n07": 4, "n08": 6, "n09": 1}
 FULL = {
     name: {f"{name}_{i}.JPEG": jpeg(10 * number + i) for i in range(count)}

@@ -1,4 +1,4 @@
-"""Batches of images: which ones, in which order, however many processes and workers, and what a broken image does."""
+"""Batches of images are the same for any number of processes; broken images are named."""
 
 from __future__ import annotations
 

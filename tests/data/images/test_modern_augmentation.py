@@ -74,7 +74,7 @@ def test_a_result_depends_on_the_given_state_alone(policy: str) -> None:
     assert not any(torch.equal(first[0], other) for other in first[1:])
 
 
-def test_erased_pixels_are_the_mean_colour() -> None:
+def test_erased_pixels_are_the_mean_color() -> None:
     image = np.zeros((60, 60, 3), np.uint8)
     ours = ModernAugmentation(40, policy="", random_erasing=1.0, **NORMALIZED)(
         image, np.random.RandomState(2)
