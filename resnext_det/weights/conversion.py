@@ -82,13 +82,9 @@ def _read_preprocessing(values: Any, state: Mapping[str, Tensor]) -> Preprocessi
 
 
 def assume_preprocessing(file: WeightFile, name: str) -> WeightFile:
-    """Give weights the preprocessing that the user names, where the file does not state its own.
+    """Give weights the preprocessing that the user names, a key of ``KNOWN``.
 
-    What the publisher's names in the file suggest gives way, with a warning.
-
-    Args:
-        file: the weights.
-        name: a key of ``KNOWN``.
+    What the names in the file suggest gives way, with a warning.
 
     Raises:
         ValueError: the file itself states another one.

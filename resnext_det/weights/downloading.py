@@ -248,9 +248,8 @@ def _fetch_rest(url: str, partial: _Partial) -> None:
 def _write(response: HTTPResponse, partial: _Partial) -> None:
     size, free = partial.size, shutil.disk_usage(partial.target.parent).free
     if partial.total is not None and partial.total - size > free:
-        raise OSError(
-            ENOSPC, f"{(partial.total - size) >> 20} MiB are needed and {free >> 20} MiB are free"
-        )
+        needed = (partial.total - size) >> 20
+        raise OSError(ENOSPC, f"{needed} MiB are needed and {free >> 20} MiB are free")
     bar = tqdm(
         initial=size,
         total=partial.total,
@@ -274,12 +273,7 @@ def _read_chunk(response: HTTPResponse) -> bytes:
 
 
 def _open_url(url: str, headers: dict[str, str], target: Path | None = None) -> HTTPResponse:
-    """Ask a server.
-
-    Args:
-        url: https; http on this machine.
-        headers: of the request.
-        target: where the file is to be, for the error to say.
+    """Ask a server; the error says where to put the file, ``target``, by hand.
 
     Raises:
         _Broken: there is no answer, and another attempt may help.

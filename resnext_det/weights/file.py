@@ -31,13 +31,11 @@ class WeightFile:
         path: of the file.
         format: ``torchvision``, ``timm``, ``mmpretrain``, ``mmdetection``, ``detectron2``,
             ``caffe2`` (Detectron 1 and detectron2's MSRA and FAIR), ``pycls``, ``torch7`` (the
-            paper's), ``native`` (what ``write_weights`` writes), or ``detector``: a whole detector
-            under our names, which are detectron2's.
+            paper's), ``native`` (what ``write_weights`` writes), or ``detector``, a whole one.
         state: the weights under our names: stem.conv1.weight, res2.0.conv1.norm.weight,
             linear.weight; a detector's under its own.
         architecture: found by the shapes; None where they are of no ResNeXt.
-        preprocessing: which the weights need; None where neither the file nor a known publisher
-            tells.
+        preprocessing: which the weights need; None where it is not known.
         metadata: author, license, top1, url ..., as far as they are known.
         left_out: names in the file that are no part of a backbone or classifier, such as another
             library's detection heads.
@@ -73,15 +71,10 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
     if str(source).startswith(_ADDRESSES):
         raise ValueError(
             f"MODEL.WEIGHTS = {source!s:.200} is an address, and nothing is downloaded from there; "
-            f"download it yourself and give the file's path, or a name of the catalog "
+            "download it yourself and give the file's path, or a name of the catalog "
             f"({_CATALOG}torchvision/X-50-32x4d)"
         )
     path = Path(source).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(
-            f"weights {path} are not there; give the path of a file (MODEL.WEIGHTS, in a "
-            "configuration)"
-        )
     kind, found = read_container(path, mapped=mapped)
     try:
         if kind == "torch7":
@@ -118,15 +111,9 @@ def _read_from_catalog(name: str, *, mapped: bool) -> WeightFile:
             f"{entry.architecture}; remove the file, and it is downloaded anew"
         )
     preprocessing = replace(KNOWN[entry.preprocessing], batch_norm=find_batch_norm(file.state))
-    facts = {
-        "name": name,
-        "url": entry.url,
-        "page": entry.page,
-        "license": entry.license,
-        "top1": entry.top1,
-        "resize_test": entry.resize,
-        "interpolation": entry.interpolation,
-    }
+    facts: dict[str, object] = {"name": name, "resize_test": entry.resize}
+    keys = ("url", "page", "license", "top1", "interpolation")
+    facts |= {key: getattr(entry, key) for key in keys}
     known = {key: str(value) for key, value in facts.items() if value is not None}
     return replace(file, preprocessing=preprocessing, metadata={**file.metadata, **known})
 

@@ -24,8 +24,7 @@ class NameTable:
     Attributes:
         format: the library.
         rows: a pattern of its names -> ours. ``{stage}`` counts from ``first_stage`` where ours
-            begins at res2, ``{block}`` from ``first_block`` where ours begins at 0; ``{tensor}``
-            is the same in both.
+            begins at res2, ``{block}`` from ``first_block`` where ours begins at 0.
         stem: its name of the first convolution's weight, by which the library is recognized.
         backbone: a pattern of names that are a backbone's, and so must be understood; others are
             parts of something larger.
@@ -63,8 +62,7 @@ _LAYERS = ("stem.conv1", *(f"res{{stage}}.{{block}}.{layer}" for layer in _BLOCK
 
 
 def _make_rows(layers: Iterable[tuple[str, str]], heads: Iterable[str]) -> Rows:
-    """Make the rows of a library from its names: (convolution, norm) in the order of ``_LAYERS``,
-    and those of the classifier."""
+    """Make a library's rows of its (convolution, norm) in the order of ``_LAYERS``, and heads."""
     rows = [(f"{head}.{{tensor}}", "linear.{tensor}") for head in heads]
     for (convolution, norm), ours in zip(layers, _LAYERS):
         rows.append((f"{convolution}.{{tensor}}", f"{ours}.{{tensor}}"))
@@ -94,16 +92,19 @@ def _make_caffe2_rows() -> Iterator[tuple[str, str]]:
         yield f"{head}_b", "linear.bias"
 
 
-_TORCHVISION_BLOCK, _PYCLS_BLOCK = "layer{stage}.{block}", "s{stage}.b{block}"
 _TORCHVISION_LAYERS = (
     ("conv1", "bn1"),
-    *((f"{_TORCHVISION_BLOCK}.conv{n}", f"{_TORCHVISION_BLOCK}.bn{n}") for n in (1, 2, 3)),
-    (f"{_TORCHVISION_BLOCK}.downsample.0", f"{_TORCHVISION_BLOCK}.downsample.1"),
+    ("layer{stage}.{block}.conv1", "layer{stage}.{block}.bn1"),
+    ("layer{stage}.{block}.conv2", "layer{stage}.{block}.bn2"),
+    ("layer{stage}.{block}.conv3", "layer{stage}.{block}.bn3"),
+    ("layer{stage}.{block}.downsample.0", "layer{stage}.{block}.downsample.1"),
 )
 _PYCLS_LAYERS = (
     ("stem.conv", "stem.bn"),
-    *((f"{_PYCLS_BLOCK}.f.{letter}", f"{_PYCLS_BLOCK}.f.{letter}_bn") for letter in "abc"),
-    (f"{_PYCLS_BLOCK}.proj", f"{_PYCLS_BLOCK}.bn"),
+    ("s{stage}.b{block}.f.a", "s{stage}.b{block}.f.a_bn"),
+    ("s{stage}.b{block}.f.b", "s{stage}.b{block}.f.b_bn"),
+    ("s{stage}.b{block}.f.c", "s{stage}.b{block}.f.c_bn"),
+    ("s{stage}.b{block}.proj", "s{stage}.b{block}.bn"),
 )
 _OUR_LAYERS = tuple((layer, f"{layer}.norm") for layer in _LAYERS)
 
@@ -160,10 +161,8 @@ class NativeWeights(NamedTuple):
 
     Attributes:
         format: ``detector`` (a whole detector in our names), or the ``format`` of a ``NameTable``.
-        state: the weights; a detector's under its own names, others without what stands before
-            them.
-        left_out: names in the file that are no part of a backbone or classifier, such as detection
-            heads.
+        state: the weights; a detector's under its own names.
+        left_out: names in the file that are no part of a backbone or classifier.
         prefix: what stood before the backbone's names.
     """
 
@@ -278,9 +277,7 @@ def _add_statistics(
     native: dict[str, Tensor], state: Mapping[str, Tensor], table: NameTable
 ) -> None:
     """Give Caffe2's batch norms of scale and bias alone the mean 0 and the variance 1 - eps, which
-    leave them as they are.
-
-    detectron2 takes the variance 1, so that its scales are smaller by a factor of 1 - 5e-6.
+    change nothing. (Under detectron2's variance of 1, scales are smaller by a factor of 1 - 5e-6.)
     """
     for name in state:
         ours = table.rename(name) if re.search("_bn_(?:s|gamma)$", name) else None

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,18 +61,18 @@ def check_preprocessing(cfg: CfgNode, file: WeightFile) -> None:
         raise ValueError(
             f"MODEL.WEIGHTS = {file.path} needs another configuration ({contradictions}). Write\n"
             f"{_format_yaml({key: needed for key, _, needed in found})}\nor add --fit-config, "
-            f"which does{_suggest_conversion(file.preprocessing, found)}"
+            f"which does.{_suggest_conversion(file.preprocessing, found)}"
         )
 
 
 def _suggest_conversion(preprocessing: Preprocessing, found: list[tuple[str, Any, Any]]) -> str:
     have = {key.rpartition(".")[2]: value for key, value, _ in found}
-    mean = have.get("PIXEL_MEAN", list(preprocessing.mean))
+    mean = have.get("PIXEL_MEAN", preprocessing.mean)
     mean = mean[::-1] if "FORMAT" in have else mean
     if {"STRIDE_IN_1X1", "NORM"} & have.keys() or not are_close(mean, preprocessing.mean):
-        return "."
+        return ""
     return (
-        ". (tools/convert_weights.py --channel-order and --pixel-std can make the weights fit the "
+        " (tools/convert_weights.py --channel-order and --pixel-std can make the weights fit the "
         "configuration instead.)"
     )
 
@@ -113,12 +113,9 @@ class LoadReport:
         loaded: have the file's values.
         missing: are not in the file, and keep their random start.
         unused: are in the file (under our names) and have no place in the model.
-        new_classes: the outputs of the box predictor that keep their random start because the file
-            has other classes.
-        wrong_shape: are in the file in another shape; nothing is loaded then, and the report is
-            part of the error.
-        left_out: names in the file of what no network here has, such as another library's
-            detection heads.
+        new_classes: outputs of the box predictor that start at random: the file has other classes.
+        wrong_shape: are in the file in another shape; then nothing is loaded.
+        left_out: names in the file of what no network here has; see ``WeightFile``.
     """
 
     format: str
@@ -139,8 +136,7 @@ class LoadReport:
         return "; ".join([f"{self.format} weights: {len(self.loaded)} tensors loaded", *told])
 
     def count_by_module(self) -> dict[str, Counter[str]]:
-        """Count by module: stem, res2 ... res5, linear; in a detector ``backbone.res2``,
-        ``roi_heads.box_head`` and so on."""
+        """Count by module: stem, res2 ..., in a detector ``backbone.res2``, ``roi_heads.res5``."""
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         kinds = (self.loaded, (*self.missing, *self.new_classes), self.unused, self.wrong_shape)
         for kind, names in zip(_KINDS, kinds):
@@ -219,16 +215,14 @@ def load_weights(
     found = {
         name: tensor for name, tensor in placed.items() if name in own and name not in restarted
     }
-    fitting = [name for name in found if found[name].shape == own[name].shape]
-    missing = [name for name in own if name not in found and name not in restarted]
-    unused = [name for name in placed if name not in own]
+    wrong = [name for name, tensor in found.items() if tensor.shape != own[name].shape]
     report = LoadReport(
         format=file.format,
-        loaded=tuple(fitting),
-        missing=_drop_counters(missing),
-        unused=_drop_counters(unused),
+        loaded=tuple(name for name in found if name not in wrong),
+        missing=_drop_counters(n for n in own if n not in found and n not in restarted),
+        unused=_drop_counters(name for name in placed if name not in own),
         new_classes=restarted,
-        wrong_shape=tuple(name for name in found if found[name].shape != own[name].shape),
+        wrong_shape=tuple(wrong),
         left_out=file.left_out,
     )
     _check_fit(file, report, own, found)
@@ -281,7 +275,7 @@ def _find_other_classes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
     )
 
 
-def _drop_counters(names: Sequence[str]) -> tuple[str, ...]:
+def _drop_counters(names: Iterable[str]) -> tuple[str, ...]:
     """Leave out the batches that batch norms count and frozen ones do not: nothing uses them."""
     return tuple(name for name in names if not name.endswith("num_batches_tracked"))
 

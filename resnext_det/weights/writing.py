@@ -58,9 +58,8 @@ def write_weights(
     Args:
         source: a ResNeXt, a ResNeXtClassifier, a detector, or the state of one, under our names; or
             what ``read_weights`` gave.
-        path: of the file. Its folder is made. Its suffix must be one of the format's in
-            ``SUFFIXES``.
-        format: one of ``SUFFIXES``.
+        path: of the file; its folder is made.
+        format: a key of ``SUFFIXES``, one of whose suffixes the path must have.
         preprocessing: which the weights need; None: as known to ``source``.
         architecture: of the weights; None: found by their shapes.
         metadata: texts by name, such as author and license; None: those of ``source``.

@@ -25,18 +25,20 @@ from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, check_preprocessing, load_weights, read_weights
 from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import SUFFIXES, write_weights
-from tests.weights.test_conversion import run_of_ours
-from tests.weights.test_loading import HEADS, SMALL, randomized
-from tests.weights.test_writing import (
+from tests.weights.helpers import (
+    HEADS,
     NOTES,
+    SMALL,
     THIN,
     TORCHVISION,
     classifier,
     in_format,
+    randomized,
     same_bits,
     torchvision_network,
     without_counters,
 )
+from tests.weights.test_conversion import run_of_ours
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "convert_weights.py"

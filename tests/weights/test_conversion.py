@@ -20,8 +20,7 @@ from resnext_det.weights.conversion import convert_preprocessing, extract_backbo
 from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.foreign_names import detectron2_state, random_network
-from tests.weights.test_loading import HEADS, SMALL, configuration, randomized
-from tests.weights.test_writing import same_bits
+from tests.weights.helpers import HEADS, SMALL, configuration, randomized, same_bits
 
 Trained = tuple[dict[str, Any], Preprocessing]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,30 +19,9 @@ from resnext_det.weights.file import (
     find_architecture,
     guess_architecture,
 )
-from tests.weights.test_loading import HEADS, SMALL, configuration
+from tests.weights.helpers import HEADS, SMALL, configuration, renamed_from_torchvision
 
 State = dict[str, Tensor]
-
-# torchvision's name -> ours, part by part.
-PARTS = (
-    *((f"layer{number}.", f"res{number + 1}.") for number in range(1, 5)),
-    *((".downsample.0.", ".shortcut."), (".downsample.1.", ".shortcut.norm.")),
-    *((f".bn{number}.", f".conv{number}.norm.") for number in (1, 2, 3)),
-    ("^conv1.", "stem.conv1."),
-    ("^bn1.", "stem.conv1.norm."),
-    ("^fc.", "linear."),
-)
-
-
-def ours(state: Mapping[str, Tensor]) -> State:
-    """torchvision's weights under our names."""
-    renamed = {}
-    for name, tensor in state.items():
-        name = f"^{name}"
-        for theirs, own in PARTS:
-            name = name.replace(theirs, own)
-        renamed[name.removeprefix("^")] = tensor
-    return renamed
 
 
 def on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: Any) -> State:
@@ -65,7 +44,7 @@ def on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: A
     ],
 )
 def test_torchvision_networks_are_recognized(network: str, name: str) -> None:
-    state = ours(on_meta(torchvision.models.get_model, network))
+    state = renamed_from_torchvision(on_meta(torchvision.models.get_model, network))
     assert str(find_architecture(state)) == name
     assert guess_architecture(
         {key: tensor for key, tensor in state.items() if "norm" not in key}
@@ -83,7 +62,7 @@ def test_timm_networks_are_recognized(network: str) -> None:
         )
     else:
         state = on_meta(timm.create_model, network)
-    assert guess_architecture(ours(state)) == Architecture.parse(network)
+    assert guess_architecture(renamed_from_torchvision(state)) == Architecture.parse(network)
 
 
 @pytest.mark.parametrize("depth", DETECTION_DEPTHS)
@@ -153,17 +132,26 @@ def changed(**changes: tuple[int, ...] | None) -> State:
             "no stem.conv1.weight.*first name 'conv1.weight'",
         ),
         ({"stem.conv1.weight": torch.empty(64, 3, 7, 7)}, "have no blocks"),
-        (ours(on_meta(torchvision.models.resnet18)), "lack res2.0.conv3.weight"),
-        (ours(on_meta(torchvision.models.resnet34)), "lack res2.0.conv3.weight"),
         (
-            ours(on_meta(timm.create_model, "resnet50d")),
+            renamed_from_torchvision(on_meta(torchvision.models.resnet18)),
+            "lack res2.0.conv3.weight",
+        ),
+        (
+            renamed_from_torchvision(on_meta(torchvision.models.resnet34)),
+            "lack res2.0.conv3.weight",
+        ),
+        (
+            renamed_from_torchvision(on_meta(timm.create_model, "resnet50d")),
             "lack stem.conv1.weight|no stem.conv1.weight",
         ),
         (
-            ours(on_meta(timm.create_model, "seresnext50_32x4d")),
+            renamed_from_torchvision(on_meta(timm.create_model, "seresnext50_32x4d")),
             r"have 'res2.0.se.*which no ResNeXt has",
         ),
-        (ours(on_meta(timm.create_model, "res2net50_26w_4s")), r"which no ResNeXt has"),
+        (
+            renamed_from_torchvision(on_meta(timm.create_model, "res2net50_26w_4s")),
+            r"which no ResNeXt has",
+        ),
         (changed(res5__1__conv2_offset__weight=(18, 256, 3, 3)), "res5.1.conv2_offset.weight"),
         (changed(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
         (changed(res3__0__shortcut__weight=None), "lack res3.0.shortcut.weight"),

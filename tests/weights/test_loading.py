@@ -6,76 +6,30 @@ import logging
 import os
 import pickle
 import re
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.config import get_cfg
-from resnext_det.config.backbone import write_architecture
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import load_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import load_weights, read_weights
-
-STAGES = ("res2", "res3", "res4", "res5")
-SMALL = Architecture(26, 4, 8, stem_channels=8, res2_channels=32)
-SMALL_KEYS = list(chain(*write_architecture(SMALL, "MODEL.RESNETS.").items()))
-SMALL_KEYS += ["MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.ROI_HEADS.NUM_CLASSES", 5]
-HEAD = [
-    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
-    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
-]
-HEAD += [
-    "MODEL.ROI_BOX_HEAD.NUM_FC",
-    1,
-    "MODEL.ROI_BOX_HEAD.FC_DIM",
-    16,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-    3,
-]
-FPN = ["MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone", "MODEL.FPN.IN_FEATURES", STAGES, *HEAD]
-FPN += ["MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]]
-FPN += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.FPN.OUT_CHANNELS", 16]
-DC5 = ["MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.RESNETS.RES5_DILATION", 2, *HEAD]
-DC5 += ["MODEL.RPN.IN_FEATURES", ["res5"], "MODEL.ROI_HEADS.IN_FEATURES", ["res5"]]
-HEADS: dict[str, list[Any]] = {"C4": [], "DC5": DC5, "FPN": FPN}
-
-
-def configuration(*changes: Any) -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_list([*SMALL_KEYS, *changes])
-    return cfg
-
-
-def detector(*changes: Any) -> nn.Module:
-    return build_detector(configuration(*changes))
-
-
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Every number of a model random; variances positive, so that no feature explodes."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                low = (
-                    0.5
-                    if "running_var" in name or ("norm" in name and name.endswith("weight"))
-                    else -0.1
-                )
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.2 + low)
-    return model
-
-
-def saved(content: object, folder: Path, name: str = "weights.pth") -> Path:
-    torch.save(content, folder / name)
-    return folder / name
+from tests.weights.helpers import (
+    FPN,
+    HEADS,
+    SMALL,
+    STAGES,
+    configuration,
+    detector,
+    list_overrides_of,
+    randomized,
+    saved,
+)
 
 
 def error_of(model: nn.Module, path: Path | str, **options: Any) -> str:
@@ -132,7 +86,7 @@ def test_torchvisions_weights_give_torchvisions_features(
     assert (report.missing, report.unused, len(report.loaded)) == ((), (), len(theirs.state_dict()))
     torch.testing.assert_close(classifier(images), theirs(images))
 
-    keys = [*chain(*write_architecture(architecture, "MODEL.RESNETS.").items())]
+    keys = list_overrides_of(architecture)
     c4: Any = detector(*keys).eval().double()
     report = load_weights(c4, path)
     assert {name.split(".")[0] for name in report.missing} == {"proposal_generator", "roi_heads"}
@@ -457,7 +411,7 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: Any, words: str) -> N
     [
         ("https://download.pytorch.org/x.pth", "MODEL.WEIGHTS = https://download.pytorch.org/x.pth is an address"),
         ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "nothing is downloaded from there; download it yourself"),
-        ("nowhere/weights.pth", "weights nowhere/weights.pth are not there; give the path"),
+        ("nowhere/weights.pth", "nowhere/weights.pth is not there; give the path of a file of weights"),
         (".", "is a folder; give a file of weights in it"),
     ],
 )  # fmt: skip

@@ -12,57 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
-from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import load_weights
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.preprocessing import KNOWN
 from resnext_det.weights.writing import SUFFIXES, write_weights
-from tests.weights.test_loading import HEADS, configuration, randomized
-
-THIN = Architecture(26, 2, 4)  # torchvision's stem and res2, and few weights else
-TORCHVISION = KNOWN["torchvision"]
-NOTES = {"author": "A. Nother", "license": "CC BY-SA 3.0", "top1": "77.8"}
-
-
-def classifier(seed: int = 0, norm: str = "BN") -> nn.Module:
-    return randomized(ResNeXtClassifier(THIN, num_classes=7, norm=norm), seed).eval()
-
-
-def torchvision_network(num_classes: int = 7) -> nn.Module:
-    blocks = [2, 2, 2, 2]
-    bottleneck = torchvision.models.resnet.Bottleneck
-    return torchvision.models.ResNet(
-        bottleneck,
-        blocks,
-        num_classes=num_classes,
-        groups=THIN.cardinality,
-        width_per_group=THIN.width,
-    )
-
-
-def without_counters(state: Any) -> dict[str, Tensor]:
-    return {
-        name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")
-    }
-
-
-def same_bits(one: Any, other: Any) -> bool:
-    """The same names, types, shapes and bytes: minus zero is not zero, and a NaN is itself."""
-    return set(one) == set(other) and all(
-        one[name].dtype == other[name].dtype
-        and one[name].shape == other[name].shape
-        and one[name].contiguous().numpy().tobytes() == other[name].contiguous().numpy().tobytes()
-        for name in one
-    )
-
-
-def in_format(format: str, folder: Path, name: str = "weights") -> Path:
-    return folder / f"{name}{SUFFIXES[format][0]}"
+from tests.weights.helpers import (
+    HEADS,
+    NOTES,
+    THIN,
+    TORCHVISION,
+    classifier,
+    configuration,
+    in_format,
+    randomized,
+    same_bits,
+    torchvision_network,
+    without_counters,
+)
 
 
 @pytest.mark.parametrize("second", SUFFIXES)

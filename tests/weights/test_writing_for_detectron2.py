@@ -14,13 +14,13 @@ from resnext_det.architecture import Architecture
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
-from tests.weights.test_loading import randomized
-from tests.weights.test_writing import (
+from tests.weights.helpers import (
     NOTES,
     THIN,
     TORCHVISION,
     classifier,
     in_format,
+    randomized,
     same_bits,
     without_counters,
 )

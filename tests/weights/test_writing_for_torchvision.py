@@ -18,12 +18,14 @@ from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights.file import read_weights
 from resnext_det.weights.preprocessing import KNOWN
 from resnext_det.weights.writing import write_weights
-from tests.weights.test_file_architectures import ours
-from tests.weights.test_loading import HEADS, configuration, randomized
-from tests.weights.test_writing import (
+from tests.weights.helpers import (
+    HEADS,
     THIN,
     TORCHVISION,
     classifier,
+    configuration,
+    randomized,
+    renamed_from_torchvision,
     same_bits,
     torchvision_network,
     without_counters,
@@ -83,7 +85,7 @@ def test_channels_alone_are_swapped_to_the_last_bit(tmp_path: Path) -> None:
     preprocessing = replace(TORCHVISION, channel_order="BGR", mean=mean, std=std)
     model = classifier()
     write_weights(model, tmp_path / "weights.pth", "torchvision", preprocessing=preprocessing)
-    state = ours(torch.load(tmp_path / "weights.pth", weights_only=True))
+    state = renamed_from_torchvision(torch.load(tmp_path / "weights.pth", weights_only=True))
     state["stem.conv1.weight"] = state["stem.conv1.weight"].flip(1)
     assert same_bits(without_counters(state), without_counters(model.state_dict()))
 
