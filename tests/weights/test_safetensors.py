@@ -14,8 +14,8 @@ import torch
 
 from resnext_det.weights.containers import read_container
 from resnext_det.weights.writing import write_weights
-from tests.weights.hostile import memory_below, safetensors_bytes
 from tests.weights.helpers import NOTES, TORCHVISION, classifier, same_bits, without_counters
+from tests.weights.hostile import memory_below, safetensors_bytes
 
 MIB = 1 << 20
 
