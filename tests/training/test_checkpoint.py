@@ -29,7 +29,7 @@ from tests.training.test_optimizer import assert_same
 
 
 class RunsCode:
-    """Unpickling it would create a file."""
+    """An object whose unpickling would create a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,7 +45,8 @@ def test_names_and_keys_are_detectron2s(tmp_path: Path) -> None:
         [*names, "model_final.pth"]
     )
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    contents = torch.load(tmp_path / "model_0000007.pth", weights_only=True)
+    contents = Checkpointer(tmp_path).load(tmp_path / "model_0000007.pth")
+    assert_same(contents, torch.load(tmp_path / "model_0000007.pth", weights_only=True))
     assert contents.keys() == {
         "model",
         "optimizer",
@@ -200,14 +201,14 @@ def test_other_optimizers_are_explained(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def go_on(state: TrainingState, stop: int, *, seed: int) -> None:
-    """Resume a training of STEPS iterations and go on to ``stop``, with random numbers of the seed."""
+    """Resume a training of STEPS iterations and go on to ``stop``, with a seed of its own."""
     start = state.resume()
     torch.manual_seed(seed)
     train_toy(state, start=start, stop=stop, after_step=[state.save_every(PERIOD)])
 
 
 def detectron2_goes_on(folder: Path, stop: int, *, seed: int) -> Any:
-    """The same in detectron2."""
+    """Do the same in detectron2."""
     trainer = detectron2_trainer(folder)
     trainer.resume_or_load(resume=True)
     trainer._trainer.data_loader.start = trainer.start_iter
@@ -219,7 +220,7 @@ def detectron2_goes_on(folder: Path, stop: int, *, seed: int) -> Any:
 
 @pytest.mark.detectron2
 def test_a_training_moves_between_the_two_engines(tmp_path: Path) -> None:
-    """Ours, then detectron2's, then ours: every part equals that of a training that did not move."""
+    """Ours, then detectron2's, then ours: every part equals that of a training in one engine."""
     ours, mixed = tmp_path / "ours", tmp_path / "mixed"
     for folder in (ours, mixed):
         go_on(toy_state(folder), 8, seed=11)

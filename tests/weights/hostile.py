@@ -1,4 +1,4 @@
-"""Files that would harm a careless reader: their making, and what reading them may do."""
+"""Make files that would harm a careless reader, and check what reading them does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from resnext_det.weights.containers import read_container
-from tests.weights.torch7_writer import Module, sequential, torch7_bytes
+from tests.weights.torch7_writer import Module, make_sequential, write_torch7
 
 # torch.save's number, its protocol and its machine, as pickles, of before torch 1.6.
 LEGACY_HEAD = (
@@ -30,30 +30,31 @@ LEGACY_HEAD = (
 )
 
 
-def bare(text: bytes) -> bytes:
-    return text
-
-
-def in_zip(text: bytes) -> bytes:
-    """An archive of torch.save with this pickle."""
+def make_zip(entries: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", text)
-        archive.writestr("archive/data/0", b"\0" * 64)
-        archive.writestr("archive/version", "3\n")
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", method) as archive:
+        warnings.simplefilter("ignore")  # of names that are twice there
+        for name, data in entries:
+            archive.writestr(name, data)
     return file.getvalue()
 
 
-def in_legacy(text: bytes) -> bytes:
-    """A file of torch.save before 1.6 with this pickle."""
-    return LEGACY_HEAD + text + pickle.dumps(["0"], 2) + struct.pack("<q", 16) + b"\0" * 64
+def pack_zip(text: bytes) -> bytes:
+    """Make an archive of torch.save with this pickle."""
+    entries = [("data.pkl", text), ("data/0", bytes(64)), ("version", b"3\n")]
+    return make_zip([(f"archive/{name}", data) for name, data in entries])
 
 
-ENVELOPES = {"pickle": bare, "torch zip": in_zip, "torch legacy": in_legacy}
+def pack_legacy(text: bytes) -> bytes:
+    """Make a file of torch.save before 1.6 with this pickle."""
+    return LEGACY_HEAD + text + pickle.dumps(["0"], 2) + struct.pack("<q", 16) + bytes(64)
+
+
+ENVELOPES = {"pickle": bytes, "torch zip": pack_zip, "torch legacy": pack_legacy}
 
 
 class Call:
-    """Pickled as the call of a function."""
+    """An object that is pickled as the call of a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -62,8 +63,8 @@ class Call:
         return self.call
 
 
-def sample_contents() -> dict[str, Any]:
-    """Plain data and tensors: more structure than values, so that most flips hit structure."""
+def _make_contents() -> dict[str, Any]:
+    """Make plain data and tensors: more structure than values, so that most flips hit structure."""
     generator = torch.Generator().manual_seed(0)
     state = OrderedDict(
         (f"layer{number}.weight", torch.randn(2, 3, generator=generator)) for number in range(20)
@@ -77,9 +78,9 @@ def sample_contents() -> dict[str, Any]:
     }
 
 
-def sample_files() -> dict[str, bytes]:
-    """A small file of each kind."""
-    contents = sample_contents()
+def make_samples() -> dict[str, bytes]:
+    """Make a small file of each kind."""
+    contents = _make_contents()
     arrays = {
         **contents,
         "model": {name: tensor.numpy() for name, tensor in contents["model"].items()},
@@ -97,15 +98,15 @@ def sample_files() -> dict[str, bytes]:
         "torch legacy": legacy.getvalue(),
         "pickle": pickle.dumps({**arrays, "big": None}, 4),
         "pickle of protocol 2": pickle.dumps(arrays, 2),
-        "safetensors": safetensors_bytes(
+        "safetensors": make_safetensors(
             {name: tensor.numpy() for name, tensor in contents["model"].items()}
         ),
-        "torch7": torch7_bytes(sequential(*modules)),
+        "torch7": write_torch7(make_sequential(*modules)),
     }
 
 
-def safetensors_bytes(arrays: dict[str, np.ndarray[Any, Any]], **changes: Any) -> bytes:
-    """A file of the safetensors format; ``changes`` replace entries of the header."""
+def make_safetensors(arrays: dict[str, np.ndarray[Any, Any]], **changes: Any) -> bytes:
+    """Make a safetensors file; ``changes`` replace entries of its header."""
     codes = {"float32": "F32", "int64": "I64", "uint8": "U8", "float16": "F16", "bool": "BOOL"}
     header, values = {}, b""
     for name, array in arrays.items():
@@ -119,12 +120,13 @@ def safetensors_bytes(arrays: dict[str, np.ndarray[Any, Any]], **changes: Any) -
     return struct.pack("<Q", len(text)) + text + values
 
 
-def truncated(data: bytes, step: int) -> Iterator[bytes]:
+def truncate(data: bytes, step: int) -> Iterator[bytes]:
+    """Cut a file short at every `step` bytes."""
     yield from (data[:length] for length in range(0, len(data), step))
 
 
-def flipped(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """The file with one to four bytes replaced."""
+def flip_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Replace one to four bytes of a file, `count` times anew."""
     chance = random.Random(seed)
     for _ in range(count):
         changed = bytearray(data)
@@ -134,7 +136,10 @@ def flipped(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 
 
 def read_or_refuse(data: bytes, path: Path, *, mapped: bool = False) -> str:
-    """``read`` or ``refused``. Any exception but a ValueError, and any reading of over five seconds, is a failure."""
+    """Read a file and return "read" or "refused".
+
+    Any error but a ValueError, and any reading of over five seconds, fails the test.
+    """
     path.write_bytes(data)
     start = time.perf_counter()
     try:
@@ -149,8 +154,8 @@ def read_or_refuse(data: bytes, path: Path, *, mapped: bool = False) -> str:
 
 
 @contextmanager
-def memory_below(limit: int) -> Iterator[None]:
-    """This process takes no more than this beyond what it has, torch's memory and mapped files included."""
+def limit_memory(limit: int) -> Iterator[None]:
+    """Fail if this process takes more bytes than `limit`, torch's and mapped files included."""
     status = Path("/proc/self/status")
     try:
         Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
@@ -169,12 +174,3 @@ def memory_below(limit: int) -> Iterator[None]:
     yield
     taken = resident("VmHWM") - before
     assert taken < limit, f"{taken >> 20} MiB were taken"
-
-
-def zip_of(entries: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", method) as archive:
-        warnings.simplefilter("ignore")  # of names that are twice there
-        for name, data in entries:
-            archive.writestr(name, data)
-    return file.getvalue()

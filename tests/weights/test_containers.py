@@ -1,4 +1,4 @@
-"""Every kind of file is told by its contents, and any damage to it is a ValueError, without a crash and without much memory."""
+"""Files are told apart by their contents; damage is a ValueError, without much memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 
 from resnext_det.weights.containers import read_container
 from tests.weights.hostile import (
-    flipped,
-    memory_below,
+    flip_bytes,
+    limit_memory,
+    make_samples,
+    make_zip,
     read_or_refuse,
-    sample_files,
-    truncated,
-    zip_of,
+    truncate,
 )
-from tests.weights.torch7_writer import torch7_bytes
+from tests.weights.torch7_writer import write_torch7
 
 MIB = 1 << 20
 
@@ -38,7 +38,7 @@ def test_bare_pickles(tmp_path: Path, protocol: int, contents: Any) -> None:
 
 
 def test_torch7(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(torch7_bytes({"a": 1}))
+    (tmp_path / "a").write_bytes(write_torch7({"a": 1}))
     assert read_container(tmp_path / "a") == ("torch7", {"a": 1})
 
 
@@ -64,7 +64,7 @@ def other_files() -> dict[str, tuple[bytes, str]]:
         "JSON": (b'{"a": 1}', "is text"),
         "Torch 7 in ASCII": (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "Torch 7 file in ASCII"),
         "a program": (b"#!/bin/sh\n", "is a program"),
-        "an empty zip archive": (zip_of([]), "empty zip archive"),
+        "an empty zip archive": (make_zip([]), "empty zip archive"),
         "anything": (b"anything else", "no known format.*b'anything'"),
     }
 
@@ -84,33 +84,33 @@ def test_no_file(tmp_path: Path) -> None:
         read_container(tmp_path)
 
 
-@pytest.mark.parametrize("kind", sorted(sample_files()))
-def test_truncated_at_every_kilobyte(tmp_path: Path, kind: str) -> None:
-    """And small files at every 16 bytes."""
-    data = sample_files()[kind]
+@pytest.mark.parametrize("kind", sorted(make_samples()))
+def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
+    """Large files are cut at every kilobyte, small ones at every 16 bytes."""
+    data = make_samples()[kind]
     path = tmp_path / "a"
     assert read_or_refuse(data, path) == "read"
-    cuts = list(truncated(data, 1024 if len(data) > 50_000 else 16))
+    cuts = list(truncate(data, 1024 if len(data) > 50_000 else 16))
     assert {read_or_refuse(cut, path) for cut in cuts} == {"refused"}
 
 
-@pytest.mark.parametrize("kind", sorted(sample_files()))
+@pytest.mark.parametrize("kind", sorted(make_samples()))
 def test_flipped_bytes_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     count_flips(tmp_path / "a", kind, 150)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(sample_files()))
+@pytest.mark.parametrize("kind", sorted(make_samples()))
 def test_ten_thousand_flips(tmp_path: Path, kind: str) -> None:
     count_flips(tmp_path / "a", kind, 10_000)
 
 
 def count_flips(path: Path, kind: str, count: int) -> None:
-    data = sample_files()[kind]
+    data = make_samples()[kind]
     read_or_refuse(data, path, mapped=True)
     outcomes: collections.Counter[str] = collections.Counter()
-    with memory_below(2 * len(data) + 64 * MIB):
-        for number, changed_data in enumerate(flipped(data, count, seed=1)):
+    with limit_memory(2 * len(data) + 64 * MIB):
+        for number, changed_data in enumerate(flip_bytes(data, count, seed=1)):
             outcomes[read_or_refuse(changed_data, path, mapped=bool(number % 2))] += 1
     assert outcomes.total() == count
     assert outcomes["refused"] > count / 4

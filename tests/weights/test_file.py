@@ -49,7 +49,7 @@ from tests.weights.foreign_names import (
     random_network,
     randomize,
 )
-from tests.weights.torch7_writer import torch7_bytes, torch7_network
+from tests.weights.torch7_writer import build_torch7_network, write_torch7
 
 # How each library makes a network's input of an image, on the scale 0-255: channel order, mean, std.
 IMAGENET_RGB = ("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -210,11 +210,11 @@ CASES = {
         lambda n: pickle.dumps({"model": of_the_script(n), "__author__": "torchvision", "matching_heuristics": True}),
         IMAGENET_RGB,
     ),
-    "the paper's, form C": Case("torch7", lambda: random_network(50), lambda n: torch7_bytes(torch7_network(n)), IMAGENET_RGB),
+    "the paper's, form C": Case("torch7", lambda: random_network(50), lambda n: write_torch7(build_torch7_network(n)), IMAGENET_RGB),
     "the paper's, form B, from a GPU": Case(
         "torch7",
         lambda: random_network(26, 32, 8),
-        lambda n: torch7_bytes({"model": torch7_network(n, form="B")}, cuda=True),
+        lambda n: write_torch7({"model": build_torch7_network(n, form="B")}, cuda=True),
         IMAGENET_RGB,
     ),
 }  # fmt: skip
@@ -670,7 +670,7 @@ def test_a_torch7_file_of_no_resnext_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"weights .*weights: the Torch 7 network is no ResNet or ResNeXt"
     ):
-        read(tmp_path, torch7_bytes({"a": 1}))
+        read(tmp_path, write_torch7({"a": 1}))
 
 
 @pytest.mark.parametrize("name", ["state_dict", "model", "blobs", "__metadata__", "meta"])

@@ -15,7 +15,7 @@ import torch
 from resnext_det.weights.containers import read_container
 from resnext_det.weights.writing import write_weights
 from tests.weights.helpers import NOTES, TORCHVISION, classifier, same_bits, without_counters
-from tests.weights.hostile import memory_below, safetensors_bytes
+from tests.weights.hostile import limit_memory, make_safetensors
 
 MIB = 1 << 20
 
@@ -60,7 +60,7 @@ def test_tensors_outlive_the_file_unless_they_are_mapped(tmp_path: Path) -> None
 def test_tensors_at_odd_places_are_read(tmp_path: Path, mapped: bool) -> None:
     """The package writes wide types first; others need not, and processors want aligned values."""
     arrays = {"a": np.arange(3, dtype=np.uint8), "b": np.arange(5, dtype=np.int64)}
-    (tmp_path / "a").write_bytes(safetensors_bytes(arrays))
+    (tmp_path / "a").write_bytes(make_safetensors(arrays))
     found = read_container(tmp_path / "a", mapped=mapped)[1]["state_dict"]
     assert list(found) == ["a", "b"]
     assert found["b"].tolist() == [0, 1, 2, 3, 4]
@@ -68,8 +68,8 @@ def test_tensors_at_odd_places_are_read(tmp_path: Path, mapped: bool) -> None:
 
 
 def test_mapped_tensors_take_no_memory(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(safetensors_bytes({"a": np.ones(24 * MIB, np.float32)}))
-    with memory_below(16 * MIB):
+    (tmp_path / "a").write_bytes(make_safetensors({"a": np.ones(24 * MIB, np.float32)}))
+    with limit_memory(16 * MIB):
         found = read_container(tmp_path / "a", mapped=True)[1]["state_dict"]
     assert found["a"][-1] == 1
 
@@ -81,7 +81,7 @@ def changed(name: str, **values: Any) -> bytes:
         "a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
         "b": {"dtype": "I64", "shape": [2], "data_offsets": [16, 32]},
     }
-    return safetensors_bytes(arrays, **{name: {**described[name], **values}})
+    return make_safetensors(arrays, **{name: {**described[name], **values}})
 
 
 def with_header(text: str, length: int | None = None, values: bytes = b"") -> bytes:
@@ -115,7 +115,7 @@ DAMAGED = "damaged or cut short, as a safetensors file"
         (changed("b", dtype={"F32": 1}), DAMAGED),
         (changed("b")[:-1], DAMAGED),
         (changed("b") + b"\0", DAMAGED),
-        (safetensors_bytes({}, __metadata__={"a": 1}), DAMAGED),
+        (make_safetensors({}, __metadata__={"a": 1}), DAMAGED),
         (with_header('{"a": 1'), DAMAGED),
         (with_header('{"a": 1}'), DAMAGED),
         (with_header(f'{{"a": {EMPTY}, "a": {EMPTY}}}'), "a name twice"),
@@ -136,7 +136,7 @@ DAMAGED = "damaged or cut short, as a safetensors file"
 def test_hostile_headers_are_held_to_the_format(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a").write_bytes(data)
     for mapped in (False, True):
-        with memory_below(2 * len(data) + 64 * MIB):
+        with limit_memory(2 * len(data) + 64 * MIB):
             if message:
                 with pytest.raises(ValueError, match=f"{tmp_path / 'a'} is .*{message}"):
                     read_container(tmp_path / "a", mapped=mapped)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from resnext_det.weights.torch7 import read_torch7
-from tests.weights.hostile import memory_below, truncated
+from tests.weights.hostile import limit_memory, truncate
 from tests.weights.torch7_writer import (
     NAMES,
     LongStorage,
     Module,
     Torch7Writer,
-    sequential,
-    torch7_bytes,
+    make_sequential,
+    write_torch7,
 )
 
 
@@ -38,7 +38,7 @@ def test_plain_data(tmp_path: Path) -> None:
         "list": [1, 2],
         "large": 1e300,
     }
-    found = read(tmp_path, torch7_bytes({**wanted, "none": None}))
+    found = read(tmp_path, write_torch7({**wanted, "none": None}))
     assert found == {**wanted, "list": {1: 1, 2: 2}, "none": None}
     assert type(found["a"]) is int
 
@@ -64,7 +64,7 @@ def test_tensors_of_every_type(
         "same": whole,
         "none": torch.empty(0, dtype=dtype),
     }
-    found = read(tmp_path, torch7_bytes(wanted, cuda=cuda, versions=versions))
+    found = read(tmp_path, write_torch7(wanted, cuda=cuda, versions=versions))
     for name, tensor in wanted.items():
         assert found[name].dtype == dtype
         assert found[name].stride() == tensor.stride() or not tensor.numel()
@@ -76,14 +76,14 @@ def test_tensors_of_every_type(
 
 def test_storages_on_their_own_are_flat_tensors(tmp_path: Path) -> None:
     sizes = LongStorage((-1, 2048))
-    assert read(tmp_path, torch7_bytes(sizes)).tolist() == [-1, 2048]
-    assert read(tmp_path, torch7_bytes({"size": sizes}))["size"].tolist() == [-1, 2048]
+    assert read(tmp_path, write_torch7(sizes)).tolist() == [-1, 2048]
+    assert read(tmp_path, write_torch7({"size": sizes}))["size"].tolist() == [-1, 2048]
 
 
 def test_what_contains_itself_is_read(tmp_path: Path) -> None:
     module = Module("nn.Sequential", {"name": "a"})
     module.fields["owner"] = module
-    found = read(tmp_path, torch7_bytes(module))
+    found = read(tmp_path, write_torch7(module))
     assert found.fields["owner"] is found
     assert found.class_name == "nn.Sequential"
     assert repr(found) == "TorchObject(class_name='nn.Sequential')"
@@ -190,15 +190,17 @@ def test_a_tensor_with_the_storage_of_another_type(tmp_path: Path) -> None:
 
 
 def test_cut_short_at_any_byte(tmp_path: Path) -> None:
-    data = torch7_bytes(
-        sequential(Module("nn.Linear", {"weight": torch.ones(2, 3), "name": "a", "train": True}))
+    data = write_torch7(
+        make_sequential(
+            Module("nn.Linear", {"weight": torch.ones(2, 3), "name": "a", "train": True})
+        )
     )
-    for cut in truncated(data, 1):
+    for cut in truncate(data, 1):
         with pytest.raises(ValueError, match="cut short"):
             read(tmp_path, cut)
 
 
 def test_memory_is_the_files(tmp_path: Path) -> None:
-    data = torch7_bytes([torch.ones(1 << 20) for _ in range(4)])
-    with memory_below(2 * len(data)):
+    data = write_torch7([torch.ones(1 << 20) for _ in range(4)])
+    with limit_memory(2 * len(data)):
         read(tmp_path, data)

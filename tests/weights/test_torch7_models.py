@@ -16,9 +16,9 @@ from resnext_det.weights.torch7 import read_torch7
 from resnext_det.weights.torch7_models import convert_torch7_network
 from tests.weights.torch7_writer import (
     Module,
-    sequential,
-    torch7_bytes,
-    torch7_network,
+    build_torch7_network,
+    make_sequential,
+    write_torch7,
 )
 
 
@@ -51,7 +51,7 @@ def random_network(*, groups: int = 4, width: int = 16) -> ResNet:
 def test_a_network_of_the_papers_code(tmp_path: Path, form: str, matrices: bool) -> None:
     network = random_network()
     state = convert_torch7_network(
-        read(tmp_path, torch7_bytes(torch7_network(network, form=form, matrices=matrices)))
+        read(tmp_path, write_torch7(build_torch7_network(network, form=form, matrices=matrices)))
     )
     theirs = network.state_dict()
     assert torch.equal(state["res3.1.conv2.weight"], theirs["layer2.1.conv2.weight"])
@@ -65,7 +65,7 @@ def test_its_outputs_are_the_networks(tmp_path: Path) -> None:
     """Form B at full width and 50 layers, in form C."""
     torch.manual_seed(0)
     network = ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=4).eval()
-    data = torch7_bytes({"model": sequential(torch7_network(network, form="B"))})
+    data = write_torch7({"model": make_sequential(build_torch7_network(network, form="B"))})
     ours = ResNeXtClassifier(Architecture.parse("X-50-32x4d")).eval()
     missing, unexpected = ours.load_state_dict(
         convert_torch7_network(read(tmp_path, data)), strict=False
@@ -83,7 +83,7 @@ def convolution_and_norm(module: Module) -> tuple[Module, Module]:
 
 def test_old_norms_epsilons_and_biases_compute_the_same(tmp_path: Path) -> None:
     """As Torch computes (x + bias - mean) / sqrt(var + eps), in float64."""
-    made = torch7_network(random_network())
+    made = build_torch7_network(random_network())
     convolution, norm = convolution_and_norm(made)
     plain = {
         name: tensor.double() for name, tensor in norm.fields.items() if isinstance(tensor, Tensor)
@@ -97,13 +97,13 @@ def test_old_norms_epsilons_and_biases_compute_the_same(tmp_path: Path) -> None:
     convolution.fields["bias"] = bias
     x = torch.randn(10, 64).double()
     wanted = (x + bias - plain["running_mean"]) / (plain["running_var"] + 1e-3).sqrt()
-    state = convert_torch7_network(read(tmp_path, torch7_bytes(made)))
+    state = convert_torch7_network(read(tmp_path, write_torch7(made)))
     mean, variance = state["stem.conv1.norm.running_mean"], state["stem.conv1.norm.running_var"]
     torch.testing.assert_close(
         (x - mean) / (variance + 1e-5).sqrt(), wanted, rtol=1e-12, atol=1e-12
     )
     norm.fields["running_std"] = (norm.fields.pop("running_var") + 1e-3).pow(-0.5)
-    state = convert_torch7_network(read(tmp_path, torch7_bytes(made)))
+    state = convert_torch7_network(read(tmp_path, write_torch7(made)))
     torch.testing.assert_close(state["stem.conv1.norm.running_var"], variance, rtol=1e-12, atol=0)
 
 
@@ -112,13 +112,13 @@ def broken(made: Module, how: str) -> Any:
     convolution, norm = convolution_and_norm(made)
     block = parts[4].fields["modules"][0]
     if how == "no head":
-        return sequential(*parts[:-1])
+        return make_sequential(*parts[:-1])
     if how == "a table":
         return {"a": 1}
     if how == "a tensor":
         return torch.ones(3)
     if how == "no block":
-        parts[4] = sequential(convolution, norm)
+        parts[4] = make_sequential(convolution, norm)
     elif how == "a third path":
         block.fields["modules"][0].fields["modules"].append(Module("nn.Identity", {}))
     elif how == "no norm":
@@ -137,7 +137,7 @@ def broken(made: Module, how: str) -> Any:
         parts[:] = [made]
     elif how == "2**40 ways to one module":
         for _ in range(40):
-            made = sequential(made, made)
+            made = make_sequential(made, made)
     return made
 
 
@@ -157,18 +157,18 @@ HOWS += ("a text as weight", "a matrix of another size", "itself", "2**40 ways t
 
 @pytest.mark.parametrize("how", HOWS)
 def test_another_network_is_an_error(tmp_path: Path, how: str) -> None:
-    found = read(tmp_path, torch7_bytes(broken(torch7_network(random_network()), how)))
+    found = read(tmp_path, write_torch7(broken(build_torch7_network(random_network()), how)))
     with pytest.raises(ValueError, match="no ResNet or ResNeXt for ImageNet: "):
         convert_torch7_network(found)
 
 
 def test_small_files_that_would_become_large_networks(tmp_path: Path) -> None:
     """Form B with one tensor that every group refers to."""
-    made = torch7_network(random_network(groups=32, width=4), form="B")
+    made = build_torch7_network(random_network(groups=32, width=4), form="B")
     paths = made.fields["modules"][4].fields["modules"][0].fields["modules"][0].fields["modules"][0]
     table = paths.fields["modules"][0]
     large = torch.zeros(4, 1 << 18, 1, 1)
     for group in table.fields["modules"]:
         group.fields["modules"][0].fields["weight"] = large
     with pytest.raises(ValueError, match="elements in all groups"):
-        convert_torch7_network(read(tmp_path, torch7_bytes(made)))
+        convert_torch7_network(read(tmp_path, write_torch7(made)))

@@ -1,4 +1,4 @@
-"""Torch 7's files written byte by byte from the description of the format, and torchvision's networks as the paper's code has them."""
+"""Write Torch 7 files byte by byte, and build torchvision's networks as the paper's code does."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Module:
 
 @dataclass(eq=False)
 class LongStorage:
-    """As ``nn.View`` has its sizes."""
+    """A storage of integers, in which ``nn.View`` has its sizes."""
 
     sizes: tuple[int, ...]
 
 
 class Torch7Writer:
-    """Writes objects one after the other into ``data``.
+    """Write objects one after the other into ``data``.
 
     Args:
         cuda: tensors are written as Cuda tensors.
@@ -85,7 +85,7 @@ class Torch7Writer:
         return self
 
     def _begun(self, kind: int, identity: Any, value: Any) -> bool:
-        """Writes type and index; whether the object was written before."""
+        """Write type and index; return whether the object was written before."""
         self.integer(kind)
         known = identity in self.indexes
         self.indexes.setdefault(identity, len(self.indexes) + 1)
@@ -136,18 +136,18 @@ class Torch7Writer:
             self.data += whole.numpy().tobytes()
 
 
-def torch7_bytes(value: Any, **options: bool) -> bytes:
+def write_torch7(value: Any, **options: bool) -> bytes:
     return bytes(Torch7Writer(**options).write(value).data)
 
 
-def sequential(*modules: Module) -> Module:
+def make_sequential(*modules: Module) -> Module:
     return Module("nn.Sequential", {"modules": list(modules), "train": False})
 
 
-def torch7_network(
+def build_torch7_network(
     network: ResNet, *, form: str = "C", package: str = "cudnn", matrices: bool = False
 ) -> Module:
-    """A network of torchvision as ``models/resnext.lua`` builds it.
+    """Build a network of torchvision as ``models/resnext.lua`` builds it.
 
     Args:
         network: of bottlenecks.
@@ -193,7 +193,7 @@ def torch7_network(
             relu,
         ]
         if form == "C":
-            return sequential(*first, *last)
+            return make_sequential(*first, *last)
         width = block.conv1.out_channels // block.conv2.groups
         paths = []
         for start in range(0, block.conv1.out_channels, width):
@@ -208,8 +208,8 @@ def torch7_network(
                 norm(block.bn2, part),
                 relu,
             ]
-            paths.append(sequential(*one, *two))
-        return sequential(
+            paths.append(make_sequential(*one, *two))
+        return make_sequential(
             Module("nn.ConcatTable", {"modules": paths}),
             Module("nn.JoinTable", {"dimension": 2}),
             *last,
@@ -218,12 +218,13 @@ def torch7_network(
     def residual(block: Bottleneck) -> Module:
         shortcut = Module("nn.Identity", {})
         if block.downsample is not None:
-            shortcut = sequential(convolution(block.downsample[0]), norm(block.downsample[1]))  # type: ignore[arg-type]
+            shortcut = make_sequential(convolution(block.downsample[0]), norm(block.downsample[1]))  # type: ignore[arg-type]
         both = Module("nn.ConcatTable", {"modules": [path(block), shortcut]})
-        return sequential(both, Module("nn.CAddTable", {"inplace": True}), relu)
+        return make_sequential(both, Module("nn.CAddTable", {"inplace": True}), relu)
 
     stages = [
-        sequential(*map(residual, getattr(network, f"layer{number}"))) for number in range(1, 5)
+        make_sequential(*map(residual, getattr(network, f"layer{number}")))
+        for number in range(1, 5)
     ]
     linear = Module(
         "nn.Linear", {"weight": network.fc.weight.detach(), "bias": network.fc.bias.detach()}
@@ -233,6 +234,6 @@ def torch7_network(
         Module("cudnn.SpatialAveragePooling", {}),
         Module("nn.View", {"size": LongStorage((-1, network.fc.in_features))}),
     ]
-    return sequential(
+    return make_sequential(
         convolution(network.conv1), norm(network.bn1), relu, pools[0], *stages, *pools[1:], linear
     )

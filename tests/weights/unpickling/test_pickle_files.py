@@ -1,4 +1,4 @@
-"""Bare pickles: what Python's own unpickler gives for plain data and arrays, and nothing at all for anything else."""
+"""Pickles of plain data and arrays are read as Python reads them; all others are refused."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from resnext_det.weights.unpickling.pickle_files import read_plain_pickle
-from tests.weights.hostile import ENVELOPES, Call, read_or_refuse, truncated
+from tests.weights.hostile import ENVELOPES, Call, read_or_refuse, truncate
 
 MIB = 1 << 20
 
 
-def plain_data() -> dict[str, Any]:
+def make_plain_data() -> dict[str, Any]:
     random = np.random.default_rng(0)
     weights = OrderedDict(
         (f"w{n}", random.normal(size=(8, 4 + n, 3, 3)).astype(np.float32)) for n in range(4)
@@ -90,7 +90,7 @@ def write(path: Path, text: bytes) -> Path:
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_every_protocol_gives_what_was_pickled(tmp_path: Path, protocol: int) -> None:
-    wanted = plain_data()
+    wanted = make_plain_data()
     found = read_plain_pickle(write(tmp_path / "a.pkl", pickle.dumps(wanted, protocol)))
     assert_same(found, wanted)
     assert found["again"] is found["model"]
@@ -99,8 +99,8 @@ def test_every_protocol_gives_what_was_pickled(tmp_path: Path, protocol: int) ->
     assert_same(found["again"]["w0"], wanted["model"]["w0"] + 1)
 
 
-def python2_text(text: bytes) -> bytes:
-    """A str as Python 2's cPickle writes it in protocol 2."""
+def write_python2_text(text: bytes) -> bytes:
+    """Write a str as Python 2's cPickle does in protocol 2."""
     return (
         b"U" + bytes([len(text)]) + text
         if len(text) < 256
@@ -108,28 +108,30 @@ def python2_text(text: bytes) -> bytes:
     )
 
 
-def python2_array(array: np.ndarray[Any, Any]) -> bytes:
-    """An array as Python 2's cPickle writes it in protocol 2, by the instructions of ``pickletools``."""
+def write_python2_array(array: np.ndarray[Any, Any]) -> bytes:
+    """Write an array as Python 2's cPickle does in protocol 2."""
     shape = b"(" + b"".join(b"K" + bytes([size]) for size in array.shape) + b"t"
-    dtype = b"cnumpy\ndtype\n" + python2_text(array.dtype.str[1:].encode()) + b"K\x00K\x01\x87R"
-    dtype += b"(K\x03" + python2_text(b"<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = (
+        b"cnumpy\ndtype\n" + write_python2_text(array.dtype.str[1:].encode()) + b"K\x00K\x01\x87R"
+    )
+    dtype += b"(K\x03" + write_python2_text(b"<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    return made + b"(K\x01" + shape + dtype + b"\x89" + python2_text(array.tobytes()) + b"tb"
+    return made + b"(K\x01" + shape + dtype + b"\x89" + write_python2_text(array.tobytes()) + b"tb"
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (200, 200), ()])
 def test_python2_strings_are_latin1(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    """As Detectron's model zoo has them."""
+    """Detectron's model zoo has such files."""
     array = np.random.default_rng(0).normal(size=shape)
     text = (
         b"\x80\x02}("
-        + python2_text(b"blobs")
+        + write_python2_text(b"blobs")
         + b"}"
-        + python2_text(b"conv1_w")
-        + python2_array(array)
+        + write_python2_text(b"conv1_w")
+        + write_python2_array(array)
         + b"s"
     )
-    text += python2_text(b"cfg") + python2_text(b"\xe9" * 300) + b"u."
+    text += write_python2_text(b"cfg") + write_python2_text(b"\xe9" * 300) + b"u."
     wanted = pickle.loads(text, encoding="latin1")
     assert wanted["cfg"] == "é" * 300
     assert_same(read_plain_pickle(write(tmp_path / "a.pkl", text)), wanted)
@@ -144,7 +146,7 @@ def test_what_contains_itself_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_arrays_are_read_into_their_place(tmp_path: Path, protocol: int) -> None:
-    """Beside the arrays themselves, next to nothing is needed."""
+    """Reading takes next to no memory beside the arrays themselves."""
     arrays = {
         f"w{number}": np.random.default_rng(number).normal(size=1_000_000) for number in range(4)
     }
@@ -157,8 +159,8 @@ def test_arrays_are_read_into_their_place(tmp_path: Path, protocol: int) -> None
     assert peak < sum(array.nbytes for array in arrays.values()) + 8 * MIB
 
 
-def attacks(folder: Path) -> dict[str, tuple[bytes, str]]:
-    """Pickles that would run code, and what their refusal says."""
+def make_attacks(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """Make pickles that would run code, each with what its refusal says."""
     command = f"touch {folder / 'harmed'}"
     asks = {
         "os.system": (
@@ -218,10 +220,10 @@ def attacks(folder: Path) -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("envelope", sorted(ENVELOPES))
-@pytest.mark.parametrize("name", sorted(attacks(Path())))
+@pytest.mark.parametrize("name", sorted(make_attacks(Path())))
 def test_nothing_is_run(tmp_path: Path, name: str, envelope: str) -> None:
-    """In a bare pickle and in both formats of torch.save."""
-    text, message = attacks(tmp_path)[name]
+    """Attacks fail in a bare pickle and in both formats of torch.save."""
+    text, message = make_attacks(tmp_path)[name]
     path = tmp_path / "weights"
     assert read_or_refuse(ENVELOPES[envelope](text), path) == "refused"
     assert not (tmp_path / "harmed").exists()
@@ -230,16 +232,16 @@ def test_nothing_is_run(tmp_path: Path, name: str, envelope: str) -> None:
             read_plain_pickle(path)
 
 
-def test_the_attacks_are_ones(tmp_path: Path) -> None:
+def test_the_attacks_are_real(tmp_path: Path) -> None:
     """Python's own unpickler does run them."""
     for name in ("os.system", "eval", "deep in data", "INST", "an array of objects"):
         (tmp_path / "harmed").unlink(missing_ok=True)
-        pickle.loads(attacks(tmp_path)[name][0])
+        pickle.loads(make_attacks(tmp_path)[name][0])
         assert (tmp_path / "harmed").exists(), name
 
 
-def bomb(name: str) -> bytes:
-    """Small pickles of much memory, much time or a deep stack."""
+def make_bomb(name: str) -> bytes:
+    """Make a small pickle that would take much memory, much time or a deep stack."""
     huge = struct.pack("<Q", 2**60)
     array = pickle.dumps(np.zeros(3, np.float32), 2)
     encoded = b"X" + struct.pack("<I", 60_000) + b"a" * 60_000
@@ -301,7 +303,7 @@ BOMBS = (
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_takes_memory(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / "bomb.pkl", bomb(name))
+    path = write(tmp_path / "bomb.pkl", make_bomb(name))
     tracemalloc.start()
     start = time.perf_counter()
     with pytest.raises(ValueError, match=r"bomb.pkl is (refused|damaged|cut short)"):
@@ -325,7 +327,7 @@ def test_a_memo_index_takes_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_cut_short_at_any_byte(tmp_path: Path, protocol: int) -> None:
     text = pickle.dumps({"model": {"w": np.arange(12.0)}, "a": [1, (2.5, "b")]}, protocol)
-    for cut in truncated(text, 1):
+    for cut in truncate(text, 1):
         path = write(tmp_path / "a.pkl", cut)
         with pytest.raises(ValueError, match=r"cut short|is empty"):
             read_plain_pickle(path)

@@ -1,4 +1,4 @@
-"""Files of torch.save, of both formats, read as torch itself reads them; archives and storages are held to the size of the file."""
+"""Files of torch.save, of both formats, are read as torch reads them; hostile ones are refused."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from resnext_det.weights.containers import read_container
 from tests.weights.hostile import (
     ENVELOPES,
     LEGACY_HEAD,
-    in_zip,
-    memory_below,
+    limit_memory,
+    make_zip,
+    pack_zip,
     read_or_refuse,
-    zip_of,
 )
 
 MIB = 1 << 20
@@ -54,8 +54,8 @@ def assert_same(found: Any, wanted: Any) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-def training_state() -> dict[str, Any]:
-    """What a training saves, and tensors of every kind."""
+def make_training_state() -> dict[str, Any]:
+    """Make what a training saves, and tensors of every kind."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
@@ -92,7 +92,7 @@ def test_torchs_files_are_read_as_torch_reads_them(
 ) -> None:
     path = tmp_path / "weights.safetensors"  # the suffix says nothing
     with path.open("wb") as file:
-        torch.save(training_state(), file, pickle_protocol=protocol, **FORMATS[kind])
+        torch.save(make_training_state(), file, pickle_protocol=protocol, **FORMATS[kind])
     with path.open("rb") as file:
         wanted = torch.load(file, weights_only=False)
     found_kind, found = read_container(path, mapped=mapped)
@@ -107,7 +107,7 @@ def test_torchs_files_are_read_as_torch_reads_them(
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_other_libraries_add(tmp_path: Path, kind: str) -> None:
-    """timm, torchvision's references, yacs and friends: known classes become dicts, without being imported."""
+    """Known classes of timm, yacs and others become dicts, without being imported."""
     config = pytest.importorskip("yacs.config").CfgNode({"MODEL": {"DEPTH": 50}})
     extras = {
         "args": argparse.Namespace(lr=0.1, milestones=[3]),
@@ -136,8 +136,23 @@ def test_what_other_libraries_add(tmp_path: Path, kind: str) -> None:
     }
 
 
+# pickle.dumps(pathlib.Path("/a/b"), 2) of Python 3.12, of 3.13, and as 3.14 is to write it.
+PATHS = {
+    "3.12": b"\x80\x02cpathlib\nPosixPath\nX\x01\0\0\0/X\x01\0\0\0aX\x01\0\0\0b\x87R.",
+    "3.13": b"\x80\x02cpathlib._local\nPosixPath\nq\x00X\x04\0\0\0/a/bq\x01\x85q\x02Rq\x03.",
+    "3.14": b"\x80\x02cpathlib\nPosixPath\nX\x04\0\0\0/a/b\x85R.",
+}
+
+
+@pytest.mark.parametrize("version", PATHS)
+def test_paths_of_other_pythons(tmp_path: Path, version: str) -> None:
+    (tmp_path / "a").write_bytes(pack_zip(PATHS[version]))
+    assert read_container(tmp_path / "a")[1] == "/a/b"
+
+
 HISTORY = (  # as mmengine's runner saves: a class with methods of its own and numpy arrays
-    b"\x80\x02}X\x03\0\0\0logcmmengine.logging.history_buffer\nHistoryBuffer\nq\x01)\x81}(X\x03\0\0\0maxK\x05X\x07\0\0\0methods}"
+    b"\x80\x02}X\x03\0\0\0logcmmengine.logging.history_buffer\nHistoryBuffer\nq\x01)\x81}("
+    b"X\x03\0\0\0maxK\x05X\x07\0\0\0methods}"
     b"X\x03\0\0\0minc__builtin__\ngetattr\nh\x01X\x03\0\0\0min\x86Rsubs."
 )
 
@@ -146,11 +161,13 @@ HISTORY = (  # as mmengine's runner saves: a class with methods of its own and n
 def test_the_history_of_mmengine(tmp_path: Path, envelope: str) -> None:
     path = tmp_path / "a"
     contents = (
-        in_zip(HISTORY) if envelope == "torch zip" else LEGACY_HEAD + HISTORY + pickle.dumps([], 2)
+        pack_zip(HISTORY)
+        if envelope == "torch zip"
+        else LEGACY_HEAD + HISTORY + pickle.dumps([], 2)
     )
     path.write_bytes(contents)
     assert read_container(path) == (envelope, {"log": {"max": 5, "methods": {"min": {}}}})
-    path.write_bytes(in_zip(HISTORY.replace(b"h\x01X\x03\0\0\0min", b"K\x01X\x03\0\0\0min")))
+    path.write_bytes(pack_zip(HISTORY.replace(b"h\x01X\x03\0\0\0min", b"K\x01X\x03\0\0\0min")))
     with pytest.raises(ValueError, match="asks for the attribute 'min' of an object"):
         read_container(path)
 
@@ -175,13 +192,13 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
         read_container(tmp_path / "a")
 
 
-def hostile_zips() -> dict[str, tuple[bytes, str]]:
+def make_hostile_zips() -> dict[str, tuple[bytes, str]]:
     tensor = io.BytesIO()
     torch.save({"w": torch.arange(8.0)}, tensor)
     good = tensor.getvalue()
     pickled = zipfile.ZipFile(io.BytesIO(good)).read("archive/data.pkl")
     entries = [("archive/data.pkl", pickled), ("archive/data/0", bytes(32))]
-    whole = zip_of(entries)
+    whole = make_zip(entries)
     where = whole.index(
         b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1
     )  # the directory's second entry
@@ -193,41 +210,41 @@ def hostile_zips() -> dict[str, tuple[bytes, str]]:
     rebuilt = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"%stQ%s\x89}tR."
 
     def tensor_of(elements: bytes, place: bytes) -> bytes:
-        return zip_of(
+        return make_zip(
             [("archive/data.pkl", rebuilt % (elements, place)), ("archive/data/0", bytes(32))]
         )
 
     return {
         "a bomb": (
-            zip_of(
+            make_zip(
                 [("archive/data.pkl", pickled), ("archive/data/0", bytes(50 * MIB))],
                 zipfile.ZIP_DEFLATED,
             ),
             "compressed",
         ),
-        "a compressed pickle": (zip_of(entries, zipfile.ZIP_BZIP2), "compressed"),
+        "a compressed pickle": (make_zip(entries, zipfile.ZIP_BZIP2), "compressed"),
         "an archive in an archive": (
-            zip_of([("archive/inner.pth", good)]),
+            make_zip([("archive/inner.pth", good)]),
             "not one of torch.save",
         ),
         "two archives": (
-            zip_of([("a/data.pkl", pickled), ("b/data.pkl", pickled)]),
+            make_zip([("a/data.pkl", pickled), ("b/data.pkl", pickled)]),
             "not one of torch.save",
         ),
-        "a name twice": (zip_of([*entries, entries[1]]), "twice"),
+        "a name twice": (make_zip([*entries, entries[1]]), "twice"),
         "entries over one another": (bytes(overlapping), "overlaps"),
         "an entry beyond the file": (bytes(sized), "lies beyond the file"),
-        "a storage that is missing": (zip_of(entries[:1]), "has 0 bytes, not 32"),
+        "a storage that is missing": (make_zip(entries[:1]), "has 0 bytes, not 32"),
         "a storage that is too short": (
-            zip_of([entries[0], ("archive/data/0", bytes(16))]),
+            make_zip([entries[0], ("archive/data/0", bytes(16))]),
             "has 16 bytes, not 32",
         ),
         "many entries": (
-            zip_of([(f"archive/data/{number:0200}", b"") for number in range(10_000)]),
+            make_zip([(f"archive/data/{number:0200}", b"") for number in range(10_000)]),
             "directory is over",
         ),
-        "arrays": (zip_of([("w.npy", b"\x93NUMPY")]), "archive of numpy"),
-        "another byte order": (zip_of([*entries, ("archive/byteorder", b"big")]), "big-endian"),
+        "arrays": (make_zip([("w.npy", b"\x93NUMPY")]), "archive of numpy"),
+        "another byte order": (make_zip([*entries, ("archive/byteorder", b"big")]), "big-endian"),
         "the right one": (tensor_of(b"K\x08", b"K\x00K\x08\x85K\x01\x85"), ""),
         "an offset": (
             tensor_of(b"K\x08", b"K\x01K\x08\x85K\x01\x85"),
@@ -252,11 +269,11 @@ def hostile_zips() -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(hostile_zips()))
+@pytest.mark.parametrize("name", sorted(make_hostile_zips()))
 def test_zip_archives_are_held_to_the_file(tmp_path: Path, name: str) -> None:
-    data, message = hostile_zips()[name]
+    data, message = make_hostile_zips()[name]
     path = tmp_path / "a"
-    with memory_below(2 * len(data) + 64 * MIB):
+    with limit_memory(2 * len(data) + 64 * MIB):
         outcomes = {read_or_refuse(data, path, mapped=mapped) for mapped in (False, True)}
     if not message:
         assert outcomes == {"read"}
@@ -275,5 +292,5 @@ def test_old_files_take_no_memory_for_storages_that_are_not_there(
         + b"NtQ"
     )
     text = b"\x80\x02ctorch._utils\n_rebuild_tensor\n((" + storage + b"K\x00K\x01\x85K\x01\x85tR."
-    with memory_below(2 * MIB):
+    with limit_memory(2 * MIB):
         assert read_or_refuse(ENVELOPES["torch legacy"](text), tmp_path / "a") == "refused"
