@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import runpy
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -22,13 +19,9 @@ from resnext_det.paper.complexity import (
 )
 from resnext_det.paper.figure_4 import format_figure_4
 from resnext_det.resnext import Bottleneck, ResNeXtClassifier
+from tests.tools.helpers import finish, run_tool, start_tool
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "analyze.py"
-
-
-def run(*arguments: object) -> int:
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+run = partial(run_tool, "analyze")
 
 
 @pytest.mark.parametrize("name", ["R-50", "X-50-32x4d", "X-26-8x14d"])
@@ -185,11 +178,9 @@ def squeezed(text: str) -> str:
 
 
 def test_table_2_is_the_papers() -> None:
-    command = [sys.executable, str(SCRIPT), "--table", "2"]
-    environment = {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    output, errors = finish(start_tool("analyze", "--table", 2))
+    assert errors == ""
+    rows = [line.split() for line in output.splitlines()[2:]]
     assert [row[:3] for row in rows] == [
         ["1", "64", "64"],
         ["2", "40", "80"],

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +12,14 @@ import yaml
 from resnext_det.paper.comparison import compare_detectors
 from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_detector
+from tests.tools.helpers import finish, run_tool, start_tool
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "compare.py"
+run = partial(run_tool, "compare")
 
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A ResNet and a ResNeXt of 50 layers, and a run that was not evaluated, in the working folder."""
+    """A ResNet, a ResNeXt, and a run that was not evaluated, in the working folder."""
     monkeypatch.chdir(tmp_path)
     for name, groups, width, AP in (
         ("R50", 1, 64, 26.1),
@@ -41,19 +38,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["R50", "X50"]
 
 
-def run(*arguments: object) -> int:
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
-
-
 def test_the_command_prints_the_table(folders: list[str]) -> None:
-    command = [sys.executable, str(SCRIPT), *folders]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    output, errors = finish(start_tool("compare", *folders))
+    assert errors == ""
+    lines = [" ".join(line.split()) for line in output.splitlines()]
     assert "R-50 1x64d joint 1 47.6 46.10 26.5 26.10" in lines
     assert "X-50 32x4d - R-50 1x64d joint 1, 1 +2.1 +1.10 +1.0 +1.10" in lines
     assert "X-101 32x4d - R-101 1x64d - - +0.8 - +0.2 -" in lines

@@ -1,12 +1,9 @@
-"""The command: the paper's tables on the screen and in a file, and its errors without a traceback."""
+"""The command: the paper's tables on the screen and in a file; errors without a traceback."""
 
 from __future__ import annotations
 
 import json
-import os
-import runpy
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +12,14 @@ import yaml
 from resnext_det.paper.comparison import compare_classifiers
 from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_classifier, read_detector
+from tests.tools.helpers import finish, run_tool, start_tool
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "compare_classifiers.py"
+run = partial(run_tool, "compare_classifiers")
 
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two seeds of a ResNeXt of 29 layers on CIFAR-10, and a run that was not tested, in the working folder."""
+    """Two seeds of X-29 on CIFAR-10, and a run that was not tested, in the working folder."""
     monkeypatch.chdir(tmp_path)
     for name, seed, error in (("s1", 1, 3.5), ("s2", 2, 3.7), ("new", 3, None)):
         resnets = {"DEPTH": 29, "NUM_GROUPS": 8, "WIDTH_PER_GROUP": 64, "SHORTCUTS": True}
@@ -39,19 +36,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["s1", "s2"]
 
 
-def run(*arguments: object) -> int:
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
-
-
 def test_the_command_prints_the_table(folders: list[str]) -> None:
-    command = [sys.executable, str(SCRIPT), *folders]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    output, errors = finish(start_tool("compare_classifiers", *folders))
+    assert errors == ""
+    lines = [" ".join(line.split()) for line in output.splitlines()]
     assert lines[0].startswith("Table 7: CIFAR-10 and CIFAR-100")
     assert "X-29 8x64d cifar10 crop 32, 10-way 2 3.65 3.60 ± 0.14 - 0.10 ± 0.00" in lines
     assert "X-29 16x64d cifar100 crop 32, 100-way - 17.31 - - -" in lines
@@ -83,10 +71,9 @@ def test_a_run_that_has_not_ended_is_to_go_on(
 ) -> None:
     Path("new/model_final.pth").unlink()
     assert run("new") == 1
-    assert (
-        "new/test holds no *.json: the run has not ended; wait for it, or if it was interrupted repeat its command with "
-        "--resume" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "new/test holds no *.json: the run has not ended; wait for it" in said
+    assert "repeat its command with --resume" in said
 
 
 def test_a_detectors_folder_is_told_apart(

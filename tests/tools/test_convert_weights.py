@@ -1,4 +1,4 @@
-"""The command: every format into every other, what a file is, a detector's backbone, and its errors without a traceback."""
+"""The command: conversion between formats, --inspect, --backbone-only, and its errors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import os
 import pickle
 import re
-import runpy
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, check_preprocessing, load_weights, read_weights
 from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import SUFFIXES, write_weights
+from tests.tools.helpers import finish, run_tool, start_tool
 from tests.weights.helpers import (
     HEADS,
     NOTES,
@@ -40,12 +39,7 @@ from tests.weights.helpers import (
 )
 from tests.weights.test_conversion import run_of_ours
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "convert_weights.py"
-
-
-def run(*arguments: object) -> int:
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+run = partial(run_tool, "convert_weights")
 
 
 @pytest.fixture
@@ -77,13 +71,11 @@ def test_the_suffix_says_the_format(name: str, format: str, theirs: Path, tmp_pa
 
 
 def test_the_command_inspects(theirs: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--inspect", str(theirs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    output, errors = finish(start_tool("convert_weights", "--inspect", theirs))
+    assert errors == ""
     parameters = sum(parameter.numel() for parameter in torchvision_network().parameters())
     without_head = parameters - 7 * 2049
-    first, architecture, counts, license, *lines = done.stdout.splitlines()
+    first, architecture, counts, license, *lines = output.splitlines()
     assert first == f"# {theirs}: torchvision, {theirs.stat().st_size / 1e6:.1f} MB"
     billions = THIN.multiply_adds(num_classes=7) / 1e9
     assert architecture == f"# architecture: X-26-2x4d, {billions:.2f} G multiply-adds at 224x224"
@@ -124,7 +116,7 @@ def test_what_inspect_prints_is_a_configuration_that_fits(
 
 
 def test_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """torchvision's page of resnext50_32x4d: 25028904 parameters, 4.23 giga multiply-adds, 95.8 MB (of 2**20)."""
+    """torchvision's page of resnext50_32x4d: 25028904 parameters, 4.23 G multiply-adds, 95.8 MB."""
     torch.save(torchvision.models.resnext50_32x4d().state_dict(), tmp_path / "weights.pth")
     assert run("--inspect", tmp_path / "weights.pth", "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -243,7 +235,7 @@ def test_heads_that_are_no_part_of_it_are_left_out_aloud(
 
 
 def test_an_unlabelled_file_is_labelled(tmp_path: Path) -> None:
-    """detectron2's own .pkl says nothing of its preprocessing, and nobody's author is no known source."""
+    """detectron2's own .pkl says nothing of its preprocessing, and names no known publisher."""
     state = without_counters(classifier().state_dict())
     arrays = {name: tensor.contiguous().numpy() for name, tensor in state.items()}
     with (tmp_path / "own.pkl").open("wb") as file:
@@ -288,13 +280,9 @@ def test_a_detector_without_its_configuration(
     (tmp_path / "config.yaml").unlink()
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), "model_final.pth", "backbone.pkl", "--backbone-only"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
-    )
-    assert done.returncode == status
-    assert re.match(reason, done.stderr) and len(done.stderr.splitlines()) == 1
+    flags = ("model_final.pth", "backbone.pkl", "--backbone-only")
+    _, errors = finish(start_tool("convert_weights", *flags, cwd=tmp_path), status)
+    assert re.match(reason, errors) and len(errors.splitlines()) == 1
 
 
 def test_a_classifier_without_its_head(theirs: Path, tmp_path: Path) -> None:
@@ -317,7 +305,7 @@ def test_a_classifier_without_its_head(theirs: Path, tmp_path: Path) -> None:
         ),
         (
             ("theirs.pth", "out.xyz"),
-            "error: out.xyz has no suffix of a known format; end it in one of .pkl, .pt, .pth, .saf",
+            "error: out.xyz has no suffix of a known format; end it in one of .pkl, .pt, .pth",
         ),
         (
             ("theirs.pth", "out.pth", "--format", "detectron2"),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from resnext_det.evaluation.coco import evaluate_coco
 from tests.evaluation.helpers import random_set
+from tests.tools.helpers import finish, run_tool, start_tool
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "evaluate_coco.py"
+run = partial(run_tool, "evaluate_coco")
 
 
 @pytest.fixture
@@ -27,17 +24,9 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-def run(*arguments: object) -> int:
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
-
-
 def test_the_command_prints_the_table(files: tuple[Path, Path]) -> None:
-    command = [sys.executable, str(SCRIPT), *map(str, files), "--per-category"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == evaluate_coco(*files).format_table() + "\n"
-    assert done.stderr == ""
+    printed = finish(start_tool("evaluate_coco", *files, "--per-category"))
+    assert printed == (evaluate_coco(*files).format_table() + "\n", "")
 
 
 @pytest.mark.parametrize("backend", ["auto", "pycocotools"])

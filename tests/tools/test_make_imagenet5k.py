@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,38 +17,17 @@ from tests.data.images.helpers import (
     tree,
     write_files,
 )
+from tests.tools.helpers import finish, load_tool, run_tool, start_tool
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "make_imagenet5k.py"
+run = partial(run_tool, "make_imagenet5k")
 FULL = classes_of_images(["n01", "n02", "n03"]) | classes_of_images(["n04"], per_class=2)
-
-
-def run(*arguments: object) -> int:
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
 
 
 def test_from_archives_in_a_process_of_its_own(tmp_path: Path) -> None:
     write_files(tmp_path, {"full.tar": nested(FULL), "train.tar": nested({"n04": FULL["n04"]})})
-    arguments = [
-        "--imagenet",
-        "full.tar",
-        "--imagenet1k",
-        "train.tar",
-        "--output",
-        "imagenet5k",
-        "--classes",
-        "3",
-    ]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    arguments = "--imagenet full.tar --imagenet1k train.tar --output imagenet5k --classes 3"
+    output, _ = finish(start_tool("make_imagenet5k", *arguments.split(), cwd=tmp_path))
+    assert output.splitlines() == [
         "imagenet5k: 8 images of 3 classes",
         "the 2 classes besides ImageNet-1K's 1 have from 3 to 3 images each",
         "note: ImageNet-1K has 1000 classes, and 1 were given",
@@ -138,6 +115,6 @@ def test_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_number_far_from_the_papers_is_said(images: int, note: str | None) -> None:
     names = tuple(f"n{i:04d}" for i in range(5000))
     choice = imagenet5k.Choice(names, (images - 4999, *[1] * 4999), ())
-    lines = runpy.run_path(str(SCRIPT))["report"](choice, 1000, Path("out")).splitlines()
+    lines = load_tool("make_imagenet5k")["report"](choice, 1000, Path("out")).splitlines()
     assert lines[0] == f"out: {images:,} images of 5000 classes"
     assert (len(lines) == 2) if note is None else lines[2].startswith(note)

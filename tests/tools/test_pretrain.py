@@ -1,14 +1,11 @@
-"""The commands for classifiers: a training, its signals and errors, a test, and table 8 in miniature."""
+"""The commands for classifiers: training, its signals and errors, a test, the miniature."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import runpy
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,18 +16,11 @@ from resnext_det.paper.miniature import list_networks
 from resnext_det.weights import read_weights
 from tests.classification.helpers import RESNETS, write_config, write_images
 from tests.detection.helpers import FPN
+from tests.tools.helpers import finish, run_tool, start_tool
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-TOOLS = Path(__file__).parents[2] / "tools"
 SHORT = ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()")
-
-
-def run(tool: str, *arguments: object) -> int:
-    """A command within this process; its exit status."""
-    return runpy.run_path(str(TOOLS / f"{tool}.py"))["main"](
-        [str(argument) for argument in arguments]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +37,15 @@ def test_train_then_test(
     config: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run("pretrain", "--config-file", config, "--seeds", 0, 1, *SHORT, "OUTPUT_DIR", out) == 0
+    given = ("--config-file", config, "--seeds", 0, 1, *SHORT, "OUTPUT_DIR", out)
+    assert run_tool("pretrain", *given) == 0
     said = capsys.readouterr().out
     assert re.search(r"3-way top-1 error of 2 trainings: \d+\.\d\d ± \d+\.\d\d\n", said)
     weights = out / "seed_1" / "model_final.pth"
     assert str(weights) in said
     options = ("--device", "cpu", "--num-workers", 0, "--output-dir", out / "seed_1", "--per-class")
-    assert (
-        run("evaluate_classifier", weights, images / "val", "--protocol", "ten-crop", *options) == 0
-    )
+    tested = (weights, images / "val", "--protocol", "ten-crop")
+    assert run_tool("evaluate_classifier", *tested, *options) == 0
     said = capsys.readouterr().out
     assert f"written: {out}/seed_1/test/" in said
     assert "ten-crop 32 of shorter side 36, torch7_bicubic: top-1" in said and "| middle" in said
@@ -64,7 +54,7 @@ def test_train_then_test(
     )
     found = json.loads(file.read_text())
     assert found["images"] == 9 and found["protocol"] == "ten-crop 32"
-    assert run("compare_classifiers", out / "seed_0", out / "seed_1") == 0
+    assert run_tool("compare_classifiers", out / "seed_0", out / "seed_1") == 0
     assert "ten-crop 32" in capsys.readouterr().out
 
 
@@ -74,18 +64,13 @@ def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
 ) -> None:
     """Ctrl-C, and what a scheduler sends to the whole process group, workers included."""
     out = tmp_path / "out"
-    command = [sys.executable, TOOLS / "pretrain.py", "--config-file", config, "--resume"]
-    command += ["--num-gpus", processes, "OUTPUT_DIR", out]
     changes = (
         "SOLVER.EPOCHS 400 SOLVER.CHECKPOINT_EPOCHS 400 TEST.EVAL_EPOCHS 0 DATALOADER.NUM_WORKERS"
     )
-    process = subprocess.Popen(
-        [*map(str, command), *changes.split(), "2" if to_all else "0"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=to_all,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
+    process = start_tool(
+        *("pretrain", "--config-file", config, "--resume", "--num-gpus", processes),
+        *("OUTPUT_DIR", out, *changes.split(), 2 if to_all else 0),
+        new_session=to_all,
     )
     metrics = out / "metrics.json"
     deadline = time.monotonic() + 60
@@ -95,14 +80,13 @@ def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
         os.killpg(process.pid, signal.SIGTERM)
     else:
         process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    _, said = finish(process, 130)
     assert "the training was stopped after iteration" in said and "--resume" in said
     checkpoint = out / (out / "last_checkpoint").read_text()
     done = int(checkpoint.stem.removeprefix("model_")) + 1
     epochs = str(done // 4 + 1)
     resumed = ("--config-file", config, "--resume", "OUTPUT_DIR", out)
-    assert run("pretrain", *resumed, "SOLVER.EPOCHS", epochs, "TEST.EVAL_EPOCHS", 0) == 0
+    assert run_tool("pretrain", *resumed, "SOLVER.EPOCHS", epochs, "TEST.EVAL_EPOCHS", 0) == 0
     lines = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()]
     assert lines == sorted(set(lines)) and lines[-1] >= 4 * int(epochs) - 1
 
@@ -127,7 +111,7 @@ def test_a_users_errors(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    assert run("pretrain", *(word.format(config=config) for word in arguments)) == 1
+    assert run_tool("pretrain", *(word.format(config=config) for word in arguments)) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and re.search(words, said) and "Traceback" not in said
 
@@ -136,9 +120,8 @@ def test_weights_that_are_no_classifiers(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "weights.pth").write_bytes(b"no weights")
-    assert (
-        run("evaluate_classifier", tmp_path / "weights.pth", images / "val", "--device", "cpu") == 1
-    )
+    given = (tmp_path / "weights.pth", images / "val", "--device", "cpu")
+    assert run_tool("evaluate_classifier", *given) == 1
     assert "weights.pth" in capsys.readouterr().err
 
 
@@ -168,19 +151,9 @@ def test_table_8_in_miniature(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configs, out = miniature_configs(tmp_path / "configs", images), tmp_path / "out"
-    options = (
-        "--configs",
-        configs,
-        "--output-dir",
-        out,
-        "--seeds",
-        0,
-        1,
-        "--from-random",
-        "--device",
-        "cpu",
-    )
-    assert run("table8_miniature", *options) == 0
+    seeds = ("--seeds", 0, 1, "--from-random")
+    options = ("--configs", configs, "--output-dir", out, *seeds, "--device", "cpu")
+    assert run_tool("table8_miniature", *options) == 0
     table = capsys.readouterr().out
     for name in ("R26_1x8d", "X26_2x6d"):
         weights = out / name / "classifier" / "model_final.pth"
@@ -195,9 +168,9 @@ def test_table_8_in_miniature(
         and "X - R" in table
         and "The same detectors from random weights" in table
     )
-    assert run("table8_miniature", *options) == 1
+    assert run_tool("table8_miniature", *options) == 1
     assert "has 10 runs of an earlier miniature" in capsys.readouterr().err
-    assert run("table8_miniature", *options, "--resume") == 0
+    assert run_tool("table8_miniature", *options, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[-12:] == table.splitlines()[-12:]
 
 
@@ -221,7 +194,7 @@ def test_a_miniature_tells_what_is_wrong_before_it_trains(
     configs, out = miniature_configs(tmp_path / "configs", images), tmp_path / "out"
     if last is not None:
         (configs / "faster_rcnn_X26_2x6d.yaml").write_text(last)
-    assert run("table8_miniature", "--configs", configs, "--output-dir", out, *options) == 1
+    assert run_tool("table8_miniature", "--configs", configs, "--output-dir", out, *options) == 1
     assert said in capsys.readouterr().err
     assert not out.exists()
 

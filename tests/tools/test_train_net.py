@@ -1,16 +1,15 @@
-"""The command: killed, interrupted and resumed runs, processes, evaluation, the files of a run, and a user's errors."""
+"""The command: stopped and resumed runs, processes, evaluation, its files, a user's errors."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import runpy
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ import torch
 from resnext_det.config import load_config
 from resnext_det.training.checkpoint import Checkpointer
 from tests.detection.helpers import C4_CHANGES, as_flags, as_overrides, json_lines, write_config
+from tests.tools.helpers import TORCHRUN, finish, run_tool, start_tool
 from tests.training.test_optimizer import assert_same
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "train_net.py"
+run = partial(run_tool, "train_net")
+start = partial(start_tool, "train_net")
 STEPS = 60  # some 30 ms each; a run is stopped in the first 20
 PERIOD = 2
 
@@ -47,35 +47,8 @@ def common(
     return ["--engine", request.param, "--config-file", str(config), *as_flags(sets)]
 
 
-def run(*arguments: object) -> int:
-    """The command within this process; its exit status."""
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
-
-
-def start(*command: object, program: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen[str]:
-    """The command in a process, and a group of processes, of its own."""
-    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    return subprocess.Popen(
-        [*program, str(SCRIPT), *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a run that has to succeed; what it printed."""
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, output + errors
-    return output
-
-
 def wait_for_a_random_step(process: subprocess.Popen[str], folder: Path) -> None:
-    """Until a checkpoint is there, and then some moment more, so that it falls anywhere within a step."""
+    """Wait for a checkpoint and some moment more, so that the end falls anywhere in a step."""
     iteration = random.randrange(1, STEPS // 3, PERIOD)
     deadline = time.monotonic() + 60
     while not (folder / f"model_{iteration:07d}.pth").exists():
@@ -94,7 +67,7 @@ def training(workers: int, folder: Path) -> list[object]:
 
 
 def assert_ended_like(folder: Path, other: Path) -> None:
-    """Weights, optimizer, schedule and random numbers are equal to the last bit; each line of the metrics stands once."""
+    """Weights, optimizer, schedule and random numbers are equal; lines of metrics stand once."""
     ends = [Checkpointer(path).load(path / "model_final.pth") for path in (folder, other)]
     assert set(ends[0]) >= {"model", "optimizer", "scheduler", "iteration", "random_state"}
     assert len(ends[0]["optimizer"]["state"]) > 50
@@ -110,7 +83,7 @@ def assert_ended_like(folder: Path, other: Path) -> None:
 def uninterrupted(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a whole run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    output = finish(start(*common, *training(0, folder)))
+    output, _ = finish(start(*common, *training(0, folder)))
     assert (
         output.splitlines()[-1].startswith("tiny_val: AP ")
         and str(folder) in output.splitlines()[-1]
@@ -167,29 +140,14 @@ def test_ctrl_c_outside_of_a_step(
 
 
 def test_two_processes(common: list[str], tmp_path: Path) -> None:
-    """Spawned and under torchrun a training ends alike; one process evaluates to what two evaluated to."""
+    """Spawned and under torchrun a training ends alike; one process evaluates as two do."""
     spawned, under_torchrun, evaluated = (
         tmp_path / name for name in ("spawned", "torchrun", "evaluated")
     )
-    short = [
-        "MODEL.DEVICE",
-        "cpu",
-        "SOLVER.MAX_ITER",
-        20,
-        "SOLVER.CHECKPOINT_PERIOD",
-        20,
-        "OUTPUT_DIR",
-    ]
+    schedule = ("SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 20)
+    short = ["MODEL.DEVICE", "cpu", *schedule, "OUTPUT_DIR"]
     finish(start("--num-gpus", 2, *common, *short, spawned))
-    torchrun = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    )
-    finish(start(*common, *short, under_torchrun, program=torchrun))
+    finish(start(*common, *short, under_torchrun, program=TORCHRUN))
     ends = [Checkpointer(path).load(path / "model_final.pth") for path in (spawned, under_torchrun)]
     assert len(ends[0]["random_state"]) == 2
     assert_same(*ends)
@@ -237,12 +195,9 @@ def test_eval_only_equals_the_end_of_training(
     }
     assert logged.items() <= numbers.items() and len(logged) == 6 + 6
 
-    evaluate = runpy.run_path(str(SCRIPT.with_name("evaluate_coco.py")))["main"]
     results = folder / "inference" / "coco_instances_results.json"
-    assert (
-        evaluate([str(sets["tiny_val"][0]), str(results), "--json", str(tmp_path / "again.json")])
-        == 0
-    )
+    written = ("--json", tmp_path / "again.json")
+    assert run_tool("evaluate_coco", sets["tiny_val"][0], results, *written) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == numbers
 
 
@@ -279,14 +234,8 @@ def test_the_files_of_a_run(common: list[str], uninterrupted: Path) -> None:
 def test_a_detector_that_finds_nothing(
     common: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changes = [
-        "SOLVER.MAX_ITER",
-        2,
-        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-        1.0,
-        "TEST.EVAL_PERIOD",
-        1,
-    ]
+    changes = ["SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1]
+    changes += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0]
     assert run(*common, *changes, "OUTPUT_DIR", tmp_path) == 0
     assert "no detection" in caplog.text
     assert json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text()) == []
@@ -313,14 +262,8 @@ def test_a_training_that_had_ended_is_evaluated(
 
 def test_a_drawn_seed_is_kept(common: list[str], tmp_path: Path) -> None:
     """SEED -1 is another seed in each run, and the same one where a run is resumed."""
-    changes = [
-        "SEED",
-        -1,
-        "SOLVER.WARMUP_ITERS",
-        0,
-        "DATASETS.TEST",
-        "()",
-    ]  # a rate that MAX_ITER does not change
+    # With a warm-up, the rate would depend on MAX_ITER.
+    changes = ["SEED", -1, "SOLVER.WARMUP_ITERS", 0, "DATASETS.TEST", "()"]
 
     def seed(folder: Path) -> int:
         return load_config(folder / "config.yaml").SEED
@@ -338,7 +281,7 @@ def test_a_drawn_seed_is_kept(common: list[str], tmp_path: Path) -> None:
 
 
 def broken_set(kind: str) -> Callable[[Path, Path], list[object]]:
-    """A copy of a set of two images, the second of which is not as it should be; registered as "broken"."""
+    """Register "broken": a copy of a set of two images, the second not as it should be."""
 
     def make(folder: Path, annotations: Path) -> list[object]:
         images = folder / "images"
@@ -370,147 +313,63 @@ def broken_set(kind: str) -> Callable[[Path, Path], list[object]]:
 
 
 BROKEN = "DATASETS.TRAIN ('broken',)"
-# What a user does wrong: (a set to break or None, flags, KEY VALUE, exit status, words of the message).
+# What a user does wrong: a set to break, flags, KEY VALUE; exit status, words of the message.
+# fmt: off
 ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
-    "dataset unknown": (
-        *(None, "", "DATASETS.TRAIN ('coc_2017_train',)", 1),
-        ["'coc_2017_train' is unknown", "--register-coco NAME ANNOTATIONS IMAGES"],
-    ),
-    "dataset missing": (
-        *(None, "", "DATASETS.TRAIN ('coco_2017_train',)", 1),
-        ["instances_train2017.json does not exist", "DETECTRON2_DATASETS"],
-    ),
-    "no training set": (
-        None,
-        "",
-        "DATASETS.TRAIN ()",
-        1,
-        ["DATASETS.TRAIN is empty", "('coco_2017_train',)"],
-    ),
-    "no test set": (
-        None,
-        "--eval-only",
-        "DATASETS.TEST ()",
-        1,
-        ["DATASETS.TEST is empty", "('coco_2017_val',)"],
-    ),
-    "image missing": (
-        "missing image",
-        "",
-        BROKEN,
-        1,
-        ["000001.jpg does not exist", "put the file there"],
-    ),
-    "image truncated": (
-        *("truncated image", "", BROKEN, 1),
-        ["000001.jpg cannot be read", "truncated", "replace the file"],
-    ),
-    "image truncated, in a worker": (
-        *("truncated image", "", f"{BROKEN} DATALOADER.NUM_WORKERS 1", 1),
-        ["000001.jpg cannot be read", "truncated", "replace the file"],
-    ),
-    "half a JSON": (
-        "half a JSON",
-        "",
-        BROKEN,
-        1,
-        ["broken.json", "is not JSON", "line 1 column", "correct it"],
-    ),
-    "box outside": (
-        "box outside",
-        "",
-        BROKEN,
-        1,
-        ["annotation 1", "[5000", "lies wholly outside", "remove"],
-    ),
-    "other categories": (
-        *("other categories", "", BROKEN, 1),
-        ["'broken'", "'tiny_val'", "zebra", "the same 'categories'"],
-    ),
-    "number of classes": (
-        *(None, "", "MODEL.ROI_HEADS.NUM_CLASSES 80", 1),
-        ["NUM_CLASSES = 80", "'tiny_train' has 6 categories", "write 6"],
-    ),
-    "unknown key": (
-        None,
-        "",
-        "SOLVER.BASE_LEARNING_RATE 0.1",
-        1,
-        ["BASE_LEARNING_RATE", "SOLVER.BASE_LR"],
-    ),
+    "dataset unknown": (None, "", "DATASETS.TRAIN ('coc_2017_train',)", 1,
+        ["'coc_2017_train' is unknown", "--register-coco NAME ANNOTATIONS IMAGES"]),
+    "dataset missing": (None, "", "DATASETS.TRAIN ('coco_2017_train',)", 1,
+        ["instances_train2017.json does not exist", "DETECTRON2_DATASETS"]),
+    "no training set": (None, "", "DATASETS.TRAIN ()", 1,
+        ["DATASETS.TRAIN is empty", "('coco_2017_train',)"]),
+    "no test set": (None, "--eval-only", "DATASETS.TEST ()", 1,
+        ["DATASETS.TEST is empty", "('coco_2017_val',)"]),
+    "image missing": ("missing image", "", BROKEN, 1,
+        ["000001.jpg does not exist", "put the file there"]),
+    "image truncated": ("truncated image", "", BROKEN, 1,
+        ["000001.jpg cannot be read", "truncated", "replace the file"]),
+    "image truncated, in a worker": ("truncated image", "", f"{BROKEN} DATALOADER.NUM_WORKERS 1", 1,
+        ["000001.jpg cannot be read", "truncated", "replace the file"]),
+    "half a JSON": ("half a JSON", "", BROKEN, 1,
+        ["broken.json", "is not JSON", "line 1 column", "correct it"]),
+    "box outside": ("box outside", "", BROKEN, 1,
+        ["annotation 1", "[5000", "lies wholly outside", "remove"]),
+    "other categories": ("other categories", "", BROKEN, 1,
+        ["'broken'", "'tiny_val'", "zebra", "the same 'categories'"]),
+    "number of classes": (None, "", "MODEL.ROI_HEADS.NUM_CLASSES 80", 1,
+        ["NUM_CLASSES = 80", "'tiny_train' has 6 categories", "write 6"]),
+    "unknown key": (None, "", "SOLVER.BASE_LEARNING_RATE 0.1", 1,
+        ["BASE_LEARNING_RATE", "SOLVER.BASE_LR"]),
     "wrong type": (None, "", "SOLVER.BASE_LR 1", 1, ["SOLVER.BASE_LR = ", "1.0"]),
     "unsupported value": (None, "", "MODEL.MASK_ON True", 1, ["MODEL.MASK_ON = True", "False"]),
     "half a pair": (None, "", "SOLVER.BASE_LR", 1, ["SOLVER.BASE_LR", "KEY VALUE"]),
-    "flag after the overrides": (
-        None,
-        "",
-        "SEED 1 --resume",
-        1,
-        ["'--resume'", "before the first KEY"],
-    ),
+    "flag after the overrides": (None, "", "SEED 1 --resume", 1,
+        ["'--resume'", "before the first KEY"]),
     "unknown flag": (None, "--gpus 2", "", 2, ["--gpus"]),
-    "no such configuration": (
-        None,
-        "--config-file nowhere.yaml",
-        "",
-        1,
-        ["nowhere.yaml does not exist"],
-    ),
-    "divergence": (
-        *(None, "", "SOLVER.BASE_LR 1e10 SOLVER.WARMUP_ITERS 0", 1),
-        ["diverged at iteration", ".jpg", "Lower SOLVER.BASE_LR"],
-    ),
+    "no such configuration": (None, "--config-file nowhere.yaml", "", 1,
+        ["nowhere.yaml does not exist"]),
+    "divergence": (None, "", "SOLVER.BASE_LR 1e10 SOLVER.WARMUP_ITERS 0", 1,
+        ["diverged at iteration", ".jpg", "Lower SOLVER.BASE_LR"]),
     "no GPU": (None, "", "MODEL.DEVICE cuda", 1, ["'cuda'", "no GPU", "MODEL.DEVICE cpu"]),
-    "no GPUs": (
-        None,
-        "--num-gpus 2",
-        "MODEL.DEVICE cuda",
-        1,
-        ["'cuda'", "no GPU", "MODEL.DEVICE cpu"],
-    ),
+    "no GPUs": (None, "--num-gpus 2", "MODEL.DEVICE cuda", 1,
+        ["'cuda'", "no GPU", "MODEL.DEVICE cpu"]),
     "no such device": (None, "", "MODEL.DEVICE gpu", 1, ["'gpu'", "write cuda or cpu"]),
-    "frozen norms at random": (
-        *(None, "", "MODEL.RESNETS.NORM FrozenBN", 1),
-        ["train to nothing", "MODEL.WEIGHTS", "MODEL.RESNETS.NORM"],
-    ),
-    "weights missing": (
-        None,
-        "",
-        "MODEL.WEIGHTS nowhere.pth",
-        1,
-        ["nowhere.pth", "MODEL.WEIGHTS"],
-    ),
-    "no weights to evaluate": (
-        None,
-        "--eval-only",
-        "",
-        1,
-        ["MODEL.WEIGHTS is empty", "model_final.pth"],
-    ),
+    "frozen norms at random": (None, "", "MODEL.RESNETS.NORM FrozenBN", 1,
+        ["train to nothing", "MODEL.WEIGHTS", "MODEL.RESNETS.NORM"]),
+    "weights missing": (None, "", "MODEL.WEIGHTS nowhere.pth", 1, ["nowhere.pth", "MODEL.WEIGHTS"]),
+    "no weights to evaluate": (None, "--eval-only", "", 1,
+        ["MODEL.WEIGHTS is empty", "model_final.pth"]),
     "unknown engine": (None, "--engine d2", "", 2, ["invalid choice: 'd2'", "portable"]),
-    "batch not divisible": (
-        *(None, "--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", 1),
-        ["batch of 3 images", "2 processes", "SOLVER.IMS_PER_BATCH to a multiple of 2"],
-    ),
-    "output is a file": (
-        None,
-        "",
-        "OUTPUT_DIR {file}",
-        1,
-        ["OUTPUT_DIR = ", "File exists", "another folder"],
-    ),
-    "output below a file": (
-        None,
-        "",
-        "OUTPUT_DIR {file}/below",
-        1,
-        ["OUTPUT_DIR = ", "another folder"],
-    ),
-    "regions from another map": (
-        *(None, "", "MODEL.ROI_HEADS.IN_FEATURES ['p2','p4']", 1),
-        ["MODEL"],  # each engine in its own words
-    ),
+    "batch not divisible": (None, "--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", 1,
+        ["batch of 3 images", "2 processes", "SOLVER.IMS_PER_BATCH to a multiple of 2"]),
+    "output is a file": (None, "", "OUTPUT_DIR {file}", 1,
+        ["OUTPUT_DIR = ", "File exists", "another folder"]),
+    "output below a file": (None, "", "OUTPUT_DIR {file}/below", 1,
+        ["OUTPUT_DIR = ", "another folder"]),
+    "regions from another map": (None, "", "MODEL.ROI_HEADS.IN_FEATURES ['p2','p4']", 1,
+        ["MODEL"]),  # each engine in its own words
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("name", ERRORS)

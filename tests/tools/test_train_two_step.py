@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +10,11 @@ import torch
 
 from tests.detection.helpers import C4_CHANGES, as_flags, as_overrides, write_sets
 from tests.detection.test_two_step import make_jobs
+from tests.tools.helpers import TORCHRUN, finish, load_tool, start_tool
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "train_two_step.py"
-TOOL = runpy.run_path(str(SCRIPT))
-main = TOOL["main"]
+main = load_tool("train_two_step")["main"]
 
 
 @pytest.fixture
@@ -46,31 +40,10 @@ def test_both_steps(command: list[str], tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_two_processes_under_torchrun(command: list[str], tmp_path: Path) -> None:
     """They meet once for both steps; there are several sets to propose on."""
-    several = [
-        "DATASETS.TRAIN",
-        "('tiny_train', 'tiny_val')",
-        "SOLVER.MAX_ITER",
-        "2",
-        *as_overrides(C4_CHANGES),
-    ]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    done = subprocess.run(
-        [*torchrun, str(SCRIPT), *command, *several],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("everything is in") == 1
+    several = ["DATASETS.TRAIN", "('tiny_train', 'tiny_val')", "SOLVER.MAX_ITER", 2]
+    given = (*command, *several, *as_overrides(C4_CHANGES))
+    output, _ = finish(start_tool("train_two_step", *given, program=TORCHRUN))
+    assert output.count("everything is in") == 1
     written = {path.name for path in (tmp_path / "both" / "rpn" / "inference").glob("*.pkl")}
     assert written == {"proposals_tiny_train.pkl", "proposals_tiny_val.pkl"}
     end = torch.load(tmp_path / "both" / "fast_rcnn" / "model_final.pth", weights_only=True)

@@ -1,0 +1,52 @@
+"""Run the tools: within this process, or in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def load_tool(tool: str) -> dict[str, Any]:
+    """Return the names that a file of tools/ defines."""
+    return runpy.run_path(str(ROOT / "tools" / f"{tool}.py"))
+
+
+def run_tool(tool: str, *arguments: object) -> int:
+    """Run a tool within this process; returns its exit status."""
+    return load_tool(tool)["main"]([str(argument) for argument in arguments])
+
+
+def start_tool(
+    tool: str,
+    *arguments: object,
+    program: tuple[str, ...] = (sys.executable,),
+    cwd: Path | None = None,
+    new_session: bool = True,
+) -> subprocess.Popen[str]:
+    """Start a tool in a process, and a group of processes, of its own."""
+    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", PYTHONIOENCODING="utf-8")
+    return subprocess.Popen(
+        [*program, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment,
+        cwd=cwd,
+        start_new_session=new_session,
+    )
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    """Wait for a tool that has to end with this status; returns what it printed, and its errors."""
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == status, output + errors
+    return output, errors
