@@ -49,9 +49,9 @@ class Stem(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Apply 1x1, grouped 3x3 and 1x1 convolutions, and add the input (figure 3c of the paper).
+    """Compute relu(shortcut(x) + conv3(relu(conv2(relu(conv1(x)))))) (figure 3c of the paper).
 
-    ``relu(shortcut(x) + conv3(relu(conv2(relu(conv1(x))))))``, with a norm in each convolution.
+    The convolutions are 1x1, 3x3 in groups and 1x1, each with its norm.
 
     Args:
         in_channels, out_channels: where they differ, the shortcut is a 1x1 projection.
@@ -111,13 +111,11 @@ def make_stage(
     stride_in_1x1: bool = False,
     dilate: bool = False,
 ) -> nn.Sequential:
-    """Make one stage of the network, in channels-last memory; "0", "1", ... are its blocks.
+    """Make the blocks of one stage, "res2" to "res5", in channels-last memory.
 
     ``make_stage(architecture, "res5")`` is the head of a C4 detector (detectron2's Res5ROIHeads).
 
     Args:
-        architecture: of the whole network.
-        name: "res2" to "res5".
         norm, stride_in_1x1: see ``Bottleneck``.
         dilate: keep the map's size, and dilate every 3x3 convolution by 2.
 
@@ -150,14 +148,10 @@ class ResNeXt(nn.Module):
     requested feature are not built, as in detectron2. Memory is channels-last.
 
     Args:
-        architecture: numbers of blocks, groups and channels.
         norm, stride_in_1x1: see ``Bottleneck``.
         out_features: which of ``FEATURES`` to return.
         dilate_res5: see ``make_stage``; detectron2's RES5_DILATION 2.
-        in_channels: channels of the images.
-
-    Attributes:
-        out_channels, out_strides: {name: int} for each of ``out_features``.
+        in_channels: of the images.
 
     Raises:
         ValueError: a feature or norm is unknown, or the norm does not fit the channels;
@@ -212,18 +206,12 @@ class ResNeXt(nn.Module):
         return features
 
     def freeze(self, at: int) -> ResNeXt:
-        """Freeze the first stages, as detectron2's MODEL.BACKBONE.FREEZE_AT does.
+        """Freeze the first ``at`` of ``FEATURES``, as MODEL.BACKBONE.FREEZE_AT does; return self.
 
         Their parameters get no gradient, and their batch norms become frozen ones.
 
-        Args:
-            at: 0 for nothing, 1 for the stem, 2 for stem and res2, ... 5 for everything up to res5.
-
-        Returns:
-            The network itself.
-
         Raises:
-            ValueError: ``at`` is not 0 to 5.
+            ValueError: ``at`` is not 0 (nothing), 1 (stem), ... 5 (everything up to res5).
         """
         if at not in range(len(FEATURES) + 1):
             raise ValueError(
@@ -247,14 +235,8 @@ class ResNeXtClassifier(ResNeXt):
     """A classifier: images (N, C, H, W) to logits (N, num_classes).
 
     The last map is averaged over its places and goes through a linear layer. The backbone's keys
-    stand beside ``linear``, so that one file of weights serves classifiers and backbones.
-
-    Args:
-        architecture, norm, stride_in_1x1, in_channels: see ``ResNeXt``.
-        num_classes: number of outputs.
-
-    Raises:
-        ValueError: as ``ResNeXt``; num_classes is below 1.
+    stand beside ``linear``, so that one file of weights serves classifiers and backbones. Arguments
+    and errors are those of ``ResNeXt``.
     """
 
     def __init__(
@@ -267,9 +249,7 @@ class ResNeXtClassifier(ResNeXt):
         in_channels: int = 3,
     ) -> None:
         if num_classes < 1:
-            raise ValueError(
-                f"num_classes is {num_classes}, not 1 or more; for no classifier build a ResNeXt"
-            )
+            raise ValueError(f"num_classes is {num_classes}; give 1 or more, or build a ResNeXt")
         super().__init__(
             architecture,
             norm=norm,
@@ -290,8 +270,5 @@ class ResNeXtClassifier(ResNeXt):
         return self.linear(x)  # (N, num_classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Compute the last map, before it is averaged: (N, feature_channels, H/32, W/32).
-
-        Sizes are rounded up. In a network for small images they are H/4 and W/4.
-        """
+        """Compute the last map, before it is averaged: (N, 2048, H/32, W/32), rounded up."""
         return super().forward(images)[self.out_features[0]]

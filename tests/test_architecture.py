@@ -4,7 +4,7 @@ import pytest
 
 from resnext_det.architecture import Architecture, Stage
 
-# Parameters and 10^9 multiply-adds at 224x224 with 1000 classes, as torchvision and pycls publish them.
+# Parameters and 10^9 multiply-adds at 224x224 with 1000 classes, by torchvision and pycls.
 PUBLISHED = [
     ("R-50", 25_557_032, 4.089),
     ("X-50-2x40d", 25_425_000, 4.125),
@@ -31,7 +31,7 @@ def test_counts_are_the_published_ones(
     assert architecture.multiply_adds() / 1e9 == pytest.approx(giga_multiply_adds, abs=0.00051)
 
 
-# The ResNeXt repository's CIFAR-10 networks: parameters, of which the paper's table 7 gives 34.4 and 68.1 million.
+# The ResNeXt repository's networks for CIFAR-10; table 7 of the paper has 34.4 and 68.1 million.
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [("ResNeXt-29 (8x64d)", 34_426_698), ("ResNeXt-29 (16x64d)", 68_155_210)],

@@ -1,4 +1,4 @@
-"""The networks of the paper that no detector has: for images of 32x32 pixels, and without shortcuts."""
+"""Networks of the paper that no detector has: for small images, and without shortcuts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from tests.test_architecture import PUBLISHED
+from tests.test_resnext import load, randomize
 
 SMALL_IMAGES = Architecture(29, 4, 16)
 
@@ -44,33 +45,11 @@ class CifarNetwork(nn.Module):
         return self.fc(F.avg_pool2d(x, 8).flatten(1))
 
 
-def native_name(key: str) -> str:
-    names = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm", "fc.": "linear."}
-    names |= {f"layer{i}.": f"res{i + 1}." for i in (1, 2, 3, 4)} | {
-        f"bn{i}": f"conv{i}.norm" for i in (1, 2, 3)
-    }
-    for theirs, ours in names.items():
-        key = key.replace(theirs, ours)
-    return f"stem.{key}" if key.startswith("conv1.") else key
-
-
-def randomize(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name.endswith(("bn1.weight", "bn2.weight", "bn3.weight", "1.weight", "running_var")):
-                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-            elif name.endswith(("bias", "running_mean")):
-                value.copy_(0.1 * torch.randn(value.shape, generator=generator))
-    return model.double()
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_the_network_for_small_images_is_the_repositorys(training: bool) -> None:
-    theirs = randomize(CifarNetwork(3, 4, 16, 10)).train(training)
+    theirs = randomize(CifarNetwork(3, 4, 16, 10)).double().train(training)
     ours = ResNeXtClassifier(SMALL_IMAGES, 10).double().train(training)
-    state = {native_name(key): value for key, value in theirs.state_dict().items()}
-    ours.load_state_dict(state, strict=True)
+    load(ours, theirs)
     images = torch.randn(
         3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
@@ -119,7 +98,7 @@ OTHERS = ["X-29-8x64d", "X-29-16x64d", "X-50-32x4d-plain", "R-50-plain", "X-29-4
 
 @pytest.mark.parametrize("name", [*(name for name, *_ in PUBLISHED), *OTHERS])
 def test_counts_are_those_of_the_modules_and_of_torch(name: str) -> None:
-    """Every network of the paper's tables; torch's counter is right in the forward pass, groups or not."""
+    """Torch's counter is right in the forward pass, with groups too."""
     architecture = Architecture.parse(name)
     size, classes = (32, 10) if architecture.for_small_images else (224, 1000)
     with torch.device("meta"):

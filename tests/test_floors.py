@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom, what the package never does, and what importing it needs."""
+"""The floors of the house: who may import whom, and what importing the package needs."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ DETECTION_FLOORS = (
 DETECTION_FLOOR_OF = {part: floor for floor, parts in enumerate(DETECTION_FLOORS) for part in parts}
 
 
-def module_of(path: Path) -> str:
-    """Name a file's module, as ``resnext_det.config.checks``; a folder's ``__init__`` has the folder's."""
+def name_module(path: Path) -> str:
+    """Name the module of a file, such as ``resnext_det.config.checks``."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def part_of(module: str) -> str:
+def name_part(module: str) -> str:
     """Name the part of the house that a module belongs to: ``config``, ``resnext``, ``tools`` ..."""
     names = module.split(".")
     return "tools" if names[0] == "tools" else names[1]
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in the file, for types too: absolute names."""
+def list_imports(path: Path) -> Iterator[str]:
+    """List every module that a file imports, wherever in the file, for types too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -67,27 +67,27 @@ def imports_of(path: Path) -> Iterator[str]:
                 yield name if home.is_dir() or home.with_suffix(".py").exists() else node.module
 
 
-@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=module_of)
+@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=name_module)
 def test_a_file_imports_from_lower_floors_alone(path: Path) -> None:
-    module = module_of(path)
+    module = name_module(path)
     if module == "resnext_det":  # the public names
         return
-    part = part_of(module)
+    part = name_part(module)
     assert part in FLOOR_OF, f"{module} is on no floor; give it one in FLOORS"
-    for imported in imports_of(path):
+    for imported in list_imports(path):
         assert imported != "resnext_det" or part == "tools", f"{module} imports the public names"
         if imported.startswith("resnext_det."):
-            other = part_of(imported)
+            other = name_part(imported)
             assert other == part or FLOOR_OF[other] < FLOOR_OF[part], f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "detection").rglob("*.py")), ids=module_of)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "detection").rglob("*.py")), ids=name_module)
 def test_the_engines_stand_side_by_side(path: Path) -> None:
-    module = module_of(path)
+    module = name_module(path)
     if module == "resnext_det.detection":  # the public names
         return
     part = module.split(".")[2]
-    for imported in imports_of(path):
+    for imported in list_imports(path):
         if imported.startswith("resnext_det.detection"):
             other = imported.split(".")[2]
             same = other == part
@@ -101,7 +101,7 @@ def test_the_engines_stand_side_by_side(path: Path) -> None:
 def test_no_file_imports_itself_through_others() -> None:
     """No circles, not even of types."""
     graph = {
-        module_of(path): {name for name in imports_of(path) if name.startswith("resnext_det.")}
+        name_module(path): {name for name in list_imports(path) if name.startswith("resnext_det.")}
         for path in FILES
         if path.name != "__init__.py" or path.parent.name == "detectron2"
     }
@@ -119,24 +119,24 @@ def test_no_file_imports_itself_through_others() -> None:
 
 
 def test_the_lowest_file_needs_the_standard_library_alone() -> None:
-    names = {name.split(".")[0] for name in imports_of(PACKAGE / "architecture.py")}
+    names = {name.split(".")[0] for name in list_imports(PACKAGE / "architecture.py")}
     assert names <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=module_of)
+@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=name_module)
 def test_only_its_own_engine_imports_detectron2(path: Path) -> None:
     plugin = PACKAGE / "detection" / "detectron2"
     if plugin in path.parents or path == PACKAGE / "benchmark.py":  # timed beside ours
         return
     chooses = path == PACKAGE / "detection" / "jobs.py"
-    for imported in imports_of(path):
+    for imported in list_imports(path):
         assert imported.split(".")[0] != "detectron2", f"{path} imports {imported}"
-        registration = path == PACKAGE / "__init__.py" and imported == module_of(plugin)
-        of_the_engine = imported.startswith(module_of(plugin))
+        registration = path == PACKAGE / "__init__.py" and imported == name_module(plugin)
+        of_the_engine = imported.startswith(name_module(plugin))
         assert registration or chooses or not of_the_engine, f"{path} imports {imported}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
+@pytest.mark.parametrize("path", FILES, ids=name_module)
 def test_the_package_neither_prints_nor_star_imports(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -164,8 +164,8 @@ class Refuse:
             return None
         raise ModuleNotFoundError(f"blocked: {name}", name=name)
 
-REFUSED = {"fvcore", "yacs", "yaml", "iopath", "cv2", "PIL", "pycocotools", "hotcoco", "torchvision", "detectron2",
-           "tqdm", "tabulate", "matplotlib", "tensorboard", "timm", "pandas", "scipy"}
+REFUSED = {"fvcore", "yacs", "yaml", "iopath", "cv2", "PIL", "pycocotools", "hotcoco", "detectron2",
+           "torchvision", "tqdm", "tabulate", "matplotlib", "tensorboard", "timm", "pandas", "scipy"}
 sys.meta_path.insert(0, Refuse())
 
 import socket

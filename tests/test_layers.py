@@ -28,8 +28,8 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def random_batch_norm(channels: int) -> nn.BatchNorm2d:
-    """A batch norm in inference, whose numbers are all away from their initial values."""
+def make_batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Make a batch norm in inference, none of whose numbers is the initial one."""
     norm = nn.BatchNorm2d(channels, eps=1e-3).eval()
     nn.init.uniform_(norm.weight, 0.5, 2.0)
     nn.init.normal_(norm.bias)
@@ -39,11 +39,11 @@ def random_batch_norm(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
-def conv_and_reference(norm: str, **options: Any) -> tuple[ConvNorm, nn.Sequential]:
-    """A ConvNorm with a frozen norm, and the same as a convolution and a batch norm of torch, in float64."""
+def make_pair(norm: str, **options: Any) -> tuple[ConvNorm, nn.Sequential]:
+    """Make a ConvNorm with a frozen norm, and its equal of torch's own modules, in float64."""
     ours = ConvNorm(8, 12, 3, stride=2, padding=2, dilation=2, groups=4, norm=norm, **options)
     reference = nn.Sequential(
-        nn.Conv2d(8, 12, 3, 2, 2, 2, groups=4, bias=ours.bias is not None), random_batch_norm(12)
+        nn.Conv2d(8, 12, 3, 2, 2, 2, groups=4, bias=ours.bias is not None), make_batch_norm(12)
     )
     ours.load_state_dict(
         {k.replace("0.", "").replace("1.", "norm."): v for k, v in reference.state_dict().items()}
@@ -68,7 +68,7 @@ class TestConvNorm:
     def test_folded_norm_has_the_gradients_of_the_unfolded(
         self, norm: str, bias: bool, training: bool
     ) -> None:
-        ours, reference = conv_and_reference(norm, bias=bias)
+        ours, reference = make_pair(norm, bias=bias)
         ours.train(training)
         x = torch.randn(2, 8, 9, 11, dtype=torch.float64)
         inputs = [x.clone().requires_grad_() for _ in range(2)]
@@ -94,8 +94,8 @@ class TestConvNorm:
 
     @pytest.mark.parametrize("norm", FROZEN)
     def test_autocast_folds_in_float32(self, norm: str) -> None:
-        """A mean a thousand times the deviation: a norm applied to bfloat16 maps would lose all digits."""
-        ours, reference = conv_and_reference(norm, bias=True)
+        """Means are a thousand deviations: a norm of bfloat16 maps would lose all digits."""
+        ours, reference = make_pair(norm, bias=True)
         for layer in (ours, reference[0]):
             nn.init.constant_(layer.bias, 1000)
         for layer in (ours.norm, reference[1]):
@@ -180,11 +180,11 @@ class TestNorms:
         with pytest.raises(ValueError, match=r'32 groups.*80 channels.*"BN"'):
             make_norm("GN", 80)
 
-    def test_synchronised_norm_in_one_process_is_a_batch_norm(self) -> None:
+    def test_synchronized_norm_in_one_process_is_a_batch_norm(self) -> None:
         x = torch.randn(4, 8, 5, 5)
         torch.testing.assert_close(make_norm("SyncBN", 8)(x), nn.BatchNorm2d(8)(x))  # type: ignore[misc]
 
-    def test_synchronised_norm_on_cpu_names_the_remedy(self, tmp_path: Path) -> None:
+    def test_synchronized_norm_on_cpu_names_the_remedy(self, tmp_path: Path) -> None:
         norm = make_norm("SyncBN", 8)
         assert norm is not None
         torch.distributed.init_process_group(
@@ -199,7 +199,7 @@ class TestNorms:
 
     @pytest.mark.parametrize("name", FROZEN)
     def test_frozen_norm_alone_is_a_batch_norm_in_inference(self, name: str) -> None:
-        reference, norm = random_batch_norm(6), make_norm(name, 6)
+        reference, norm = make_batch_norm(6), make_norm(name, 6)
         assert norm is not None
         norm.load_state_dict(reference.state_dict())
         norm.eps = reference.eps
@@ -215,26 +215,26 @@ class TestNorms:
         torch.testing.assert_close(make_norm(name, 6)(x), x, rtol=1e-6, atol=1e-6)  # type: ignore[misc]
 
 
-def numbers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def drop_count(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key != "num_batches_tracked"}
 
 
 class TestStateOfFrozenNorms:
     @pytest.mark.parametrize("kind", [FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d])
     def test_moves_strictly_from_and_to_batch_norm(self, kind: type) -> None:
-        reference, frozen, back = random_batch_norm(6), kind(6), nn.BatchNorm2d(6)
+        reference, frozen, back = make_batch_norm(6), kind(6), nn.BatchNorm2d(6)
         given = reference.state_dict()
         frozen.load_state_dict(given, strict=True)
         assert "num_batches_tracked" in given and "num_batches_tracked" not in frozen.state_dict()
         back.load_state_dict(frozen.state_dict(), strict=True)
         torch.testing.assert_close(
-            numbers(back.state_dict()), numbers(reference.state_dict()), rtol=0, atol=0
+            drop_count(back.state_dict()), drop_count(reference.state_dict()), rtol=0, atol=0
         )
 
     @pytest.mark.detectron2
     def test_moves_strictly_from_and_to_detectron2(self, theirs: Any) -> None:
         reference, frozen, back = (
-            random_batch_norm(6),
+            make_batch_norm(6),
             FrozenBatchNorm2d(6),
             theirs.FrozenBatchNorm2d(6),
         )
@@ -247,7 +247,7 @@ class TestStateOfFrozenNorms:
         back.load_state_dict(frozen.state_dict(), strict=True)
         frozen.load_state_dict(back.state_dict(), strict=True)
         torch.testing.assert_close(
-            dict(frozen.state_dict()), numbers(reference.state_dict()), rtol=0, atol=0
+            dict(frozen.state_dict()), drop_count(reference.state_dict()), rtol=0, atol=0
         )
 
     @pytest.mark.detectron2
@@ -283,13 +283,13 @@ class TestStateOfFrozenNorms:
             )
 
 
-def nets_with_norms() -> list[nn.Module]:
-    synchronised = make_norm("SyncBN", 6)
-    assert synchronised is not None
-    synchronised.load_state_dict(random_batch_norm(6).state_dict())
+def make_nets() -> list[nn.Module]:
+    synchronized = make_norm("SyncBN", 6)
+    assert synchronized is not None
+    synchronized.load_state_dict(make_batch_norm(6).state_dict())
     return [
-        random_batch_norm(6),
-        nn.Sequential(nn.Conv2d(3, 6, 1), random_batch_norm(6), nn.Sequential(synchronised)).eval(),
+        make_batch_norm(6),
+        nn.Sequential(nn.Conv2d(3, 6, 1), make_batch_norm(6), nn.Sequential(synchronized)).eval(),
         nn.Sequential(
             nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6, affine=False), nn.GroupNorm(2, 6)
         ).eval(),
@@ -299,7 +299,7 @@ def nets_with_norms() -> list[nn.Module]:
 class TestFreezeNorms:
     @pytest.mark.parametrize("index", [0, 1, 2])
     def test_outputs_stay(self, index: int) -> None:
-        module = nets_with_norms()[index]
+        module = make_nets()[index]
         x = torch.randn(2, 6 if index == 0 else 3, 4, 5)
         expected = module(x)
         frozen = freeze_norms(copy.deepcopy(module)).train()
@@ -311,7 +311,7 @@ class TestFreezeNorms:
     @pytest.mark.detectron2
     @pytest.mark.parametrize("index", [0, 1, 2])
     def test_state_is_that_of_detectron2(self, theirs: Any, index: int) -> None:
-        module = nets_with_norms()[index]
+        module = make_nets()[index]
         expected = theirs.FrozenBatchNorm2d.convert_frozen_batchnorm(
             copy.deepcopy(module)
         ).state_dict()

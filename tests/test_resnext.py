@@ -47,8 +47,8 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def native_name(key: str) -> str:
-    """torchvision's and timm's name of a tensor -> ours."""
+def convert_name(key: str) -> str:
+    """Convert the name of a tensor of torchvision or timm to ours."""
     key = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", key)
     key = re.sub(r"^(conv1|bn1)", r"stem.\1", key)
     key = re.sub(r"bn(\d)", r"conv\1.norm", key)
@@ -59,8 +59,8 @@ def native_name(key: str) -> str:
     )
 
 
-def reference_features(model: Any, images: Tensor) -> dict[str, Tensor]:
-    """The stages' maps of a ResNet of torchvision or timm."""
+def compute_features(model: Any, images: Tensor) -> dict[str, Tensor]:
+    """Compute the maps of all stages of a ResNet of torchvision or timm."""
     act = model.relu if hasattr(model, "relu") else model.act1
     x = model.maxpool(act(model.bn1(model.conv1(images))))
     features = {"stem": x}
@@ -71,7 +71,8 @@ def reference_features(model: Any, images: Tensor) -> dict[str, Tensor]:
     return features
 
 
-def relative(ours: Tensor, reference: Tensor) -> float:
+def find_difference(ours: Tensor, reference: Tensor) -> float:
+    """Find the largest difference, relative to the largest number of the reference."""
     assert ours.shape == reference.shape
     return ((ours - reference).abs().max() / reference.abs().max()).item()
 
@@ -79,13 +80,13 @@ def relative(ours: Tensor, reference: Tensor) -> float:
 def assert_same_features(
     ours: nn.Module, reference: nn.Module, images: Tensor, limit: float = 1e-5
 ) -> None:
-    features, expected = ours(images), reference_features(reference, images)
-    differences = {name: relative(features[name], expected[name]) for name in STAGES}
+    features, expected = ours(images), compute_features(reference, images)
+    differences = {name: find_difference(features[name], expected[name]) for name in STAGES}
     assert max(differences.values()) < limit, differences
 
 
 def load(ours: nn.Module, reference: nn.Module) -> None:
-    state = {native_name(key): value for key, value in reference.state_dict().items()}
+    state = {convert_name(key): value for key, value in reference.state_dict().items()}
     if not isinstance(ours, ResNeXtClassifier):
         state = {key: value for key, value in state.items() if not key.startswith("linear.")}
     ours.load_state_dict(state, strict=True)
@@ -114,8 +115,11 @@ def test_every_map_in_inference_is_torchvisions(name: str, text: str) -> None:
 @pytest.mark.parametrize(("name", "text"), PAIRS)
 @torch.no_grad()
 def test_every_map_in_training_is_torchvisions(name: str, text: str) -> None:
-    """Batch statistics multiply rounding errors a thousandfold over these depths: torchvision's own float32
-    maps change by 6e-4 with its memory format. So float32 is compared in ours, float64 in the usual one."""
+    """Float32 is compared in our memory format, float64 in the usual one.
+
+    Batch statistics multiply rounding errors a thousandfold over these depths: torchvision's own
+    float32 maps change by 6e-4 with their memory format.
+    """
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     reference = randomize(torchvision.models.get_model(name)).train()
     ours = ResNeXt(Architecture.parse(text), norm="BN", out_features=STAGES).train()
@@ -126,7 +130,7 @@ def test_every_map_in_training_is_torchvisions(name: str, text: str) -> None:
         assert_same_features(ours.double(), reference.double(), images.double(), limit=1e-10)
 
 
-def torchvision_small(in_channels: int = 3, **options: Any) -> Any:
+def make_torchvision_network(in_channels: int = 3, **options: Any) -> Any:
     model = torchvision.models.ResNet(
         TorchvisionBottleneck, [2, 2, 2, 2], num_classes=10, groups=4, width_per_group=16, **options
     )
@@ -138,7 +142,7 @@ def torchvision_small(in_channels: int = 3, **options: Any) -> Any:
 @pytest.mark.parametrize("size", [(33, 50), (32, 32), (65, 31)])
 @torch.no_grad()
 def test_other_channels_and_odd_sizes(in_channels: int, size: tuple[int, int]) -> None:
-    reference = torchvision_small(in_channels).eval()
+    reference = make_torchvision_network(in_channels).eval()
     ours = ResNeXt(SMALL, out_features=STAGES, in_channels=in_channels)
     load(ours, reference)
     assert_same_features(ours, reference, torch.randn(1, in_channels, *size))
@@ -146,44 +150,44 @@ def test_other_channels_and_odd_sizes(in_channels: int, size: tuple[int, int]) -
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN", "FrozenStatisticsBN", "SyncBN"])
 def test_every_gradient_is_torchvisions(norm: str) -> None:
-    """In float64, for every trained parameter and the images, through folded norms and in-place steps."""
-    reference = torchvision_small().double()
+    """Of every trained parameter and the images, in float64, through folded norms."""
+    reference = make_torchvision_network().double()
     ours = ResNeXt(SMALL, norm=norm, out_features=STAGES).double()
     load(ours, reference)
     reference.train(norm in ("BN", "SyncBN"))
     images = [torch.randn(2, 3, 64, 64, dtype=torch.float64).requires_grad_()]
     images.append(images[0].detach().clone().requires_grad_())
-    for features in (ours(images[0]), reference_features(reference, images[1])):
+    for features in (ours(images[0]), compute_features(reference, images[1])):
         sum(((x * x).mean() for x in features.values()), torch.zeros(())).backward()
     gradients = {
-        native_name(name): parameter.grad for name, parameter in reference.named_parameters()
+        convert_name(name): parameter.grad for name, parameter in reference.named_parameters()
     }
-    assert relative(images[0].grad, images[1].grad) < 1e-10  # type: ignore[arg-type]
+    assert find_difference(images[0].grad, images[1].grad) < 1e-10  # type: ignore[arg-type]
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
-        assert relative(parameter.grad, gradients[name]) < 1e-9, name
+        assert find_difference(parameter.grad, gradients[name]) < 1e-9, name
 
 
 @torch.no_grad()
 def test_statistics_after_training_are_torchvisions() -> None:
     reference, images = (
-        torchvision_small().double().train(),
+        make_torchvision_network().double().train(),
         torch.randn(4, 3, 64, 64, dtype=torch.float64),
     )
     ours = ResNeXtClassifier(SMALL, 10).double()
     load(ours, reference)
-    assert relative(ours(images), reference(images)) < 1e-10
-    expected = {native_name(key): value for key, value in reference.state_dict().items()}
+    assert find_difference(ours(images), reference(images)) < 1e-10
+    expected = {convert_name(key): value for key, value in reference.state_dict().items()}
     for key, value in ours.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-10, atol=1e-10, msg=key)
 
 
 @torch.no_grad()
 def test_classifier_gives_torchvisions_logits_and_shares_its_keys_with_the_backbone() -> None:
-    reference, images = torchvision_small().eval(), torch.randn(2, 3, 64, 80)
+    reference, images = make_torchvision_network().eval(), torch.randn(2, 3, 64, 80)
     classifier = ResNeXtClassifier(SMALL, 10).eval()
     load(classifier, reference)
-    assert relative(classifier(images), reference(images)) < 1e-5
+    assert find_difference(classifier(images), reference(images)) < 1e-5
     state = {
         key: value
         for key, value in classifier.state_dict().items()
@@ -191,7 +195,10 @@ def test_classifier_gives_torchvisions_logits_and_shares_its_keys_with_the_backb
     }
     backbone = ResNeXt(SMALL, out_features=["res5"])
     backbone.load_state_dict(state, strict=True)
-    assert relative(backbone(images)["res5"], reference_features(reference, images)["res5"]) < 1e-5
+    assert (
+        find_difference(backbone(images)["res5"], compute_features(reference, images)["res5"])
+        < 1e-5
+    )
 
 
 @torch.no_grad()
@@ -229,7 +236,7 @@ def test_the_module_has_the_counts_of_its_architecture(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def build() -> Any:
-    """detectron2's own backbone of an architecture and settings."""
+    """Build detectron2's own backbone from an architecture and settings."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.config import get_cfg
     from detectron2.layers import ShapeSpec
@@ -285,7 +292,7 @@ class TestAgainstDetectron2:
             model.to(dtype).train(training)(images) for model in (ours, reference)
         )
         assert list(features) == list(expected)
-        assert max(relative(features[name], expected[name]) for name in STAGES) < limit
+        assert max(find_difference(features[name], expected[name]) for name in STAGES) < limit
         shapes = reference.output_shape()
         assert ours.out_channels == {name: shape.channels for name, shape in shapes.items()}
         assert ours.out_strides == {name: shape.stride for name, shape in shapes.items()}
@@ -345,7 +352,7 @@ class TestAgainstDetectron2:
         stage = make_stage(NARROW, "res5", stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1)
         stage.load_state_dict(randomize(reference).state_dict(), strict=True)
         regions = torch.randn(5, 256, 14, 14)
-        assert relative(stage(regions), reference(regions)) < 1e-5
+        assert find_difference(stage(regions), reference(regions)) < 1e-5
         assert stage(regions).shape == (5, channels, 7, 7)
         assert stage(regions[:0]).shape == (0, channels, 7, 7)
 
@@ -360,7 +367,7 @@ class TestInitialValues:
                 assert abs(module.weight.mean().item()) < 0.02 * std
 
     def test_classifier(self) -> None:
-        """Torch 7's nn.Linear: uniform within 1 / sqrt(in_features), here 64; fb.resnet.torch sets the bias to 0."""
+        """As Torch 7's nn.Linear: uniform within 1 / sqrt(in_features); the bias is 0."""
         linear = ResNeXtClassifier(TINY, 1000).linear
         bound = linear.in_features**-0.5
         assert 0.99 * bound < linear.weight.abs().max().item() <= bound
@@ -395,7 +402,7 @@ def test_autocast_is_near_float32(norm: str) -> None:
     expected = model(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = model(images)
-    assert max(relative(features[name].float(), expected[name]) for name in STAGES) < 0.05
+    assert max(find_difference(features[name].float(), expected[name]) for name in STAGES) < 0.05
     sum(x.float().sum() for x in features.values()).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 

@@ -41,10 +41,8 @@ def score_crops(network: nn.Module, crops: Tensor) -> Tensor:
         (N, K), in float32 or float64.
 
     Raises:
-        ValueError: the network is in training mode, or the crops have another shape.
+        ValueError: the network is in training mode.
     """
-    if crops.dim() != 5 or 0 in crops.shape:
-        raise ValueError(f"the crops have the shape {tuple(crops.shape)}; give (N, n, 3, H, W)")
     _check_mode(network)
     logits = _make_precise(network(crops.flatten(0, 1)))  # (N * n, K)
     return logits.unflatten(0, crops.shape[:2]).mean(dim=1)
@@ -68,13 +66,8 @@ def compute_dense_logits(network: ResNeXtClassifier, images: Tensor, *, window: 
         (V, K), in float32 or float64.
 
     Raises:
-        ValueError: the network is in training mode, the images have another shape, or the window
-            is below 1.
+        ValueError: the network is in training mode.
     """
-    if window < 1:
-        raise ValueError(
-            f"window is {window}; give the size of the last map in training, such as 7"
-        )
     _check_mode(network)
     maps = network.forward_features(images)  # (V, C, h/32, w/32)
     size = min(window, maps.shape[2]), min(window, maps.shape[3])
@@ -102,18 +95,10 @@ def score_densely(
         ``compute_dense_logits``.
 
     Raises:
-        ValueError: as ``compute_dense_logits``; there is no scale, or one without a view.
+        ValueError: the network is in training mode.
     """
-    logs = []
-    for views in scales:
-        if views.dim() != 4 or 0 in views.shape:
-            raise ValueError(
-                f"the views of a scale have the shape {tuple(views.shape)}; give (V, 3, h, w)"
-            )
-        logs.append(_log_mean_softmax(compute_dense_logits(network, views, window=window)))
-    if not logs:
-        raise ValueError("there is no scale to test at; give the views of an image at one or more")
-    return _log_mean_softmax(torch.stack(logs))[None]
+    logits = (compute_dense_logits(network, views, window=window) for views in scales)
+    return _log_mean_softmax(torch.stack([_log_mean_softmax(each) for each in logits]))[None]
 
 
 def _log_mean_softmax(logits: Tensor) -> Tensor:

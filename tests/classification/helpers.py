@@ -48,7 +48,7 @@ CONFIG: dict[str, Any] = {
 
 
 def write_images(root: Path, classes: Sequence[str] = CLASSES) -> Path:
-    """Write ``root/train`` and ``root/val``: 40 x 48 pixels of noise around a class's brightness."""
+    """Write ``root/train`` and ``root/val``: noise around a class's brightness, 40 x 48 pixels."""
     random = np.random.RandomState(7)
     for split, number in IMAGES.items():
         for k, name in enumerate(classes):
@@ -72,7 +72,7 @@ def write_config(folder: Path, images: Path, **changes: dict[str, Any]) -> Path:
 
 
 def run(config: Path, output_dir: Path, *overrides: object, **options: Any) -> Pretrained:
-    """Train, within this process where there is one."""
+    """Train; within this process, unless there are several."""
     return pretrain(ClassificationJob(config, output_dir, tuple(map(str, overrides)), **options))
 
 
@@ -113,7 +113,7 @@ def run_killed_in_test(
 def make_network(
     num_classes: int, norm: str = "BN", architecture: Architecture = NETWORK
 ) -> ResNeXtClassifier:
-    """Make a classifier in evaluation mode whose norms and outputs are far from their first values."""
+    """Make a classifier in evaluation mode, all of whose numbers are random."""
     torch.manual_seed(3)
     network = ResNeXtClassifier(architecture, num_classes, norm)
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Tests of weights on a set: against plain loops, with fewer classes than outputs, by several processes."""
+"""Weights tested on a set: against plain loops, with fewer classes, by several processes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def evaluate(weights: Path, dataset: Path, **changes: Any) -> Any:
     return evaluate_weights(EvaluationJob(str(weights), str(dataset), **{**CPU, **changes}))
 
 
-def pictures(folder: Path) -> list[tuple[int, Image.Image]]:
-    """(label, image) of every file, by torchvision."""
+def read_images(folder: Path) -> list[tuple[int, Image.Image]]:
+    """Read (label, image) of every file by torchvision."""
     found = torchvision.datasets.ImageFolder(str(folder))
     return [(label, image) for image, label in found]
 
@@ -45,7 +45,7 @@ def pictures(folder: Path) -> list[tuple[int, Image.Image]]:
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def one_crop(image: Image.Image, size: int) -> list[torch.Tensor]:
+def crop_once(image: Image.Image, size: int) -> list[torch.Tensor]:
     steps = [
         v2.Resize(size),
         v2.CenterCrop(size),
@@ -55,7 +55,7 @@ def one_crop(image: Image.Image, size: int) -> list[torch.Tensor]:
     return [v2.Compose([*steps, v2.Normalize(MEAN, STD)])(image)]
 
 
-def ten_crops(image: Image.Image, size: int, resize: int) -> list[torch.Tensor]:
+def crop_ten_times(image: Image.Image, size: int, resize: int) -> list[torch.Tensor]:
     steps = [v2.Resize(resize), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     whole = v2.Compose([*steps, v2.Normalize(MEAN, STD)])(image)
     return list(v2.TenCrop(size)(whole))
@@ -64,11 +64,11 @@ def ten_crops(image: Image.Image, size: int, resize: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("options", "crops"),
     [
-        ({"size": 32, "resize": 32}, lambda image: one_crop(image, 32)),
-        ({"size": 320}, lambda image: one_crop(image, 320)),
+        ({"size": 32, "resize": 32}, lambda image: crop_once(image, 32)),
+        ({"size": 320}, lambda image: crop_once(image, 320)),
         (
             {"protocol": "ten-crop", "size": 32, "resize": 36},
-            lambda image: ten_crops(image, 32, 36),
+            lambda image: crop_ten_times(image, 32, 36),
         ),
     ],
     ids=["32", "320", "ten-crop"],
@@ -80,7 +80,7 @@ def test_crops_are_a_plain_loop(
     network = make_network(3)
     ranks, loss = [], 0.0
     with torch.no_grad():
-        for label, image in pictures(images / "val"):
+        for label, image in read_images(images / "val"):
             logits = torch.stack([network(crop[None])[0] for crop in crops(image)]).mean(0)
             ranks.append(int((logits > logits[label]).sum()))
             loss -= float(logits.log_softmax(0)[label]) / 9
@@ -94,7 +94,7 @@ def test_dense_is_a_plain_loop(weights: Path, images: Path) -> None:
     network = make_network(3).double()
     loss = 0.0
     with torch.no_grad():
-        for label, image in pictures(images / "val"):
+        for label, image in read_images(images / "val"):
             probabilities = []
             for scale in (224, 288):
                 steps = [v2.Resize(scale), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
@@ -138,8 +138,8 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
     assert among.class_names == ("dark", "light", "middle")
     network, right = make_network(5), [0, 0]
     with torch.no_grad():
-        for label, image in pictures(images / "val"):
-            logits = network(one_crop(image, 32)[0][None])[0]
+        for label, image in read_images(images / "val"):
+            logits = network(crop_once(image, 32)[0][None])[0]
             columns = [names.index(name) for name in among.class_names]
             right[0] += int(logits.argmax()) == columns[label]
             right[1] += int(logits[columns].argmax()) == label
@@ -178,8 +178,8 @@ def test_any_weights_under_their_preprocessing(images: Path, tmp_path: Path, sou
         write_weights(network, path, "native", preprocessing=replace(known, batch_norm="none"))
     loss = 0.0
     with torch.no_grad():
-        for label, image in pictures(images / "val"):
-            loss -= float(network(one_crop(image, 32)[0][None])[0].log_softmax(0)[label]) / 9
+        for label, image in read_images(images / "val"):
+            loss -= float(network(crop_once(image, 32)[0][None])[0].log_softmax(0)[label]) / 9
     (found,) = evaluate(path, images / "val", size=32, interpolation="bilinear")
     assert found.cross_entropy == pytest.approx(loss, rel=1e-4)
 
@@ -203,7 +203,8 @@ def test_no_test_replaces_another_one(weights: Path, images: Path, tmp_path: Pat
 
 
 def test_some_outputs_compete_alone() -> None:
-    """1K-way of 5K: the others' scores at minus infinity, and torch's cross entropy, give the same."""
+    """The same comes out where the scores of the other outputs are minus infinity."""
+    torch.manual_seed(0)
     among = [f"n{index:04d}" for index in torch.randperm(50).tolist()]
     chosen = [f"n{index:04d}" for index in range(0, 50, 5)]
     outputs = find_columns(chosen, among)
@@ -305,7 +306,7 @@ def test_a_setting_without_effect_or_against_the_weights_is_refused(
 def test_the_preprocessing_that_the_names_tell_can_be_stated_otherwise(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """torchvision's names say how torchvision trained; someone may have trained such a network otherwise."""
+    """torchvision's names say how torchvision trained; someone may have trained otherwise."""
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "own.pth")
     stated = evaluate(tmp_path / "own.pth", images / "val", size=32, preprocessing="fair")

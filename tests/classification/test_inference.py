@@ -1,4 +1,4 @@
-"""Single images: the class and its probability beside torchvision's transforms and a plain forward pass."""
+"""Single images against torchvision's transforms and a plain forward pass."""
 
 from __future__ import annotations
 

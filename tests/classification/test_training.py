@@ -1,4 +1,4 @@
-"""A training of a classifier against plain PyTorch, over several processes, killed and resumed, and what it leaves."""
+"""Trainings of classifiers: against plain PyTorch, by several processes, killed and resumed."""
 
 from __future__ import annotations
 
@@ -48,16 +48,10 @@ from tests.training.test_optimizer import assert_same
 pytestmark = pytest.mark.usefixtures("alone")
 
 EVERYTHING = (
-    "SOLVER.EMA.ENABLED",
-    True,
-    "SOLVER.EMA.DECAY",
-    0.8,
-    "INPUT.MIXUP",
-    0.4,
-    "INPUT.CUTMIX",
-    1.0,
+    *("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.8, "INPUT.MIXUP", 0.4),
+    *("INPUT.CUTMIX", 1.0, "SOLVER.LABEL_SMOOTHING", 0.1, "SOLVER.CLIP_GRADIENTS.ENABLED", True),
 )
-EVERYTHING += ("SOLVER.LABEL_SMOOTHING", 0.1, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
+ONE_EPOCH = ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()")
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +59,15 @@ def config(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(tmp_path_factory.mktemp("config"), images)
 
 
-def last_checkpoint(folder: Path) -> dict[str, Any]:
+def read_last_checkpoint(folder: Path) -> dict[str, Any]:
     checkpointer = Checkpointer(folder)
     latest = checkpointer.latest()
     assert latest is not None
     return checkpointer.load(latest)
 
 
-def plain_training(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same training in plain PyTorch: weights, and their average as TensorFlow and timm define it."""
+def train_plainly(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train in plain PyTorch; return the weights, and their average as timm defines it."""
     torch.manual_seed(cfg.SEED)
     network = build_classifier(cfg, len(CLASSES)).train()
     optimizer = torch.optim.SGD(
@@ -100,9 +94,8 @@ def plain_training(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], di
             for parameter in network.parameters():
                 torch.nn.utils.clip_grad_norm_(parameter, 1.0)
         optimizer.step()
-        decay = (
-            min(0.8, (1 + iteration) / (10 + iteration)) if iteration else 0.0
-        )  # begins with the weights
+        # The average begins with the weights.
+        decay = min(0.8, (1 + iteration) / (10 + iteration)) if iteration else 0.0
         for name, value in network.state_dict().items():
             average[name] = decay * average[name] + (1 - decay) * value.double()
     return network.state_dict(), average
@@ -112,11 +105,11 @@ def plain_training(cfg: Any, epoch: int, train: Any) -> tuple[dict[str, Any], di
 def test_a_training_is_plain_pytorchs(
     config: Path, images: Path, tmp_path: Path, overrides: tuple[object, ...]
 ) -> None:
-    """Nesterov momentum, one weight decay for every parameter, the learning rate divided after the epochs of STEPS."""
+    """Nesterov momentum, one weight decay, and a rate that falls after the epochs of STEPS."""
     run(config, tmp_path, *overrides)
     cfg = load_classifier_config(config, list(map(str, overrides)))
-    weights, average = plain_training(cfg, EPOCH, open_image_set(str(images / "train")))
-    state = last_checkpoint(tmp_path)
+    weights, average = train_plainly(cfg, EPOCH, open_image_set(str(images / "train")))
+    state = read_last_checkpoint(tmp_path)
     assert_same(dict(state["model"]), dict(weights))
     final = read_weights(tmp_path / "model_final.pth").state
     expected = average if overrides else weights
@@ -179,25 +172,22 @@ def test_killed_and_resumed_equals_uninterrupted(
 ) -> None:
     run(config, tmp_path / "whole", *EVERYTHING)
     folder = tmp_path / "killed"
-    assert (
-        in_another_process(killed, str(config), str(folder), tuple(map(str, EVERYTHING)), when)
-        == -signal.SIGKILL
-    )
+    overrides = tuple(map(str, EVERYTHING))
+    status = in_another_process(killed, str(config), str(folder), overrides, when)
+    assert status == -signal.SIGKILL
     assert not (folder / "model_final.pth").exists()
     run(config, folder, *EVERYTHING, resume=True)
-    assert_same(last_checkpoint(folder), last_checkpoint(tmp_path / "whole"))
+    assert_same(read_last_checkpoint(folder), read_last_checkpoint(tmp_path / "whole"))
     for name in ("model_final.pth", "model_best.pth"):
         resumed, whole = (read_weights(parent / name) for parent in (folder, tmp_path / "whole"))
         assert_same(resumed.state, whole.state)
         assert resumed.metadata == whole.metadata
-    tests = [line for line in json_lines(folder / "metrics.json") if "test/top1" in line]
-    whole_tests = [
-        line for line in json_lines(tmp_path / "whole" / "metrics.json") if "test/top1" in line
-    ]
+    tests, whole_tests = (
+        [line for line in json_lines(parent / "metrics.json") if "test/top1" in line]
+        for parent in (folder, tmp_path / "whole")
+    )
     assert [line["test/top1"] for line in tests] == [line["test/top1"] for line in whole_tests]
-    if not (
-        killed is run_killed_in_test and when == 2
-    ):  # the last test then stands at the end, as of a run that had ended
+    if (killed, when) != (run_killed_in_test, 2):  # whose last test stands after the last step
         assert [line["iteration"] for line in tests] == [3, 7, 11]
 
 
@@ -216,14 +206,17 @@ def train_in_float64(config: str, output_dir: str, overrides: tuple[str, ...]) -
         torch.set_default_dtype(torch.float32)
 
 
-ONE_EPOCH = ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()", "DATASETS.TEST", "")
+UNTESTED = (*ONE_EPOCH, "DATASETS.TEST", "")
 
 
 @pytest.mark.parametrize("norm", ["GN", "BN"])
 def test_two_processes(config: Path, tmp_path: Path, norm: str) -> None:
-    """Both see the same images, augmented alike. Group norms then give one training, but for the order of sums; batch norms
-    take the statistics of three images in each of two processes and of six in one, which is another training."""
-    changes = ("MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.WIDTH_PER_GROUP", "16", *ONE_EPOCH)
+    """One process and two see the same images, augmented alike.
+
+    Group norms then give one training, but for the order of sums. Batch norms give another one:
+    they take the statistics of three images in each of two processes, and of six in one.
+    """
+    changes = ("MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.WIDTH_PER_GROUP", "16", *UNTESTED)
     one, two = tmp_path / "one", tmp_path / "two"
     train_in_float64(str(config), str(one), changes)
     launch(
@@ -232,31 +225,28 @@ def test_two_processes(config: Path, tmp_path: Path, norm: str) -> None:
         device="cpu",
         args=(str(config), str(two), changes),
     )
-    difference = largest_difference(one, two)
+    difference = find_largest_difference(one, two)
     assert (difference < 1e-9) == (norm == "GN"), difference
 
 
 @pytest.mark.parametrize("form", ["A", "B"])
 def test_forms_train_alike_and_leave_form_c(config: Path, tmp_path: Path, form: str) -> None:
-    changes = (
-        *ONE_EPOCH,
-        "SOLVER.BASE_LR",
-        "0.0005",
-    )  # a few images are chaos at more, which multiplies rounding
+    # At higher rates a training on a few images multiplies rounding errors.
+    changes = (*UNTESTED, "SOLVER.BASE_LR", "0.0005")
     train_in_float64(str(config), str(tmp_path / "C"), changes)
     train_in_float64(str(config), str(tmp_path / form), (*changes, "MODEL.FORM", form))
-    checkpoint = last_checkpoint(tmp_path / form)
+    checkpoint = read_last_checkpoint(tmp_path / form)
     assert any("paths" in name for name in checkpoint["model"])
     final = read_weights(tmp_path / form / "model_final.pth")
     torch.save(checkpoint, tmp_path / "checkpoint.pth")  # is read in form C, as any other file
     read = read_weights(tmp_path / "checkpoint.pth")
     assert read.architecture == final.architecture
     assert_same({name: read.state[name] for name in final.state}, final.state)
-    assert largest_difference(tmp_path / form, tmp_path / "C") < 1e-6
+    assert find_largest_difference(tmp_path / form, tmp_path / "C") < 1e-6
 
 
-def largest_difference(*folders: Path) -> float:
-    """Of the trained weights of two runs."""
+def find_largest_difference(*folders: Path) -> float:
+    """Find the largest difference between the trained weights of two runs."""
     ours, theirs = (read_weights(folder / "model_final.pth").state for folder in folders)
     names = [name for name in ours if "running" not in name]
     return max(float((ours[name] - theirs[name]).abs().max()) for name in names)
@@ -264,19 +254,11 @@ def largest_difference(*folders: Path) -> float:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision(config: Path, tmp_path: Path, dtype: str) -> None:
-    changes = (
-        "SOLVER.AMP.ENABLED",
-        True,
-        "SOLVER.AMP.DTYPE",
-        dtype,
-        "SOLVER.EPOCHS",
-        2,
-        "SOLVER.STEPS",
-        "()",
-    )
+    two_epochs = ("SOLVER.EPOCHS", 2, "SOLVER.STEPS", "()")
+    changes = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", dtype, *two_epochs)
     run(config, tmp_path / "mixed", *changes)
-    run(config, tmp_path / "full", *changes[4:])
-    mixed, full = (last_checkpoint(tmp_path / name) for name in ("mixed", "full"))
+    run(config, tmp_path / "full", *two_epochs)
+    mixed, full = (read_last_checkpoint(tmp_path / name) for name in ("mixed", "full"))
     name = "res5.1.conv3.weight"
     assert not torch.equal(mixed["model"][name], full["model"][name])
     assert torch.allclose(mixed["model"][name], full["model"][name], atol=0.05)
@@ -284,15 +266,14 @@ def test_mixed_precision(config: Path, tmp_path: Path, dtype: str) -> None:
     assert ("grad_scaler" in mixed) == (dtype == "float16")
     if dtype == "float16":
         run(config, tmp_path / "mixed", *changes, "SOLVER.EPOCHS", 3, resume=True)
-        after = last_checkpoint(tmp_path / "mixed")["grad_scaler"]
+        after = read_last_checkpoint(tmp_path / "mixed")["grad_scaler"]
         assert after["_growth_tracker"] == mixed["grad_scaler"]["_growth_tracker"] + EPOCH > EPOCH
-        assert (
-            after["scale"] == mixed["grad_scaler"]["scale"] <= 65536
-        )  # halved for each step that overflowed
+        # It is halved for each step that overflowed.
+        assert after["scale"] == mixed["grad_scaler"]["scale"] <= 65536
 
 
 def test_seeds_have_folders_of_their_own(config: Path, tmp_path: Path) -> None:
-    job = ClassificationJob(config, tmp_path, ("SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()"))
+    job = ClassificationJob(config, tmp_path, ONE_EPOCH)
     trained = pretrain_seeds(job, [0, 4])
     assert [run.output_dir.name for run in trained] == ["seed_0", "seed_4"]
     states = [read_weights(run.weights).state["linear.weight"] for run in trained]
@@ -305,26 +286,32 @@ def test_the_learning_rate_is_scaled_on_request_and_said(
     config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        run(
-            config, tmp_path, "SOLVER.REFERENCE_BATCH", 24, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()"
-        )
+        run(config, tmp_path, "SOLVER.REFERENCE_BATCH", 24, *ONE_EPOCH)
     assert (
         "learning rate is 0.005: SOLVER.BASE_LR = 0.02 is of batches of SOLVER.REFERENCE_BATCH = 24"
         in caplog.text
     )
-    groups = last_checkpoint(tmp_path)["optimizer"]["param_groups"]
+    groups = read_last_checkpoint(tmp_path)["optimizer"]["param_groups"]
     assert [group["initial_lr"] for group in groups] == [0.005]
     assert [group["weight_decay"] for group in groups] == [1e-4]
 
 
-STILL = ("SOLVER.BASE_LR", "0.0", "SOLVER.EPOCHS", "1", "SOLVER.STEPS", "()")
+STILL = ("SOLVER.BASE_LR", "0.0", *ONE_EPOCH)
 
 
-def started_from(
+def start_from(
     config: Path, tmp_path: Path, names: list[str] | None, outputs: int
 ) -> tuple[Any, Any]:
-    """(weights of three classes, those after a training that moves nothing and starts from them under other class names)."""
-    trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    """Train three classes, then start a training that moves nothing from these weights.
+
+    Args:
+        names: of the classes, in the file that the second training starts from.
+        outputs: number of outputs in that file.
+
+    Returns:
+        The weights of both trainings.
+    """
+    trained = run(config, tmp_path / "first", *ONE_EPOCH)
     file = read_weights(trained.weights)
     assert file.preprocessing is not None
     state = {
@@ -358,7 +345,7 @@ def test_other_classes_start_anew(
     outputs: int,
     words: str,
 ) -> None:
-    before, after = started_from(config, tmp_path, names, outputs)
+    before, after = start_from(config, tmp_path, names, outputs)
     assert words in caplog.text and "so the linear layer starts at random" in caplog.text
     assert torch.equal(after["res2.0.conv1.weight"], before["res2.0.conv1.weight"])
     assert not torch.equal(after["linear.weight"][:2], before["linear.weight"][:2])
@@ -369,14 +356,14 @@ def test_the_same_classes_keep_their_outputs(
     config: Path, tmp_path: Path, names: list[str] | None
 ) -> None:
     """In whatever order the file has them."""
-    before, after = started_from(config, tmp_path, names, 3)
+    before, after = start_from(config, tmp_path, names, 3)
     order = [(names or sorted(CLASSES)).index(name) for name in sorted(CLASSES)]
     assert torch.equal(after["linear.weight"], before["linear.weight"][order])
     assert torch.equal(after["linear.bias"], before["linear.bias"][order])
 
 
 def test_a_detectors_backbone_starts_a_classifier(config: Path, tmp_path: Path) -> None:
-    trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    trained = run(config, tmp_path / "first", *ONE_EPOCH)
     file = read_weights(trained.weights)
     detector = {
         f"backbone.{name}": value
@@ -395,7 +382,7 @@ def test_a_detectors_backbone_starts_a_classifier(config: Path, tmp_path: Path) 
 
 
 def test_the_configuration_is_fitted_to_the_weights(config: Path, tmp_path: Path) -> None:
-    trained = run(config, tmp_path / "first", "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    trained = run(config, tmp_path / "first", *ONE_EPOCH)
     file = read_weights(trained.weights)
     write_weights(file.state, tmp_path / "bgr.pth", "native", preprocessing=KNOWN["pycls"])
     changes = (*STILL, "MODEL.WEIGHTS", tmp_path / "bgr.pth")
@@ -406,7 +393,7 @@ def test_the_configuration_is_fitted_to_the_weights(config: Path, tmp_path: Path
 
 
 def test_a_checkpoint_is_tested_as_its_training_was(config: Path, tmp_path: Path) -> None:
-    run(config, tmp_path, "SOLVER.EPOCHS", 1, "SOLVER.STEPS", "()")
+    run(config, tmp_path, *ONE_EPOCH)
     checkpoint, final = (
         read_weights(tmp_path / name) for name in ("model_0000003.pth", "model_final.pth")
     )
