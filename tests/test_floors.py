@@ -48,7 +48,7 @@ def name_module(path: Path) -> str:
 
 
 def name_part(module: str) -> str:
-    """Name the part of the house that a module belongs to: ``config``, ``resnext``, ``tools`` ..."""
+    """Name the part of the house that a module is in: ``config``, ``resnext``, ``tools``..."""
     names = module.split(".")
     return "tools" if names[0] == "tools" else names[1]
 
@@ -164,8 +164,9 @@ class Refuse:
             return None
         raise ModuleNotFoundError(f"blocked: {name}", name=name)
 
-REFUSED = {"fvcore", "yacs", "yaml", "iopath", "cv2", "PIL", "pycocotools", "hotcoco", "detectron2",
-           "torchvision", "tqdm", "tabulate", "matplotlib", "tensorboard", "timm", "pandas", "scipy"}
+REFUSED = {"fvcore", "yacs", "yaml", "iopath", "cv2", "PIL", "pycocotools", "hotcoco", "tqdm",
+           "torchvision", "detectron2", "tabulate", "matplotlib", "tensorboard", "timm", "pandas",
+           "scipy"}
 sys.meta_path.insert(0, Refuse())
 
 import socket

@@ -116,14 +116,18 @@ def count_iterations(cfg: CfgNode, num_images: int) -> int:
     return math.ceil((cfg.SOLVER.IMAGES_PER_EPOCH or num_images) / cfg.SOLVER.IMS_PER_BATCH)
 
 
-def base_learning_rate(cfg: CfgNode) -> float:
-    """``BASE_LR``, in proportion to the batch where ``REFERENCE_BATCH`` says for which batch it is; the log tells."""
+def scale_learning_rate(cfg: CfgNode) -> float:
+    """Scale ``BASE_LR`` from batches of ``REFERENCE_BATCH`` images to the batch, and log that.
+
+    ``REFERENCE_BATCH`` 0 leaves it as it is.
+    """
     solver = cfg.SOLVER
     if solver.REFERENCE_BATCH in (0, solver.IMS_PER_BATCH):
         return solver.BASE_LR
     scaled = solver.BASE_LR * solver.IMS_PER_BATCH / solver.REFERENCE_BATCH
     logger.info(
-        "The learning rate is %g: SOLVER.BASE_LR = %g is of batches of SOLVER.REFERENCE_BATCH = %d images, and these are of %d.",
+        "The learning rate is %g: SOLVER.BASE_LR = %g is of batches of SOLVER.REFERENCE_BATCH = %d "
+        "images, and these are of %d.",
         *(scaled, solver.BASE_LR, solver.REFERENCE_BATCH, solver.IMS_PER_BATCH),
     )
     return scaled
@@ -138,7 +142,7 @@ def read_optimizer_settings(cfg: CfgNode) -> OptimizerSettings:
     return read_settings(
         OptimizerSettings,
         cfg.SOLVER,
-        base_lr=base_learning_rate(cfg),
+        base_lr=scale_learning_rate(cfg),
         weight_decay_bias=None,
         bias_lr_factor=1.0,
     )
