@@ -119,14 +119,17 @@ def load_coco(name: str) -> CocoDataset:
             itself.
     """
     annotations_file, image_dir = find_dataset(name)
-    kinds = (("annotations file", annotations_file.is_file()), ("image folder", image_dir.is_dir()))
-    for (kind, is_there), path in zip(kinds, (annotations_file, image_dir)):
-        if not is_there:
-            raise FileNotFoundError(
-                f"dataset {name!r}: {kind} {path} does not exist; put it there, set "
-                f"DETECTRON2_DATASETS (now {str(get_datasets_root())!r}), or name your files with "
-                f"{_REGISTER}"
-            )
+    missing = None
+    if not annotations_file.is_file():
+        missing = f"annotations file {annotations_file}"
+    elif not image_dir.is_dir():
+        missing = f"image folder {image_dir}"
+    if missing:
+        root = str(get_datasets_root())
+        raise FileNotFoundError(
+            f"dataset {name!r}: {missing} does not exist; put it there, set DETECTRON2_DATASETS "
+            f"(now {root!r}), or name your files with {_REGISTER}"
+        )
     names, records = read_coco_json(annotations_file, image_dir, name)
     logger.info("%s: %d images, %d categories", name, len(records), len(names))
     return CocoDataset(

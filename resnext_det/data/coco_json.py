@@ -132,8 +132,7 @@ class _Reader:
                 if record is None:
                     wrong = f"image_id {entry['image_id']} is no image's id"
                 raise self._error(
-                    f"annotation {identity}: {wrong}; give each annotation its own id and an image "
-                    "listed"
+                    f"annotation {identity}: {wrong}; give each its own id and a listed image"
                 )
             if record is None:
                 continue

@@ -65,9 +65,9 @@ def read_proposals(path: str | Path) -> Proposals:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"proposals {path} are not there; write them with tools/train_two_step.py, or give "
-            "another path in DATASETS.PROPOSAL_FILES_TRAIN and PROPOSAL_FILES_TEST (nothing is "
-            "downloaded)"
+            f"proposals {path} are not there, and nothing is downloaded; write them with "
+            "tools/train_two_step.py, or give another path in DATASETS.PROPOSAL_FILES_TRAIN and "
+            "PROPOSAL_FILES_TEST"
         )
     ids, boxes, logits, mode = _split_columns(read_plain_pickle(path), path)
     found: dict[Any, tuple[np.ndarray, np.ndarray]] = {}

@@ -54,8 +54,7 @@ class ResizeShortestEdge:
             )
         if self.max_size < 1:
             raise ValueError(
-                f"max size is {self.max_size}; give the longest side allowed in pixels, such as "
-                "1333"
+                f"max size is {self.max_size}; give the longest side allowed, such as 1333 pixels"
             )
         in_order = len(self.min_sizes) == 2 and self.min_sizes[0] <= self.min_sizes[1]
         if self.sampling == "range" and not in_order:
@@ -149,8 +148,7 @@ class DetectionMapper:
         if random_state is None:
             if self.is_train:
                 raise ValueError(
-                    "random_state is None, but training draws a size and a flip; give a numpy "
-                    "RandomState"
+                    "random_state is None, but training draws a size and a flip; give one of numpy"
                 )
             random_state = np.random.RandomState(0)
         image = read_image(record["file_name"], self.image_format)

@@ -135,8 +135,7 @@ def _check_member(member: tarfile.TarInfo, archive: str, size: int) -> None:
         )
     if ".." in member.name.split("/"):
         raise ValueError(
-            f"archive {archive}: {member.name} points out of the archive; make it of a folder's "
-            "contents"
+            f"archive {archive}: {member.name} points out of the archive; make it of a whole folder"
         )
     if member.offset_data + member.size > size:
         reason = f"{member.name} ends at byte {member.offset_data + member.size}, of {size}"

@@ -46,13 +46,11 @@ def open_archive(path: Path, inside: str = "") -> ImageSet:
     known = [folder for folder in below if folder is not None]
     if not known:
         found = list_first(sorted({folder[0] for folder in parts if folder}), 10)
-        remedy = (
-            f"its folders are {found}" if inside and found else "give an archive of class folders"
-        )
-        raise FileNotFoundError(
-            f"archive {path} holds no images ({', '.join(IMAGE_SUFFIXES)}) in {inside or 'it'}; "
-            f"{remedy}"
-        )
+        remedy = "give an archive of class folders"
+        if inside and found:
+            remedy = f"its folders are {found}"
+        suffixes, where = ", ".join(IMAGE_SUFFIXES), inside or "it"
+        raise FileNotFoundError(f"archive {path} holds no images ({suffixes}) in {where}; {remedy}")
     depth = _measure_depth(known)
     class_of_folder = [
         None if folder is None or len(folder) <= depth else folder[depth].removesuffix(_TAR)

@@ -76,8 +76,7 @@ def choose_classes(
         raise ValueError(
             f"the full ImageNet has no images of {len(added)} of the {len(of_1k)} classes of "
             f"ImageNet-1K: {list_first(added)}; give the training images of ImageNet-1K in place "
-            "of the list of its classes, and theirs are taken from there, or download what is "
-            "missing"
+            "of the list of its classes, so that theirs are taken, or download what is missing"
         )
     others = {name: count for name, count in counts.items() if count and name not in set(of_1k)}
     wanted = num_classes - len(of_1k)
@@ -212,15 +211,13 @@ def _read(
 def _check_unchanged(part: StoredSource, path: Path) -> None:
     """Check that folders and archives are as they were; that every file is there takes too long."""
     archives = part.archives if isinstance(part, ArchiveSource) else ()
+    places = [part.root / archive.name for archive in archives]
     again = f"put it back, or remove {path} and make it anew with {_MAKE}"
-    for place in (part.root, *(part.root / archive.name for archive in archives)):
+    for place in (part.root, *places):
         if not place.exists():
             raise FileNotFoundError(
                 f"{path} lists images in {place}, which does not exist; {again}"
             )
-    for archive in archives:
+    for place, archive in zip(places, archives):
         if Archive.inspect(part.root, archive.name) != archive:
-            raise ValueError(
-                f"{path} lists images in {part.root / archive.name}, which has changed since; "
-                f"{again}"
-            )
+            raise ValueError(f"{path} lists images in {place}, which has changed since; {again}")

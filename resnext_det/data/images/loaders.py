@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +17,6 @@ from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.modern_augmentation import Mixing
 from resnext_det.data.sampling import Batch
 from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
-
-logger = logging.getLogger(__name__)
 
 Augmentation = Callable[[np.ndarray, RandomState], Tensor]
 """Turns an image, uint8 RGB (H, W, 3), into the network's input: float32 (3, size, size)."""

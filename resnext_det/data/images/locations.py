@@ -133,8 +133,7 @@ def open_list(images: Path, list_file: Path, classes_file: Path) -> ImageSet:
     """
     if not images.is_dir():
         raise FileNotFoundError(
-            f"folder {images} does not exist; give the folder that the paths in {list_file} start "
-            "from"
+            f"folder {images} does not exist; give the folder that holds the paths of {list_file}"
         )
     class_names = read_class_names(classes_file)
     labels = array("q")

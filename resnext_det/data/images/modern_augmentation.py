@@ -47,8 +47,7 @@ class Mixing:
             raise ValueError(f"num_classes is {num_classes}; give at least one class")
         if mixup < 0 or cutmix < 0:
             raise ValueError(
-                f"mixup is {mixup}, cutmix {cutmix}; give alphas above 0, such as 0.2, or 0 for "
-                "none"
+                f"mixup is {mixup}, cutmix {cutmix}; give alphas above 0, or 0 for none"
             )
         self.num_classes = num_classes
         self._transforms = []

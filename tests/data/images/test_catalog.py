@@ -146,7 +146,8 @@ def test_unknown_names_and_paths(root: Path) -> None:
         ):
             open_image_set(where)
     with pytest.raises(
-        FileNotFoundError, match=r"folder a does not exist; give the folder that the paths in b"
+        FileNotFoundError,
+        match=r"folder a does not exist; give the folder that holds the paths of b",
     ):
         open_image_set("a:b:c")
     Path("file.txt").write_text("x" * 2000)
