@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -455,3 +456,34 @@ class TestRefusals:
     def test_group_norm_that_does_not_fit(self) -> None:
         with pytest.raises(ValueError, match="8 channels"):
             ResNeXt(TINY, norm="GN")
+
+
+DYNAMIC = ({0: torch.export.Dim("batch", min=1, max=16)},)
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+def test_the_network_exports(norm: str) -> None:
+    """``torch.export`` keeps every feature map, also for batches of other sizes."""
+    network = randomize(ResNeXt(SMALL, norm=norm, out_features=("res2", "res5"))).eval()
+    images = torch.randn(3, 3, 64, 96)
+    exported = torch.export.export(network, (images[:2],), dynamic_shapes=DYNAMIC, strict=False)
+    found, expected = exported.module()(images), network(images)
+    assert list(found) == list(expected) == ["res2", "res5"]
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-6)
+
+
+def test_the_network_exports_to_onnx(tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    import onnxruntime
+
+    network = randomize(ResNeXt(SMALL, out_features=("res4", "res5"))).eval()
+    images = torch.randn(2, 3, 64, 96)
+    file = tmp_path / "network.onnx"
+    torch.onnx.export(network, (images,), file, dynamo=True, output_names=["res4", "res5"])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    found = session.run(["res4", "res5"], {given.name: images.numpy()})
+    for values, expected in zip(found, network(images).values()):
+        torch.testing.assert_close(torch.from_numpy(values), expected, rtol=1e-4, atol=1e-5)

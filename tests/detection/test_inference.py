@@ -107,6 +107,21 @@ def test_the_predictor_is_the_model_behind_the_mapper(cfg: CfgNode, tmp_path: Pa
     assert [row["score"] for row in rows_of(tmp_path / "out")] == found.scores.tolist()
 
 
+def test_supervision_takes_the_results(cfg: CfgNode) -> None:
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    predictor = Predictor(cfg)
+    image = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        output = predictor.model([{"image": torch.from_numpy(image).permute(2, 0, 1)}])[0]
+    for results in (output, {"instances": predictor(image)}):
+        found = results["instances"]
+        detections = supervision.Detections.from_detectron2(results)
+        assert len(detections) == len(found) > 0
+        assert np.array_equal(detections.xyxy, found.pred_boxes.tensor.numpy())
+        assert np.array_equal(detections.confidence, found.scores.numpy())
+        assert np.array_equal(detections.class_id, found.pred_classes.numpy())
+
+
 def test_an_unreadable_image_does_not_lose_the_others(
     cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
