@@ -1,4 +1,4 @@
-"""The real detectron2, set up from our configuration, with our network as its backbone: what the portable engine must equal."""
+"""Build the real detectron2 from our configuration: what the portable engine must equal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnext_det.config.rules import get_value, list_keys
+from resnext_det.instances import Boxes, Instances
 
 
-def detectron2_cfg(cfg: CfgNode) -> Any:
-    """detectron2's own configuration with the values of ours."""
+def copy_cfg_to_detectron2(cfg: CfgNode) -> Any:
+    """Copy the values of our configuration to detectron2's own."""
     from detectron2.config import get_cfg
 
     theirs = get_cfg()
@@ -22,30 +23,41 @@ def detectron2_cfg(cfg: CfgNode) -> Any:
 
 
 def build_detectron2_detector(cfg: CfgNode) -> nn.Module:
-    """detectron2's own meta-architecture, everything in it its own but for the residual stages, which are ours."""
+    """Build detectron2's own model, with our residual stages."""
     from resnext_det.detection.detectron2.engine import build_detector
 
-    theirs = detectron2_cfg(cfg)
+    theirs = copy_cfg_to_detectron2(cfg)
     theirs.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("build_resnet_", "build_resnext_")
     return build_detector(theirs)
 
 
-def detectron2_samples(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same samples with detectron2's own Instances and Boxes."""
-    from detectron2.structures import Boxes, Instances
+def copy_samples_to_detectron2(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copy samples with detectron2's own Instances and Boxes."""
+    from detectron2 import structures
 
-    converted = []
-    for sample in samples:
-        truth = sample["instances"]
-        instances = Instances(truth.image_size)
-        instances.gt_boxes = Boxes(truth.gt_boxes.tensor.clone())
-        instances.gt_classes = truth.gt_classes.clone()
-        converted.append({**sample, "instances": instances})
-    return converted
+    def copy(value: Any) -> Any:
+        if not isinstance(value, Instances):
+            return value
+        copied = structures.Instances(value.image_size)
+        for name, field in value.get_fields().items():
+            boxes = isinstance(field, Boxes)
+            copied.set(name, structures.Boxes(field.tensor.clone()) if boxes else field.clone())
+        return copied
+
+    return [{key: copy(value) for key, value in sample.items()} for sample in samples]
+
+
+def assert_same_instances(ours: Any, theirs: Any) -> None:
+    """Compare every field of our and detectron2's instances, to the last bit; there are some."""
+    assert ours.image_size == theirs.image_size and len(theirs) > 0
+    assert ours.get_fields().keys() == theirs.get_fields().keys()
+    for name, value in theirs.get_fields().items():
+        mine = ours.get(name)
+        assert torch.equal(getattr(mine, "tensor", mine), getattr(value, "tensor", value)), name
 
 
 def randomize(model: nn.Module, seed: int = 0) -> None:
-    """Random weights that make a lively detector: statistics that keep activations near 1, heads that spread their outputs."""
+    """Set random weights that keep activations near 1 and spread the outputs of the heads."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor: torch.Tensor, low: float, high: float) -> None:

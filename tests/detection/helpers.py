@@ -1,4 +1,4 @@
-"""A detector and a data set so small that a training takes seconds: what the tests of engine and tool run on."""
+"""A detector and datasets so small that a training takes seconds, and helpers of the tests."""
 
 from __future__ import annotations
 
@@ -67,40 +67,40 @@ FPN: dict[str, Any] = {
     "SEED": 3,
 }
 
-C4_CHANGES: list[Any] = [
-    *("MODEL.BACKBONE.NAME", "build_resnext_backbone", "MODEL.RESNETS.OUT_FEATURES", ["res4"]),
-    *("MODEL.RPN.IN_FEATURES", ["res4"], "MODEL.ROI_HEADS.IN_FEATURES", ["res4"]),
-    *("MODEL.ANCHOR_GENERATOR.SIZES", [[12, 24, 48]], "MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
-    *("MODEL.ROI_BOX_HEAD.NAME", "", "MODEL.ROI_BOX_HEAD.NUM_FC", 0),
-    *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 4),
-]
-"""Over FPN: the paper's detector."""
 
+def override(node: str, **values: Any) -> list[Any]:
+    """List the values of a configuration's node as KEY VALUE pairs."""
+    return [word for key, value in values.items() for word in (f"{node}.{key}", value)]
+
+
+C4_CHANGES: list[Any] = [
+    *override("MODEL.BACKBONE", NAME="build_resnext_backbone"),
+    *override("MODEL.RESNETS", OUT_FEATURES=["res4"]),
+    *override("MODEL.RPN", IN_FEATURES=["res4"]),
+    *override("MODEL.ROI_HEADS", IN_FEATURES=["res4"]),
+    *override("MODEL.ANCHOR_GENERATOR", SIZES=[[12, 24, 48]]),
+    *override("MODEL.ROI_HEADS", NAME="Res5ROIHeads"),
+    *override("MODEL.ROI_BOX_HEAD", NAME="", NUM_FC=0, POOLER_RESOLUTION=4),
+]
+"""Changes of ``FPN`` to the paper's detector."""
 
 EXHAUSTIVE: list[Any] = [
-    *(
-        "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
-        100000,
-        "MODEL.RPN.LOSS_WEIGHT",
-        1000.0,
-        "MODEL.RPN.NMS_THRESH",
-        1.0,
-    ),
-    *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 100000, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 100000),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000),
+    *override("MODEL.RPN", BATCH_SIZE_PER_IMAGE=100000, LOSS_WEIGHT=1000.0, NMS_THRESH=1.0),
+    *override("MODEL.RPN", PRE_NMS_TOPK_TRAIN=100000, POST_NMS_TOPK_TRAIN=100000),
+    *override("MODEL.ROI_HEADS", BATCH_SIZE_PER_IMAGE=100000),
 ]
-"""Every anchor is trained on, and a region: nothing is left to chance, and the losses are means over all of them."""
+"""Changes that train on every anchor and region, so that losses are means over all of them."""
 
 
 def write_config(folder: Path, changes: dict[str, Any] | None = None) -> Path:
-    """``tiny.yaml``: FPN, with the top-level keys of ``changes`` in place of its own."""
+    """Write ``tiny.yaml``: ``FPN``, with the top-level keys of ``changes`` in place of its own."""
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**FPN, **(changes or {})}))
     return path
 
 
 def write_sets(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """tiny_train and tiny_val: {name: (annotations, images)}."""
+    """Generate tiny_train and tiny_val: {name: (annotations, images)}."""
     return {
         f"tiny_{split}": generate_shapes(folder, split=split, num_images=number, seed=1)
         for split, number in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES))
@@ -108,21 +108,30 @@ def write_sets(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def as_flags(sets: dict[str, tuple[Path, Path]]) -> list[str]:
-    """The sets as the tools' ``--register-coco``."""
+    """Write datasets as the tools' ``--register-coco``."""
     return [
         word for name, paths in sets.items() for word in ("--register-coco", name, *map(str, paths))
     ]
 
 
+def as_datasets(
+    sets: dict[str, tuple[Path, Path]], prefix: str = ""
+) -> tuple[tuple[str, str, str], ...]:
+    """Write datasets as a job's ``datasets``, with ``prefix`` before their names."""
+    return tuple(
+        (f"{prefix}{name}", str(file), str(images)) for name, (file, images) in sets.items()
+    )
+
+
 def as_overrides(changes: Iterable[Any]) -> list[str]:
-    """KEY VALUE pairs as they stand on a command line."""
+    """Write KEY VALUE pairs as they stand on a command line."""
     return [str(word) for word in changes]
 
 
 def draw_sample(
     generator: torch.Generator, height: int, width: int, boxes: list[list[float]], channels: int = 3
 ) -> dict[str, Any]:
-    """A mapped sample: noise, with bright boxes of class 0, 1, ..."""
+    """Draw a mapped sample: noise, with bright boxes of class 0, 1 ..."""
     image = torch.randint(0, 120, (channels, height, width), dtype=torch.uint8, generator=generator)
     for x0, y0, x1, y1 in boxes:
         image[:, int(y0) : int(y1), int(x0) : int(x1)] += 100
@@ -135,7 +144,7 @@ def draw_sample(
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """A file of JSON lines; NaN and Infinity, which are no JSON, are errors."""
+    """Read a file of JSON lines; NaN and Infinity, which are no JSON, are errors."""
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} in {path}")

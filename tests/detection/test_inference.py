@@ -1,4 +1,4 @@
-"""Detections on files: pictures, one JSON file, and what becomes of files that are no images."""
+"""Detections on images and files: pictures, one JSON file, and files that are no images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = [f"name {index}" for index in range(6)]
 
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
-    """A tiny detector with random weights that finds things everywhere."""
+    """Configure a tiny detector with random weights that finds things everywhere."""
     folder = tmp_path_factory.mktemp("detector")
     cfg = load_config(write_config(folder), ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def draw(path: Path, height: int = 40, width: int = 60, mode: str = "RGB", seed:
     return path
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / "detections.json").read_text())
 
 
@@ -61,13 +61,11 @@ def test_pictures_and_detections_of_every_image(cfg: CfgNode, tmp_path: Path) ->
     paths = [draw(tmp_path / "in" / name, *size, seed=len(name)) for name, size in sizes.items()]
     out = tmp_path / "new" / "out"
     count = predict_files(cfg, paths, NAMES, output_dir=out, score=0.2)
-    rows = rows_of(out)
+    rows = read_rows(out)
     assert count == len(rows) > 0
     assert {path.name for path in out.iterdir()} == {"a.png", "b.jpg", "c.png", "detections.json"}
     for path, (height, width) in zip(paths, sizes.values()):
-        picture = cv2.imread(
-            str(out / path.with_suffix(".png" if path.suffix == ".bmp" else path.suffix).name)
-        )
+        picture = cv2.imread(str(out / path.name.replace(".bmp", ".png")))
         assert picture.shape == (height, width, 3)
         mine = [row for row in rows if row["image_id"] == str(path)]
         assert mine
@@ -78,15 +76,12 @@ def test_pictures_and_detections_of_every_image(cfg: CfgNode, tmp_path: Path) ->
             assert 0 <= x < x + w <= width + 1e-4 and 0 <= y < y + h <= height + 1e-4
             assert 0.2 <= row["score"] <= 1
             assert row["category"] == NAMES[row["category_id"]]
-    # The image is enlarged to 64 pixels for the detector, and boxes come back in the file's own pixels.
-    assert (
-        max(row["bbox"][0] + row["bbox"][2] for row in rows if row["image_id"] == str(paths[2]))
-        > 20
-    )
+    # The last image is enlarged to 64 pixels for the detector; boxes are in the file's own pixels.
+    assert max(row["bbox"][0] + row["bbox"][2] for row in mine) > 20
 
 
 def test_the_predictor_is_the_model_behind_the_mapper(cfg: CfgNode, tmp_path: Path) -> None:
-    """And channels come in the order of INPUT.FORMAT."""
+    """Channels come in the order of INPUT.FORMAT."""
     path = draw(tmp_path / "image.png", 50, 70)
     predictor = Predictor(cfg)
     mapper = DetectionMapper(
@@ -104,7 +99,7 @@ def test_the_predictor_is_the_model_behind_the_mapper(cfg: CfgNode, tmp_path: Pa
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert torch.equal(found.scores, expected.scores)
     predict_files(cfg, [path], NAMES, output_dir=tmp_path / "out", score=0.0)
-    assert [row["score"] for row in rows_of(tmp_path / "out")] == found.scores.tolist()
+    assert [row["score"] for row in read_rows(tmp_path / "out")] == found.scores.tolist()
 
 
 def test_supervision_takes_the_results(cfg: CfgNode) -> None:
@@ -132,8 +127,8 @@ def test_an_unreadable_image_does_not_lose_the_others(
     paths = [good[0], truncated, text, gone, good[1]]
     with caplog.at_level(logging.WARNING):
         count = predict_files(cfg, paths, NAMES, output_dir=tmp_path / "out", score=0.1)
-    assert {row["image_id"] for row in rows_of(tmp_path / "out")} == {str(path) for path in good}
-    assert count == len(rows_of(tmp_path / "out"))
+    assert {row["image_id"] for row in read_rows(tmp_path / "out")} == {str(path) for path in good}
+    assert count == len(read_rows(tmp_path / "out"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.jpg",
         "detections.json",
@@ -159,9 +154,8 @@ def test_equal_names_from_different_folders_are_all_kept(cfg: CfgNode, tmp_path:
 def test_an_image_is_never_overwritten(cfg: CfgNode, tmp_path: Path) -> None:
     path = draw(tmp_path / "photo.png")
     before = path.read_bytes()
-    with pytest.raises(
-        ValueError, match=r"photo.png would overwrite an image; choose another folder"
-    ):
+    words = r"photo.png would overwrite an image; choose another folder"
+    with pytest.raises(ValueError, match=words):
         predict_files(cfg, [path], NAMES, output_dir=tmp_path)
     assert path.read_bytes() == before
 
@@ -175,10 +169,9 @@ def test_every_kind_of_image(cfg: CfgNode, tmp_path: Path) -> None:
 def test_scores(cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = draw(tmp_path / "a.png")
     assert predict_files(cfg, [path], NAMES, output_dir=tmp_path / "out", score=1.0) == 0
-    assert rows_of(tmp_path / "out") == []
-    with pytest.raises(
-        ValueError, match=r"the score 50 is not from 0 to 1; write, for example, 0.5 for 50%"
-    ):
+    assert read_rows(tmp_path / "out") == []
+    words = r"the score 50 is not from 0 to 1; write, for example, 0.5 for 50%"
+    with pytest.raises(ValueError, match=words):
         predict_files(cfg, [path], NAMES, output_dir=tmp_path / "out", score=50)
     strict = cfg.clone()
     strict.defrost()
@@ -242,9 +235,8 @@ def test_names_of_classes(
     monkeypatch.setattr(coco, "_registered", {})
     numbers = tuple(f"class {index}" for index in range(6))
     assert choose_class_names(cfg, NAMES) == tuple(NAMES)
-    with pytest.raises(
-        ValueError, match=r"there are 2 class names \(a, b\) for the model's 6 classes; give 6"
-    ):
+    words = r"there are 2 class names \(a, b\) for the model's 6 classes; give 6"
+    with pytest.raises(ValueError, match=words):
         choose_class_names(cfg, ["a", "b"])
     # The detector was trained on a set that is not registered here, or whose files are elsewhere.
     for name in ("strange", "coco_2017_val"):

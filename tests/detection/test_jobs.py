@@ -1,4 +1,4 @@
-"""The seam: a Job becomes Metrics, by an engine and one process or several; what fails comes back as itself."""
+"""A job gives metrics, by either engine and in one process or several; errors stay themselves."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from torch.multiprocessing import ProcessExitedException
 
 from resnext_det.detection.jobs import Job, Metrics, evaluate, train
 from resnext_det.training import distributed
-from tests.detection.helpers import write_config, write_sets
+from tests.detection.helpers import as_datasets, write_config, write_sets
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str, str], ...]:
-    sets = write_sets(tmp_path_factory.mktemp("sets"))
-    return tuple(
-        (name, str(annotations), str(images)) for name, (annotations, images) in sets.items()
-    )
+    return as_datasets(write_sets(tmp_path_factory.mktemp("sets")))
 
 
 def test_a_job_is_trained_and_evaluated(
@@ -48,15 +45,15 @@ def test_a_job_is_trained_and_evaluated(
 
     weights = str(tmp_path / "out" / "model_final.pth")
     again = Job(job.config_file, tmp_path / "again", ("MODEL.WEIGHTS", weights), datasets=datasets)
-    assert numbers_of(evaluate(again)) == numbers_of(metrics)
+    assert as_texts(evaluate(again)) == as_texts(metrics)
     resumed = Job(
         job.config_file, tmp_path / "out", ("SOLVER.MAX_ITER", "20"), resume=True, datasets=datasets
     )
-    assert numbers_of(train(resumed)) == numbers_of(evaluate(resumed)) == numbers_of(metrics)
+    assert as_texts(train(resumed)) == as_texts(evaluate(resumed)) == as_texts(metrics)
 
 
-def numbers_of(metrics: Metrics) -> dict[str, str]:
-    """The numbers as text, in which nan equals nan."""
+def as_texts(metrics: Metrics) -> dict[str, str]:
+    """Write the numbers as text, in which nan equals nan."""
     return {name: found.to_json() for name, found in metrics.per_dataset.items()}
 
 
@@ -69,9 +66,8 @@ def test_without_a_test_set_there_are_no_numbers(
 
 
 def test_engines(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="engine 'd2' is unknown; choose auto, portable, detectron2"
-    ):
+    words = "engine 'd2' is unknown; choose auto, portable, detectron2"
+    with pytest.raises(ValueError, match=words):
         train(Job(write_config(tmp_path), tmp_path, engine="d2"))
 
 
@@ -93,9 +89,8 @@ def test_detectron2_is_asked_for_and_missing(
         name for name in sys.modules if name.startswith("resnext_det.detection.detectron2.")
     ]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(
-        ValueError, match=r"'detectron2' cannot be used here .*install.* write --engine portable"
-    ):
+    words = r"'detectron2' cannot be used here .*install.* write --engine portable"
+    with pytest.raises(ValueError, match=words):
         train(Job(write_config(tmp_path), tmp_path, engine="detectron2"))
 
 
@@ -105,7 +100,7 @@ def test_detectron2_is_asked_for_and_missing(
         (
             torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore lines"),
             ValueError,
-            r"memory is full \(CUDA out of memory\. Tried to allocate 2 GiB\.\); lower SOLVER\.IMS_PER_BATCH",
+            r"is full \(CUDA out of memory\. Tried to allocate 2 GiB\.\); lower SOLVER\.IMS_PER_BATCH",
         ),
         (
             RuntimeError("DataLoader worker (pid 77) is killed by signal: Bus error. "),
@@ -119,7 +114,7 @@ def test_detectron2_is_asked_for_and_missing(
 def test_a_machine_that_is_too_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type, words: str
 ) -> None:
-    """What a user can mend is told; an error of ours stays what it is."""
+    """An error that a user can mend says how; a bug keeps its error."""
 
     def fail(cfg: Any, *, resume: bool) -> None:
         raise error
@@ -136,14 +131,14 @@ def kill_itself(job: Job, task: str, files: Any) -> None:
 
 
 def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is told, and not that the other one has lost its connection."""
+    """The error names the killed process, not the lost connection of the other one."""
     monkeypatch.setattr("resnext_det.detection.jobs._run_task", kill_itself)
     with pytest.raises(ChildProcessError, match=r"SIGKILL.*NUM_WORKERS.*--resume"):
         train(Job(write_config(tmp_path), tmp_path, num_gpus=2))
 
 
 def test_ctrl_c_that_ended_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``launch`` passes it on as SIGTERM, of which a process that is in no step dies."""
+    """``launch`` passes it on as SIGTERM, which kills a process that is in no step."""
 
     def launch(*_: Any, **__: Any) -> None:
         raise ProcessExitedException("process 1", 1, 1, exit_code=-15, signal_name="SIGTERM")

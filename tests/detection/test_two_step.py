@@ -1,4 +1,4 @@
-"""The paper's protocol in one call: an RPN, its proposals, Fast R-CNN on them; and where a broken run goes on."""
+"""The paper's protocol trains an RPN, then Fast R-CNN on its proposals, and goes on when broken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resnext_det.data.proposals import read_proposals
 from resnext_det.detection import two_step
 from resnext_det.detection.jobs import Job, Metrics
 from resnext_det.detection.two_step import train_two_step
-from tests.detection.helpers import FPN, write_config
+from tests.detection.helpers import FPN, TRAIN_IMAGES, VAL_IMAGES, as_datasets, write_config
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -28,7 +28,7 @@ Pair = tuple[Job, Job]
 
 @pytest.fixture
 def jobs(sets: dict[str, tuple[Path, Path]], tmp_path: Path) -> Pair:
-    """An RPN and a Fast R-CNN of three iterations, with folders of their own."""
+    """Make an RPN and a Fast R-CNN of three iterations, with folders of their own."""
     return make_jobs(sets, tmp_path)
 
 
@@ -49,29 +49,27 @@ def make_jobs(sets: dict[str, tuple[Path, Path]], folder: Path, *overrides: str)
                 output_dir=folder / step / "out",
                 overrides=("SOLVER.MAX_ITER", str(STEPS), "SOLVER.WARMUP_ITERS", "0", *overrides),
                 engine="portable",
-                datasets=tuple(
-                    (name, str(paths[0]), str(paths[1])) for name, paths in sets.items()
-                ),
+                datasets=as_datasets(sets),
             )
         )
     return made[0], made[1]
 
 
-def with_iterations(job: Job, number: int) -> Job:
+def set_iterations(job: Job, number: int) -> Job:
     return replace(job, overrides=(*job.overrides, "SOLVER.MAX_ITER", str(number)))
 
 
-def texts(metrics: Metrics) -> dict[str, str]:
+def as_texts(metrics: Metrics) -> dict[str, str]:
     return {name: found.to_json() for name, found in metrics.per_dataset.items()}
 
 
-def weights_of(job: Job, name: str = "model_final") -> dict[str, torch.Tensor]:
+def read_weights(job: Job, name: str = "model_final") -> dict[str, torch.Tensor]:
     return torch.load(Path(str(job.output_dir), f"{name}.pth"), weights_only=True)["model"]
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What of the seam is called: ``train``, or the names that are proposed on."""
+    """Record the jobs that are called: the folder of a training, or the names proposed on."""
     made: list[Any] = []
     train, propose = two_step.train, two_step.propose
 
@@ -99,22 +97,17 @@ def test_both_steps(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
     assert metrics.output_dir == fast_rcnn.output_dir and list(metrics.per_dataset) == ["tiny_val"]
     assert hasattr(metrics.per_dataset["tiny_val"], "AP50")
     folder = tmp_path / "rpn" / "out" / "inference"
-    assert {
-        len(read_proposals(folder / f"proposals_tiny_{split}.pkl")) for split in ("train", "val")
-    } == {
-        12,
-        5,
-    }
-    recorded = yaml.safe_load((tmp_path / "fast_rcnn" / "out" / "config.yaml").read_text())[
-        "DATASETS"
-    ]
+    for split, number in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES)):
+        assert len(read_proposals(folder / f"proposals_tiny_{split}.pkl")) == number
+    config = yaml.safe_load((tmp_path / "fast_rcnn" / "out" / "config.yaml").read_text())
+    recorded = config["DATASETS"]
     assert [str(folder / "proposals_tiny_train.pkl")] == list(recorded["PROPOSAL_FILES_TRAIN"])
     assert [str(folder / "proposals_tiny_val.pkl")] == list(recorded["PROPOSAL_FILES_TEST"])
-    assert "roi_heads.box_predictor.cls_score.weight" in weights_of(fast_rcnn)
+    assert "roi_heads.box_predictor.cls_score.weight" in read_weights(fast_rcnn)
 
     # Anew: the RPN is trained again, and what the old one proposed is not used.
     calls.clear()
-    assert texts(train_two_step(rpn, fast_rcnn)) == texts(metrics)
+    assert as_texts(train_two_step(rpn, fast_rcnn)) == as_texts(metrics)
     assert calls == ["rpn", ["tiny_train"], "fast_rcnn"]
 
 
@@ -124,36 +117,36 @@ def test_both_steps(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
 def test_a_broken_run_goes_on(
     sets: dict[str, tuple[Path, Path]], jobs: Pair, calls: list[Any], tmp_path: Path, where: str
 ) -> None:
-    """It ends with the weights of one that was not broken, and does nothing twice."""
+    """A broken run ends with the weights of an unbroken one, and does nothing twice."""
     whole = make_jobs(sets, tmp_path / "whole")
-    expected = texts(train_two_step(*whole))
+    expected = as_texts(train_two_step(*whole))
     calls.clear()
     rpn, fast_rcnn = (replace(job, resume=True) for job in jobs)
     if where == "in step one":  # a training of fewer iterations stands for one that was broken off
-        two_step.train(with_iterations(rpn, 2))
+        two_step.train(set_iterations(rpn, 2))
         due = ["rpn", ["tiny_train"], "fast_rcnn"]
     elif where == "before the proposals":
         two_step.train(rpn)
         (tmp_path / "rpn" / "out" / "inference" / "proposals_tiny_val.pkl").unlink()
         due = [["tiny_train", "tiny_val"], "fast_rcnn"]
     elif where == "in step two":
-        train_two_step(rpn, with_iterations(fast_rcnn, 2))
+        train_two_step(rpn, set_iterations(fast_rcnn, 2))
         due = ["fast_rcnn"]
     else:
         train_two_step(rpn, fast_rcnn)
         due = ["fast_rcnn"]
     calls.clear()
-    assert texts(train_two_step(rpn, fast_rcnn)) == expected
+    assert as_texts(train_two_step(rpn, fast_rcnn)) == expected
     assert calls == due
     for job, other in zip(whole, (rpn, fast_rcnn)):
-        state, wanted = weights_of(other), weights_of(job)
+        state, wanted = read_weights(other), read_weights(job)
         assert state.keys() == wanted.keys()
         assert all(torch.equal(state[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.detectron2
 def test_both_engines_end_alike(sets: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
-    """One configuration and one seed give equal proposals, weights and numbers; step two may run on another engine than step one."""
+    """One seed gives equal proposals, weights and numbers, also with an engine for each step."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     ends = []
     for engines in (
@@ -163,9 +156,9 @@ def test_both_engines_end_alike(sets: dict[str, tuple[Path, Path]], tmp_path: Pa
     ):
         folder = tmp_path / "_".join(engines)
         jobs = [replace(job, engine=name) for job, name in zip(make_jobs(sets, folder), engines)]
-        numbers = texts(train_two_step(jobs[0], jobs[1]))
+        numbers = as_texts(train_two_step(jobs[0], jobs[1]))
         written = read_proposals(folder / "rpn" / "out" / "inference" / "proposals_tiny_train.pkl")
-        ends.append((numbers, written, [weights_of(job) for job in jobs]))
+        ends.append((numbers, written, [read_weights(job) for job in jobs]))
     (numbers, written, weights), *others = ends
     for other_numbers, other_written, other_weights in others:
         assert other_numbers == numbers
@@ -178,7 +171,7 @@ def test_both_engines_end_alike(sets: dict[str, tuple[Path, Path]], tmp_path: Pa
 
 
 def test_old_proposals_are_computed_again(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
-    """Those that are older than the checkpoint are of other weights."""
+    """Proposals that are older than the checkpoint are of other weights."""
     rpn, fast_rcnn = (replace(job, resume=True) for job in jobs)
     train_two_step(rpn, fast_rcnn)
     file = tmp_path / "rpn" / "out" / "inference" / "proposals_tiny_val.pkl"
@@ -186,31 +179,26 @@ def test_old_proposals_are_computed_again(jobs: Pair, calls: list[Any], tmp_path
     before = file.read_bytes()
     calls.clear()
     train_two_step(rpn, fast_rcnn)
-    assert (
-        calls == [["tiny_val"], "fast_rcnn"]
-        and file.read_bytes() == before
-        and file.stat().st_mtime > 1
-    )
+    assert calls == [["tiny_val"], "fast_rcnn"]
+    assert file.read_bytes() == before and file.stat().st_mtime > 1
 
 
 def test_more_iterations_than_the_rpn_had(jobs: Pair, calls: list[Any]) -> None:
     rpn, fast_rcnn = (replace(job, resume=True) for job in jobs)
     train_two_step(rpn, fast_rcnn)
     calls.clear()
-    train_two_step(with_iterations(rpn, 4), fast_rcnn)
+    train_two_step(set_iterations(rpn, 4), fast_rcnn)
     assert calls == ["rpn", ["tiny_train"], "fast_rcnn"]
 
 
 def test_what_is_refused(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
     rpn, fast_rcnn = jobs
     joint = replace(rpn, config_file=write_config(tmp_path))
-    with pytest.raises(
-        ValueError, match="'GeneralizedRCNN' gives no proposals; write ProposalNetwork"
-    ):
+    words = "'GeneralizedRCNN' gives no proposals; write ProposalNetwork"
+    with pytest.raises(ValueError, match=words):
         train_two_step(joint, fast_rcnn)
-    with pytest.raises(
-        ValueError, match=r"tiny\.yaml reads no proposals: MODEL\.LOAD_PROPOSALS = False"
-    ):
+    words = r"tiny\.yaml reads no proposals: MODEL\.LOAD_PROPOSALS = False"
+    with pytest.raises(ValueError, match=words):
         train_two_step(rpn, replace(fast_rcnn, config_file=joint.config_file))
     with pytest.raises(ValueError, match=r"is that of both steps.*--output-dir"):
         train_two_step(rpn, replace(fast_rcnn, output_dir=rpn.output_dir))

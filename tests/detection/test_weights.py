@@ -1,8 +1,9 @@
-"""MODEL.WEIGHTS under the preprocessing that it needs, in both engines: refused, fitted, and told by the checkpoints."""
+"""MODEL.WEIGHTS and its preprocessing are checked, fitted and kept in checkpoints."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from resnext_det.detection.jobs import Job, evaluate, train
 from resnext_det.detection.weights import check_frozen_layers_are_loaded
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import KNOWN
-from tests.detection.helpers import as_overrides, write_config
+from tests.detection.helpers import as_datasets, as_overrides, override, write_config
 from tests.test_resnext import SMALL, TINY, randomize
 
 pytestmark = pytest.mark.usefixtures("alone")
 
+TESTED = ("DATASETS.TEST", ("tiny_val",))
 SHORT: list[Any] = ["SOLVER.MAX_ITER", 1, "SOLVER.STEPS", (), "DATASETS.TEST", ()]
 RGB = KNOWN["torchvision"]
 
@@ -34,26 +36,19 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def job(sets: dict[str, tuple[Path, Path]], tmp_path: Path, engine: str) -> Job:
-    """A training from a classifier for RGB images of torchvision's statistics; the tiny configuration is for BGR ones."""
+    """Train from a classifier with torchvision's preprocessing; the configuration is for BGR."""
     config = write_config(tmp_path)
     torch.manual_seed(0)
-    classifier = ResNeXtClassifier(
-        read_architecture(load_config(config).MODEL.RESNETS), num_classes=3
-    )
+    architecture = read_architecture(load_config(config).MODEL.RESNETS)
+    classifier = ResNeXtClassifier(architecture, num_classes=3)
     weights = {"model": classifier.state_dict(), "preprocessing": RGB.as_dict()}
     torch.save(weights, tmp_path / "classifier.pth")
     changes = [*SHORT, "MODEL.WEIGHTS", tmp_path / "classifier.pth", "SOLVER.BASE_LR", 0.0]
-    datasets = tuple(
-        (name, str(annotations), str(images)) for name, (annotations, images) in sets.items()
-    )
-    return Job(
-        config, tmp_path / "out", tuple(as_overrides(changes)), engine=engine, datasets=datasets
-    )
+    words, datasets = tuple(as_overrides(changes)), as_datasets(sets)
+    return Job(config, tmp_path / "out", words, engine=engine, datasets=datasets)
 
 
-def changed(job: Job, *overrides: Any, **fields: Any) -> Job:
-    from dataclasses import replace
-
+def change(job: Job, *overrides: Any, **fields: Any) -> Job:
     return replace(job, overrides=(*job.overrides, *as_overrides(overrides)), **fields)
 
 
@@ -64,9 +59,8 @@ def test_another_preprocessing_is_refused_with_the_lines_to_write(job: Job, tmp_
     lines = told[told.index("Write\n") + len("Write\n") : told.index("\nor add --fit-config")]
     written = yaml.safe_load(lines)
     assert written["INPUT"] == {"FORMAT": "RGB"}
-    assert written["MODEL"]["PIXEL_MEAN"] == list(RGB.mean) and written["MODEL"][
-        "PIXEL_STD"
-    ] == list(RGB.std)
+    assert written["MODEL"]["PIXEL_MEAN"] == list(RGB.mean)
+    assert written["MODEL"]["PIXEL_STD"] == list(RGB.std)
     assert not (tmp_path / "out" / "model_final.pth").exists()
     # Written as told, they are taken.
     config = {**yaml.safe_load(Path(job.config_file).read_text())}
@@ -77,7 +71,7 @@ def test_another_preprocessing_is_refused_with_the_lines_to_write(job: Job, tmp_
 
 
 def test_a_configuration_is_fitted_and_the_detector_carries_it(job: Job, tmp_path: Path) -> None:
-    train(changed(job, fit_config=True))
+    train(change(job, fit_config=True))
     recorded = load_config(tmp_path / "out" / "config.yaml")
     assert ("RGB", list(RGB.std)) == (recorded.INPUT.FORMAT, recorded.MODEL.PIXEL_STD)
     final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
@@ -86,56 +80,37 @@ def test_a_configuration_is_fitted_and_the_detector_carries_it(job: Job, tmp_pat
     name = "res4.0.conv1.weight"
     assert torch.equal(final["model"][f"backbone.bottom_up.{name}"], backbone[name])
 
-    weights = (
-        "MODEL.WEIGHTS",
-        tmp_path / "out" / "model_final.pth",
-        "DATASETS.TEST",
-        ("tiny_val",),
-    )
+    weights = ("MODEL.WEIGHTS", tmp_path / "out" / "model_final.pth", *TESTED)
     with pytest.raises(ValueError, match=r"INPUT.FORMAT is BGR"):
-        evaluate(changed(job, *weights, output_dir=tmp_path / "again"))
-    found = evaluate(changed(job, *weights, output_dir=tmp_path / "again", fit_config=True))
+        evaluate(change(job, *weights, output_dir=tmp_path / "again"))
+    found = evaluate(change(job, *weights, output_dir=tmp_path / "again", fit_config=True))
     assert set(found.per_dataset) == {"tiny_val"}
 
 
 def test_group_norms_have_no_batch_norm_to_contradict(job: Job, tmp_path: Path) -> None:
-    norms = (
-        "MODEL.RESNETS.NORM",
-        "GN",
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        64,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS",
-        32,
-    )
-    wide = (*norms, "MODEL.RESNETS.NUM_GROUPS", 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 16)
-    train(changed(job, *wide, "MODEL.WEIGHTS", ""))
-    weights = (
-        "MODEL.WEIGHTS",
-        tmp_path / "out" / "model_final.pth",
-        "DATASETS.TEST",
-        ("tiny_val",),
-    )
-    assert evaluate(changed(job, *wide, *weights, output_dir=tmp_path / "again")).per_dataset
+    norms = override("MODEL.RESNETS", NORM="GN", RES2_OUT_CHANNELS=64, STEM_OUT_CHANNELS=32)
+    wide = [*norms, *override("MODEL.RESNETS", NUM_GROUPS=8, WIDTH_PER_GROUP=16)]
+    train(change(job, *wide, "MODEL.WEIGHTS", ""))
+    weights = ("MODEL.WEIGHTS", tmp_path / "out" / "model_final.pth", *TESTED)
+    assert evaluate(change(job, *wide, *weights, output_dir=tmp_path / "again")).per_dataset
 
 
 def test_what_says_nothing_cannot_be_fitted_to(job: Job, tmp_path: Path) -> None:
     contents = torch.load(tmp_path / "classifier.pth", weights_only=True)
     torch.save({"model": contents["model"]}, tmp_path / "classifier.pth")
-    with pytest.raises(
-        ValueError, match=r"does not say which preprocessing it needs.*leave --fit-config out"
-    ):
-        train(changed(job, fit_config=True))
+    words = r"does not say which preprocessing it needs.*leave --fit-config out"
+    with pytest.raises(ValueError, match=words):
+        train(change(job, fit_config=True))
     train(job)
 
 
-def test_gray_images_take_the_sum_of_the_colours(job: Job, tmp_path: Path) -> None:
+def test_gray_images_take_the_sum_of_the_colors(job: Job, tmp_path: Path) -> None:
     gray = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [116.0], "MODEL.PIXEL_STD", [57.0])
-    train(changed(job, *gray))
+    train(change(job, *gray))
     trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     given = torch.load(tmp_path / "classifier.pth", weights_only=True)["model"]["stem.conv1.weight"]
-    assert torch.equal(
-        trained["model"]["backbone.bottom_up.stem.conv1.weight"], given.sum(1, keepdim=True)
-    )
+    found = trained["model"]["backbone.bottom_up.stem.conv1.weight"]
+    assert torch.equal(found, given.sum(1, keepdim=True))
     assert "preprocessing" not in trained
 
 
@@ -152,9 +127,8 @@ class TestFrozenAtRandom:
     )
     def test_is_refused_until_weights_are_loaded(self, norm: str, at: int, concerned: int) -> None:
         model = ResNeXt(SMALL, norm=norm, out_features=["res5"]).freeze(at)
-        with pytest.raises(
-            ValueError, match=f"^{concerned} of 29 .*'stem.conv1'.*MODEL.WEIGHTS.*FREEZE_AT 0"
-        ):
+        words = f"^{concerned} of 29 .*'stem.conv1'.*MODEL.WEIGHTS.*FREEZE_AT 0"
+        with pytest.raises(ValueError, match=words):
             check_frozen_layers_are_loaded(model)
         model.load_state_dict(randomize(copy.deepcopy(model)).state_dict())
         check_frozen_layers_are_loaded(model)

@@ -39,7 +39,7 @@ from resnext_det.weights import (
 )
 from resnext_det.weights.catalog_entries import ENTRIES
 from resnext_det.weights.preprocessing import KNOWN
-from tests.detection.detectron2_reference import detectron2_cfg
+from tests.detection.detectron2_reference import copy_cfg_to_detectron2
 from tests.weights.foreign_names import (
     caffe2_arrays,
     detectron2_state,
@@ -256,7 +256,7 @@ def build(engine: str, cfg: CfgNode) -> Any:
         return build_detector(cfg)
     from detectron2.modeling import build_model
 
-    return build_model(detectron2_cfg(cfg))
+    return build_model(copy_cfg_to_detectron2(cfg))
 
 
 @torch.no_grad()

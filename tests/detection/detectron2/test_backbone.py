@@ -1,4 +1,4 @@
-"""The registered builders against detectron2's own ResNet with the same groups, width and weights."""
+"""The registered builders equal detectron2's own ResNet of the same groups, width and weights."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from detectron2.modeling.backbone import build_backbone  # noqa: E402
 
 from resnext_det.detection.detectron2.backbone import ResNeXtBackbone  # noqa: E402
 from tests.detection.detectron2_reference import randomize  # noqa: E402
+from tests.detection.helpers import STAGES, override  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 NETS = {"R50": (50, 1, 64), "X50-32x4d": (50, 32, 4), "X101-32x8d": (101, 32, 8)}
 HEADS: dict[str, list[Any]] = {
-    "C4": ["MODEL.RESNETS.OUT_FEATURES", ["stem", "res2", "res4"]],
-    "DC5": ["MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.RESNETS.RES5_DILATION", 2],
+    "C4": override("MODEL.RESNETS", OUT_FEATURES=["stem", "res2", "res4"]),
+    "DC5": override("MODEL.RESNETS", OUT_FEATURES=["res5"], RES5_DILATION=2),
     "FPN": [
-        *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
-        *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+        *override("MODEL.RESNETS", OUT_FEATURES=STAGES),
+        *override("MODEL.FPN", IN_FEATURES=STAGES),
     ],
 }
 NORMS = ("FrozenBN", "BN", "GN")
@@ -41,45 +42,28 @@ def configuration(net: str, head: str, *changes: Any) -> Any:
     depth, groups, width = NETS[net]
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = (
-        depth,
-        groups,
-        width,
-    )
-    cfg.merge_from_list([*HEADS[head], *changes])
+    size = override("MODEL.RESNETS", DEPTH=depth, NUM_GROUPS=groups, WIDTH_PER_GROUP=width)
+    cfg.merge_from_list([*size, *HEADS[head], *changes])
     return cfg
 
 
-def both(cfg: Any, head: str) -> tuple[nn.Module, nn.Module]:
-    """Ours and detectron2's own."""
+def build_both(cfg: Any, head: str) -> tuple[nn.Module, nn.Module]:
+    """Build our backbone and detectron2's own."""
     built = []
     for name in ("resnext", "resnet"):
-        cfg.MODEL.BACKBONE.NAME = (
-            f"build_{name}_fpn_backbone" if head == "FPN" else f"build_{name}_backbone"
-        )
+        fpn = "_fpn" if head == "FPN" else ""
+        cfg.MODEL.BACKBONE.NAME = f"build_{name}{fpn}_backbone"
         built.append(build_backbone(cfg, ShapeSpec(channels=3)))
     return built[0], built[1]
 
 
-def largest_difference(
-    net: str, head: str, norm: str, stride_in_1x1: bool, *, training: bool = False
-) -> float:
-    """Of the features, each relative to the largest value of its map."""
-    cfg = configuration(
-        net,
-        head,
-        "MODEL.RESNETS.NORM",
-        norm,
-        "MODEL.RESNETS.STRIDE_IN_1X1",
-        stride_in_1x1,
-        "MODEL.BACKBONE.FREEZE_AT",
-        0,
-    )
-    ours, theirs = both(cfg, head)
+def compute_largest_difference(net: str, head: str, norm: str, stride_in_1x1: bool) -> float:
+    """Compare the features of both, each relative to the largest value of its map."""
+    options = override("MODEL.RESNETS", NORM=norm, STRIDE_IN_1X1=stride_in_1x1)
+    cfg = configuration(net, head, *options, "MODEL.BACKBONE.FREEZE_AT", 0)
+    ours, theirs = (model.eval() for model in build_both(cfg, head))
     randomize(ours, seed=0)
     theirs.load_state_dict(ours.state_dict())  # strict: the same keys and shapes
-    ours.train(training)
-    theirs.train(training)
     images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found, expected = ours(images), theirs(images)
@@ -101,7 +85,7 @@ ALL = [case for case in itertools.product(NETS, HEADS, NORMS, (False, True)) if 
 
 @pytest.mark.parametrize(("net", "head", "norm", "stride_in_1x1"), QUICK)
 def test_features_equal_detectron2s(net: str, head: str, norm: str, stride_in_1x1: bool) -> None:
-    assert largest_difference(net, head, norm, stride_in_1x1) < 1e-5
+    assert compute_largest_difference(net, head, norm, stride_in_1x1) < 1e-5
 
 
 @pytest.mark.slow
@@ -109,7 +93,7 @@ def test_features_equal_detectron2s(net: str, head: str, norm: str, stride_in_1x
 def test_features_equal_detectron2s_in_every_combination(
     net: str, head: str, norm: str, stride_in_1x1: bool
 ) -> None:
-    assert largest_difference(net, head, norm, stride_in_1x1) < 1e-5
+    assert compute_largest_difference(net, head, norm, stride_in_1x1) < 1e-5
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -118,21 +102,16 @@ def test_the_same_is_frozen_under_the_same_keys(net: str, head: str) -> None:
     for norm, at in itertools.product(NORMS, range(6)):
         cfg = configuration(net, head, "MODEL.RESNETS.NORM", norm, "MODEL.BACKBONE.FREEZE_AT", at)
         with torch.device("meta"):
-            ours, theirs = both(cfg, head)
-        assert list(ours.state_dict()) == list(theirs.state_dict())
-        assert {name: value.shape for name, value in ours.state_dict().items()} == {
-            name: value.shape for name, value in theirs.state_dict().items()
-        }
-        trained = [
-            [name for name, p in model.named_parameters() if p.requires_grad]
+            ours, theirs = build_both(cfg, head)
+        found, expected = (
+            (
+                [(name, value.shape) for name, value in model.state_dict().items()],
+                [name for name, p in model.named_parameters() if p.requires_grad],
+                {name for name, layer in model.named_modules() if "Frozen" in type(layer).__name__},
+            )
             for model in (ours, theirs)
-        ]
-        assert trained[0] == trained[1]
-        kinds = [
-            {name for name, layer in model.named_modules() if "Frozen" in type(layer).__name__}
-            for model in (ours, theirs)
-        ]
-        assert kinds[0] == kinds[1]
+        )
+        assert found == expected
         assert ours.output_shape() == theirs.output_shape()
         assert ours.size_divisibility == theirs.size_divisibility
 
@@ -141,38 +120,34 @@ ARCHITECTURES: dict[str, list[Any]] = {
     "GeneralizedRCNN": [],
     "Mask R-CNN": ["MODEL.MASK_ON", True],
     "Mask R-CNN, C4": [
-        *("MODEL.MASK_ON", True, "MODEL.BACKBONE.NAME", "build_resnext_backbone"),
-        *("MODEL.RESNETS.OUT_FEATURES", ["res4"], "MODEL.RPN.IN_FEATURES", ["res4"]),
-        *("MODEL.ROI_HEADS.IN_FEATURES", ["res4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64, 128]]),
-        *("MODEL.ROI_BOX_HEAD.NAME", "", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14),
-        *("MODEL.ROI_MASK_HEAD.NUM_CONV", 0),
+        *override("MODEL", MASK_ON=True),
+        *override("MODEL.BACKBONE", NAME="build_resnext_backbone"),
+        *override("MODEL.RESNETS", OUT_FEATURES=["res4"]),
+        *override("MODEL.RPN", IN_FEATURES=["res4"]),
+        *override("MODEL.ROI_HEADS", IN_FEATURES=["res4"]),
+        *override("MODEL.ANCHOR_GENERATOR", SIZES=[[32, 64, 128]]),
+        *override("MODEL.ROI_BOX_HEAD", NAME="", POOLER_RESOLUTION=14),
+        *override("MODEL.ROI_MASK_HEAD", NUM_CONV=0),
     ],
     "Cascade R-CNN": [
-        "MODEL.ROI_HEADS.NAME",
-        "CascadeROIHeads",
-        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
-        True,
+        *override("MODEL.ROI_HEADS", NAME="CascadeROIHeads"),
+        *override("MODEL.ROI_BOX_HEAD", CLS_AGNOSTIC_BBOX_REG=True),
     ],
     "RetinaNet": [
-        *(
-            "MODEL.META_ARCHITECTURE",
-            "RetinaNet",
-            "MODEL.BACKBONE.NAME",
-            "build_retinanet_resnext_fpn_backbone",
-        ),
-        *("MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"]),
-        *("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]),
-        *("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]]),
+        *override("MODEL", META_ARCHITECTURE="RetinaNet"),
+        *override("MODEL.BACKBONE", NAME="build_retinanet_resnext_fpn_backbone"),
+        *override("MODEL.RESNETS", OUT_FEATURES=["res3", "res4", "res5"]),
+        *override("MODEL.FPN", IN_FEATURES=["res3", "res4", "res5"]),
+        *override("MODEL.ANCHOR_GENERATOR", SIZES=[[32], [64], [128], [256], [512]]),
     ],
 }
-WITH_C4_HEAD = [(name, "Res5ROIHeads") for name in ARCHITECTURES] + [
-    ("Mask R-CNN, C4", "ResNeXtRes5ROIHeads")
-]
+WITH_C4_HEAD = [(name, "Res5ROIHeads") for name in ARCHITECTURES]
+WITH_C4_HEAD += [("Mask R-CNN, C4", "ResNeXtRes5ROIHeads")]
 
 
 @pytest.mark.parametrize(("name", "c4_head"), WITH_C4_HEAD)
 def test_detectron2s_detectors_run_on_it_as_on_their_own(name: str, c4_head: str) -> None:
-    """The same weights, the same detections, whichever of the two backbones and of the two C4 heads."""
+    """The same weights give the same detections on both backbones and with both C4 heads."""
     cfg = configuration("X50-32x4d", "FPN", *DETECTOR, *ARCHITECTURES[name])
     if name.endswith("C4"):
         cfg.MODEL.ROI_HEADS.NAME = c4_head
@@ -184,97 +159,66 @@ def test_detectron2s_detectors_run_on_it_as_on_their_own(name: str, c4_head: str
     theirs = build_model(cfg)
     randomize(ours, seed=2)
     theirs.load_state_dict(ours.state_dict())
-    sample = {
-        "image": torch.randint(0, 255, (3, 96, 128), generator=torch.Generator().manual_seed(0))
-    }
-    found, expected = (model.eval()([sample])[0]["instances"] for model in (ours, theirs))
+    image = torch.randint(0, 255, (3, 96, 128), generator=torch.Generator().manual_seed(0))
+    models = (ours.eval(), theirs.eval())
+    found, expected = (model([{"image": image}])[0]["instances"] for model in models)
     assert len(found) == len(expected) > 0
     assert found.get_fields().keys() == expected.get_fields().keys()
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-3, atol=1e-2
-    )
+    boxes, expected_boxes = found.pred_boxes.tensor, expected.pred_boxes.tensor
+    torch.testing.assert_close(boxes, expected_boxes, rtol=1e-3, atol=1e-2)
     if "Mask" in name:
         assert torch.equal(found.pred_masks, expected.pred_masks)
 
 
 DETECTOR: list[Any] = [
-    *(
-        "MODEL.BACKBONE.NAME",
-        "build_resnext_fpn_backbone",
-        "MODEL.ROI_HEADS.NAME",
-        "StandardROIHeads",
-    ),
-    *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.ROI_HEADS.NUM_CLASSES", 3),
-    *("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
-    *(
-        "MODEL.ANCHOR_GENERATOR.SIZES",
-        [[32], [64], [128]],
-        "MODEL.ROI_BOX_HEAD.NAME",
-        "FastRCNNConvFCHead",
-    ),
-    *(
-        "MODEL.ROI_BOX_HEAD.NUM_FC",
-        1,
-        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-        7,
-        "MODEL.RESNETS.STRIDE_IN_1X1",
-        False,
-    ),
-    *(
-        "MODEL.ROI_MASK_HEAD.NAME",
-        "MaskRCNNConvUpsampleHead",
-        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-        0.0,
-    ),
-    *(
-        "MODEL.RETINANET.NUM_CLASSES",
-        3,
-        "MODEL.RETINANET.SCORE_THRESH_TEST",
-        0.0,
-        "TEST.DETECTIONS_PER_IMAGE",
-        10,
-    ),
+    *override("MODEL.BACKBONE", NAME="build_resnext_fpn_backbone"),
+    *override("MODEL.ROI_HEADS", NAME="StandardROIHeads", IN_FEATURES=["p2", "p3"], NUM_CLASSES=3),
+    *override("MODEL.RPN", IN_FEATURES=["p3", "p4", "p5"], POST_NMS_TOPK_TEST=50),
+    *override("MODEL.ANCHOR_GENERATOR", SIZES=[[32], [64], [128]]),
+    *override("MODEL.ROI_BOX_HEAD", NAME="FastRCNNConvFCHead", NUM_FC=1, POOLER_RESOLUTION=7),
+    *override("MODEL.RESNETS", STRIDE_IN_1X1=False),
+    *override("MODEL.ROI_MASK_HEAD", NAME="MaskRCNNConvUpsampleHead"),
+    *override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.0),
+    *override("MODEL.RETINANET", NUM_CLASSES=3, SCORE_THRESH_TEST=0.0),
+    *override("TEST", DETECTIONS_PER_IMAGE=10),
 ]
 
+DEFORM = (False, True, True, True)
 REFUSED = {
     ("MODEL.RESNETS.DEPTH", 34): "DEPTH = 34 is not supported; write .* 50 .*basic blocks",
     ("MODEL.RESNETS.NORM", "LN"): "NORM = 'LN' is not supported; write 'FrozenBN'",
     ("MODEL.RESNETS.RES5_DILATION", 4): "RES5_DILATION = 4 is not supported; write 1 or 2",
-    (
-        "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
-        (False, True, True, True),
-    ): "DEFORM_ON_PER_STAGE .*build_resnet_backbone",
+    ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", DEFORM): "ON_PER_STAGE .*build_resnet_backbone",
     ("MODEL.RESNETS.DEFORM_MODULATED", True): "DEFORM_MODULATED = True is not supported",
-    (
-        "MODEL.RESNETS.OUT_FEATURES",
-        ("res6",),
-    ): "OUT_FEATURES = .'res6'.: write one or more of stem, res2",
+    ("MODEL.RESNETS.OUT_FEATURES", ("res6",)): "= .'res6'.: write one or more of stem, res2",
     ("MODEL.BACKBONE.FREEZE_AT", 6): "FREEZE_AT = 6 is not supported",
     ("MODEL.RESNETS.NUM_GROUPS", 0): "NUM_GROUPS = 0 is out of range; write 1 or more",
 }
 
 
 @pytest.mark.parametrize("change", REFUSED)
-def test_what_is_not_honoured_is_refused(change: tuple[str, Any]) -> None:
+def test_what_is_not_honored_is_refused(change: tuple[str, Any]) -> None:
     cfg = configuration("X50-32x4d", "C4", "MODEL.BACKBONE.NAME", "build_resnext_backbone", *change)
     with pytest.raises(ValueError, match=REFUSED[change]):
         build_model(cfg)
 
 
 AFTER = "import detectron2.modeling; import resnext_det"
-BEFORE = (
-    "import resnext_det, sys; assert 'detectron2' not in sys.modules; import detectron2.modeling"
-)
+BEFORE = """
+import resnext_det, sys
+assert "detectron2" not in sys.modules
+import detectron2.modeling
+"""
 CHECK = """
 registry = detectron2.modeling.BACKBONE_REGISTRY
-names = ["build_resnext_backbone", "build_resnext_fpn_backbone", "build_retinanet_resnext_fpn_backbone"]
-assert all(name in registry for name in names)
+for name in ("resnext", "resnext_fpn", "retinanet_resnext_fpn"):
+    assert f"build_{name}_backbone" in registry
 assert "ResNeXtRes5ROIHeads" in detectron2.modeling.ROI_HEADS_REGISTRY
 """
 
 
-def python(code: str, folder: Path, path: str = "") -> subprocess.CompletedProcess[str]:
+def run_python(code: str, folder: Path, path: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         cwd=folder,
@@ -287,28 +231,22 @@ def python(code: str, folder: Path, path: str = "") -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("order", [AFTER, BEFORE])
 def test_importing_registers_in_either_order(tmp_path: Path, order: str) -> None:
-    done = python(order + CHECK, tmp_path)
+    done = run_python(order + CHECK, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_broken_detectron2_tells_its_own_error(tmp_path: Path) -> None:
-    """The package and the portable engine are there all the same; whoever imports detectron2 sees why it fails."""
+    """The package and the portable engine work; who imports detectron2 sees why that fails."""
     broken = tmp_path / "detectron2"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise ImportError('_C.so: undefined symbol: _ZN3c10')")
-    done = python(
-        "import resnext_det; resnext_det.build_detector; import detectron2.modeling",
-        tmp_path,
-        str(tmp_path),
-    )
+    code = "import resnext_det; resnext_det.build_detector; import detectron2.modeling"
+    done = run_python(code, tmp_path, str(tmp_path))
     assert done.returncode == 1
     assert "ImportError: _C.so: undefined symbol: _ZN3c10" in done.stderr
     job = "from resnext_det import Job; Job('x.yaml', engine='auto').configuration()"
-    done = python(job, tmp_path, str(tmp_path))
-    assert (
-        "ValueError: engine 'detectron2' cannot be used here (_C.so: undefined symbol: _ZN3c10)"
-        in done.stderr
-    )
+    done = run_python(job, tmp_path, str(tmp_path))
+    assert "engine 'detectron2' cannot be used here (_C.so: undefined symbol" in done.stderr
     assert "write --engine portable" in done.stderr
 
 
@@ -323,16 +261,16 @@ def test_a_traced_detector_gives_what_it_gave(tmp_path: Path) -> None:
         torch.randint(0, 255, (3, *size), generator=torch.Generator().manual_seed(seed)).float()
         for seed, size in enumerate([(96, 128), (128, 96)])
     ]
-    adapter = TracingAdapter(
-        model,
-        [{"image": images[0]}],
-        lambda model, inputs: model.inference(inputs, do_postprocess=False),
-    )
+
+    def infer(model: Any, inputs: Any) -> Any:
+        return model.inference(inputs, do_postprocess=False)
+
+    adapter = TracingAdapter(model, [{"image": images[0]}], infer)
     with torch.no_grad():
         torch.jit.trace(adapter, adapter.flattened_inputs).save(str(tmp_path / "model.ts"))
         traced = torch.jit.load(str(tmp_path / "model.ts"))
         boxes, classes, scores = traced(images[1])[:3]
-        expected = model.inference([{"image": images[1]}], do_postprocess=False)[0]
+        (expected,) = infer(model, [{"image": images[1]}])
     assert len(expected) > 0
     torch.testing.assert_close(boxes, expected.pred_boxes.tensor)
     assert torch.equal(classes, expected.pred_classes)

@@ -1,4 +1,4 @@
-"""What only detectron2 has, on our backbone and by our command: masks, RetinaNet, Cascade R-CNN."""
+"""Masks, RetinaNet and Cascade R-CNN, which only detectron2 has, on our backbone by our jobs."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from typing import Any
 import pytest
 
 from resnext_det.detection.jobs import Job, evaluate, train
-from tests.detection.helpers import as_overrides, json_lines, write_config, write_sets
+from tests.detection.helpers import (
+    as_datasets,
+    as_overrides,
+    json_lines,
+    override,
+    write_config,
+    write_sets,
+)
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("alone")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 SHORT: list[Any] = ["SOLVER.MAX_ITER", 3, "SOLVER.STEPS", ()]
 MASKS: list[Any] = [
-    *("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
-    *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
+    *override("MODEL", MASK_ON=True),
+    *override("MODEL.ROI_MASK_HEAD", NAME="MaskRCNNConvUpsampleHead", NUM_CONV=1, CONV_DIM=8),
 ]
 RETINANET: list[Any] = [
-    *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 6),
-    *("MODEL.BACKBONE.NAME", "build_retinanet_resnext_fpn_backbone"),
-    *(
-        "MODEL.FPN.IN_FEATURES",
-        ["res3", "res4", "res5"],
-        "MODEL.RETINANET.IN_FEATURES",
-        ["p3", "p4", "p5"],
-    ),
-    *("MODEL.RETINANET.NUM_CONVS", 1, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
+    *override("MODEL", META_ARCHITECTURE="RetinaNet"),
+    *override("MODEL.BACKBONE", NAME="build_retinanet_resnext_fpn_backbone"),
+    *override("MODEL.FPN", IN_FEATURES=["res3", "res4", "res5"]),
+    *override("MODEL.RETINANET", IN_FEATURES=["p3", "p4", "p5"], NUM_CONVS=1),
+    *override("MODEL.RETINANET", NUM_CLASSES=6, SCORE_THRESH_TEST=0.0),
 ]
 CASCADE: list[Any] = [
-    "MODEL.ROI_HEADS.NAME",
-    "CascadeROIHeads",
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
-    True,
+    *override("MODEL.ROI_HEADS", NAME="CascadeROIHeads"),
+    *override("MODEL.ROI_BOX_HEAD", CLS_AGNOSTIC_BBOX_REG=True),
 ]
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str, str], ...]:
-    """The tiny sets, their boxes as polygons too."""
+    """Write the tiny sets, with their boxes as polygons too."""
     sets = write_sets(tmp_path_factory.mktemp("sets"))
     for file, _ in sets.values():
         content = json.loads(file.read_text())
@@ -49,13 +50,10 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str, 
             corners = [x, y, x + width, y, x + width, y + height, x, y + height]
             annotation["segmentation"] = [corners]
         file.write_text(json.dumps(content))
-    return tuple(
-        (f"masked_{name}", str(annotations), str(images))
-        for name, (annotations, images) in sets.items()
-    )
+    return as_datasets(sets, "masked_")
 
 
-def job(folder: Path, datasets: tuple[tuple[str, str, str], ...], *changes: Any) -> Job:
+def make_job(folder: Path, datasets: tuple[tuple[str, str, str], ...], *changes: Any) -> Job:
     sets = ["DATASETS.TRAIN", ("masked_tiny_train",), "DATASETS.TEST", ("masked_tiny_val",)]
     given = as_overrides([*SHORT, *sets, *changes])
     return Job(
@@ -67,50 +65,42 @@ def job(folder: Path, datasets: tuple[tuple[str, str, str], ...], *changes: Any)
 def test_boxes_are_loaded_and_evaluated_as_ever(
     tmp_path: Path, datasets: tuple[tuple[str, str, str], ...], changes: list[Any]
 ) -> None:
-    metrics = train(job(tmp_path, datasets, *changes))
+    metrics = train(make_job(tmp_path, datasets, *changes))
     found = metrics.per_dataset["masked_tiny_val"]
     assert json.loads((tmp_path / "out/inference/metrics.json").read_text())["AP"] == found.AP
     assert json.loads((tmp_path / "out/inference/coco_instances_results.json").read_text())
     weights = ("MODEL.WEIGHTS", str(tmp_path / "out/model_final.pth"))
-    again = job(tmp_path, datasets, *changes, *weights)
+    again = make_job(tmp_path, datasets, *changes, *weights)
     assert evaluate(again).per_dataset["masked_tiny_val"].to_json() == found.to_json()
 
 
 def test_masks_are_loaded_and_evaluated_by_detectron2(
     tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
 ) -> None:
-    found = train(job(tmp_path, datasets, *MASKS)).per_dataset["masked_tiny_val"]
+    found = train(make_job(tmp_path, datasets, *MASKS)).per_dataset["masked_tiny_val"]
     assert set(found.tasks) == {"bbox", "segm"}
     assert found.summarize().startswith("bbox AP ") and "segm" in found.format_table()
     line = json_lines(tmp_path / "out/metrics.json")[-1]
     assert line["loss_mask"] > 0 and "bbox/segm-AP" in line
-    assert (
-        json.loads((tmp_path / "out/inference/metrics.json").read_text())["AP50"]
-        == found.as_dict()["AP50"]
-    )
+    written = json.loads((tmp_path / "out/inference/metrics.json").read_text())
+    assert written["AP50"] == found.as_dict()["AP50"]
 
 
 def test_masks_that_are_missing_are_told(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    bare = write_sets(tmp_path_factory.mktemp("bare"))
-    datasets = tuple(
-        (f"bare_{name}", str(annotations), str(images))
-        for name, (annotations, images) in bare.items()
-    )
+    datasets = as_datasets(write_sets(tmp_path_factory.mktemp("bare")), "bare_")
     changes = [*MASKS, "DATASETS.TRAIN", ("bare_tiny_train",), "DATASETS.TEST", ()]
-    with pytest.raises(
-        ValueError, match=r"annotations of .*jpg.* have no masks.*MODEL.MASK_ON = True.*write False"
-    ):
-        train(job(tmp_path, datasets, *changes))
+    words = r"annotations of .*jpg.* have no masks.*MODEL.MASK_ON = True.*write False"
+    with pytest.raises(ValueError, match=words):
+        train(make_job(tmp_path, datasets, *changes))
 
 
 def test_a_model_that_detectron2_refuses_is_told_in_a_line(
     tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
 ) -> None:
-    with pytest.raises(
-        ValueError, match=r"cannot build this model: .*NoSuchHeads.*correct the keys of MODEL"
-    ):
-        train(job(tmp_path, datasets, "MODEL.ROI_HEADS.NAME", "NoSuchHeads"))
+    words = "cannot build this model: .*NoSuchHeads.*correct the keys of MODEL"
+    with pytest.raises(ValueError, match=words):
+        train(make_job(tmp_path, datasets, "MODEL.ROI_HEADS.NAME", "NoSuchHeads"))
     with pytest.raises(ValueError, match=r"MODEL.RESNETS.DEPTH = 34 is not supported"):
-        train(job(tmp_path, datasets, *MASKS, "MODEL.RESNETS.DEPTH", 34))
+        train(make_job(tmp_path, datasets, *MASKS, "MODEL.RESNETS.DEPTH", 34))

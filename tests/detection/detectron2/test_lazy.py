@@ -13,7 +13,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.config import LazyConfig, instantiate  # noqa: E402
 
 from resnext_det.detection.detectron2.engine import build_detector, load_config  # noqa: E402
-from tests.detection.detectron2_reference import randomize  # noqa: E402
+from tests.detection.detectron2_reference import assert_same_instances, randomize  # noqa: E402
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 ANY_SCORE = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
@@ -32,15 +32,10 @@ def test_it_is_the_detector_of_the_yaml_file(tmp_path: Path) -> None:
     ]
     randomize(expected, seed=0)
     model.load_state_dict(expected.state_dict())
-    sample = {
-        "image": torch.randint(0, 255, (3, 96, 128), generator=torch.Generator().manual_seed(0))
-    }
+    image = torch.randint(0, 255, (3, 96, 128), generator=torch.Generator().manual_seed(0))
+    models = (model.eval(), expected.eval())
     with torch.inference_mode():
-        found, wanted = (
-            detector.eval()([sample])[0]["instances"] for detector in (model, expected)
-        )
-    assert len(found) > 0
-    assert torch.equal(found.pred_boxes.tensor, wanted.pred_boxes.tensor)
-    assert torch.equal(found.scores, wanted.scores)
+        found, wanted = (detector([{"image": image}])[0]["instances"] for detector in models)
+    assert_same_instances(found, wanted)
     assert lazy.dataloader.train.mapper.image_format == cfg.INPUT.FORMAT == lazy.model.input_format
     assert lazy.optimizer.lr == cfg.SOLVER.BASE_LR and lazy.train.max_iter == cfg.SOLVER.MAX_ITER

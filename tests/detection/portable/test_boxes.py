@@ -1,4 +1,4 @@
-"""Arithmetic of boxes against torchvision, published anchors, and loops that follow the definitions."""
+"""Arithmetic of boxes equals torchvision's, published anchors, and loops by the definitions."""
 
 from __future__ import annotations
 

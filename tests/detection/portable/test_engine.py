@@ -1,4 +1,4 @@
-"""The engine: the keys that it reads, two processes against one, and the Predictor against the evaluation."""
+"""The engine reads every key, trains in processes as in one, and evaluates as Predictor detects."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from resnext_det.evaluation.coco import make_coco_results
 from resnext_det.training import distributed
 from resnext_det.training.distributed import share_buffers
 from resnext_det.training.launch import launch
-from resnext_det.training.loop import train_loop
+from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
-from tests.detection.helpers import EXHAUSTIVE, draw_sample, write_config
+from tests.detection.helpers import EXHAUSTIVE, as_overrides, draw_sample, json_lines, write_config
 from tests.detection.portable.test_faster_rcnn import GN, GRAY, configuration
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -36,7 +36,7 @@ IMAGES = 4
 
 
 def first_step() -> dict[str, Any]:
-    """Train a step on this process's share of four images; gradients and weights after it, and what buffers become."""
+    """Train a step on this process's share of four images; give gradients, weights and buffers."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     cfg = configuration(*GN, *EXHAUSTIVE, "SOLVER.WARMUP_ITERS", 0)
@@ -50,6 +50,11 @@ def first_step() -> dict[str, Any]:
     share = distributed.divide_batch(IMAGES, distributed.get_world_size())
     mine = samples[distributed.get_rank() * share :][:share]
     losses: list[dict[str, float]] = []
+
+    def keep_losses(step: Step) -> None:
+        values = {name: float(value) for name, value in step.losses.items()}
+        losses.append(distributed.all_reduce_mean(values))
+
     train_loop(
         model=distributed.distribute(model, torch.device("cpu")),
         optimizer=optimizer,
@@ -58,13 +63,7 @@ def first_step() -> dict[str, Any]:
         start=0,
         stop=1,
         device=torch.device("cpu"),
-        after_step=[
-            lambda step: losses.append(
-                distributed.all_reduce_mean(
-                    {name: float(value) for name, value in step.losses.items()}
-                )
-            )
-        ],
+        after_step=[keep_losses],
     )
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -79,12 +78,11 @@ def first_step() -> dict[str, Any]:
 
 
 def test_two_processes_train_as_one() -> None:
-    """Every region is trained on and every image has equally many, so that the mean of two halves is the whole."""
+    """All regions are trained on, equally many in every image: two halves make the whole."""
     alone = first_step()
     together = launch(first_step, num_gpus_per_machine=2, device="cpu")
-    assert (
-        alone["losses"].keys() == together["losses"].keys() and min(alone["losses"].values()) > 1e-3
-    )
+    assert alone["losses"].keys() == together["losses"].keys()
+    assert min(alone["losses"].values()) > 1e-3
     assert together["losses"] == pytest.approx(alone["losses"], rel=1e-6)
     largest = max(float(gradient.abs().max()) for gradient in alone["gradients"].values())
     for kind in ("gradients", "weights"):
@@ -94,7 +92,7 @@ def test_two_processes_train_as_one() -> None:
 
 
 class _Reads:
-    """Records which keys of a configuration are read, other than by its checks."""
+    """Record which keys of a configuration are read, other than by its checks."""
 
     def __init__(self, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read: set[str] = set()
@@ -119,31 +117,30 @@ class _Reads:
         monkeypatch.setattr(YacsNode, "__getitem__", recording, raising=False)
         monkeypatch.setattr(YacsNode, "get", recording_get, raising=False)
         monkeypatch.setattr("resnext_det.detection.portable.build.check", lambda given: None)
-        # Copies would be other objects.
-        monkeypatch.setattr(
-            engine, "set_seed", lambda given, resume: (torch.manual_seed(given.SEED), given)[1]
-        )
+
+        def set_seed(given: CfgNode, resume: bool) -> CfgNode:
+            torch.manual_seed(given.SEED)
+            return given  # a copy would be another object
+
+        monkeypatch.setattr(engine, "set_seed", set_seed)
 
 
-def test_every_key_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that the engine does not read has one supported value: another one is refused, and nothing is ignored."""
-    changes = [
-        "SOLVER.MAX_ITER",
-        "1",
-        "OUTPUT_DIR",
-        str(tmp_path),
-        "SOLVER.CLIP_GRADIENTS.ENABLED",
-        "True",
-    ]
-    cfg = load_config(write_config(tmp_path), changes)
+def configure(folder: Path, *changes: Any) -> CfgNode:
+    """Load the tiny configuration with a training of one iteration."""
+    given = ["SOLVER.MAX_ITER", 1, "OUTPUT_DIR", folder, *changes]
+    return load_config(write_config(folder), as_overrides(given))
+
+
+def test_every_key_is_honored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is not read has one supported value, and others are refused: none is ignored."""
+    cfg = configure(tmp_path, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
     keys = set(list_keys(cfg))
     reads = _Reads(cfg, monkeypatch)
     engine.train(cfg)
     fixed = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
-    tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks tie it to MODEL.ROI_HEADS.NAME
-    tied |= {
-        key for key in keys if "PROPOSAL_FILES" in key or "PRECOMPUTED" in key
-    }  # to MODEL.LOAD_PROPOSALS
+    # The checks tie these to MODEL.ROI_HEADS.NAME and MODEL.LOAD_PROPOSALS.
+    tied = {"MODEL.ROI_BOX_HEAD.NAME"}
+    tied |= {key for key in keys if "PROPOSAL_FILES" in key or "PRECOMPUTED" in key}
     assert keys - reads.read - fixed == tied
     assert "MODEL.MASK_ON" not in reads.read
 
@@ -152,19 +149,9 @@ def test_every_key_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_predictor_gives_what_the_evaluation_gives(
     tmp_path: Path, sets: dict[str, tuple[Path, Path]], changes: list[Any]
 ) -> None:
-    given = [
-        "SOLVER.MAX_ITER",
-        1,
-        "OUTPUT_DIR",
-        tmp_path,
-        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-        0.05,
-        *changes,
-    ]
-    weights = ["MODEL.WEIGHTS", tmp_path / "model_final.pth"]
-    config = write_config(tmp_path)
-    engine.train(load_config(config, [str(word) for word in given]))
-    predict = Predictor(load_config(config, [str(word) for word in given + weights]))
+    given = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.05, *changes]
+    engine.train(configure(tmp_path, *given))
+    predict = Predictor(configure(tmp_path, *given, "MODEL.WEIGHTS", tmp_path / "model_final.pth"))
     expected = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
     assert expected
     dataset = coco.load_coco("tiny_val")
@@ -186,17 +173,9 @@ def test_the_predictor_needs_a_detector(tmp_path: Path) -> None:
 
 
 def test_several_test_sets_have_folders_and_names_of_their_own(tmp_path: Path) -> None:
-    changes = [
-        "SOLVER.MAX_ITER",
-        "1",
-        "DATASETS.TEST",
-        "('tiny_val', 'tiny_train')",
-        "OUTPUT_DIR",
-        str(tmp_path),
-    ]
-    found = engine.train(load_config(write_config(tmp_path), changes))
+    found = engine.train(configure(tmp_path, "DATASETS.TEST", ("tiny_val", "tiny_train")))
     assert list(found) == ["tiny_val", "tiny_train"]
-    (line,) = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    (line,) = json_lines(tmp_path / "metrics.json")
     for name in found:
         assert (tmp_path / "inference" / name / "coco_instances_results.json").is_file()
         assert line[f"{name}/bbox/AP"] == found[name].AP
@@ -205,16 +184,8 @@ def test_several_test_sets_have_folders_and_names_of_their_own(tmp_path: Path) -
 def test_a_schedule_for_another_number_of_processes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Made for two processes and run by one: half the batch, twice the iterations; config.yaml stays as it was given."""
-    changes = [
-        "SOLVER.MAX_ITER",
-        "2",
-        "SOLVER.REFERENCE_WORLD_SIZE",
-        "2",
-        "OUTPUT_DIR",
-        str(tmp_path),
-    ]
-    cfg = load_config(write_config(tmp_path), changes)
+    """Made for two processes and run by one: half the batch, twice the iterations."""
+    cfg = configure(tmp_path, "SOLVER.MAX_ITER", 2, "SOLVER.REFERENCE_WORLD_SIZE", 2)
     engine.train(cfg)
     assert (tmp_path / "model_0000003.pth").is_file()
     assert load_config(tmp_path / "config.yaml") == cfg
@@ -228,13 +199,9 @@ def test_images_without_objects_are_trained_on_where_that_is_asked_for(
     content["annotations"] = []
     (tmp_path / "empty.json").write_text(json.dumps(content))
     coco.register_coco("empty", tmp_path / "empty.json", sets["tiny_train"][1])
-    changes = ["SOLVER.MAX_ITER", "2", "DATASETS.TRAIN", "('empty',)", "OUTPUT_DIR", str(tmp_path)]
+    changes = ["SOLVER.MAX_ITER", 2, "DATASETS.TRAIN", ("empty",)]
     with pytest.raises(ValueError, match="FILTER_EMPTY_ANNOTATIONS to False"):
-        engine.train(load_config(write_config(tmp_path), changes))
-    engine.train(
-        load_config(
-            write_config(tmp_path), [*changes, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"]
-        )
-    )
-    (line,) = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+        engine.train(configure(tmp_path, *changes))
+    engine.train(configure(tmp_path, *changes, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False))
+    (line,) = json_lines(tmp_path / "metrics.json")
     assert line["loss_box_reg"] == line["loss_rpn_loc"] == 0.0 and line["loss_cls"] > 0

@@ -1,4 +1,4 @@
-"""The detector under unusual inputs and settings: every norm, gray images, no objects, no proposals, mixed precision."""
+"""The detector takes every norm, gray images, images without objects, and mixed precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.training.loop import train_loop
 from tests.detection.detectron2_reference import randomize
-from tests.detection.helpers import C4_CHANGES, EXHAUSTIVE, FPN, draw_sample
+from tests.detection.helpers import C4_CHANGES, EXHAUSTIVE, FPN, draw_sample, override
 
 GRAY = ["INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [110.0], "MODEL.PIXEL_STD", [60.0]]
 WIDE = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
@@ -31,12 +31,10 @@ def configuration(*changes: Any) -> CfgNode:
 
 
 def batch(channels: int = 3, seed: int = 0) -> list[dict[str, Any]]:
-    """Three images of several sizes; the second has no object."""
-    generator = torch.Generator().manual_seed(seed)
+    """Draw three images of several sizes; the second has no object."""
+    generator, boxes = torch.Generator().manual_seed(seed), [[10.0, 12.0, 40.0, 50.0]]
     return [
-        draw_sample(
-            generator, 64, 90, [[10.0, 12.0, 40.0, 50.0], [50.0, 5.0, 80.0, 30.0]], channels
-        ),
+        draw_sample(generator, 64, 90, [*boxes, [50.0, 5.0, 80.0, 30.0]], channels),
         draw_sample(generator, 80, 56, [], channels),
         draw_sample(generator, 48, 48, [[5.0, 9.0, 21.0, 30.0]], channels),
     ]
@@ -68,16 +66,12 @@ VARIANTS: dict[str, list[Any]] = {
     "one class": ["MODEL.ROI_HEADS.NUM_CLASSES", 1],
     "no truth among the regions": ["MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False],
     "no box is proposed": [
-        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE",
-        1000,
-        "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT",
-        False,
+        *override("MODEL.PROPOSAL_GENERATOR", MIN_SIZE=1000),
+        *override("MODEL.ROI_HEADS", PROPOSAL_APPEND_GT=False),
     ],
     "giou": [
-        "MODEL.RPN.BBOX_REG_LOSS_TYPE",
-        "giou",
-        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
-        "giou",
+        *override("MODEL.RPN", BBOX_REG_LOSS_TYPE="giou"),
+        *override("MODEL.ROI_BOX_HEAD", BBOX_REG_LOSS_TYPE="giou"),
     ],
 }
 
@@ -108,16 +102,15 @@ def test_a_step_is_trained_and_detections_are_sane(name: str) -> None:
         assert instances.image_size == (100, 200)
         boxes, scores = instances.pred_boxes.tensor, instances.scores
         assert (len(boxes) == 0) == empty
-        assert bool(
-            (boxes >= 0).all() and (boxes <= torch.tensor([200.0, 100.0, 200.0, 100.0])).all()
-        )
+        assert bool((boxes >= 0).all())
+        assert bool((boxes <= torch.tensor([200.0, 100.0, 200.0, 100.0])).all())
         assert bool((boxes[:, 2:] > boxes[:, :2]).all())
         assert bool((scores[:-1] >= scores[1:]).all())
         assert set(instances.pred_classes.tolist()) <= set(range(classes))
 
 
 def test_an_image_alone_is_an_image_in_a_batch() -> None:
-    """Padding at the right and at the bottom changes a pyramid's maps at the rim only; equal sizes change nothing."""
+    """Images of equal sizes are not padded, and so do not depend on the others of a batch."""
     torch.manual_seed(0)
     model = build_detector(configuration("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0))
     randomize(model)
@@ -130,15 +123,11 @@ def test_an_image_alone_is_an_image_in_a_batch() -> None:
     for one, other in zip(alone, together):
         assert len(one["instances"]) > 10
         torch.testing.assert_close(one["instances"].scores, other["instances"].scores)
-        torch.testing.assert_close(
-            one["instances"].pred_boxes.tensor,
-            other["instances"].pred_boxes.tensor,
-            rtol=1e-4,
-            atol=1e-3,
-        )
+        boxes, others = (output["instances"].pred_boxes.tensor for output in (one, other))
+        torch.testing.assert_close(boxes, others, rtol=1e-4, atol=1e-3)
 
 
-def test_padding_is_zero_after_normalisation() -> None:
+def test_padding_is_zero_after_normalization() -> None:
     model = build_detector(configuration())
     images, sizes = model.preprocess(batch())
     assert sizes == [(64, 90), (80, 56), (48, 48)]
@@ -213,9 +202,6 @@ def test_what_is_not_finite(part: str) -> None:
     model.eval()
     with torch.no_grad():
         found = model(batch())
-    assert all(
-        bool(torch.isfinite(output["instances"].pred_boxes.tensor).all()) for output in found
-    )
     assert all(len(output["instances"]) == 0 for output in found)
 
 

@@ -1,4 +1,4 @@
-"""Cutting regions out of feature maps: against torchvision's MultiScaleRoIAlign, and of a map that is a ramp."""
+"""Regions are cut out of feature maps as by torchvision's MultiScaleRoIAlign."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_region_of_224_pixels_belongs_to_level_4(side: int, level: int) -> Non
     [("ROIAlignV2", [9.5, 13.5]), ("ROIAlign", [10.0, 14.0]), ("ROIPool", [12, 16])],
 )
 def test_what_is_cut_out_of_a_ramp(pooler_type: str, expected: list[float]) -> None:
-    """Pixel x of the image holds x (its centre x + 0.5); a region from 8 to 16, in two cells, is [8, 12) and [12, 16)."""
+    """Pixel x holds x (its center x + 0.5); a region of [8, 16) has the cells [8, 12), [12, 16)."""
     ramp = torch.arange(32.0).expand(1, 1, 32, 32)
     pooler = ROIPooler(resolution=2, strides=(1,), sampling_ratio=0, pooler_type=pooler_type)
     pooled = pooler([ramp], [torch.tensor([[8.0, 8.0, 16.0, 16.0]])])
@@ -83,9 +83,8 @@ def test_boxes_stay_exact_where_maps_are_bfloat16() -> None:
 
 def test_what_cannot_be_pooled() -> None:
     for strides in ((4, 16), (8, 4), (4, 6)):
-        with pytest.raises(
-            ValueError, match=r"neighboring powers of 2.*MODEL\.ROI_HEADS\.IN_FEATURES"
-        ):
+        words = r"neighboring powers of 2.*MODEL\.ROI_HEADS\.IN_FEATURES"
+        with pytest.raises(ValueError, match=words):
             ROIPooler(resolution=2, strides=strides, sampling_ratio=0, pooler_type="ROIAlignV2")
     with pytest.raises(ValueError, match="'ROIWarp' is unknown; choose ROIAlignV2"):
         ROIPooler(resolution=2, strides=(4,), sampling_ratio=0, pooler_type="ROIWarp")

@@ -1,4 +1,4 @@
-"""Our loop, optimizer and schedule around our detector, and detectron2's around its own, end in equal weights."""
+"""Our loop, optimizer and schedule train our detector to the weights of detectron2's own."""
 
 from __future__ import annotations
 
@@ -19,39 +19,28 @@ from resnext_det.training.optimizer import build_optimizer as build_own_optimize
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from tests.detection.detectron2_reference import (
     build_detectron2_detector,
-    detectron2_cfg,
-    detectron2_samples,
+    copy_cfg_to_detectron2,
+    copy_samples_to_detectron2,
     randomize,
 )
-from tests.detection.helpers import C4_CHANGES
+from tests.detection.helpers import C4_CHANGES, override
 from tests.detection.portable.test_faster_rcnn import batch, configuration
 
 pytestmark = pytest.mark.detectron2
 
 STEPS = 12
 SOLVER: list[Any] = [
-    *(
-        "SOLVER.MAX_ITER",
-        STEPS,
-        "SOLVER.STEPS",
-        (7, 10),
-        "SOLVER.WARMUP_ITERS",
-        4,
-        "SOLVER.BASE_LR",
-        0.01,
-    ),
-    *("SOLVER.WEIGHT_DECAY", 0.01, "SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.0),
-    *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
+    *override("SOLVER", MAX_ITER=STEPS, STEPS=(7, 10), WARMUP_ITERS=4, BASE_LR=0.01),
+    *override("SOLVER", WEIGHT_DECAY=0.01, BIAS_LR_FACTOR=2.0, WEIGHT_DECAY_BIAS=0.0),
+    *override("SOLVER.CLIP_GRADIENTS", ENABLED=True, CLIP_TYPE="norm"),
 ]
 VARIANTS: dict[str, list[Any]] = {
     "FPN": [],
     "C4": C4_CHANGES,
     "C4, frozen below res3": [
         *C4_CHANGES,
-        "MODEL.RESNETS.NORM",
-        "FrozenBN",
-        "MODEL.BACKBONE.FREEZE_AT",
-        2,
+        *override("MODEL.RESNETS", NORM="FrozenBN"),
+        *override("MODEL.BACKBONE", FREEZE_AT=2),
     ],
     "cosine": ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.NESTEROV", True],
 }
@@ -86,9 +75,11 @@ def test_trainings_end_in_equal_weights(name: str) -> None:
         after_step=[lambda step: losses.append(float(sum(step.losses.values())))],
     )
 
-    their_cfg = detectron2_cfg(cfg)
+    their_cfg = copy_cfg_to_detectron2(cfg)
     optimizer = build_optimizer(their_cfg, theirs)
-    trainer = SimpleTrainer(theirs, [detectron2_samples(samples) for samples in batches], optimizer)
+    trainer = SimpleTrainer(
+        theirs, [copy_samples_to_detectron2(samples) for samples in batches], optimizer
+    )
     trainer.register_hooks([LRScheduler(optimizer, build_lr_scheduler(their_cfg, optimizer))])
     torch.manual_seed(11)
     trainer.train(0, STEPS)
