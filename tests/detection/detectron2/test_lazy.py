@@ -36,6 +36,7 @@ def test_it_is_the_detector_of_the_yaml_file(tmp_path: Path) -> None:
     models = (model.eval(), expected.eval())
     with torch.inference_mode():
         found, wanted = (detector([{"image": image}])[0]["instances"] for detector in models)
+    assert len(found) > 0
     assert_same_instances(found, wanted)
     assert lazy.dataloader.train.mapper.image_format == cfg.INPUT.FORMAT == lazy.model.input_format
     assert lazy.optimizer.lr == cfg.SOLVER.BASE_LR and lazy.train.max_iter == cfg.SOLVER.MAX_ITER
