@@ -58,7 +58,8 @@ def benchmark(options: argparse.Namespace) -> Iterator[str]:
 
     if options.mode == "loading":
         timings = time_loading(repeats=options.repeats)
-        yield f"100 training images of a JPEG file of 500x375, one thread\n\n{format_timings(timings)}"
+        yield "100 training images of a JPEG file of 500x375, one thread"
+        yield f"\n{format_timings(timings)}"
         return
     device = resolve_device(options.device)
     shape = f"{options.batch}x3x{options.height}x{options.width}"

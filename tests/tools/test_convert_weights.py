@@ -298,7 +298,7 @@ def test_a_classifier_without_its_head(theirs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("none.pth", "out.pkl"), "error: weights none.pth are not there"),
+        (("none.pth", "out.pkl"), "error: none.pth is not there"),
         (
             ("theirs.pth", "theirs.pth"),
             "error: theirs.pth exists; choose another name, or replace it with",

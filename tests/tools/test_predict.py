@@ -105,7 +105,7 @@ def test_classes_are_named(folder: Path) -> None:
     ("words", "message"),
     [
         (["more"], "MODEL.WEIGHTS is empty"),
-        (["more", "MODEL.WEIGHTS", "none.pth"], "weights none.pth are not there"),
+        (["more", "MODEL.WEIGHTS", "none.pth"], "none.pth is not there"),
         (["none.png", *WEIGHTS], "none.png does not exist; give images"),
         (WEIGHTS, "there is no image in nothing"),
         (["more", *WEIGHTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"], "it has 6 classes, and the model"),
