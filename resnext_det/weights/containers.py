@@ -32,39 +32,15 @@ _TORCH_7 = re.compile(rb"[\x03\x04]\0\0\0\x01\0\0\0", re.DOTALL)
 
 # How other files begin, what they are, and what to do with them.
 _OTHERS = (
-    (
-        rb"\x89HDF\r\n\x1a\n",
-        "is an HDF5 file (Keras, TensorFlow)",
-        "give the weights in one of PyTorch's formats",
-    ),
-    (
-        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!",
-        "is compressed",
-        "unpack it and give the file in it",
-    ),
+    (rb"\x89HDF\r\n\x1a\n", "is an HDF5 file (Keras, TensorFlow)", "give PyTorch's weights"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!", "is compressed", "unpack it"),
     (rb"PK\x05\x06", "is an empty zip archive", AGAIN),
-    (
-        rb"\x08[\x01-\x14](?:\x12.|:)",
-        "is an ONNX network",
-        "give the weights that it was exported from",
-    ),
+    (rb"\x08[\x01-\x14](?:\x12.|:)", "is an ONNX network", "give the weights it was made from"),
     (rb"\x93NUMPY", "is a single array of numpy", "save tensors by name with torch.save"),
-    (
-        rb"version https://git-lfs",
-        "is a pointer of Git LFS, not the file",
-        "fetch the file with git lfs pull",
-    ),
-    (
-        rb"\s*<(?:!DOCTYPE|html|\?xml|Error)",
-        "is a web page, not weights",
-        "download the file itself, its raw contents",
-    ),
+    (rb"version https://git-lfs", "is a pointer of Git LFS", "fetch the file with git lfs pull"),
+    (rb"\s*<(?:!DOCTYPE|html|\?xml|Error)", "is a web page", "download the file itself"),
     (rb"\x7fELF|MZ|#!", "is a program", "give a file of weights"),
-    (
-        rb"[34]\n\d+\n",
-        "is a Torch 7 file in ASCII",
-        "save it in Torch 7 with torch.save(name, object, 'binary')",
-    ),
+    (rb"[34]\n\d+\n", "is a Torch 7 file in ASCII", "save it as 'binary' in Torch 7"),
     (rb"\s*[\[{]", "is text (JSON?)", "give a file of weights"),
 )
 

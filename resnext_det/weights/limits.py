@@ -1,4 +1,4 @@
-"""Checks that every reader of weight files makes before it takes memory."""
+"""What the readers of weight files have in common: checks before memory is taken."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ _SLACK = 64 << 20
 _MOST_DIMENSIONS = 32
 _MOST_ELEMENTS = 2**48
 AGAIN = "copy or download the file again"
+
+DTYPES = {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
+"""The dtypes of the tensors that are read, by torch's old names."""
 
 
 class Unreadable(ValueError):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from resnext_det.weights.limits import (
     AGAIN,
+    DTYPES,
     Budget,
     Unreadable,
     read_exactly,
@@ -37,18 +38,8 @@ _FUNCTIONS = (6, 7, 8)
 _DEEPEST = 150
 _MOST_DIMENSIONS = 32
 
-_DTYPES = {
-    "Byte": torch.uint8,
-    "Char": torch.int8,
-    "Short": torch.int16,
-    "Int": torch.int32,
-    "Long": torch.int64,
-    "Half": torch.float16,
-    "Float": torch.float32,
-    "Double": torch.float64,
-}
-_TENSORS = {f"torch.{name}Tensor": dtype for name, dtype in _DTYPES.items()}
-_TENSORS |= {f"torch.Cuda{name}Tensor": dtype for name, dtype in _DTYPES.items()}
+_TENSORS = {f"torch.{name}Tensor": dtype for name, dtype in DTYPES.items()}
+_TENSORS |= {f"torch.Cuda{name}Tensor": dtype for name, dtype in DTYPES.items()}
 _TENSORS |= {"torch.CudaTensor": torch.float32}
 _STORAGES = {name.replace("Tensor", "Storage"): dtype for name, dtype in _TENSORS.items()}
 

@@ -26,17 +26,8 @@ _WRAPPERS = ("DataParallelTable", "Sequential")
 _CONVOLUTIONS = ("SpatialConvolution", "SpatialConvolutionMM")
 _NORMS = ("SpatialBatchNormalization", "BatchNormalization")
 _WITHOUT_WEIGHTS = (
-    "ReLU",
-    "Identity",
-    "SpatialMaxPooling",
-    "SpatialAveragePooling",
-    "View",
-    "Reshape",
-    "Dropout",
-    "JoinTable",
-    "CAddTable",
-    "SoftMax",
-    "LogSoftMax",
+    *("ReLU", "Identity", "SpatialMaxPooling", "SpatialAveragePooling", "View", "Reshape"),
+    *("Dropout", "JoinTable", "CAddTable", "SoftMax", "LogSoftMax"),
 )
 
 

@@ -50,7 +50,7 @@ def other_files() -> dict[str, tuple[bytes, str]]:
     np.save(npy, np.zeros(3))
     return {
         "nothing": (b"", "is empty"),
-        "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5.*PyTorch"),
+        "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5.*give PyTorch's weights"),
         "gzip": (b"\x1f\x8b\x08" + bytes(100), "compressed; unpack it"),
         "tar": (tar.getvalue(), "tar archive"),
         "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x051.9", "ONNX network"),

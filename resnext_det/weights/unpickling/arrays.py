@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnext_det.weights.limits import AGAIN, Unreadable, check_shape, read_exactly
-from resnext_det.weights.unpickling.objects import PendingTuple, Unbuilt, admit, refuse_call
+from resnext_det.weights.unpickling.objects import Unbuilt, admit, refuse_call
 from resnext_det.weights.unpickling.stream import LongText, PickleStream
 
 _DTYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
@@ -41,7 +41,7 @@ class UnbuiltArray(Unbuilt):
     __slots__ = ()
 
     def build(self, stream: PickleStream, state: Any) -> np.ndarray[Any, Any]:
-        _, shape, dtype, fortran, values = state.items if isinstance(state, PendingTuple) else state
+        _, shape, dtype, fortran, values = state
         self.built = _read_array(stream, values, dtype, shape, "F" if fortran else "C")
         return self.built
 

@@ -6,7 +6,6 @@ Instructions have the names that the standard library's ``pickletools`` gives th
 from __future__ import annotations
 
 import pickletools
-import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from io import BufferedReader
@@ -16,6 +15,7 @@ from resnext_det.weights.limits import AGAIN, Budget, Unreadable
 from resnext_det.weights.unpickling.objects import (
     Admitted,
     Attributes,
+    OuterTuple,
     PendingTuple,
     Unbuilt,
     check_key,
@@ -45,15 +45,6 @@ _COSTS = {
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), 104),
     **dict.fromkeys(("EMPTY_SET", "FROZENSET"), 256),
 }
-_SIGNS_OF_DAMAGE = (
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-)
 
 
 class PickleMachine(PickleStream):
@@ -102,7 +93,7 @@ class PickleMachine(PickleStream):
             return finish(self, self.stack.pop())
         except Unreadable:
             raise
-        except _SIGNS_OF_DAMAGE as error:
+        except Exception as error:  # what damaged bytes lead to is of many kinds
             raise Unreadable(
                 f"is damaged ({type(error).__name__} near byte {self.file.tell()}); {AGAIN}"
             ) from error
@@ -228,10 +219,9 @@ class PickleMachine(PickleStream):
 
     def call(self, name: str) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, Admitted) or not isinstance(arguments, tuple | PendingTuple):
+        if not isinstance(function, Admitted) or not isinstance(arguments, tuple):
             raise Unreadable("is refused: it calls what is no function, which could run code")
-        values = arguments.items if isinstance(arguments, PendingTuple) else arguments
-        self.stack.append(function.call(self, *values))
+        self.stack.append(function.call(self, *arguments))
 
     def build(self, name: str) -> None:
         state, target = self.pop(), self.pop()
@@ -256,12 +246,15 @@ class PickleMachine(PickleStream):
         self.stack.append(self.persistent(self.pop()))
 
     def _put_tuple(self, items: list[Any]) -> None:
-        """Put a tuple on the stack; with something pending in it, the tuple is pending too."""
-        depth = max((item.depth for item in items if isinstance(item, PendingTuple)), default=0)
-        if depth > 1:
-            items, depth = [finish(self, item) for item in items], 0
-        pending = any(isinstance(item, Pending) for item in items)
-        self.stack.append(PendingTuple(tuple(items), depth + 1) if pending else tuple(items))
+        """Put a tuple on the stack, a pending one if something in it is pending, two deep."""
+        kind: type[tuple[Any, ...]] = tuple
+        if any(isinstance(item, OuterTuple) for item in items):
+            items = [finish(self, item) for item in items]
+        elif any(isinstance(item, PendingTuple) for item in items):
+            kind = OuterTuple
+        elif any(isinstance(item, Pending) for item in items):
+            kind = PendingTuple
+        self.stack.append(kind(items))
 
     def _fill_dict(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict) or len(items) % 2:

@@ -20,17 +20,16 @@ from resnext_det.weights.unpickling.stream import LongText, Pending, PickleStrea
 _DEEPEST = 64
 
 
-@dataclass(frozen=True, slots=True)
-class PendingTuple(Pending):
-    """A tuple with something pending in it: the state of an array, or arguments that are such.
+class PendingTuple(tuple[Any, ...], Pending):
+    """A tuple with something pending in it: the state of an array, or arguments that are such."""
 
-    Attributes:
-        items: of the tuple.
-        depth: how many such tuples are in one another.
-    """
+    __slots__ = ()
 
-    items: tuple[Any, ...]
-    depth: int = 1
+
+class OuterTuple(PendingTuple):
+    """A pending tuple with pending tuples in it."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def finish(stream: PickleStream, item: Any) -> Any:
     if isinstance(item, LongText):
         return stream.read_long_text(item)
     if isinstance(item, PendingTuple):
-        return tuple(finish(stream, each) for each in item.items)
+        return tuple(finish(stream, each) for each in item)
     if isinstance(item, Unbuilt) and item.built is not None and not isinstance(item.built, Pending):
         return item.built
     kind = type(item).__name__.removeprefix("Unbuilt").lower()
@@ -172,11 +171,8 @@ _WITH_ATTRIBUTES = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "mmengine.config.config.Config",
     "mmcv.utils.config.Config",
-    "datetime.date",
-    "datetime.datetime",
-    "datetime.time",
-    "datetime.timedelta",
-    "datetime.timezone",
+    *("datetime.date", "datetime.datetime", "datetime.time"),
+    *("datetime.timedelta", "datetime.timezone"),
 )
 _WITH_ITEMS = (
     "addict.addict.Dict",

@@ -141,16 +141,7 @@ def _list_entries(file: BufferedReader, size: int) -> dict[str, _Entry]:
             found = archive.infolist()
     except Unreadable:
         raise
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        struct.error,
-        OSError,
-        RuntimeError,
-        EOFError,
-    ) as error:
+    except Exception as error:  # zipfile raises some eight kinds
         raise Unreadable(f"is damaged or cut short, as a zip archive; {AGAIN}") from error
     _refuse_other_archives([each.filename for each in found])
     entries: dict[str, _Entry] = {}

@@ -13,31 +13,26 @@ from torch import Tensor
 
 from resnext_det.weights.limits import (
     AGAIN,
+    DTYPES,
     Budget,
     Unreadable,
     read_exactly,
     read_values,
     view_values,
 )
-from resnext_det.weights.unpickling.objects import Admitted, PendingTuple, admit, refuse_call
+from resnext_det.weights.unpickling.objects import (
+    Admitted,
+    PendingTuple,
+    admit,
+    finish,
+    refuse_call,
+)
 from resnext_det.weights.unpickling.stream import Pending, PickleStream
 
-_DTYPES = {
-    "Double": torch.float64,
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-}
 _STORAGES = {
     f"{module}.{name}Storage": dtype
     for module in ("torch", "torch.cuda")
-    for name, dtype in _DTYPES.items()
+    for name, dtype in DTYPES.items()
 }
 _STORAGES |= dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorage"), torch.uint8)
 
@@ -64,7 +59,7 @@ class _Request(NamedTuple):
 
 def _check_request(identifier: Any) -> _Request:
     """Check a persistent id: ("storage", kind, key, device, elements[, part])."""
-    items = identifier.items if isinstance(identifier, PendingTuple) else ()
+    items: tuple[Any, ...] = identifier if isinstance(identifier, PendingTuple) else ()
     if len(items) not in (5, 6) or items[0] != "storage":
         known = len(items) > 1 and isinstance(items[1], Admitted)
         raise Unreadable(
@@ -192,40 +187,30 @@ class StoredBehind:
 
 
 def _rebuild_tensor(
-    stream: PickleStream,
-    storage: Any,
-    offset: Any,
-    sizes: Any,
-    strides: Any,
-    requires_grad: Any = False,
-    hooks: Any = None,
-    metadata: Any = None,
+    stream: PickleStream, storage: Any, offset: Any, sizes: Any, strides: Any, *more: Any
 ) -> Tensor:
+    """Rebuild a tensor; behind the strides come requires_grad, hooks and metadata."""
     if not isinstance(storage, Storage):
         raise TypeError("no storage")
-    if isinstance(metadata, dict) and any(metadata.values()):
-        raise Unreadable(f"is refused: a tensor is stored as {metadata!r:.60}; save float tensors")
+    for metadata in more[2:]:
+        if metadata:
+            raise Unreadable(
+                f"is refused: a tensor is stored as {metadata!r:.60}; save float tensors"
+            )
     stream.budget.take(1000)
     return view_values(storage.values, offset, sizes, strides)
 
 
-def _rebuild_tensor_of_dtype(
-    stream: PickleStream,
-    storage: Any,
-    offset: Any,
-    sizes: Any,
-    strides: Any,
-    requires_grad: Any,
-    hooks: Any,
-    dtype: Any,
-    metadata: Any = None,
-) -> Tensor:
-    if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES.values():
+def _rebuild_tensor_of_dtype(stream: PickleStream, storage: Any, *more: Any) -> Tensor:
+    """Rebuild a tensor whose storage has no type, but which names its dtype."""
+    offset, sizes, strides, requires_grad, hooks, dtype, *metadata = more
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES.values():
         raise Unreadable(f"is refused: a tensor is of {dtype!r:.40}; save float tensors")
     if storage.values.nbytes % dtype.itemsize:
         raise TypeError("no whole elements")
     typed = Storage(storage.values.view(dtype))
-    return _rebuild_tensor(stream, typed, offset, sizes, strides, metadata=metadata)
+    place = (offset, sizes, strides, requires_grad, hooks, *metadata)
+    return _rebuild_tensor(stream, typed, *place)
 
 
 def _rebuild_parameter(stream: PickleStream, data: Any, *more: Any) -> Tensor:
@@ -243,12 +228,11 @@ def _rebuild_from_type(
         raise Unreadable(
             f"is refused: it holds a tensor of the class {name!r:.60}; save plain tensors"
         )
-    values = arguments.items if isinstance(arguments, PendingTuple) else arguments
-    return rebuild.call(stream, *values)
+    return rebuild.call(stream, *arguments)
 
 
 def _make_size(stream: PickleStream, sizes: Any = ()) -> tuple[Any, ...]:
-    return tuple(sizes)
+    return tuple(finish(stream, sizes))
 
 
 def _name_device(stream: PickleStream, kind: Any, index: Any = None) -> str:
@@ -270,6 +254,6 @@ TORCH: dict[str, Any] = {
             "torch.device": _name_device,
         }
     ),
-    **{str(dtype): dtype for dtype in _DTYPES.values()},
+    **{str(dtype): dtype for dtype in DTYPES.values()},
 }
 """What torch's tensors ask for."""
