@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,52 +109,39 @@ def test_latest(tmp_path: Path) -> None:
             checkpointer.latest()
 
 
-def truncated(path: Path) -> Iterable[str]:
-    path.write_bytes(path.read_bytes()[:-300])
-    return "damaged or cut short", "model_0000000.pth", "last_checkpoint"
+SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
+    "truncated": (
+        lambda path: path.write_bytes(path.read_bytes()[:-300]),
+        ("damaged or cut short", "model_0000000.pth", "last_checkpoint"),
+    ),
+    "empty": (lambda path: path.write_bytes(b""), ("is empty", "model_0000000.pth")),
+    "text": (
+        lambda path: path.write_text("<!DOCTYPE html><html>404</html>"),
+        ("is a web page", "model_0000000.pth"),
+    ),
+    "hostile": (
+        lambda path: torch.save({"model": {"a": RunsCode(path.with_name("ran"))}}, path),
+        ("refused", "posix.system"),
+    ),
+    "hostile pickle": (
+        lambda path: path.write_bytes(pickle.dumps({"model": RunsCode(path.with_name("ran"))})),
+        ("refused", "posix.system"),
+    ),
+    "weights alone": (
+        lambda path: torch.save({"weight": torch.zeros(3)}, path),
+        ("no key 'model'", "MODEL.WEIGHTS"),
+    ),
+    "missing": (Path.unlink, ("no checkpoint", "model_0000000.pth")),
+}
 
 
-def empty(path: Path) -> Iterable[str]:
-    path.write_bytes(b"")
-    return "is empty", "model_0000000.pth"
-
-
-def text(path: Path) -> Iterable[str]:
-    path.write_text("<!DOCTYPE html><html>404</html>")
-    return "is a web page", "model_0000000.pth"
-
-
-def hostile(path: Path) -> Iterable[str]:
-    torch.save({"model": {"a": RunsCode(path.with_name("ran"))}}, path)
-    return "refused", "posix.system"
-
-
-def hostile_pickle(path: Path) -> Iterable[str]:
-    path.write_bytes(pickle.dumps({"model": RunsCode(path.with_name("ran"))}))
-    return "refused", "posix.system"
-
-
-def weights_alone(path: Path) -> Iterable[str]:
-    torch.save({"weight": torch.zeros(3)}, path)
-    return "no key 'model'", "MODEL.WEIGHTS"
-
-
-def missing(path: Path) -> Iterable[str]:
-    path.unlink()
-    return "no checkpoint", "model_0000000.pth"
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize(
-    "spoil",
-    [truncated, empty, text, hostile, hostile_pickle, weights_alone, missing],
-    ids=lambda f: f.__name__,
-)
-def test_unreadable_files_are_explained(tmp_path: Path, spoil: Any) -> None:
+@pytest.mark.parametrize("name", SPOILED)
+def test_unreadable_files_are_explained(tmp_path: Path, name: str) -> None:
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save("model_0000000", {"model": {}})
     path = checkpointer.save("model_0000001", {"model": {"a": torch.zeros(1000)}})
-    words = spoil(path)
+    spoil, words = SPOILED[name]
+    spoil(path)
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         checkpointer.load(path)
     for word in (str(path), *words):

@@ -42,12 +42,13 @@ def test_torch7(tmp_path: Path) -> None:
     assert read_container(tmp_path / "a") == ("torch7", {"a": 1})
 
 
-def other_files() -> dict[str, tuple[bytes, str]]:
-    tar = io.BytesIO()
+def make_others() -> dict[str, tuple[bytes, str]]:
+    """Make files of no weights, each with what its refusal says."""
+    tar, npy = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("storages"))
-    npy = io.BytesIO()
     np.save(npy, np.zeros(3))
+    lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
     return {
         "nothing": (b"", "is empty"),
         "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5.*give PyTorch's weights"),
@@ -55,10 +56,7 @@ def other_files() -> dict[str, tuple[bytes, str]]:
         "tar": (tar.getvalue(), "tar archive"),
         "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x051.9", "ONNX network"),
         "npy": (npy.getvalue(), "single array of numpy"),
-        "Git LFS": (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
-            "pointer of Git LFS.*git lfs pull",
-        ),
+        "Git LFS": (lfs, "pointer of Git LFS.*git lfs pull"),
         "web page": (b"\n<!doctype html><html>", "web page"),
         "an error of a store": (b"<?xml version='1.0'?><Error>", "web page"),
         "JSON": (b'{"a": 1}', "is text"),
@@ -69,9 +67,9 @@ def other_files() -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(other_files()))
+@pytest.mark.parametrize("name", sorted(make_others()))
 def test_other_files_are_named(tmp_path: Path, name: str) -> None:
-    data, message = other_files()[name]
+    data, message = make_others()[name]
     (tmp_path / "model.pth").write_bytes(data)
     with pytest.raises(ValueError, match=f"model.pth .*{message}"):
         read_container(tmp_path / "model.pth")

@@ -14,6 +14,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights.torch7 import read_torch7
 from resnext_det.weights.torch7_models import convert_torch7_network
+from tests.weights.foreign_names import randomize
 from tests.weights.torch7_writer import (
     Module,
     build_torch7_network,
@@ -22,37 +23,25 @@ from tests.weights.torch7_writer import (
 )
 
 
-def read(folder: Path, data: bytes) -> Any:
+def convert(folder: Path, network: Any) -> dict[str, Tensor]:
+    """Write a network as a Torch 7 file, read it and convert it."""
     path = folder / "a.t7"
-    path.write_bytes(data)
-    return read_torch7(path)
+    path.write_bytes(write_torch7(network))
+    return convert_torch7_network(read_torch7(path))
 
 
 def random_network(*, groups: int = 4, width: int = 16) -> ResNet:
     torch.manual_seed(0)
-    network = ResNet(
-        Bottleneck, [1, 2, 1, 1], num_classes=5, groups=groups, width_per_group=width
-    ).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor in (
-                module.weight.data,
-                module.bias.data,
-                module.running_mean,
-                module.running_var,
-            ):
-                assert tensor is not None
-                tensor.uniform_(0.5, 1.5)
-    return network
+    network = ResNet(Bottleneck, [1, 2, 1, 1], num_classes=5, groups=groups, width_per_group=width)
+    randomize(network)
+    return network.eval()
 
 
 @pytest.mark.parametrize("form", ["B", "C"])
 @pytest.mark.parametrize("matrices", [False, True])
 def test_a_network_of_the_papers_code(tmp_path: Path, form: str, matrices: bool) -> None:
     network = random_network()
-    state = convert_torch7_network(
-        read(tmp_path, write_torch7(build_torch7_network(network, form=form, matrices=matrices)))
-    )
+    state = convert(tmp_path, build_torch7_network(network, form=form, matrices=matrices))
     theirs = network.state_dict()
     assert torch.equal(state["res3.1.conv2.weight"], theirs["layer2.1.conv2.weight"])
     assert torch.equal(
@@ -65,11 +54,9 @@ def test_its_outputs_are_the_networks(tmp_path: Path) -> None:
     """Form B at full width and 50 layers, in form C."""
     torch.manual_seed(0)
     network = ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=4).eval()
-    data = write_torch7({"model": make_sequential(build_torch7_network(network, form="B"))})
+    made = {"model": make_sequential(build_torch7_network(network, form="B"))}
     ours = ResNeXtClassifier(Architecture.parse("X-50-32x4d")).eval()
-    missing, unexpected = ours.load_state_dict(
-        convert_torch7_network(read(tmp_path, data)), strict=False
-    )
+    missing, unexpected = ours.load_state_dict(convert(tmp_path, made), strict=False)
     assert unexpected == []
     assert all(name.endswith("num_batches_tracked") for name in missing)
     images = torch.randn(1, 3, 64, 64)
@@ -97,17 +84,17 @@ def test_old_norms_epsilons_and_biases_compute_the_same(tmp_path: Path) -> None:
     convolution.fields["bias"] = bias
     x = torch.randn(10, 64).double()
     wanted = (x + bias - plain["running_mean"]) / (plain["running_var"] + 1e-3).sqrt()
-    state = convert_torch7_network(read(tmp_path, write_torch7(made)))
+    state = convert(tmp_path, made)
     mean, variance = state["stem.conv1.norm.running_mean"], state["stem.conv1.norm.running_var"]
     torch.testing.assert_close(
         (x - mean) / (variance + 1e-5).sqrt(), wanted, rtol=1e-12, atol=1e-12
     )
     norm.fields["running_std"] = (norm.fields.pop("running_var") + 1e-3).pow(-0.5)
-    state = convert_torch7_network(read(tmp_path, write_torch7(made)))
+    state = convert(tmp_path, made)
     torch.testing.assert_close(state["stem.conv1.norm.running_var"], variance, rtol=1e-12, atol=0)
 
 
-def broken(made: Module, how: str) -> Any:
+def break_network(made: Module, how: str) -> Any:
     parts = made.fields["modules"]
     convolution, norm = convolution_and_norm(made)
     block = parts[4].fields["modules"][0]
@@ -142,24 +129,17 @@ def broken(made: Module, how: str) -> Any:
 
 
 HOWS = (
-    "no head",
-    "a table",
-    "a tensor",
-    "no block",
-    "a third path",
-    "no norm",
-    "no running_mean",
-    "of other channels",
-    "no Linear",
+    *("no head", "a table", "a tensor", "no block", "a third path", "no norm", "no running_mean"),
+    *("of other channels", "no Linear", "a text as weight", "a matrix of another size", "itself"),
+    "2**40 ways to one module",
 )
-HOWS += ("a text as weight", "a matrix of another size", "itself", "2**40 ways to one module")
 
 
 @pytest.mark.parametrize("how", HOWS)
 def test_another_network_is_an_error(tmp_path: Path, how: str) -> None:
-    found = read(tmp_path, write_torch7(broken(build_torch7_network(random_network()), how)))
+    made = break_network(build_torch7_network(random_network()), how)
     with pytest.raises(ValueError, match="no ResNet or ResNeXt for ImageNet: "):
-        convert_torch7_network(found)
+        convert(tmp_path, made)
 
 
 def test_small_files_that_would_become_large_networks(tmp_path: Path) -> None:
@@ -171,4 +151,4 @@ def test_small_files_that_would_become_large_networks(tmp_path: Path) -> None:
     for group in table.fields["modules"]:
         group.fields["modules"][0].fields["weight"] = large
     with pytest.raises(ValueError, match="elements in all groups"):
-        convert_torch7_network(read(tmp_path, write_torch7(made)))
+        convert(tmp_path, made)

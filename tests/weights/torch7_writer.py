@@ -156,10 +156,12 @@ def build_torch7_network(
         matrices: weights are (out, in * height * width), as in old files.
     """
 
-    def convolution(layer: nn.Conv2d, weight: Tensor | None = None) -> Module:
-        weight = layer.weight.detach() if weight is None else weight
+    relu = Module(f"{package}.ReLU", {"inplace": True})
+
+    def convolution(layer: nn.Conv2d, part: slice) -> Module:
+        weight = layer.weight.detach()[part]
         out, planes, height, width = weight.shape
-        groups = 1 if weight.shape != layer.weight.shape else layer.groups
+        groups = layer.groups if part == slice(None) else 1
         fields = {
             "weight": weight.reshape(out, -1).clone() if matrices else weight.clone(),
             "gradWeight": torch.zeros(out, planes, height, width),
@@ -171,54 +173,33 @@ def build_torch7_network(
         }
         return Module(f"{package}.SpatialConvolution", fields)
 
-    def norm(layer: nn.BatchNorm2d, part: slice = slice(None)) -> Module:
-        names = ("weight", "bias", "running_mean", "running_var")
-        fields: dict[str, Any] = {
-            name: getattr(layer, name).detach()[part].clone() for name in names
-        }
-        return Module(
-            "nn.SpatialBatchNormalization", {**fields, "eps": 1e-5, "momentum": 0.1, "affine": True}
-        )
+    def norm(layer: nn.BatchNorm2d, part: slice) -> Module:
+        fields: dict[str, Any] = {"eps": 1e-5, "momentum": 0.1, "affine": True}
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            fields[name] = getattr(layer, name).detach()[part].clone()
+        return Module("nn.SpatialBatchNormalization", fields)
 
-    relu = Module(f"{package}.ReLU", {"inplace": True})
+    def pair(one: Any, two: Any, part: slice = slice(None)) -> list[Module]:
+        return [convolution(one, part), norm(two, part)]
 
     def path(block: Bottleneck) -> Module:
-        last = [convolution(block.conv3), norm(block.bn3)]
-        first = [
-            convolution(block.conv1),
-            norm(block.bn1),
-            relu,
-            convolution(block.conv2),
-            norm(block.bn2),
-            relu,
-        ]
+        def first(part: slice) -> list[Module]:
+            one, two = pair(block.conv1, block.bn1, part), pair(block.conv2, block.bn2, part)
+            return [*one, relu, *two, relu]
+
+        last = pair(block.conv3, block.bn3)
         if form == "C":
-            return make_sequential(*first, *last)
-        width = block.conv1.out_channels // block.conv2.groups
-        paths = []
-        for start in range(0, block.conv1.out_channels, width):
-            part = slice(start, start + width)
-            one = [
-                convolution(block.conv1, block.conv1.weight.detach()[part]),
-                norm(block.bn1, part),
-                relu,
-            ]
-            two = [
-                convolution(block.conv2, block.conv2.weight.detach()[part]),
-                norm(block.bn2, part),
-                relu,
-            ]
-            paths.append(make_sequential(*one, *two))
-        return make_sequential(
-            Module("nn.ConcatTable", {"modules": paths}),
-            Module("nn.JoinTable", {"dimension": 2}),
-            *last,
-        )
+            return make_sequential(*first(slice(None)), *last)
+        channels = block.conv1.out_channels
+        width = channels // block.conv2.groups
+        groups = [slice(start, start + width) for start in range(0, channels, width)]
+        table = Module("nn.ConcatTable", {"modules": [make_sequential(*first(g)) for g in groups]})
+        return make_sequential(table, Module("nn.JoinTable", {"dimension": 2}), *last)
 
     def residual(block: Bottleneck) -> Module:
         shortcut = Module("nn.Identity", {})
         if block.downsample is not None:
-            shortcut = make_sequential(convolution(block.downsample[0]), norm(block.downsample[1]))  # type: ignore[arg-type]
+            shortcut = make_sequential(*pair(*block.downsample))
         both = Module("nn.ConcatTable", {"modules": [path(block), shortcut]})
         return make_sequential(both, Module("nn.CAddTable", {"inplace": True}), relu)
 
@@ -235,5 +216,5 @@ def build_torch7_network(
         Module("nn.View", {"size": LongStorage((-1, network.fc.in_features))}),
     ]
     return make_sequential(
-        convolution(network.conv1), norm(network.bn1), relu, pools[0], *stages, *pools[1:], linear
+        *pair(network.conv1, network.bn1), relu, pools[0], *stages, *pools[1:], linear
     )
