@@ -18,36 +18,30 @@ from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
-from resnext_det.training.processes import TESTING, explain_small_machines, launch_job
+from resnext_det.training.processes import TESTING, Processes, launch
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.conversion import assume_preprocessing
 from resnext_det.weights.loading import read_needed_overrides
 
 
 @dataclass(frozen=True)
-class ClassificationJob:
+class ClassificationJob(Processes):
     """What classifier to train, where, and by how many processes.
 
     Attributes:
         config_file: a YAML file in the language of ``resnext_det.config.classification``.
         output_dir: replaces ``OUTPUT_DIR``.
         overrides: KEY VALUE pairs that follow the file.
-        num_gpus: processes on this machine; on the CPU, processes too.
         resume: go on from the newest checkpoint in the output folder.
         fit_config: take channel order, pixel mean and std and STRIDE_IN_1X1 from what
             ``MODEL.WEIGHTS`` needs.
-        num_machines, machine_rank, dist_url: as detectron2's flags of these names.
     """
 
     config_file: str | Path
     output_dir: str | Path | None = None
     overrides: tuple[str, ...] = ()
-    num_gpus: int = 1
     resume: bool = False
     fit_config: bool = False
-    num_machines: int = 1
-    machine_rank: int = 0
-    dist_url: str = "auto"
 
     def configuration(self) -> CfgNode:
         """Load the configuration with every override.
@@ -98,9 +92,8 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     """
     cfg = job.configuration()
     distributed.resolve_device(cfg.MODEL.DEVICE)
-    if job.num_gpus * job.num_machines > 1:  # told before any process is started
-        distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.num_gpus * job.num_machines)
-    tests = launch_job(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
+    distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)  # told before any is started
+    tests = launch(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
     folder = Path(cfg.OUTPUT_DIR)
     return Pretrained(folder, folder / FINAL, tuple(tests or ()))
 
@@ -127,12 +120,11 @@ def pretrain_seeds(job: ClassificationJob, seeds: Sequence[int]) -> list[Pretrai
 
 
 def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
-    with explain_small_machines():
-        return training.train(job.configuration(), resume=job.resume)
+    return training.train(job.configuration(), resume=job.resume)
 
 
 @dataclass(frozen=True)
-class EvaluationJob:
+class EvaluationJob(Processes):
     """What weights to test, on what, and how.
 
     None stands for what the weights were tested with in training, or else for the usual.
@@ -151,7 +143,6 @@ class EvaluationJob:
         device: None for cuda where there is a GPU, else cpu.
         batch_size: images of a process at once; None for ``BATCH_SIZES``.
         num_workers, skip_broken: of a process.
-        num_gpus, num_machines, machine_rank, dist_url: see ``launch``.
     """
 
     weights: str
@@ -167,10 +158,6 @@ class EvaluationJob:
     batch_size: int | None = None
     num_workers: int = 4
     skip_broken: bool = False
-    num_gpus: int = 1
-    num_machines: int = 1
-    machine_rank: int = 0
-    dist_url: str = "auto"
 
 
 def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
@@ -185,7 +172,7 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     """
     device = job.device or distributed.choose_device()
     distributed.resolve_device(device, setting="--device")
-    return list(launch_job(_test, job, device=device, args=(job,), advice=TESTING) or ())
+    return list(launch(_test, job, device=device, args=(job,), advice=TESTING) or ())
 
 
 def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
@@ -203,17 +190,16 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
     device = distributed.resolve_device(job.device or distributed.choose_device())
     network = load_classifier(file).to(device)
     images = open_once(job.dataset)
-    with explain_small_machines(TESTING):
-        return evaluate_on(
-            network,
-            images,
-            protocol,
-            outputs=_name_outputs(file, images),
-            batch_size=BATCH_SIZES[job.protocol] if job.batch_size is None else job.batch_size,
-            num_workers=job.num_workers,
-            skip_broken=job.skip_broken,
-            amp_dtype=torch.bfloat16 if job.amp else None,
-        )
+    return evaluate_on(
+        network,
+        images,
+        protocol,
+        outputs=_name_outputs(file, images),
+        batch_size=BATCH_SIZES[job.protocol] if job.batch_size is None else job.batch_size,
+        num_workers=job.num_workers,
+        skip_broken=job.skip_broken,
+        amp_dtype=torch.bfloat16 if job.amp else None,
+    )
 
 
 def _name_outputs(file: WeightFile, images: ImageSet) -> Sequence[str]:

@@ -14,7 +14,7 @@ from resnext_det.config.detection import scale_to_processes
 from resnext_det.data.coco import register_coco
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.training import distributed
-from resnext_det.training.processes import explain_small_machines, launch_job
+from resnext_det.training.processes import Processes, launch
 from resnext_det.weights.loading import read_needed_overrides
 
 ENGINES = ("auto", "portable", "detectron2")
@@ -61,7 +61,7 @@ def find_engine(name: str) -> Engine:
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Processes):
     """Describe what is to be trained or evaluated, where, and by how many processes.
 
     Attributes:
@@ -69,25 +69,19 @@ class Job:
         output_dir: replaces ``OUTPUT_DIR``.
         overrides: KEY VALUE pairs that follow the file.
         engine: ``portable``, ``detectron2``, or ``auto``.
-        num_gpus: processes on this machine; on the CPU, processes too.
         resume: go on from the newest checkpoint in the output folder.
         fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what
             ``MODEL.WEIGHTS`` needs.
         datasets: (name, annotations, images) of COCO sets to register.
-        num_machines, machine_rank, dist_url: as detectron2's flags of these names.
     """
 
     config_file: str | Path
     output_dir: str | Path | None = None
     overrides: tuple[str, ...] = ()
     engine: str = "auto"
-    num_gpus: int = 1
     resume: bool = False
     fit_config: bool = False
     datasets: tuple[tuple[str, str, str], ...] = ()
-    num_machines: int = 1
-    machine_rank: int = 0
-    dist_url: str = "auto"
 
     def configuration(self) -> CfgNode:
         """Load the configuration with every override, in the language of the engine.
@@ -168,13 +162,13 @@ _Task = Literal["train", "evaluate", "propose"]
 
 
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
-    cfg, processes = job.configuration(), job.num_gpus * job.num_machines
+    cfg = job.configuration()
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
-    if task == "train" and processes > 1:
-        batch = scale_to_processes(cfg, processes).SOLVER.IMS_PER_BATCH
-        distributed.divide_batch(batch, processes)
-    per_dataset = launch_job(_run_task, job, device=cfg.MODEL.DEVICE, args=(job, task, files))
+    if task == "train" and job.world_size > 1:
+        batch = scale_to_processes(cfg, job.world_size).SOLVER.IMS_PER_BATCH
+        distributed.divide_batch(batch, job.world_size)
+    per_dataset = launch(_run_task, job, device=cfg.MODEL.DEVICE, args=(job, task, files))
     return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})
 
 
@@ -185,9 +179,8 @@ def _run_task(
     for name, annotations_file, image_dir in job.datasets:
         register_coco(name, annotations_file, image_dir)
     engine, cfg = find_engine(job.engine), job.configuration()
-    with explain_small_machines():
-        if files is not None:
-            engine.propose(cfg, files, resume=job.resume)
-            return None
-        run = engine.train if task == "train" else engine.evaluate
-        return run(cfg, resume=job.resume)
+    if files is not None:
+        engine.propose(cfg, files, resume=job.resume)
+        return None
+    run = engine.train if task == "train" else engine.evaluate
+    return run(cfg, resume=job.resume)

@@ -16,7 +16,7 @@ from resnext_det.config.detection import scale_to_processes
 from resnext_det.detection.evaluation import check_proposes, locate_proposals
 from resnext_det.detection.jobs import Job, Metrics, propose, train
 from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.launch import launch
+from resnext_det.training.processes import launch
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _has_ended(rpn: Job, cfg: CfgNode) -> bool:
     newest = checkpointer.latest()
     if newest is None:
         return False
-    solver = scale_to_processes(cfg, rpn.num_gpus * rpn.num_machines).SOLVER
+    solver = scale_to_processes(cfg, rpn.world_size).SOLVER
     ended = checkpointer.load(newest).get("iteration", -1) + 1 >= solver.MAX_ITER
     if ended:
         logger.info("The RPN in %s is trained.", cfg.OUTPUT_DIR)

@@ -1,6 +1,6 @@
 """Several processes that train together: who they are, what they tell each other, which device each has.
 
-Every function works without a process group too: one process of rank 0. ``launch.py`` starts the processes.
+Every function works without a process group too: one process of rank 0. ``processes.py`` starts them.
 """
 
 from __future__ import annotations

@@ -1,21 +1,60 @@
-"""The processes of a job, and what a user can do where they were killed or the machine is too small."""
+"""Start the processes of a job: one here, several spawned, or those that torchrun has started."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import socket
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch.multiprocessing import ProcessExitedException
+import torch.distributed
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
-from resnext_det.training.launch import launch
+from resnext_det.files import write_file
+from resnext_det.training.distributed import join_group, leave_group
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_GRACE_SECONDS = 5.0  # for the others to end by themselves after one has failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Say how many processes do a job, and where; the base of every job.
+
+    Attributes:
+        num_gpus: processes on this machine, one for each GPU; on the CPU, processes too.
+        num_machines: how many machines take part.
+        machine_rank: the number of this machine, from 0.
+        dist_url: where the first process listens, as ``tcp://HOST:PORT``; "auto" finds a free port,
+            on one machine.
+    """
+
+    num_gpus: int = 1
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes on all machines."""
+        return self.num_gpus * self.num_machines
+
+
+_ONE = Processes()
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What a user can do where the machine is too small.
+    """Say what a user can do where the machine is too small.
 
     Attributes:
         gpu: where the GPU's memory is full.
@@ -27,8 +66,10 @@ class Advice:
 
 
 TRAINING = Advice(
-    gpu="lower SOLVER.IMS_PER_BATCH, or the size of the images under INPUT, or set SOLVER.AMP.ENABLED True",
-    workers="lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH, and go on from the newest checkpoint with --resume",
+    gpu="lower SOLVER.IMS_PER_BATCH, or the size of the images under INPUT, or set "
+    "SOLVER.AMP.ENABLED True",
+    workers="lower DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH, and go on from the newest "
+    "checkpoint with --resume",
 )
 TESTING = Advice(
     gpu="lower --batch-size, or add --amp",
@@ -36,60 +77,61 @@ TESTING = Advice(
 )
 
 
-class Processes(Protocol):
-    """How many processes do a job, and where: see ``launch``."""
-
-    @property
-    def num_gpus(self) -> int: ...
-    @property
-    def num_machines(self) -> int: ...
-    @property
-    def machine_rank(self) -> int: ...
-    @property
-    def dist_url(self) -> str: ...
-
-
-def launch_job(
+def launch(
     main: Callable[..., Any],
-    job: Processes,
+    processes: Processes = _ONE,
     *,
-    device: str,
-    args: tuple[Any, ...],
+    device: str = "cuda",
+    args: tuple[Any, ...] = (),
     advice: Advice = TRAINING,
 ) -> Any:
-    """``launch`` for a job.
+    """Call ``main(*args)`` in every process of a job.
+
+    One process runs here. Several are spawned, so ``main`` and ``args`` have to be picklable; the
+    first error of any is raised here, as itself. Under torchrun, which has started the processes,
+    ``main`` runs here in its group.
+
+    Args:
+        device: "cuda" talks over NCCL and needs the GPUs; "cpu" talks over gloo.
+        advice: ends the errors of ``explain_small_machines``, which covers every process.
+
+    Returns:
+        What ``main`` returns in this machine's first process.
 
     Raises:
+        ValueError: fewer GPUs than asked for, machines that cannot find each other, or a
+            contradiction with torchrun.
         ChildProcessError: a process was killed.
         KeyboardInterrupt: the processes were stopped while they were in no step.
     """
+    call = partial(_call, main, args, advice)
+    if all(name in os.environ for name in _TORCHRUN):
+        return _run_under_torchrun(call, processes.num_gpus, device)
+    _check_request(processes, device)
+    if processes.world_size == 1:
+        return call()
     try:
-        return launch(
-            main,
-            num_gpus_per_machine=job.num_gpus,
-            num_machines=job.num_machines,
-            machine_rank=job.machine_rank,
-            dist_url=job.dist_url,
-            device=device,
-            args=args,
-        )
+        return _spawn(call, processes, device)
     except (ProcessExitedException, RuntimeError) as error:
         # The others then raise that they have lost their connection.
         killed = error if isinstance(error, ProcessExitedException) else error.__cause__
         if not isinstance(killed, ProcessExitedException):
             raise
-        if (
-            killed.signal_name == "SIGTERM"
-        ):  # so Ctrl-C is passed on to processes that are in no step
+        if killed.signal_name == "SIGTERM":  # Ctrl-C, as it is passed on to the others
             raise KeyboardInterrupt from error
         raise ChildProcessError(
             f"{killed}; where that is SIGKILL the machine's memory was full: {advice.workers}"
         ) from error
 
 
+def _call(main: Callable[..., Any], args: tuple[Any, ...], advice: Advice) -> Any:
+    with explain_small_machines(advice):
+        return main(*args)
+
+
 @contextmanager
 def explain_small_machines(advice: Advice = TRAINING) -> Iterator[None]:
-    """torch's errors where memory is full become errors that say what to do.
+    """Turn torch's errors where memory is full into errors that say what to do.
 
     Raises:
         ValueError: the GPU's memory is full.
@@ -98,21 +140,148 @@ def explain_small_machines(advice: Advice = TRAINING) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        explained = _explained(error, advice)
-        if explained is None:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise ValueError(
+                f"the GPU's memory is full ({reason}); {advice.gpu}; nvidia-smi shows whether "
+                "another program holds some"
+            ) from error
+        if reason.startswith("DataLoader worker"):
+            raise ChildProcessError(
+                f"{reason}; the machine's memory, or its shared memory (/dev/shm, docker's "
+                "--shm-size), was full, or the worker had more files open than ulimit -n allows: "
+                f"{advice.workers}"
+            ) from error
+        raise
+
+
+def _check_request(processes: Processes, device: str) -> None:
+    number, machines, rank = processes.num_gpus, processes.num_machines, processes.machine_rank
+    if number < 1 or machines < 1 or not 0 <= rank < machines:
+        raise ValueError(
+            f"--num-gpus {number} --num-machines {machines} --machine-rank {rank} do not go "
+            "together; write 1 GPU or more, 1 machine or more, and a rank from 0 to the number of "
+            "machines less 1"
+        )
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if torch.device(device).type == "cuda" and number > max(present, 1):
+        remedy = f"--num-gpus {present}" if present else "--num-gpus 1 MODEL.DEVICE cpu"
+        raise ValueError(
+            f"--num-gpus {number}, but torch finds {present} on this machine; write {remedy}"
+        )
+    if machines > 1 and not processes.dist_url.startswith("tcp://"):
+        raise ValueError(
+            f"--dist-url {processes.dist_url} cannot join {machines} machines; write "
+            "tcp://HOST:PORT of the machine of rank 0, the same on every machine"
+        )
+
+
+def _run_under_torchrun(call: Callable[[], Any], num_gpus: int, device: str) -> Any:
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if num_gpus not in (1, local_size):
+        raise ValueError(
+            f"--num-gpus {num_gpus}, but torchrun started {local_size} processes on this machine; "
+            "leave --num-gpus out"
+        )
+    if torch.distributed.is_initialized():
+        return call()
+    join_group(device, init_method="env://")
+    try:
+        return call()
+    finally:
+        leave_group()
+
+
+def _spawn(call: Callable[[], Any], processes: Processes, device: str) -> Any:
+    """Call in new processes; raise the first error of any, else return the first one's outcome."""
+    if processes.dist_url == "auto":
+        processes = replace(processes, dist_url=f"tcp://127.0.0.1:{_find_free_port()}")
+    with tempfile.TemporaryDirectory() as folder:
+        context = start_processes(
+            _work,
+            args=(call, processes, device, folder),
+            nprocs=processes.num_gpus,
+            join=False,
+            start_method="spawn",
+        )
+        assert context is not None
+        failure = None
+        with _forward_signals(context.pids()):
+            try:
+                while not context.join(grace_period=_GRACE_SECONDS):
+                    pass
+            except (ProcessRaisedException, ProcessExitedException) as raised:
+                failure = raised
+        errors = sorted(Path(folder).glob("error*"), key=lambda path: path.stat().st_mtime_ns)
+        if errors:
+            # The failure's text has the traceback in the other process.
+            raise _unpickle(errors[0]) from failure
+        if failure is not None:
+            raise failure
+        return _unpickle(Path(folder, "outcome"))
+
+
+def _work(
+    index: int, call: Callable[[], Any], processes: Processes, device: str, folder: str
+) -> None:
+    """Do a spawned process's part; its outcome, or its error, is left in ``folder``."""
+    os.environ.update(LOCAL_RANK=str(index), LOCAL_WORLD_SIZE=str(processes.num_gpus))
+    try:
+        join_group(
+            device,
+            init_method=processes.dist_url,
+            world_size=processes.world_size,
+            rank=processes.machine_rank * processes.num_gpus + index,
+        )
+        outcome = call()
+        if index == 0:
+            Path(folder, "outcome").write_bytes(pickle.dumps(outcome))
+        leave_group()
+    except BaseException as error:
+        _leave_error(error, Path(folder, f"error{index}"))
+        if not isinstance(error, KeyboardInterrupt):  # an interrupted process has ended in order
             raise
-        raise explained from error
 
 
-def _explained(error: RuntimeError, advice: Advice) -> Exception | None:
-    reason = str(error).partition("\n")[0]
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return ValueError(
-            f"the GPU's memory is full ({reason}); {advice.gpu}; nvidia-smi shows whether another program holds some"
-        )
-    if reason.startswith("DataLoader worker"):
-        return ChildProcessError(
-            f"{reason}; the machine's memory, or its shared memory (/dev/shm, docker's --shm-size), was full, or the worker had more files "
-            f"open than ulimit -n allows: {advice.workers}"
-        )
-    return None
+def _leave_error(error: BaseException, path: Path) -> None:
+    """Pickle an error, if it survives that, under a name that appears with the whole of it."""
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        return
+    write_file(path, lambda file: file.write(data))
+
+
+def _unpickle(path: Path) -> Any:
+    return pickle.loads(path.read_bytes()) if path.is_file() else None
+
+
+@contextmanager
+def _forward_signals(pids: list[int]) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the children as SIGTERM, after which they end in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def forward(number: int, frame: Any) -> None:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+
+    previous = {
+        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -28,7 +28,7 @@ from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.images.catalog import open_image_set
 from resnext_det.data.images.loaders import build_image_train_loader
 from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.launch import launch
+from resnext_det.training.processes import Processes, launch
 from resnext_det.training.schedule import build_schedule
 from resnext_det.weights import KNOWN, load_weights, read_weights, write_weights
 from tests.classification.helpers import (
@@ -221,7 +221,7 @@ def test_two_processes(config: Path, tmp_path: Path, norm: str) -> None:
     train_in_float64(str(config), str(one), changes)
     launch(
         train_in_float64,
-        num_gpus_per_machine=2,
+        Processes(num_gpus=2),
         device="cpu",
         args=(str(config), str(two), changes),
     )

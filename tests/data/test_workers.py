@@ -10,7 +10,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from resnext_det.data import workers
-from resnext_det.training.launch import launch
+from resnext_det.training.processes import Processes, launch
 from tests.training.test_loop import in_another_process
 
 
@@ -54,4 +54,4 @@ def workers_that_were_forked() -> list[Any]:
 
 
 def test_a_spawned_process_forks_its_workers() -> None:
-    assert launch(workers_that_were_forked, num_gpus_per_machine=2, device="cpu") == [0, 1, 2, 3]
+    assert launch(workers_that_were_forked, Processes(num_gpus=2), device="cpu") == [0, 1, 2, 3]

@@ -140,9 +140,9 @@ def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_ctrl_c_that_ended_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``launch`` passes it on as SIGTERM, which kills a process that is in no step."""
 
-    def launch(*_: Any, **__: Any) -> None:
+    def die(*_: Any) -> None:
         raise ProcessExitedException("process 1", 1, 1, exit_code=-15, signal_name="SIGTERM")
 
-    monkeypatch.setattr("resnext_det.training.processes.launch", launch)
+    monkeypatch.setattr("resnext_det.training.processes._spawn", die)
     with pytest.raises(KeyboardInterrupt):
-        train(Job(write_config(tmp_path), tmp_path))
+        train(Job(write_config(tmp_path), tmp_path, num_gpus=2))

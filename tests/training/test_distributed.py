@@ -17,15 +17,16 @@ from torch import nn
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.interruption import TrainingInterrupted
-from resnext_det.training.launch import launch
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
+from resnext_det.training.processes import Processes, launch
 from resnext_det.training.setup import setup_logging
 from resnext_det.training.state import TrainingState
 from tests.training.helpers import toy_schedule
 
 BATCH, STEPS = 6, 20
+TWO = Processes(num_gpus=2)
 
 
 class Regression(nn.Module):
@@ -128,17 +129,14 @@ def work_in_turn(folder: str, patience: float) -> bool:
 
 
 def test_the_main_process_is_first(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"num_gpus_per_machine": 2, "device": "cpu"}
-    assert launch(work_in_turn, args=(str(tmp_path / "made"), 60.0), **arguments)
+    assert launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "made"), 60.0))
     with pytest.raises(Exception, match=r"(?i)timed out"):
-        launch(work_in_turn, args=(str(tmp_path / "late"), 1.0), **arguments)
+        launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "late"), 1.0))
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     alone = launch(train_share, device="cpu", args=(str(tmp_path / "one"),))
-    together, message, resumed = launch(
-        train_and_resume, num_gpus_per_machine=2, device="cpu", args=(str(tmp_path),)
-    )
+    together, message, resumed = launch(train_and_resume, TWO, device="cpu", args=(str(tmp_path),))
     assert not alone["wrapped"] and together["wrapped"]
     for one, two in zip(alone["gradients"], together["gradients"]):
         torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
@@ -166,7 +164,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 def test_a_signal_to_the_launching_process_stops_all(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted, match=r"model_00000\d\d\.pth.*--resume") as interrupted:
-        launch(train_share, num_gpus_per_machine=2, device="cpu", args=(str(tmp_path), "parent"))
+        launch(train_share, TWO, device="cpu", args=(str(tmp_path), "parent"))
     checkpoint = interrupted.value.checkpoint
     assert checkpoint is not None
     assert Checkpointer(tmp_path).load(checkpoint)["iteration"] == interrupted.value.iteration >= 12
@@ -175,7 +173,7 @@ def test_a_signal_to_the_launching_process_stops_all(tmp_path: Path) -> None:
 def test_an_error_in_one_process_is_raised_as_itself() -> None:
     began = time.perf_counter()
     with pytest.raises(ValueError, match="images of process 1 are missing"):
-        launch(fail, num_gpus_per_machine=2, device="cpu", args=(ValueError,))
+        launch(fail, TWO, device="cpu", args=(ValueError,))
     assert time.perf_counter() - began < 60
 
 
@@ -192,19 +190,19 @@ def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch(torch.distributed.is_initialized, device="cpu") is True
     assert not torch.distributed.is_initialized()
     with pytest.raises(ValueError, match="torchrun started 1 processes"):
-        launch(print, num_gpus_per_machine=4, device="cpu")
+        launch(print, Processes(num_gpus=4), device="cpu")
 
 
 def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 0.*MODEL\.DEVICE cpu"):
-        launch(print, num_gpus_per_machine=4)
+        launch(print, Processes(num_gpus=4))
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda'.*no GPU.*MODEL\.DEVICE cpu"):
         distributed.resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 2.*--num-gpus 2"):
-        launch(print, num_gpus_per_machine=4)
+        launch(print, Processes(num_gpus=4))
     with pytest.raises(ValueError, match=r"cuda:5.*cuda:1"):
         distributed.resolve_device("cuda:5")
     assert distributed.resolve_device("cuda") == torch.device("cuda", 0)
@@ -215,9 +213,9 @@ def test_wrong_requests_are_named() -> None:
     with pytest.raises(ValueError, match=r"'gpu'.*cuda or cpu"):
         distributed.resolve_device("gpu")
     with pytest.raises(ValueError, match="--machine-rank 2"):
-        launch(print, num_machines=2, machine_rank=2, device="cpu")
+        launch(print, Processes(num_machines=2, machine_rank=2), device="cpu")
     with pytest.raises(ValueError, match=r"--dist-url auto.*tcp://HOST:PORT"):
-        launch(print, num_machines=2, device="cpu")
+        launch(print, Processes(num_machines=2), device="cpu")
 
 
 def test_shares_of_a_batch() -> None:

@@ -23,9 +23,9 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.evaluation.coco import make_coco_results
 from resnext_det.training import distributed
 from resnext_det.training.distributed import share_buffers
-from resnext_det.training.launch import launch
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
+from resnext_det.training.processes import Processes, launch
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from tests.detection.helpers import EXHAUSTIVE, as_overrides, draw_sample, json_lines, write_config
 from tests.detection.portable.test_faster_rcnn import GN, GRAY, configuration
@@ -80,7 +80,7 @@ def first_step() -> dict[str, Any]:
 def test_two_processes_train_as_one() -> None:
     """All regions are trained on, equally many in every image: two halves make the whole."""
     alone = first_step()
-    together = launch(first_step, num_gpus_per_machine=2, device="cpu")
+    together = launch(first_step, Processes(num_gpus=2), device="cpu")
     assert alone["losses"].keys() == together["losses"].keys()
     assert min(alone["losses"].values()) > 1e-3
     assert together["losses"] == pytest.approx(alone["losses"], rel=1e-6)

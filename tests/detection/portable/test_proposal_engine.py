@@ -21,7 +21,7 @@ from resnext_det.detection.portable import engine
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.evaluation.coco import CocoMetrics
 from resnext_det.evaluation.proposals import ProposalMetrics, evaluate_proposals
-from resnext_det.training.launch import launch
+from resnext_det.training.processes import Processes, launch
 from tests.detection.helpers import (
     C4_CHANGES,
     TRAIN_IMAGES,
@@ -165,7 +165,7 @@ def test_two_processes_propose_as_one(tmp_path: Path, sets: Sets, files: tuple[P
     texts = {name: (str(annotations), str(images)) for name, (annotations, images) in sets.items()}
     weights = str(files[0].with_name("weights.pth"))
     arguments = (str(tmp_path), texts, weights)
-    launch(propose_in_processes, num_gpus_per_machine=2, device="cpu", args=arguments)
+    launch(propose_in_processes, Processes(num_gpus=2), device="cpu", args=arguments)
     assert_same_proposals(read_proposals(tmp_path / "train.pkl"), read_proposals(files[0]))
 
 
