@@ -45,12 +45,8 @@ def evaluate_on(
     and 1000-way).
 
     Args:
-        network: on its device.
-        images: with labels of their own; classes are compared by name.
-        protocol: how images are shown and scored.
         outputs: the class of each of the network's outputs.
-        batch_size: images of one process at once.
-        num_workers: loading processes of one process.
+        batch_size, num_workers: of one process.
         skip_broken: leave broken images out; the metrics name them.
         amp_dtype: of mixed precision; None for full precision.
 

@@ -132,12 +132,7 @@ class EvaluationJob(Processes):
     Attributes:
         weights: a file, or a name of the catalog.
         dataset: a name or a path, see ``open_image_set``.
-        protocol: "center", "ten-crop" (four corners and center, mirrored too) or "dense" (whole
-            images at several scales).
-        size: of the crop; usually 224, in table 5 of the paper 320 too.
-        resize: the shorter side before cropping; usually 256 for 224, and the crop's for others.
-        scales: shorter sides of dense testing; usually 224, 256, 384, 480, 640.
-        interpolation: "torch7_bicubic" (fb.resnet.torch), "bicubic" or "bilinear" (Pillow).
+        protocol, size, resize, scales, interpolation: see ``protocol_of``.
         preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
         amp: compute in bfloat16.
         device: None for cuda where there is a GPU, else cpu.

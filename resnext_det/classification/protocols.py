@@ -34,7 +34,7 @@ def score_crops(network: nn.Module, crops: Tensor) -> Tensor:
     All N * n crops go through the network at once.
 
     Args:
-        network: (N, 3, H, W) -> logits (N, K), in evaluation mode.
+        network: in evaluation mode.
         crops: (N, n, 3, H, W), preprocessed; n is 1 for the central crop, 10 for ten-crop testing.
 
     Returns:
@@ -166,11 +166,7 @@ def make_protocol(
     interpolation: str,
     window: int = 7,
 ) -> EvaluationProtocol:
-    """Make the protocol of this kind, see ``protocol_of``; ten crops are fb.resnet.torch's.
-
-    Raises:
-        ValueError: a size or scale is below 1 or ``resize`` below ``size``.
-    """
+    """Make a protocol of a kind, all of whose settings are known; see ``protocol_of``."""
     common: dict[str, Any] = {
         "mean": preprocessing.mean,
         "std": preprocessing.std,
@@ -200,10 +196,10 @@ def protocol_of(
         file: the weights, which say their preprocessing.
         kind: "center" for the central crop, "ten-crop" for the four corners, the center and their
             mirror images, or "dense" for whole images at several scales.
-        size: of the crop, in pixels.
-        resize: the shorter side before cropping.
-        scales: shorter sides of dense testing.
-        interpolation: "torch7_bicubic", "bicubic" or "bilinear".
+        size: of the crop, in pixels; usually 224, in table 5 of the paper 320 too.
+        resize: the shorter side before cropping; usually 256 for 224, and the crop's for others.
+        scales: shorter sides of dense testing; usually ``DENSE_SCALES``.
+        interpolation: "torch7_bicubic" (fb.resnet.torch), "bicubic" or "bilinear" (Pillow).
 
     Raises:
         ValueError: the weights do not say their preprocessing; there is no such kind; a setting

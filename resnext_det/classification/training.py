@@ -110,6 +110,8 @@ class _Training:
         self.amp_dtype = _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None
         self.scaler = torch.amp.GradScaler(device.type) if self.amp_dtype == torch.float16 else None
         self.average = MovingAverage(self.classifier, ema.DECAY) if ema.ENABLED else None
+        tested = self.classifier if self.average is None else self.average.model
+        self.tested = cast(ResNeXtClassifier, tested)
         classes = _Classes(train_set.class_names)
         parts = {"class_names": classes, "model_ema": self.average, "grad_scaler": self.scaler}
         preprocessing = get_preprocessing(cfg).as_dict()
@@ -138,10 +140,7 @@ class _Training:
         return self.state.resume()
 
     def catch_up(self, start: int, writer: MetricsWriter) -> None:
-        """Repeat the test after the last epoch if an earlier run was stopped while it tested.
-
-        Its checkpoint was written before that test.
-        """
+        """Test once more where an earlier run wrote its checkpoint and was stopped in the test."""
         done = start - 1
         if not self._is_due(done, self.cfg.TEST.EVAL_EPOCHS) or self.test_set is None:
             return
@@ -170,15 +169,11 @@ class _Training:
         )
 
     def test(self, epoch: int) -> dict[str, float]:
-        """Test the weights, or their average where there is one, and keep the best.
-
-        Returns:
-            The numbers for metrics.json; none where there is no test set.
-        """
+        """Test the weights or their average, keep the best, return numbers for metrics.json."""
         if self.test_set is None:
             return {}
         self.found = evaluate_on(
-            self._get_tested(),
+            self.tested,
             self.test_set,
             build_protocol(self.cfg),
             outputs=self.train_set.class_names,
@@ -218,14 +213,10 @@ class _Training:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _get_tested(self) -> ResNeXtClassifier:
-        model = self.classifier if self.average is None else self.average.model
-        return cast(ResNeXtClassifier, model)
-
     def _write(self, name: str, epoch: int) -> None:
         write_classifier(
             Path(self.cfg.OUTPUT_DIR, name),
-            self._get_tested(),
+            self.tested,
             self.cfg,
             class_names=self.train_set.class_names,
             epochs=epoch,

@@ -128,16 +128,7 @@ def write_classifier(
     epochs: int,
     metrics: ClassificationMetrics | None,
 ) -> None:
-    """Write the weights in form C, with preprocessing, classes, training and, if known, top-1.
-
-    Args:
-        path: of the file.
-        classifier: in any form; it is left as it is.
-        cfg: of its training.
-        class_names: of the outputs.
-        epochs: that it has been trained for.
-        metrics: of its test, if there was one.
-    """
+    """Write the weights in form C, with preprocessing, classes, training and, if known, top-1."""
     metadata = {**describe_training(cfg), "epochs": str(epochs)}
     if metrics is not None:
         metadata |= {"tested_on": cfg.DATASETS.TEST, "protocol": metrics.protocol}
