@@ -33,11 +33,9 @@ class ClassificationMetrics:
         class_names: of the outputs that competed, in their order.
         class_images, class_top1, class_top5: the same of every class by itself.
         skipped: names of the images left out, sorted: they count neither as right nor as wrong.
-        protocol: how images were scored, such as "crop 224"; empty where it was not said.
-        dataset: the name of the set; likewise.
-        resize: the shorter side of the images before they were cropped; None where it was not
-            said, or is in the protocol's name.
-        interpolation: of that resizing; empty where it was not said.
+        dataset, protocol: the name of the set, and how images were scored, such as "crop 224".
+        resize, interpolation: the shorter side of the images before they were cropped, None where
+            the protocol's name has it, and how they were resized.
     """
 
     num_images: int
@@ -49,8 +47,8 @@ class ClassificationMetrics:
     class_top1: tuple[float, ...] = field(repr=False)
     class_top5: tuple[float, ...] = field(repr=False)
     skipped: tuple[str, ...] = ()
-    protocol: str = ""
     dataset: str = ""
+    protocol: str = ""
     resize: int | None = None
     interpolation: str = ""
 
@@ -95,11 +93,7 @@ class ClassificationMetrics:
         return text + (f"; {len(self.skipped)} skipped" if self.skipped else "")
 
     def format_table(self, *, per_class: bool = False) -> str:
-        """Format the numbers in columns.
-
-        Args:
-            per_class: add a row for every class that has images, the worst first.
-        """
+        """Format the numbers in columns; per class those that have images, the worst first."""
         headers = ["images", "ways", "top1", "top5", "error1", "error5", "cross_entropy"]
         errors = [100 - self.top1, 100 - self.top5]
         row = [self.num_images, self.ways, self.top1, self.top5, *errors, self.cross_entropy]
@@ -193,12 +187,7 @@ class Tally:
         self.skipped += other.skipped
 
     def compute_metrics(self, protocol: str = "", dataset: str = "") -> ClassificationMetrics:
-        """Compute the metrics of what has been counted so far.
-
-        Args:
-            protocol: how images were scored, such as "crop 224".
-            dataset: the name of the set.
-        """
+        """Compute the metrics of what has been counted; the names are noted in them."""
         total, top1, top5 = self._counts.sum(axis=1).tolist()
         if total == 0:
             logger.warning("There is no image to evaluate on: every number is nan.")

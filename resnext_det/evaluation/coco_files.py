@@ -53,29 +53,20 @@ class Detections:
     scores: np.ndarray
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """Read a JSON file; an error says what is wrong, with line and column.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is a folder, not text or not JSON.
-    """
+def _read_json(path: str | Path, kind: str) -> Any:
+    file = f"{kind} file {path}"
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{what} file {path} does not exist; give the path of a JSON file"
-        ) from None
+        raise FileNotFoundError(f"{file} does not exist; give the path of a JSON file") from None
     except IsADirectoryError:
-        raise ValueError(f"{what} file {path} is a folder; give the path of a JSON file") from None
+        raise ValueError(f"{file} is a folder; give the path of a JSON file") from None
     except UnicodeDecodeError:
-        raise ValueError(
-            f"{what} file {path} is not text; give a JSON file in COCO's form"
-        ) from None
+        raise ValueError(f"{file} is not text; give a JSON file in COCO's form") from None
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{what} file {path} is not JSON at line {error.lineno}, column {error.colno}: "
-            f"{error.msg}; it may be cut off, write it again"
+            f"{file} is not JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
+            "it may be cut off, write it again"
         ) from None
 
 
@@ -91,7 +82,7 @@ def read_ground_truth(source: Source) -> GroundTruth:
         ValueError: it is not of COCO's form; the text names the entry.
     """
     name = "annotations" if isinstance(source, Mapping) else str(source)
-    data = source if isinstance(source, Mapping) else read_json(source, "annotation")
+    data = source if isinstance(source, Mapping) else _read_json(source, "annotation")
     if isinstance(data, list):
         raise ValueError(
             f"{name} holds a list where COCO annotations are a dict with images, annotations and "
@@ -99,13 +90,11 @@ def read_ground_truth(source: Source) -> GroundTruth:
         )
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
-            raise ValueError(
-                f"{name} has no list {key!r}; give a file of COCO instance annotations"
-            )
+            raise ValueError(f"{name} has no list {key!r}; give COCO instance annotations")
     image_ids = _sort_ids(data["images"], "image", name)
     category_ids = _sort_ids(data["categories"], "category", name)
     if not category_ids:
-        raise ValueError(f"{name} lists no category; give a file of COCO instance annotations")
+        raise ValueError(f"{name} lists no category; give COCO instance annotations")
     names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in data["categories"]}
     entries, listed = data["annotations"], f"annotations of {name}"
     ids = _read_column(entries, "id", listed)
@@ -115,10 +104,7 @@ def read_ground_truth(source: Source) -> GroundTruth:
             raise ValueError(
                 f"{name} gives one id to several annotations; number them from 1, each once"
             )
-        logger.warning(
-            "%s gives one id to several annotations; each is evaluated as an object of its own.",
-            name,
-        )
+        logger.warning("%s gives one id to several annotations; each counts by itself.", name)
     boxes = _read_numbers(entries, "bbox", listed, (4,))
     areas = np.array([entry.get("area", np.nan) for entry in entries], np.float64)
     truth = GroundTruth(
@@ -143,11 +129,10 @@ def read_detections(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not of COCO's form, or an id is not in ``truth``; the text names the
-            entry.
+        ValueError: it is not of COCO's form, or an id is unknown; the text names the entry.
     """
     name = str(source) if isinstance(source, str | Path) else "results"
-    data: Any = read_json(source, "result") if isinstance(source, str | Path) else source
+    data: Any = _read_json(source, "result") if isinstance(source, str | Path) else source
     if not isinstance(data, Sequence) or isinstance(data, str):
         swapped = isinstance(data, Mapping) and "annotations" in data
         remedy = "that is an annotation file: give the annotations first and the results second"
@@ -171,11 +156,7 @@ def read_detections(
 
 
 def find_images(image_ids: Iterable[Any], truth: GroundTruth) -> np.ndarray:
-    """Find the numbers of some image ids, in ascending order.
-
-    Raises:
-        ValueError: an id is not in ``truth``.
-    """
+    """Find the numbers of some image ids, ascending; a ValueError names an unknown one."""
     chosen = list(image_ids)
     positions = _find_positions(chosen, truth.image_ids)
     if (positions < 0).any():
@@ -194,9 +175,7 @@ def _sort_ids(entries: Sequence[Mapping[str, Any]], kind: str, name: str) -> lis
     try:
         return sorted(ids)
     except TypeError:
-        raise ValueError(
-            f"{name} mixes {kind} ids of several types; write all as integers"
-        ) from None
+        raise ValueError(f"{name} mixes {kind} ids of several types; write integers") from None
 
 
 def _read_column(entries: Sequence[Any], key: str, name: str) -> list[Any]:
@@ -274,22 +253,14 @@ def _list_examples(ids: Sequence[Any]) -> str:
     return f"it lists {len(ids)}, such as {examples}" if ids else "it lists none"
 
 
-def _explain_unknown_images(
-    unknown: Sequence[Any], number: int, name: str, truth: GroundTruth
-) -> str:
+def _explain_unknown_images(unknown: list[Any], number: int, name: str, truth: GroundTruth) -> str:
     listed = {type(i) for i in truth.image_ids}
-    if type(unknown[0]) not in listed and str(unknown[0]) in {str(i) for i in truth.image_ids}:
+    if type(unknown[0]) not in listed and str(unknown[0]) in map(str, truth.image_ids):
         remedy = f"write image ids as {next(iter(listed)).__name__}, as the annotations do"
     elif len(unknown) == number:
-        remedy = (
-            "the two files are of different data sets: check which annotation file the results "
-            "belong to"
-        )
+        remedy = "the two files are of different data sets: give the annotations of these results"
     else:
-        remedy = (
-            "the annotations seem to be a part of the set: give the whole, or the results of that "
-            "part"
-        )
+        remedy = "the annotations seem to be a part of the set: give the whole, or fewer results"
     return (
         f"{name}: image id {unknown[0]!r} is not in {truth.name} "
         f"({_list_examples(truth.image_ids)}); so it is for {len(unknown)} of {number} results; "
@@ -301,10 +272,7 @@ def _explain_unknown_category(category: Any, index: int, name: str, truth: Groun
     if isinstance(category, int) and 0 <= category < len(truth.category_ids):
         remedy = "the results seem to count classes from 0: write the ids of the annotation file"
     else:
-        remedy = (
-            "write the category ids of the annotation file, or give that of the detector's own "
-            "classes"
-        )
+        remedy = "write ids of the annotation file, or give that of the detector's own classes"
     return (
         f"entry {index} of {name} has category_id {category!r}, which {truth.name} does not list "
         f"({_list_examples(truth.category_ids)}); {remedy}"

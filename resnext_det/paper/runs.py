@@ -65,7 +65,7 @@ def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
     names = config.get("DATASETS.TEST") or []
     if isinstance(config.get("DATASETS.TEST"), str):
         raise ValueError(
-            f"{folder} is of a classifier; compare those with tools/compare_classifiers.py"
+            f"{folder} is of a classifier; compare those with resnext-det compare-classifiers"
         )
     test_set = _choose_test_set(dataset, names, folder)
     network = _read_network(config, folder)
@@ -107,12 +107,12 @@ def read_classifier(output_dir: str | Path) -> list[Run]:
     folder = Path(output_dir)
     config = _read_config(folder)
     if not isinstance(config.get("DATASETS.TEST", ""), str):
-        raise ValueError(f"{folder} is of a detector; compare those with tools/compare.py")
+        raise ValueError(f"{folder} is of a detector; compare those with resnext-det compare")
     network = _read_network(config, folder)
     ended = (folder / FINAL).is_file()
     files = sorted((folder / "test").glob("*.json"))
     if not files:
-        command = f"python tools/evaluate_classifier.py {folder / FINAL} DATASET"
+        command = f"resnext-det evaluate-classifier {folder / FINAL} DATASET"
         raise NotTested(
             f"{folder / 'test'} holds no *.json: the run "
             + (f"was not tested; write {command} --output-dir {folder}" if ended else _NOT_ENDED)
@@ -267,7 +267,7 @@ _NOT_ENDED = "has not ended; wait for it, or if it was interrupted repeat its co
 def _explain_no_evaluation(folder: Path, inference: Path) -> str:
     detections = inference / "coco_instances_results.json"
     if detections.is_file():
-        command = f"python tools/evaluate_coco.py ANNOTATIONS {detections}"
+        command = f"resnext-det evaluate ANNOTATIONS {detections}"
         return (
             "there are detections without figures; write "
             f"{command} --json {inference / 'metrics.json'}"

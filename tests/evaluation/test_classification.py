@@ -1,4 +1,4 @@
-"""Top-1 and top-5 against a plain loop over sorted scores, torch's own cross entropy, and by hand."""
+"""Top-1 and top-5 against a plain loop over sorted scores, torch's cross entropy, and by hand."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_counts_of_other_classes_are_refused() -> None:
 
 
 def test_how_the_numbers_are_shown() -> None:
-    """By hand: of 3 cats 2 are right at once and 1 in sixth place, the 1 dog is second, no crane was there."""
+    """By hand: of 3 cats 2 are right and 1 comes sixth, 1 dog comes second, there is no crane."""
     classes = ["cat", "dog", "crane", "d", "e", "f"]
     tally = Tally(classes)
     scores = torch.tensor([[9.0, 0, 1, 2, 3, 4]] * 3 + [[9.0, 8, 1, 2, 3, 4]])

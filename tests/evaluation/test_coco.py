@@ -1,4 +1,4 @@
-"""COCO's numbers: pycocotools' and detectron2's to the last bit, whichever backend computes them."""
+"""COCO's numbers equal pycocotools' and detectron2's to the last bit, from either backend."""
 
 from __future__ import annotations
 
@@ -277,8 +277,8 @@ BAD_RESULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown class": ({"category_id": 90}, "category_id 90, which annotations does not list"),
     "other image": (
         {"image_id": 9},
-        r"image id 9 is not in annotations \(it lists 2, such as 7, 8\); so it is for 1 of 2 results; "
-        "the annotations seem to be a part of the set",
+        r"image id 9 is not in annotations \(it lists 2, such as 7, 8\); so it is for 1 of 2 "
+        "results; the annotations seem to be a part of the set",
     ),
     "string id": (
         {"image_id": "7"},
@@ -295,10 +295,10 @@ def test_a_bad_result_is_named(name: str, backend: str) -> None:
         evaluate_coco(annotations, [*results, change(results[0], **values)], backend=backend)
 
 
-def test_results_of_another_set_are_recognised() -> None:
+def test_results_of_another_set_are_recognized() -> None:
     annotations, results = simple()
     with pytest.raises(
-        ValueError, match="the two files are of different data sets: check which annotation file"
+        ValueError, match="the two files are of different data sets: give the annotations of"
     ):
         evaluate_coco(annotations, [change(results[0], image_id=100 + i) for i in range(3)])
 
@@ -306,7 +306,7 @@ def test_results_of_another_set_are_recognised() -> None:
 BAD_ANNOTATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no list": (
         {"annotations": ...},
-        "annotations has no list 'annotations'; give a file of COCO instance",
+        "annotations has no list 'annotations'; give COCO instance annotations",
     ),
     "no images": ({"images": None}, "annotations has no list 'images'"),
     "no categories": ({"categories": []}, "annotations lists no category"),
@@ -316,7 +316,7 @@ BAD_ANNOTATIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "mixed ids": (
         {"images": [{"id": 7}, {"id": "8"}]},
-        "mixes image ids of several types; write all as integers",
+        "mixes image ids of several types; write integers",
     ),
     "image without id": (
         {"images": [{"file_name": "a"}]},
@@ -493,7 +493,7 @@ def test_the_numbers_are_detectron2s(
 def test_repeated_ids_of_cocos_minival_files_are_evaluated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """COCO's own instances_minival2014.json repeats annotation ids; numbered anew it gives the same numbers."""
+    """COCO's own instances_minival2014.json repeats ids; numbered anew it gives the same."""
     boxes = [[10.0, 10.0, 50.0, 40.0], [100.0, 20.0, 30.0, 60.0]]
     annotations = [
         {

@@ -16,7 +16,7 @@ Found = dict[int, tuple[np.ndarray, np.ndarray]]
 
 
 def annotations(seed: int, images: int = 12) -> dict[str, Any]:
-    """Objects of every size, crowds, whole and broken numbers, areas at the bounds; some images have none."""
+    """Make objects of every size, crowds, areas at the bounds; some images have none."""
     random = np.random.RandomState(seed)
     rows: list[dict[str, Any]] = []
     for image in range(images):
@@ -129,7 +129,10 @@ def as_found(*boxes: list[float]) -> Found:
 
 
 def test_by_hand() -> None:
-    """An object of 40 x 10 and one of 100 x 100. IoU .8 passes seven of the ten thresholds; one proposal covers one object only."""
+    """Objects of 40 x 10 and 100 x 100: IoU .8 passes seven of ten thresholds.
+
+    One proposal covers one object only.
+    """
     truth = one_image([0, 0, 40, 10], [100, 100, 100, 100])
     metrics = evaluate_proposals(truth, as_found([0, 0, 40, 8], [100, 100, 200, 200]))
     numbers = metrics.as_dict()
@@ -151,7 +154,7 @@ def test_the_best_hundred_count() -> None:
 
 
 def test_nothing_to_find() -> None:
-    """As in detectron2 an image without any proposal is left out, and where there is no object there is no number."""
+    """As in detectron2, images without proposals are left out; without objects all is nan."""
     for truth, found in (
         (one_image(), as_found([0, 0, 9, 9])),
         (one_image([0, 0, 9, 9]), as_found()),

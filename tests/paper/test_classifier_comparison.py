@@ -1,4 +1,4 @@
-"""The paper's tables of classification beside runs: its figures, statistics by hand, and what is said of unfair comparisons."""
+"""Classifiers beside the paper's tables: its figures, statistics by hand, notes and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from resnext_det.paper.figures import CROP_320, DATASETS, DENSE, RECIPES, TABLES
 from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_classifier
 
-# Copied from the paper by hand: net; what tells rows of one net apart; top-1, top-5 error. "-": not told.
+# Copied from the paper by hand: net; what tells rows of one net apart; top-1 and top-5 error, "-"
+# where it is not told.
 PAPER = {
     "Table 3": """
         R-50 1x64d               |          | 23.9 -
@@ -93,7 +94,10 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes the folder of a run that follows the paper's recipe; further words are configuration keys, with __ for the dots."""
+    """Return a writer of the folder of a run that follows the paper's recipe.
+
+    Its further keywords are configuration keys, with __ for the dots.
+    """
 
     def write_run(
         name: str,
@@ -148,12 +152,12 @@ def write(tmp_path: Path) -> Write:
     return write_run
 
 
-def compared(*folders: Path) -> Comparison:
+def compare_folders(*folders: Path) -> Comparison:
     return compare_classifiers([run for folder in folders for run in read_classifier(folder)])
 
 
-def printed(comparison: Comparison) -> list[str]:
-    """The lines, with one space between words."""
+def list_lines(comparison: Comparison) -> list[str]:
+    """List the lines of the text, with one space between words."""
     return [" ".join(line.split()) for line in format_comparison(comparison).splitlines()]
 
 
@@ -185,7 +189,7 @@ def test_a_run_is_read_from_what_a_training_writes(tmp_path: Path) -> None:
 
 
 def test_every_key_of_the_recipes_is_one_of_a_configuration() -> None:
-    """Otherwise a departure from the recipe would never be said."""
+    """Otherwise a departure from the recipe would never be noted."""
     defaults = get_classifier_cfg()
     for recipe in RECIPES.values():
         for key, value in recipe.items():
@@ -202,7 +206,7 @@ def test_every_key_of_the_recipes_is_one_of_a_configuration() -> None:
 def test_every_figure_of_the_paper_stands_beside_one_run(name: str, write: Write) -> None:
     network, dataset, protocol, ways = ONE_OF_EACH[name]
     run = write("run", network, 33.25, 11.5, dataset=dataset, protocol=protocol, ways=ways)
-    lines = printed(compared(run))
+    lines = list_lines(compare_folders(run))
     title = next(index for index, line in enumerate(lines) if line.startswith(f"{name}: "))
     rows = lines[
         title + 4 : lines.index("", title + 4)
@@ -221,7 +225,7 @@ def test_every_figure_of_the_paper_stands_beside_one_run(name: str, write: Write
 
 def test_a_run_is_in_every_table_that_has_its_setting_and_in_no_other(write: Write) -> None:
     def tables(*folders: Path) -> list[str]:
-        return [title.partition(":")[0] for title in compared(*folders).tables]
+        return [title.partition(":")[0] for title in compare_folders(*folders).tables]
 
     shortcuts = "Section 5.1, residual connections"
     assert tables(write("a", "X-50-32x4d")) == ["Table 3", shortcuts]
@@ -238,9 +242,9 @@ def test_a_run_is_in_every_table_that_has_its_setting_and_in_no_other(write: Wri
     ]
     for folder in others:
         assert tables(folder) == ["Other runs"]
-    comparison = compared(*others, write("k", "X-101-32x4d"))
+    comparison = compare_folders(*others, write("k", "X-101-32x4d"))
     assert [len(rows) for rows in comparison.tables.values()] == [10, 6, 5]
-    lines = printed(comparison)
+    lines = list_lines(comparison)
     assert "X-50 32x4d imagenet crop 320, 1000-way 1 - 22.20 - 6.00" in lines
     assert "X-50 32x4d (stem 64, res2 128) imagenet crop 224, 1000-way 1 - 22.20 - 6.00" in lines
     assert (
@@ -254,7 +258,7 @@ def test_a_run_is_in_every_table_that_has_its_setting_and_in_no_other(write: Wri
 
 
 def test_mean_and_spread_of_seeds(write: Write) -> None:
-    """By hand: 4, 4, 7 has the mean 5 and the variance 3; 20, 22, 24 the mean 22 and the variance 4."""
+    """By hand: 4, 4, 7 has mean 5 and variance 3; 20, 22, 24 has mean 22 and variance 4."""
     folders = [
         write(
             f"s{seed}",
@@ -268,13 +272,13 @@ def test_mean_and_spread_of_seeds(write: Write) -> None:
         )
         for seed, (error, top5) in enumerate(((4.0, 20.0), (4.0, 22.0), (7.0, 24.0)))
     ]
-    comparison = compared(*folders)
+    comparison = compare_folders(*folders)
     row = next(row for row in comparison.rows if row.runs)
     top1, top5 = row.estimate("top1"), row.estimate("top5")
     assert top1 is not None and top5 is not None
     assert (top1.mean, top1.spread) == pytest.approx((5, math.sqrt(3)))
     assert (top5.mean, top5.spread) == pytest.approx((22, 2))
-    lines = printed(comparison)
+    lines = list_lines(comparison)
     assert "X-29 16x64d cifar10 crop 32, 10-way 3 3.58 5.00 ± 1.73 - 22.00 ± 2.00" in lines
     assert comparison.notes == ()
     content = json.loads(convert_to_json(comparison))
@@ -297,7 +301,7 @@ def test_mean_and_spread_of_seeds(write: Write) -> None:
 
 
 def test_markdown_has_the_same_cells(write: Write) -> None:
-    comparison = compared(write("run", "X-50-32x4d", 22.5))
+    comparison = compare_folders(write("run", "X-50-32x4d", 22.5))
     lines = [
         " ".join(line.split()) for line in format_comparison(comparison, markdown=True).splitlines()
     ]
@@ -310,7 +314,7 @@ def test_markdown_has_the_same_cells(write: Write) -> None:
 
 
 def test_every_test_of_a_run_is_read(write: Write) -> None:
-    """A network of 5000 outputs, tested over all of them and over 1000; then with a larger crop, and on another set."""
+    """5000 outputs, tested over all and over 1000, with a larger crop, and on another set."""
     folder = write("run", "R-50", 45.0, 19.0, dataset="imagenet5k", ways=5000, SEED=4)
     first = json.loads((folder / "test" / "crop 224.json").read_text())
     for name, changes in (
@@ -321,8 +325,8 @@ def test_every_test_of_a_run_is_read(write: Write) -> None:
         (folder / "test" / f"{name}.json").write_text(json.dumps({**first, **changes}))
     assert len(read_classifier(folder)) == 4
     assert len({run.setting for run in read_classifier(folder)}) == 4
-    lines = printed(
-        compared(folder, write("other", "R-50", 44.0, 18.5, dataset="imagenet5k", ways=5000))
+    lines = list_lines(
+        compare_folders(folder, write("other", "R-50", 44.0, 18.5, dataset="imagenet5k", ways=5000))
     )
     assert "R-50 1x64d imagenet5k crop 224, 5000-way 2 45.5 44.50 ± 0.71 19.4 18.75 ± 0.35" in lines
     assert "R-50 1x64d imagenet5k crop 224, 1000-way 1 27.1 26.50 8.2 8.00" in lines
@@ -331,7 +335,7 @@ def test_every_test_of_a_run_is_read(write: Write) -> None:
     assert f"R-50 1x64d {foreign} crop 224, 5000-way 1 - 98.50 - 97.00" in lines
     (folder / "test" / "again.json").write_text(json.dumps(first))
     with pytest.raises(ValueError, match="or its folder test has as many of one protocol"):
-        compared(folder)
+        compare_folders(folder)
 
 
 def test_a_set_with_labels_of_5000_classes_is_the_papers_too(write: Write) -> None:
@@ -358,73 +362,75 @@ def test_our_configurations_have_the_papers_settings_and_recipe(tmp_path: Path) 
         (folders[-1] / "test" / "a.json").write_text(
             json.dumps({**metrics, "top1": 75, "top5": 92})
         )
-    comparison = compared(*folders)
-    assert {title.partition(":")[0] for title in comparison.tables} == set(
-        PAPER
-    )  # and no other runs
+    comparison = compare_folders(*folders)
+    titles = {title.partition(":")[0] for title in comparison.tables}
+    assert titles == set(PAPER)  # and no other runs
     missing = [row.setting for row in comparison.rows if not row.runs]
-    assert (
-        len(missing) == 3 + 4
-    )  # table 5's other protocols, and the 1000-way tests of 5000 outputs
+    # Table 5's other protocols, and the 1000-way tests of 5000 outputs.
+    assert len(missing) == 3 + 4
     assert all(own.protocol in (CROP_320, DENSE) or own.dataset == "imagenet5k" for own in missing)
     assert not any(note.startswith(("the recipe", str(tmp_path))) for note in comparison.notes)
 
 
-def notes_of(*folders: Path) -> list[str]:
-    return [note for note in compared(*folders).notes if not note.startswith("an error without ±")]
+def list_notes(*folders: Path) -> list[str]:
+    """List the notes, other than that of single runs."""
+    return [
+        note
+        for note in compare_folders(*folders).notes
+        if not note.startswith("an error without ±")
+    ]
+
+
+_BATCH, _RATE = ("SOLVER.IMS_PER_BATCH is 64", 256), ("SOLVER.BASE_LR is 0.4 for 256 images", 0.1)
 
 
 @pytest.mark.parametrize(
-    ("keys", "expected"),
+    ("keys", "departures"),
     [
-        ({}, None),
-        ({"SOLVER__EPOCHS": 90}, "SOLVER.EPOCHS is 90 in 1 of 2, and in the paper 100"),
-        ({"SOLVER__STEPS": [30, 60]}, "SOLVER.STEPS is [30, 60] in 1 of 2, and in the paper [30, 60, 90]"),
-        ({"SOLVER__WEIGHT_DECAY_NORM": 0.0}, "SOLVER.WEIGHT_DECAY_NORM is 0.0 in 1 of 2, and in the paper 0.0001"),
-        ({"SOLVER__WEIGHT_DECAY_NORM": None}, None),  # as of every other parameter
-        ({"SOLVER__NESTEROV": False}, "SOLVER.NESTEROV is False in 1 of 2, and in the paper True"),
-        ({"INPUT__AUGMENTATION": "modern"}, "INPUT.AUGMENTATION is modern in 1 of 2, and in the paper paper"),
-        ({"SOLVER__BASE_LR": 0.4}, "SOLVER.BASE_LR is 0.4 for 256 images in 1 of 2, and in the paper 0.1"),
+        ({}, []),
+        ({"SOLVER__EPOCHS": 90}, [("SOLVER.EPOCHS is 90", 100)]),
+        ({"SOLVER__STEPS": [30, 60]}, [("SOLVER.STEPS is [30, 60]", [30, 60, 90])]),
+        ({"SOLVER__WEIGHT_DECAY_NORM": 0.0}, [("SOLVER.WEIGHT_DECAY_NORM is 0.0", 0.0001)]),
+        ({"SOLVER__WEIGHT_DECAY_NORM": None}, []),  # as of every other parameter
+        ({"SOLVER__NESTEROV": False}, [("SOLVER.NESTEROV is False", True)]),
+        ({"INPUT__AUGMENTATION": "modern"}, [("INPUT.AUGMENTATION is modern", "paper")]),
+        ({"SOLVER__BASE_LR": 0.4}, [_RATE]),
         # A batch of 64 with a quarter of the learning rate: by hand, and by the reference batch.
-        ({"SOLVER__IMS_PER_BATCH": 64, "SOLVER__BASE_LR": 0.025}, "SOLVER.IMS_PER_BATCH is 64 in 1 of 2, and in the paper 256"),
-        ({"SOLVER__IMS_PER_BATCH": 64, "SOLVER__REFERENCE_BATCH": 256}, "SOLVER.IMS_PER_BATCH is 64 in 1 of 2, and in the paper 256"),
-        (
-            {"SOLVER__IMS_PER_BATCH": 64},
-            "SOLVER.BASE_LR is 0.4 for 256 images in 1 of 2, and in the paper 0.1; SOLVER.IMS_PER_BATCH is 64 in 1 of 2, and in the paper "
-            "256",
-        ),
+        ({"SOLVER__IMS_PER_BATCH": 64, "SOLVER__BASE_LR": 0.025}, [_BATCH]),
+        ({"SOLVER__IMS_PER_BATCH": 64, "SOLVER__REFERENCE_BATCH": 256}, [_BATCH]),
+        ({"SOLVER__IMS_PER_BATCH": 64}, [_RATE, _BATCH]),
     ],
-)  # fmt: skip
-def test_a_recipe_that_is_not_the_papers_is_said(
-    keys: dict[str, Any], expected: str | None, write: Write
+)
+def test_a_recipe_that_is_not_the_papers_is_noted(
+    keys: dict[str, Any], departures: list[tuple[str, Any]], write: Write
 ) -> None:
-    notes = notes_of(write("a", SEED=0), write("b", SEED=1, **keys))
-    if expected is None:
-        assert notes == []
-    else:
-        start = "the recipe of runs on imagenet is not the paper's, so its figures are no target for them: "
-        assert notes == [start + expected]
+    notes = list_notes(write("a", SEED=0), write("b", SEED=1, **keys))
+    told = "; ".join(f"{said} in 1 of 2, and in the paper {paper}" for said, paper in departures)
+    start = "the recipe of runs on imagenet is not the paper's, so its figures are no target for "
+    assert notes == ([f"{start}them: {told}"] if departures else [])
 
 
-def test_figures_that_may_be_wrong_are_said(write: Write) -> None:
+def test_figures_that_may_be_wrong_are_noted(write: Write) -> None:
     part = write("part", images=500, SEED=1)
-    assert notes_of(part) == [f"{part} was tested on 500 images, and imagenet_val has 50000"]
+    assert list_notes(part) == [f"{part} was tested on 500 images, and imagenet_val has 50000"]
     skipped = write("skipped", skipped=("a", "b"))
-    assert notes_of(skipped) == [f"{skipped} was tested without 2 images, which were skipped"]
+    assert list_notes(skipped) == [f"{skipped} was tested without 2 images, which were skipped"]
     killed = write("killed", ended=False)
-    assert notes_of(killed) == [
-        f"{killed} was interrupted: its last checkpoint is model_0000999.pth and not model_final.pth; "
-        "its figures are those of the last test"
+    assert list_notes(killed) == [
+        f"{killed} was interrupted: its last checkpoint is model_0000999.pth and not "
+        "model_final.pth; its figures are those of the last test"
     ]
     foreign = write("foreign", checkpoint=None)
-    assert notes_of(foreign) == [
-        f"{foreign} has no checkpoint: it is a test of MODEL.WEIGHTS, whose training may have had another configuration"
+    assert list_notes(foreign) == [
+        f"{foreign} has no checkpoint: it is a test of MODEL.WEIGHTS, whose training may have had "
+        "another configuration"
     ]
     twins = write("a", SEED=3), write("b", SEED=3), write("c", SEED=4)
-    assert notes_of(*twins) == [
-        "2 runs of X-50 32x4d (crop 224, 1000-way) have SEED 3: they are no independent runs, and ± is too small"
+    assert list_notes(*twins) == [
+        "2 runs of X-50 32x4d (crop 224, 1000-way) have SEED 3: they are no independent runs, and "
+        "± is too small"
     ]
-    assert notes_of(write("d", SEED=-1), write("e", SEED=-1)) == []  # drawn anew
+    assert list_notes(write("d", SEED=-1), write("e", SEED=-1)) == []  # drawn anew
 
 
 @pytest.mark.parametrize(
@@ -447,19 +453,19 @@ def test_figures_that_may_be_wrong_are_said(write: Write) -> None:
         ("ten-crop 224", {"resize": 256, "interpolation": "torch7_bicubic"}, []),
     ],
 )
-def test_images_that_were_resized_otherwise_are_said(
+def test_images_that_were_resized_otherwise_are_noted(
     write: Write, protocol: str, shown: dict[str, Any], notes: list[str]
 ) -> None:
     folder = write("a", "X-101-64x4d", protocol=protocol)
     (file,) = (folder / "test").iterdir()
     file.write_text(json.dumps({**json.loads(file.read_text()), **shown}))
-    assert [note for note in notes_of(folder) if note.startswith(str(folder))] == [
+    assert [note for note in list_notes(folder) if note.startswith(str(folder))] == [
         f"{folder} {note}" for note in notes
     ]
 
 
-def test_figures_of_another_network_are_said(write: Write) -> None:
-    notes = notes_of(write("r", "R-200"))
+def test_figures_of_another_network_are_noted(write: Write) -> None:
+    notes = list_notes(write("r", "R-200"))
     assert len(notes) == 2  # that of ResNet-200, of two tables, once
     assert notes[0].startswith("the paper's ResNet-200 is that of He et al. 2016")
     assert notes[1].startswith(
@@ -474,9 +480,9 @@ def test_folders_of_no_run_are_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"is given 2 times, or .* \(crop 224\), which would count"
     ):
-        compared(run, tmp_path / "run" / ".." / "run")
+        compare_folders(run, tmp_path / "run" / ".." / "run")
     with pytest.raises(FileNotFoundError, match=r"runs within it are .*run"):
-        compared(tmp_path)
+        compare_folders(tmp_path)
     metrics = run / "test" / "crop 224.json"
     whole = json.loads(metrics.read_text())
     for content, message in (
@@ -489,18 +495,18 @@ def test_folders_of_no_run_are_refused(write: Write, tmp_path: Path) -> None:
     ):
         metrics.write_text(content)
         with pytest.raises(ValueError, match=message):
-            compared(run)
+            compare_folders(run)
     metrics.unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"test holds no \*\.json: the run was not tested; write python",
+        match=r"test holds no \*\.json: the run was not tested; write resnext-det",
     ):
-        compared(run)
+        compare_folders(run)
     odd = write("odd", MODEL__RESNETS__DEPTH=51)
     with pytest.raises(
         ValueError, match=r"MODEL\.RESNETS is no network known here: no ResNeXt of depth 51"
     ):
-        compared(odd)
+        compare_folders(odd)
 
 
 def test_the_tables_are_of_the_papers_sets_alone() -> None:

@@ -17,7 +17,7 @@ equal = partial(torch.testing.assert_close, rtol=0, atol=1e-10)
 
 
 def make_block(cardinality: int) -> TwoLayerBlock:
-    """Build a block of 64 channels in float64, with weights and statistics as after some training."""
+    """Build a block of 64 channels in float64, with numbers as after some training."""
     torch.manual_seed(0)
     block = TwoLayerBlock(64, cardinality=cardinality, width=4).double()
     for name, value in block.state_dict().items():

@@ -17,7 +17,7 @@ from tests.evaluation.helpers import random_set
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved, kept to be looked at."""
+    """Keep the figures that are saved."""
     saved: list[Figure] = []
     save = Figure.savefig
 

@@ -83,9 +83,10 @@ def test_a_detectors_folder_is_told_apart(
     config["DATASETS"]["TEST"] = ["coco_2017_val"]
     Path("s2/config.yaml").write_text(yaml.safe_dump(config))
     assert run("s1", "s2") == 1
-    assert "s2 is of a detector; compare those with tools/compare.py" in capsys.readouterr().err
+    assert "s2 is of a detector; compare those with resnext-det compare" in capsys.readouterr().err
     with pytest.raises(
-        ValueError, match=r"s1 is of a classifier; compare those with tools/compare_classifiers"
+        ValueError,
+        match=r"s1 is of a classifier; compare those with resnext-det compare-classifiers",
     ):
         read_detector("s1")
 
@@ -95,7 +96,7 @@ def test_a_detectors_folder_is_told_apart(
     [
         (("gone",), "error: there is no folder gone; give the OUTPUT_DIR of a training"),
         (("s1", "s1"), "is given 2 times"),
-        (("new",), "error: new/test holds no *.json: the run was not tested; write python tools/"),
+        (("new",), "error: new/test holds no *.json: the run was not tested; write resnext-det "),
         (("s1/test",), "error: s1/test holds no config.yaml"),
         (("s1", "--json", "s1/config.yaml/tables.json"), "error: [Errno"),
     ],
