@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _SLACK = 64 << 20
-_MOST_DIMENSIONS = 32
+MOST_DIMENSIONS = 32
 _MOST_ELEMENTS = 2**48
 AGAIN = "copy or download the file again"
 
@@ -71,7 +71,7 @@ def read_values(file: BufferedReader, values: Tensor) -> None:
 def check_shape(shape: Sequence[int]) -> None:
     """Refuse a shape that no weights have, even where a 0 makes it empty."""
     if not (
-        len(shape) <= _MOST_DIMENSIONS
+        len(shape) <= MOST_DIMENSIONS
         and all(type(size) is int and size >= 0 for size in shape)
         and math.prod(filter(None, shape)) <= _MOST_ELEMENTS
     ):

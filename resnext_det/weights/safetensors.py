@@ -23,8 +23,7 @@ def read_safetensors(
 
     Args:
         path: of the file.
-        mapped: leave the tensors in the mapped file, where they take memory only as they are used;
-            the file must then stay as it is as long as they live.
+        mapped: see ``read_container``.
 
     Raises:
         Unreadable: the file is cut short or damaged, has a name twice, or holds another dtype than

@@ -26,6 +26,7 @@ from torch import Tensor
 from resnext_det.weights.limits import (
     AGAIN,
     DTYPES,
+    MOST_DIMENSIONS,
     Budget,
     Unreadable,
     read_exactly,
@@ -36,7 +37,6 @@ from resnext_det.weights.limits import (
 _NIL, _NUMBER, _STRING, _TABLE, _OBJECT, _BOOLEAN = range(6)
 _FUNCTIONS = (6, 7, 8)
 _DEEPEST = 150
-_MOST_DIMENSIONS = 32
 
 _TENSORS = {f"torch.{name}Tensor": dtype for name, dtype in DTYPES.items()}
 _TENSORS |= {f"torch.Cuda{name}Tensor": dtype for name, dtype in DTYPES.items()}
@@ -164,7 +164,7 @@ class _Reader:
 
     def _read_tensor(self, dtype: torch.dtype) -> Tensor:
         dimensions = self._read_count(least_size=16, what="tensor")
-        if dimensions > _MOST_DIMENSIONS:
+        if dimensions > MOST_DIMENSIONS:
             raise Unreadable(f"is damaged: a tensor has {dimensions} dimensions; {AGAIN}")
         size = 16 * dimensions + 8
         numbers = struct.unpack(f"<{size // 8}q", read_exactly(self.file, size))

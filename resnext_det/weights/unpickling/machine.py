@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from io import BufferedReader
 from typing import Any
 
@@ -21,16 +22,8 @@ from resnext_det.weights.unpickling.objects import (
     check_key,
     finish,
 )
-from resnext_det.weights.unpickling.stream import TEXTS, Pending, PickleStream, check_integer
+from resnext_det.weights.unpickling.stream import TEXTS, Pending, PickleStream
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NUMBERS = {"BININT": "<i", "BININT1": "<B", "BININT2": "<H", "BINFLOAT": ">d"}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_CONTAINERS: dict[str, Callable[[], Any]] = {
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-}
 _INDEXES = {"BINGET": "<B", "LONG_BINGET": "<I", "BINPUT": "<B", "LONG_BINPUT": "<I"}
 _NEEDING_CODE = ("EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ_EX")
 
@@ -116,33 +109,8 @@ class PickleMachine(PickleStream):
         elif self.read_number("<B") > 5:
             raise Unreadable("is of a pickle protocol after 5, or damaged; save it with protocol 2")
 
-    def put_constant(self, name: str) -> None:
-        self.stack.append(_CONSTANTS[name])
-
-    def put_number(self, name: str) -> None:
-        self.stack.append(self.read_number(_NUMBERS[name]))
-
-    def put_decimal(self, name: str) -> None:
-        text = self.read_decimal()
-        if name == "FLOAT":
-            self.stack.append(float(text))
-        elif name == "INT" and text in (b"00", b"01"):
-            self.stack.append(text == b"01")
-        else:
-            self.stack.append(check_integer(int(text.removesuffix(b"L"))))
-
-    def put_long(self, name: str) -> None:
-        size = self.read_number("<B" if name == "LONG1" else "<i")
-        self.stack.append(self.read_integer(size))
-
-    def put_text(self, name: str) -> None:
-        self.stack.append(self.read_text(name))
-
-    def put_text_line(self, name: str) -> None:
-        self.stack.append(self.read_text_line(name))
-
-    def put_container(self, name: str) -> None:
-        self.stack.append(_CONTAINERS[name]())
+    def put(self, name: str) -> None:
+        self.stack.append(_VALUES[name](self))
 
     def put_tuple(self, name: str) -> None:
         items = [self.pop() for _ in range(_TUPLES[name])]
@@ -264,7 +232,9 @@ class PickleMachine(PickleStream):
             self.stack[-1][check_key(name)] = finish(self, value)
 
     def _read_index(self, name: str) -> int:
-        return self.read_number(_INDEXES[name]) if name in _INDEXES else int(self.read_decimal())
+        return (
+            self.read_number(_INDEXES[name]) if name in _INDEXES else int(self.read_number_line())
+        )
 
 
 def _refuse_instruction(code: bytes) -> None:
@@ -279,15 +249,30 @@ def _refuse_instruction(code: bytes) -> None:
     )
 
 
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_VALUES: dict[str, Callable[[PickleMachine], Any]] = {
+    "NONE": lambda machine: None,
+    "NEWTRUE": lambda machine: True,
+    "NEWFALSE": lambda machine: False,
+    "EMPTY_LIST": lambda machine: [],
+    "EMPTY_DICT": lambda machine: {},
+    "EMPTY_SET": lambda machine: set(),
+    "BININT": lambda machine: machine.read_number("<i"),
+    "BININT1": lambda machine: machine.read_number("<B"),
+    "BININT2": lambda machine: machine.read_number("<H"),
+    "BINFLOAT": lambda machine: machine.read_number(">d"),
+    "LONG1": lambda machine: machine.read_integer(machine.read_number("<B")),
+    "LONG4": lambda machine: machine.read_integer(machine.read_number("<i")),
+    "INT": lambda machine: machine.read_integer_line(),
+    "LONG": lambda machine: machine.read_integer_line(),
+    "FLOAT": lambda machine: float(machine.read_number_line()),
+    "STRING": lambda machine: machine.read_string_line(),
+    "UNICODE": lambda machine: machine.read_unicode_line(),
+    **{name: partial(PickleStream.read_text, kind=name) for name in TEXTS},
+}
 _METHODS: dict[Callable[[PickleMachine, str], None], tuple[str, ...]] = {
     PickleMachine.begin: ("PROTO", "FRAME"),
-    PickleMachine.put_constant: tuple(_CONSTANTS),
-    PickleMachine.put_number: tuple(_NUMBERS),
-    PickleMachine.put_decimal: ("INT", "LONG", "FLOAT"),
-    PickleMachine.put_long: ("LONG1", "LONG4"),
-    PickleMachine.put_text: tuple(TEXTS),
-    PickleMachine.put_text_line: ("STRING", "UNICODE"),
-    PickleMachine.put_container: tuple(_CONTAINERS),
+    PickleMachine.put: tuple(_VALUES),
     PickleMachine.put_tuple: tuple(_TUPLES),
     PickleMachine.mark: ("MARK",),
     PickleMachine.gather: ("LIST", "DICT", "TUPLE", "FROZENSET"),

@@ -71,8 +71,7 @@ def read_torch_zip(path: Path, *, mapped: bool = False) -> Any:
 
     Args:
         path: of a file that begins as a zip archive.
-        mapped: leave the tensors in the mapped file, where they take memory only as they are used;
-            the file must then stay as it is as long as they live.
+        mapped: see ``read_container``.
 
     Raises:
         Unreadable: it is refused, damaged or cut short.

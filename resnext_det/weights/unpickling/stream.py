@@ -70,9 +70,16 @@ class PickleStream:
         """Read a number of a layout of ``struct``."""
         return struct.unpack(layout, read_exactly(self.file, struct.calcsize(layout)))[0]
 
-    def read_decimal(self) -> bytes:
+    def read_number_line(self) -> bytes:
         """Read a line that is a number."""
         return self._read_line(_LONGEST_NUMBER)
+
+    def read_integer_line(self) -> int:
+        """Read a line that is an integer, with an L behind it in Python 2, or 00 or 01 for bool."""
+        text = self.read_number_line()
+        if text in (b"00", b"01"):
+            return text == b"01"
+        return _check_integer(int(text.removesuffix(b"L")))
 
     def read_name(self) -> str:
         """Read a line that is a name."""
@@ -84,7 +91,7 @@ class PickleStream:
             raise Unreadable(
                 f"is refused: it holds an integer of {size} bytes; integers have up to 64 bits"
             )
-        return check_integer(int.from_bytes(read_exactly(self.file, size), "little", signed=True))
+        return _check_integer(int.from_bytes(read_exactly(self.file, size), "little", signed=True))
 
     def read_text(self, kind: str) -> str | bytes | LongText:
         """Read a text of known length; a long one stays in the file until its use is known."""
@@ -103,12 +110,15 @@ class PickleStream:
         self.file.seek(size, 1)
         return LongText(start, size, encoding)
 
-    def read_text_line(self, kind: str) -> str:
+    def read_unicode_line(self) -> str:
         """Read a text of protocol 0."""
         line = self._read_line(_LONGEST_LINE)
-        if kind == "UNICODE":
-            self.budget.take(4 * len(line))
-            return line.decode("raw-unicode-escape")
+        self.budget.take(4 * len(line))
+        return line.decode("raw-unicode-escape")
+
+    def read_string_line(self) -> str:
+        """Read a string of Python 2 in protocol 0, in quotes."""
+        line = self._read_line(_LONGEST_LINE)
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
             raise Unreadable(f"is damaged: a text has no quotes; {AGAIN}")
         unescaped: bytes = codecs.escape_decode(line[1:-1])[0]
@@ -133,7 +143,7 @@ class PickleStream:
         return line[:-1]
 
 
-def check_integer(value: int) -> int:
+def _check_integer(value: int) -> int:
     """Refuse an integer of more than 64 bits: long ones are slow to read."""
     if not -(2**63) <= value < 2**64:
         raise Unreadable(

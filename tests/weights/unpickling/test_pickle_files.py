@@ -63,7 +63,11 @@ def make_plain_data() -> dict[str, Any]:
 
 
 def assert_same(found: Any, wanted: Any) -> None:
-    if isinstance(wanted, np.ndarray | np.generic):
+    """Check that contents are equal, with the types and order of the containers and strides."""
+    if isinstance(wanted, torch.Tensor):
+        assert (found.dtype, found.stride()) == (wanted.dtype, wanted.stride())
+        assert torch.equal(found, wanted)
+    elif isinstance(wanted, np.ndarray | np.generic):
         assert type(found) is type(wanted)
         assert found.dtype == wanted.dtype.newbyteorder("=")
         assert found.shape == wanted.shape
