@@ -145,7 +145,7 @@ class EvaluationProtocol:
 
     @property
     def interpolation(self) -> str:
-        """Of resizing."""
+        """The interpolation of the resizing."""
         return self.views.interpolation
 
     def score(self, network: ResNeXtClassifier, views: Any, device: torch.device) -> Tensor:
