@@ -189,11 +189,6 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
         goes_on = "; --resume goes on from the newest checkpoint in OUTPUT_DIR, if there is one"
         sys.stderr.write(f"{str(stop) or 'stopped' + goes_on * resumable}\n")
         return 130
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        sys.stderr.write("error: plots need matplotlib: pip install 'resnext-det[plots]'\n")
-        return 1
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import resnext_det
-from resnext_det.command_line import COMMANDS, finish
+from resnext_det.command_line import COMMANDS
 from tests.test_command_line import HELP_OF_ALL
 
 ROOT = Path(__file__).parents[1]
@@ -88,17 +88,3 @@ def test_the_version_is_the_same_everywhere() -> None:
     version = resnext_det.__version__
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
-def test_a_missing_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-
-    def draw() -> list[str]:
-        from matplotlib.figure import Figure
-
-        return [str(Figure())]
-
-    assert finish(draw) == 1
-    assert "pip install 'resnext-det[plots]'" in capsys.readouterr().err
