@@ -9,6 +9,7 @@ import argparse
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +169,9 @@ def build_job(options: argparse.Namespace, config_file: str, output_dir: Path | 
 
 def read_process_flags(options: argparse.Namespace) -> dict[str, Any]:
     """Return the flags of ``add_process_flags`` as arguments of a job."""
-    names = ("num_gpus", "num_machines", "machine_rank", "dist_url")
-    return {name: getattr(options, name) for name in names}
+    from resnext_det.training.processes import Processes
+
+    return {field.name: getattr(options, field.name) for field in fields(Processes)}
 
 
 def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int:
