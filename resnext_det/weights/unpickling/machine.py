@@ -97,6 +97,7 @@ class PickleMachine(PickleStream):
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
+        """Take the newest mark, and all that was put since, from the stack."""
         start = self.marks.pop()
         self.budget.take(32 * (len(self.stack) - start))  # they are copied once or twice
         items = self.stack[start:]
@@ -120,6 +121,7 @@ class PickleMachine(PickleStream):
         self.marks.append(len(self.stack))
 
     def gather(self, name: str) -> None:
+        """Make a container of all that was put since the mark."""
         items = self.pop_to_mark()
         if name == "LIST":
             self.stack.append([finish(self, item) for item in items])
@@ -172,6 +174,7 @@ class PickleMachine(PickleStream):
         self.stack.append(self.stack[-1])
 
     def ask(self, name: str) -> None:
+        """Put the function or class of a name on the stack, if it is admitted."""
         if name == "STACK_GLOBAL":
             attribute, module = self.pop(), self.pop()
         else:
@@ -192,6 +195,7 @@ class PickleMachine(PickleStream):
         self.stack.append(function.call(self, *arguments))
 
     def build(self, name: str) -> None:
+        """Give an object its state."""
         state, target = self.pop(), self.pop()
         if isinstance(target, Unbuilt) and target.built is None:
             self.stack.append(target.build(self, state))
@@ -206,6 +210,7 @@ class PickleMachine(PickleStream):
             )
 
     def find_persistent(self, name: str) -> None:
+        """Put an object on the stack that lies outside of the pickle."""
         if self.persistent is None or name == "PERSID":
             raise Unreadable(
                 "is refused: it names objects outside of itself, as only a part of a larger file "
@@ -232,9 +237,9 @@ class PickleMachine(PickleStream):
             self.stack[-1][check_key(name)] = finish(self, value)
 
     def _read_index(self, name: str) -> int:
-        return (
-            self.read_number(_INDEXES[name]) if name in _INDEXES else int(self.read_number_line())
-        )
+        if name in _INDEXES:
+            return self.read_number(_INDEXES[name])
+        return int(self.read_number_line())
 
 
 def _refuse_instruction(code: bytes) -> None:

@@ -25,6 +25,7 @@ _ADMITTED = {**FOREIGN, **NUMPY, **PLAIN, **TORCH}
 _LARGEST_DIRECTORY = 2 << 20
 _LOCAL_HEADER = struct.Struct("<4s22x2H")
 _PROTOCOL = 1001
+_BIG_ENDIAN = "was saved on a big-endian machine; load and save it on a little-endian one"
 
 # The first pickle of an old file is this number, and nothing else.
 TORCH_LEGACY = re.compile(
@@ -81,9 +82,7 @@ def read_torch_zip(path: Path, *, mapped: bool = False) -> Any:
         entries = _list_entries(file, size)
         prefix = _find_prefix(entries)
         if b"big" in _read_start(file, entries.get(f"{prefix}byteorder")):
-            raise Unreadable(
-                "was saved on a big-endian machine; load and save it on a little-endian one"
-            )
+            raise Unreadable(_BIG_ENDIAN)
         # not shared: what is written into the tensors does not go into the file
         whole = torch.UntypedStorage.from_file(str(path), False, size) if mapped else None
         data = f"{prefix}data/"
@@ -226,9 +225,7 @@ def read_torch_legacy(path: Path) -> Any:
                 f"is damaged: its torch protocol is {protocol!r:.20}, not {_PROTOCOL}; {AGAIN}"
             )
         if not system.get("little_endian", True):
-            raise Unreadable(
-                "was saved on a big-endian machine; load and save it on a little-endian one"
-            )
+            raise Unreadable(_BIG_ENDIAN)
         contents = read_pickle()
         storages.fill(file, read_pickle())
         if file.tell() != size:
