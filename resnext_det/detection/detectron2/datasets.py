@@ -15,7 +15,6 @@ from resnext_det.detection.datasets import build_train_batches, check_categories
 from resnext_det.detection.detectron2.catalog import register_datasets
 from resnext_det.detection.detectron2.configuration import needs_detectron2_data
 from resnext_det.instances import Boxes, Instances
-from resnext_det.training.loop import time_batches
 
 
 def convert_sample(sample: dict[str, Any]) -> dict[str, Any]:
@@ -48,18 +47,16 @@ class Data:
     train_sets: list[CocoDataset]
     test_sets: list[CocoDataset]
 
-    def iterate_batches(self, cfg: CfgNode, start: int) -> Iterator[list[dict[str, Any]]]:
-        """Iterate over the training batches of this process from iteration ``start`` on.
+    def load_batches(self, cfg: CfgNode, start: int) -> Iterator[list[dict[str, Any]]]:
+        """Load the training batches of this process from iteration ``start`` on.
 
         detectron2's own batches begin anew, whatever ``start``.
         """
-        batches = (
-            build_detection_train_loader(cfg)
-            if self.by_detectron2
-            else build_train_batches(cfg, self.train_sets, start)
-        )
-        for batch, _ in time_batches(batches, start):
-            yield [convert_sample(sample) for sample in batch]
+        if self.by_detectron2:
+            yield from build_detection_train_loader(cfg)
+        else:
+            for batch in build_train_batches(cfg, self.train_sets, start):
+                yield [convert_sample(sample) for sample in batch]
 
 
 def load_data(cfg: CfgNode, *, training: bool) -> Data:

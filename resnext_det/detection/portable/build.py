@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
@@ -80,13 +81,23 @@ def _build_rpn(cfg: CfgNode, backbone: ResNeXt | FPN) -> RPN:
 
 def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-    sampling = read_settings(RegionSampling, heads)
-    pooler = ROIPooler(
-        resolution=box.POOLER_RESOLUTION,
-        strides=[backbone.out_strides[name] for name in heads.IN_FEATURES],
-        sampling_ratio=box.POOLER_SAMPLING_RATIO,
-        pooler_type=box.POOLER_TYPE,
-    )
+    kind: type[ROIHeads]
+    head: nn.Module
+    if heads.NAME == "Res5ROIHeads":
+        kind, resnets = Res5ROIHeads, cfg.MODEL.RESNETS
+        architecture, stride = read_architecture(resnets), resnets.STRIDE_IN_1X1
+        head = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=stride)
+        features = architecture.stages()[-1].out_channels
+    else:
+        kind = StandardROIHeads
+        head = BoxHead(
+            in_channels=_find_channels(cfg, backbone, "ROI_HEADS"),
+            resolution=box.POOLER_RESOLUTION,
+            conv_dims=[box.CONV_DIM] * box.NUM_CONV,
+            fc_dims=[box.FC_DIM] * box.NUM_FC,
+            norm=box.NORM,
+        )
+        features = head.out_features
     settings = read_settings(
         BoxPredictorSettings,
         box,
@@ -95,31 +106,17 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
         nms_thresh_test=heads.NMS_THRESH_TEST,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
-    channels = _find_channels(cfg, backbone, "ROI_HEADS")
-    if heads.NAME == "Res5ROIHeads":
-        architecture, resnets = read_architecture(cfg.MODEL.RESNETS), cfg.MODEL.RESNETS
-        return Res5ROIHeads(
-            in_features=heads.IN_FEATURES,
-            sampling=sampling,
-            pooler=pooler,
-            res5=make_stage(
-                architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
-            ),
-            box_predictor=BoxPredictor(architecture.stages()[-1].out_channels, settings),
-        )
-    head = BoxHead(
-        in_channels=channels,
-        resolution=box.POOLER_RESOLUTION,
-        conv_dims=[box.CONV_DIM] * box.NUM_CONV,
-        fc_dims=[box.FC_DIM] * box.NUM_FC,
-        norm=box.NORM,
-    )
-    return StandardROIHeads(
+    return kind(
         in_features=heads.IN_FEATURES,
-        sampling=sampling,
-        pooler=pooler,
-        box_head=head,
-        box_predictor=BoxPredictor(head.out_features, settings),
+        sampling=read_settings(RegionSampling, heads),
+        pooler=ROIPooler(
+            resolution=box.POOLER_RESOLUTION,
+            strides=[backbone.out_strides[name] for name in heads.IN_FEATURES],
+            sampling_ratio=box.POOLER_SAMPLING_RATIO,
+            pooler_type=box.POOLER_TYPE,
+        ),
+        head=head,
+        box_predictor=BoxPredictor(features, settings),
     )
 
 

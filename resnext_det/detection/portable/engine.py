@@ -17,20 +17,13 @@ from resnext_det.detection.evaluation import (
     DatasetMetrics,
     check_proposes,
     evaluate_all,
-    flatten_metrics,
     propose_on_all,
 )
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
-from resnext_det.detection.weights import (
-    describe_preprocessing,
-    load_initial_weights,
-    load_trained,
-)
+from resnext_det.detection.training import train_detector
+from resnext_det.detection.weights import load_trained
 from resnext_det.training import distributed
-from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.loop import Step, train_loop
-from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import (
     ClippingSettings,
     OptimizerSettings,
@@ -39,7 +32,6 @@ from resnext_det.training.optimizer import (
 )
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
-from resnext_det.training.state import TrainingState
 
 __all__ = ["evaluate", "load_config", "propose", "train"]
 
@@ -50,8 +42,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it; every process of a training calls this.
 
     Args:
-        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
-            that had ended is evaluated.
+        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one.
 
     Returns:
         COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other
@@ -65,54 +56,19 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
-    solver = cfg.SOLVER
     train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
     check_categories(cfg, train_sets, test_sets)
-    model = _build_model(cfg, device)
-    state = TrainingState(
-        distributed.distribute(model, device),
-        build_optimizer(model, read_settings(OptimizerSettings, solver)),
-        Checkpointer(cfg.OUTPUT_DIR),
+    model, solver = _build_model(cfg, device), cfg.SOLVER
+    return train_detector(
+        cfg,
+        model,
+        optimizer=build_optimizer(model, read_settings(OptimizerSettings, solver)),
+        schedule=build_schedule(read_settings(ScheduleSettings, solver)),
+        clip=build_clipper(read_settings(ClippingSettings, solver.CLIP_GRADIENTS)),
+        load_batches=lambda start: build_train_batches(cfg, train_sets, start),
+        evaluate=lambda: evaluate_all(cfg, model, test_sets),
+        resume=resume,
     )
-    start = state.resume() if resume else 0
-    if start == 0:
-        load_initial_weights(cfg, model)
-    state.facts = describe_preprocessing(cfg, model)
-    results: dict[str, DatasetMetrics] = {}
-    with MetricsWriter(cfg.OUTPUT_DIR, total_steps=solver.MAX_ITER, start=start) as writer:
-
-        def evaluate_now() -> None:
-            if test_sets:
-                results.update(evaluate_all(cfg, model, test_sets))
-                writer.put(flatten_metrics(results))
-
-        def evaluate_when_due(step: Step) -> None:
-            period, done = cfg.TEST.EVAL_PERIOD, step.iteration + 1
-            if done == step.stop or (period > 0 and done % period == 0):
-                evaluate_now()
-
-        if start >= solver.MAX_ITER:
-            logger.info("The training had ended after %d iterations; it is evaluated.", start)
-            evaluate_now()
-        else:
-            train_loop(
-                model=state.model,
-                optimizer=state.optimizer,
-                schedule=build_schedule(read_settings(ScheduleSettings, solver)),
-                batches=build_train_batches(cfg, train_sets, start),
-                start=start,
-                stop=solver.MAX_ITER,
-                device=device,
-                amp_dtype=torch.bfloat16 if solver.AMP.ENABLED else None,
-                clip=build_clipper(read_settings(ClippingSettings, solver.CLIP_GRADIENTS)),
-                after_step=[
-                    state.save_every(solver.CHECKPOINT_PERIOD),
-                    evaluate_when_due,
-                    writer,
-                ],
-                on_interrupt=state.save_after,
-            )
-    return results
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:

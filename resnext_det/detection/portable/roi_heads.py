@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou, roi_align, roi_pool
 
-from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor
+from resnext_det.detection.portable.box_head import BoxPredictor
 from resnext_det.detection.portable.boxes import match_candidates, sample_labels
 from resnext_det.instances import Boxes, Instances
 
@@ -170,17 +170,32 @@ class ROIHeads(nn.Module):
     Args:
         in_features: names of the feature maps.
         sampling: which regions are trained on.
+        pooler: cuts regions out of the feature maps.
+        head: computes the features of cut regions.
+        box_predictor: predicts classes and boxes from the features.
     """
 
-    box_predictor: BoxPredictor
+    head_name: str
+    """The name of ``head`` in detectron2's parameter names."""
 
-    def __init__(self, *, in_features: Sequence[str], sampling: RegionSampling) -> None:
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        sampling: RegionSampling,
+        pooler: ROIPooler,
+        head: nn.Module,
+        box_predictor: BoxPredictor,
+    ) -> None:
         super().__init__()
         self.in_features = tuple(in_features)
         self.sampling = sampling
+        self.pooler = pooler
+        self.add_module(self.head_name, head)
+        self.box_predictor = box_predictor
 
-    def compute_vectors(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """Map maps (N, C, Hi, Wi) and boxes (Ri, 4) of N images to vectors (sum of Ri, D)."""
+    def compute_vectors(self, regions: Tensor) -> Tensor:
+        """Map cut regions (R, C, resolution, resolution) to vectors (R, D)."""
         raise NotImplementedError
 
     def forward(
@@ -199,7 +214,8 @@ class ROIHeads(nn.Module):
             proposals = sample_regions(proposals, targets, self.sampling)
         maps = [features[name] for name in self.in_features]
         boxes = [proposal.proposal_boxes.tensor for proposal in proposals]
-        logits, deltas = self.box_predictor(self.compute_vectors(maps, boxes))
+        vectors = self.compute_vectors(self.pooler(maps, boxes))
+        logits, deltas = self.box_predictor(vectors)
         if self.training:
             return [], self.box_predictor.compute_losses(logits, deltas, proposals)
         return self.box_predictor.detect(logits, deltas, proposals), {}
@@ -208,42 +224,17 @@ class ROIHeads(nn.Module):
 class Res5ROIHeads(ROIHeads):
     """Cut 14x14 cells out of res4, run res5 with its stride 2 on every region, and average: C4."""
 
-    def __init__(
-        self,
-        *,
-        in_features: Sequence[str],
-        sampling: RegionSampling,
-        pooler: ROIPooler,
-        res5: nn.Module,
-        box_predictor: BoxPredictor,
-    ) -> None:
-        super().__init__(in_features=in_features, sampling=sampling)
-        self.pooler = pooler
-        self.res5 = res5
-        self.box_predictor = box_predictor
+    head_name = "res5"
 
-    def compute_vectors(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        regions = self.pooler(features, boxes)  # (R, 1024, 14, 14)
-        stage = self.res5(regions.to(memory_format=torch.channels_last))  # (R, 2048, 7, 7)
-        return stage.mean(dim=[2, 3])
+    def compute_vectors(self, regions: Tensor) -> Tensor:
+        regions = regions.to(memory_format=torch.channels_last)  # (R, 1024, 14, 14)
+        return self.get_submodule("res5")(regions).mean(dim=[2, 3])  # (R, 2048)
 
 
 class StandardROIHeads(ROIHeads):
     """Cut 7x7 cells out of the map that fits a region, and run a box head: DC5 and FPN."""
 
-    def __init__(
-        self,
-        *,
-        in_features: Sequence[str],
-        sampling: RegionSampling,
-        pooler: ROIPooler,
-        box_head: BoxHead,
-        box_predictor: BoxPredictor,
-    ) -> None:
-        super().__init__(in_features=in_features, sampling=sampling)
-        self.box_pooler = pooler
-        self.box_head = box_head
-        self.box_predictor = box_predictor
+    head_name = "box_head"
 
-    def compute_vectors(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        return self.box_head(self.box_pooler(features, boxes)).flatten(1)
+    def compute_vectors(self, regions: Tensor) -> Tensor:
+        return self.get_submodule("box_head")(regions).flatten(1)

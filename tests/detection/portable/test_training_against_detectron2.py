@@ -10,11 +10,7 @@ import torch
 from resnext_det.config.rules import read_settings
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.training.loop import train_loop
-from resnext_det.training.optimizer import (
-    ClippingSettings,
-    OptimizerSettings,
-    build_clipper,
-)
+from resnext_det.training.optimizer import ClippingSettings, OptimizerSettings, build_clipper
 from resnext_det.training.optimizer import build_optimizer as build_own_optimizer
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from tests.detection.detectron2_reference import (

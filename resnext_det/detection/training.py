@@ -1,0 +1,99 @@
+"""Train a detector of either engine: begin or resume, train, save, evaluate, write metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from resnext_det.detection.evaluation import DatasetMetrics, flatten_metrics
+from resnext_det.detection.weights import describe_preprocessing, load_initial_weights
+from resnext_det.training import distributed
+from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.loop import Step, train_loop
+from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.optimizer import GradientClipper
+from resnext_det.training.schedule import LearningRateSchedule
+from resnext_det.training.state import TrainingState
+
+logger = logging.getLogger(__name__)
+
+
+def train_detector(
+    cfg: CfgNode,
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer,
+    schedule: LearningRateSchedule,
+    load_batches: Callable[[int], Iterable[Any]],
+    evaluate: Callable[[], Mapping[str, DatasetMetrics]],
+    resume: bool,
+    clip: GradientClipper | None = None,
+    after_step: Callable[[Step, MetricsWriter], None] = lambda step, writer: None,
+) -> dict[str, DatasetMetrics]:
+    """Train a model as ``cfg`` says, and evaluate it when it is due and at the end.
+
+    Args:
+        model: on its device, not wrapped for several processes.
+        optimizer, schedule, clip: see ``train_loop``.
+        load_batches: takes the first iteration; gives the batches of this process from it on.
+        evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``.
+        resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
+            that had ended is evaluated.
+        after_step: called after every step, before anything is saved.
+
+    Returns:
+        the last numbers; in other processes than the first an empty dict.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``TrainingState.resume`` and ``load_initial_weights``.
+        FloatingPointError, TrainingInterrupted: see ``train_loop``.
+    """
+    device, stop = distributed.resolve_device(cfg.MODEL.DEVICE), cfg.SOLVER.MAX_ITER
+    wrapped = distributed.distribute(model, device)
+    state = TrainingState(wrapped, optimizer, Checkpointer(cfg.OUTPUT_DIR))
+    start = state.resume() if resume else 0
+    if start == 0:
+        load_initial_weights(cfg, model)
+    state.facts = describe_preprocessing(cfg, model)
+    results: dict[str, DatasetMetrics] = {}
+    with MetricsWriter(cfg.OUTPUT_DIR, total_steps=stop, start=start) as writer:
+
+        def evaluate_now() -> None:
+            if cfg.DATASETS.TEST:
+                results.update(evaluate())
+                writer.put(flatten_metrics(results))
+
+        def evaluate_when_due(step: Step) -> None:
+            period, done = cfg.TEST.EVAL_PERIOD, step.iteration + 1
+            if done == stop or (period > 0 and done % period == 0):
+                evaluate_now()
+
+        if start >= stop:
+            logger.info("The training had ended after %d iterations; it is evaluated.", start)
+            evaluate_now()
+        else:
+            save_when_due = state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD)
+            train_loop(
+                model=wrapped,
+                optimizer=optimizer,
+                schedule=schedule,
+                batches=load_batches(start),
+                start=start,
+                stop=stop,
+                device=device,
+                amp_dtype=torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None,
+                clip=clip,
+                after_step=[
+                    lambda step: after_step(step, writer),
+                    save_when_due,
+                    evaluate_when_due,
+                    writer,
+                ],
+                on_interrupt=state.save_after,
+            )
+    return results
