@@ -92,7 +92,8 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     """
     cfg = job.configuration()
     distributed.resolve_device(cfg.MODEL.DEVICE)
-    distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)  # told before any is started
+    if job.world_size > 1:  # an error here comes before any process is started
+        distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)
     tests = launch(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
     folder = Path(cfg.OUTPUT_DIR)
     return Pretrained(folder, folder / FINAL, tuple(tests or ()))
