@@ -100,6 +100,7 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
 
 
 def _find_kind(path: Path, head: bytes) -> str:
+    """Tell the kind of a file from its first bytes, or say what else it is in a ValueError."""
     if not head:
         raise ValueError(f"{path} is empty; {AGAIN}")
     if head.startswith(b"PK\x03\x04"):

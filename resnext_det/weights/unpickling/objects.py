@@ -83,7 +83,7 @@ def finish(stream: PickleStream, item: Any) -> Any:
 def check_key(item: Any) -> Any:
     """Return what may be a dict's key or a set's member.
 
-    Tuples may not: to hash tuples in tuples can take for ever.
+    Tuples may not: to hash tuples in tuples can take forever.
     """
     if item is None or isinstance(item, str | bytes | int | float | np.generic):
         return item
