@@ -15,12 +15,7 @@ from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights.torch7 import read_torch7
 from resnext_det.weights.torch7_models import convert_torch7_network
 from tests.weights.foreign_names import randomize
-from tests.weights.torch7_writer import (
-    Module,
-    build_torch7_network,
-    make_sequential,
-    write_torch7,
-)
+from tests.weights.torch7_writer import Module, build_torch7_network, make_sequential, write_torch7
 
 
 def convert(folder: Path, network: Any) -> dict[str, Tensor]:

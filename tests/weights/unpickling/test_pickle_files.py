@@ -166,61 +166,38 @@ def test_arrays_are_read_into_their_place(tmp_path: Path, protocol: int) -> None
 def make_attacks(folder: Path) -> dict[str, tuple[bytes, str]]:
     """Make pickles that would run code, each with what its refusal says."""
     command = f"touch {folder / 'harmed'}"
-    asks = {
-        "os.system": (
-            pickle.dumps({"model": Call(os.system, command)}, 2),
-            f"asks for {os.name}.system",
-        ),
-        "eval": (
-            pickle.dumps(Call(eval, f"__import__('os').system({command!r})"), 4),
-            "asks for builtins.eval",
-        ),
-        "deep in data": (
-            pickle.dumps([{"a": (Call(os.system, command),)}], 0),
-            f"asks for {os.name}.system",
-        ),
-        "reduce chain": (
-            b"cfunctools\nreduce\n(cos\nsystem\n(lS'x'\natR.",
-            "asks for functools.reduce",
-        ),
-        "method of a method": (
-            b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.",
-            "OrderedDict.__init__",
-        ),
-        "nested archive": (
-            pickle.dumps(Call(torch.storage._load_from_bytes, b"PK\x03\x04"), 2),
-            "_load_from_bytes",
-        ),
+    run, asked = Call(os.system, command), f"asks for {os.name}.system"
+    evaluated = pickle.dumps(Call(eval, f"__import__('os').system({command!r})"), 4)
+    nested = pickle.dumps(Call(torch.storage._load_from_bytes, b"PK\x03\x04"), 2)
+    objects = pickle.dumps(np.array([run], dtype=object), 2)
+    records = pickle.dumps(np.zeros(2, dtype=[("a", "f4")]), 2)
+    method = b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93."
+    ordered = b"ccollections\nOrderedDict\n"
+    no_array = b"cnumpy.core.multiarray\n_reconstruct\n" + ordered + b")S'b'\n\x87R."
+    return {
+        "os.system": (pickle.dumps({"model": run}, 2), asked),
+        "eval": (evaluated, "asks for builtins.eval"),
+        "deep in data": (pickle.dumps([{"a": (run,)}], 0), asked),
+        "reduce chain": (b"cfunctools\nreduce\n(cos\nsystem\n(lS'x'\natR.", "functools.reduce"),
+        "method of a method": (method, "OrderedDict.__init__"),
+        "nested archive": (nested, "_load_from_bytes"),
         "numpy.load": (b"cnumpy\nload\nS'x'\n\x85R.", "asks for numpy.load"),
-        "numpy's own": (
-            b"cnumpy.core.multiarray\n_reconstruct\nccollections\nOrderedDict\n)S'b'\n\x87R.",
-            "subclass",
-        ),
+        "numpy's own": (no_array, "subclass"),
         "INST": (f"(S'{command}'\nios\nsystem\n.".encode(), "asks for os.system"),
-        "INST of an admitted class": (
-            b"(icollections\nOrderedDict\n.",
-            "asks for collections.OrderedDict",
-        ),
-        "OBJ": (b"(ccollections\nOrderedDict\no.", "uses pickle's OBJ"),
-        "NEWOBJ_EX": (b"\x80\x04ccollections\nOrderedDict\n)}\x92.", "uses pickle's NEWOBJ_EX"),
+        "INST of an admitted class": (b"(icollections\nOrderedDict\n.", "collections.OrderedDict"),
+        "OBJ": (b"(" + ordered + b"o.", "uses pickle's OBJ"),
+        "NEWOBJ_EX": (b"\x80\x04" + ordered + b")}\x92.", "uses pickle's NEWOBJ_EX"),
         "an extension": (b"\x80\x02\x82\x01.", "uses pickle's EXT1"),
         "a persistent id": (b"Pabc\n.", "objects outside of itself"),
         "a call of data": (b"S'os.system'\n(S'x'\ntR.", "calls what is no function"),
         "a state for a dict": (b"}}b.", "sets the state of a dict"),
-        "a state for a class": (b"ccollections\nOrderedDict\n}b.", "sets the state of"),
-        "a class as data": (
-            b"ccollections\nOrderedDict\n.",
-            "holds collections.OrderedDict itself",
-        ),
+        "a state for a class": (ordered + b"}b.", "sets the state of"),
+        "a class as data": (ordered + b".", "holds collections.OrderedDict itself"),
         "a storage": (b"S'storage'\nQ.", "objects outside of itself"),
         "a buffer": (b"\x80\x05\x97.", "uses pickle's NEXT_BUFFER"),
-        "an array of objects": (
-            pickle.dumps(np.array([Call(os.system, command)], dtype=object), 2),
-            "dtype 'O8'",
-        ),
-        "an array of records": (pickle.dumps(np.zeros(2, dtype=[("a", "f4")]), 2), "dtype 'V4'"),
+        "an array of objects": (objects, "dtype 'O8'"),
+        "an array of records": (records, "dtype 'V4'"),
     }
-    return asks
 
 
 @pytest.mark.parametrize("envelope", sorted(ENVELOPES))

@@ -175,78 +175,58 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
 
 
 def make_hostile_zips() -> dict[str, tuple[bytes, str]]:
+    """Make archives that break their rules, each with what its refusal says; one is right."""
     tensor = io.BytesIO()
     torch.save({"w": torch.arange(8.0)}, tensor)
     good = tensor.getvalue()
     pickled = zipfile.ZipFile(io.BytesIO(good)).read("archive/data.pkl")
-    entries = [("archive/data.pkl", pickled), ("archive/data/0", bytes(32))]
-    whole = make_zip(entries)
-    where = whole.index(
-        b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1
-    )  # the directory's second entry
-    sized = bytearray(whole)
+    first, second = ("archive/data.pkl", pickled), ("archive/data/0", bytes(32))
+    whole = make_zip([first, second])
+    # the directory's second entry
+    where = whole.index(b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1)
+    sized, overlapping = bytearray(whole), bytearray(whole)
     sized[where + 20 : where + 28] = struct.pack("<II", 2**31, 2**31)
-    overlapping = bytearray(whole)
     overlapping[where + 42 : where + 46] = struct.pack("<I", 0)
+    deflated = make_zip([first, ("archive/data/0", bytes(50 * MIB))], zipfile.ZIP_DEFLATED)
+    many = make_zip([(f"archive/data/{number:0200}", b"") for number in range(10_000)])
     storage = b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
     rebuilt = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"%stQ%s\x89}tR."
 
     def tensor_of(elements: bytes, place: bytes) -> bytes:
-        return make_zip(
-            [("archive/data.pkl", rebuilt % (elements, place)), ("archive/data/0", bytes(32))]
-        )
+        return make_zip([("archive/data.pkl", rebuilt % (elements, place)), second])
 
+    small, beyond = b"K\x08", "reaches beyond its 8 values"
     return {
-        "a bomb": (
-            make_zip(
-                [("archive/data.pkl", pickled), ("archive/data/0", bytes(50 * MIB))],
-                zipfile.ZIP_DEFLATED,
-            ),
-            "compressed",
-        ),
-        "a compressed pickle": (make_zip(entries, zipfile.ZIP_BZIP2), "compressed"),
-        "an archive in an archive": (
-            make_zip([("archive/inner.pth", good)]),
-            "not one of torch.save",
-        ),
-        "two archives": (
-            make_zip([("a/data.pkl", pickled), ("b/data.pkl", pickled)]),
-            "not one of torch.save",
-        ),
-        "a name twice": (make_zip([*entries, entries[1]]), "twice"),
+        "a bomb": (deflated, "compressed"),
+        "a compressed pickle": (make_zip([first, second], zipfile.ZIP_BZIP2), "compressed"),
+        "an archive in an archive": (make_zip([("archive/a.pth", good)]), "not one of torch.save"),
+        "two archives": (make_zip([first, ("b/data.pkl", pickled)]), "not one of torch.save"),
+        "a name twice": (make_zip([first, second, second]), "twice"),
         "entries over one another": (bytes(overlapping), "overlaps"),
         "an entry beyond the file": (bytes(sized), "lies beyond the file"),
-        "a storage that is missing": (make_zip(entries[:1]), "has 0 bytes, not 32"),
-        "a storage that is too short": (
-            make_zip([entries[0], ("archive/data/0", bytes(16))]),
-            "has 16 bytes, not 32",
-        ),
-        "many entries": (
-            make_zip([(f"archive/data/{number:0200}", b"") for number in range(10_000)]),
-            "directory is over",
-        ),
+        "a storage that is missing": (make_zip([first]), "has 0 bytes, not 32"),
+        "a short storage": (make_zip([first, (second[0], bytes(16))]), "has 16 bytes, not 32"),
+        "many entries": (many, "directory is over"),
         "arrays": (make_zip([("w.npy", b"\x93NUMPY")]), "archive of numpy"),
-        "another byte order": (make_zip([*entries, ("archive/byteorder", b"big")]), "big-endian"),
-        "the right one": (tensor_of(b"K\x08", b"K\x00K\x08\x85K\x01\x85"), ""),
-        "an offset": (
-            tensor_of(b"K\x08", b"K\x01K\x08\x85K\x01\x85"),
-            "reaches beyond its 8 values",
-        ),
+        "byte order": (make_zip([first, second, ("archive/byteorder", b"big")]), "big-endian"),
+        "the right one": (tensor_of(small, b"K\x00K\x08\x85K\x01\x85"), ""),
+        "an offset": (tensor_of(small, b"K\x01K\x08\x85K\x01\x85"), beyond),
         "a negative offset": (
-            tensor_of(b"K\x08", b"J\xff\xff\xff\xffK\x08\x85K\x01\x85"),
+            tensor_of(small, b"J\xff\xff\xff\xffK\x08\x85K\x01\x85"),
             "damaged: a tensor has strides",
         ),
-        "a stride": (
-            tensor_of(b"K\x08", b"K\x00K\x08\x85K\x02\x85"),
-            "reaches beyond its 8 values",
-        ),
+        "a stride": (tensor_of(small, b"K\x00K\x08\x85K\x02\x85"), beyond),
         "one value for many": (
-            tensor_of(b"K\x08", b"K\x00J\0\0\0\x7f\x85K\x00\x85"),
+            tensor_of(small, b"K\x00J\0\0\0\x7f\x85K\x00\x85"),
             "by strides of 0",
         ),
         "elements": (
             tensor_of(b"J\0\0\0\x7f", b"K\x00K\x08\x85K\x01\x85"),
             "has 32 bytes, not 8522825728",
+        ),
+        "a class in a size": (
+            pack_zip(b"\x80\x02ctorch\nSize\nccollections\nOrderedDict\n\x85\x85R."),
+            "holds collections.OrderedDict itself",
         ),
     }
 
