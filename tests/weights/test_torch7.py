@@ -89,7 +89,7 @@ def test_what_contains_itself_is_read(tmp_path: Path) -> None:
     assert repr(found) == "TorchObject(class_name='nn.Sequential')"
 
 
-def tensor_bytes(
+def write_tensor(
     *,
     sizes: tuple[int, ...] = (2, 3),
     strides: tuple[int, ...] = (3, 1),
@@ -97,7 +97,7 @@ def tensor_bytes(
     stored: int = 6,
     there: int = 6,
 ) -> bytes:
-    """A float tensor, byte by byte."""
+    """Write a float tensor byte by byte."""
     writer = Torch7Writer()
     writer.integer(4)
     writer.integer(1)
@@ -114,7 +114,7 @@ def tensor_bytes(
 
 
 def test_the_tensor_that_the_hostile_ones_vary(tmp_path: Path) -> None:
-    assert read(tmp_path, tensor_bytes()).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert read(tmp_path, write_tensor()).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,10 @@ def test_the_tensor_that_the_hostile_ones_vary(tmp_path: Path) -> None:
 )
 def test_offsets_out_of_bounds(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read(tmp_path, tensor_bytes(**changes))
+        read(tmp_path, write_tensor(**changes))
 
 
-def deep_tables(depth: int) -> bytes:
+def nest_tables(depth: int) -> bytes:
     return b"".join(
         struct.pack("<3i", 3, index, 1) + struct.pack("<id", 1, 1) for index in range(1, depth)
     ) + bytes(4)
@@ -172,7 +172,7 @@ def deep_tables(depth: int) -> bytes:
             struct.pack("<3i", 4, 1, 3) + b"V 1" + struct.pack("<i", 8) + b"tds.Hash" + bytes(4),
             "holds 'tds.Hash', which is no module",
         ),
-        (deep_tables(100_000), "nested over 150 deep"),
+        (nest_tables(100_000), "nested over 150 deep"),
     ],
     ids=range(14),
 )
@@ -182,7 +182,7 @@ def test_damage_is_named(tmp_path: Path, data: bytes, message: str) -> None:
 
 
 def test_a_tensor_with_the_storage_of_another_type(tmp_path: Path) -> None:
-    data = tensor_bytes().replace(
+    data = write_tensor().replace(
         struct.pack("<i", 17) + b"torch.FloatTensor", struct.pack("<i", 15) + b"torch.IntTensor"
     )
     with pytest.raises(ValueError, match="no storage of its type"):

@@ -192,7 +192,7 @@ def make_hostile_zips() -> dict[str, tuple[bytes, str]]:
     storage = b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
     rebuilt = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"%stQ%s\x89}tR."
 
-    def tensor_of(elements: bytes, place: bytes) -> bytes:
+    def make_tensor(elements: bytes, place: bytes) -> bytes:
         return make_zip([("archive/data.pkl", rebuilt % (elements, place)), second])
 
     small, beyond = b"K\x08", "reaches beyond its 8 values"
@@ -209,19 +209,19 @@ def make_hostile_zips() -> dict[str, tuple[bytes, str]]:
         "many entries": (many, "directory is over"),
         "arrays": (make_zip([("w.npy", b"\x93NUMPY")]), "archive of numpy"),
         "byte order": (make_zip([first, second, ("archive/byteorder", b"big")]), "big-endian"),
-        "the right one": (tensor_of(small, b"K\x00K\x08\x85K\x01\x85"), ""),
-        "an offset": (tensor_of(small, b"K\x01K\x08\x85K\x01\x85"), beyond),
+        "the right one": (make_tensor(small, b"K\x00K\x08\x85K\x01\x85"), ""),
+        "an offset": (make_tensor(small, b"K\x01K\x08\x85K\x01\x85"), beyond),
         "a negative offset": (
-            tensor_of(small, b"J\xff\xff\xff\xffK\x08\x85K\x01\x85"),
+            make_tensor(small, b"J\xff\xff\xff\xffK\x08\x85K\x01\x85"),
             "damaged: a tensor has strides",
         ),
-        "a stride": (tensor_of(small, b"K\x00K\x08\x85K\x02\x85"), beyond),
+        "a stride": (make_tensor(small, b"K\x00K\x08\x85K\x02\x85"), beyond),
         "one value for many": (
-            tensor_of(small, b"K\x00J\0\0\0\x7f\x85K\x00\x85"),
+            make_tensor(small, b"K\x00J\0\0\0\x7f\x85K\x00\x85"),
             "by strides of 0",
         ),
         "elements": (
-            tensor_of(b"J\0\0\0\x7f", b"K\x00K\x08\x85K\x01\x85"),
+            make_tensor(b"J\0\0\0\x7f", b"K\x00K\x08\x85K\x01\x85"),
             "has 32 bytes, not 8522825728",
         ),
         "a class in a size": (
