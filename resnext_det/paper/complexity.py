@@ -45,7 +45,6 @@ def count_by_stage(
     """Count the stem, the stages and the classifier, whose sums are the architecture's own counts.
 
     Args:
-        architecture: the net.
         height, width: the image's size in pixels.
         num_classes: outputs of the classifier; 0 for none.
 
@@ -86,11 +85,7 @@ def count_by_stage(
 def format_by_stage(
     architecture: Architecture, height: int = 224, width: int = 224, num_classes: int = 1000
 ) -> str:
-    """Format the counts of ``count_by_stage``, with the total below, under the net's name.
-
-    Raises:
-        ValueError: as ``count_by_stage``.
-    """
+    """Format the counts of ``count_by_stage``, with their total, under the name of the net."""
     stages = count_by_stage(architecture, height, width, num_classes)
     counts = [(stage.parameters, stage.multiply_adds, stage.activations) for stage in stages]
     names = [[stage.name, f"{stage.channels} x {stage.height} x {stage.width}"] for stage in stages]

@@ -84,32 +84,16 @@ class PaperTable:
     remarks: tuple[str, ...] = ()
 
 
-_Rows = dict[Setting, dict[str, float]]
-
-
-def _make_row(
-    dataset: str, name: str, protocol: str, ways: int, top1: float, top5: float | None = None
-) -> _Rows:
-    errors = {"top1": top1} if top5 is None else {"top1": top1, "top5": top5}
-    return {Setting(dataset, Architecture.parse(name), protocol, ways): errors}
-
-
-def _imagenet(name: str, *errors: float, protocol: str = CROP_224) -> _Rows:
-    return _make_row("imagenet", name, protocol, 1000, *errors)
-
-
-def _imagenet5k(name: str, of_5000: tuple[float, float], of_1000: tuple[float, float]) -> _Rows:
-    return {
-        **_make_row("imagenet5k", name, CROP_224, 5000, *of_5000),
-        **_make_row("imagenet5k", name, CROP_224, 1000, *of_1000),
-    }
-
-
-def _cifar(name: str, cifar10: float, cifar100: float) -> _Rows:
-    return {
-        **_make_row("cifar10", name, CROP_32, 10, cifar10),
-        **_make_row("cifar100", name, CROP_32, 100, cifar100),
-    }
+def _read_rows(
+    dataset: str, ways: int, text: str, protocol: str = CROP_224
+) -> dict[Setting, dict[str, float]]:
+    """Read rows such as "R-50 23.9, R-101 22.0 6.0": network, top-1 and, where told, top-5."""
+    rows = {}
+    for row in text.split(","):
+        name, *errors = row.split()
+        setting = Setting(dataset, Architecture.parse(name), protocol, ways)
+        rows[setting] = dict(zip(ERRORS, map(float, errors)))
+    return rows
 
 
 _PREACTIVATION = (
@@ -125,52 +109,40 @@ TABLES: tuple[PaperTable, ...] = (
     PaperTable(
         "Table 3",
         "cardinality against width at equal complexity, ImageNet-1K",
-        {
-            **_imagenet("R-50", 23.9),
-            **_imagenet("X-50-2x40d", 23.0),
-            **_imagenet("X-50-4x24d", 22.6),
-            **_imagenet("X-50-8x14d", 22.3),
-            **_imagenet("X-50-32x4d", 22.2),
-            **_imagenet("R-101", 22.0),
-            **_imagenet("X-101-2x40d", 21.7),
-            **_imagenet("X-101-4x24d", 21.4),
-            **_imagenet("X-101-8x14d", 21.3),
-            **_imagenet("X-101-32x4d", 21.2),
-        },
+        _read_rows(
+            "imagenet",
+            1000,
+            "R-50 23.9, X-50-2x40d 23.0, X-50-4x24d 22.6, X-50-8x14d 22.3, X-50-32x4d 22.2,"
+            "R-101 22.0, X-101-2x40d 21.7, X-101-4x24d 21.4, X-101-8x14d 21.3, X-101-32x4d 21.2",
+        ),
     ),
     PaperTable(
         "Table 4",
         "twice the complexity of ResNet-101, ImageNet-1K",
-        {
-            **_imagenet("R-101", 22.0, 6.0),
-            **_imagenet("X-101-32x4d", 21.2, 5.6),
-            **_imagenet("R-200", 21.7, 5.8),
-            **_imagenet("X-101-1x100d", 21.3, 5.7),
-            **_imagenet("X-101-2x64d", 20.7, 5.5),
-            **_imagenet("X-101-64x4d", 20.4, 5.3),
-        },
+        _read_rows(
+            "imagenet",
+            1000,
+            "R-101 22.0 6.0, X-101-32x4d 21.2 5.6, R-200 21.7 5.8, X-101-1x100d 21.3 5.7,"
+            "X-101-2x64d 20.7 5.5, X-101-64x4d 20.4 5.3",
+        ),
         (_PREACTIVATION,),
     ),
     PaperTable(
         "Section 5.1, residual connections",
         "with and without shortcuts, ImageNet-1K",
-        {
-            **_imagenet("R-50", 23.9),
-            **_imagenet("R-50-plain", 31.2),
-            **_imagenet("X-50-32x4d", 22.2),
-            **_imagenet("X-50-32x4d-plain", 26.1),
-        },
+        _read_rows(
+            "imagenet", 1000, "R-50 23.9, R-50-plain 31.2, X-50-32x4d 22.2, X-50-32x4d-plain 26.1"
+        ),
     ),
     PaperTable(
         "Table 5",
         "single crops of two sizes, and from the text multi-scale dense testing, ImageNet-1K",
         {
-            **_imagenet("R-101", 22.0, 6.0),
-            **_imagenet("R-200", 21.7, 5.8),
-            **_imagenet("R-200", 20.1, 4.8, protocol=CROP_320),
-            **_imagenet("X-101-64x4d", 20.4, 5.3),
-            **_imagenet("X-101-64x4d", 19.1, 4.4, protocol=CROP_320),
-            **_imagenet("X-101-64x4d", 17.7, 3.7, protocol=DENSE),
+            **_read_rows("imagenet", 1000, "R-101 22.0 6.0, R-200 21.7 5.8"),
+            **_read_rows("imagenet", 1000, "R-200 20.1 4.8", CROP_320),
+            **_read_rows("imagenet", 1000, "X-101-64x4d 20.4 5.3"),
+            **_read_rows("imagenet", 1000, "X-101-64x4d 19.1 4.4", CROP_320),
+            **_read_rows("imagenet", 1000, "X-101-64x4d 17.7 3.7", DENSE),
         },
         (_PREACTIVATION, _DENSE_TESTING),
     ),
@@ -178,16 +150,25 @@ TABLES: tuple[PaperTable, ...] = (
         "Table 6",
         "trained on ImageNet-5K, tested on the validation set of ImageNet-1K",
         {
-            **_imagenet5k("R-50", (45.5, 19.4), (27.1, 8.2)),
-            **_imagenet5k("X-50-32x4d", (42.3, 16.8), (24.4, 6.6)),
-            **_imagenet5k("R-101", (42.4, 16.9), (24.2, 6.8)),
-            **_imagenet5k("X-101-32x4d", (40.1, 15.1), (22.2, 5.7)),
+            **_read_rows("imagenet5k", 5000, "R-50 45.5 19.4"),
+            **_read_rows("imagenet5k", 1000, "R-50 27.1 8.2"),
+            **_read_rows("imagenet5k", 5000, "X-50-32x4d 42.3 16.8"),
+            **_read_rows("imagenet5k", 1000, "X-50-32x4d 24.4 6.6"),
+            **_read_rows("imagenet5k", 5000, "R-101 42.4 16.9"),
+            **_read_rows("imagenet5k", 1000, "R-101 24.2 6.8"),
+            **_read_rows("imagenet5k", 5000, "X-101-32x4d 40.1 15.1"),
+            **_read_rows("imagenet5k", 1000, "X-101-32x4d 22.2 5.7"),
         },
     ),
     PaperTable(
         "Table 7",
         "CIFAR-10 and CIFAR-100, the paper's figures being means of 10 runs",
-        {**_cifar("X-29-8x64d", 3.65, 17.77), **_cifar("X-29-16x64d", 3.58, 17.31)},
+        {
+            **_read_rows("cifar10", 10, "X-29-8x64d 3.65", CROP_32),
+            **_read_rows("cifar100", 100, "X-29-8x64d 17.77", CROP_32),
+            **_read_rows("cifar10", 10, "X-29-16x64d 3.58", CROP_32),
+            **_read_rows("cifar100", 100, "X-29-16x64d 17.31", CROP_32),
+        },
     ),
 )
 """Tables 3 to 7: the networks that ``Architecture`` describes, so no Inception or Wide ResNet."""

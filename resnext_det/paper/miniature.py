@@ -53,13 +53,15 @@ class Settings:
     engine: str = "auto"
     device: str | None = None
 
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What every configuration is changed by."""
+        return () if self.device is None else ("MODEL.DEVICE", self.device)
+
 
 @dataclass(frozen=True)
 class Miniature:
-    """The trained classifiers by network, and the comparisons of the detectors.
-
-    ``from_random`` is None where no detectors were trained from random weights.
-    """
+    """The classifiers by network, and the detectors compared; from random weights if asked for."""
 
     classifiers: dict[str, Pretrained]
     pretrained: Comparison
@@ -132,9 +134,8 @@ def run_miniature(settings: Settings) -> Miniature:
     Every configuration is read before the first training.
 
     Raises:
-        ValueError, OSError: a configuration is wrong, a seed is there twice, the output folder has
-            an earlier miniature; see ``pretrain`` and ``train``.
-        FloatingPointError, TrainingInterrupted: as there.
+        ValueError: a configuration is wrong, a seed is there twice, or the output folder has an
+            earlier miniature; others as ``pretrain`` and ``train``.
     """
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise ValueError(
@@ -145,7 +146,7 @@ def run_miniature(settings: Settings) -> Miniature:
         name: ClassificationJob(
             settings.configs / f"{_CLASSIFIER}{name}.yaml",
             settings.output_dir / name / "classifier",
-            _override_device(settings),
+            settings.overrides,
             resume=settings.resume,
         )
         for name in names
@@ -173,16 +174,12 @@ def _make_jobs(settings: Settings, names: Sequence[str], *, pretrained: bool) ->
         job = Job(
             settings.configs / f"{_DETECTOR}{name}.yaml",
             folder / f"{'seed' if pretrained else 'random_seed'}_{seed}",
-            (*_override_device(settings), "MODEL.WEIGHTS", start, "SEED", str(seed)),
+            (*settings.overrides, "MODEL.WEIGHTS", start, "SEED", str(seed)),
             engine=settings.engine,
             resume=settings.resume,
         )
         jobs.append(job)
     return jobs
-
-
-def _override_device(settings: Settings) -> tuple[str, ...]:
-    return () if settings.device is None else ("MODEL.DEVICE", settings.device)
 
 
 def _check_jobs(settings: Settings, jobs: Sequence[ClassificationJob | Job]) -> None:

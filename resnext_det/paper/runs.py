@@ -32,8 +32,7 @@ class Run:
         figures: what was measured, in percent: AP50 and AP, or the errors top1 and top5.
         seed: None where the configuration names none, or a new one was drawn.
         config: the whole configuration, by dotted key.
-        last_checkpoint: the name of the newest checkpoint, ``FINAL`` after a training that ended;
-            None where the folder has none.
+        last_checkpoint: the newest checkpoint's name, ``FINAL`` after a whole training; or None.
         test: of a classifier, the whole file of its test; see ``ClassificationMetrics.to_json``.
         recorded_AP: of a detector, AP in the last evaluation during training; None without record.
     """
@@ -55,15 +54,14 @@ def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
         dataset: which of ``DATASETS.TEST``; needed where there are several.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is not the folder of a run.
-        NotTested: the run was not evaluated.
+        FileNotFoundError: it is not the folder of a run; ``NotTested``: it was not evaluated.
         ValueError: a file is damaged; the network is unknown; the folder holds a classifier, or
             proposals in place of detections; AP is not defined.
     """
     folder = Path(output_dir)
     config = _read_config(folder)
-    names = config.get("DATASETS.TEST") or []
-    if isinstance(config.get("DATASETS.TEST"), str):
+    names = config.get("DATASETS.TEST", [])
+    if isinstance(names, str):
         raise ValueError(
             f"{folder} is of a classifier; compare those with resnext-det compare-classifiers"
         )
@@ -99,10 +97,9 @@ def read_classifier(output_dir: str | Path) -> list[Run]:
         One run for each test, such as those with several crop sizes.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is not the folder of a run.
-        NotTested: the run was not tested.
-        ValueError: a file is damaged; the network is unknown; the folder holds a detector; no
-            image was tested.
+        FileNotFoundError: it is not the folder of a run; ``NotTested``: it was not tested.
+        ValueError: a file is damaged; the network is unknown; it is a detector's; no image was
+            tested.
     """
     folder = Path(output_dir)
     config = _read_config(folder)
@@ -117,36 +114,32 @@ def read_classifier(output_dir: str | Path) -> list[Run]:
             f"{folder / 'test'} holds no *.json: the run "
             + (f"was not tested; write {command} --output-dir {folder}" if ended else _NOT_ENDED)
         )
-    runs = []
-    for file in files:
-        content = _read_test(
+    tests = [
+        _read_test(
             file,
             ERRORS,
             ("protocol", "ways", "images", "skipped"),
             other="it is no test of a classifier; test the run again",
             empty="no image was tested; test on a set that has some",
         )
-        setting = Setting(
-            _name_dataset(config, content), network, content["protocol"], content["ways"]
-        )
-        run = Run(
+        for file in files
+    ]
+    return [
+        Run(
             output_dir=folder,
-            setting=setting,
-            figures={metric: 100 - content[metric] for metric in ERRORS},
+            setting=Setting(_name_dataset(config, test), network, test["protocol"], test["ways"]),
+            figures={metric: 100 - test[metric] for metric in ERRORS},
             seed=_read_seed(config),
             config=config,
             last_checkpoint=FINAL if ended else _read_last_checkpoint(folder),
-            test=content,
+            test=test,
         )
-        runs.append(run)
-    return runs
+        for test in tests
+    ]
 
 
 def read_classifiers(output_dirs: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
-    """Read the runs of several classifiers, and leave out those that were not tested.
-
-    Returns:
-        The runs, and for each folder that was left out the reason.
+    """Read the runs of several classifiers, and for each that was not tested the reason.
 
     Raises:
         NotTested: none of them was tested.
@@ -185,8 +178,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if "MODEL.RESNETS.DEPTH" not in flat:
         raise ValueError(
-            f"{file} has no MODEL.RESNETS.DEPTH, so its network is not known; give a run made with "
-            "a YAML configuration"
+            f"{file} has no MODEL.RESNETS.DEPTH; give a run made with a YAML configuration"
         )
     if flat.get("MODEL.META_ARCHITECTURE") == "ProposalNetwork":
         raise ValueError(
@@ -250,28 +242,24 @@ def _choose_test_set(dataset: str | None, names: Sequence[str], folder: Path) ->
     """Choose the test set that is asked for, or the only one."""
     if not names or (dataset is not None and dataset not in names):
         raise ValueError(
-            f"{folder} was not tested on {dataset or 'any dataset'}: its DATASETS.TEST is "
-            f"{list(names)}; train or evaluate it anew with DATASETS.TEST "
-            f"\"('{dataset or MINIVAL[0]}',)\""
+            f"{folder} was not tested on {dataset or 'any dataset'}: its DATASETS.TEST is {names}; "
+            f"train or evaluate it anew with DATASETS.TEST \"('{dataset or MINIVAL[0]}',)\""
         )
     if dataset is None and len(names) > 1:
         raise ValueError(
             f"{folder} was tested on {', '.join(names)}; name one of them with --dataset (dataset=)"
         )
-    return names[0] if dataset is None else dataset
+    return dataset or names[0]
 
 
 _NOT_ENDED = "has not ended; wait for it, or if it was interrupted repeat its command with --resume"
 
 
 def _explain_no_evaluation(folder: Path, inference: Path) -> str:
-    detections = inference / "coco_instances_results.json"
+    detections, metrics = inference / "coco_instances_results.json", inference / "metrics.json"
     if detections.is_file():
-        command = f"resnext-det evaluate ANNOTATIONS {detections}"
-        return (
-            "there are detections without figures; write "
-            f"{command} --json {inference / 'metrics.json'}"
-        )
+        command = f"resnext-det evaluate ANNOTATIONS {detections} --json {metrics}"
+        return f"there are detections without figures; write {command}"
     if _read_last_checkpoint(folder) == FINAL:
         return (
             "the run was not evaluated on detections; repeat its command with --eval-only --resume"

@@ -432,123 +432,63 @@ def test_doubtful_runs_are_noted(write: Write) -> None:
         assert sum(note.startswith(expected) for note in notes) == 1, expected
 
 
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def replace(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
-
-
 def make_unfinished(folder: Path) -> None:
     (folder / "inference" / "metrics.json").unlink()
     (folder / "last_checkpoint").write_text("model_0000999.pth")
 
 
 def make_unevaluated(folder: Path) -> None:
-    (folder / "inference" / "metrics.json").rename(
-        folder / "inference" / "coco_instances_results.json"
-    )
-
-
-def make_proposals(folder: Path) -> None:
-    config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(
-        config.replace("MODEL:\n", "MODEL:\n  META_ARCHITECTURE: ProposalNetwork\n")
-    )
-    (folder / "inference" / "metrics.json").unlink()
+    metrics = folder / "inference" / "metrics.json"
+    metrics.rename(metrics.with_name("coco_instances_results.json"))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "error", "message"),
+    ("spoil", "message"),
     [
-        (
-            remove("config.yaml"),
-            FileNotFoundError,
-            r"run holds no config.yaml, .*; give the OUTPUT_DIR",
-        ),
-        (
-            remove("inference/metrics.json"),
-            FileNotFoundError,
-            r"not evaluated on detections; .*--eval-only --resume",
-        ),
-        (
-            make_unfinished,
-            FileNotFoundError,
-            r"metrics.json does not exist: the run has not ended; .* with --resume",
-        ),
-        (
-            make_unevaluated,
-            FileNotFoundError,
-            r"write resnext-det evaluate ANNOTATIONS .*results.json --json",
-        ),
-        (
-            make_proposals,
-            ValueError,
-            r"first of two steps .* holds proposals, .*; give the OUTPUT_DIR of the second step",
-        ),
-        (
-            replace("config.yaml", "MODEL: [1"),
-            ValueError,
-            r"config.yaml is not plain YAML: .* line 1",
-        ),
-        (
-            replace("config.yaml", "!!python/object/apply:os.getcwd []"),
-            ValueError,
-            r"is not plain YAML: .*determine",
-        ),
-        (replace("config.yaml", "a: &a {b: *a}"), ValueError, r"config.yaml is not plain YAML"),
-        (replace("config.yaml", "- 1"), ValueError, r"config.yaml has no MODEL.RESNETS.DEPTH"),
-        (
-            replace("config.yaml", "model: {depth: 50}"),
-            ValueError,
-            r"config.yaml has no MODEL.RESNETS.DEPTH",
-        ),
-        (
-            replace("inference/metrics.json", '{"AP": 1'),
-            ValueError,
-            r"metrics.json is not JSON .*line 1.*again",
-        ),
-        (
-            replace("inference/metrics.json", "[]"),
-            ValueError,
-            r"metrics.json has no AP50: it is no evaluation",
-        ),
-        (
-            replace("inference/metrics.json", '{"AR@100": 50}'),
-            ValueError,
-            r"has no AP50: .*; give a run that found",
-        ),
-        (replace("inference/metrics.json", '{"AP50": 1}'), ValueError, r"metrics.json has no AP: "),
-        (
-            replace("inference/metrics.json", '{"AP50": null, "AP": null}'),
-            ValueError,
-            r"AP50 is null, .*no annotated",
-        ),
-        (
-            replace("inference/metrics.json", '{"AP50": 1, "AP": NaN}'),
-            ValueError,
-            r"AP is null, .*no annotated",
-        ),
-        (
-            replace("inference/metrics.json", '{"AP50": -1, "AP": -1}'),
-            ValueError,
-            r"AP50 is -1, which is no percentage",
-        ),
-        (
-            replace("inference/metrics.json", '{"AP50": "47", "AP": 1}'),
-            ValueError,
-            r"AP50 is '47', which is no perc",
-        ),
+        (lambda run: (run / "config.yaml").unlink(), "run holds no config.yaml, .*; give the OUT"),
+        (lambda run: (run / "inference" / "metrics.json").unlink(), ".*--eval-only --resume"),
+        (make_unfinished, "metrics.json does not exist: the run has not ended; .* with --resume"),
+        (make_unevaluated, "write resnext-det evaluate ANNOTATIONS .*results.json --json"),
     ],
 )
-def test_a_folder_that_is_no_evaluated_run(
-    write: Write, spoil: Callable[[Path], None], error: type[Exception], message: str
+def test_a_folder_without_the_files_of_a_run(
+    write: Write, spoil: Callable[[Path], None], message: str
 ) -> None:
     folder = write("run", "R-50")
     read_detector(folder)
     spoil(folder)
-    with pytest.raises(error, match=message):
+    with pytest.raises(FileNotFoundError, match=message):
+        read_detector(folder)
+
+
+STEP_ONE = "MODEL: {META_ARCHITECTURE: ProposalNetwork, RESNETS: {DEPTH: 50}}"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config", STEP_ONE, "first of two steps .* holds proposals, .*; give .* of the second"),
+        ("config", "MODEL: [1", "config.yaml is not plain YAML: .* line 1"),
+        ("config", "!!python/object/apply:os.getcwd []", "is not plain YAML: .*determine"),
+        ("config", "a: &a {b: *a}", "config.yaml is not plain YAML"),
+        ("config", "- 1", "config.yaml has no MODEL.RESNETS.DEPTH"),
+        ("config", "model: {depth: 50}", "config.yaml has no MODEL.RESNETS.DEPTH"),
+        ("metrics", '{"AP": 1', "metrics.json is not JSON .*line 1.*again"),
+        ("metrics", "[]", "metrics.json has no AP50: it is no evaluation"),
+        ("metrics", '{"AR@100": 50}', "has no AP50: .*; give a run that found"),
+        ("metrics", '{"AP50": 1}', "metrics.json has no AP: "),
+        ("metrics", '{"AP50": null, "AP": null}', "AP50 is null, .*no annotated"),
+        ("metrics", '{"AP50": 1, "AP": NaN}', "AP is null, .*no annotated"),
+        ("metrics", '{"AP50": -1, "AP": -1}', "AP50 is -1, which is no percentage"),
+        ("metrics", '{"AP50": "47", "AP": 1}', "AP50 is '47', which is no perc"),
+    ],
+)
+def test_damaged_files_of_a_run(write: Write, file: str, content: str, message: str) -> None:
+    folder = write("run", "R-50")
+    (folder / {"config": "config.yaml", "metrics": "inference/metrics.json"}[file]).write_text(
+        content
+    )
+    with pytest.raises(ValueError, match=message):
         read_detector(folder)
 
 
