@@ -13,7 +13,6 @@ from detectron2.data import DatasetCatalog, build_detection_train_loader
 from resnext_det.data.coco import CocoDataset, list_datasets
 from resnext_det.detection.datasets import build_train_batches, check_categories, load_datasets
 from resnext_det.detection.detectron2.catalog import register_datasets
-from resnext_det.detection.detectron2.configuration import needs_detectron2_data
 from resnext_det.instances import Boxes, Instances
 
 
@@ -59,8 +58,11 @@ class Data:
                 yield [convert_sample(sample) for sample in batch]
 
 
-def load_data(cfg: CfgNode, *, training: bool) -> Data:
+def load_data(cfg: CfgNode, by_detectron2: bool, *, training: bool) -> Data:
     """Load and check ``DATASETS.TRAIN`` (in training) and ``DATASETS.TEST``.
+
+    Args:
+        by_detectron2: leave the images to detectron2, as where a set is known to it alone.
 
     Raises:
         ValueError, FileNotFoundError: a set is unknown, broken or missing, or has other classes
@@ -68,7 +70,7 @@ def load_data(cfg: CfgNode, *, training: bool) -> Data:
     """
     register_datasets()
     names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - {*list_datasets()}
-    if any(name in DatasetCatalog for name in names) or needs_detectron2_data(cfg):
+    if by_detectron2 or any(name in DatasetCatalog for name in names):
         return Data(True, [], [])
     train_sets = load_datasets(cfg, "TRAIN") if training else []
     test_sets = load_datasets(cfg, "TEST", needed=not training)

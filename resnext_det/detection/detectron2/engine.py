@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.engine.hooks import PreciseBN
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
@@ -15,8 +17,12 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from resnext_det.config import check
+from resnext_det.config.backbone import check_backbone
 from resnext_det.config.detection import scale_to_processes
-from resnext_det.detection.detectron2.configuration import load_config, uses_our_backbone
+from resnext_det.config.loading import merge
+from resnext_det.config.rules import get_value
+from resnext_det.config.values import SUPPORTED_VALUES, check_value, is_supported
 from resnext_det.detection.detectron2.datasets import load_data
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
@@ -27,10 +33,42 @@ from resnext_det.training.loop import Step
 from resnext_det.training.metrics import PERIOD, MetricsWriter
 from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
 
-__all__ = ["evaluate", "load_config", "propose", "train"]
+logger = logging.getLogger(__name__)
 
+# Prefixes of keys of the data; the models whose results are boxes alone.
+_DATA_KEYS = ("INPUT.", "DATASETS.", "DATALOADER.", "MODEL.MASK", "MODEL.KEYPOINT", "TEST.AUG.")
+_BOX_DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "FCOS")
 # Prefixes of the numbers that detectron2's models give of anchors and regions.
 _TOLD = ("rpn/", "roi_head/", "fast_rcnn/", "mask_rcnn/", "keypoint_rcnn/", "retinanet", "num_")
+
+
+def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+    """Read a configuration over detectron2's defaults; every key of detectron2 may be set.
+
+    A configuration that the portable engine honors is held to the same checks; of another one the
+    backbone is checked.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``resnext_det.load_config``.
+    """
+    cfg = get_cfg()
+    merge(cfg, path, overrides)
+    check_value(cfg, "VERSION", 2)
+    if beyond := _find_keys_beyond_portable(cfg):
+        logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
+        if _uses_our_backbone(cfg):
+            check_backbone(cfg)
+    else:
+        check(cfg)
+    on_cpu = cfg.MODEL.DEVICE.startswith("cpu")
+    if cfg.SOLVER.AMP.ENABLED and on_cpu and cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIPool":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED = True with MODEL.ROI_BOX_HEAD.POOLER_TYPE = 'ROIPool' does not "
+            "run on detectron2 on the CPU, where torchvision's roi_pool takes float32 alone; write "
+            "SOLVER.AMP.ENABLED False, MODEL.DEVICE cuda, or --engine portable"
+        )
+    cfg.freeze()
+    return cfg
 
 
 def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
@@ -42,16 +80,16 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
-    data = load_data(cfg, training=True)
+    data = load_data(cfg, _needs_detectron2_data(cfg), training=True)
     model = build_detector(cfg).train()
     optimizer = build_optimizer(cfg, model)
-    multiplier = build_lr_scheduler(cfg, optimizer)._multiplier
+    multiplier = build_lr_scheduler(cfg, optimizer)._multiplier  # where in the training -> factor
     precise_bn = None
     if cfg.TEST.PRECISE_BN.ENABLED:
         batches = data.load_batches(cfg, 0)
         precise_bn = PreciseBN(0, model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
     files: list[str] = []  # of the batch
-    with EventStorage() as storage:
+    with EventStorage() as storage, _explain_missing_annotations(files):
 
         def load_batches(start: int) -> Iterator[list[dict[str, Any]]]:
             for iteration, batch in enumerate(data.load_batches(cfg, start), start):
@@ -68,27 +106,16 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
                 told = [name for name in latest if name.startswith(_TOLD)]
                 writer.put({name: latest[name][0] for name in told})
 
-        try:
-            return train_detector(
-                cfg,
-                model,
-                optimizer=optimizer,
-                schedule=lambda iteration: multiplier(iteration / cfg.SOLVER.MAX_ITER),
-                load_batches=load_batches,
-                evaluate=lambda: evaluate_all(cfg, model, data),
-                resume=resume,
-                after_step=after_step,
-            )
-        except AttributeError as error:
-            kinds = ("masks", "keypoints")
-            missing = next((name for name in kinds if f"'gt_{name}'" in str(error)), None)
-            if missing is None:
-                raise
-            raise ValueError(
-                f"the annotations of {', '.join(files)} have no {missing}, on which "
-                f"MODEL.{missing.upper()[:-1]}_ON = True trains; write False, or annotations with "
-                f"{missing}"
-            ) from error
+        return train_detector(
+            cfg,
+            model,
+            optimizer=optimizer,
+            schedule=lambda iteration: multiplier(iteration / cfg.SOLVER.MAX_ITER),
+            load_batches=load_batches,
+            evaluate=lambda: evaluate_all(cfg, model, data),
+            resume=resume,
+            after_step=after_step,
+        )
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
@@ -96,7 +123,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]
     _set_up(cfg)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
         record_config(cfg)
-    data = load_data(cfg, training=False)
+    data = load_data(cfg, _needs_detectron2_data(cfg), training=False)
     model = build_detector(cfg)
     load_trained(cfg, model, resume=resume)
     return evaluate_all(cfg, model, data)
@@ -119,7 +146,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     Raises:
         ValueError: detectron2 refuses the model.
     """
-    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and uses_our_backbone(cfg):
+    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and _uses_our_backbone(cfg):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.ROI_HEADS.NAME = "ResNeXtRes5ROIHeads"
@@ -135,3 +162,36 @@ def _set_up(cfg: CfgNode) -> None:
     set_up(cfg, log_too=("detectron2", "fvcore"))
     if distributed.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+@contextmanager
+def _explain_missing_annotations(files: Sequence[str]) -> Iterator[None]:
+    """Explain detectron2's error about masks or keypoints that the annotations of ``files`` lack."""
+    try:
+        yield
+    except AttributeError as error:
+        kinds = ("masks", "keypoints")
+        missing = next((name for name in kinds if f"'gt_{name}'" in str(error)), None)
+        if missing is None:
+            raise
+        raise ValueError(
+            f"the annotations of {', '.join(files)} have no {missing}, on which "
+            f"MODEL.{missing.upper()[:-1]}_ON = True trains; write False, or annotations with "
+            f"{missing}"
+        ) from error
+
+
+def _find_keys_beyond_portable(cfg: CfgNode) -> list[str]:
+    """Find the keys with a value that detectron2 alone may honor."""
+    return [key for key in SUPPORTED_VALUES if not is_supported(key, get_value(cfg, key))]
+
+
+def _uses_our_backbone(cfg: CfgNode) -> bool:
+    """Tell whether the backbone is one that this package registers."""
+    return "resnext" in cfg.MODEL.BACKBONE.NAME
+
+
+def _needs_detectron2_data(cfg: CfgNode) -> bool:
+    """Tell whether detectron2 has to load the images and evaluate: masks, keypoints, crops ..."""
+    keys = [key for key in _find_keys_beyond_portable(cfg) if key.startswith(_DATA_KEYS)]
+    return bool(keys) or cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS
