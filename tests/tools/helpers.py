@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -50,3 +52,11 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
     output, errors = process.communicate(timeout=120)
     assert process.returncode == status, output + errors
     return output, errors
+
+
+def read_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line of an error, without "error: "; nothing else was printed."""
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: "), captured
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err.removeprefix("error: ")

@@ -19,7 +19,7 @@ from resnext_det.paper.complexity import (
 )
 from resnext_det.paper.figure_4 import format_figure_4
 from resnext_det.resnext import Bottleneck, ResNeXtClassifier
-from tests.tools.helpers import finish, run_tool, start_tool
+from tests.tools.helpers import finish, read_error, run_tool, start_tool
 
 run = partial(run_tool, "analyze")
 
@@ -72,11 +72,8 @@ def test_other_channels_are_counted_and_said(capsys: pytest.CaptureFixture[str])
         title, *_, total = capsys.readouterr().out.splitlines()
         assert title.endswith(", stem_channels 32, res2_channels 64 at 64 x 64")
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        assert total.split()[:3] == [
-            "total",
-            f"{parameters:,}",
-            f"{counter.get_total_flops() // 2:,}",
-        ]
+        flops = counter.get_total_flops()
+        assert total.split()[:3] == ["total", f"{parameters:,}", f"{flops // 2:,}"]
     assert run("--table", 1, "--stem-channels", 32) == 1
     assert "change an architecture; give its NAME" in capsys.readouterr().err
 
@@ -142,15 +139,8 @@ def test_the_command_prints_a_net_stage_by_stage(capsys: pytest.CaptureFixture[s
     total = [f"{net.num_parameters(10):,}", f"{net.multiply_adds(64, 96, 10):,}"]
     assert cells(first)[-1][:3] == ["total", *total]
     assert cells(first)[3][:2] == ["stem", "64 x 16 x 24"]
-    assert [row[0] for row in cells(first)[3:]] == [
-        "stem",
-        "res2",
-        "res3",
-        "res4",
-        "res5",
-        "linear",
-        "total",
-    ]
+    stages = [row[0] for row in cells(first)[3:]]
+    assert stages == ["stem", "res2", "res3", "res4", "res5", "linear", "total"]
 
 
 def test_table_1_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,8 +212,4 @@ def test_errors_are_one_line(
     arguments: list[object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert message in read_error(capsys)

@@ -12,7 +12,7 @@ import yaml
 from resnext_det.paper.comparison import compare_detectors
 from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_detector
-from tests.tools.helpers import finish, run_tool, start_tool
+from tests.tools.helpers import finish, read_error, run_tool, start_tool
 
 run = partial(run_tool, "compare")
 
@@ -70,21 +70,17 @@ def test_the_table_goes_into_files(folders: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("gone",), "error: there is no folder gone; give the OUTPUT_DIR of a training"),
+        (("gone",), "there is no folder gone; give the OUTPUT_DIR of a training"),
         (("R50", "R50"), "is given 2 times"),
-        (("R50", "new"), "error: new/inference/metrics.json does not exist: the run has not ended"),
-        (("R50/inference",), "error: R50/inference holds no config.yaml"),
-        (("R50", "--dataset", "bccd_val"), "error: R50 was not tested on bccd_val"),
-        (("R50", "X50", "--png", "table8.xyz"), "error: Format 'xyz' is not supported"),
-        (("R50", "--markdown", "R50/config.yaml/table8.md"), "error: [Errno"),
+        (("R50", "new"), "new/inference/metrics.json does not exist: the run has not ended"),
+        (("R50/inference",), "R50/inference holds no config.yaml"),
+        (("R50", "--dataset", "bccd_val"), "R50 was not tested on bccd_val"),
+        (("R50", "X50", "--png", "table8.xyz"), "Format 'xyz' is not supported"),
+        (("R50", "--markdown", "R50/config.yaml/table8.md"), "[Errno"),
     ],
 )
 def test_an_error_is_one_line(
     folders: list[str], arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert message in captured.err
-    assert captured.err.startswith("error: ")
-    assert len(captured.err.splitlines()) == 1
+    assert message in read_error(capsys)

@@ -12,7 +12,7 @@ import yaml
 from resnext_det.paper.comparison import compare_classifiers
 from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_classifier, read_detector
-from tests.tools.helpers import finish, run_tool, start_tool
+from tests.tools.helpers import finish, read_error, run_tool, start_tool
 
 run = partial(run_tool, "compare_classifiers")
 
@@ -94,19 +94,15 @@ def test_a_detectors_folder_is_told_apart(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("gone",), "error: there is no folder gone; give the OUTPUT_DIR of a training"),
+        (("gone",), "there is no folder gone; give the OUTPUT_DIR of a training"),
         (("s1", "s1"), "is given 2 times"),
-        (("new",), "error: new/test holds no *.json: the run was not tested; write resnext-det "),
-        (("s1/test",), "error: s1/test holds no config.yaml"),
-        (("s1", "--json", "s1/config.yaml/tables.json"), "error: [Errno"),
+        (("new",), "new/test holds no *.json: the run was not tested; write resnext-det "),
+        (("s1/test",), "s1/test holds no config.yaml"),
+        (("s1", "--json", "s1/config.yaml/tables.json"), "[Errno"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line(
     folders: list[str], arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert message in captured.err
-    assert captured.err.startswith("error: ")
-    assert len(captured.err.splitlines()) == 1
+    assert message in read_error(capsys)

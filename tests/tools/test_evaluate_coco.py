@@ -10,7 +10,7 @@ import pytest
 
 from resnext_det.evaluation.coco import evaluate_coco
 from tests.evaluation.helpers import random_set
-from tests.tools.helpers import finish, run_tool, start_tool
+from tests.tools.helpers import finish, read_error, run_tool, start_tool
 
 run = partial(run_tool, "evaluate_coco")
 
@@ -48,35 +48,25 @@ def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("none.json", "results.json"), "error: annotation file none.json does not exist"),
-        (("annotations.json", "none.json"), "error: result file none.json does not exist"),
-        (("results.json", "annotations.json"), "give the annotations first and the results second"),
+        ("none.json results.json", "annotation file none.json does not exist"),
+        ("annotations.json none.json", "result file none.json does not exist"),
+        ("results.json annotations.json", "give the annotations first and the results second"),
+        ("annotations.json cut.json", "result file cut.json is not JSON at line 1, column 2"),
         (
-            ("annotations.json", "cut.json"),
-            "error: result file cut.json is not JSON at line 1, column 2",
+            "annotations.json results.json --max-detections 0",
+            "max_detections_per_image is 0",
         ),
-        (
-            ("annotations.json", "results.json", "--max-detections", "0"),
-            "error: max_detections_per_image is 0",
-        ),
-        (
-            ("annotations.json", "results.json", "--plot", "curves.xyz"),
-            "error: Format 'xyz' is not supported",
-        ),
+        ("annotations.json results.json --plot curves.xyz", "Format 'xyz' is not supported"),
     ],
 )
 def test_an_error_is_one_line(
     files: tuple[Path, Path],
-    arguments: tuple[str, ...],
+    arguments: str,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(files[0].parent)
     Path("cut.json").write_text("[")
-    assert run(*arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert message in captured.err
-    assert captured.err.startswith("error: ")
-    assert len(captured.err.splitlines()) == 1
+    assert run(*arguments.split()) == 1
+    assert message in read_error(capsys)

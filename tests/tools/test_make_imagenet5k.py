@@ -83,17 +83,8 @@ def test_classes_that_the_full_set_lacks(
 def test_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for full, small in (("none", "classes.txt"), ("none", "none/train")):
         (tmp_path / "classes.txt").write_text("n01\n")
-        assert (
-            run(
-                "--imagenet",
-                tmp_path / full,
-                "--imagenet1k",
-                tmp_path / small,
-                "--output",
-                tmp_path / "o",
-            )
-            == 1
-        )
+        given = ("--imagenet", tmp_path / full, "--imagenet1k", tmp_path / small)
+        assert run(*given, "--output", tmp_path / "o") == 1
         assert "there is no such path; give a folder of class folders" in capsys.readouterr().err
 
 
@@ -102,14 +93,8 @@ def test_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     [
         (6_800_000, None),
         (7_100_000, None),
-        (
-            3_400_000,
-            "note: the paper counts 6.8 million images for 5000 classes, and this is 50% less",
-        ),
-        (
-            13_600_000,
-            "note: the paper counts 6.8 million images for 5000 classes, and this is 100% more",
-        ),
+        (3_400_000, "6.8 million images for 5000 classes, and this is 50% less"),
+        (13_600_000, "6.8 million images for 5000 classes, and this is 100% more"),
     ],
 )
 def test_a_number_far_from_the_papers_is_said(images: int, note: str | None) -> None:
@@ -117,4 +102,4 @@ def test_a_number_far_from_the_papers_is_said(images: int, note: str | None) -> 
     choice = imagenet5k.Choice(names, (images - 4999, *[1] * 4999), ())
     lines = load_tool("make_imagenet5k")["report"](choice, 1000, Path("out")).splitlines()
     assert lines[0] == f"out: {images:,} images of 5000 classes"
-    assert (len(lines) == 2) if note is None else lines[2].startswith(note)
+    assert (len(lines) == 2) if note is None else note in lines[2]
