@@ -1,9 +1,9 @@
-"""ResNeXt for object detection ("Aggregated Residual Transformations for Deep Neural Networks",
-arXiv 1611.05431).
+"""ResNeXt for object detection (Aggregated Residual Transformations, arXiv 1611.05431).
 
-``import resnext_det`` imports nothing else: a public name is imported when it is first used. Where
-detectron2 is installed, the backbones ``build_resnext_backbone``, ``build_resnext_fpn_backbone`` and
-``build_retinanet_resnext_fpn_backbone`` are registered in it as soon as it is imported.
+``import resnext_det`` imports no other library: a public name is imported when it is first used.
+The backbones ``build_resnext_backbone``, ``build_resnext_fpn_backbone`` and
+``build_retinanet_resnext_fpn_backbone`` are registered in detectron2, where that is installed, as
+soon as it is imported.
 """
 
 from __future__ import annotations
@@ -41,35 +41,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
+_NAMES = {
+    "architecture": "Architecture",
+    "classification.inference": "Classifier",
+    "classification.jobs": "ClassificationJob EvaluationJob evaluate_weights pretrain",
+    "classification.weights": "load_classifier",
+    "config": "config_file get_cfg load_config",
+    "config.classification": "get_classifier_cfg load_classifier_config",
+    "detection.inference": "Predictor",
+    "detection.jobs": "Job Metrics evaluate train",
+    "detection.portable.build": "build_detector",
+    "evaluation.coco": "CocoMetrics evaluate_coco",
+    "resnext": "ResNeXt ResNeXtClassifier",
+    "weights": "LoadReport Preprocessing WeightFile load_weights read_weights write_weights",
+}
 _HOMES = {
-    "Architecture": "resnext_det.architecture",
-    "ResNeXt": "resnext_det.resnext",
-    "ResNeXtClassifier": "resnext_det.resnext",
-    "Classifier": "resnext_det.classification.inference",
-    "ClassificationJob": "resnext_det.classification.jobs",
-    "pretrain": "resnext_det.classification.jobs",
-    "EvaluationJob": "resnext_det.classification.jobs",
-    "evaluate_weights": "resnext_det.classification.jobs",
-    "load_classifier": "resnext_det.classification.weights",
-    "config_file": "resnext_det.config",
-    "get_cfg": "resnext_det.config",
-    "load_config": "resnext_det.config",
-    "get_classifier_cfg": "resnext_det.config.classification",
-    "load_classifier_config": "resnext_det.config.classification",
-    "Job": "resnext_det.detection.jobs",
-    "Metrics": "resnext_det.detection.jobs",
-    "evaluate": "resnext_det.detection.jobs",
-    "train": "resnext_det.detection.jobs",
-    "build_detector": "resnext_det.detection.portable.build",
-    "Predictor": "resnext_det.detection.inference",
-    "CocoMetrics": "resnext_det.evaluation.coco",
-    "evaluate_coco": "resnext_det.evaluation.coco",
-    "LoadReport": "resnext_det.weights",
-    "load_weights": "resnext_det.weights",
-    "read_weights": "resnext_det.weights",
-    "write_weights": "resnext_det.weights",
-    "WeightFile": "resnext_det.weights",
-    "Preprocessing": "resnext_det.weights",
+    name: f"resnext_det.{module}" for module, names in _NAMES.items() for name in names.split()
 }
 
 __all__ = [
