@@ -46,10 +46,8 @@ def locate(name: str) -> tuple[Path, Entry]:
     """Locate the file of a name, downloaded if it is not here; it is verified every time.
 
     Raises:
-        FileNotFoundError: the file is not here and cannot be had; the text says where to put it by
-            hand.
-        ValueError: the name is unknown, the file is not what it should be, or the cache cannot be
-            written to.
+        FileNotFoundError: the file cannot be had; the text says where to put it by hand.
+        ValueError: the name is unknown, or the file is not what it should be or cannot be written.
     """
     known = find_entry(name)
     path = known.path

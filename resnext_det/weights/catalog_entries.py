@@ -57,22 +57,20 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """Where the file is, or will be, in the cache, under its published name: put there by hand,
-        it is taken as if it was downloaded."""
+        """Where the file is, or will be, in the cache; it may be put there by hand."""
         publisher = self.name.removeprefix(PREFIX).rpartition("/")[0]
         return cache_folder() / publisher / urlsplit(self.url).path.rpartition("/")[2]
 
     @property
     def smallest_size(self) -> int:
-        """Bytes that the file has at least: its published size but for a hundredth, or its
-        network's weights without a classifier."""
+        """Bytes that the file has at least: 99 % of its published size, or those of a backbone."""
         if self.mebibytes is not None:
             return int(self.mebibytes * 0.99 * 2**20)
         return 4 * self.architecture.num_parameters(None)
 
     @property
     def verification(self) -> str:
-        """What a download is checked with, beside the size that the server says."""
+        """The check of a download, beside the size that the server states."""
         if self.sha256:
             return f"SHA-256 {self.sha256}..."
         return "MD5 beside the file" if self.md5_url else "size"

@@ -93,7 +93,7 @@ def _convert(source: Path, known: Entry) -> Path:
 
 
 def _is_newer(path: Path, source: Path) -> bool:
-    """Compare with when the source came to be here too: a copy may keep an older date."""
+    """Compare a file's date with its source's and its arrival: a copy may keep an older date."""
     if not path.is_file():
         return False
     at = source.stat()

@@ -64,8 +64,7 @@ def add_preprocessing_beside(file: WeightFile) -> WeightFile:
 
 
 def _read_preprocessing(values: Any, state: Mapping[str, Tensor]) -> Preprocessing | None:
-    """Read a configuration's preprocessing; None where it leaves something to its defaults, which
-    may be any version's."""
+    """Read a configuration's preprocessing; None where it leaves something to defaults."""
     try:
         model = values["MODEL"]
         return Preprocessing.from_dict(
@@ -118,13 +117,11 @@ def convert_preprocessing(
         target: what they are to need.
 
     Returns:
-        a new dict; all tensors but conv1's are the same. Without a change of std every number stays
-        as it is.
+        A new dict; all tensors but conv1's are the same.
 
     Raises:
-        ValueError: the means differ, which no weights make up for (a convolution pads with zeros,
-            which are pixels of the mean); or the stride or the kind of batch norm; or there is no
-            conv1 for three channels.
+        ValueError: the means, the stride or the kind of batch norm differ, which no weights make up
+            for; or there is no conv1 for three channels.
     """
     for name in ("stride_in_1x1", "batch_norm"):
         have, want = getattr(source, name), getattr(target, name)

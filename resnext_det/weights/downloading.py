@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from errno import ENOSPC
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -33,11 +33,11 @@ _RANGE_REFUSED = 416
 
 
 class _Broken(Exception):
-    """The connection broke, or never was; another attempt may bring the rest."""
+    """The connection broke or could not be made; another attempt may succeed."""
 
 
 class _Stale(_Broken):
-    """What has come cannot be gone on from; another attempt begins anew."""
+    """The partial file cannot be continued; another attempt starts anew."""
 
 
 def download(
@@ -50,10 +50,9 @@ def download(
 ) -> Path:
     """Download a file, unless it is here already.
 
-    What came before the connection broke stays beside ``path`` under ``.partial``: the rest is
-    asked for at once, up to five times, and otherwise by the next call, unless the server's file
-    has changed meanwhile. ``path`` appears whole and verified. Processes that want one file wait
-    for the one that downloads it. A bar shows the progress on a terminal.
+    What came before a connection broke stays beside ``path`` under ``.partial``; the rest is asked
+    for up to five times at once, and by the next call, unless the server's file has changed.
+    ``path`` appears whole and verified. Processes that want one file wait for each other.
 
     Args:
         url: https, and redirected to https only; http on this machine.
@@ -63,10 +62,8 @@ def download(
         smallest_size: bytes that it has at least; counts without sha256.
 
     Raises:
-        FileNotFoundError: the file cannot be had, or the network is down; the text says where to
-            put it by hand.
-        ValueError: the address is not https; what came is not the file; the folder cannot be
-            written to, or the disk is full.
+        FileNotFoundError: the file cannot be had; the text says where to put it by hand.
+        ValueError: the address is not https, what came is not the file, or it cannot be written.
     """
     path = Path(path)
     with lock_download(path):
@@ -82,7 +79,7 @@ def download(
         except ValueError as error:
             partial.remove()
             raise ValueError(
-                f"what came from {url} is not the file: {error}; try again, or {_by_hand(path)}"
+                f"what came from {url} is not the file: {error}; try again, or {_advise_by_hand(path)}"
             ) from None
         with explain_write_errors(path):
             partial.finish()
@@ -104,7 +101,7 @@ def lock_download(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error that says what to do."""
+    """Turn errors of the file system into a ValueError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -118,8 +115,7 @@ def verify(path: Path, *, sha256: str | None = None, smallest_size: int = 0) -> 
     """Compare a file with what is known of it: its checksum or, without one, its least size.
 
     Raises:
-        ValueError: it is another file, damaged, cut short or cannot be read; the text says what is
-            wrong.
+        ValueError: it is another file, damaged, cut short or cannot be read.
     """
     try:
         size = path.stat().st_size
@@ -158,8 +154,8 @@ def _compute_digest(path: Path, name: str) -> str:
 
 
 class _Partial:
-    """What has come of a file, ``.partial``, with a note that tells whether the server still has
-    the same file: its tag or date, and its size."""
+    """A partly downloaded file, ``.partial``, with a note of the server's tag or date and size that
+    tells whether the server still has the same file."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -167,18 +163,17 @@ class _Partial:
         self._note = target.with_name(f"{target.name}.partial.json")
         self.validator: str | None = None
         self.total: int | None = None
-        # There may be no note, or a damaged one.
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             note = json.loads(self._note.read_text(encoding="utf-8"))
             self.validator, self.total = note["validator"], note["total"]
 
     @property
     def size(self) -> int:
-        """Bytes that have come and can be gone on from."""
+        """Bytes of the partial file; 0 where it cannot be continued."""
         return self.path.stat().st_size if self.validator and self.path.is_file() else 0
 
     def begin(self, headers: HTTPMessage) -> None:
-        """Forget what has come: the server gives the whole file."""
+        """Start anew: the server sends the whole file."""
         tag, length = headers.get("ETag", ""), headers.get("Content-Length", "")
         self.validator = tag if tag.startswith('"') else headers.get("Last-Modified")
         self.total = int(length) if length.isdecimal() else None
@@ -187,7 +182,7 @@ class _Partial:
         self._note.write_text(json.dumps(note), encoding="utf-8")
 
     def check_part(self, headers: HTTPMessage) -> None:
-        """Refuse a part that does not go on where this ends, or is of another file."""
+        """Refuse a part that does not continue this file."""
         tags = [tag for tag in (headers.get("ETag"), self.validator) if tag and tag.startswith('"')]
         start = f"bytes {self.size}-"
         if len(set(tags)) > 1 or not headers.get("Content-Range", "").startswith(start):
@@ -198,13 +193,13 @@ class _Partial:
         self._note.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Rename the partial file to the whole one."""
         self.path.replace(self.target)
         self._note.unlink(missing_ok=True)
 
 
 def _fetch(url: str, partial: _Partial) -> None:
-    """Fetch all of a file that has not come yet, attempt after attempt."""
+    """Fetch the rest of a file, attempt after attempt."""
     failures, came = 0, False
     while True:
         before = partial.size
@@ -220,7 +215,7 @@ def _fetch(url: str, partial: _Partial) -> None:
             if offline or failures >= _ATTEMPTS:
                 raise FileNotFoundError(
                     f"{url} cannot be reached ({error}); connect this machine to the internet, or "
-                    f"{_by_hand(partial.target)}"
+                    f"{_advise_by_hand(partial.target)}"
                 ) from error
             logger.info("%s: %s; it is tried again.", url, error)
             time.sleep(_PAUSE * 2**failures)
@@ -250,15 +245,9 @@ def _write(response: HTTPResponse, partial: _Partial) -> None:
     if partial.total is not None and partial.total - size > free:
         needed = (partial.total - size) >> 20
         raise OSError(ENOSPC, f"{needed} MiB are needed and {free >> 20} MiB are free")
-    bar = tqdm(
-        initial=size,
-        total=partial.total,
-        desc=partial.target.name,
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1024,
-        disable=None,  # where standard error is no terminal
-    )
+    name, total = partial.target.name, partial.total
+    units: Any = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+    bar = tqdm(desc=name, initial=size, total=total, disable=None, **units)  # on a terminal alone
     with bar, partial.path.open("ab") as file:
         while chunk := _read_chunk(response):
             file.write(chunk)
@@ -289,7 +278,7 @@ def _open_url(url: str, headers: dict[str, str], target: Path | None = None) -> 
         answer = f"the server answers {error.code} {error.reason}"
         if error.code in (*_PASSING, _RANGE_REFUSED):
             raise (_Stale if error.code == _RANGE_REFUSED else _Broken)(answer) from None
-        remedy = f"; {_by_hand(target)}" if target else ""
+        remedy = f"; {_advise_by_hand(target)}" if target else ""
         raise FileNotFoundError(f"{url} cannot be had: {answer}{remedy}") from None
     except URLError as error:
         raise _Broken(str(error.reason)) from error
@@ -321,6 +310,6 @@ def _check_address(url: str) -> None:
         )
 
 
-def _by_hand(path: Path) -> str:
+def _advise_by_hand(path: Path) -> str:
     """Say what to do where there is no network."""
     return f"download it elsewhere and put it at {path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,7 @@ from resnext_det.weights.publishers import find_publisher, read_class_names
 from resnext_det.weights.torch7_models import convert_torch7_network
 
 _CATALOG = "resnext://"
-_ADDRESSES = (
-    *("http:", "https:", "ftp:", "detectron2:", "catalog:", "s3:", "hdfs:", "manifold:"),
-    *("torchvision:", "timm:", "hf-hub:", "open-mmlab:", "modelzoo:"),
-)
+_ADDRESS = re.compile(r"[a-z][a-z0-9-]+:")  # https:, detectron2:, s3:, hf-hub: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class WeightFile:
 
 
 def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
-    """Read weights of any known format, told by the contents; no code in the file is run.
+    """Read weights of any known format, recognized by content; no code in the file is run.
 
     Args:
         source: the path of a file, or a name of the catalog (``resnext://torchvision/X-50-32x4d``),
@@ -68,13 +66,13 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
     """
     if str(source).startswith(_CATALOG):
         return _read_from_catalog(str(source), mapped=mapped)
-    if str(source).startswith(_ADDRESSES):
+    path = Path(source).expanduser()
+    if _ADDRESS.match(str(source)) and not os.path.exists(path):
         raise ValueError(
             f"MODEL.WEIGHTS = {source!s:.200} is an address, and nothing is downloaded from there; "
             "download it yourself and give the file's path, or a name of the catalog "
             f"({_CATALOG}torchvision/X-50-32x4d)"
         )
-    path = Path(source).expanduser()
     kind, found = read_container(path, mapped=mapped)
     try:
         if kind == "torch7":

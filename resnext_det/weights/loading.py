@@ -89,7 +89,7 @@ def _format_yaml(values: Mapping[str, Any]) -> str:
 
 
 def read_needed_overrides(cfg: CfgNode) -> list[str]:
-    """Read what ``--fit-config`` adds: the overrides that ``MODEL.WEIGHTS`` needs.
+    """Read the file ``MODEL.WEIGHTS`` and list the overrides that it needs, for ``--fit-config``.
 
     Raises:
         ValueError, FileNotFoundError: see ``read_weights``; the file does not say what it needs.
@@ -106,7 +106,7 @@ def read_needed_overrides(cfg: CfgNode) -> list[str]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did, by names of the model's state.
+    """The outcome of loading weights, as names of the model's state.
 
     Attributes:
         format: of the file, see ``WeightFile``.
@@ -152,14 +152,14 @@ class LoadReport:
 
 
 def _rank_module(module: str) -> tuple[bool, int, int, str]:
-    """Put the backbone first, from the stem to the classifier."""
+    """Make a sorting key: the backbone first, from the stem to the classifier."""
     in_backbone = module.startswith("backbone") or "." not in module
     part = module.rpartition(".")[2]
     return not in_backbone, -module.count("."), {"stem": 0, "linear": 2}.get(part, 1), module
 
 
 def _tell(*kinds: tuple[Sequence[str], str]) -> list[str]:
-    """Write what happened to how many names, with the first of them, where there are any."""
+    """Write each text with its number of names and the first of them, where there are any."""
     return [
         f"{text.format(len(names))} ({list_first(map(_shorten, names))})"
         for names, text in kinds
@@ -189,9 +189,8 @@ def load_weights(
     Args:
         model: a detector, a ResNeXt or a ResNeXtClassifier.
         source: a path, a name of the catalog, or what ``read_weights`` gave.
-        allow_new_classes: for training on one's own classes from another detector: the two linear
-            outputs of the box predictor may be of another number of classes, or absent, and then
-            keep their random start, with a warning.
+        allow_new_classes: the outputs of a detector's box predictor may be of another number of
+            classes, or absent, and then keep their random start, with a warning.
         inflate_input: where the model's images have another number of channels than three, make
             conv1's weights fit: summed for one channel (an image of three equal channels gives the
             same features), else repeated and scaled by 3 / channels.
@@ -199,8 +198,7 @@ def load_weights(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or would run code; names or shapes do not fit; less than the
-            whole backbone was given; batch norms that are folded into scale and bias would be
-            trained as batch norms.
+            whole backbone was given; folded batch norms would be trained.
     """
     file = source if isinstance(source, WeightFile) else read_weights(source, mapped=True)
     own = model.state_dict()
@@ -262,8 +260,7 @@ def _inflate(weight: Tensor, own: Tensor) -> Tensor:
 
 
 def _find_other_classes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Find the box predictor's outputs that the file lacks, or has for another number of classes
-    and the same features."""
+    """Find the box predictor's outputs that the file lacks or has for other numbers of classes."""
     return tuple(
         name
         for name, tensor in own.items()

@@ -1,4 +1,4 @@
-"""The preprocessing that weights need, the published kinds of it, and how a configuration differs.
+"""The preprocessing that weights need, known publishers' and how a configuration differs from it.
 
 Weights under another preprocessing than theirs load without an error and cost several points of AP.
 So it travels with them, and ``loading.check_preprocessing`` compares it with the configuration.
@@ -23,7 +23,7 @@ _TOLERANCE = 5e-3
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the images and the network have to be for weights.
+    """The image preprocessing and the variant of the network that weights were trained with.
 
     Attributes:
         channel_order: "RGB" or "BGR".
@@ -92,7 +92,7 @@ class Preprocessing:
 
 
 def _is_real(number: object) -> bool:
-    """Tell whether something is a number that a pixel's mean or std may be; nan and True are none."""
+    """Tell whether something may be a pixel's mean or std; nan and True may not."""
     return type(number) in (int, float) and abs(number) < 1e6  # type: ignore[arg-type]
 
 
@@ -135,9 +135,8 @@ def find_batch_norm(state: Mapping[str, Tensor]) -> str:
 def find_differences(preprocessing: Preprocessing, cfg: CfgNode) -> list[tuple[str, Any, Any]]:
     """Find where a configuration differs from what weights need.
 
-    Compared are INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD, MODEL.RESNETS.STRIDE_IN_1X1 and
-    MODEL.RESNETS.NORM. Numbers agree within 0.5 %: the published ones are rounded in several ways.
-    Images of one channel ("L") have no order, and their mean and std are not compared.
+    Numbers agree within 0.5 %: the published ones are rounded in several ways. Images of one
+    channel ("L") have no order, and their mean and std are not compared.
 
     Returns:
         (key, its value, the value that is needed) for every difference.

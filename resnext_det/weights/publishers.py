@@ -39,7 +39,7 @@ _OWN_WORDS = {"preprocessing": "channel_order", "architecture": "cardinality"}
 
 
 class Publisher(NamedTuple):
-    """What is known of a weight file by who published it.
+    """The format, preprocessing and metadata of a weight file, found by who published it.
 
     Attributes:
         format: see ``WeightFile``.
@@ -187,8 +187,7 @@ def _read_openmmlab(
 
 
 def _read_pycls(text: Any) -> str | Preprocessing:
-    """Read pycls's configuration: its networks have the stride in the 3x3, but for those of
-    MODEL.TYPE resnet whose configuration says otherwise."""
+    """Read pycls's configuration: networks of MODEL.TYPE resnet may have the stride in the 1x1."""
     text = text[:_LONGEST_TEXT] if isinstance(text, str) else ""
 
     def find(node: str, line: str) -> re.Match[str] | None:

@@ -48,12 +48,10 @@ def write_weights(
 ) -> None:
     """Write weights into a file, whole or not at all; a file that is there is replaced.
 
-    detectron2: a .pkl of numpy arrays that its own checkpointer loads into a backbone or a
-    detector. native: a .pth, which detectron2 loads too. safetensors: our names. These carry
-    preprocessing, architecture and metadata along, which other programs ignore. torchvision: its
-    names, for its own preprocessing (see ``make_torchvision_state``); nothing else fits into such a
-    file. Every value is written as it is. The counters of batch norms are left out of all but
-    torchvision's, where they are 0 if there are none.
+    detectron2: a .pkl of numpy arrays that its own checkpointer loads. native: a .pth, which
+    detectron2 loads too. safetensors: our names. These carry preprocessing, architecture, metadata
+    and class names along, and no counters of batch norms. torchvision: its names, for its own
+    preprocessing, and nothing else; see ``make_torchvision_state``. Values stay as they are.
 
     Args:
         source: a ResNeXt, a ResNeXtClassifier, a detector, or the state of one, under our names; or
@@ -150,8 +148,7 @@ def _get_state(source: nn.Module | Mapping[str, Tensor] | WeightFile) -> dict[st
 
 
 def _make_plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Put tensors on the CPU, in the usual memory format, each alone in its storage: torch.save
-    writes whole storages."""
+    """Put tensors on the CPU, each alone in its storage: torch.save writes whole storages."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     return {
         name: tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
@@ -169,10 +166,7 @@ def _make_array(name: str, tensor: Tensor) -> Any:
 
 
 class _OldNumpyNames:
-    """Write the name of a module that numpy 1 and 2 both know in place of numpy 2's own.
-
-    It stands before the first array's values.
-    """
+    """Write the name of a module, before the first array, as numpy 1 and 2 both know it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -214,13 +208,9 @@ def make_torchvision_state(
     """Convert weights under our names to a state that torchvision's ``ResNet`` loads strictly.
 
     Such a file says nothing about its preprocessing, and every reader takes it for torchvision's,
-    so the weights are made for that: conv1's channels put into RGB, another pixel std folded into
-    conv1. The batch norms' counters, where absent, are 0. Without a classifier it fits a ResNet
-    whose ``fc`` is ``nn.Identity()``.
-
-    A frozen batch norm is torchvision's batch norm in evaluation, exactly. Folded ones, which have
-    no statistics, are written with the mean 0 and variance 1 that they have here: right in
-    evaluation, and not to be trained, of which a warning tells.
+    so the weights are converted to that. The batch norms' counters, where absent, are 0. Without a
+    classifier it fits a ResNet whose ``fc`` is ``nn.Identity()``. Folded batch norms are written
+    with the mean 0 and variance 1: right in evaluation, and not to be trained, as a warning says.
 
     Raises:
         ValueError: torchvision has no such network, or the weights cannot be made for its

@@ -31,11 +31,11 @@ from tests.weights.helpers import (
     THIN,
     TORCHVISION,
     classifier,
-    in_format,
-    randomized,
+    drop_counters,
+    fill_randomly,
+    make_path,
     same_bits,
     torchvision_network,
-    without_counters,
 )
 from tests.weights.test_conversion import run_of_ours
 
@@ -45,7 +45,7 @@ run = partial(run_tool, "convert_weights")
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
     """A file of torchvision."""
-    torch.save(randomized(torchvision_network()).state_dict(), tmp_path / "theirs.pth")
+    torch.save(fill_randomly(torchvision_network()).state_dict(), tmp_path / "theirs.pth")
     return tmp_path / "theirs.pth"
 
 
@@ -53,7 +53,7 @@ def theirs(tmp_path: Path) -> Path:
 def test_there_and_back(
     format: str, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    between, back = in_format(format, tmp_path / "new"), tmp_path / "back.pth"
+    between, back = make_path(format, tmp_path / "new"), tmp_path / "back.pth"
     assert run(theirs, between, "--format", format) == 0
     assert capsys.readouterr().out == f"{between}: X-26-2x4d from {theirs}\n"
     assert run(between, back, "--format", "torchvision") == 0
@@ -101,7 +101,7 @@ def test_the_command_inspects(theirs: Path) -> None:
 def test_what_inspect_prints_is_a_configuration_that_fits(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = randomized(ResNeXt(SMALL, out_features=("res5",)))
+    model = fill_randomly(ResNeXt(SMALL, out_features=("res5",)))
     if KNOWN[kind].batch_norm == "folded":
         for name, tensor in model.state_dict().items():
             if "running" in name:
@@ -177,9 +177,7 @@ def test_channel_order_and_std_are_converted(theirs: Path, tmp_path: Path) -> No
     features = []
     for state, images in ((before.state, rgb), (file.state, bgr)):
         model = ResNeXt(THIN, out_features=("res5",)).eval()
-        model.load_state_dict(
-            {n: t for n, t in without_counters(state).items() if "linear" not in n}
-        )
+        model.load_state_dict({n: t for n, t in drop_counters(state).items() if "linear" not in n})
         with torch.no_grad():
             features.append(model(images)["res5"])
     assert torch.allclose(
@@ -236,7 +234,7 @@ def test_heads_that_are_no_part_of_it_are_left_out_aloud(
 
 def test_an_unlabelled_file_is_labelled(tmp_path: Path) -> None:
     """detectron2's own .pkl says nothing of its preprocessing, and names no known publisher."""
-    state = without_counters(classifier().state_dict())
+    state = drop_counters(classifier().state_dict())
     arrays = {name: tensor.contiguous().numpy() for name, tensor in state.items()}
     with (tmp_path / "own.pkl").open("wb") as file:
         pickle.dump({"model": arrays, "__author__": "somebody", "matching_heuristics": True}, file)
@@ -289,7 +287,7 @@ def test_a_classifier_without_its_head(theirs: Path, tmp_path: Path) -> None:
     assert run(theirs, tmp_path / "backbone.pkl", "--backbone-only") == 0
     found, before = (
         read_weights(tmp_path / "backbone.pkl").state,
-        without_counters(read_weights(theirs).state),
+        drop_counters(read_weights(theirs).state),
     )
     assert set(before) - set(found) == {"linear.weight", "linear.bias"}
     assert same_bits(found, {name: before[name] for name in found})
@@ -367,7 +365,7 @@ def test_the_command_line_is_checked(arguments: str) -> None:
 
 
 def test_force_replaces(theirs: Path, tmp_path: Path) -> None:
-    before = without_counters(read_weights(theirs).state)
+    before = drop_counters(read_weights(theirs).state)
     assert run(theirs, theirs, "--force") == 0
     file = read_weights(theirs)
     assert file.format == "native" and same_bits(file.state, before)

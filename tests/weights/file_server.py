@@ -24,7 +24,7 @@ class File:
         if_range: a part is refused where the file has changed; without, the server does not look.
         cuts: how many bytes the answers end after, one after another, before whole answers.
         statuses: what is answered first, one after another.
-        form: ``length`` (Content-Length), ``chunked``, or ``close`` (the end is where the connection ends).
+        form: ``length`` (Content-Length), ``chunked`` or ``close`` (ends with the connection).
         pause: seconds before the second half of an answer.
         redirect: where to, instead.
     """
@@ -71,7 +71,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Server]:
+def run_server() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,5 @@
-"""torchvision's networks with random numbers, and their weights as other libraries name them: by walking the modules, not by renaming."""
+"""torchvision's networks with random numbers, and their weights under other libraries' names, by
+walking the modules and not by renaming."""
 
 from __future__ import annotations
 
@@ -18,11 +19,10 @@ def random_network(
     depth: int,
     groups: int = 32,
     width: int = 4,
-    *,
     stride_in_1x1: bool = False,
     num_classes: int = 5,
 ) -> ResNet:
-    """A ResNet of torchvision in evaluation, float32, whose statistics are those of a trained one: of no constant value."""
+    """Make a ResNet of torchvision in evaluation, with statistics like those of a trained one."""
     torch.manual_seed(depth + groups)
     network = ResNet(
         Bottleneck,
@@ -129,7 +129,11 @@ NORM_SUFFIXES = {
 def caffe2_arrays(
     network: ResNet, norms: str, *, head: str = "pred", zero_biases: bool = False
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Caffe2's blobs: ``norms`` is "folded" (scale and bias, computed here in float64), "beta" or "riv" (four arrays)."""
+    """Make Caffe2's blobs.
+
+    Args:
+        norms: "folded" (scale and bias, computed here in float64), "beta" or "riv" (four arrays).
+    """
     arrays: dict[str, Any] = {}
 
     def layer(
@@ -152,7 +156,7 @@ def caffe2_arrays(
     for stage, index, block in blocks(network):
         name = f"res{stage + 1}_{index}_branch"
         if block.downsample is not None:
-            layer(f"{name}1", f"{name}1", block.downsample[0], block.downsample[1])  # type: ignore[arg-type]
+            layer(f"{name}1", f"{name}1", *block.downsample)  # type: ignore[arg-type]
         for letter, number in zip("abc", (1, 2, 3)):
             layer(
                 f"{name}2{letter}",

@@ -22,12 +22,13 @@ from resnext_det.weights.writing import SUFFIXES
 
 STAGES = ("res2", "res3", "res4", "res5")
 SMALL = Architecture(26, 4, 8, stem_channels=8, res2_channels=32)
+X50 = Architecture(50, 32, 4)
 THIN = Architecture(26, 2, 4)  # torchvision's stem and res2, and few weights else
 TORCHVISION = KNOWN["torchvision"]
 NOTES = {"author": "A. Nother", "license": "CC BY-SA 3.0", "top1": "77.8"}
 
 
-def list_overrides_of(architecture: Architecture) -> list[Any]:
+def list_keys(architecture: Architecture) -> list[Any]:
     return [*chain(*write_architecture(architecture, "MODEL.RESNETS.").items())]
 
 
@@ -45,6 +46,12 @@ DC5: list[Any] = [
     *("MODEL.RESNETS.OUT_FEATURES", ["res5"], "MODEL.RESNETS.RES5_DILATION", 2, *HEAD),
     *("MODEL.RPN.IN_FEATURES", ["res5"], "MODEL.ROI_HEADS.IN_FEATURES", ["res5"]),
 ]
+# What makes an FPN detector of detectron2's configuration, of few levels.
+DETECTRON2_FPN: list[Any] = [
+    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES", STAGES, *HEAD),
+    *("MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]),
+    *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]]),
+]
 HEADS: dict[str, list[Any]] = {"C4": [], "DC5": DC5, "FPN": FPN}
 
 
@@ -52,7 +59,7 @@ def configuration(*changes: Any) -> CfgNode:
     """Configure a small C4 detector of 5 classes, with the changes."""
     cfg = get_cfg()
     small = ["MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.ROI_HEADS.NUM_CLASSES", 5]
-    cfg.merge_from_list([*list_overrides_of(SMALL), *small, *changes])
+    cfg.merge_from_list([*list_keys(SMALL), *small, *changes])
     return cfg
 
 
@@ -60,7 +67,18 @@ def detector(*changes: Any) -> nn.Module:
     return build_detector(configuration(*changes))
 
 
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+def configure_detectron2(*changes: Any, architecture: Architecture = X50) -> CfgNode:
+    """Configure detectron2's own C4 detector of a ResNeXt, with the changes."""
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    fixed = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.MASK_ON", False]
+    stride = ["MODEL.RESNETS.STRIDE_IN_1X1", False]
+    cfg.merge_from_list([*list_keys(architecture), *fixed, *stride, *changes])
+    return cfg
+
+
+def fill_randomly(model: nn.Module, seed: int = 0) -> nn.Module:
     """Fill a model with random numbers; variances are positive, so that no feature explodes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -73,7 +91,7 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def classifier(seed: int = 0, norm: str = "BN") -> nn.Module:
-    return randomized(ResNeXtClassifier(THIN, num_classes=7, norm=norm), seed).eval()
+    return fill_randomly(ResNeXtClassifier(THIN, num_classes=7, norm=norm), seed).eval()
 
 
 def torchvision_network(num_classes: int = 7) -> nn.Module:
@@ -87,16 +105,16 @@ def torchvision_network(num_classes: int = 7) -> nn.Module:
     )
 
 
-def saved(content: object, folder: Path, name: str = "weights.pth") -> Path:
+def save(content: object, folder: Path, name: str = "weights.pth") -> Path:
     torch.save(content, folder / name)
     return folder / name
 
 
-def in_format(format: str, folder: Path, name: str = "weights") -> Path:
+def make_path(format: str, folder: Path, name: str = "weights") -> Path:
     return folder / f"{name}{SUFFIXES[format][0]}"
 
 
-def without_counters(state: Any) -> dict[str, Tensor]:
+def drop_counters(state: Any) -> dict[str, Tensor]:
     return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -119,7 +137,7 @@ PARTS = (
 )
 
 
-def renamed_from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in state.items():
         name = f"^{name}"

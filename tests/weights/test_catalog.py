@@ -1,4 +1,5 @@
-"""The catalog's figures against those who published them, and its files: downloaded, put there by hand, wrong, or out of reach."""
+"""The catalog's figures are those that were published; its files are downloaded, put there by hand,
+wrong, or out of reach."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,11 +17,10 @@ from torchvision import models
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import cache_folder
-from resnext_det.weights import downloading
 from resnext_det.weights.catalog import find_entry, format_catalog, locate
 from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.preprocessing import KNOWN
-from tests.weights.file_server import Server, serving
+from tests.weights.file_server import Server
 
 ROOT = Path(__file__).parents[2]
 QUARTET = ("R-50", "X-50-32x4d", "R-101", "X-101-32x4d")
@@ -46,7 +45,7 @@ GLUON = {
 CONTENT = b"weights" * 100
 
 
-def of(source: str) -> dict[str, Entry]:
+def find_entries(source: str) -> dict[str, Entry]:
     start = f"{PREFIX}{source}/"
     return {
         name.removeprefix(start): known for name, known in ENTRIES.items() if name.startswith(start)
@@ -54,7 +53,7 @@ def of(source: str) -> dict[str, Entry]:
 
 
 def test_torchvisions_entries_are_torchvisions() -> None:
-    entries = of("torchvision")
+    entries = find_entries("torchvision")
     assert entries.keys() == TORCHVISION.keys()
     for name, weights in TORCHVISION.items():
         assert entries[name].url == weights.url
@@ -70,7 +69,7 @@ def test_torchvisions_entries_are_torchvisions() -> None:
 
 
 def test_gluons_entries_are_timms() -> None:
-    entries = of("gluon")
+    entries = find_entries("gluon")
     assert entries.keys() == GLUON.keys()
     for name, model in GLUON.items():
         published = timm.get_pretrained_cfg(f"{model}.gluon_in1k")
@@ -94,7 +93,7 @@ def test_gluons_entries_are_timms() -> None:
 )
 def test_the_matched_quartets(source: str, top1: tuple[float, ...]) -> None:
     """As their model zoos print them."""
-    entries = [of(source)[name] for name in QUARTET]
+    entries = [find_entries(source)[name] for name in QUARTET]
     assert [round(known.top1 or 0, 2 if source != "pycls" else 1) for known in entries] == list(
         top1
     )
@@ -103,9 +102,9 @@ def test_the_matched_quartets(source: str, top1: tuple[float, ...]) -> None:
 
 def test_the_papers_own() -> None:
     """Top-1 errors of its README: 22.2, 21.2, 20.4."""
-    top1 = {name: known.top1 for name, known in of("paper").items()}
+    top1 = {name: known.top1 for name, known in find_entries("paper").items()}
     assert top1 == {"X-50-32x4d": 77.8, "X-101-32x4d": 78.8, "X-101-64x4d": 79.6}
-    for known in of("paper").values():  # a .t7 holds the gradients too
+    for known in find_entries("paper").values():  # a .t7 holds the gradients too
         published = (known.mebibytes or 0) * 2**20
         assert published == pytest.approx(2 * 4 * known.architecture.num_parameters(), rel=0.01)
         assert known.license == "CC-BY-NC-4.0"
@@ -118,7 +117,7 @@ def test_detectrons_entries_are_detectron2s() -> None:
     from detectron2.model_zoo import get_config
     from detectron2.utils.file_io import Detectron2Handler
 
-    for name, known in of("detectron1").items():
+    for name, known in find_entries("detectron1").items():
         assert known.url == ModelCatalog.get(f"ImageNetPretrained/FAIR/{name}")
         assert known.md5_url == f"{known.url}.md5sum"
     configurations = {
@@ -199,16 +198,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_folder() == tmp_path / ".cache" / "resnext_det"
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setattr(downloading, "_PAUSE", 0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    monkeypatch.setenv("RESNEXT_DET_CACHE", str(tmp_path))
-    with serving() as server:
-        yield server
-
-
-def served(
+def serve_entry(
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -228,7 +218,7 @@ def test_a_file_is_downloaded_once(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = server.add("/models/resnet50-0676ba61.pth", CONTENT)
-    known = served(server, monkeypatch, sha256=file.sha256[:8])
+    known = serve_entry(server, monkeypatch, sha256=file.sha256[:8])
     for name in (known.name, "torchvision/R-50"):
         path, found = locate(name)
         assert (path, found) == (tmp_path / "torchvision" / "resnet50-0676ba61.pth", known)
@@ -239,7 +229,7 @@ def test_a_file_is_downloaded_once(
 def test_a_file_put_there_by_hand_is_taken_if_it_is_the_right_one(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = served(server, monkeypatch, sha256=server.add("/x", CONTENT).sha256)
+    known = serve_entry(server, monkeypatch, sha256=server.add("/x", CONTENT).sha256)
     path = known.path
     path.parent.mkdir()
     path.write_bytes(CONTENT)
@@ -258,7 +248,7 @@ def test_a_file_put_there_by_hand_is_taken_if_it_is_the_right_one(
 def test_without_a_checksum_the_size_counts(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = served(server, monkeypatch, name="msra/R-50")
+    known = serve_entry(server, monkeypatch, name="msra/R-50")
     file = server.add("/detectron2/ImageNetPretrained/MSRA/R-50.pkl", CONTENT[:-100])
     with pytest.raises(ValueError, match=r"its size is 600 bytes, and it must have 693 at least"):
         locate(known.name)
@@ -267,7 +257,7 @@ def test_without_a_checksum_the_size_counts(
 
 
 def test_detectrons_md5_is_asked_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = served(server, monkeypatch, name="detectron1/X-101-64x4d")
+    known = serve_entry(server, monkeypatch, name="detectron1/X-101-64x4d")
     url = urlsplit(known.url).path
     file = server.add(url, CONTENT)
     digest = server.add(f"{url}.md5sum", b"0" * 32)
@@ -297,7 +287,7 @@ def test_offline_the_error_says_what_to_fetch_and_where_to_put_it(
 def test_a_cache_that_cannot_be_written_to_may_be_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = served(server, monkeypatch)
+    known = serve_entry(server, monkeypatch)
     known.path.parent.mkdir()
     known.path.write_bytes(CONTENT)
 

@@ -1,4 +1,4 @@
-"""``resnext://`` paths for iopath and for detectron2's own checkpointer, over a server on this machine."""
+"""``resnext://`` paths for iopath and for detectron2's own checkpointer, from a local server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ import pytest
 import torch
 from iopath.common.file_io import PathManager
 from torch import nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from resnext_det.architecture import Architecture
-from resnext_det.weights import downloading
 from resnext_det.weights.catalog_entries import ENTRIES, Entry
 from resnext_det.weights.catalog_paths import CatalogPathHandler, register_handler
 from resnext_det.weights.file import read_weights
-from tests.weights.file_server import Server, serving
+from tests.weights.file_server import Server
+from tests.weights.foreign_names import random_network
+from tests.weights.helpers import DETECTRON2_FPN, configure_detectron2
 
 NAME = "resnext://test/X-50-4x8d"
 NETWORK = Architecture(50, 4, 8)
@@ -29,32 +28,16 @@ NETWORK = Architecture(50, 4, 8)
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    """torchvision's, every number random."""
-    torch.manual_seed(0)
-    network = ResNet(Bottleneck, [3, 4, 6, 3], num_classes=1000, groups=4, width_per_group=8)
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if "running" in name or "bn" in name:
-                tensor.copy_(torch.rand(tensor.shape) * 0.2 + 0.4)
-    return network.eval()
+    return random_network(50, 4, 8)
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setattr(downloading, "_PAUSE", 0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    monkeypatch.setenv("RESNEXT_DET_CACHE", str(tmp_path))
-    with serving() as server:
-        yield server
-
-
-def saved(state: object) -> bytes:
+def save(state: object) -> bytes:
     stream = io.BytesIO()
     torch.save(state, stream)
     return stream.getvalue()
 
 
-def served(
+def serve_entry(
     server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes, file: str = "x50.pth"
 ) -> Entry:
     sha256 = server.add(f"/{file}", content).sha256
@@ -74,7 +57,7 @@ def served(
 
 @pytest.fixture
 def known(server: Server, monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> Entry:
-    return served(server, monkeypatch, saved(network.state_dict()))
+    return serve_entry(server, monkeypatch, save(network.state_dict()))
 
 
 @pytest.fixture
@@ -136,10 +119,10 @@ def test_it_is_converted_once_and_again_when_the_file_is_another(
     assert Path(manager.get_local_path(NAME)).stat().st_mtime_ns == before
 
     state = {name: tensor + 1 for name, tensor in network.state_dict().items()}
-    other = served(server, monkeypatch, saved(state))
+    other = serve_entry(server, monkeypatch, save(state))
     source = other.path
     partial = source.with_name("copy")
-    partial.write_bytes(saved(state))
+    partial.write_bytes(save(state))
     os.utime(partial, (0, 0))  # a copy that keeps an old date
     partial.replace(source)
     weights = read_weights(manager.get_local_path(NAME))
@@ -191,7 +174,7 @@ def test_a_file_that_would_run_code_never_reaches_the_program(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    served(
+    serve_entry(
         server,
         monkeypatch,
         pickle.dumps({"model": {"stem.conv1.weight": Evil()}, "__author__": "x"}),
@@ -203,34 +186,12 @@ def test_a_file_that_would_run_code_never_reaches_the_program(
     assert not list((tmp_path / "test").glob("*.detectron2*.pkl"))
 
 
-def reference(head: str) -> nn.Module:
-    """A backbone or detector of detectron2's own."""
-    from detectron2.config import get_cfg
+def build_reference(head: str) -> nn.Module:
+    """Build a detector of detectron2's own."""
     from detectron2.modeling import build_model
 
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.MASK_ON = False
-    cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = (
-        NETWORK.cardinality,
-        NETWORK.width,
-    )
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    if head == "FPN":
-        stages = ["res2", "res3", "res4", "res5"]
-        cfg.merge_from_list(["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"])
-        cfg.merge_from_list(["MODEL.RESNETS.OUT_FEATURES", stages, "MODEL.FPN.IN_FEATURES", stages])
-        cfg.merge_from_list(
-            ["MODEL.RPN.IN_FEATURES", ["p2", "p3"], "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]]
-        )
-        cfg.merge_from_list(
-            ["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]], "MODEL.ROI_BOX_HEAD.NUM_FC", 1]
-        )
-        cfg.merge_from_list(
-            ["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.FC_DIM", 8]
-        )
-        cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"])
-    return build_model(cfg).eval()
+    changes = DETECTRON2_FPN if head == "FPN" else []
+    return build_model(configure_detectron2(*changes, architecture=NETWORK)).eval()
 
 
 def features(network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
@@ -264,7 +225,7 @@ def test_detectron2s_checkpointer_loads_it(
     head: str, known: Entry, network: nn.Module, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    model = reference(head)
+    model = build_reference(head)
     log = load_with_detectron2(model, NAME, caplog)
     missing = log.partition("not found in the checkpoint:")[2].partition("WARNING")[0].split()
     heads = ("proposal_generator.", "roi_heads.box_", "backbone.fpn_", "{", "weight}")
@@ -294,7 +255,7 @@ def test_plain_detectron2_does_not_read_torchvisions_names(
     """The reason for the conversion: it warns, and goes on with random numbers."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     torch.save(network.state_dict(), tmp_path / "x50.pth")
-    model = reference("C4")
+    model = build_reference("C4")
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
     load_with_detectron2(model, f"{tmp_path / 'x50.pth'}{query}", caplog)
     after = model.backbone.state_dict()

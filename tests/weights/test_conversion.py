@@ -20,16 +20,24 @@ from resnext_det.weights.conversion import convert_preprocessing, extract_backbo
 from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.foreign_names import detectron2_state, random_network
-from tests.weights.helpers import HEADS, SMALL, configuration, randomized, same_bits
+from tests.weights.helpers import (
+    DETECTRON2_FPN,
+    HEADS,
+    SMALL,
+    configuration,
+    configure_detectron2,
+    fill_randomly,
+    same_bits,
+)
 
 Trained = tuple[dict[str, Any], Preprocessing]
 
 
 def run_of_ours(folder: Path, head: str) -> Trained:
-    """What a training of the portable engine leaves: config.yaml and model_final.pth; its weights and their preprocessing."""
+    """Write what a training of the portable engine leaves: config.yaml and model_final.pth."""
     pixels = ["MODEL.PIXEL_MEAN", [120.0, 110.0, 100.0], "MODEL.PIXEL_STD", [57.0, 58.0, 59.0]]
     cfg = configuration(*HEADS[head], "INPUT.FORMAT", "RGB", *pixels)
-    model = randomized(build_detector(cfg))
+    model = fill_randomly(build_detector(cfg))
     Checkpointer(folder).save("model_final", {"model": model.state_dict(), "iteration": 7})
     (folder / "config.yaml").write_text(cfg.dump())
     return model.state_dict(), Preprocessing("RGB", (120.0, 110.0, 100.0), (57.0, 58.0, 59.0))
@@ -39,23 +47,11 @@ def run_of_detectron2(folder: Path, head: str) -> Trained:
     """The same of detectron2's."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.config import get_cfg as their_cfg
     from detectron2.modeling import build_model
 
-    cfg = their_cfg()
-    stages = ["res2", "res3", "res4", "res5"]
-    changes = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES", stages]
-    changes += ["MODEL.RESNETS.OUT_FEATURES", stages, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]]
-    changes += [
-        "MODEL.ROI_HEADS.NAME",
-        "StandardROIHeads",
-        "MODEL.ROI_HEADS.IN_FEATURES",
-        ["p2", "p3"],
-    ]
-    changes += ["MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", 1]
-    cfg.merge_from_list([*(changes if head == "FPN" else []), "MODEL.DEVICE", "cpu"])
-    cfg.merge_from_list(["MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4])
-    model = randomized(build_model(cfg))
+    stride = ["MODEL.RESNETS.STRIDE_IN_1X1", True]
+    cfg = configure_detectron2(*(DETECTRON2_FPN if head == "FPN" else []), *stride)
+    model = fill_randomly(build_model(cfg))
     DetectionCheckpointer(model, str(folder)).save("model_final", iteration=7)
     (folder / "config.yaml").write_text(cfg.dump())
     return model.state_dict(), KNOWN["msra"]
@@ -105,8 +101,10 @@ def without_configuration(folder: Path, text: str) -> Path:
         "",
         "[1, 2]",
         "INPUT: {FORMAT: RGB}",
-        "INPUT: {FORMAT: L}\nMODEL: {PIXEL_MEAN: [1], PIXEL_STD: [1], RESNETS: {STRIDE_IN_1X1: false}}",
-        "INPUT: {FORMAT: RGB}\nMODEL: {PIXEL_MEAN: 1, PIXEL_STD: 2, RESNETS: {STRIDE_IN_1X1: false}}",
+        "INPUT: {FORMAT: L}\n"
+        "MODEL: {PIXEL_MEAN: [1], PIXEL_STD: [1], RESNETS: {STRIDE_IN_1X1: false}}",
+        "INPUT: {FORMAT: RGB}\n"
+        "MODEL: {PIXEL_MEAN: 1, PIXEL_STD: 2, RESNETS: {STRIDE_IN_1X1: false}}",
     ],
 )
 def test_a_configuration_that_does_not_say_it(text: str, tmp_path: Path) -> None:

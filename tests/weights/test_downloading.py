@@ -1,4 +1,4 @@
-"""Downloads from a server that misbehaves: broken off, changed, wrong, refused; many at once, and no place to put them."""
+"""Downloads from a server that misbehaves: broken off, changed, wrong, refused, many at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import shutil
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Iterator
 from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pytest
 
 from resnext_det.weights import downloading
 from resnext_det.weights.downloading import download
-from tests.weights.file_server import Server, serving
+from tests.weights.file_server import Server
 
 MEBIBYTE = 1 << 20
 CONTENT = random.Random(0).randbytes(3 * MEBIBYTE + 17)
@@ -30,29 +29,21 @@ TAG = '"one"'
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(downloading, "_PAUSE", 0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    with serving() as server:
-        yield server
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def error_of(url: str, path: Path, **options: Any) -> str:
+def catch_error(url: str, path: Path, **options: Any) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         download(url, path, **options)
     assert not os.path.exists(path)
     return str(caught.value)
 
 
-def half_done(server: Server, path: Path, size: int = MEBIBYTE + 5, **options: Any) -> None:
+def begin_download(server: Server, path: Path, size: int = MEBIBYTE + 5, **options: Any) -> None:
     """The first bytes are here: the connection broke for good."""
     file = server.add("/file", CONTENT, cuts=[size, 0, 0, 0, 0, 0, 0], **options)
-    error_of(server.url("/file"), path)
+    catch_error(server.url("/file"), path)
     file.cuts.clear()
     server.requests.clear()
 
@@ -110,7 +101,7 @@ def test_a_large_file_may_break_more_often(server: Server, tmp_path: Path) -> No
 
 
 def test_the_next_call_goes_on(server: Server, tmp_path: Path) -> None:
-    half_done(server, tmp_path / "file")
+    begin_download(server, tmp_path / "file")
     assert len((tmp_path / "file.partial").read_bytes()) == MEBIBYTE + 5
     download(server.url("/file"), tmp_path / "file")
     assert server.ranges == [f"bytes={MEBIBYTE + 5}-"]
@@ -147,7 +138,7 @@ def test_an_interrupt_keeps_what_came(
 def test_a_changed_file_begins_anew(
     server: Server, tmp_path: Path, options: dict[str, str]
 ) -> None:
-    half_done(server, tmp_path / "file", **options)
+    begin_download(server, tmp_path / "file", **options)
     changed = (
         {"tag": '"two"'}
         if options["tag"] == TAG
@@ -163,7 +154,7 @@ def test_a_changed_file_begins_anew(
 def test_a_server_that_does_not_look_whether_the_file_changed(
     server: Server, tmp_path: Path
 ) -> None:
-    half_done(server, tmp_path / "file", tag=TAG)
+    begin_download(server, tmp_path / "file", tag=TAG)
     server.add("/file", OTHER, tag='"two"', if_range=False)
     download(server.url("/file"), tmp_path / "file")
     assert contents(tmp_path) == {"file": OTHER}
@@ -185,7 +176,7 @@ def test_a_server_that_cannot_go_on_begins_anew(
 
 
 def test_a_file_that_became_longer_under_its_tag(server: Server, tmp_path: Path) -> None:
-    half_done(server, tmp_path / "file", tag=TAG)
+    begin_download(server, tmp_path / "file", tag=TAG)
     server.add("/file", OTHER + b"more", tag=TAG)
     download(server.url("/file"), tmp_path / "file")
     assert contents(tmp_path) == {"file": OTHER + b"more"}
@@ -194,7 +185,7 @@ def test_a_file_that_became_longer_under_its_tag(server: Server, tmp_path: Path)
 
 def test_a_file_that_became_shorter(server: Server, tmp_path: Path) -> None:
     """The server refuses the part beyond its end."""
-    half_done(server, tmp_path / "file", tag=TAG)
+    begin_download(server, tmp_path / "file", tag=TAG)
     server.add("/file", OTHER[:1000], tag=TAG)
     download(server.url("/file"), tmp_path / "file")
     assert contents(tmp_path) == {"file": OTHER[:1000]}
@@ -203,7 +194,7 @@ def test_a_file_that_became_shorter(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"validator": 1}', b"\xff"])
 def test_damaged_notes_begin_anew(server: Server, tmp_path: Path, damage: bytes) -> None:
-    half_done(server, tmp_path / "file")
+    begin_download(server, tmp_path / "file")
     (tmp_path / "file.partial.json").write_bytes(damage)
     download(server.url("/file"), tmp_path / "file")
     assert contents(tmp_path) == {"file": CONTENT}
@@ -212,26 +203,28 @@ def test_damaged_notes_begin_anew(server: Server, tmp_path: Path, damage: bytes)
 
 def test_a_wrong_file_does_not_stay(server: Server, tmp_path: Path) -> None:
     file = server.add("/file", OTHER)
-    error = error_of(server.url("/file"), tmp_path / "file", sha256="0123abcd")
+    error = catch_error(server.url("/file"), tmp_path / "file", sha256="0123abcd")
     assert f"its SHA-256 begins {file.sha256[:8]}, not 0123abcd" in error
     assert f"put it at {tmp_path / 'file'}" in error and server.url("/file") in error
     assert set(contents(tmp_path)) <= {"file.lock"}
 
 
 def test_what_was_damaged_on_disk_does_not_stay(server: Server, tmp_path: Path) -> None:
-    half_done(server, tmp_path / "file")
+    begin_download(server, tmp_path / "file")
     (tmp_path / "file.partial").write_bytes(OTHER[: MEBIBYTE + 5])
     sha256 = server.files["/file"].sha256
-    assert "its SHA-256 begins" in error_of(server.url("/file"), tmp_path / "file", sha256=sha256)
+    assert "its SHA-256 begins" in catch_error(
+        server.url("/file"), tmp_path / "file", sha256=sha256
+    )
     download(server.url("/file"), tmp_path / "file", sha256=sha256)
     assert contents(tmp_path) == {"file": CONTENT}
 
 
 def test_an_answer_whose_end_nobody_can_tell(server: Server, tmp_path: Path) -> None:
-    """Without a length, a broken connection looks like the end of the file: the checksum or the size tells."""
+    """Without a length, a break looks like the end of the file: the checksum or the size tells."""
     file = server.add("/file", CONTENT, form="close", cuts=[1000, 1000])
-    assert "not the file" in error_of(server.url("/file"), tmp_path / "file", sha256=file.sha256)
-    error = error_of(server.url("/file"), tmp_path / "file", smallest_size=len(CONTENT))
+    assert "not the file" in catch_error(server.url("/file"), tmp_path / "file", sha256=file.sha256)
+    error = catch_error(server.url("/file"), tmp_path / "file", smallest_size=len(CONTENT))
     assert f"its size is 1000 bytes, and it must have {len(CONTENT)} at least" in error
     download(server.url("/file"), tmp_path / "file", smallest_size=len(CONTENT))
 
@@ -239,7 +232,7 @@ def test_an_answer_whose_end_nobody_can_tell(server: Server, tmp_path: Path) -> 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_a_file_that_the_server_does_not_have(server: Server, tmp_path: Path, status: int) -> None:
     server.add("/file", CONTENT, statuses=[status])
-    error = error_of(server.url("/file"), tmp_path / "file")
+    error = catch_error(server.url("/file"), tmp_path / "file")
     assert f"{server.url('/file')} cannot be had: the server answers {status}" in error
     assert f"put it at {tmp_path / 'file'}" in error
     assert len(server.requests) == 1
@@ -250,7 +243,7 @@ def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: Path) ->
     download(server.url("/file"), tmp_path / "file")
     assert contents(tmp_path) == {"file": CONTENT}
     server.add("/other", CONTENT, statuses=[503] * 9)
-    assert "the server answers 503" in error_of(server.url("/other"), tmp_path / "other")
+    assert "the server answers 503" in catch_error(server.url("/other"), tmp_path / "other")
     assert len(server.requests) == 5 + 5
 
 
@@ -259,7 +252,7 @@ def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(downloading.time, "sleep", lambda _: pytest.fail("it was tried again"))
     path = tmp_path / "file"
-    error = error_of(url, path)
+    error = catch_error(url, path)
     assert error.startswith(f"{url} cannot be reached (")
     assert error.endswith(
         f"connect this machine to the internet, or download it elsewhere and put it at {path}"
@@ -315,7 +308,7 @@ def test_threads_that_want_one_file_download_it_once(
 
 def test_a_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    error = error_of(server.url("/x"), tmp_path / "file" / "cache" / "x")
+    error = catch_error(server.url("/x"), tmp_path / "file" / "cache" / "x")
     assert "cannot be written (Not a directory); free space there, or name another folder" in error
     assert "RESNEXT_DET_CACHE" in error
     assert server.requests == []
@@ -324,7 +317,7 @@ def test_a_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
 def _error_of_nobody(url: str, path: Path, results: Any) -> None:
     if os.geteuid() == 0:  # who may write everywhere
         os.setuid(65534)
-    results.put(error_of(url, path))
+    results.put(catch_error(url, path))
 
 
 def test_a_folder_without_permission(server: Server, tmp_path: Path) -> None:
@@ -351,7 +344,7 @@ def test_a_file_that_may_not_be_written(
 
     server.add("/file", CONTENT)
     monkeypatch.setattr(Path, "open", refused)
-    assert "cannot be written (Permission denied)" in error_of(
+    assert "cannot be written (Permission denied)" in catch_error(
         server.url("/file"), tmp_path / "file"
     )
 
@@ -360,10 +353,10 @@ def test_a_disk_without_room_is_found_before(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    half_done(server, tmp_path / "file", 2 * MEBIBYTE)
+    begin_download(server, tmp_path / "file", 2 * MEBIBYTE)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 100))
-        error = error_of(server.url("/file"), tmp_path / "file")
+        error = catch_error(server.url("/file"), tmp_path / "file")
     assert "cannot be written (1 MiB are needed and 0 MiB are free)" in error
     download(server.url("/file"), tmp_path / "file")
     assert server.ranges == [f"bytes={2 * MEBIBYTE}-"] * 2
@@ -383,7 +376,7 @@ def test_a_disk_that_fills_up(
         return opened(Path("/dev/full") if mode == "ab" else path, mode, **options)
 
     monkeypatch.setattr(Path, "open", full)
-    error = error_of(server.url("/file"), tmp_path / "file")
+    error = catch_error(server.url("/file"), tmp_path / "file")
     assert "cannot be written (No space left on device); free space there" in error
     assert len(server.requests) == 1
 
@@ -401,9 +394,9 @@ def test_redirects_keep_the_part_asked_for(server: Server, tmp_path: Path) -> No
 )
 def test_only_https_is_followed(server: Server, tmp_path: Path, address: str) -> None:
     expected = "not an https address"
-    assert f"{address} is {expected}" in error_of(address, tmp_path / "file")
+    assert f"{address} is {expected}" in catch_error(address, tmp_path / "file")
     server.add("/link", b"", redirect=address)
-    error = error_of(server.url("/link"), tmp_path / "file")
+    error = catch_error(server.url("/link"), tmp_path / "file")
     assert expected in error or "302" in error  # urllib itself refuses other than http and ftp
     assert len(server.requests) == 1
 
@@ -434,7 +427,7 @@ def test_the_publishers_md5(
     server.add("/page", b"<html>")
     download(server.url("/file"), tmp_path / "right", md5_url=server.url("/right"))
     assert not caplog.records
-    error = error_of(server.url("/file"), tmp_path / "wrong", md5_url=server.url("/wrong"))
+    error = catch_error(server.url("/file"), tmp_path / "wrong", md5_url=server.url("/wrong"))
     assert f"its MD5 is {digest}, not 0123456789abcdef0123456789abcdef" in error
     for path in ("/page", "/nowhere"):
         download(server.url("/file"), tmp_path / path[1:], md5_url=server.url(path))

@@ -1,7 +1,8 @@
-"""Files of every format, made with other libraries' code: read, loaded, and the features those of the network they are from.
+"""Files of every format, made with other libraries' code, give the features of their networks.
 
-The image is given to the original as its library does it (channel order, mean and std are written here, not taken from the package), and
-to a detector of either engine by a configuration that was fitted to the file.
+The image is given to the original as its library does it (channel order, mean and std are written
+here, not taken from the package), and to a detector of either engine by a configuration that was
+fitted to the file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import get_cfg
-from resnext_det.config.backbone import write_architecture
 from resnext_det.data.reading import read_image
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import (
@@ -49,9 +49,10 @@ from tests.weights.foreign_names import (
     random_network,
     randomize,
 )
-from tests.weights.torch7_writer import build_torch7_network, write_torch7
+from tests.weights.helpers import list_keys
+from tests.weights.torch7_writer import write_torch7, build_torch7_network
 
-# How each library makes a network's input of an image, on the scale 0-255: channel order, mean, std.
+# How each library makes a network's input of an image: channel order, mean and std in 0-255.
 IMAGENET_RGB = ("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 IMAGENET_BGR = ("BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
 MSRA = ("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
@@ -70,7 +71,7 @@ data_preprocessor = dict(
         {std},
     ],
     to_rgb={to_rgb})
-train_pipeline = [dict(magnitude_std=0.5, type='RandAugment'), dict(fill_std=[1.0, 1.0, 1.0], type='RandomErasing')]
+train_pipeline = [dict(magnitude_std=0.5, type='A'), dict(fill_std=[1.0, 1.0, 1.0], type='B')]
 """
 
 
@@ -99,7 +100,7 @@ def torch_bytes(contents: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def safetensors_of(state: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+def make_safetensors(state: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
     values = b""
     for name, tensor in state.items():
@@ -114,110 +115,101 @@ def safetensors_of(state: dict[str, Tensor], metadata: dict[str, str] | None = N
     return struct.pack("<Q", len(text)) + text + values
 
 
-def arrays_of(state: dict[str, Tensor]) -> dict[str, Any]:
+def make_arrays(state: dict[str, Tensor]) -> dict[str, Any]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-def of_the_script(network: Any) -> dict[str, Any]:
-    """What detectron2's convert-torchvision-to-d2.py writes."""
-    state = arrays_of(detectron2_state(network))
-    return {
-        f"stem.{name.replace('linear', 'fc')}" if "linear" in name else name: a
-        for name, a in state.items()
-    }
+def make_script_contents(network: Any) -> dict[str, Any]:
+    """Make what detectron2's convert-torchvision-to-d2.py writes."""
+    arrays = make_arrays(detectron2_state(network))
+    arrays = {name.replace("linear", "stem.fc"): array for name, array in arrays.items()}
+    return {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A file, the network that it is from, and what that library does to an image."""
+    """A file, the network that it is from, and what that library does to an image.
+
+    Attributes:
+        format: as it is found.
+        network: depth, groups, width and stride in the 1x1; empty for timm's.
+        input: of the network.
+        dump: contents -> the bytes of a file.
+        contents: of a file with the network.
+    """
 
     format: str
-    network: Callable[[], Any]
-    data: Callable[[Any], bytes]
+    network: tuple[Any, ...]
     input: Input
+    dump: Callable[[Any], bytes]
+    contents: Callable[[Any], Any]
 
 
-def timm_network() -> Any:
+def make_timm_network() -> Any:
     network = timm.create_model("resnext50_32x4d", num_classes=5)
     randomize(network)
     assert network.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
     return network.eval()
 
 
+def make_pycls_checkpoint(network: Any, type: str) -> dict[str, Any]:
+    cfg = PYCLS_CONFIG.format(type=type, stride="true", eps="1.0e-05")
+    return {"epoch": 99, "model_state": pycls_state(network), "cfg": cfg}
+
+
+PLAIN, IN_1X1 = (50,), (50, 1, 64, True)
+dump_legacy = partial(torch_bytes, _use_new_zipfile_serialization=False)
+dump_pickle = partial(pickle.dumps, protocol=2)
 CASES = {
-    "torchvision": Case("torchvision", lambda: random_network(50), lambda n: torch_bytes(n.state_dict()), IMAGENET_RGB),
+    "torchvision": Case("torchvision", PLAIN, IMAGENET_RGB, torch_bytes, lambda n: n.state_dict()),
     "torchvision, legacy, trained in parallel": Case(
-        "torchvision",
-        lambda: random_network(26, 64, 4),
-        lambda n: torch_bytes(
-            {"model": {f"module.{k}": v for k, v in n.state_dict().items()}, "epoch": 3}, _use_new_zipfile_serialization=False
-        ),
-        IMAGENET_RGB,
+        *("torchvision", (26, 64, 4), IMAGENET_RGB, dump_legacy),
+        lambda n: {"model": {f"module.{k}": v for k, v in n.state_dict().items()}, "epoch": 3},
     ),
-    "timm, safetensors": Case("timm", timm_network, lambda n: safetensors_of(n.state_dict()), IMAGENET_RGB),
+    "timm, safetensors": Case("timm", (), IMAGENET_RGB, make_safetensors, lambda n: n.state_dict()),
     "mmpretrain": Case(
-        "mmpretrain", lambda: random_network(101), lambda n: torch_bytes({"state_dict": mmpretrain_state(n), "meta": {}}), IMAGENET_RGB
+        *("mmpretrain", (101,), IMAGENET_RGB, torch_bytes),
+        lambda n: {"state_dict": mmpretrain_state(n), "meta": {}},
     ),
     "mmdetection, of Caffe's style": Case(
-        "mmdetection",
-        lambda: random_network(50, 1, 64, stride_in_1x1=True),
-        lambda n: torch_bytes(
-            {
-                "state_dict": {**mmpretrain_state(n), "rpn_head.rpn_cls.weight": torch.ones(1)},
-                "meta": {"mmdet_version": "2.28.0", "config": mm_config("caffe", MSRA)},
-            }
-        ),
-        MSRA,
+        *("mmdetection", IN_1X1, MSRA, torch_bytes),
+        lambda n: {
+            "state_dict": {**mmpretrain_state(n), "rpn_head.rpn_cls.weight": torch.ones(1)},
+            "meta": {"mmdet_version": "2.28.0", "config": mm_config("caffe", MSRA)},
+        },
     ),
     "pycls": Case(
-        "pycls",
-        lambda: random_network(50),
-        lambda n: torch_bytes(
-            {"epoch": 99, "model_state": pycls_state(n), "cfg": PYCLS_CONFIG.format(type="anynet", stride="true", eps="1.0e-05")}
-        ),
-        IMAGENET_BGR,
+        *("pycls", PLAIN, IMAGENET_BGR, torch_bytes),
+        lambda n: make_pycls_checkpoint(n, "anynet"),
     ),
     "pycls, stride in the 1x1": Case(
-        "pycls",
-        lambda: random_network(26, 1, 64, stride_in_1x1=True),
-        lambda n: torch_bytes({"model_state": pycls_state(n), "cfg": PYCLS_CONFIG.format(type="resnet", stride="true", eps="1.0e-05")}),
-        IMAGENET_BGR,
+        *("pycls", (26, 1, 64, True), IMAGENET_BGR, torch_bytes),
+        lambda n: make_pycls_checkpoint(n, "resnet"),
     ),
     "detectron2, MSRA": Case(
-        "caffe2",
-        lambda: random_network(50, 1, 64, stride_in_1x1=True),
-        lambda n: pickle.dumps(caffe2_arrays(n, "beta", head="fc1000"), protocol=2),
-        MSRA,
+        *("caffe2", IN_1X1, MSRA, dump_pickle),
+        lambda n: caffe2_arrays(n, "beta", head="fc1000"),
     ),
     "detectron2, FAIR": Case(
-        "caffe2", lambda: random_network(101, 32, 8), lambda n: pickle.dumps(caffe2_arrays(n, "riv"), protocol=2), IMAGENET_BGR
+        *("caffe2", (101, 32, 8), IMAGENET_BGR, dump_pickle), lambda n: caffe2_arrays(n, "riv")
     ),
     "Detectron 1, ResNeXt": Case(
-        "caffe2",
-        lambda: random_network(50, 64, 4),
-        lambda n: pickle.dumps({"blobs": caffe2_arrays(n, "folded"), "cfg": "MODEL: {}"}, protocol=2),
-        DETECTRON,
+        *("caffe2", (50, 64, 4), DETECTRON, dump_pickle),
+        lambda n: {"blobs": caffe2_arrays(n, "folded"), "cfg": "MODEL: {}"},
     ),
     "Detectron 1, ResNet": Case(
-        "caffe2",
-        lambda: random_network(50, 1, 64, stride_in_1x1=True),
-        lambda n: pickle.dumps(caffe2_arrays(n, "folded", head="fc1000", zero_biases=True), protocol=2),
-        DETECTRON,
+        *("caffe2", IN_1X1, DETECTRON, dump_pickle),
+        lambda n: caffe2_arrays(n, "folded", head="fc1000", zero_biases=True),
     ),
     "detectron2, torchvision's": Case(
-        "detectron2",
-        lambda: random_network(50, 1, 64),
-        lambda n: pickle.dumps({"model": of_the_script(n), "__author__": "torchvision", "matching_heuristics": True}),
-        IMAGENET_RGB,
+        *("detectron2", (50, 1, 64), IMAGENET_RGB, dump_pickle), make_script_contents
     ),
-    "the paper's, form C": Case("torch7", lambda: random_network(50), lambda n: write_torch7(build_torch7_network(n)), IMAGENET_RGB),
+    "the paper's, form C": Case("torch7", PLAIN, IMAGENET_RGB, write_torch7, build_torch7_network),
     "the paper's, form B, from a GPU": Case(
-        "torch7",
-        lambda: random_network(26, 32, 8),
-        lambda n: write_torch7({"model": build_torch7_network(n, form="B")}, cuda=True),
-        IMAGENET_RGB,
+        *("torch7", (26, 32, 8), IMAGENET_RGB, partial(write_torch7, cuda=True)),
+        lambda n: {"model": build_torch7_network(n, form="B")},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -241,13 +233,8 @@ def original_input(picture: Path, channels: Input) -> Tensor:
 
 def configuration(architecture: Architecture, *changes: Any) -> CfgNode:
     cfg = get_cfg()
-    cfg.merge_from_list(
-        [
-            *("MODEL.BACKBONE.NAME", "build_resnext_backbone", "MODEL.DEVICE", "cpu"),
-            *chain(*write_architecture(architecture, "MODEL.RESNETS.").items()),
-            *changes,
-        ]
-    )
+    fixed = ["MODEL.BACKBONE.NAME", "build_resnext_backbone", "MODEL.DEVICE", "cpu"]
+    cfg.merge_from_list([*fixed, *list_keys(architecture), *changes])
     return cfg
 
 
@@ -272,10 +259,11 @@ def detector_features(model: Any, engine: str, image: Tensor) -> dict[str, Tenso
     return {"res4": res4, "res5": model.roi_heads.res5(res4)}
 
 
-def written(case: str, folder: Path) -> tuple[Path, Any]:
-    network = CASES[case].network()
+def write_case(name: str, folder: Path) -> tuple[Path, Any]:
+    case = CASES[name]
+    network = random_network(*case.network) if case.network else make_timm_network()
     path = folder / "weights"  # without a suffix: the contents tell
-    path.write_bytes(CASES[case].data(network))
+    path.write_bytes(case.dump(case.contents(network)))
     return path, network
 
 
@@ -297,7 +285,7 @@ def test_features_are_the_original_networks(
 ) -> None:
     if engine == "detectron2":
         pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    path, network = written(case, tmp_path)
+    path, network = write_case(case, tmp_path)
     wanted = features(network.double(), original_input(picture, CASES[case].input))
     file = read_weights(path)
     assert file.format == CASES[case].format
@@ -318,7 +306,7 @@ def test_features_are_the_original_networks(
 
 def test_another_preprocessing_gives_other_features(tmp_path: Path, picture: Path) -> None:
     """What the error prevents: the first trap, of the size that it has."""
-    path, network = written("torchvision, legacy, trained in parallel", tmp_path)
+    path, network = write_case("torchvision, legacy, trained in parallel", tmp_path)
     wanted = features(network.double(), original_input(picture, IMAGENET_RGB))["res4"]
     file = read_weights(path)
     assert file.architecture is not None
@@ -337,11 +325,11 @@ def test_another_preprocessing_gives_other_features(tmp_path: Path, picture: Pat
     "case", ["detectron2, MSRA", "Detectron 1, ResNet", "detectron2, torchvision's"]
 )
 def test_detectron2s_own_loader_agrees(case: str, tmp_path: Path) -> None:
-    """Every tensor, but for the variance of folded norms: it takes 1 there, where 1 - 1e-5 leaves the scale as it is."""
+    """But for the variance of folded norms: it takes 1, where 1 - 1e-5 keeps the scale as it is."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.checkpoint import DetectionCheckpointer
 
-    path, _ = written(case, tmp_path)
+    path, _ = write_case(case, tmp_path)
     path = path.rename(path.with_name("weights.pkl"))
     file = read_weights(path)
     assert file.architecture is not None
@@ -376,17 +364,19 @@ def read(folder: Path, data: bytes) -> WeightFile:
     return read_weights(folder / "weights")
 
 
-def preprocessing_of(file: WeightFile) -> Input | None:
+def describe_input(file: WeightFile) -> Input | None:
     known = file.preprocessing
     return known and (known.channel_order, known.mean, known.std)
 
 
-def mm(meta: Any, *, backbone_alone: bool = False, **heads: Tensor) -> Callable[[Any], bytes]:
-    def data(network: Any) -> bytes:
-        state = network.state_dict() if backbone_alone else mmpretrain_state(network)
-        return torch_bytes({"meta": meta, "state_dict": {**state, **heads}})
+def mm(meta: Any, *, backbone_alone: bool = False, **heads: Tensor) -> Callable[[Any], Any]:
+    """Make a function of a network that makes what OpenMMLab saves of it."""
 
-    return data
+    def make(network: Any) -> dict[str, Any]:
+        state = network.state_dict() if backbone_alone else mmpretrain_state(network)
+        return {"meta": meta, "state_dict": {**state, **heads}}
+
+    return make
 
 
 def folded_torchvision(network: Any, *, counters: bool) -> dict[str, Tensor]:
@@ -400,74 +390,100 @@ def folded_torchvision(network: Any, *, counters: bool) -> dict[str, Tensor]:
     return state
 
 
-def without_counters(network: Any) -> dict[str, Tensor]:
+def drop_counters(network: Any) -> dict[str, Tensor]:
     return {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
 
 
 HEAD = {"bbox_head.retina_cls.weight": torch.ones(1)}
 CFG = mm_config("pytorch", IMAGENET_RGB)
-# What stands in a file -> its format, its input (None: not known), the stride in the 1x1.
-SOURCES: dict[str, tuple[Callable[[Any], bytes], str, Input | None, bool]] = {
-    "bare": (lambda n: torch_bytes(n.state_dict()), "torchvision", IMAGENET_RGB, False),
-    "before counters": (lambda n: torch_bytes(without_counters(n)), "torchvision", IMAGENET_RGB, False),
+MSRA_LABEL = {"preprocessing": KNOWN["msra"].as_dict()}
+BGR_CFG = mm_config("pytorch", IMAGENET_BGR)
+
+
+def make_labelled(network: Any, author: str, **label: Any) -> dict[str, Any]:
+    return {"model": make_arrays(detectron2_state(network)), "__author__": author, **label}
+
+
+# What stands in a file -> its format, its input (None: not known), and the contents.
+SOURCES: dict[str, tuple[str, Input | None, Callable[[Any], Any]]] = {
+    "bare": ("torchvision", IMAGENET_RGB, lambda n: n.state_dict()),
+    "before counters": ("torchvision", IMAGENET_RGB, drop_counters),
     "PyTorch's example": (
-        lambda n: torch_bytes({"epoch": 1, "arch": "resnet50", "state_dict": n.state_dict()}), "torchvision", IMAGENET_RGB, False
+        *("torchvision", IMAGENET_RGB),
+        lambda n: {"epoch": 1, "arch": "resnet50", "state_dict": n.state_dict()},
     ),
-    "no counters, in an envelope": (lambda n: torch_bytes({"state_dict": without_counters(n)}), "torchvision", None, False),
+    "no counters, in an envelope": (
+        *("torchvision", None),
+        lambda n: {"state_dict": drop_counters(n)},
+    ),
     "mmdetection's converter": (
-        lambda n: torch_bytes({"state_dict": folded_torchvision(n, counters=False)}), "torchvision", None, False
+        *("torchvision", None),
+        lambda n: {"state_dict": folded_torchvision(n, counters=False)},
     ),
     "timm's training": (
-        lambda n: torch_bytes({"arch": "resnext50_32x4d", "version": 2, "metric": 77.0, "state_dict": n.state_dict()}),
-        "timm", IMAGENET_RGB, False,
+        *("timm", IMAGENET_RGB),
+        lambda n: {
+            **{"arch": "resnext50_32x4d", "version": 2, "metric": 77.0},
+            "state_dict": n.state_dict(),
+        },
     ),
-    "mmcls with its configuration": (mm({"mmcls_version": "0.1", "config": CFG}), "mmpretrain", IMAGENET_RGB, False),
+    "mmcls with its configuration": (
+        *("mmpretrain", IMAGENET_RGB),
+        mm({"mmcls_version": "0.1", "config": CFG}),
+    ),
     "mmpretrain, of another": (
-        mm({"mmengine_version": "0.7", "cfg": mm_config("pytorch", IMAGENET_BGR)}), "mmpretrain", IMAGENET_BGR, False
+        *("mmpretrain", IMAGENET_BGR),
+        mm({"mmengine_version": "0.7", "cfg": BGR_CFG}),
     ),
-    "mmpretrain, backbone alone": (mm({"mmpretrain_version": "1"}, backbone_alone=True), "mmpretrain", IMAGENET_RGB, False),
-    "mmpretrain, of two": (mm({"cfg": CFG + "mean=[1.0, 2.0, 3.0]"}), "mmpretrain", None, False),
-    "mmpretrain, saying nothing": (mm({"cfg": "model = dict()"}), "mmpretrain", None, False),
-    "mmpretrain, no text": (mm({"cfg": {"model": 1}}), "mmpretrain", IMAGENET_RGB, False),
-    "mmdetection": (mm({"mmdet_version": "3", "cfg": CFG}, **HEAD), "mmdetection", IMAGENET_RGB, False),
-    "mmdetection, style unknown": (mm({"mmdet_version": "3"}, **HEAD), "mmdetection", None, False),
-    "pycls without configuration": (lambda n: torch_bytes({"model_state": pycls_state(n)}), "pycls", IMAGENET_BGR, False),
-    "Caffe2 of an unknown net": (lambda n: pickle.dumps(caffe2_arrays(n, "beta")), "caffe2", None, False),
-    "Caffe2 with group norms": (
-        lambda n: pickle.dumps({k.replace("_bn_", "_gn_"): a for k, a in caffe2_arrays(n, "folded").items()}), "caffe2", None, False
+    "mmpretrain, backbone alone": (
+        *("mmpretrain", IMAGENET_RGB),
+        mm({"mmpretrain_version": "1"}, backbone_alone=True),
     ),
-    "detectron2, unlabelled": (lambda n: torch_bytes(detectron2_state(n)), "detectron2", None, False),
-    "detectron2, of an unknown author": (
-        lambda n: pickle.dumps({"model": arrays_of(detectron2_state(n)), "__author__": "me"}), "detectron2", None, False
+    "mmpretrain, of two": ("mmpretrain", None, mm({"cfg": CFG + "mean=[1.0, 2.0, 3.0]"})),
+    "mmpretrain, saying nothing": ("mmpretrain", None, mm({"cfg": "model = dict()"})),
+    "mmpretrain, no text": ("mmpretrain", IMAGENET_RGB, mm({"cfg": {"model": 1}})),
+    "mmdetection": ("mmdetection", IMAGENET_RGB, mm({"mmdet_version": "3", "cfg": CFG}, **HEAD)),
+    "mmdetection, style unknown": ("mmdetection", None, mm({"mmdet_version": "3"}, **HEAD)),
+    "pycls without configuration": (
+        *("pycls", IMAGENET_BGR),
+        lambda n: {"model_state": pycls_state(n)},
     ),
-    "detectron2, of pycls": (
-        lambda n: pickle.dumps({"model": arrays_of(detectron2_state(n)), "__author__": "pycls"}), "detectron2", IMAGENET_BGR, False
-    ),
-    "our own": (
-        lambda n: torch_bytes({"model": detectron2_state(n), "preprocessing": KNOWN["msra"].as_dict()}), "native", MSRA, True
-    ),
-    "our own, in safetensors": (
-        lambda n: safetensors_of(detectron2_state(n), {"preprocessing": json.dumps(KNOWN["msra"].as_dict())}), "native", MSRA, True
-    ),
-    "our own, for detectron2": (
-        lambda n: pickle.dumps(
-            {"model": arrays_of(detectron2_state(n)), "__author__": "x", "preprocessing": KNOWN["fair"].as_dict()}
-        ),
-        "detectron2", IMAGENET_BGR, False,
-    ),
+    "detectron2, unlabelled": ("detectron2", None, detectron2_state),
+    "our own": ("native", MSRA, lambda n: {"model": detectron2_state(n), **MSRA_LABEL}),
     "another one's word": (
-        lambda n: torch_bytes({"model": detectron2_state(n), "preprocessing": {"resize": 224}}), "detectron2", None, False
+        *("detectron2", None),
+        lambda n: {"model": detectron2_state(n), "preprocessing": {"resize": 224}},
     ),
-}  # fmt: skip
+}
+PICKLED_SOURCES: dict[str, tuple[str, Input | None, Callable[[Any], Any]]] = {
+    "Caffe2 of an unknown net": ("caffe2", None, lambda n: caffe2_arrays(n, "beta")),
+    "Caffe2 with group norms": (
+        *("caffe2", None),
+        lambda n: {k.replace("_bn_", "_gn_"): a for k, a in caffe2_arrays(n, "folded").items()},
+    ),
+    "detectron2, of an unknown author": ("detectron2", None, lambda n: make_labelled(n, "me")),
+    "detectron2, of pycls": ("detectron2", IMAGENET_BGR, lambda n: make_labelled(n, "pycls")),
+    "our own, for detectron2": (
+        *("detectron2", IMAGENET_BGR),
+        lambda n: make_labelled(n, "x", preprocessing=KNOWN["fair"].as_dict()),
+    ),
+}
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", [*SOURCES, *PICKLED_SOURCES])
 def test_whose_weights_they_are(name: str, small: Any, tmp_path: Path) -> None:
-    data, format, channels, stride = SOURCES[name]
-    file = read(tmp_path, data(small))
-    assert (file.format, preprocessing_of(file), file.architecture) == (format, channels, SMALL)
+    format, channels, contents = {**SOURCES, **PICKLED_SOURCES}[name]
+    dump = torch_bytes if name in SOURCES else pickle.dumps
+    file = read(tmp_path, dump(contents(small)))
+    assert (file.format, describe_input(file), file.architecture) == (format, channels, SMALL)
     if file.preprocessing is not None:
-        assert file.preprocessing.stride_in_1x1 == stride
+        assert file.preprocessing.stride_in_1x1 == (channels == MSRA)
+
+
+def test_our_own_safetensors_carry_their_preprocessing(small: Any, tmp_path: Path) -> None:
+    label = {name: json.dumps(value) for name, value in MSRA_LABEL.items()}
+    file = read(tmp_path, make_safetensors(detectron2_state(small), label))
+    assert (file.format, file.preprocessing) == ("native", KNOWN["msra"])
 
 
 @pytest.mark.parametrize(
@@ -477,8 +493,10 @@ def test_mmdetections_nets_of_several_kinds_are_not_guessed(
     groups: int, width: int, known: bool, tmp_path: Path
 ) -> None:
     """Its ResNets and its ResNeXt 32x8d may be Caffe's; the others are PyTorch's."""
-    file = read(tmp_path, mm({"mmdet_version": "2"}, **HEAD)(random_network(26, groups, width)))
-    assert preprocessing_of(file) == (IMAGENET_RGB if known else None)
+    file = read(
+        tmp_path, torch_bytes(mm({"mmdet_version": "2"}, **HEAD)(random_network(26, groups, width)))
+    )
+    assert describe_input(file) == (IMAGENET_RGB if known else None)
 
 
 @pytest.mark.parametrize(
@@ -492,11 +510,11 @@ def test_mmdetections_nets_of_several_kinds_are_not_guessed(
 def test_an_author_and_a_net_tell_detectron2s_own(
     author: str, depth: int, groups: int, width: int, channels: Input | None, tmp_path: Path
 ) -> None:
-    state = arrays_of(detectron2_state(random_network(depth, groups, width)))
+    state = make_arrays(detectron2_state(random_network(depth, groups, width)))
     file = read(
         tmp_path, pickle.dumps({"model": state, "__author__": author, "matching_heuristics": True})
     )
-    assert preprocessing_of(file) == channels
+    assert describe_input(file) == channels
     assert file.metadata["author"] == author
     assert file.preprocessing is None or file.preprocessing.stride_in_1x1
 
@@ -567,7 +585,7 @@ def test_what_is_said_of_the_weights(small: Any, tmp_path: Path) -> None:
     assert "MIT" in read(tmp_path, torch_bytes(pycls_state(small))).metadata["license"]
     own = {"license": "mine", "author": "me", "top1": 3, "page": "x" * 1000}
     contents = {
-        "model": arrays_of(detectron2_state(small)),
+        "model": make_arrays(detectron2_state(small)),
         "__author__": "someone",
         "metadata": own,
     }
@@ -588,8 +606,8 @@ def test_every_value_is_as_in_the_file(how: str, mapped: bool, small: Any, tmp_p
     }
     data = {
         "torch": torch_bytes,
-        "safetensors": safetensors_of,
-        "pickle": lambda s: pickle.dumps(arrays_of(s)),
+        "safetensors": make_safetensors,
+        "pickle": lambda s: pickle.dumps(make_arrays(s)),
     }[how](state)
     (tmp_path / "weights").write_bytes(data)
     found = read_weights(tmp_path / "weights", mapped=mapped).state
@@ -600,8 +618,8 @@ def test_every_value_is_as_in_the_file(how: str, mapped: bool, small: Any, tmp_p
 
 
 def test_numbers_of_numpy_are_read(small: Any, tmp_path: Path) -> None:
-    """As counters in a .pkl: arrays without dimensions, scalars, big-endian and Fortran-ordered arrays."""
-    arrays = arrays_of(small.state_dict())
+    """A .pkl may have scalars, arrays without dimensions, big-endian and Fortran-ordered ones."""
+    arrays = make_arrays(small.state_dict())
     arrays["bn1.num_batches_tracked"] = np.int64(5)
     arrays["fc.weight"] = np.asfortranarray(arrays["fc.weight"].astype(">f4"))
     file = read(tmp_path, pickle.dumps(arrays))
@@ -616,7 +634,7 @@ def test_a_name_of_the_catalog(small: Any, tmp_path: Path, monkeypatch: pytest.M
     """The catalog's word goes before what the names suggest."""
     network = random_network(50)
     path = tmp_path / "weights.pth"
-    path.write_bytes(torch_bytes({"state_dict": without_counters(network)}))
+    path.write_bytes(torch_bytes({"state_dict": drop_counters(network)}))
     entry = ENTRIES["resnext://gluon/X-50-32x4d"]
     monkeypatch.setattr("resnext_det.weights.catalog.locate", lambda name: (path, entry))
     assert read_weights(path).preprocessing is None
@@ -691,7 +709,7 @@ def test_envelopes_within_envelopes_end(tmp_path: Path) -> None:
 def test_a_long_text_as_configuration_takes_no_time(small: Any, tmp_path: Path) -> None:
     text = "MODEL:\n" * 50_000 + "  mean=[1," * 50_000 + "style='" * 50_000
     start = time.perf_counter()
-    read(tmp_path, mm({"cfg": text})(small))
+    read(tmp_path, torch_bytes(mm({"cfg": text})(small)))
     read(
         tmp_path,
         torch_bytes(

@@ -19,12 +19,12 @@ from resnext_det.weights.file import (
     find_architecture,
     guess_architecture,
 )
-from tests.weights.helpers import HEADS, SMALL, configuration, renamed_from_torchvision
+from tests.weights.helpers import HEADS, SMALL, configuration, rename_torchvision
 
 State = dict[str, Tensor]
 
 
-def on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: Any) -> State:
+def build_on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: Any) -> State:
     """The names and shapes of a network's weights, without memory."""
     with torch.device("meta"):
         return dict(build(*arguments, **options).state_dict())
@@ -44,7 +44,7 @@ def on_meta(build: Callable[..., torch.nn.Module], *arguments: Any, **options: A
     ],
 )
 def test_torchvision_networks_are_recognized(network: str, name: str) -> None:
-    state = renamed_from_torchvision(on_meta(torchvision.models.get_model, network))
+    state = rename_torchvision(build_on_meta(torchvision.models.get_model, network))
     assert str(find_architecture(state)) == name
     assert guess_architecture(
         {key: tensor for key, tensor in state.items() if "norm" not in key}
@@ -57,12 +57,12 @@ def test_torchvision_networks_are_recognized(network: str, name: str) -> None:
 def test_timm_networks_are_recognized(network: str) -> None:
     arguments = {"resnet200": {"layers": [3, 24, 36, 3]}, "resnet26": {"layers": [2, 2, 2, 2]}}
     if network in arguments:
-        state = on_meta(
+        state = build_on_meta(
             timm.models.resnet.ResNet, timm.models.resnet.Bottleneck, **arguments[network]
         )
     else:
-        state = on_meta(timm.create_model, network)
-    assert guess_architecture(renamed_from_torchvision(state)) == Architecture.parse(network)
+        state = build_on_meta(timm.create_model, network)
+    assert guess_architecture(rename_torchvision(state)) == Architecture.parse(network)
 
 
 @pytest.mark.parametrize("depth", DETECTION_DEPTHS)
@@ -79,7 +79,7 @@ def test_backbones_are_recognized(
     depth: int, template: tuple[int, ...], end: str, prefix: str
 ) -> None:
     architecture = Architecture(depth, *template)
-    state = on_meta(
+    state = build_on_meta(
         ResNeXt, architecture, out_features=(end,), in_channels=len(prefix) + 1, norm="BN"
     )
     assert (
@@ -92,7 +92,7 @@ def test_backbones_are_recognized(
 @pytest.mark.parametrize("depth", BLOCKS_PER_STAGE)
 def test_classifiers_are_recognized(depth: int, shortcuts: bool) -> None:
     architecture = Architecture(depth, 8, 4, shortcuts=shortcuts)
-    state = on_meta(ResNeXtClassifier, architecture, 10)
+    state = build_on_meta(ResNeXtClassifier, architecture, 10)
     assert find_architecture(state) == architecture
 
 
@@ -103,7 +103,7 @@ def test_a_detector_has_its_backbone(head: str) -> None:
     state = model.state_dict()
     assert guess_architecture(state) == SMALL
     backbone = extract_detector_backbone(state)
-    assert list(backbone) == list(on_meta(ResNeXt, SMALL, out_features=("res5",)))
+    assert list(backbone) == list(build_on_meta(ResNeXt, SMALL, out_features=("res5",)))
     for name, tensor in backbone.items():
         places = [
             f"{prefix}{name}" for prefix in ("backbone.bottom_up.", "backbone.", "roi_heads.")
@@ -111,9 +111,9 @@ def test_a_detector_has_its_backbone(head: str) -> None:
         assert [place for place in places if place in state and state[place] is tensor]
 
 
-def changed(**changes: tuple[int, ...] | None) -> State:
+def change(**changes: tuple[int, ...] | None) -> State:
     """A small network's weights with others of another shape, more, or (None) fewer."""
-    state = on_meta(ResNeXtClassifier, SMALL)
+    state = build_on_meta(ResNeXtClassifier, SMALL)
     for name, shape in changes.items():
         name = name.replace("__", ".")
         if shape is None:
@@ -133,37 +133,37 @@ def changed(**changes: tuple[int, ...] | None) -> State:
         ),
         ({"stem.conv1.weight": torch.empty(64, 3, 7, 7)}, "have no blocks"),
         (
-            renamed_from_torchvision(on_meta(torchvision.models.resnet18)),
+            rename_torchvision(build_on_meta(torchvision.models.resnet18)),
             "lack res2.0.conv3.weight",
         ),
         (
-            renamed_from_torchvision(on_meta(torchvision.models.resnet34)),
+            rename_torchvision(build_on_meta(torchvision.models.resnet34)),
             "lack res2.0.conv3.weight",
         ),
         (
-            renamed_from_torchvision(on_meta(timm.create_model, "resnet50d")),
+            rename_torchvision(build_on_meta(timm.create_model, "resnet50d")),
             "lack stem.conv1.weight|no stem.conv1.weight",
         ),
         (
-            renamed_from_torchvision(on_meta(timm.create_model, "seresnext50_32x4d")),
+            rename_torchvision(build_on_meta(timm.create_model, "seresnext50_32x4d")),
             r"have 'res2.0.se.*which no ResNeXt has",
         ),
         (
-            renamed_from_torchvision(on_meta(timm.create_model, "res2net50_26w_4s")),
+            rename_torchvision(build_on_meta(timm.create_model, "res2net50_26w_4s")),
             r"which no ResNeXt has",
         ),
-        (changed(res5__1__conv2_offset__weight=(18, 256, 3, 3)), "res5.1.conv2_offset.weight"),
-        (changed(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
-        (changed(res3__0__shortcut__weight=None), "lack res3.0.shortcut.weight"),
-        (changed(res3__1__shortcut__weight=(64, 64, 1, 1)), "res3.1.shortcut.weight, where"),
-        (changed(stem__conv1__weight=(8, 3, 3, 3)), "3x3, where that of a ResNeXt-26 is 7x7"),
-        (changed(res2__0__conv2__weight=(32, 7, 3, 3)), "groups of 7; these do not divide"),
-        (changed(res3__1__conv2__weight=(64, 64, 3, 3)), "of no ResNeXt of one template"),
-        (changed(res2__2__conv1__weight=(32, 32, 1, 1)), "3-2-2-2 blocks.*50: 3-4-6-3"),
-        (changed(res2__7__conv1__weight=(32, 32, 1, 1)), "lack some of the blocks of res2"),
-        (changed(res2__0__conv2__weight=(32, 0, 3, 3)), "no weight of a convolution"),
-        (changed(res2__0__conv2__weight=()), "no weight of a convolution"),
-        (changed(stem__conv1__weight=(8, 3, 7)), "no weight of a convolution"),
+        (change(res5__1__conv2_offset__weight=(18, 256, 3, 3)), "res5.1.conv2_offset.weight"),
+        (change(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
+        (change(res3__0__shortcut__weight=None), "lack res3.0.shortcut.weight"),
+        (change(res3__1__shortcut__weight=(64, 64, 1, 1)), "res3.1.shortcut.weight, where"),
+        (change(stem__conv1__weight=(8, 3, 3, 3)), "3x3, where that of a ResNeXt-26 is 7x7"),
+        (change(res2__0__conv2__weight=(32, 7, 3, 3)), "groups of 7; these do not divide"),
+        (change(res3__1__conv2__weight=(64, 64, 3, 3)), "of no ResNeXt of one template"),
+        (change(res2__2__conv1__weight=(32, 32, 1, 1)), "3-2-2-2 blocks.*50: 3-4-6-3"),
+        (change(res2__7__conv1__weight=(32, 32, 1, 1)), "lack some of the blocks of res2"),
+        (change(res2__0__conv2__weight=(32, 0, 3, 3)), "no weight of a convolution"),
+        (change(res2__0__conv2__weight=()), "no weight of a convolution"),
+        (change(stem__conv1__weight=(8, 3, 7)), "no weight of a convolution"),
     ],
 )
 def test_other_networks_are_not(state: State, reason: str) -> None:
@@ -173,13 +173,13 @@ def test_other_networks_are_not(state: State, reason: str) -> None:
 
 
 def test_a_depth_that_two_stages_do_not_tell() -> None:
-    state = on_meta(ResNeXt, Architecture(50, 32, 4), out_features=("res3",))
+    state = build_on_meta(ResNeXt, Architecture(50, 32, 4), out_features=("res3",))
     with pytest.raises(ValueError, match="have 3-4 blocks"):
         find_architecture(state)
 
 
 def test_one_weight_in_two_places() -> None:
-    state = on_meta(ResNeXt, SMALL, out_features=("res5",))
+    state = build_on_meta(ResNeXt, SMALL, out_features=("res5",))
     twice = {
         f"{prefix}{name}": tensor
         for prefix in ("backbone.", "bottom_up.")

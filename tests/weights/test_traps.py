@@ -1,4 +1,5 @@
-"""What goes wrong for users again and again: plain detectron2 goes on without a word, or with a warning; here it is an error, or right."""
+"""What often goes wrong for users: plain detectron2 goes on, at most with a warning; here it is an
+error, or right."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from resnext_det.architecture import Architecture
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import check_preprocessing, load_weights, read_weights
 from tests.weights.foreign_names import caffe2_arrays, detectron2_state, random_network
-from tests.weights.test_file import arrays_of, build, configuration, of_the_script, torch_bytes
+from tests.weights.test_file import (
+    build,
+    configuration,
+    make_arrays,
+    make_script_contents,
+    torch_bytes,
+)
 
 NET = Architecture(26, 4, 8)
 RGB = [
@@ -42,29 +49,26 @@ class MakesFolder:
 
 
 def of_torchvision(network: Any, folder: Path) -> bytes:
-    return pickle.dumps(
-        {"model": of_the_script(network), "__author__": "torchvision", "matching_heuristics": True}
-    )
+    return pickle.dumps(make_script_contents(network))
 
 
 def with_code(network: Any, folder: Path) -> bytes:
-    state = {**arrays_of(detectron2_state(network)), "linear.bias": MakesFolder(folder / "ran")}
+    state = {**make_arrays(detectron2_state(network)), "linear.bias": MakesFolder(folder / "ran")}
     return pickle.dumps({"model": state, "__author__": "me", "matching_heuristics": True})
 
 
-def prefixed(prefix: str, state: Callable[[Any], dict[str, Any]]) -> Callable[[Any, Path], bytes]:
+def prefix_names(
+    prefix: str, state: Callable[[Any], dict[str, Any]]
+) -> Callable[[Any, Path], bytes]:
     return lambda network, folder: torch_bytes(
         {"model": {f"{prefix}{n}": t for n, t in state(network).items()}}
     )
 
 
-def less(network: Any, folder: Path) -> bytes:
-    state = {
-        name: array
-        for name, array in of_the_script(network).items()
-        if not name.startswith("res4.1.")
-    }
-    return pickle.dumps({"model": state, "__author__": "torchvision", "matching_heuristics": True})
+def save_less(network: Any, folder: Path) -> bytes:
+    contents = make_script_contents(network)
+    arrays = {n: a for n, a in contents["model"].items() if not n.startswith("res4.1.")}
+    return pickle.dumps({**contents, "model": arrays})
 
 
 @dataclass(frozen=True)
@@ -86,27 +90,42 @@ class Trap:
     ours: str
 
 
+FREE_BN = ["MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0]
+NARROW = ["MODEL.RESNETS.WIDTH_PER_GROUP", 4]
 TRAPS = {
-    "1 RGB weights under BGR": Trap("a.pkl", of_torchvision, IN_3X3, BACKBONE, "INPUT.FORMAT is BGR"),
-    "1 RGB weights, scaled, under a std of 1": Trap("a.pkl", of_torchvision, [*RGB[:4], *IN_3X3], BACKBONE, "PIXEL_STD: [58.395"),
+    "1 RGB weights under BGR": Trap(
+        "a.pkl", of_torchvision, IN_3X3, BACKBONE, "INPUT.FORMAT is BGR"
+    ),
+    "1 RGB weights, scaled, under a std of 1": Trap(
+        "a.pkl", of_torchvision, [*RGB[:4], *IN_3X3], BACKBONE, "PIXEL_STD: [58.395"
+    ),
     "2 the stride in the 1x1": Trap("a.pkl", of_torchvision, RGB, BACKBONE, "STRIDE_IN_1X1: False"),
-    "3 names that match nothing": Trap("a.pth", prefixed("features.", detectron2_state), IN_3X3, 0, "are of no known format"),
-    "3 torchvision's names": Trap("a.pth", prefixed("", lambda n: n.state_dict()), [*RGB, *IN_3X3], 0, ""),
+    "3 names that match nothing": Trap(
+        "a.pth", prefix_names("features.", detectron2_state), IN_3X3, 0, "are of no known format"
+    ),
+    "3 torchvision's names": Trap(
+        "a.pth", prefix_names("", lambda n: n.state_dict()), [*RGB, *IN_3X3], 0, ""
+    ),
     "4 folded norms under BN": Trap(
-        "a.pkl",
-        lambda n, folder: pickle.dumps(caffe2_arrays(n, "folded")),
-        [*IN_3X3, "MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0],
-        22 * 3,
-        "NORM: FrozenBN",
+        *("a.pkl", lambda n, folder: pickle.dumps(caffe2_arrays(n, "folded"))),
+        *([*IN_3X3, *FREE_BN], 22 * 3, "NORM: FrozenBN"),
     ),
-    "5 a prefix": Trap("a.pth", prefixed("model.backbone.", detectron2_state), IN_3X3, 0, ""),
-    "5 another prefix": Trap("a.pth", prefixed("backbone.bottom_up.", detectron2_state), IN_3X3, 0, ""),
-    "6 code in a pickle": Trap("a.pkl", with_code, IN_3X3, BACKBONE, "is refused: it asks for posix.mkdir, which could run code"),
-    "less than the backbone": Trap("a.pkl", less, [*RGB, *IN_3X3], BACKBONE - 15, "15 names are missing"),
+    "5 a prefix": Trap("a.pth", prefix_names("model.backbone.", detectron2_state), IN_3X3, 0, ""),
+    "5 another prefix": Trap(
+        "a.pth", prefix_names("backbone.bottom_up.", detectron2_state), IN_3X3, 0, ""
+    ),
+    "6 code in a pickle": Trap(
+        *("a.pkl", with_code, IN_3X3, BACKBONE),
+        "is refused: it asks for posix.mkdir, which could run code",
+    ),
+    "less than the backbone": Trap(
+        "a.pkl", save_less, [*RGB, *IN_3X3], BACKBONE - 15, "15 names are missing"
+    ),
     "another network": Trap(
-        "a.pkl", of_torchvision, [*RGB, *IN_3X3, "MODEL.RESNETS.WIDTH_PER_GROUP", 4], 44, "the file is X-26-4x8d: set MODEL.RESNETS.DEPTH"
+        *("a.pkl", of_torchvision, [*RGB, *IN_3X3, *NARROW], 44),
+        "the file is X-26-4x8d: set MODEL.RESNETS.DEPTH",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +133,7 @@ def network() -> Any:
     return random_network(26, 4, 8)
 
 
-def written(trap: Trap, network: Any, folder: Path) -> Path:
+def write_trap(trap: Trap, network: Any, folder: Path) -> Path:
     path = folder / trap.name
     path.write_bytes(trap.data(network, folder))
     return path
@@ -123,7 +142,7 @@ def written(trap: Trap, network: Any, folder: Path) -> Path:
 @pytest.mark.parametrize("name", TRAPS)
 def test_here_it_is_right_or_refused(name: str, network: Any, tmp_path: Path) -> None:
     trap = TRAPS[name]
-    path = written(trap, network, tmp_path)
+    path = write_trap(trap, network, tmp_path)
     cfg = configuration(NET, *trap.changes)
     model = build_detector(cfg)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -141,10 +160,10 @@ def test_here_it_is_right_or_refused(name: str, network: Any, tmp_path: Path) ->
         assert not (tmp_path / "ran").exists()
     else:
         load()
-        assert changed(model, before) == BACKBONE
+        assert count_changed(model, before) == BACKBONE
 
 
-def changed(model: Any, before: dict[str, torch.Tensor]) -> int:
+def count_changed(model: Any, before: dict[str, torch.Tensor]) -> int:
     """How many tensors of the backbone are other ones."""
     state = model.state_dict()
     now = {n: t for n, t in state.items() if n.startswith("backbone.") and "num_batches" not in n}
@@ -155,12 +174,12 @@ def changed(model: Any, before: dict[str, torch.Tensor]) -> int:
 @pytest.mark.detectron2
 @pytest.mark.parametrize("name", TRAPS)
 def test_detectron2_goes_on(name: str, network: Any, tmp_path: Path) -> None:
-    """Without an error, with all, some or none of the backbone's tensors; in the sixth the file's code has run."""
+    """Without an error, with all, some or none of the backbone's tensors; the sixth runs code."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.checkpoint import DetectionCheckpointer
 
     trap = TRAPS[name]
-    path = written(trap, network, tmp_path)
+    path = write_trap(trap, network, tmp_path)
     model = build("detectron2", configuration(NET, *trap.changes))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
@@ -169,4 +188,4 @@ def test_detectron2_goes_on(name: str, network: Any, tmp_path: Path) -> None:
         assert name.startswith("6")  # None, which os.mkdir gave, is no tensor
     assert (tmp_path / "ran").exists() == name.startswith("6")
     if not name.startswith("6"):
-        assert changed(model, before) == trap.theirs
+        assert count_changed(model, before) == trap.theirs

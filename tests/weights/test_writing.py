@@ -1,4 +1,4 @@
-"""Weights written: the same bits in every format, read by the programs that the formats belong to."""
+"""Written weights keep every bit in every format, and are read by the formats' own programs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.weights.helpers import (
     TORCHVISION,
     classifier,
     configuration,
-    in_format,
-    randomized,
+    drop_counters,
+    fill_randomly,
+    make_path,
     same_bits,
     torchvision_network,
-    without_counters,
 )
 
 
@@ -41,11 +41,11 @@ def test_a_round_trip_keeps_every_bit(first: str, second: str, tmp_path: Path) -
         model.state_dict()["res3.1.conv2.weight"][0, 0, 0] = torch.tensor(
             [-0.0, float("nan"), 1e-42]
         )
-    one, other = in_format(first, tmp_path, "one"), in_format(second, tmp_path, "other")
+    one, other = make_path(first, tmp_path, "one"), make_path(second, tmp_path, "other")
     write_weights(model, one, first, preprocessing=TORCHVISION, metadata=NOTES)
     write_weights(read_weights(one), other, second)
     file = read_weights(other)
-    assert same_bits(without_counters(file.state), without_counters(model.state_dict()))
+    assert same_bits(drop_counters(file.state), drop_counters(model.state_dict()))
     assert file.architecture == THIN
     assert file.preprocessing == TORCHVISION
     if "torchvision" not in (first, second):
@@ -54,9 +54,9 @@ def test_a_round_trip_keeps_every_bit(first: str, second: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_file_from_torchvision_comes_back_to_it(format: str, tmp_path: Path) -> None:
-    state = randomized(torchvision_network()).state_dict()
+    state = fill_randomly(torchvision_network()).state_dict()
     torch.save(state, tmp_path / "theirs.pth")
-    between, back = in_format(format, tmp_path), tmp_path / "back.pth"
+    between, back = make_path(format, tmp_path), tmp_path / "back.pth"
     write_weights(read_weights(tmp_path / "theirs.pth"), between, format)
     write_weights(read_weights(between), back, "torchvision")
     written = torch.load(back, weights_only=True)
@@ -123,7 +123,7 @@ def test_what_is_not_known_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_a_disk_that_fails_leaves_what_was_there(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = in_format(format, tmp_path)
+    path = make_path(format, tmp_path)
     path.write_bytes(b"before")
 
     def full(descriptor: int) -> None:
@@ -150,7 +150,7 @@ def umask() -> int:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_full_disk_is_an_os_error(format: str, tmp_path: Path) -> None:
-    path = in_format(format, tmp_path)
+    path = make_path(format, tmp_path)
     (tmp_path / f".{path.name}.{os.getpid()}.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left|could not be written"):
         write_weights(classifier(), path, format, preprocessing=TORCHVISION)
@@ -171,14 +171,14 @@ def test_a_part_of_a_large_storage_takes_its_own_size(format: str, tmp_path: Pat
     state = {name: tensor.clone() for name, tensor in classifier().state_dict().items()}
     size = sum(tensor.nbytes for tensor in state.values())
     state["linear.weight"] = torch.randn(50_000, 2048)[: 2 * len(state["linear.weight"]) : 2]
-    path = in_format(format, tmp_path)
+    path = make_path(format, tmp_path)
     write_weights(state, path, format, preprocessing=TORCHVISION)
     assert path.stat().st_size < size + 100_000
     assert torch.equal(read_weights(path).state["linear.weight"], state["linear.weight"])
 
 
 def test_detectron2s_file_is_plain_numpy(tmp_path: Path) -> None:
-    """Python's own unpickler reads it, under numpy 1 as well, and every array is as detectron2 wants it."""
+    """Python's own unpickler reads it, under numpy 1 too; every array is as detectron2 wants it."""
     model = classifier()
     path = tmp_path / "weights.pkl"
     write_weights(model, path, preprocessing=TORCHVISION, metadata=NOTES)
@@ -199,14 +199,14 @@ def test_detectron2s_file_is_plain_numpy(tmp_path: Path) -> None:
         for array in contents["model"].values()
     )
     arrays = {name: torch.from_numpy(array) for name, array in contents["model"].items()}
-    assert same_bits(arrays, without_counters(model.state_dict()))
+    assert same_bits(arrays, drop_counters(model.state_dict()))
 
 
 @pytest.mark.parametrize("format", ["detectron2", "native", "safetensors"])
 @pytest.mark.parametrize("head", HEADS)
 def test_a_detector_comes_back(head: str, format: str, tmp_path: Path) -> None:
-    model = randomized(build_detector(configuration(*HEADS[head])))
-    path = in_format(format, tmp_path)
+    model = fill_randomly(build_detector(configuration(*HEADS[head])))
+    path = make_path(format, tmp_path)
     write_weights(model, path, format, preprocessing=TORCHVISION)
     file = read_weights(path)
     assert (file.format, file.preprocessing) == ("detector", TORCHVISION)
@@ -234,10 +234,10 @@ def test_an_unrecognised_network_is_written_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["native", "safetensors", "detectron2"])
 def test_the_classes_of_a_classifier_travel_along(format: str, tmp_path: Path) -> None:
     names = [f"n{i:08d}, \u00e9" for i in range(7)]
-    path = in_format(format, tmp_path)
+    path = make_path(format, tmp_path)
     write_weights(classifier(), path, format, preprocessing=TORCHVISION, class_names=names)
     assert read_weights(path).class_names == tuple(names)
-    again = in_format(format, tmp_path, "again")
+    again = make_path(format, tmp_path, "again")
     write_weights(read_weights(path), again, format)
     assert read_weights(again).class_names == tuple(names)
 

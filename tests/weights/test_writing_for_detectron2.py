@@ -1,4 +1,4 @@
-"""What is written for detectron2, loaded by its own checkpointer into its own networks: nothing missing, nothing left over."""
+"""detectron2's own checkpointer loads what is written for it into its own networks, whole."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from resnext_det.resnext import ResNeXt
 from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.helpers import (
+    DETECTRON2_FPN,
     NOTES,
     THIN,
     TORCHVISION,
     classifier,
-    in_format,
-    randomized,
+    configure_detectron2,
+    drop_counters,
+    fill_randomly,
+    make_path,
     same_bits,
-    without_counters,
 )
 
 
@@ -35,7 +37,10 @@ def detectron2() -> Any:
     return library
 
 
-def loaded_by_detectron2(
+BACKBONES = {"C4": "backbone", "FPN": "fpn_backbone"}
+
+
+def load_with_detectron2(
     model: nn.Module, path: Path, caplog: pytest.LogCaptureFixture
 ) -> dict[str, Any]:
     """What its own checkpointer says it did, and what it gives back."""
@@ -61,24 +66,7 @@ def loaded_by_detectron2(
 
 
 def assert_complete(outcome: dict[str, Any]) -> None:
-    assert [outcome[key] for key in ("missing", "unexpected", "shapes", "warnings")] == [
-        [],
-        [],
-        [],
-        [],
-    ]
-
-
-def of_detectron2(*changes: Any) -> Any:
-    from detectron2.config import get_cfg
-
-    cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", 0])
-    cfg.merge_from_list(
-        ["MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4, *changes]
-    )
-    cfg.merge_from_list(["MODEL.RESNETS.STRIDE_IN_1X1", False])
-    return cfg
+    assert not any(outcome[key] for key in ("missing", "unexpected", "shapes", "warnings"))
 
 
 @pytest.mark.detectron2
@@ -91,20 +79,18 @@ def test_detectron2_loads_a_backbone(
     from detectron2.modeling.backbone import build_backbone
 
     architecture = Architecture(50, 32, 4)
-    model = randomized(ResNeXt(architecture, norm=norm, out_features=("res5",))).eval()
-    path = in_format(format, tmp_path)
+    model = fill_randomly(ResNeXt(architecture, norm=norm, out_features=("res5",))).eval()
+    path = make_path(format, tmp_path)
     write_weights(model, path, format, preprocessing=TORCHVISION, metadata=NOTES)
     images = torch.randn(1, 3, 64, 64)
     changes = ["MODEL.RESNETS.NORM", norm, "MODEL.RESNETS.OUT_FEATURES", ["res5"]]
     for builder in ("build_resnet_backbone", "build_resnext_backbone"):
-        cfg = of_detectron2("MODEL.BACKBONE.NAME", builder, *changes)
+        cfg = configure_detectron2("MODEL.BACKBONE.NAME", builder, *changes)
         theirs = build_backbone(cfg, ShapeSpec(channels=3)).eval()
-        outcome = loaded_by_detectron2(theirs, path, caplog)
+        outcome = load_with_detectron2(theirs, path, caplog)
         assert_complete(outcome)
         assert outcome["beside"]["preprocessing"] == TORCHVISION.as_dict()
-        assert same_bits(
-            without_counters(theirs.state_dict()), without_counters(model.state_dict())
-        )
+        assert same_bits(drop_counters(theirs.state_dict()), drop_counters(model.state_dict()))
         with torch.no_grad():
             expected, features = model(images)["res5"], theirs(images)["res5"]
         assert torch.allclose(
@@ -134,7 +120,7 @@ def test_detectron2_loads_a_classifier(
         for stage in THIN.stages()
     ]
     theirs = ResNet(BasicStem(norm="BN"), stages, num_classes=7).eval()
-    assert_complete(loaded_by_detectron2(theirs, tmp_path / "weights.pkl", caplog))
+    assert_complete(load_with_detectron2(theirs, tmp_path / "weights.pkl", caplog))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(theirs(images)["linear"], model(images), rtol=1e-4, atol=1e-5)
@@ -155,38 +141,13 @@ def test_detectron2_finds_the_backbone_in_its_detector(
     """Nothing is left over, and what is missing is no part of the backbone."""
     from detectron2.modeling import build_model
 
-    model = randomized(ResNeXt(Architecture(50, 32, 4), out_features=("res5",)))
-    path = in_format(format, tmp_path)
+    model = fill_randomly(ResNeXt(Architecture(50, 32, 4), out_features=("res5",)))
+    path = make_path(format, tmp_path)
     write_weights(model, path, format, preprocessing=TORCHVISION)
-    changes = ["MODEL.BACKBONE.NAME", f"build_{name}_backbone"]
-    if head == "FPN":
-        stages = ["res2", "res3", "res4", "res5"]
-        changes = [
-            "MODEL.BACKBONE.NAME",
-            f"build_{name}_fpn_backbone",
-            "MODEL.FPN.IN_FEATURES",
-            stages,
-        ]
-        changes += [
-            "MODEL.RESNETS.OUT_FEATURES",
-            stages,
-            "MODEL.ROI_HEADS.NAME",
-            "StandardROIHeads",
-        ]
-        changes += [
-            "MODEL.RPN.IN_FEATURES",
-            ["p2", "p3"],
-            "MODEL.ROI_HEADS.IN_FEATURES",
-            ["p2", "p3"],
-        ]
-        changes += [
-            "MODEL.ROI_BOX_HEAD.NAME",
-            "FastRCNNConvFCHead",
-            "MODEL.ROI_BOX_HEAD.NUM_FC",
-            1,
-        ]
-    theirs = build_model(of_detectron2(*changes))
-    outcome = loaded_by_detectron2(theirs, path, caplog)
+    changes = [] if head == "C4" else DETECTRON2_FPN
+    changes = [*changes, "MODEL.BACKBONE.NAME", f"build_{name}_{BACKBONES[head]}"]
+    theirs = build_model(configure_detectron2(*changes))
+    outcome = load_with_detectron2(theirs, path, caplog)
     assert outcome["unexpected"] == outcome["shapes"] == []
     heads = ("proposal_generator.", "roi_heads.box", "roi_heads.mask", "backbone.fpn_")
     assert outcome["missing"]

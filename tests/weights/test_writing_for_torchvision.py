@@ -1,4 +1,4 @@
-"""Weights for torchvision: its own networks take them strictly and compute the same, or it is said why they cannot."""
+"""torchvision's own networks load what is written for them strictly and compute the same."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.weights.helpers import (
     TORCHVISION,
     classifier,
     configuration,
-    randomized,
-    renamed_from_torchvision,
+    drop_counters,
+    fill_randomly,
+    rename_torchvision,
     same_bits,
     torchvision_network,
-    without_counters,
 )
 
 
@@ -44,7 +44,7 @@ def test_torchvision_computes_our_features(norm: str, tmp_path: Path) -> None:
 
 
 def test_without_a_classifier_torchvision_has_an_identity_there(tmp_path: Path) -> None:
-    backbone = randomized(ResNeXt(THIN, out_features=("res5",)))
+    backbone = fill_randomly(ResNeXt(THIN, out_features=("res5",)))
     write_weights(backbone, tmp_path / "weights.pth", "torchvision", preprocessing=TORCHVISION)
     network: Any = torchvision_network()
     network.fc = nn.Identity()
@@ -63,7 +63,7 @@ def test_counters_are_kept_where_there_are_some(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["fair", "msra"])
 def test_torchvision_weights_are_made_for_its_preprocessing(source: str, tmp_path: Path) -> None:
-    """BGR in 0-255 with our weights, or RGB in torchvision's scale with those written: the same numbers."""
+    """BGR in 0-255 with our weights gives what RGB in torchvision's scale gives with theirs."""
     preprocessing = replace(KNOWN[source], stride_in_1x1=False)
     model = classifier()
     write_weights(model, tmp_path / "weights.pth", "torchvision", preprocessing=preprocessing)
@@ -85,9 +85,9 @@ def test_channels_alone_are_swapped_to_the_last_bit(tmp_path: Path) -> None:
     preprocessing = replace(TORCHVISION, channel_order="BGR", mean=mean, std=std)
     model = classifier()
     write_weights(model, tmp_path / "weights.pth", "torchvision", preprocessing=preprocessing)
-    state = renamed_from_torchvision(torch.load(tmp_path / "weights.pth", weights_only=True))
+    state = rename_torchvision(torch.load(tmp_path / "weights.pth", weights_only=True))
     state["stem.conv1.weight"] = state["stem.conv1.weight"].flip(1)
-    assert same_bits(without_counters(state), without_counters(model.state_dict()))
+    assert same_bits(drop_counters(state), drop_counters(model.state_dict()))
 
 
 def test_folded_norms_are_right_in_evaluation(
