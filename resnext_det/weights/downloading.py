@@ -79,7 +79,8 @@ def download(
         except ValueError as error:
             partial.remove()
             raise ValueError(
-                f"what came from {url} is not the file: {error}; try again, or {_advise_by_hand(path)}"
+                f"what came from {url} is not the file: {error}; try again, or "
+                f"{_advise_by_hand(path)}"
             ) from None
         with explain_write_errors(path):
             partial.finish()

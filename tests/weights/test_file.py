@@ -227,8 +227,8 @@ def original_input(picture: Path, channels: Input) -> Tensor:
     order, mean, std = channels
     pixels = np.asarray(Image.open(picture)).astype(np.float64)
     pixels = pixels if order == "RGB" else pixels[:, :, ::-1]
-    normalised = (pixels - np.array(mean)) / np.array(std)
-    return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))[None]
+    normalized = (pixels - np.array(mean)) / np.array(std)
+    return torch.from_numpy(np.ascontiguousarray(normalized.transpose(2, 0, 1)))[None]
 
 
 def configuration(architecture: Architecture, *changes: Any) -> CfgNode:
@@ -400,7 +400,7 @@ MSRA_LABEL = {"preprocessing": KNOWN["msra"].as_dict()}
 BGR_CFG = mm_config("pytorch", IMAGENET_BGR)
 
 
-def make_labelled(network: Any, author: str, **label: Any) -> dict[str, Any]:
+def make_labeled(network: Any, author: str, **label: Any) -> dict[str, Any]:
     return {"model": make_arrays(detectron2_state(network)), "__author__": author, **label}
 
 
@@ -448,7 +448,7 @@ SOURCES: dict[str, tuple[str, Input | None, Callable[[Any], Any]]] = {
         *("pycls", IMAGENET_BGR),
         lambda n: {"model_state": pycls_state(n)},
     ),
-    "detectron2, unlabelled": ("detectron2", None, detectron2_state),
+    "detectron2, unlabeled": ("detectron2", None, detectron2_state),
     "our own": ("native", MSRA, lambda n: {"model": detectron2_state(n), **MSRA_LABEL}),
     "another one's word": (
         *("detectron2", None),
@@ -461,11 +461,11 @@ PICKLED_SOURCES: dict[str, tuple[str, Input | None, Callable[[Any], Any]]] = {
         *("caffe2", None),
         lambda n: {k.replace("_bn_", "_gn_"): a for k, a in caffe2_arrays(n, "folded").items()},
     ),
-    "detectron2, of an unknown author": ("detectron2", None, lambda n: make_labelled(n, "me")),
-    "detectron2, of pycls": ("detectron2", IMAGENET_BGR, lambda n: make_labelled(n, "pycls")),
+    "detectron2, of an unknown author": ("detectron2", None, lambda n: make_labeled(n, "me")),
+    "detectron2, of pycls": ("detectron2", IMAGENET_BGR, lambda n: make_labeled(n, "pycls")),
     "our own, for detectron2": (
         *("detectron2", IMAGENET_BGR),
-        lambda n: make_labelled(n, "x", preprocessing=KNOWN["fair"].as_dict()),
+        lambda n: make_labeled(n, "x", preprocessing=KNOWN["fair"].as_dict()),
     ),
 }
 

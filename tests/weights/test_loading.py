@@ -539,13 +539,13 @@ def test_conv1_is_inflated_as_timm_does(channels: int, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_grey_images_give_the_features_that_they_had_in_three_channels(tmp_path: Path) -> None:
+def test_gray_images_give_the_features_that_they_had_in_three_channels(tmp_path: Path) -> None:
     source: Any = fill_randomly(ResNeXt(SMALL, out_features=STAGES))
     model = ResNeXt(SMALL, out_features=STAGES, in_channels=1)
     load_weights(model, save(source.state_dict(), tmp_path), inflate_input=True)
-    grey = torch.randn(1, 1, 40, 40)
-    wanted = source(grey.expand(1, 3, 40, 40))
-    for name, feature in model(grey).items():
+    gray = torch.randn(1, 1, 40, 40)
+    wanted = source(gray.expand(1, 3, 40, 40))
+    for name, feature in model(gray).items():
         torch.testing.assert_close(feature, wanted[name], rtol=1e-4, atol=1e-5)
 
 

@@ -217,7 +217,7 @@ def test_a_detector_comes_back(head: str, format: str, tmp_path: Path) -> None:
     assert same_bits(again.state_dict(), model.state_dict())
 
 
-def test_an_unrecognised_network_is_written_as_it_is(tmp_path: Path) -> None:
+def test_an_unrecognized_network_is_written_as_it_is(tmp_path: Path) -> None:
     weights = WeightFile(
         path="",
         format="native",
