@@ -50,7 +50,7 @@ from tests.weights.foreign_names import (
     randomize,
 )
 from tests.weights.helpers import list_keys
-from tests.weights.torch7_writer import write_torch7, build_torch7_network
+from tests.weights.torch7_writer import build_torch7_network, write_torch7
 
 # How each library makes a network's input of an image: channel order, mean and std in 0-255.
 IMAGENET_RGB = ("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

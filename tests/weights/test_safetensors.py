@@ -14,7 +14,7 @@ import torch
 
 from resnext_det.weights.containers import read_container
 from resnext_det.weights.writing import write_weights
-from tests.weights.helpers import NOTES, TORCHVISION, classifier, same_bits, drop_counters
+from tests.weights.helpers import NOTES, TORCHVISION, classifier, drop_counters, same_bits
 from tests.weights.hostile import limit_memory, make_safetensors
 
 MIB = 1 << 20
