@@ -31,6 +31,6 @@ model.pixel_std = [58.395, 57.12, 57.375]
 dataloader.train.mapper.image_format = "RGB"
 
 train.init_checkpoint = (
-    ""  # a detectron2 file of this network; with frozen norms nothing is learnt without one
+    ""  # a detectron2 file of this network; with frozen norms nothing is learned without one
 )
 train.output_dir = "output/lazy/faster_rcnn_X50_32x4d_FPN_1x"

@@ -1,4 +1,4 @@
-"""detectron2's configuration language: its keys and defaults, ``_BASE_``, KEY VALUE, and what is refused."""
+"""Configurations in detectron2's language: keys and defaults, reading, and checks."""
 
 from resnext_det.config.checks import check
 from resnext_det.config.detection import get_cfg

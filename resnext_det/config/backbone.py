@@ -1,4 +1,4 @@
-"""What a configuration says of the backbone: to every engine, and to detectron2 itself."""
+"""Read and check the keys that describe the backbone, for every engine and for detectron2."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ ARCHITECTURE_KEYS = {
 }
 """The keys of MODEL.RESNETS that tell the network, each with its field of ``Architecture``."""
 
-# What an error adds where the value is one that detectron2's own backbone honours.
+# What an error adds where detectron2's own backbone would take the value.
 _REASONS = {
-    "MODEL.RESNETS.DEPTH": " (18 and 34 have basic blocks, in which a cardinality changes nothing: figure 4 of the paper)",
+    "MODEL.RESNETS.DEPTH": (
+        " (18 and 34 have basic blocks, where a cardinality changes nothing: figure 4 of the paper)"
+    ),
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (
-        "; deformable convolutions are in detectron2's own MODEL.BACKBONE.NAME build_resnet_backbone, or build_resnet_fpn_backbone"
+        "; for deformable convolutions write detectron2's own MODEL.BACKBONE.NAME, "
+        "build_resnet_backbone or build_resnet_fpn_backbone"
     ),
 }
 
@@ -55,7 +58,7 @@ def write_architecture(architecture: Architecture, prefix: str = "") -> dict[str
 
 
 def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """The keyword arguments of ``ResNeXt``, other than ``in_channels``."""
+    """Translate MODEL.RESNETS into the arguments of ``ResNeXt``, without ``in_channels``."""
     resnets = cfg.MODEL.RESNETS
     return {
         "architecture": read_architecture(resnets),
@@ -67,10 +70,10 @@ def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_backbone(cfg: CfgNode) -> None:
-    """Refuse what a ResNeXt would not honour; it reads ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` alone.
+    """Refuse values of MODEL.RESNETS and MODEL.BACKBONE.FREEZE_AT that a ResNeXt does not honor.
 
     Args:
-        cfg: of this package or of detectron2, whose other keys may say anything.
+        cfg: a configuration of this package or of detectron2; no other key is read.
 
     Raises:
         ValueError: naming the key, its value and what to write.

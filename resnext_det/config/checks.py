@@ -1,6 +1,6 @@
-"""What a configuration may say as a whole: honoured values, and no two that contradict each other.
+"""Check a detector's configuration: every value is honored, and no two contradict each other.
 
-A setting that would not be honoured is refused, with the key, its value and what to write instead. Nothing is ignored.
+What would not be honored is refused, with the key, its value and what to write instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from resnext_det.resnext import FEATURES
 
 
 def check(cfg: CfgNode) -> None:
-    """Refuse what would not be honoured, and what contradicts itself.
+    """Refuse a configuration that would not be honored, or that contradicts itself.
 
     Raises:
         ValueError: naming the key, its value and what is supported.
@@ -35,19 +35,22 @@ def check(cfg: CfgNode) -> None:
 
 
 def uses_fpn(cfg: CfgNode) -> bool:
-    """Whether the backbone is a feature pyramid."""
+    """Tell whether the backbone is a feature pyramid."""
     return cfg.MODEL.BACKBONE.NAME in FPN_BACKBONES
 
 
 def list_features(cfg: CfgNode) -> tuple[str, ...]:
-    """The names of the feature maps that the configured backbone gives."""
+    """List the names of the feature maps that the configured backbone gives."""
     if not uses_fpn(cfg):
         return tuple(cfg.MODEL.RESNETS.OUT_FEATURES)
     return (*(f"p{name.removeprefix('res')}" for name in cfg.MODEL.FPN.IN_FEATURES), "p6")
 
 
 def list_parts_in_use(cfg: CfgNode) -> tuple[str, ...]:
-    """``RPN``, ``ROI_HEADS`` or both: what stands on the backbone. The keys of a part that is not in use say nothing."""
+    """List what stands on the backbone: ``RPN``, ``ROI_HEADS`` or both.
+
+    The keys of a part that is not in use have no meaning.
+    """
     used = {
         "RPN": cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN",
         "ROI_HEADS": cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN",
@@ -60,25 +63,26 @@ def _check_proposals(cfg: CfgNode) -> None:
     given = f"MODEL.LOAD_PROPOSALS = {loads}, MODEL.PROPOSAL_GENERATOR.NAME = {generator!r}"
     if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and (loads or generator != "RPN"):
         raise ValueError(
-            f"{given}, but MODEL.META_ARCHITECTURE = 'ProposalNetwork' is there to compute proposals; write False and 'RPN', or "
-            "MODEL.META_ARCHITECTURE: GeneralizedRCNN"
+            f"{given}, but MODEL.META_ARCHITECTURE = 'ProposalNetwork' is there to compute "
+            "proposals; write False and 'RPN', or MODEL.META_ARCHITECTURE: GeneralizedRCNN"
         )
     if loads != (generator == "PrecomputedProposals"):
         raise ValueError(
-            f"{given} contradict each other; write True and 'PrecomputedProposals' to read proposals from files, or False and 'RPN' to "
-            "compute them"
+            f"{given} contradict each other; write True and 'PrecomputedProposals' to read "
+            "proposals from files, or False and 'RPN' to compute them"
         )
     for split in ("TRAIN", "TEST"):
         names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
         if files and not loads:
             raise ValueError(
-                f"DATASETS.PROPOSAL_FILES_{split} = {files} would not be read; write (), or MODEL.LOAD_PROPOSALS True and "
-                "MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals"
+                f"DATASETS.PROPOSAL_FILES_{split} = {files} would not be read; write (), or "
+                "MODEL.LOAD_PROPOSALS True and MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals"
             )
         if loads and len(files) != len(names):
             raise ValueError(
-                f"DATASETS.PROPOSAL_FILES_{split} = {files} are {len(files)} files for the {len(names)} sets of DATASETS.{split} = "
-                f"{names}; write one file a set, in the order of the sets"
+                f"DATASETS.PROPOSAL_FILES_{split} = {files} are {len(files)} files for the "
+                f"{len(names)} sets of DATASETS.{split} = {names}; write one file a set, in the "
+                "order of the sets"
             )
 
 
@@ -88,12 +92,13 @@ def _check_input(cfg: CfgNode) -> None:
         value = cfg.MODEL[key]
         if len(value) != channels:
             raise ValueError(
-                f"MODEL.{key} = {value} has {len(value)} numbers where INPUT.FORMAT = {cfg.INPUT.FORMAT!r} has {channels} channels; "
-                f"write {channels}"
+                f"MODEL.{key} = {value} has {len(value)} numbers where INPUT.FORMAT = "
+                f"{cfg.INPUT.FORMAT!r} has {channels} channels; write {channels}"
             )
     if not all(std > 0 for std in cfg.MODEL.PIXEL_STD):
         raise ValueError(
-            f"MODEL.PIXEL_STD = {cfg.MODEL.PIXEL_STD} must be above 0: the image is divided by it; write 1.0 for no scaling"
+            f"MODEL.PIXEL_STD = {cfg.MODEL.PIXEL_STD} must be above 0: the image is divided by it; "
+            "write 1.0 for no scaling"
         )
     sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if not sizes:
@@ -102,8 +107,8 @@ def _check_input(cfg: CfgNode) -> None:
         )
     if sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
         raise ValueError(
-            f"INPUT.MIN_SIZE_TRAIN = {sizes}, but INPUT.MIN_SIZE_TRAIN_SAMPLING = 'range' draws between two numbers; write (lowest, "
-            "highest), or the sampling 'choice'"
+            f"INPUT.MIN_SIZE_TRAIN = {sizes}, but INPUT.MIN_SIZE_TRAIN_SAMPLING = 'range' draws "
+            "between two numbers; write (lowest, highest), or the sampling 'choice'"
         )
 
 
@@ -122,7 +127,8 @@ def _check_dilation(cfg: CfgNode) -> None:
         )
     if "res5" not in resnets.OUT_FEATURES:
         raise ValueError(
-            f"{dilated}, but there is no res5 in MODEL.RESNETS.OUT_FEATURES = {resnets.OUT_FEATURES}; write 1, or ['res5']"
+            f"{dilated}, but there is no res5 in MODEL.RESNETS.OUT_FEATURES = "
+            f"{resnets.OUT_FEATURES}; write 1, or ['res5']"
         )
 
 
@@ -132,15 +138,17 @@ def _check_features(cfg: CfgNode) -> None:
         pyramid = list(FEATURES[-len(wanted) :]) if 0 < len(wanted) < len(FEATURES) else None
         if wanted != pyramid or not set(wanted) <= set(given):
             raise ValueError(
-                f"MODEL.FPN.IN_FEATURES = {wanted} must be neighbouring stages that end in 'res5' and stand in "
-                f"MODEL.RESNETS.OUT_FEATURES = {given}; write ['res2', 'res3', 'res4', 'res5'] in both"
+                f"MODEL.FPN.IN_FEATURES = {wanted} must be neighboring stages that end in 'res5' "
+                f"and stand in MODEL.RESNETS.OUT_FEATURES = {given}; write "
+                "['res2', 'res3', 'res4', 'res5'] in both"
             )
     known = list_features(cfg)
     for part in list_parts_in_use(cfg):
         key, names = f"MODEL.{part}.IN_FEATURES", cfg.MODEL[part].IN_FEATURES
         if not names or not set(names) <= set(known):
             raise ValueError(
-                f"{key} = {names}, but {cfg.MODEL.BACKBONE.NAME} gives {', '.join(known)}; choose among these"
+                f"{key} = {names}, but {cfg.MODEL.BACKBONE.NAME} gives {', '.join(known)}; choose "
+                "among these"
             )
 
 
@@ -151,15 +159,16 @@ def _check_rpn(cfg: CfgNode) -> None:
         nested = all(isinstance(level, (list, tuple)) and level for level in value)
         if not nested or len(value) not in (1, levels):
             raise ValueError(
-                f"MODEL.ANCHOR_GENERATOR.{key} = {value} must be a list that holds one list, as {[[32, 64]]}, or one for each of the "
-                f"{levels} MODEL.RPN.IN_FEATURES"
+                f"MODEL.ANCHOR_GENERATOR.{key} = {value} must be a list that holds one list, as "
+                f"{[[32, 64]]}, or one for each of the {levels} MODEL.RPN.IN_FEATURES"
             )
         if not all(number > 0 for level in value for number in level):
             raise ValueError(f"MODEL.ANCHOR_GENERATOR.{key} = {value}: write numbers above 0")
     dims = cfg.MODEL.RPN.CONV_DIMS
     if not dims or not all(dim == -1 or dim >= 1 for dim in dims):
         raise ValueError(
-            f"MODEL.RPN.CONV_DIMS = {dims}: write the channels of one convolution or more, -1 for those of its input"
+            f"MODEL.RPN.CONV_DIMS = {dims}: write the channels of one convolution or more, -1 for "
+            "those of its input"
         )
     sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     counts = {
@@ -167,8 +176,8 @@ def _check_rpn(cfg: CfgNode) -> None:
     }
     if len(counts) > 1:
         raise ValueError(
-            f"MODEL.ANCHOR_GENERATOR.SIZES = {sizes} and ASPECT_RATIOS = {ratios} give {sorted(counts)} anchors at different levels; "
-            "give every level the same number"
+            f"MODEL.ANCHOR_GENERATOR.SIZES = {sizes} and ASPECT_RATIOS = {ratios} give "
+            f"{sorted(counts)} anchors at different levels; give every level the same number"
         )
 
 
@@ -178,12 +187,13 @@ def _check_matching(cfg: CfgNode) -> None:
         rising = bool(thresholds) and thresholds[0] > 0 and sorted(thresholds) == list(thresholds)
         if not rising or len(labels) != len(thresholds) + 1:
             raise ValueError(
-                f"MODEL.{name}.IOU_THRESHOLDS = {thresholds} must rise from above 0, and IOU_LABELS = {labels} must be one longer; "
-                "write, for example, [0.3, 0.7] and [0, -1, 1]"
+                f"MODEL.{name}.IOU_THRESHOLDS = {thresholds} must rise from above 0, and "
+                f"IOU_LABELS = {labels} must be one longer; write, for example, [0.3, 0.7] and [0, -1, 1]"
             )
         if not set(labels) <= {-1, 0, 1}:
             raise ValueError(
-                f"MODEL.{name}.IOU_LABELS = {labels}: write -1 (ignore), 0 (background) or 1 (object) in it"
+                f"MODEL.{name}.IOU_LABELS = {labels}: write -1 (ignore), 0 (background) or "
+                "1 (object) in it"
             )
 
 
@@ -203,14 +213,17 @@ def _check_box_head(cfg: CfgNode) -> None:
     if heads.NAME == "Res5ROIHeads":
         if list(heads.IN_FEATURES) != ["res4"] or uses_fpn(cfg):
             raise ValueError(
-                f"MODEL.ROI_HEADS.IN_FEATURES = {heads.IN_FEATURES}, but Res5ROIHeads continues res4 of a plain backbone; write ['res4'], "
-                "or MODEL.ROI_HEADS.NAME: StandardROIHeads"
+                f"MODEL.ROI_HEADS.IN_FEATURES = {heads.IN_FEATURES}, but Res5ROIHeads continues "
+                "res4 of a plain backbone; write ['res4'], or MODEL.ROI_HEADS.NAME: "
+                "StandardROIHeads"
             )
         if box.NAME or box.NUM_FC or box.NUM_CONV:
             raise ValueError(
-                f"{given}, but Res5ROIHeads has no box head; write '', 0 and 0, or MODEL.ROI_HEADS.NAME: StandardROIHeads"
+                f"{given}, but Res5ROIHeads has no box head; write '', 0 and 0, or "
+                "MODEL.ROI_HEADS.NAME: StandardROIHeads"
             )
     elif not box.NAME or box.NUM_FC + box.NUM_CONV == 0:
         raise ValueError(
-            f"{given}, but StandardROIHeads needs a box head; write FastRCNNConvFCHead and, for example, NUM_FC 2"
+            f"{given}, but StandardROIHeads needs a box head; write FastRCNNConvFCHead and, for "
+            "example, NUM_FC 2"
         )

@@ -1,6 +1,7 @@
-"""The configuration of a classifier: its keys and defaults, and what is refused.
+"""The configuration of a classifier: its keys and defaults, reading, and checks.
 
-The keys that a detector's configuration has too mean the same there. What detectron2 counts in iterations is counted in epochs here.
+Keys that a detector's configuration has too mean the same there. What detectron2 counts in
+iterations is counted in epochs here.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from resnext_det.architecture import BLOCKS_PER_STAGE
 from resnext_det.config.loading import merge
 from resnext_det.config.rules import Rules, get_value
 
-# The keys that each recipe of augmentation honours; at their defaults the others change nothing.
+# The keys that each recipe of augmentation honors; the others must be at their defaults.
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {
     "paper": ("INPUT.COLOR_JITTER", "INPUT.LIGHTING"),
     "cifar": ("INPUT.PADDING",),
     "modern": ("INPUT.AUTO_AUGMENT", "INPUT.RANDOM_ERASING"),
 }
-# By a key, the keys that only one of its values honours.
+# By key and by its value, the keys that only this value honors.
 _ONLY_WITH: dict[str, dict[str, tuple[str, ...]]] = {
     "INPUT.AUGMENTATION": AUGMENTATIONS,
     "SOLVER.LR_SCHEDULER_NAME": {
@@ -77,7 +78,7 @@ def _model() -> dict[str, Any]:
         "DEVICE": "cuda",
         "WEIGHTS": "",  # to start from, or to test
         "NUM_CLASSES": 0,  # 0: as many as DATASETS.TRAIN has
-        "FORM": "C",  # of the blocks, figure 3 of the paper; the weights that come out are of form C
+        "FORM": "C",  # of the blocks, figure 3 of the paper; weights are written in form C
         # On the scale 0-255, in the order of INPUT.FORMAT.
         "PIXEL_MEAN": [123.675, 116.28, 103.53],
         "PIXEL_STD": [58.395, 57.12, 57.375],
@@ -97,7 +98,8 @@ def _model() -> dict[str, Any]:
 def _input() -> dict[str, Any]:
     return {
         "FORMAT": "RGB",
-        "AUGMENTATION": "paper",  # fb.resnet.torch's for ImageNet; "cifar": its for CIFAR; "modern": torchvision's
+        # "paper": fb.resnet.torch's of ImageNet; "cifar": its of CIFAR; "modern": torchvision's.
+        "AUGMENTATION": "paper",
         "SIZE_TRAIN": 224,
         "RESIZE_TEST": 256,  # of the shorter side
         "SIZE_TEST": 224,  # of the crop in its centre
@@ -118,7 +120,7 @@ def _solver() -> dict[str, Any]:
         "IMAGES_PER_EPOCH": 0,  # 0: all that there are; the last batch is filled up
         "IMS_PER_BATCH": 256,  # of all processes
         "BASE_LR": 0.1,
-        "REFERENCE_BATCH": 0,  # BASE_LR is of a batch of so many images and grows with the batch; 0: it is as it is
+        "REFERENCE_BATCH": 0,  # the batch that BASE_LR is for, to grow with it; 0: constant
         "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
         "STEPS": (30, 60, 90),  # epochs after which the learning rate is multiplied by GAMMA
         "GAMMA": 0.1,
@@ -131,10 +133,8 @@ def _solver() -> dict[str, Any]:
         "WEIGHT_DECAY": 0.0001,
         "WEIGHT_DECAY_NORM": None,  # None: as of every other parameter
         "LABEL_SMOOTHING": 0.0,
-        "EMA": {
-            "ENABLED": False,
-            "DECAY": 0.9999,
-        },  # an average of the weights, which is then tested and kept
+        # A moving average of the weights, which is then tested and kept.
+        "EMA": {"ENABLED": False, "DECAY": 0.9999},
         "AMP": {"ENABLED": False, "DTYPE": "bfloat16"},
         "CLIP_GRADIENTS": {
             "ENABLED": False,
@@ -148,7 +148,7 @@ def _solver() -> dict[str, Any]:
 
 
 def get_classifier_cfg() -> CfgNode:
-    """A fresh configuration of a classifier: every key that is honoured, at its default."""
+    """Make a configuration of a classifier with every key that is honored, at its default."""
     return CfgNode(
         {
             "MODEL": _model(),
@@ -157,10 +157,8 @@ def get_classifier_cfg() -> CfgNode:
             "DATASETS": {"TRAIN": "", "TEST": ""},
             "DATALOADER": {"NUM_WORKERS": 4, "SKIP_BROKEN_IMAGES": False},
             "SOLVER": _solver(),
-            "TEST": {
-                "EVAL_EPOCHS": 1,
-                "IMS_PER_BATCH": 64,
-            },  # 0: after the training; images of a process
+            # EVAL_EPOCHS 0: after the training. IMS_PER_BATCH: of each process.
+            "TEST": {"EVAL_EPOCHS": 1, "IMS_PER_BATCH": 64},
             "OUTPUT_DIR": "./output/classification",
             "SEED": -1,
             "CUDNN_BENCHMARK": True,
@@ -170,15 +168,17 @@ def get_classifier_cfg() -> CfgNode:
 
 
 def load_classifier_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
-    """Read one configuration of a classifier; see ``resnext_det.load_config``.
+    """Read the configuration of a classifier.
+
+    Args:
+        path, overrides: as for ``resnext_det.load_config``.
 
     Returns:
-        the frozen configuration: the defaults, changed by the base files, the file and the overrides, in this order.
+        the frozen configuration: the defaults, changed by the base files, the file and the
+        overrides, in this order.
 
     Raises:
-        FileNotFoundError: the file, or one that ``_BASE_`` names, does not exist.
-        ValueError: the YAML is broken; a key is unknown; a value has the wrong type, or is not supported; two values contradict
-            each other. The text names the key, the value and what to write instead.
+        FileNotFoundError, ValueError: as ``resnext_det.load_config``.
     """
     cfg = get_classifier_cfg()
     merge(cfg, path, overrides)
@@ -191,21 +191,23 @@ def _check(cfg: CfgNode) -> None:
     defaults = get_classifier_cfg()
     _RULES.check(cfg, defaults)
     image, solver = cfg.INPUT, cfg.SOLVER
-    for chosen, honoured in _ONLY_WITH.items():
-        _check_effect(cfg, defaults, chosen, honoured)
+    for chosen, honored in _ONLY_WITH.items():
+        _check_effect(cfg, defaults, chosen, honored)
     if image.RESIZE_TEST < image.SIZE_TEST:
         raise ValueError(
-            f"INPUT.RESIZE_TEST = {image.RESIZE_TEST} is smaller than INPUT.SIZE_TEST = {image.SIZE_TEST}, which is cut out of it; write "
-            f"{image.SIZE_TEST} or more"
+            f"INPUT.RESIZE_TEST = {image.RESIZE_TEST} is smaller than INPUT.SIZE_TEST = "
+            f"{image.SIZE_TEST}, which is cut out of it; write {image.SIZE_TEST} or more"
         )
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if len(cfg.MODEL[key]) != 3 or (key == "PIXEL_STD" and min(cfg.MODEL[key]) <= 0):
             raise ValueError(
-                f"MODEL.{key} = {cfg.MODEL[key]}: write three numbers, one a channel, on the scale 0-255"
+                f"MODEL.{key} = {cfg.MODEL[key]}: write three numbers, one a channel, on the scale "
+                "0-255"
             )
     if image.AUGMENTATION == "modern" and image.INTERPOLATION == "torch7_bicubic":
         raise ValueError(
-            "INPUT.INTERPOLATION = 'torch7_bicubic' is not supported in INPUT.AUGMENTATION = 'modern'; write 'bilinear' or 'bicubic'"
+            "INPUT.INTERPOLATION = 'torch7_bicubic' is not supported in INPUT.AUGMENTATION = "
+            "'modern'; write 'bilinear' or 'bicubic'"
         )
     _check_schedule(solver)
     if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
@@ -215,16 +217,17 @@ def _check(cfg: CfgNode) -> None:
 
 
 def _check_effect(
-    cfg: CfgNode, defaults: CfgNode, chosen: str, honoured: Mapping[str, Sequence[str]]
+    cfg: CfgNode, defaults: CfgNode, chosen: str, honored: Mapping[str, Sequence[str]]
 ) -> None:
-    """Refuse keys that the value of ``chosen`` does not honour, unless they are at their defaults, or empty."""
-    for choice, keys in honoured.items():
+    """Refuse keys without effect under the value of ``chosen``, unless default or empty."""
+    for choice, keys in honored.items():
         for key in keys if choice != get_value(cfg, chosen) else ():
             value, default = get_value(cfg, key), get_value(defaults, key)
             nothing = () if isinstance(default, tuple) else default
             if value not in (default, nothing):
                 raise ValueError(
-                    f"{key} = {value!r} has no effect in {chosen} = {get_value(cfg, chosen)!r}; write {nothing!r}, or {choice!r} there"
+                    f"{key} = {value!r} has no effect in {chosen} = {get_value(cfg, chosen)!r}; "
+                    f"write {nothing!r}, or {choice!r} there"
                 )
 
 
@@ -236,10 +239,11 @@ def _check_schedule(solver: CfgNode) -> None:
     in_steps = solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
     if in_steps and any(step >= solver.EPOCHS for step in solver.STEPS):
         raise ValueError(
-            f"SOLVER.STEPS = {solver.STEPS}, but the training ends after SOLVER.EPOCHS = {solver.EPOCHS}; write epochs before that, "
-            "such as (30, 60, 90) of 100, or ()"
+            f"SOLVER.STEPS = {solver.STEPS}, but the training ends after SOLVER.EPOCHS = "
+            f"{solver.EPOCHS}; write epochs before that, such as (30, 60, 90) of 100, or ()"
         )
     if solver.WARMUP_EPOCHS >= solver.EPOCHS:
         raise ValueError(
-            f"SOLVER.WARMUP_EPOCHS = {solver.WARMUP_EPOCHS} is the whole training of SOLVER.EPOCHS = {solver.EPOCHS}; write fewer, or 0"
+            f"SOLVER.WARMUP_EPOCHS = {solver.WARMUP_EPOCHS} is the whole training of SOLVER.EPOCHS "
+            f"= {solver.EPOCHS}; write fewer, or 0"
         )

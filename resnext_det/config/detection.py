@@ -1,4 +1,8 @@
-"""SOLVER.REFERENCE_WORLD_SIZE: a schedule that was made for some number of processes, run by another."""
+"""The configuration of a detector: the keys that are honored, with detectron2's defaults.
+
+Names, types and values are those of ``detectron2.config.get_cfg()``, so that one YAML file serves
+both engines. A key that is absent here is refused. No key is our own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-# Keys that begin so are detectron2's of parts that are switched off by a key below, which is limited to that.
+logger = logging.getLogger(__name__)
+
+# Beginnings of detectron2's keys of parts that the key in the comment switches off here.
 PARTS_SWITCHED_OFF = (
     "MODEL.ROI_MASK_HEAD.",  # MODEL.MASK_ON
     "MODEL.ROI_KEYPOINT_HEAD.",  # MODEL.KEYPOINT_ON
@@ -155,10 +161,10 @@ def _solver() -> dict[str, Any]:
 
 
 def get_cfg() -> CfgNode:
-    """A fresh configuration: every key that is honoured, at detectron2's default.
+    """Make a configuration with every key that is honored, at detectron2's default.
 
     Returns:
-        an ``fvcore.common.config.CfgNode``; change it by attribute, ``merge_from_list`` or ``load_config``.
+        an ``fvcore.common.config.CfgNode``; change it by attribute or ``merge_from_list``.
     """
     return CfgNode(
         {
@@ -208,14 +214,12 @@ def get_cfg() -> CfgNode:
     )
 
 
-logger = logging.getLogger(__name__)
-
-
 def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
-    """The configuration for this many processes, as detectron2's ``auto_scale_workers``.
+    """Scale a schedule to a number of processes, as detectron2's ``auto_scale_workers`` does.
 
-    Where ``SOLVER.REFERENCE_WORLD_SIZE`` is not 0, the images of a process stay what they were: batch and learning rate grow in
-    proportion to the processes, iterations shrink. A period stays at 1 or more, where detectron2's may become 0.
+    Where ``SOLVER.REFERENCE_WORLD_SIZE`` is not 0, the images of a process stay what they were:
+    batch and learning rate grow in proportion to the processes, iterations shrink. A period stays
+    at 1 or more, where detectron2's may become 0.
 
     Raises:
         ValueError: the batch cannot be shared out evenly among the reference processes.
@@ -226,8 +230,8 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
         return cfg
     if solver.IMS_PER_BATCH % reference:
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE = {reference}; write one, or 0 "
-            "for no scaling"
+            f"SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH} is no multiple of "
+            f"SOLVER.REFERENCE_WORLD_SIZE = {reference}; write one, or 0 for no scaling"
         )
     scale = processes / reference
     scaled = cfg.clone()
@@ -244,7 +248,8 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
         scaled.TEST.EVAL_PERIOD = max(1, round(scaled.TEST.EVAL_PERIOD / scale))
     scaled.freeze()
     logger.info(
-        "scaled to %d processes (SOLVER.REFERENCE_WORLD_SIZE = %d): batch %d, learning rate %g, %d iterations",
+        "scaled to %d processes (SOLVER.REFERENCE_WORLD_SIZE = %d): batch %d, learning rate %g, "
+        "%d iterations",
         processes,
         reference,
         solver.IMS_PER_BATCH,

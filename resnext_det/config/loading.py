@@ -1,4 +1,4 @@
-"""Reading a configuration: a YAML file with ``_BASE_``, then KEY VALUE overrides, then the checks."""
+"""Read a configuration: a YAML file with ``_BASE_``, then KEY VALUE overrides, then the checks."""
 
 from __future__ import annotations
 
@@ -34,23 +34,27 @@ _ALSO_CALLED = {
 
 
 def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
-    """Read one configuration.
+    """Read the configuration of a detector.
 
-    A file may set detectron2's keys of parts that are switched off (masks, RetinaNet ...), as its own files do: they have no effect
-    there either. The log names them; as overrides they are refused.
+    A file may set detectron2's keys of parts that are switched off (masks, RetinaNet ...), as its
+    own files do: they have no effect there either. The log names them; overrides of them are
+    refused.
 
     Args:
-        path: a YAML file, found by ``config_file``; its ``_BASE_`` names a file, or a list of files, relative to it, whose values it changes; of several the
-            later ones win. YAML tags that would run code are refused.
-        overrides: KEY VALUE pairs, as they follow a command line: ``["SOLVER.MAX_ITER", "100"]``.
+        path: a YAML file, found by ``config_file``. Its ``_BASE_`` names a file or a list of files,
+            relative to it, whose values it changes; of several the later ones win. YAML tags that
+            would run code are refused.
+        overrides: KEY VALUE pairs, as on a command line: ``["SOLVER.MAX_ITER", "100"]``.
 
     Returns:
-        the frozen configuration: detectron2's defaults, changed by the base files, the file and the overrides, in this order.
+        the frozen configuration: detectron2's defaults, changed by the base files, the file and the
+        overrides, in this order.
 
     Raises:
         FileNotFoundError: a file that ``_BASE_`` names does not exist.
-        ValueError: the file does not exist; the YAML is broken; a key is unknown; a value has the wrong type, or is not supported; two values contradict
-            each other. The text names the key, the value and what to write instead.
+        ValueError: the file does not exist; the YAML is broken; a key is unknown; a value has the
+            wrong type or is not supported; two values contradict each other. The text names the
+            key, the value and what to write instead.
     """
     cfg = get_cfg()
     merge(cfg, path, overrides, switched_off=PARTS_SWITCHED_OFF)
@@ -66,7 +70,9 @@ def merge(
     *,
     switched_off: tuple[str, ...] = (),
 ) -> None:
-    """Change ``cfg`` as a file with its base files says, and then as the overrides say; nothing is checked but keys and types.
+    """Change a configuration by a file with its base files, and then by overrides.
+
+    Keys and types are checked, and nothing else.
 
     Args:
         switched_off: a file may set keys that begin so and that ``cfg`` lacks; the log names them.
@@ -78,14 +84,14 @@ def merge(
     _check_kind(values, cfg, path)
     where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
     known, left_out = set(list_keys(cfg)), []
-    for key, value in _leaves(values):
+    for key, value in _walk_leaves(values):
         if switched_off and key.startswith(switched_off) and key not in known:
             left_out.append(key)
         else:
             _set(cfg, key, value, where=where)
     if left_out:
         logger.info("%s: keys of parts that are switched off: %s", path, ", ".join(left_out))
-    for key, value in _pairs(overrides):
+    for key, value in _read_pairs(overrides):
         _set(cfg, key, value, where="the command line")
 
 
@@ -95,28 +101,31 @@ def _check_kind(values: dict[str, Any], cfg: CfgNode, path: str | Path) -> None:
     of_detector = "BACKBONE" in cfg.MODEL
     if of_detector and said & _OF_CLASSIFIERS and not said & _OF_DETECTORS:
         raise ValueError(
-            f"{path} is a classifier's configuration; train it with tools/pretrain.py, or give a detector's"
+            f"{path} is a classifier's configuration; train it with tools/pretrain.py, or give a "
+            "detector's"
         )
     if not of_detector and said & _OF_DETECTORS:
         raise ValueError(
-            f"{path} is a detector's configuration; train it with tools/train_net.py, or give one of those under configs/classification/"
+            f"{path} is a detector's configuration; train it with tools/train_net.py, or give one "
+            "of those under configs/classification/"
         )
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _walk_leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{key}.")
+            yield from _walk_leaves(value, f"{key}.")
         else:
             yield key, value
 
 
-def _pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def _read_pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     for item in map(str, overrides):
         if item.startswith("--"):
             raise ValueError(
-                f"{item!r} follows the KEY VALUE overrides, where flags are not read; put it before the first KEY"
+                f"{item!r} follows the KEY VALUE overrides, where flags are not read; put it "
+                "before the first KEY"
             )
         key, equals, value = item.partition("=")
         if equals and key.replace("_", "").replace(".", "").isupper():
@@ -126,7 +135,8 @@ def _pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     if len(overrides) % 2:
         text = " ".join(map(str, overrides))
         raise ValueError(
-            f"overrides come in pairs KEY VALUE, and there is an odd number of words in {text!r}; quote a VALUE that has spaces"
+            f"overrides come in pairs KEY VALUE, and there is an odd number of words in {text!r}; "
+            "quote a VALUE that has spaces"
         )
     yield from zip(map(str, overrides[::2]), overrides[1::2])
 
@@ -138,7 +148,8 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
         holder = holder[name] if isinstance(holder, YacsNode) and name in holder else None
     if not isinstance(holder, YacsNode) or leaf not in holder:
         raise ValueError(
-            f"{key} = {value!r} (from {where}): no such key is honoured here, so it would change nothing; {_near(cfg, key)}"
+            f"{key} = {value!r} (from {where}): no such key is honored here, so it would change "
+            f"nothing; {_suggest_keys(cfg, key)}"
         )
     default = holder[leaf]
     if isinstance(default, YacsNode):
@@ -150,12 +161,13 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
         holder.merge_from_list([leaf, value])
     except ValueError as error:
         raise ValueError(
-            f"{key} = {value!r} (from {where}): {TYPE_WORDS[type(default).__name__]} is needed; write {_example(default, value)}"
+            f"{key} = {value!r} (from {where}): {TYPE_WORDS[type(default).__name__]} is needed; "
+            f"write {_suggest_value(default, value)}"
         ) from error
 
 
-def _near(cfg: CfgNode, key: str) -> str:
-    """What may have been meant by an unknown key."""
+def _suggest_keys(cfg: CfgNode, key: str) -> str:
+    """Suggest known keys for an unknown one, by other names of it and by spelling."""
     known, key = list_keys(cfg), key.upper()
     leaf = key.rpartition(".")[2]
     leaves = {other: other.rpartition(".")[2] for other in known}
@@ -171,11 +183,11 @@ def _near(cfg: CfgNode, key: str) -> str:
     near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     if near:
         return f"did you mean {', '.join(near[:4])}?"
-    return "print(resnext_det.get_cfg()) shows every key that is honoured"
+    return "print(resnext_det.get_cfg()) shows every key that is honored"
 
 
-def _example(default: Any, value: Any) -> str:
-    """How the given value would be written as the type of the default, where that is plain; else the default."""
+def _suggest_value(default: Any, value: Any) -> str:
+    """Write the given value in the type of the default where that is plain, else the default."""
     text = str(value).strip()
     single = text.strip("()[], \"'")
     if isinstance(default, str) and text[:1] in ("(", "[") and "," not in single:

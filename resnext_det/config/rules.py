@@ -1,4 +1,4 @@
-"""What keys may hold by themselves: their types, the values that are honoured, their ranges."""
+"""Check single keys of a configuration: their types, supported values and ranges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def list_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """Every dotted key of a configuration, or of a node of it under ``prefix`` (with its dot)."""
+    """List the dotted keys of a configuration, or of a node of it after ``prefix`` (with a dot)."""
     found = []
     for name, value in cfg.items():
         if isinstance(value, YacsNode):
@@ -28,7 +28,7 @@ def list_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
 
 
 def get_value(cfg: CfgNode, key: str) -> Any:
-    """The value under a dotted key."""
+    """Get the value of a dotted key."""
     node: Any = cfg
     for name in key.split("."):
         node = node[name]
@@ -36,7 +36,7 @@ def get_value(cfg: CfgNode, key: str) -> Any:
 
 
 def read_settings(settings: type[Settings], node: CfgNode, **given: Any) -> Settings:
-    """Fill a settings dataclass from the keys of a configuration node that its fields are named after.
+    """Fill a settings dataclass from a configuration node, by the names of its fields.
 
     ``read_settings(RPNSettings, cfg.MODEL.RPN)`` takes ``nms_thresh`` from ``NMS_THRESH``.
 
@@ -62,7 +62,7 @@ TYPE_WORDS = {
     "list": "a list",
     "tuple": "a list",
 }
-"""What a type is called in an error."""
+"""Names of types in error messages."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Rules:
     """The rules of one kind of configuration.
 
     Attributes:
-        supported: the values that are honoured, by key; every value is, where a key is not listed.
+        supported: the supported values by key; of a key that is not listed, every value is.
         ranges: (lowest, highest) of a number, or of every number in a list, both allowed.
-        optional: numbers that may be None, which then stands for the value of another key: (key, that other key).
+        optional: by key of a number that may be None, the key whose value None stands for.
     """
 
     supported: Mapping[str, tuple[Any, ...]]
@@ -80,7 +80,7 @@ class Rules:
     optional: Mapping[str, str]
 
     def check(self, cfg: CfgNode, defaults: CfgNode) -> None:
-        """Refuse a value of the wrong type, one that is not honoured, and one out of its range.
+        """Refuse values of the wrong type, unsupported ones, and ones out of range.
 
         Raises:
             ValueError: naming the key, its value and what to write.
@@ -89,7 +89,7 @@ class Rules:
             self.check_value(cfg, key, get_value(defaults, key))
 
     def check_value(self, cfg: CfgNode, key: str, default: Any) -> None:
-        """``check`` of one key, whose value must be of its default's type.
+        """Check one key, whose value must have the type of its default.
 
         Raises:
             ValueError: naming the key, its value and what to write.
@@ -106,7 +106,7 @@ class Rules:
                 raise ValueError(f"{key} = {value!r} is out of range; write {bounds}")
 
     def is_supported(self, key: str, value: Any) -> bool:
-        """Whether the value is among those that are honoured."""
+        """Tell whether the value of a key is supported."""
         supported = self.supported.get(key, (value,))
         return (
             type(supported[0])(value) if isinstance(value, (list, tuple)) else value
@@ -125,14 +125,16 @@ class Rules:
             )
         if _kind(value) != _kind(default) or (type(default) is int and not isinstance(value, int)):
             raise ValueError(
-                f"{key} = {value!r}: {TYPE_WORDS[type(default).__name__]} is needed, such as {default!r}"
+                f"{key} = {value!r}: {TYPE_WORDS[type(default).__name__]} is needed, such as "
+                f"{default!r}"
             )
         if isinstance(default, (list, tuple)):
             kind = next(map(_kind, _elements(default)), "str")
             wrong = [element for element in _elements(value) if _kind(element) != kind]
             if wrong:
                 raise ValueError(
-                    f"{key} = {value!r} holds {wrong[0]!r}, and every entry has to be {TYPE_WORDS[kind]}"
+                    f"{key} = {value!r} holds {wrong[0]!r}, and every entry has to be "
+                    f"{TYPE_WORDS[kind]}"
                 )
 
 
@@ -145,7 +147,7 @@ def _kind(value: Any) -> str:
 
 
 def _elements(value: Any) -> Iterator[Any]:
-    """What a list holds, also in lists within it; a value that is no list is its own element."""
+    """Yield what a list holds, in nested lists too; a value that is no list yields itself."""
     if isinstance(value, (list, tuple)):
         for element in value:
             yield from _elements(element)

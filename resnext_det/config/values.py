@@ -1,4 +1,4 @@
-"""What each key of a detector's configuration may hold by itself."""
+"""List the supported values and the range of each key of a detector's configuration."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ is_supported = _RULES.is_supported
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Refuse a value of the wrong type, one that is not honoured, and one out of its range.
+    """Refuse values of the wrong type, unsupported ones, and ones out of range.
 
     Raises:
         ValueError: naming the key, its value and what to write.

@@ -1,4 +1,4 @@
-"""A YAML file with the files that its ``_BASE_`` names, as one dict."""
+"""Find a YAML file, and read it with the files that its ``_BASE_`` names into one dict."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
         @classmethod
         def _open_cfg(cls, filename: str) -> IO[str]:
             files.append(filename)
-            return io.StringIO(_checked_text(filename, leaf, depth=len(files)))
+            return io.StringIO(_read_text(filename, leaf, depth=len(files)))
 
     try:
         values = Reader.load_yaml_with_base(str(leaf), allow_unsafe=False)
@@ -77,8 +77,8 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     return values, files
 
 
-def _checked_text(filename: str, leaf: Path, depth: int) -> str:
-    """The text of a file in which every key stands once."""
+def _read_text(filename: str, leaf: Path, depth: int) -> str:
+    """Read the text of a file, and refuse one with a key twice or a wrong ``_BASE_``."""
     if depth > 100:
         raise ValueError(
             f"configuration {leaf}: its _BASE_ leads back to {filename}; break the circle"
@@ -87,8 +87,8 @@ def _checked_text(filename: str, leaf: Path, depth: int) -> str:
         text = Path(filename).read_text(encoding="utf-8")
     except OSError as error:
         raise FileNotFoundError(
-            f"configuration {leaf}: its _BASE_ names {filename}, which does not exist; correct the path, it is relative to the file "
-            "that names it"
+            f"configuration {leaf}: its _BASE_ names {filename}, which does not exist; correct the "
+            "path, which is relative to the file that names it"
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"configuration {filename} is no text; give a YAML file") from error
@@ -109,18 +109,20 @@ def _check_base(document: yaml.MappingNode, filename: str) -> None:
         entries = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not entries or not all(entry.tag == "tag:yaml.org,2002:str" for entry in entries):
             raise ValueError(
-                f"configuration {filename}: _BASE_ in line {name.start_mark.line + 1} names no file; write a path, or a list of paths"
+                f"configuration {filename}: _BASE_ in line {name.start_mark.line + 1} names no "
+                "file; write a path, or a list of paths"
             )
 
 
 def _refuse_repeated_keys(mapping: yaml.MappingNode, filename: str) -> None:
-    """YAML keeps the last of two equal keys in silence, and the settings under the first would be lost."""
+    """Refuse a key that stands twice: YAML would keep the last and lose the first in silence."""
     lines: dict[str, int] = {}
     for name, value in mapping.value:
         key, line = str(name.value), name.start_mark.line + 1
         if key in lines:
             raise ValueError(
-                f"configuration {filename} has {key} twice in one group, in lines {lines[key]} and {line}; put them together"
+                f"configuration {filename} has {key} twice in one group, in lines {lines[key]} and "
+                f"{line}; put them together"
             )
         lines[key] = line
         if isinstance(value, yaml.MappingNode):

@@ -145,10 +145,10 @@ def test_fewer_classes_compete_twice(images: Path, tmp_path: Path) -> None:
             right[1] += int(logits[columns].argmax()) == label
     assert [all_ways.top1, among.top1] == pytest.approx([100 * count / 9 for count in right])
     # As imagenet5k_val: labels of all classes, images of some.
-    labelled = relabel(open_image_set(images / "val"), names)
+    labeled = relabel(open_image_set(images / "val"), names)
     options = {"outputs": names, "batch_size": 4, "num_workers": 0}
     protocol = protocol_of(read_weights(tmp_path / "five.pth"), size=32, interpolation="bilinear")
-    again = evaluate_on(network, labelled, protocol, **options)
+    again = evaluate_on(network, labeled, protocol, **options)
     for found, expected in zip(again, (all_ways, among), strict=True):
         assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-5)
         same = replace(found, dataset=expected.dataset, cross_entropy=expected.cross_entropy)

@@ -1,4 +1,4 @@
-"""What is refused, with the key, the value and the remedy; and that what is not refused is honoured."""
+"""What is refused, with the key, the value and the remedy; and that what is not refused is honored."""
 
 from __future__ import annotations
 
@@ -128,12 +128,12 @@ class TestRefused:
             ([*HEAD, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "no res5 in MODEL.RESNETS.OUT_FEATURES", "['res5']"]),
             ([*FPN, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "pyramid", "write 1"]),
             ([*FPN, "MODEL.FPN.IN_FEATURES", []], ["MODEL.FPN.IN_FEATURES = []", "write ['res2', 'res3', 'res4', 'res5']"]),
-            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"]], ["['res3', 'res5'] must be neighbouring"]),
+            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"]], ["['res3', 'res5'] must be neighboring"]),
             ([*FPN, "MODEL.FPN.IN_FEATURES", ["res2", "res3"]], ["end in 'res5'"]),
             ([*FPN, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res4", "res5"]], ["stand in MODEL.RESNETS.OUT_FEATURES = ['res2', 'res4'"]),
             (
                 [*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"], "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res5"]],
-                ["must be neighbouring"],
+                ["must be neighboring"],
             ),
             ([*FPN, "MODEL.RPN.IN_FEATURES", ["p2", "p7"]], ["MODEL.RPN.IN_FEATURES = ['p2', 'p7']", "p2, p3, p4, p5, p6; choose"]),
             (["MODEL.RPN.IN_FEATURES", ["p2"]], ["MODEL.RPN.IN_FEATURES = ['p2']", "build_resnet_backbone gives res4"]),
@@ -312,9 +312,7 @@ def test_every_key_is_read_or_has_one_value(
     monkeypatch.setattr(
         logging.getLogger("resnext_det"), "handlers", []
     )  # so that those of the training go
-    monkeypatch.setattr(
-        build, "check", lambda cfg: None
-    )  # it reads everything, and honours nothing
+    monkeypatch.setattr(build, "check", lambda cfg: None)  # it reads everything, and honors nothing
     weights = str(tmp_path / "first" / "model_final.pth")
     common = [
         *TINY,

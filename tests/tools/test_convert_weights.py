@@ -240,11 +240,11 @@ def test_an_unlabelled_file_is_labelled(tmp_path: Path) -> None:
         pickle.dump({"model": arrays, "__author__": "somebody", "matching_heuristics": True}, file)
     assert read_weights(tmp_path / "own.pkl").preprocessing is None
     assert run(tmp_path / "own.pkl", tmp_path / "torchvision.pth", "--format", "torchvision") == 1
-    assert run(tmp_path / "own.pkl", tmp_path / "labelled.pkl", "--preprocessing", "fair") == 0
-    labelled = read_weights(tmp_path / "labelled.pkl")
-    assert labelled.preprocessing == KNOWN["fair"]
-    assert labelled.metadata["author"] == "somebody"
-    assert same_bits(labelled.state, state)
+    assert run(tmp_path / "own.pkl", tmp_path / "labeled.pkl", "--preprocessing", "fair") == 0
+    labeled = read_weights(tmp_path / "labeled.pkl")
+    assert labeled.preprocessing == KNOWN["fair"]
+    assert labeled.metadata["author"] == "somebody"
+    assert same_bits(labeled.state, state)
 
 
 @pytest.mark.parametrize("head", HEADS)
