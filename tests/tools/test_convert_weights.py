@@ -9,7 +9,6 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +36,7 @@ from tests.weights.helpers import (
     same_bits,
     torchvision_network,
 )
+from tests.weights.hostile import Call
 from tests.weights.test_conversion import run_of_ours
 
 run = partial(run_tool, "convert_weights")
@@ -331,7 +331,7 @@ def test_an_error_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("folder.pth").mkdir()
     Path("damaged.pth").write_bytes(bytes(range(1, 200)))
-    Path("run.pkl").write_bytes(pickle.dumps(Hostile()))
+    Path("run.pkl").write_bytes(pickle.dumps(Call(os.system, "exit 1")))
     Path("numbers.pkl").write_bytes(pickle.dumps({"a": np.zeros(3)}))
     torch.save(ResNeXt(THIN, out_features=("res5",)).state_dict(), "bare.pth")
     before = sorted(tmp_path.iterdir())
@@ -339,11 +339,6 @@ def test_an_error_is_one_line(
     assert run(*arguments.split()) == 1
     assert re.match(message, read_error(capsys))
     assert sorted(tmp_path.iterdir()) == before and theirs.read_bytes() == content
-
-
-class Hostile:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("exit 1",)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import os
 import pickle
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from resnext_det.weights.file import read_weights
 from tests.weights.file_server import Server
 from tests.weights.foreign_names import random_network
 from tests.weights.helpers import DETECTRON2_FPN, configure_detectron2
+from tests.weights.hostile import Call
 
 NAME = "resnext://test/X-50-4x8d"
 NETWORK = Architecture(50, 4, 8)
@@ -162,11 +162,6 @@ def test_unknown_paths_and_options(manager: PathManager) -> None:
         manager.get_local_path("resnext://torchvision/R-50", cache_dir="x")
 
 
-class Evil:
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("evil",)
-
-
 def test_a_file_that_would_run_code_never_reaches_the_program(
     manager: PathManager,
     server: Server,
@@ -177,7 +172,7 @@ def test_a_file_that_would_run_code_never_reaches_the_program(
     serve_entry(
         server,
         monkeypatch,
-        pickle.dumps({"model": {"stem.conv1.weight": Evil()}, "__author__": "x"}),
+        pickle.dumps({"model": {"stem.conv1.weight": Call(os.mkdir, "evil")}, "__author__": "x"}),
         "x.pkl",
     )
     with pytest.raises(ValueError, match="mkdir"):

@@ -49,7 +49,7 @@ from tests.weights.foreign_names import (
     random_network,
     randomize,
 )
-from tests.weights.helpers import list_keys
+from tests.weights.helpers import drop_counters, list_keys
 from tests.weights.torch7_writer import build_torch7_network, write_torch7
 
 # How each library makes a network's input of an image: channel order, mean and std in 0-255.
@@ -379,19 +379,12 @@ def mm(meta: Any, *, backbone_alone: bool = False, **heads: Tensor) -> Callable[
     return make
 
 
-def folded_torchvision(network: Any, *, counters: bool) -> dict[str, Tensor]:
-    """As mmdetection's converter of Caffe's ResNets writes it (without counters)."""
-    state = dict(network.state_dict())
-    for name, tensor in network.state_dict().items():
-        if name.endswith(("running_mean", "running_var")):
-            state[name] = torch.full_like(tensor, float(name.endswith("var")))
-        elif name.endswith("num_batches_tracked") and not counters:
-            del state[name]
-    return state
-
-
-def drop_counters(network: Any) -> dict[str, Tensor]:
-    return {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+def fold_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Set means to 0 and variances to 1, as mmdetection's converter of Caffe's ResNets does."""
+    return {
+        name: torch.full_like(t, float(name.endswith("var"))) if "running_" in name else t
+        for name, t in state.items()
+    }
 
 
 HEAD = {"bbox_head.retina_cls.weight": torch.ones(1)}
@@ -407,18 +400,18 @@ def make_labeled(network: Any, author: str, **label: Any) -> dict[str, Any]:
 # What stands in a file -> its format, its input (None: not known), and the contents.
 SOURCES: dict[str, tuple[str, Input | None, Callable[[Any], Any]]] = {
     "bare": ("torchvision", IMAGENET_RGB, lambda n: n.state_dict()),
-    "before counters": ("torchvision", IMAGENET_RGB, drop_counters),
+    "before counters": ("torchvision", IMAGENET_RGB, lambda n: drop_counters(n.state_dict())),
     "PyTorch's example": (
         *("torchvision", IMAGENET_RGB),
         lambda n: {"epoch": 1, "arch": "resnet50", "state_dict": n.state_dict()},
     ),
     "no counters, in an envelope": (
         *("torchvision", None),
-        lambda n: {"state_dict": drop_counters(n)},
+        lambda n: {"state_dict": drop_counters(n.state_dict())},
     ),
     "mmdetection's converter": (
         *("torchvision", None),
-        lambda n: {"state_dict": folded_torchvision(n, counters=False)},
+        lambda n: {"state_dict": fold_norms(drop_counters(n.state_dict()))},
     ),
     "timm's training": (
         *("timm", IMAGENET_RGB),
@@ -522,7 +515,7 @@ def test_an_author_and_a_net_tell_detectron2s_own(
 def test_folded_norms_are_said(small: Any, tmp_path: Path) -> None:
     found = read(tmp_path, pickle.dumps(caffe2_arrays(small, "folded"))).preprocessing
     assert found == KNOWN["detectron1"]
-    found = read(tmp_path, torch_bytes(folded_torchvision(small, counters=True))).preprocessing
+    found = read(tmp_path, torch_bytes(fold_norms(small.state_dict()))).preprocessing
     assert found is not None and found.batch_norm == "folded"
 
 
@@ -634,7 +627,7 @@ def test_a_name_of_the_catalog(small: Any, tmp_path: Path, monkeypatch: pytest.M
     """The catalog's word goes before what the names suggest."""
     network = random_network(50)
     path = tmp_path / "weights.pth"
-    path.write_bytes(torch_bytes({"state_dict": drop_counters(network)}))
+    path.write_bytes(torch_bytes({"state_dict": drop_counters(network.state_dict())}))
     entry = ENTRIES["resnext://gluon/X-50-32x4d"]
     monkeypatch.setattr("resnext_det.weights.catalog.locate", lambda name: (path, entry))
     assert read_weights(path).preprocessing is None

@@ -17,6 +17,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import check_preprocessing, load_weights, read_weights
 from tests.weights.foreign_names import caffe2_arrays, detectron2_state, random_network
+from tests.weights.hostile import Call
 from tests.weights.test_file import (
     build,
     configuration,
@@ -38,22 +39,15 @@ IN_3X3 = ["MODEL.RESNETS.STRIDE_IN_1X1", False]
 BACKBONE = 110  # tensors of the stem and res2 to res4: 22 convolutions, each with a norm of four
 
 
-class MakesFolder:
-    """Pickled as a call of os.mkdir."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.folder),)
-
-
 def of_torchvision(network: Any, folder: Path) -> bytes:
     return pickle.dumps(make_script_contents(network))
 
 
 def with_code(network: Any, folder: Path) -> bytes:
-    state = {**make_arrays(detectron2_state(network)), "linear.bias": MakesFolder(folder / "ran")}
+    state = {
+        **make_arrays(detectron2_state(network)),
+        "linear.bias": Call(os.mkdir, str(folder / "ran")),
+    }
     return pickle.dumps({"model": state, "__author__": "me", "matching_heuristics": True})
 
 
