@@ -188,7 +188,8 @@ def _check_matching(cfg: CfgNode) -> None:
         if not rising or len(labels) != len(thresholds) + 1:
             raise ValueError(
                 f"MODEL.{name}.IOU_THRESHOLDS = {thresholds} must rise from above 0, and "
-                f"IOU_LABELS = {labels} must be one longer; write, for example, [0.3, 0.7] and [0, -1, 1]"
+                f"IOU_LABELS = {labels} must be one longer; write, for example, [0.3, 0.7] and "
+                "[0, -1, 1]"
             )
         if not set(labels) <= {-1, 0, 1}:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is often better than the weights themselves."""
+"""Average the weights of a training, which often evaluates better than the last weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from resnext_det.training.loop import Step
 
 
 class MovingAverage:
-    """Follows a model; called with each finished ``Step``, before what keeps or tests the average.
+    """Keep an exponential moving average of a model's weights; call it after each ``Step``.
 
-    average = decay * average + (1 - decay) * weights, and so of the batch norms' statistics. At iteration t the decay is at most
-    (1 + t) / (10 + t), so that a short training does not average the random start (as in TensorFlow and timm).
+    Call it before anything that saves or tests the average: average = decay * average + (1 - decay)
+    * weights, and likewise for the batch norms' statistics. At iteration t the decay is at most
+    (1 + t) / (10 + t), so that a short training does not average the random start (as in TensorFlow
+    and timm).
 
     Args:
         model: bare, without ``distribute``'s wrapping.
@@ -37,7 +39,7 @@ class MovingAverage:
         self._averaged.update_parameters(self._model)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, in a form that ``read_weights`` reads too."""
+        """Return the average, in a form that ``read_weights`` reads too."""
         return self._averaged.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A training that is asked to stop finishes its step first and leaves a checkpoint."""
+"""Stop a training in order: it finishes its step and leaves a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 from resnext_det.training import distributed
 
-_ASKED = b"\nStopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one.\n"
+_ASKED = (
+    b"\nStopping after this step, with a checkpoint. "
+    b"Press Ctrl-C again to stop at once, without one.\n"
+)
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """The training was asked to stop and did so in an orderly way, after ``iteration``.
+    """A training that was asked to stop has done so, after finishing ``iteration``.
 
     Attributes:
-        checkpoint: the file from which it can be resumed; None where nothing was there to save it.
+        checkpoint: the file to resume from; None where no checkpoints are saved.
         iteration: the last finished iteration.
     """
 
@@ -29,18 +32,21 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __str__(self) -> str:
         if self.checkpoint is None:
-            return f"the training was stopped after iteration {self.iteration}; no checkpoint was asked for"
+            return (
+                f"the training was stopped after iteration {self.iteration}; no checkpoint was "
+                "asked for"
+            )
         return (
-            f"the training was stopped after iteration {self.iteration} and left {self.checkpoint}; "
-            "run the same command with --resume to go on from there"
+            f"the training was stopped after iteration {self.iteration} and left "
+            f"{self.checkpoint}; run the same command with --resume to go on from there"
         )
 
 
 class StopRequest:
-    """While entered, SIGINT (Ctrl-C) and SIGTERM only leave a note, which ``is_made`` reads.
+    """Catch SIGINT (Ctrl-C) and SIGTERM while entered: they leave a note, which ``is_made`` reads.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals cannot be caught, and
-    nothing changes.
+    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals cannot be
+    caught, and nothing changes.
     """
 
     def __init__(self) -> None:
@@ -74,5 +80,5 @@ class StopRequest:
         self._asked = True
 
     def is_made(self) -> bool:
-        """Whether any process of the group was asked to stop: all of them learn it at the same step."""
+        """Tell whether any process of the group was asked to stop; all learn it at one step."""
         return distributed.is_any_true(self._asked)

@@ -1,7 +1,8 @@
-"""The one training loop, of classifiers and detectors alike.
+"""Train a model: the one loop of classifiers and detectors.
 
-A model in training maps a batch to a dict of scalar losses; their sum is minimized. What else happens around
-a step (metrics, checkpoints, evaluation) is a list of callables that take the finished ``Step``.
+A model in training maps a batch to a dict of scalar losses; their sum is minimized. What else
+happens around a step (metrics, checkpoints, evaluation) is a list of callables that take the
+finished ``Step``.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from resnext_det.files import list_first
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
 from resnext_det.training.optimizer import GradientClipper, get_learning_rate, set_learning_rate
 from resnext_det.training.schedule import LearningRateSchedule
 
 _END = object()
-# On a GPU every look at a loss waits for the GPU, so it is taken at several steps at once.
+# On a GPU every look at a loss waits for the GPU, so it is done for several steps at once.
 _CHECK_PERIOD_CUDA = 20
 _SHOWN = 16
 
@@ -36,11 +38,11 @@ class Step:
         iteration: its number, from 0.
         stop: the length of the training; ``iteration`` is ``stop - 1`` in the last step.
         losses: the scalars, detached, on the model's device.
-        learning_rate: with which the step was made.
+        learning_rate: of this step.
         data_seconds: the wait for the batch.
-        seconds: the whole step, without the callables that follow it.
-        check_losses: raises FloatingPointError if a loss so far was not finite. Call it before something is
-            kept.
+        seconds: of the whole step, without the callables that follow it.
+        check_losses: raises FloatingPointError if a loss so far was not finite. Call it before
+            anything is kept.
     """
 
     iteration: int
@@ -69,26 +71,31 @@ def train_loop(
 ) -> None:
     """Train ``model`` from iteration ``start`` up to, not including, ``stop``.
 
-    Iteration i has the learning rate ``schedule(i)`` times the optimizer's own; after it the optimizer is
-    set to ``schedule(i + 1)``, so that a checkpoint holds what detectron2's does.
+    Iteration i has the learning rate ``schedule(i)`` times the optimizer's own. After it the
+    optimizer is set to ``schedule(i + 1)``, so that a checkpoint holds what detectron2's does.
 
     Args:
-        batches: begin with that of iteration ``start``, and must not draw from torch's global generators.
-        amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, on GPU and CPU; None for full precision.
+        batches: begin with that of iteration ``start``; they must not draw from torch's global
+            generators.
+        amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, on GPU and CPU; None
+            for full precision.
         scaler: scales the loss, which float16 needs: its small gradients would be 0.
         clip: applied to the gradients before each step.
-        after_step: called in order after each step; what they draw from torch's generators is undone, so that
-            the training does not depend on how often it is evaluated or saved.
+        after_step: called in order after each step. What they draw from torch's generators is
+            undone, so that the training does not depend on how often it is evaluated or saved.
         on_interrupt: saves a checkpoint and returns its path, when SIGINT or SIGTERM asks to stop.
 
     Raises:
         FloatingPointError: a loss is infinite or NaN.
-        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and ``on_interrupt`` called.
-        ValueError: the batches end before ``stop``; the model returns no losses; float16 without a scaler.
+        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and ``on_interrupt``
+            called.
+        ValueError: the batches end before ``stop``; the model returns no losses; float16 without a
+            scaler.
     """
     if amp_dtype not in (None, torch.bfloat16) and scaler is None:
         raise ValueError(
-            f"mixed precision in {amp_dtype} needs loss scaling; give a scaler, or use torch.bfloat16, or None for float32"
+            f"mixed precision in {amp_dtype} needs loss scaling; give a scaler, or use "
+            "torch.bfloat16, or None for float32"
         )
     if start >= stop:
         return
@@ -105,7 +112,7 @@ def train_loop(
             mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
             with watch.name_errors(iteration, batch), mixed:
                 losses = model(batch)
-            total = _total(losses, iteration)
+            total = _sum_losses(losses, iteration)
             detached = {name: loss.detach() for name, loss in losses.items()}
             watch.look(iteration, batch, detached, last=iteration == stop - 1)
             scaler.scale(total).backward()
@@ -133,7 +140,10 @@ def train_loop(
 
 
 class LossWatch:
-    """Looks whether losses are finite, at each step or on a GPU every 20, and names the step and the images if not."""
+    """Refuse losses that are not finite, naming the step and its images.
+
+    Losses are looked at after each step, and on a GPU after every 20.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._period = _CHECK_PERIOD_CUDA if device.type == "cuda" else 1
@@ -142,8 +152,12 @@ class LossWatch:
     def look(
         self, iteration: int, batch: Any, losses: dict[str, torch.Tensor], *, last: bool
     ) -> None:
-        """Take note of a step's losses, detached; raise FloatingPointError if a noted one is not finite, when it is time."""
-        self._unseen.append((iteration, _file_names(batch), losses))
+        """Note the detached losses of a step, and check the noted ones when it is time.
+
+        Raises:
+            FloatingPointError: as ``check``.
+        """
+        self._unseen.append((iteration, _list_file_names(batch), losses))
         if last or (iteration + 1) % self._period == 0:
             self.check()
 
@@ -159,33 +173,33 @@ class LossWatch:
                         f"{name} {float(value):.4g}" for name, value in losses.items()
                     )
                     raise FloatingPointError(
-                        _divergence(f"the losses are {shown}", iteration, files)
+                        _describe_divergence(f"the losses are {shown}", iteration, files)
                     )
         self._unseen.clear()
 
     @contextmanager
     def name_errors(self, iteration: int, batch: Any) -> Iterator[None]:
-        """A FloatingPointError of the model itself gets the iteration and the images too."""
+        """Add the iteration and the images to a FloatingPointError of the model itself."""
         try:
             yield
         except FloatingPointError as error:
             self.check()  # an earlier loss may be where it began
             raise FloatingPointError(
-                _divergence(str(error), iteration, _file_names(batch))
+                _describe_divergence(str(error), iteration, _list_file_names(batch))
             ) from error
 
 
-def _divergence(what: str, iteration: int, files: Sequence[str]) -> str:
-    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
-    images = f" The images: {', '.join(files[:_SHOWN])}{more}." if files else ""
+def _describe_divergence(what: str, iteration: int, files: Sequence[str]) -> str:
+    images = f" The images: {list_first(files, _SHOWN)}." if files else ""
     return (
         f"the training diverged at iteration {iteration}: {what}.{images} "
-        "Lower SOLVER.BASE_LR, lengthen the warm-up (SOLVER.WARMUP_ITERS, WARMUP_EPOCHS), or clip gradients "
-        "(SOLVER.CLIP_GRADIENTS.ENABLED True); if it is always these images, look at them and their annotations"
+        "Lower SOLVER.BASE_LR, lengthen the warm-up (SOLVER.WARMUP_ITERS, WARMUP_EPOCHS), or clip "
+        "gradients (SOLVER.CLIP_GRADIENTS.ENABLED True); if it is always these images, look at "
+        "them and their annotations"
     )
 
 
-def _file_names(batch: Any) -> list[str]:
+def _list_file_names(batch: Any) -> list[str]:
     if isinstance(batch, dict):
         return list(batch.get("file_names", ()))
     samples = batch if isinstance(batch, (list, tuple)) else []
@@ -196,8 +210,7 @@ def _file_names(batch: Any) -> list[str]:
     ]
 
 
-def _total(losses: Any, iteration: int) -> torch.Tensor:
-    """The sum of the losses."""
+def _sum_losses(losses: Any, iteration: int) -> torch.Tensor:
     if not isinstance(losses, dict) or not losses:
         raise ValueError(
             f"at iteration {iteration} the model returned {type(losses).__name__} {losses!r:.80}; "
@@ -207,11 +220,11 @@ def _total(losses: Any, iteration: int) -> torch.Tensor:
 
 
 def time_batches(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
-    """Each batch with the seconds that it took.
+    """Yield each batch with the seconds that it took.
 
-    Making a DataLoader's iterator draws a seed from torch's generator. An uninterrupted run has drawn it
-    once, at its very beginning, so a run that starts later undoes what its first batch drew, and the
-    model's draws are the same.
+    A DataLoader draws a seed from torch's generator when it starts. An uninterrupted run draws it
+    once, at its very beginning; so a run that starts later undoes what its first batch drew, and
+    the model's draws are the same.
     """
     random_state = torch.get_rng_state() if start > 0 else None
     iterator: Iterator[Any] | None = None
@@ -221,8 +234,8 @@ def time_batches(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, floa
         batch = next(iterator, _END)
         if batch is _END:
             raise ValueError(
-                f"the batches ended before iteration {iteration}; a training needs one for each iteration, "
-                "so repeat them"
+                f"the batches ended before iteration {iteration}; a training needs one for each "
+                "iteration, so repeat them"
             )
         if random_state is not None:
             torch.set_rng_state(random_state)

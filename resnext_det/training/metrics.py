@@ -1,6 +1,7 @@
-"""What a training tells: metrics.json, TensorBoard events, and a progress bar or log lines.
+"""Write the metrics of a training: metrics.json, TensorBoard events, a progress bar or log lines.
 
-Files and values are detectron2's: a line every 20 iterations, with losses as the median of the last 20.
+Files and values are detectron2's: a line every 20 iterations, with losses as the median of the
+last 20.
 """
 
 from __future__ import annotations
@@ -32,22 +33,24 @@ PERIOD = 20
 """Iterations between two lines, and the window of the medians."""
 
 _TIME_WINDOW = 50  # lines over whose median the remaining time is computed
-_WARM_UP = 3  # iterations of a run whose time says nothing about the others
+_WARM_UP = 3  # first iterations of a run, which are slower than the others
 
 
 class MetricsWriter:
-    """Writes the metrics of a training; called with each finished ``Step``.
+    """Write the metrics of a training; call it with each finished ``Step``.
 
-    Every process calls it, since losses are averaged over the processes; the main one writes. On a terminal
-    the console shows a progress bar, elsewhere a line every 20 iterations; log.txt always has the lines.
+    Every process calls it, since losses are averaged over the processes; the main one writes. On a
+    terminal the console shows a progress bar, elsewhere a line every 20 iterations; log.txt always
+    has the lines.
 
     Args:
         output_dir: gets ``metrics.json`` and TensorBoard's events.
         total_steps: length of the whole training.
-        start: the first iteration of this run. What metrics.json holds of it and later ones is cut, so that
-            each iteration stands once; a run from 0 renames the file of an earlier one.
-        progress_bar: None: exactly where stderr is a terminal.
-        images_per_step: of all processes; given, the images in a second are told.
+        start: the first iteration of this run. Lines of it and of later ones are cut from
+            metrics.json, so that each iteration stands once; a run from 0 renames the file of an
+            earlier one.
+        progress_bar: whether to show one; None shows it where stderr is a terminal.
+        images_per_step: of all processes; with it, images per second are written too.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class MetricsWriter:
             os.replace(self._path, self._path.with_name("metrics.previous.json"))
             logger.info("%s is of an earlier run; it is metrics.previous.json now.", self._path)
         self._file = self._path.open("a")
-        self._board = _tensorboard(output_dir, start)
+        self._board = _open_tensorboard(output_dir, start)
         if progress_bar if progress_bar is not None else sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -99,10 +102,11 @@ class MetricsWriter:
             self._bar.update()
 
     def put(self, scalars: Mapping[str, float]) -> None:
-        """Add other scalars, as an evaluation's "bbox/AP", to the line of the next step; NaN becomes null.
+        """Add other scalars, as an evaluation's "bbox/AP", to the line of the next step.
 
-        Let the writer be the last of the callables after a step. What is put after the last step has a line
-        of its own, with the number of steps as its iteration, as in detectron2.
+        NaN becomes null. Let the writer be the last of the callables after a step. What is put
+        after the last step has a line of its own, with the number of steps as its iteration, as in
+        detectron2.
         """
         self._others.update(scalars)
 
@@ -146,7 +150,7 @@ class MetricsWriter:
         self._waiting.clear()
 
     def _write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        """A line of ``scalars`` and of what was put."""
+        """Write a line with ``scalars`` and what was put."""
         if not distributed.is_main_process():
             return
         everything = {**scalars, **self._others}
@@ -174,7 +178,7 @@ class MetricsWriter:
                 self._total - step.iteration - 1
             )
         self._write(step.iteration, scalars)
-        logger.info(_line(step.iteration, scalars), extra={IN_BAR: self._bar is not None})
+        logger.info(_format_line(step.iteration, scalars), extra={IN_BAR: self._bar is not None})
         if self._bar is not None:
             speed = (
                 f", {scalars['images_per_second']:.0f} images/s"
@@ -187,25 +191,27 @@ class MetricsWriter:
 
 
 def read_names(output_dir: str | Path, iteration: int) -> set[str]:
-    """The names of the scalars that metrics.json holds of an iteration, in every process."""
+    """Read the names of the scalars that metrics.json has of an iteration; in every process."""
     names: set[str] = set()
     if distributed.is_main_process():
-        for _, content in _whole_lines(Path(output_dir, "metrics.json")):
+        for _, content in _read_whole_lines(Path(output_dir, "metrics.json")):
             names |= set(content) if content["iteration"] == iteration else set()
     return distributed.broadcast_object(names)
 
 
 def cut_metrics(path: str | Path, start: int) -> None:
-    """Remove the lines of iteration ``start`` and later, and any that a killed run has cut short."""
+    """Remove the lines of iteration ``start`` and later, and any that a killed run cut short."""
     path = Path(path)
     if not path.is_file():
         return
-    kept = [line + "\n" for line, content in _whole_lines(path) if content["iteration"] < start]
+    kept = [
+        line + "\n" for line, content in _read_whole_lines(path) if content["iteration"] < start
+    ]
     write_text(path, "".join(kept))
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line with what it holds, but for those that a killed run has cut short."""
+def _read_whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each line with its contents, without those that a killed run cut short."""
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             content = json.loads(line)
@@ -215,8 +221,8 @@ def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield line, content
 
 
-def _line(iteration: int, scalars: Mapping[str, float]) -> str:
-    """One line of progress, in the words of detectron2's log."""
+def _format_line(iteration: int, scalars: Mapping[str, float]) -> str:
+    """Format a line of progress in the words of detectron2's log."""
     eta = scalars.get("eta_seconds")
     parts = [f"eta: {timedelta(seconds=int(eta))}"] if eta is not None else []
     parts.append(f"iter: {iteration}")
@@ -231,12 +237,13 @@ def _line(iteration: int, scalars: Mapping[str, float]) -> str:
     return "  ".join(parts)
 
 
-def _tensorboard(output_dir: str | Path, start: int) -> Any:
+def _open_tensorboard(output_dir: str | Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         logger.warning(
-            "No TensorBoard events are written: tensorboard is not installed (pip install tensorboard)."
+            "No TensorBoard events are written: tensorboard is not installed (pip install "
+            "tensorboard)."
         )
         return None
     return SummaryWriter(str(output_dir), purge_step=start)

@@ -1,4 +1,4 @@
-"""How a run begins: its device, log, seed and recorded configuration."""
+"""Begin a run: its device, log, seed and recorded configuration."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from resnext_det.files import write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT
 
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+"""The file of the output folder that holds the configuration, with the seed that was drawn."""
+
 IN_BAR = "in_progress_bar"
 """Marks a message whose content the progress bar shows."""
 
@@ -25,10 +30,10 @@ _HANDLER = "resnext_det"  # the name of the log handlers that are ours
 def setup_logging(
     output_dir: str | Path | None, *, console: bool = True, others: Sequence[str] = ()
 ) -> logging.Logger:
-    """Let the package's messages (INFO and above) go to the console and to ``<output_dir>/log.txt``.
+    """Send the package's messages (INFO and above) to the console and ``<output_dir>/log.txt``.
 
-    The console shows the main process alone; the others write ``log.txt.rank1`` and so on. A second call
-    replaces what the first has set up. Call it in each process, within the process group.
+    The console shows the main process alone; the others write ``log.txt.rank1`` and so on. A second
+    call replaces what the first has set up. Call it in each process, within the process group.
 
     Args:
         others: further packages whose messages go there too, and nowhere else.
@@ -69,7 +74,7 @@ def _replace_handlers(package: logging.Logger, handlers: Sequence[logging.Handle
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes to today's stdout, above a progress bar where there is one; leaves out what the bar shows."""
+    """Write to the current stdout, above a progress bar, without what the bar shows."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, IN_BAR, False):
@@ -85,20 +90,22 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.yaml"
-"""The file of the output folder that holds the configuration, with the seed that was drawn."""
-
-
 def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
-    """The device; the output folder is made, and the log goes there, with that of the packages ``log_too``."""
+    """Choose the device, make the output folder, and write the log there.
+
+    Args:
+        log_too: further packages whose messages go into the log.
+
+    Raises:
+        ValueError: there is no such device; the output folder cannot be written to.
+    """
     device = distributed.resolve_device(cfg.MODEL.DEVICE)
     try:
         setup_logging(cfg.OUTPUT_DIR, others=log_too)
     except OSError as error:
         raise ValueError(
-            f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} cannot be written to ({error.strerror}: {error.filename}); write another folder"
+            f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} cannot be written to ({error.strerror}: "
+            f"{error.filename}); write another folder"
         ) from error
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.FLOAT32_PRECISION and device.type == "cuda":  # as in detectron2, of no effect on the CPU
@@ -108,7 +115,11 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
 
 
 def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:
-    """Seed torch; a negative ``SEED`` becomes a drawn one, or on resuming the one that the run had, the same in every process."""
+    """Seed torch, and return the configuration with the seed.
+
+    A negative ``SEED`` becomes a drawn one, or on resuming the one that the run had; it is the same
+    in every process.
+    """
     seed = cfg.SEED
     if seed < 0 and distributed.is_main_process():
         file = Path(cfg.OUTPUT_DIR, CONFIG_FILE)
@@ -133,10 +144,11 @@ def record_config(cfg: CfgNode) -> None:
 
 
 def warn_of_earlier_run(cfg: CfgNode) -> None:
-    """Say what a training that begins anew will overwrite."""
+    """Warn where a training that begins anew will overwrite checkpoints."""
     if Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
         logger.warning(
-            "%s holds checkpoints of an earlier run, and this one, which begins anew, overwrites them; to go on with that run, stop "
-            "now and add --resume, or choose another OUTPUT_DIR.",
+            "%s holds checkpoints of an earlier run, and this one, which begins anew, overwrites "
+            "them; to go on with that run, stop now and add --resume, or choose another "
+            "OUTPUT_DIR.",
             cfg.OUTPUT_DIR,
         )

@@ -1,4 +1,4 @@
-"""All that a training has to remember, saved in detectron2's layout and restored to the last bit."""
+"""Save all that a training needs to go on, in detectron2's layout, and restore it bit for bit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from resnext_det.training.loop import Step
 
 logger = logging.getLogger(__name__)
 
-# detectron2 asks for this entry when it resumes in mixed precision; bfloat16 has no scale, so it is
-# GradScaler's first.
+# detectron2 asks for this entry when it resumes in mixed precision. bfloat16 has no scale, so this
+# is GradScaler's first state.
 _GRADIENT_SCALE = {
     "scale": 65536.0,
     "growth_factor": 2.0,
@@ -30,7 +30,7 @@ _SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov")
 
 
 class Stateful(Protocol):
-    """Whatever has a state to keep."""
+    """An object with a state to save."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -39,18 +39,18 @@ class Stateful(Protocol):
 
 @dataclass
 class TrainingState:
-    """Ties model, optimizer and random numbers to the checkpoints of a folder.
+    """Save and restore model, optimizer and random numbers in the checkpoints of a folder.
 
-    A checkpoint holds ``model``, ``optimizer``, ``scheduler`` (LRMultiplier's), ``iteration`` (the last
-    finished one) and ``random_state`` (torch's generators of every process), and the same once more under
-    ``trainer``, as detectron2's DefaultTrainer wants it (tensors are not stored twice). A checkpoint of
-    either layout resumes.
+    A checkpoint holds ``model``, ``optimizer``, ``scheduler`` (LRMultiplier's), ``iteration`` (the
+    last finished one) and ``random_state`` (torch's generators of every process), and the same once
+    more under ``trainer``, as detectron2's DefaultTrainer wants it (tensors are not stored twice).
+    A checkpoint of either layout resumes.
 
     Args:
         model: bare or wrapped by ``distribute``; parameters are saved under the bare model's names.
         checkpointer: of the output folder.
         facts: further plain data that every checkpoint holds, under names of their own.
-        parts: what else is restored, by the name under which its state is saved, such as an average of the weights.
+        parts: objects whose state is saved too, by name, such as an average of the weights.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ class TrainingState:
         Raises:
             OSError: it could not be written.
         """
-        random_states = distributed.gather_objects(_random_state())
+        random_states = distributed.gather_objects(_get_random_state())
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
             parts = {name: part.state_dict() for name, part in self.parts.items()}
@@ -82,7 +82,10 @@ class TrainingState:
         return path
 
     def save_every(self, period: int) -> Callable[[Step], None]:
-        """For ``after_step``: ``model_0000999.pth`` every ``period`` iterations, and ``model_final.pth``."""
+        """Make a callable for ``after_step`` that saves every ``period`` iterations and at the end.
+
+        The files are ``model_0000999.pth`` and so on, and ``model_final.pth``.
+        """
         if period < 1:
             raise ValueError(f"SOLVER.CHECKPOINT_PERIOD is {period}; write 1 or more iterations")
 
@@ -96,21 +99,23 @@ class TrainingState:
         return save_when_due
 
     def save_after(self, step: Step) -> Path:
-        """Save the state after ``step``, under its number, unless it is saved; also for ``on_interrupt``."""
+        """Save the state after ``step`` under its number, unless it is saved already."""
         if self._saved is not None and self._saved[0] == step.iteration:
             return self._saved[1]
         step.check_losses()
         return self.save(f"model_{step.iteration:07d}", step.iteration)
 
     def resume(self) -> int:
-        """Restore the newest checkpoint of the folder; return the iteration to start with, 0 where there is
-        none.
+        """Restore the newest checkpoint of the folder, where there is one.
 
         Call it last before the loop, in every process.
 
+        Returns:
+            the iteration to start with, 0 without a checkpoint.
+
         Raises:
-            ValueError, FileNotFoundError: the checkpoint is damaged, lacks a part, or is of another model or
-            optimizer.
+            ValueError, FileNotFoundError: the checkpoint is damaged, lacks a part, or is of another
+                model or optimizer.
         """
         path = self.checkpointer.latest()
         if path is None:
@@ -119,17 +124,17 @@ class TrainingState:
             )
             return 0
         contents = self.checkpointer.load(path)
-        optimizer_state = _optimizer_state(contents)
+        optimizer_state = _find_optimizer_state(contents)
         if optimizer_state is None or "iteration" not in contents:
             raise ValueError(
-                f"{path} holds weights, but no optimizer and iteration to resume; to start from these "
-                "weights, set "
-                "MODEL.WEIGHTS to that file and leave --resume out"
+                f"{path} holds weights, but no optimizer and iteration to resume; to start from "
+                "these weights, set MODEL.WEIGHTS to that file and leave --resume out"
             )
         absent = [name for name in self.parts if name not in contents]
         if absent:
             raise ValueError(
-                f"{path} holds no {', '.join(absent)}: it is of a training with other settings; resume with its config.yaml"
+                f"{path} holds no {', '.join(absent)}: it is of a training with other settings; "
+                "resume with its config.yaml"
             )
         for name, part in self.parts.items():
             part.load_state_dict(contents[name])
@@ -161,39 +166,39 @@ class TrainingState:
         }
 
     def _load_optimizer(self, state: dict[str, Any], path: Path) -> None:
-        configured = [_settings(group) for group in self.optimizer.param_groups]
+        configured = [_get_settings(group) for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state)
         except (ValueError, KeyError) as error:
             raise ValueError(
-                f"the optimizer in {path} does not fit ({error}); resume with the configuration of that run "
-                "(its config.yaml): FREEZE_AT, norms and SOLVER's keys for biases and norms decide on the "
-                "groups"
+                f"the optimizer in {path} does not fit ({error}); resume with the configuration of "
+                "that run (its config.yaml): FREEZE_AT, norms and SOLVER's keys for biases and "
+                "norms decide on the groups"
             ) from error
-        restored = [_settings(group) for group in self.optimizer.param_groups]
+        restored = [_get_settings(group) for group in self.optimizer.param_groups]
         if restored != configured:
             logger.warning(
-                "The checkpoint's optimizer settings are used, as in detectron2, and not the configured "
-                "ones, which differ: "
-                "%s instead of %s. Without --resume the configured ones hold.",
+                "The checkpoint's optimizer settings are used, as in detectron2, and not the "
+                "configured ones, which differ: %s instead of %s. Without --resume the configured "
+                "ones hold.",
                 restored,
                 configured,
             )
 
 
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+def _get_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     with_first = {"initial_lr": group["lr"], **group}
     return {name: with_first.get(name) for name in _SETTINGS}
 
 
-def _optimizer_state(contents: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The optimizer of either layout: at the top, or as detectron2's DefaultTrainer nests it."""
+def _find_optimizer_state(contents: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Find the optimizer's state: at the top, or where detectron2's DefaultTrainer nests it."""
     if "optimizer" in contents:
         return contents["optimizer"]
     return contents.get("trainer", {}).get("_trainer", {}).get("optimizer")
 
 
-def _random_state() -> dict[str, torch.Tensor | None]:
+def _get_random_state() -> dict[str, torch.Tensor | None]:
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
@@ -201,8 +206,8 @@ def _random_state() -> dict[str, torch.Tensor | None]:
 def _restore_random_state(states: Any, path: Path) -> None:
     if not states or len(states) != distributed.get_world_size():
         logger.warning(
-            "%s holds the random numbers of %d processes, and there are %d; the training goes on with "
-            "others.",
+            "%s holds the random numbers of %d processes, and there are %d; the training goes on "
+            "with others.",
             path,
             len(states or ()),
             distributed.get_world_size(),
