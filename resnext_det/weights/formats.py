@@ -70,26 +70,25 @@ def _make_rows(layers: Iterable[tuple[str, str]], heads: Iterable[str]) -> Rows:
     return tuple(rows)
 
 
-_CAFFE2_NORMS = (
-    *(("s", "weight"), ("gamma", "weight"), ("b", "bias"), ("beta", "bias")),
-    *(("rm", "running_mean"), ("running_mean", "running_mean")),
-    *(("riv", "running_var"), ("running_var", "running_var")),
-)
+_CAFFE2_NORMS = {
+    "weight": ("bn_s", "bn_gamma", "gn_s"),
+    "bias": ("bn_b", "bn_beta", "gn_b"),
+    "running_mean": ("bn_rm", "bn_running_mean"),
+    "running_var": ("bn_riv", "bn_running_var"),
+}
 
 
 def _make_caffe2_rows() -> Iterator[tuple[str, str]]:
     branches = [f"res{{stage}}_{{block}}_branch{branch}" for branch in ("2a", "2b", "2c", "1")]
-    for theirs, ours in zip(("conv1", *branches), _LAYERS):
+    layers = list(zip(("conv1", *branches), _LAYERS))
+    for theirs, ours in [*layers, ("pred", "linear"), ("fc1000", "linear")]:
         yield f"{theirs}_w", f"{ours}.weight"
         yield f"{theirs}_b", f"{ours}.bias"
+    for theirs, ours in layers:
         norm = "res_conv1" if theirs == "conv1" else theirs
-        for suffix, tensor in _CAFFE2_NORMS:
-            yield f"{norm}_bn_{suffix}", f"{ours}.norm.{tensor}"
-        yield f"{norm}_gn_s", f"{ours}.norm.weight"
-        yield f"{norm}_gn_b", f"{ours}.norm.bias"
-    for head in ("pred", "fc1000"):
-        yield f"{head}_w", "linear.weight"
-        yield f"{head}_b", "linear.bias"
+        for tensor, suffixes in _CAFFE2_NORMS.items():
+            for suffix in suffixes:
+                yield f"{norm}_{suffix}", f"{ours}.norm.{tensor}"
 
 
 _TORCHVISION_LAYERS = (
