@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 _TIMEOUT = timedelta(minutes=30)
+_SECONDS_TO_DROP = 0.5  # a message; https://github.com/pytorch/pytorch/pull/154976
 
 
 def get_world_size() -> int:
@@ -203,6 +205,10 @@ def join_group(device: str, **where: Any) -> None:
 def leave_group() -> None:
     """Leave the process group; this process is alone again."""
     _cpu_group.cache_clear()
+    if torch.__version__ < "2.8":
+        # Torch then holds Python's lock while it ends a group and waits for the group's threads.
+        # One of them may need that lock to drop the last message: let it do so before.
+        time.sleep(_SECONDS_TO_DROP)
     dist.destroy_process_group()
 
 
