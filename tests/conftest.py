@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(autouse=True)
 def _logs_are_as_in_a_new_process() -> Iterator[None]:
-    """Before and after each test: what another one, or a fixture of a module, set of the logs does not hold."""
+    """Undo, before and after each test, what other tests or module fixtures set of the logs."""
     _reset_logs()
     yield
     _reset_logs()
@@ -44,7 +44,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in a new process: no dataset is registered; and one thread, as the processes that tests start have."""
+    """Start each test as a new process does: no dataset is registered, and torch has one thread."""
     monkeypatch.setattr(coco, "_registered", {})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The recipes under configs/classification/ and configs/miniature/: what the paper says, and the networks they are called."""
+"""Test the recipes of configs/classification/ and configs/miniature/ against the paper."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPES = sorted(
 )
 MINIATURE = sorted((CONFIGS / "miniature").glob("[cg]pu/classifier_*.yaml"))
 
-# Every row of tables 3 to 7, and of the networks without shortcuts: parameters with the classes of the set.
+# Parameters, with the classes of the set, of every row of tables 3 to 7 and section 5.1.
 NETS = {
     "imagenet": {
         "R50_1x64d": 25_557_032,

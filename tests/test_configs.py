@@ -1,4 +1,4 @@
-"""The configurations under configs/: they build, they are the nets that they are called, and they say what the paper says."""
+"""Test the files of configs/: they build the networks they are called, as the paper says."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_")
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith(DETECTORS))
 SHAPES = {"quickstart", "miniature"}
-"""Folders whose networks learn the generated shapes, from random weights or from those of a classifier of these."""
+"""Folders whose networks learn generated shapes, from random weights or a classifier's."""
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
 DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
 """Those that differ in more than the length of the training."""
 
-# Table 8 of the paper: AP, AP50 on COCO minival; parameters with 1000 classes, as published for these nets.
+# Table 8 of the paper: AP, AP50 on COCO minival; published parameters with 1000 classes.
 TABLE_8 = {
     "R50_1x64d": (26.5, 47.6, 25_557_032),
     "X50_32x4d": (27.5, 49.7, 25_028_904),
@@ -137,7 +137,7 @@ def step_sample(cfg: CfgNode) -> dict[str, Any]:
 
 
 def one_step(cfg: CfgNode) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
-    """The portable detector after one step of training from ``randomize``'s weights, its output for the image, and its losses."""
+    """Train the portable detector for one step; return it, its output and its losses."""
     torch.manual_seed(1)
     model = build_detector(cfg)
     randomize(model, seed=0)
@@ -167,7 +167,7 @@ def test_it_makes_a_step_and_an_inference(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=name_of)
 def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None:
-    """A file over a base has at most a dozen lines (a base's own head more), and no value that its base has already."""
+    """A file over a base has a dozen lines at most, and no value that its base has already."""
     text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     if "_BASE_" not in content:
@@ -245,7 +245,7 @@ def test_the_quartet_has_the_settings_of_the_paper(net: str) -> None:
 
 @pytest.mark.parametrize("net", TABLE_8)
 def test_the_two_steps_have_the_settings_of_the_paper(net: str) -> None:
-    """Appendix B; py-faster-rcnn's alternating training for the proposals between the steps. All else is as in joint training."""
+    """The two steps are those of appendix B; all else is as in joint training."""
     joint = load_config(CONFIGS / f"faster_rcnn_{net}.yaml")
     rpn, fast_rcnn = (
         load_config(CONFIGS / "two_step" / f"{step}_{net}.yaml") for step in ("rpn", "fast_rcnn")
@@ -313,7 +313,7 @@ def test_the_quartet_differs_in_the_net_alone(kind: str) -> None:
 @pytest.mark.detectron2
 @pytest.mark.parametrize("path", [path for path in MODERN if "R50_1x64d" in path.stem], ids=name_of)
 def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
-    """What differs from detectron2's file of the same head and length is what torchvision's weights ask for."""
+    """Only what torchvision's weights ask for differs from detectron2's file of the same head."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.config import get_cfg as get_detectron2_cfg
     from detectron2.model_zoo import get_config_file

@@ -1,6 +1,7 @@
 """detectron2's LazyConfig: what configs/modern/faster_rcnn_X50_32x4d_FPN_1x.yaml says, in Python.
 
-python tools/lazyconfig_train_net.py --config-file configs/lazy/faster_rcnn_X50_32x4d_FPN_1x.py   # detectron2's own tool
+# detectron2's own tool:
+    python tools/lazyconfig_train_net.py --config-file configs/lazy/faster_rcnn_X50_32x4d_FPN_1x.py
 """
 
 from detectron2 import model_zoo

@@ -1,4 +1,4 @@
-"""What is refused, with the key, the value and the remedy; and that what is not refused is honored."""
+"""Test what the checks refuse, with key, value and remedy, and that everything else is honored."""
 
 from __future__ import annotations
 
@@ -116,70 +116,198 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            (["MODEL.PIXEL_MEAN", [1.0]], ["MODEL.PIXEL_MEAN = [1.0] has 1 numbers", "'BGR' has 3", "write 3"]),
-            (["INPUT.FORMAT", "L"], ["MODEL.PIXEL_MEAN", "has 3 numbers", "'L' has 1 channels; write 1"]),
-            (["MODEL.PIXEL_STD", [1.0, 0.0, 1.0]], ["MODEL.PIXEL_STD = [1.0, 0.0, 1.0]", "must be above 0"]),
-            (["INPUT.MIN_SIZE_TRAIN", ()], ["INPUT.MIN_SIZE_TRAIN = ()", "write one or more"]),
-            (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], ["INPUT.MIN_SIZE_TRAIN = (800,)", "(lowest, highest)"]),
-            (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (800, 640)], ["(800, 640)", "(lowest, highest)"]),
-            (["MODEL.RESNETS.OUT_FEATURES", ["res6"]], ["MODEL.RESNETS.OUT_FEATURES = ['res6']", "stem, res2, res3, res4, res5"]),
-            (["MODEL.RESNETS.OUT_FEATURES", []], ["MODEL.RESNETS.OUT_FEATURES = []", "one or more of"]),
-            (["MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "Res5ROIHeads", "write 1"]),
-            ([*HEAD, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "no res5 in MODEL.RESNETS.OUT_FEATURES", "['res5']"]),
-            ([*FPN, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "pyramid", "write 1"]),
-            ([*FPN, "MODEL.FPN.IN_FEATURES", []], ["MODEL.FPN.IN_FEATURES = []", "write ['res2', 'res3', 'res4', 'res5']"]),
-            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"]], ["['res3', 'res5'] must be neighboring"]),
-            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res2", "res3"]], ["end in 'res5'"]),
-            ([*FPN, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res4", "res5"]], ["stand in MODEL.RESNETS.OUT_FEATURES = ['res2', 'res4'"]),
             (
-                [*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"], "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res5"]],
+                ["MODEL.PIXEL_MEAN", [1.0]],
+                ["MODEL.PIXEL_MEAN = [1.0] has 1 numbers", "'BGR' has 3", "write 3"],
+            ),
+            (
+                ["INPUT.FORMAT", "L"],
+                ["MODEL.PIXEL_MEAN", "has 3 numbers", "'L' has 1 channels; write 1"],
+            ),
+            (
+                ["MODEL.PIXEL_STD", [1.0, 0.0, 1.0]],
+                ["MODEL.PIXEL_STD = [1.0, 0.0, 1.0]", "must be above 0"],
+            ),
+            (["INPUT.MIN_SIZE_TRAIN", ()], ["INPUT.MIN_SIZE_TRAIN = ()", "write one or more"]),
+            (
+                ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"],
+                ["INPUT.MIN_SIZE_TRAIN = (800,)", "(lowest, highest)"],
+            ),
+            (
+                ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (800, 640)],
+                ["(800, 640)", "(lowest, highest)"],
+            ),
+            (
+                ["MODEL.RESNETS.OUT_FEATURES", ["res6"]],
+                ["MODEL.RESNETS.OUT_FEATURES = ['res6']", "stem, res2, res3, res4, res5"],
+            ),
+            (
+                ["MODEL.RESNETS.OUT_FEATURES", []],
+                ["MODEL.RESNETS.OUT_FEATURES = []", "one or more of"],
+            ),
+            (["MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "Res5ROIHeads", "write 1"]),
+            (
+                [*HEAD, "MODEL.RESNETS.RES5_DILATION", 2],
+                ["RES5_DILATION = 2", "no res5 in MODEL.RESNETS.OUT_FEATURES", "['res5']"],
+            ),
+            ([*FPN, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "pyramid", "write 1"]),
+            (
+                [*FPN, "MODEL.FPN.IN_FEATURES", []],
+                ["MODEL.FPN.IN_FEATURES = []", "write ['res2', 'res3', 'res4', 'res5']"],
+            ),
+            (
+                [*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"]],
+                ["['res3', 'res5'] must be neighboring"],
+            ),
+            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res2", "res3"]], ["end in 'res5'"]),
+            (
+                [*FPN, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res4", "res5"]],
+                ["stand in MODEL.RESNETS.OUT_FEATURES = ['res2', 'res4'"],
+            ),
+            (
+                [
+                    *FPN,
+                    "MODEL.FPN.IN_FEATURES",
+                    ["res3", "res5"],
+                    "MODEL.RESNETS.OUT_FEATURES",
+                    ["res2", "res3", "res5"],
+                ],
                 ["must be neighboring"],
             ),
-            ([*FPN, "MODEL.RPN.IN_FEATURES", ["p2", "p7"]], ["MODEL.RPN.IN_FEATURES = ['p2', 'p7']", "p2, p3, p4, p5, p6; choose"]),
-            (["MODEL.RPN.IN_FEATURES", ["p2"]], ["MODEL.RPN.IN_FEATURES = ['p2']", "build_resnet_backbone gives res4"]),
-            (["MODEL.ROI_HEADS.IN_FEATURES", []], ["MODEL.ROI_HEADS.IN_FEATURES = []", "gives res4"]),
-            (["MODEL.ANCHOR_GENERATOR.SIZES", [32, 64]], ["SIZES = [32, 64]", "a list that holds one list, as [[32, 64]]"]),
-            (["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]]], ["SIZES = [[32], [64]]", "each of the 1 MODEL.RPN.IN_FEATURES"]),
+            (
+                [*FPN, "MODEL.RPN.IN_FEATURES", ["p2", "p7"]],
+                ["MODEL.RPN.IN_FEATURES = ['p2', 'p7']", "p2, p3, p4, p5, p6; choose"],
+            ),
+            (
+                ["MODEL.RPN.IN_FEATURES", ["p2"]],
+                ["MODEL.RPN.IN_FEATURES = ['p2']", "build_resnet_backbone gives res4"],
+            ),
+            (
+                ["MODEL.ROI_HEADS.IN_FEATURES", []],
+                ["MODEL.ROI_HEADS.IN_FEATURES = []", "gives res4"],
+            ),
+            (
+                ["MODEL.ANCHOR_GENERATOR.SIZES", [32, 64]],
+                ["SIZES = [32, 64]", "a list that holds one list, as [[32, 64]]"],
+            ),
+            (
+                ["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]]],
+                ["SIZES = [[32], [64]]", "each of the 1 MODEL.RPN.IN_FEATURES"],
+            ),
             (["MODEL.ANCHOR_GENERATOR.SIZES", []], ["SIZES = []"]),
-            (["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.0, 1.0]]], ["ASPECT_RATIOS = [[0.0, 1.0]]", "above 0"]),
-            ([*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64, 128]]], ["give [3, 6] anchors at different levels", "the same number"]),
-            (["MODEL.RPN.IOU_THRESHOLDS", [0.7, 0.3]], ["MODEL.RPN.IOU_THRESHOLDS = [0.7, 0.3] must rise", "[0, -1, 1]"]),
+            (
+                ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.0, 1.0]]],
+                ["ASPECT_RATIOS = [[0.0, 1.0]]", "above 0"],
+            ),
+            (
+                [*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64, 128]]],
+                ["give [3, 6] anchors at different levels", "the same number"],
+            ),
+            (
+                ["MODEL.RPN.IOU_THRESHOLDS", [0.7, 0.3]],
+                ["MODEL.RPN.IOU_THRESHOLDS = [0.7, 0.3] must rise", "[0, -1, 1]"],
+            ),
             (["MODEL.RPN.IOU_THRESHOLDS", [0.0, 0.3]], ["must rise from above 0"]),
             (["MODEL.ROI_HEADS.IOU_THRESHOLDS", []], ["MODEL.ROI_HEADS.IOU_THRESHOLDS = []"]),
-            (["MODEL.ROI_HEADS.IOU_LABELS", [0, -1, 1]], ["IOU_LABELS = [0, -1, 1] must be one longer"]),
-            (["MODEL.ROI_HEADS.IOU_LABELS", [0, 2]], ["MODEL.ROI_HEADS.IOU_LABELS = [0, 2]", "1 (object)"]),
-            (["MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0)], ["MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0)", "four numbers above 0"]),
-            (["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0, 1.0, 0.0, 1.0)], ["four numbers above 0"]),
-            (["MODEL.RPN.CONV_DIMS", []], ["MODEL.RPN.CONV_DIMS = []", "-1 for those of its input"]),
+            (
+                ["MODEL.ROI_HEADS.IOU_LABELS", [0, -1, 1]],
+                ["IOU_LABELS = [0, -1, 1] must be one longer"],
+            ),
+            (
+                ["MODEL.ROI_HEADS.IOU_LABELS", [0, 2]],
+                ["MODEL.ROI_HEADS.IOU_LABELS = [0, 2]", "1 (object)"],
+            ),
+            (
+                ["MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0)],
+                ["MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0)", "four numbers above 0"],
+            ),
+            (
+                ["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0, 1.0, 0.0, 1.0)],
+                ["four numbers above 0"],
+            ),
+            (
+                ["MODEL.RPN.CONV_DIMS", []],
+                ["MODEL.RPN.CONV_DIMS = []", "-1 for those of its input"],
+            ),
             (["MODEL.RPN.CONV_DIMS", [0]], ["MODEL.RPN.CONV_DIMS = [0]"]),
             (
-                ["MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"], "MODEL.ROI_HEADS.IN_FEATURES", ["res5"]],
-                ["MODEL.ROI_HEADS.IN_FEATURES = ['res5']", "write ['res4'], or MODEL.ROI_HEADS.NAME: StandardROIHeads"],
+                [
+                    "MODEL.RESNETS.OUT_FEATURES",
+                    ["res4", "res5"],
+                    "MODEL.ROI_HEADS.IN_FEATURES",
+                    ["res5"],
+                ],
+                [
+                    "MODEL.ROI_HEADS.IN_FEATURES = ['res5']",
+                    "write ['res4'], or MODEL.ROI_HEADS.NAME: StandardROIHeads",
+                ],
             ),
-            (["MODEL.ROI_BOX_HEAD.NUM_FC", 2], ["NUM_FC = 2", "Res5ROIHeads has no box head", "StandardROIHeads"]),
-            (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], ["NAME = '', NUM_FC = 0", "FastRCNNConvFCHead", "NUM_FC 2"]),
+            (
+                ["MODEL.ROI_BOX_HEAD.NUM_FC", 2],
+                ["NUM_FC = 2", "Res5ROIHeads has no box head", "StandardROIHeads"],
+            ),
+            (
+                ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"],
+                ["NAME = '', NUM_FC = 0", "FastRCNNConvFCHead", "NUM_FC 2"],
+            ),
             ([*HEAD, "MODEL.ROI_BOX_HEAD.NUM_FC", 0], ["NUM_FC = 0, NUM_CONV = 0", "NUM_FC 2"]),
-            (["MODEL.LOAD_PROPOSALS", True], ["LOAD_PROPOSALS = True", "NAME = 'RPN' contradict", "True and 'PrecomputedProposals'"]),
-            (["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"], ["MODEL.LOAD_PROPOSALS = False", "contradict", "False and 'RPN'"]),
-            ([*RPN_ALONE, "MODEL.LOAD_PROPOSALS", True], ["LOAD_PROPOSALS = True", "'ProposalNetwork' is there to compute proposals"]),
-            ([*RPN_ALONE, *GIVEN], ["NAME = 'PrecomputedProposals'", "write False and 'RPN', or MODEL.META_ARCHITECTURE: GeneralizedRCNN"]),
-            ([*GIVEN, "DATASETS.TRAIN", ("a", "b"), "DATASETS.PROPOSAL_FILES_TRAIN", ("a.pkl",)],
-             ["PROPOSAL_FILES_TRAIN = ('a.pkl',) are 1 files for the 2 sets of DATASETS.TRAIN = ('a', 'b')", "one file a set"]),
-            ([*GIVEN, "DATASETS.TEST", ("a",)], ["PROPOSAL_FILES_TEST = () are 0 files for the 1 sets of DATASETS.TEST"]),
-            (["DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)], ["TEST = ('a.pkl',) would not be read", "MODEL.LOAD_PROPOSALS True"]),
-            ([*RPN_ALONE, "MODEL.RPN.IN_FEATURES", ["p2"]], ["MODEL.RPN.IN_FEATURES = ['p2']", "gives res4"]),
+            (
+                ["MODEL.LOAD_PROPOSALS", True],
+                [
+                    "LOAD_PROPOSALS = True",
+                    "NAME = 'RPN' contradict",
+                    "True and 'PrecomputedProposals'",
+                ],
+            ),
+            (
+                ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
+                ["MODEL.LOAD_PROPOSALS = False", "contradict", "False and 'RPN'"],
+            ),
+            (
+                [*RPN_ALONE, "MODEL.LOAD_PROPOSALS", True],
+                ["LOAD_PROPOSALS = True", "'ProposalNetwork' is there to compute proposals"],
+            ),
+            (
+                [*RPN_ALONE, *GIVEN],
+                [
+                    "NAME = 'PrecomputedProposals'",
+                    "write False and 'RPN', or MODEL.META_ARCHITECTURE: GeneralizedRCNN",
+                ],
+            ),
+            (
+                [*GIVEN, "DATASETS.TRAIN", ("a", "b"), "DATASETS.PROPOSAL_FILES_TRAIN", ("a.pkl",)],
+                [
+                    "PROPOSAL_FILES_TRAIN = ('a.pkl',) are 1 files for the 2 sets of DATASETS.TRAIN = ('a', 'b')",
+                    "one file a set",
+                ],
+            ),
+            (
+                [*GIVEN, "DATASETS.TEST", ("a",)],
+                ["PROPOSAL_FILES_TEST = () are 0 files for the 1 sets of DATASETS.TEST"],
+            ),
+            (
+                ["DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)],
+                ["TEST = ('a.pkl',) would not be read", "MODEL.LOAD_PROPOSALS True"],
+            ),
+            (
+                [*RPN_ALONE, "MODEL.RPN.IN_FEATURES", ["p2"]],
+                ["MODEL.RPN.IN_FEATURES = ['p2']", "gives res4"],
+            ),
             ([*RPN_ALONE, "MODEL.RPN.IOU_THRESHOLDS", [0.7, 0.3]], ["must rise"]),
-            ([*GIVEN, "MODEL.ROI_HEADS.IN_FEATURES", ["p2"]], ["MODEL.ROI_HEADS.IN_FEATURES = ['p2']", "gives res4"]),
+            (
+                [*GIVEN, "MODEL.ROI_HEADS.IN_FEATURES", ["p2"]],
+                ["MODEL.ROI_HEADS.IN_FEATURES = ['p2']", "gives res4"],
+            ),
             ([*GIVEN, "MODEL.ROI_BOX_HEAD.NUM_FC", 2], ["Res5ROIHeads has no box head"]),
         ],
         ids=lambda value: " ".join(map(str, value[-2:])),
-    )  # fmt: skip
+    )
     def test_a_contradiction(self, changes: list[Any], words: list[str]) -> None:
         text = refusal(*changes)
         assert [word for word in words if word not in text] == [], text
 
     def test_the_keys_of_a_part_that_is_not_there_say_nothing(self) -> None:
-        """An RPN alone has no heads, and Fast R-CNN has no RPN: their features and sizes may be those of another backbone."""
+        """An RPN alone has no heads, Fast R-CNN no RPN: keys of the missing part are free."""
         heads = [
             "MODEL.ROI_HEADS.IN_FEATURES",
             ["p2"],
@@ -307,7 +435,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_every_key_is_read_or_has_one_value(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training, evaluating and predicting read every key; what they do not read, the checks limit to one value."""
+    """Every key is read by training, evaluation or prediction, or limited to one value."""
     READ.clear()
     monkeypatch.setattr(
         logging.getLogger("resnext_det"), "handlers", []

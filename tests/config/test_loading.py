@@ -134,36 +134,67 @@ def test_the_result_is_frozen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["MODEL.RPN.NMS_TRESH", "0.7"], ["MODEL.RPN.NMS_TRESH = '0.7'", "the command line", "did you mean MODEL.RPN.NMS_THRESH"]),
+        (
+            ["MODEL.RPN.NMS_TRESH", "0.7"],
+            [
+                "MODEL.RPN.NMS_TRESH = '0.7'",
+                "the command line",
+                "did you mean MODEL.RPN.NMS_THRESH",
+            ],
+        ),
         (["RPN.NMS_THRESH", "0.7"], ["no such key", "MODEL.RPN.NMS_THRESH"]),
         (["DEPTH", "50"], ["did you mean MODEL.RESNETS.DEPTH"]),
         (["MODEL.WEIGHTS.FILE", "x"], ["no such key is honored", "MODEL.WEIGHTS"]),
         (["solver.max_iter", "5"], ["did you mean SOLVER.MAX_ITER"]),
-        (["BATCH_SIZE", "5"], ["did you mean MODEL.RPN.BATCH_SIZE_PER_IMAGE, MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"]),
+        (
+            ["BATCH_SIZE", "5"],
+            ["did you mean MODEL.RPN.BATCH_SIZE_PER_IMAGE, MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
+        ),
         (["ZZZ", "1"], ["get_cfg()) shows every key"]),
         (["MODEL.ROI_MASK_HEAD.NUM_CONV", "4"], ["no such key is honored here"]),
         (["MODEL.RPN", "1"], ["is a group of keys", "MODEL.RPN.NMS_THRESH"]),
-        (["SOLVER.BASE_LR", "1"], ["SOLVER.BASE_LR = '1'", "a number with a decimal point is needed; write 1.0"]),
+        (
+            ["SOLVER.BASE_LR", "1"],
+            ["SOLVER.BASE_LR = '1'", "a number with a decimal point is needed; write 1.0"],
+        ),
         (["SOLVER.MAX_ITER", "100.0"], ["a whole number is needed; write 100"]),
         (["SOLVER.MAX_ITER", "1e3"], ["SOLVER.MAX_ITER = '1e3'", "a whole number"]),
         (["SOLVER.STEPS", "10"], ["a list is needed; write (10,)"]),
         (["DATASETS.TRAIN", "coco_2017_train"], ['a list is needed; write ("coco_2017_train",)']),
         (["MODEL.RPN.IN_FEATURES", "p2,p3"], ['write ("p2", "p3",)']),
-        (["MODEL.ANCHOR_GENERATOR.SIZES", "32"], ["a list is needed; write [[32, 64, 128, 256, 512]]"]),
+        (
+            ["MODEL.ANCHOR_GENERATOR.SIZES", "32"],
+            ["a list is needed; write [[32, 64, 128, 256, 512]]"],
+        ),
         (["SOLVER.AMP.ENABLED", "yes"], ["'yes'", "write True or False"]),
         (["SOLVER.AMP.ENABLED", "1"], ["write True or False"]),
         (["MODEL.DEVICE", "0"], ["MODEL.DEVICE = '0'", "text is needed", "\"'0'\""]),
         (["MODEL.WEIGHTS", "None"], ["MODEL.WEIGHTS has no value", "''"]),
-        (["SOLVER.WEIGHT_DECAY_BIAS", "low"], ["SOLVER.WEIGHT_DECAY_BIAS = 'low'", "write a number, or None"]),
-        (["SOLVER.STEPS", "('a',)"], ["SOLVER.STEPS = ('a',) holds 'a', and every entry has to be a number"]),
-        (["DATASETS.TEST", "(1,)"], ["DATASETS.TEST = (1,) holds 1, and every entry has to be text"]),
+        (
+            ["SOLVER.WEIGHT_DECAY_BIAS", "low"],
+            ["SOLVER.WEIGHT_DECAY_BIAS = 'low'", "write a number, or None"],
+        ),
+        (
+            ["SOLVER.STEPS", "('a',)"],
+            ["SOLVER.STEPS = ('a',) holds 'a', and every entry has to be a number"],
+        ),
+        (
+            ["DATASETS.TEST", "(1,)"],
+            ["DATASETS.TEST = (1,) holds 1, and every entry has to be text"],
+        ),
         (["SOLVER.MAX_ITER"], ["pairs KEY VALUE", "'SOLVER.MAX_ITER'"]),
-        (["DATASETS.TRAIN", '("a",', '"b")'], ["odd number of words", "quote a VALUE that has spaces"]),
+        (
+            ["DATASETS.TRAIN", '("a",', '"b")'],
+            ["odd number of words", "quote a VALUE that has spaces"],
+        ),
         (["SOLVER.MAX_ITER=100"], ["write a space for the equals sign: SOLVER.MAX_ITER 100"]),
-        (["SEED", "1", "--num-gpus", "2"], ["'--num-gpus' follows the KEY VALUE overrides", "before the first KEY"]),
+        (
+            ["SEED", "1", "--num-gpus", "2"],
+            ["'--num-gpus' follows the KEY VALUE overrides", "before the first KEY"],
+        ),
     ],
     ids=lambda value: " ".join(value) if value and "." in value[0] else None,
-)  # fmt: skip
+)
 def test_a_wrong_override_says_what_to_write(
     tmp_path: Path, overrides: list[str], words: list[str]
 ) -> None:
@@ -180,13 +211,28 @@ def test_a_wrong_override_says_what_to_write(
         ("some words", ["holds no KEY: value lines"]),
         ("SEED: [1", ["is not plain YAML", "line 1"]),
         ("SEED:\t1\n\tx: 2", ["is not plain YAML"]),
-        ("SEED: !!python/object/apply:os.mkdir [hacked]", ["is not plain YAML", "tags are not read", "os.mkdir"]),
+        (
+            "SEED: !!python/object/apply:os.mkdir [hacked]",
+            ["is not plain YAML", "tags are not read", "os.mkdir"],
+        ),
         ("SEED: !!python/name:os.system", ["is not plain YAML"]),
         ("MODEL: &a {RPN: *a}", ["is not plain YAML"]),
-        ("SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2", ["has SEED twice in one group, in lines 1 and 3"]),
-        ("MODEL:\n  DEVICE: cpu\n  DEVICE: cuda", ["has DEVICE twice in one group, in lines 2 and 3"]),
-        ("MODEL: {DEPHT: 50}", ["MODEL.DEPHT = 50 (from", "leaf.yaml)", "did you mean MODEL.RESNETS.DEPTH"]),
-        ("INPUT: {CROP: {ENABLED: True, TYPE: absolute}}", ["INPUT.CROP.ENABLED = True is not supported; write False"]),
+        (
+            "SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2",
+            ["has SEED twice in one group, in lines 1 and 3"],
+        ),
+        (
+            "MODEL:\n  DEVICE: cpu\n  DEVICE: cuda",
+            ["has DEVICE twice in one group, in lines 2 and 3"],
+        ),
+        (
+            "MODEL: {DEPHT: 50}",
+            ["MODEL.DEPHT = 50 (from", "leaf.yaml)", "did you mean MODEL.RESNETS.DEPTH"],
+        ),
+        (
+            "INPUT: {CROP: {ENABLED: True, TYPE: absolute}}",
+            ["INPUT.CROP.ENABLED = True is not supported; write False"],
+        ),
         ("MODEL:", ["MODEL is a group of keys"]),
         ("MODEL: {}", ["MODEL is a group of keys"]),
         ("MODEL: {WEIGHTS: }", ["MODEL.WEIGHTS has no value"]),
@@ -197,10 +243,13 @@ def test_a_wrong_override_says_what_to_write(
         ("_BASE_: https://x.org/a.yaml\nSEED: 1", ["https://x.org/a.yaml, which does not exist"]),
         ("_BASE_: 5\nSEED: 1", ["_BASE_ in line 1 names no file"]),
         ("_BASE_:\nSEED: 1", ["_BASE_ in line 1 names no file"]),
-        ("_BASE_: base.yaml\nMODEL: {RPN: {NMS_THRESH: 0.5}}", ["a group here and a value in its _BASE_", "RPN"]),
+        (
+            "_BASE_: base.yaml\nMODEL: {RPN: {NMS_THRESH: 0.5}}",
+            ["a group here and a value in its _BASE_", "RPN"],
+        ),
         ("_BASE_: misspelt.yaml\nSEED: 1", ["MODEL.RPM = 3 (from", "leaf.yaml, or its _BASE_"]),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_file_says_what_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str]
 ) -> None:

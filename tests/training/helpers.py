@@ -88,7 +88,7 @@ def run_toy(
     resume: bool = False,
     extra: Callable[[Step], None] = lambda step: None,
 ) -> TrainingState:
-    """Train; with ``resume`` from the newest checkpoint, in a process of other weights and random numbers."""
+    """Train; with ``resume`` from the newest checkpoint, with other first weights and draws."""
     begun = resume and Checkpointer(output_dir).latest() is not None
     state = toy_state(output_dir, seed=99 if begun else 3)
     start = state.resume() if resume else 0
@@ -104,7 +104,7 @@ def run_toy(
 
 
 def run_killed(output_dir: str, resume: bool, where: str, iteration: int) -> None:
-    """Train and die by SIGKILL: after a step, within a checkpoint's file, or right before a renaming."""
+    """Train and die by SIGKILL: after a step, within a checkpoint, or right before a rename."""
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -142,7 +142,7 @@ def run_killed(output_dir: str, resume: bool, where: str, iteration: int) -> Non
 
 
 def run_interrupted(output_dir: str, number: int, at: int) -> None:
-    """Train, and send this process the signal before iteration ``at``; an orderly end has exit code 3."""
+    """Train, and send this process a signal before iteration ``at``; exit with 3 if orderly."""
     from resnext_det.training.interruption import TrainingInterrupted
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""One process and two: what they exchange, equal gradients, errors and interrupts that reach the caller."""
+"""Test two processes: what they exchange, equal gradients, errors and interrupts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
     """Train on this process's share of each batch; returns what the test looks at.
 
     Args:
-        interrupt: whom process 1 sends a signal after iteration 12: "itself", its "parent", or no one.
+        interrupt: who gets a signal from process 1 after iteration 12: "itself", its "parent",
+            or no one.
     """
     torch.set_num_threads(1)
     setup_logging(output_dir, console=False)
@@ -102,7 +103,7 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
 
 
 def train_and_resume(folder: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """A whole training, and one that one process interrupts: its message, and its end when resumed."""
+    """A training that one process interrupts, and that is resumed, ends like a whole one."""
     whole = train_share(f"{folder}/two")
     message = "was not interrupted"
     try:
@@ -119,7 +120,7 @@ def fail(kind: type[Exception]) -> None:
 
 
 def work_in_turn(folder: str, patience: float) -> bool:
-    """The main process makes a folder, which takes it three seconds; whether the other one finds it."""
+    """Let the main process make a folder in three seconds; tell whether the other finds it."""
     with distributed.run_main_process_first(timedelta(seconds=patience)):
         if distributed.get_rank() == 0:
             time.sleep(3)

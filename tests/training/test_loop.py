@@ -1,4 +1,4 @@
-"""The loop: its steps against plain PyTorch, its errors, and that killed or stopped runs resume exactly."""
+"""Test the loop: steps against plain PyTorch, errors, and exactly resumed runs."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_steps_equal_plain_pytorch(
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, where: str, uninterrupted: dict[str, Any]
 ) -> None:
-    # Not 19 the second time: between its checkpoint and its line in metrics.json, that line is lost.
+    # Not 19 the second time: a kill between checkpoint and metrics line loses the line.
     iteration = random.randrange(1, STEPS - 2 * PERIOD - 1)
     for resume, at in [(False, iteration), (True, iteration + PERIOD)]:
         exit_code = in_another_process(run_killed, str(tmp_path), resume, where, at)
@@ -104,7 +104,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 def test_resuming_matters(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
-    """The comparison above can fail: without the random numbers of the checkpoint the weights differ."""
+    """The comparison above can fail: without the checkpoint's random numbers weights differ."""
     run_toy(tmp_path)
     for name in ("model_final.pth", "model_0000019.pth", "model_0000023.pth"):
         (tmp_path / name).unlink()

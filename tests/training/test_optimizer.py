@@ -36,7 +36,7 @@ CLIPS = [
 
 
 def toy_model(*, ours: bool = False) -> nn.Module:
-    """Norms of several kinds, biases, a frozen layer, a shared layer; random weights of a fixed seed."""
+    """Several norms, biases, a frozen and a shared layer; random weights of a fixed seed."""
     torch.manual_seed(5)
     shared = nn.Linear(8, 8)
     norms = [nn.BatchNorm2d(8), FrozenBatchNorm2d(8), nn.GroupNorm(2, 8)]
