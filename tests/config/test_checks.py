@@ -277,7 +277,7 @@ class TestRefused:
             (
                 [*GIVEN, "DATASETS.TRAIN", ("a", "b"), "DATASETS.PROPOSAL_FILES_TRAIN", ("a.pkl",)],
                 [
-                    "PROPOSAL_FILES_TRAIN = ('a.pkl',) are 1 files for the 2 sets of DATASETS.TRAIN = ('a', 'b')",
+                    "PROPOSAL_FILES_TRAIN = ('a.pkl',) are 1 files for the 2 sets of DATASETS.TRAIN",
                     "one file a set",
                 ],
             ),
