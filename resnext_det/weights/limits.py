@@ -1,4 +1,4 @@
-"""What the readers of weight files have in common: checks before memory is taken."""
+"""Checks that the readers of weight files share, made before memory is taken."""
 
 from __future__ import annotations
 

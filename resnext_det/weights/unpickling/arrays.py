@@ -143,4 +143,4 @@ NUMPY = admit(
         **{f"numpy._core.{name}": function for name, function in _FUNCTIONS.items()},
     }
 )
-"""What numpy's arrays ask for, under "_core" since numpy 2.0."""
+"""The names that pickles of numpy's arrays ask for, under "_core" since numpy 2.0."""

@@ -21,7 +21,7 @@ _DEEPEST = 64
 
 
 class PendingTuple(tuple[Any, ...], Pending):
-    """A tuple with something pending in it: the state of an array, or arguments that are such."""
+    """A tuple that holds pending objects, such as the state of an array."""
 
     __slots__ = ()
 
@@ -58,7 +58,7 @@ class Unbuilt(Pending):
 
 
 class Attributes(dict[Any, Any]):
-    """An object of a class that is not imported: what it held, by name."""
+    """An object of a class that is not imported, as a dict of what it held."""
 
     takes_state = True
 
@@ -115,7 +115,7 @@ def admit(calls: Mapping[str, Callable[..., Any]]) -> dict[str, Admitted]:
 
 
 def refuse_call(stream: PickleStream, *arguments: Any) -> Any:
-    """Refuse a call of what is admitted as an argument alone."""
+    """Refuse to call a name that may only be passed as an argument."""
     raise Unreadable(
         "is refused: it makes an object in a way that no library writes, which could run code; "
         "save a model's state_dict()"
@@ -137,7 +137,7 @@ def _make_frozenset(stream: PickleStream, members: Any = ()) -> frozenset[Any]:
 
 
 def _make_empty_bytes(stream: PickleStream) -> bytes:
-    """Make what Python 3 writes as ``bytes()`` in protocol 2."""
+    """Make empty bytes, which Python 3 writes as ``bytes()`` in protocol 2."""
     return b""
 
 
@@ -163,7 +163,7 @@ PLAIN = admit(
         "_codecs.encode": _encode,
     }
 )
-"""Plain data of Python 3 and, under ``__builtin__``, Python 2."""
+"""The names that pickles of plain data ask for; ``__builtin__`` is Python 2's."""
 
 _WITH_ATTRIBUTES = (
     "argparse.Namespace",
@@ -213,7 +213,7 @@ def _make_path(stream: PickleStream, *parts: Any) -> str:
 
 
 def _get_method(stream: PickleStream, owner: Any, name: Any) -> Attributes:
-    """Make an empty dict of a method of a class above, as mmengine's history holds them."""
+    """Replace a method of a class above, which mmengine's history holds, by an empty dict."""
     if not isinstance(owner, Admitted) or owner.name not in FOREIGN:
         raise Unreadable(
             f"is refused: it asks for the attribute {name!a:.60} of an object, which could run code"
@@ -233,4 +233,4 @@ FOREIGN = admit(
         **{f"__builtin__.{name}": refuse_call for name in _FACTORIES},
     }
 )
-"""What checkpoints of other libraries carry beside their weights."""
+"""The names that checkpoints of other libraries ask for beside their weights."""

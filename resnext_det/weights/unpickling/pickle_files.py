@@ -102,7 +102,7 @@ def read_torch_zip(path: Path, *, mapped: bool = False) -> Any:
 
 
 class _Entry(NamedTuple):
-    """Where the bytes of an archive's entry lie in the file."""
+    """The place of an archive's entry in the file."""
 
     start: int
     size: int

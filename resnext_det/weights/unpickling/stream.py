@@ -31,7 +31,7 @@ TEXTS = {
 
 
 class Pending:
-    """The base of what the machine's stack holds and the contents may not hold as it is."""
+    """The base of objects that may lie on the machine's stack, but not in the contents."""
 
     __slots__ = ()
 

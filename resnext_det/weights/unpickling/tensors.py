@@ -45,7 +45,7 @@ class Storage(Pending):
 
 
 class _Request(NamedTuple):
-    """What a pickle says of a storage: its key, elements and dtype, and of a part of an old one."""
+    """A pickle's request for a storage, or for a part of one in old files."""
 
     key: str
     elements: int
@@ -222,7 +222,7 @@ def _rebuild_parameter(stream: PickleStream, data: Any, *more: Any) -> Tensor:
 def _rebuild_from_type(
     stream: PickleStream, rebuild: Any, kind: Any, arguments: Any, state: Any
 ) -> Any:
-    """Rebuild a tensor with attributes of its own: without them."""
+    """Rebuild a tensor that has attributes of its own, without them."""
     name = kind.name if isinstance(kind, Admitted) else "?"
     if not isinstance(rebuild, Admitted) or name not in _TENSOR_CLASSES:
         raise Unreadable(
@@ -256,4 +256,4 @@ TORCH: dict[str, Any] = {
     ),
     **{str(dtype): dtype for dtype in DTYPES.values()},
 }
-"""What torch's tensors ask for."""
+"""The names that pickles of torch's tensors ask for."""
