@@ -100,7 +100,7 @@ def test_detectron2_is_asked_for_and_missing(
         (
             torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore lines"),
             ValueError,
-            r"is full \(CUDA out of memory\. Tried to allocate 2 GiB\.\); lower SOLVER\.IMS_PER_BATCH",
+            r"is full \(CUDA .* Tried to allocate 2 GiB\.\); lower SOLVER\.IMS_PER_BATCH",
         ),
         (
             RuntimeError("DataLoader worker (pid 77) is killed by signal: Bus error. "),

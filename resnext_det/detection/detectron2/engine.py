@@ -166,7 +166,7 @@ def _set_up(cfg: CfgNode) -> None:
 
 @contextmanager
 def _explain_missing_annotations(files: Sequence[str]) -> Iterator[None]:
-    """Explain detectron2's error about masks or keypoints that the annotations of ``files`` lack."""
+    """Explain detectron2's error about masks or keypoints that annotations of ``files`` lack."""
     try:
         yield
     except AttributeError as error:

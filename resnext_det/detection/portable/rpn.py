@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,26 +38,20 @@ class RPNHead(nn.Module):
         self, *, in_channels: int, anchors_per_cell: int, conv_dims: Sequence[int] = (-1,)
     ) -> None:
         super().__init__()
-        convolutions, channels = [], in_channels
-        for dim in conv_dims:
-            out_channels = channels if dim == -1 else dim
-            convolutions.append(
-                ConvNorm(
-                    channels, out_channels, kernel_size=3, padding=1, norm="", activation=nn.ReLU()
-                )
-            )
-            channels = out_channels
-        self.conv = convolutions[0] if len(convolutions) == 1 else nn.Sequential()
-        if len(convolutions) > 1:
-            for index, convolution in enumerate(convolutions):
-                self.conv.add_module(f"conv{index}", convolution)
+        convolutions, channels = OrderedDict[str, nn.Module](), in_channels
+        options: dict[str, Any] = {"kernel_size": 3, "padding": 1, "norm": ""}
+        for index, dim in enumerate(conv_dims):
+            previous, channels = channels, channels if dim == -1 else dim
+            layer = ConvNorm(previous, channels, **options, activation=nn.ReLU())
+            convolutions[f"conv{index}"] = layer
+        self.conv = layer if len(convolutions) == 1 else nn.Sequential(convolutions)
         self.objectness_logits = nn.Conv2d(channels, anchors_per_cell, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels, anchors_per_cell * 4, kernel_size=1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Map features (N, C, Hi, Wi) to logits (N, Hi * Wi * A) and deltas (N, Hi * Wi * A, 4)."""
