@@ -105,8 +105,7 @@ class Metrics:
     """Hold the numbers of every ``DATASETS.TEST``, by name, and the folder with everything else.
 
     The numbers are ``CocoMetrics``, a ProposalNetwork's ``ProposalMetrics``, or with masks and
-    keypoints what detectron2 computes; all have ``as_dict``, ``table``, ``summary`` and
-    ``to_json``.
+    keypoints what detectron2 computes; all have the methods of ``DatasetMetrics``.
     """
 
     output_dir: Path
