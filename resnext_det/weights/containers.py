@@ -38,7 +38,7 @@ _OTHERS = (
     (rb"\x08[\x01-\x14](?:\x12.|:)", "is an ONNX network", "give the weights it was made from"),
     (rb"\x93NUMPY", "is a single array of numpy", "save tensors by name with torch.save"),
     (rb"version https://git-lfs", "is a pointer of Git LFS", "fetch the file with git lfs pull"),
-    (rb"\s*<(?:!DOCTYPE|html|\?xml|Error)", "is a web page", "download the file itself"),
+    (rb"\s*<(?:!DOCTYPE|html|\?xml|Error)", "is a web page, not weights", "get the file itself"),
     (rb"\x7fELF|MZ|#!", "is a program", "give a file of weights"),
     (rb"[34]\n\d+\n", "is a Torch 7 file in ASCII", "save it as 'binary' in Torch 7"),
     (rb"\s*[\[{]", "is text (JSON?)", "give a file of weights"),
