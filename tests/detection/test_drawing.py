@@ -63,12 +63,12 @@ CORNERS = [
 
 @pytest.mark.parametrize("box", CORNERS, ids=str)
 def test_at_the_border_the_whole_label_stays_inside(box: list[float]) -> None:
-    """Its black letters have as many pixels at the border as in the middle."""
+    """Its black letters have as many dark pixels at the border as in the middle."""
     colors = {"platelet": (10, 240, 30)}  # bright, so that the letters are black
     inside = draw_detections(GREY, [[100, 90, 130, 140]], ["platelet"], [0.5], colors=colors)
     border = draw_detections(GREY, [box], ["platelet"], [0.5], colors=colors)
-    ink = (border == 0).all(-1).sum()
-    assert ink == (inside == 0).all(-1).sum() > 0
+    ink = (border < 80).all(-1).sum()  # OpenCV 4 smooths them, OpenCV 5 does not
+    assert ink == (inside < 80).all(-1).sum() > 0
 
 
 def test_the_best_score_is_drawn_last() -> None:

@@ -356,7 +356,7 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
     "no such device": (None, "", "MODEL.DEVICE gpu", 1, ["'gpu'", "write cuda or cpu"]),
     "frozen norms at random": (None, "", "MODEL.RESNETS.NORM FrozenBN", 1,
         ["train to nothing", "MODEL.WEIGHTS", "MODEL.RESNETS.NORM"]),
-    "weights missing": (None, "", "MODEL.WEIGHTS nowhere.pth", 1, ["nowhere.pth", "MODEL.WEIGHTS"]),
+    "weights missing": (None, "", "MODEL.WEIGHTS nowhere.pth", 1, ["nowhere.pth is not there"]),
     "no weights to evaluate": (None, "--eval-only", "", 1,
         ["MODEL.WEIGHTS is empty", "model_final.pth"]),
     "unknown engine": (None, "--engine d2", "", 2, ["invalid choice: 'd2'", "portable"]),
