@@ -81,7 +81,10 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file of weights in it")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; give the path of a file of weights")
+        raise FileNotFoundError(
+            f"{path} is not there; give the path of a file of weights (MODEL.WEIGHTS, in a "
+            "configuration)"
+        )
     with path.open("rb") as file:
         kind = _find_kind(path, file.read(512))
     if kind == "pickle":
