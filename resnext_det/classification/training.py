@@ -41,14 +41,13 @@ from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training import distributed
-from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
 from resnext_det.training.optimizer import ClippingSettings, build_clipper, build_optimizer
 from resnext_det.training.schedule import build_schedule
 from resnext_det.training.setup import record_config, set_seed, set_up, warn_of_earlier_run
-from resnext_det.training.state import TrainingState
+from resnext_det.training.state import MovingAverage, TrainingState
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""Several processes that train together: who they are, what they tell each other, which device each has.
+"""Let processes train together: their ranks, their messages, their devices.
 
-Every function works without a process group too: one process of rank 0. ``processes.py`` starts them.
+Every function works without a process group too, as in one process of rank 0. ``processes.py``
+starts the processes.
 """
 
 from __future__ import annotations
@@ -24,37 +25,37 @@ _SECONDS_TO_DROP = 0.5  # a message; https://github.com/pytorch/pytorch/pull/154
 
 
 def get_world_size() -> int:
-    """Number of processes that train together."""
-    return dist.get_world_size() if _initialized() else 1
+    """Get the number of processes that train together."""
+    return dist.get_world_size() if _is_initialized() else 1
 
 
 def get_rank() -> int:
-    """Number of this process among all, from 0."""
-    return dist.get_rank() if _initialized() else 0
+    """Get the number of this process among all, from 0."""
+    return dist.get_rank() if _is_initialized() else 0
 
 
 def get_local_rank() -> int:
-    """Number of this process among those of its machine, from 0: the index of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if _initialized() else 0
+    """Get the number of this process on its machine, from 0, which is the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if _is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes files and speaks to the user."""
+    """Tell whether this is the process that writes files and speaks to the user."""
     return get_rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has come here."""
     if get_world_size() > 1:
-        dist.barrier(group=_cpu_group())
+        dist.barrier(group=_find_cpu_group())
 
 
 @contextmanager
 def run_main_process_first(patience: timedelta) -> Iterator[None]:
-    """The main process does what is within before the others do.
+    """Let the main process do what is within before the others do.
 
     Args:
-        patience: how long the others wait, which elsewhere is half an hour.
+        patience: how long the others wait before they fail; elsewhere that is half an hour.
     """
     if get_world_size() == 1:
         yield
@@ -69,44 +70,44 @@ def run_main_process_first(patience: timedelta) -> Iterator[None]:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The ``value`` of every process, by rank, in rank 0; an empty list elsewhere."""
+    """Gather the ``value`` of every process, by rank, in rank 0; elsewhere the list is empty."""
     if get_world_size() == 1:
         return [value]
     gathered: list[Any] | None = [None] * get_world_size() if is_main_process() else None
-    dist.gather_object(value, gathered, dst=0, group=_cpu_group())
+    dist.gather_object(value, gathered, dst=0, group=_find_cpu_group())
     return gathered or []
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's ``value`` in every process."""
+    """Return rank 0's ``value`` in every process."""
     if get_world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, group=_cpu_group())
+    dist.broadcast_object_list(box, src=0, group=_find_cpu_group())
     return box[0]
 
 
 def all_reduce_mean(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean over the processes of each scalar, in every process; all have the same names."""
+    """Average each scalar over the processes; all give the same names and get the means."""
     if get_world_size() == 1:
         return dict(values)
     names = sorted(values)
     sums = torch.tensor([values[name] for name in names], dtype=torch.float64)
-    dist.all_reduce(sums, group=_cpu_group())
+    dist.all_reduce(sums, group=_find_cpu_group())
     return dict(zip(names, (sums / get_world_size()).tolist()))
 
 
 def is_any_true(value: bool) -> bool:
-    """Whether ``value`` is true in any process."""
+    """Tell every process whether ``value`` is true in any of them."""
     if get_world_size() == 1:
         return value
     flag = torch.tensor([int(value)])
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_cpu_group())
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_find_cpu_group())
     return bool(flag.item())
 
 
 def divide_batch(total: int, world_size: int) -> int:
-    """Images of one process, where ``total`` are in the batch of all.
+    """Divide a batch of ``total`` images among the processes; return the images of each.
 
     Raises:
         ValueError: the processes cannot have equal shares.
@@ -121,12 +122,15 @@ def divide_batch(total: int, world_size: int) -> int:
 
 
 def choose_device() -> str:
-    """The name of the device where none was asked for."""
+    """Name the device to use where none was asked for: cuda where there is a GPU, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
-    """The torch device of ``MODEL.DEVICE``, or of another setting; "cuda" is this process's own GPU.
+    """Find the torch device of a name; "cuda" is this process's own GPU.
+
+    Args:
+        setting: the key or flag that gave the name, for the errors.
 
     Raises:
         ValueError: torch does not know the name, or the machine has no such GPU.
@@ -142,8 +146,8 @@ def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         raise ValueError(
-            f"{setting} is {name!r}, but torch finds no GPU here; add {setting} cpu to the command, "
-            "or install a driver and a torch that suit your GPU"
+            f"{setting} is {name!r}, but torch finds no GPU here; add {setting} cpu to the "
+            "command, or install a driver and a torch that suit your GPU"
         )
     index = get_local_rank() if device.index is None else device.index
     if index >= count:
@@ -154,7 +158,7 @@ def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
 
 
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model`` wrapped so that the processes average their gradients; itself where there is one process.
+    """Wrap a model so that the processes average their gradients; a single process gets it back.
 
     Buffers are not broadcast, as in detectron2.
     """
@@ -168,12 +172,15 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``distribute``'s wrapping; its parameters have no ``module.`` before their names."""
+    """Return the model inside ``distribute``'s wrapping, which puts ``module.`` before names."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Batch norms that are trained (other than SyncBN) count other statistics in each process; take the first one's."""
+    """Give every process the first one's buffers.
+
+    Batch norms that are trained (other than SyncBN) have other statistics in each process.
+    """
     if get_world_size() == 1:
         return
     shared = broadcast_object([buffer.cpu() for buffer in model.buffers()])
@@ -184,7 +191,11 @@ def share_buffers(model: nn.Module) -> None:
 def join_group(device: str, **where: Any) -> None:
     """Enter the process group and take this process's GPU; ``leave_group`` undoes it.
 
-    LOCAL_RANK has to be in the environment; ``where`` is as for torch's ``init_process_group``.
+    LOCAL_RANK has to be in the environment.
+
+    Args:
+        device: "cuda" talks over NCCL, "cpu" over gloo.
+        where: as for torch's ``init_process_group``.
 
     Raises:
         ValueError: device "cuda", and there is no GPU for this process.
@@ -194,8 +205,9 @@ def join_group(device: str, **where: Any) -> None:
         index = int(os.environ["LOCAL_RANK"])
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             raise ValueError(
-                f"process {index} of this machine has no GPU: torch finds {torch.cuda.device_count()}; "
-                "start as many processes as there are GPUs, or add MODEL.DEVICE cpu"
+                f"process {index} of this machine has no GPU: torch finds "
+                f"{torch.cuda.device_count()}; start as many processes as there are GPUs, or add "
+                "MODEL.DEVICE cpu"
             )
         torch.cuda.set_device(index)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT, **where)
@@ -204,7 +216,7 @@ def join_group(device: str, **where: Any) -> None:
 
 def leave_group() -> None:
     """Leave the process group; this process is alone again."""
-    _cpu_group.cache_clear()
+    _find_cpu_group.cache_clear()
     if torch.__version__ < "2.8":
         # Torch then holds Python's lock while it ends a group and waits for the group's threads.
         # One of them may need that lock to drop the last message: let it do so before.
@@ -212,11 +224,11 @@ def leave_group() -> None:
     dist.destroy_process_group()
 
 
-def _initialized() -> bool:
+def _is_initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 @functools.cache
-def _cpu_group() -> Any:
-    """A group over the CPU, so that small messages neither take GPU memory nor wait for the GPU's work."""
+def _find_cpu_group() -> Any:
+    """Find a group over the CPU: small messages take no GPU memory and wait for no GPU's work."""
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from resnext_det.training import distributed
@@ -31,14 +31,12 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.iteration = iteration
 
     def __str__(self) -> str:
+        stopped = f"the training was stopped after iteration {self.iteration}"
         if self.checkpoint is None:
-            return (
-                f"the training was stopped after iteration {self.iteration}; no checkpoint was "
-                "asked for"
-            )
+            return f"{stopped}; no checkpoint was asked for"
         return (
-            f"the training was stopped after iteration {self.iteration} and left "
-            f"{self.checkpoint}; run the same command with --resume to go on from there"
+            f"{stopped} and left {self.checkpoint}; run the same command with --resume to go on "
+            "from there"
         )
 
 
@@ -60,12 +58,7 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
         self._previous.clear()

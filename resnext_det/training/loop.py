@@ -103,7 +103,7 @@ def train_loop(
     model.train()
     watch = LossWatch(device)
     set_learning_rate(optimizer, schedule(start))
-    source = time_batches(batches, start)
+    source = _time_batches(batches, start)
     with StopRequest() as stop_request:
         for iteration in range(start, stop):
             began = time.perf_counter()
@@ -163,18 +163,12 @@ class LossWatch:
 
     def check(self) -> None:
         """Raise FloatingPointError for the first unseen step with a loss that is not finite."""
-        if not self._unseen:
-            return
         values = [value.float() for _, _, losses in self._unseen for value in losses.values()]
-        if not bool(torch.isfinite(torch.stack(values)).all()):
+        if values and not bool(torch.isfinite(torch.stack(values)).all()):
             for iteration, files, losses in self._unseen:
                 if not all(bool(torch.isfinite(value)) for value in losses.values()):
-                    shown = ", ".join(
-                        f"{name} {float(value):.4g}" for name, value in losses.items()
-                    )
-                    raise FloatingPointError(
-                        _describe_divergence(f"the losses are {shown}", iteration, files)
-                    )
+                    shown = ", ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items())
+                    raise _make_divergence(f"the losses are {shown}", iteration, files)
         self._unseen.clear()
 
     @contextmanager
@@ -184,14 +178,12 @@ class LossWatch:
             yield
         except FloatingPointError as error:
             self.check()  # an earlier loss may be where it began
-            raise FloatingPointError(
-                _describe_divergence(str(error), iteration, _list_file_names(batch))
-            ) from error
+            raise _make_divergence(str(error), iteration, _list_file_names(batch)) from error
 
 
-def _describe_divergence(what: str, iteration: int, files: Sequence[str]) -> str:
+def _make_divergence(what: str, iteration: int, files: Sequence[str]) -> FloatingPointError:
     images = f" The images: {list_first(files, _SHOWN)}." if files else ""
-    return (
+    return FloatingPointError(
         f"the training diverged at iteration {iteration}: {what}.{images} "
         "Lower SOLVER.BASE_LR, lengthen the warm-up (SOLVER.WARMUP_ITERS, WARMUP_EPOCHS), or clip "
         "gradients (SOLVER.CLIP_GRADIENTS.ENABLED True); if it is always these images, look at "
@@ -219,7 +211,7 @@ def _sum_losses(losses: Any, iteration: int) -> torch.Tensor:
     return reduce(torch.add, losses.values())
 
 
-def time_batches(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
+def _time_batches(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:
     """Yield each batch with the seconds that it took.
 
     A DataLoader draws a seed from torch's generator when it starts. An uninterrupted run draws it

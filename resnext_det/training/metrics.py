@@ -170,49 +170,42 @@ class MetricsWriter:
         if self._seconds:
             # A mean: on a GPU most steps only queue work, and one of them waits for all of it.
             scalars["time"] = statistics.fmean(self._seconds)
+            self._seconds.clear()
             self._times.append(scalars["time"])
             if self._images_per_step is not None:
                 scalars["images_per_second"] = self._images_per_step / scalars["time"]
-            self._seconds.clear()
-            scalars["eta_seconds"] = statistics.median(self._times) * (
-                self._total - step.iteration - 1
-            )
+            steps_left = self._total - step.iteration - 1
+            scalars["eta_seconds"] = statistics.median(self._times) * steps_left
         self._write(step.iteration, scalars)
         logger.info(_format_line(step.iteration, scalars), extra={IN_BAR: self._bar is not None})
         if self._bar is not None:
-            speed = (
-                f", {scalars['images_per_second']:.0f} images/s"
-                if "images_per_second" in scalars
-                else ""
-            )
-            self._bar.set_postfix_str(
-                f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}{speed}"
-            )
+            shown = f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}"
+            if "images_per_second" in scalars:
+                shown += f", {scalars['images_per_second']:.0f} images/s"
+            self._bar.set_postfix_str(shown)
 
 
 def read_names(output_dir: str | Path, iteration: int) -> set[str]:
     """Read the names of the scalars that metrics.json has of an iteration; in every process."""
     names: set[str] = set()
-    if distributed.is_main_process():
-        for _, content in _read_whole_lines(Path(output_dir, "metrics.json")):
+    path = Path(output_dir, "metrics.json")
+    if distributed.is_main_process() and path.is_file():
+        for _, content in _read_whole_lines(path):
             names |= set(content) if content["iteration"] == iteration else set()
     return distributed.broadcast_object(names)
 
 
-def cut_metrics(path: str | Path, start: int) -> None:
+def cut_metrics(path: Path, start: int) -> None:
     """Remove the lines of iteration ``start`` and later, and any that a killed run cut short."""
-    path = Path(path)
     if not path.is_file():
         return
-    kept = [
-        line + "\n" for line, content in _read_whole_lines(path) if content["iteration"] < start
-    ]
-    write_text(path, "".join(kept))
+    lines = _read_whole_lines(path)
+    write_text(path, "".join(line + "\n" for line, held in lines if held["iteration"] < start))
 
 
 def _read_whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line with its contents, without those that a killed run cut short."""
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text().splitlines():
         try:
             content = json.loads(line)
             content["iteration"]
@@ -228,9 +221,8 @@ def _format_line(iteration: int, scalars: Mapping[str, float]) -> str:
     parts.append(f"iter: {iteration}")
     parts += [f"{name}: {value:.4g}" for name, value in scalars.items() if "loss" in name]
     parts += [f"{name}: {scalars[name]:.4f}" for name in ("time", "data_time") if name in scalars]
-    parts += [
-        f"images/s: {scalars[name]:.0f}" for name in ("images_per_second",) if name in scalars
-    ]
+    if "images_per_second" in scalars:
+        parts.append(f"images/s: {scalars['images_per_second']:.0f}")
     parts.append(f"lr: {scalars['lr']:.5g}")
     if torch.cuda.is_available():
         parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")

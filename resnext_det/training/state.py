@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
@@ -17,15 +18,6 @@ from resnext_det.training.loop import Step
 
 logger = logging.getLogger(__name__)
 
-# detectron2 asks for this entry when it resumes in mixed precision. bfloat16 has no scale, so this
-# is GradScaler's first state.
-_GRADIENT_SCALE = {
-    "scale": 65536.0,
-    "growth_factor": 2.0,
-    "backoff_factor": 0.5,
-    "growth_interval": 2000,
-    "_growth_tracker": 0,
-}
 _SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov")
 
 
@@ -69,14 +61,9 @@ class TrainingState:
         random_states = distributed.gather_objects(_get_random_state())
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
-            parts = {name: part.state_dict() for name, part in self.parts.items()}
-            contents = {
-                **self.facts,
-                **self._contents(iteration),
-                **parts,
-                "random_state": random_states,
-            }
-            path = self.checkpointer.save(name, contents)
+            contents = {**self.facts, **self._collect(iteration), "random_state": random_states}
+            contents |= {part: self.parts[part].state_dict() for part in self.parts}
+            self.checkpointer.save(name, contents)
         distributed.barrier()
         self._saved = (iteration, path)
         return path
@@ -144,25 +131,20 @@ class TrainingState:
         logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])
         return int(contents["iteration"]) + 1
 
-    def _contents(self, iteration: int) -> dict[str, Any]:
+    def _collect(self, iteration: int) -> dict[str, Any]:
         optimizer = self.optimizer.state_dict()
         base_lrs = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         scheduler = {"base_lrs": base_lrs, "last_epoch": iteration + 1}
-        inner = {
-            "iteration": iteration,
-            "optimizer": optimizer,
-            "grad_scaler": dict(_GRADIENT_SCALE),
-        }
+        # detectron2 asks for a scale when it resumes in mixed precision; bfloat16 has none.
+        scale = torch.amp.GradScaler("cpu").state_dict()
+        inner = {"iteration": iteration, "optimizer": optimizer, "grad_scaler": scale}
+        hooks = {"LRScheduler": scheduler}
         return {
             "model": distributed.unwrap(self.model).state_dict(),
             "optimizer": optimizer,
             "scheduler": scheduler,
             "iteration": iteration,
-            "trainer": {
-                "iteration": iteration,
-                "hooks": {"LRScheduler": scheduler},
-                "_trainer": inner,
-            },
+            "trainer": {"iteration": iteration, "hooks": hooks, "_trainer": inner},
         }
 
     def _load_optimizer(self, state: dict[str, Any], path: Path) -> None:
@@ -184,6 +166,41 @@ class TrainingState:
                 restored,
                 configured,
             )
+
+
+class MovingAverage:
+    """Keep an exponential moving average of a model's weights; call it after each ``Step``.
+
+    Call it before anything that saves or tests the average: average = decay * average + (1 - decay)
+    * weights, and likewise for the batch norms' statistics. At iteration t the decay is at most
+    (1 + t) / (10 + t), so that a short training does not average the random start (as in TensorFlow
+    and timm).
+
+    Args:
+        model: bare, without ``distribute``'s wrapping.
+        decay: above 0 and below 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self._averaged = AveragedModel(model, use_buffers=True)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with the averaged weights."""
+        return self._averaged.module
+
+    def __call__(self, step: Step) -> None:
+        decay = min(self._decay, (1 + step.iteration) / (10 + step.iteration))
+        self._averaged.multi_avg_fn = get_ema_multi_avg_fn(decay)
+        self._averaged.update_parameters(self._model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average, in a form that ``read_weights`` reads too."""
+        return self._averaged.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        load_model_state(self._averaged, state_dict)
 
 
 def _get_settings(group: Mapping[str, Any]) -> dict[str, Any]:

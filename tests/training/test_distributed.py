@@ -1,4 +1,4 @@
-"""Test two processes: what they exchange, equal gradients, errors and interrupts."""
+"""Test two processes: messages, equal gradients and interrupts; and devices."""
 
 from __future__ import annotations
 
@@ -113,12 +113,6 @@ def train_and_resume(folder: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
     return whole, message, train_share(f"{folder}/stopped")
 
 
-def fail(kind: type[Exception]) -> None:
-    if distributed.get_rank() == 1:
-        raise kind("the images of process 1 are missing; write another folder")
-    distributed.barrier()
-
-
 def work_in_turn(folder: str, patience: float) -> bool:
     """Let the main process make a folder in three seconds; tell whether the other finds it."""
     with distributed.run_main_process_first(timedelta(seconds=patience)):
@@ -171,54 +165,6 @@ def test_a_signal_to_the_launching_process_stops_all(tmp_path: Path) -> None:
     assert Checkpointer(tmp_path).load(checkpoint)["iteration"] == interrupted.value.iteration >= 12
 
 
-def test_an_error_in_one_process_is_raised_as_itself() -> None:
-    began = time.perf_counter()
-    with pytest.raises(ValueError, match="images of process 1 are missing"):
-        launch(fail, TWO, device="cpu", args=(ValueError,))
-    assert time.perf_counter() - began < 60
-
-
-def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {
-        "RANK": 0,
-        "WORLD_SIZE": 1,
-        "LOCAL_RANK": 0,
-        "LOCAL_WORLD_SIZE": 1,
-        "MASTER_PORT": 0,
-    }
-    for name, value in {**settings, "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(name, str(value))
-    assert launch(torch.distributed.is_initialized, device="cpu") is True
-    assert not torch.distributed.is_initialized()
-    with pytest.raises(ValueError, match="torchrun started 1 processes"):
-        launch(print, Processes(num_gpus=4), device="cpu")
-
-
-def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 0.*MODEL\.DEVICE cpu"):
-        launch(print, Processes(num_gpus=4))
-    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda'.*no GPU.*MODEL\.DEVICE cpu"):
-        distributed.resolve_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 2.*--num-gpus 2"):
-        launch(print, Processes(num_gpus=4))
-    with pytest.raises(ValueError, match=r"cuda:5.*cuda:1"):
-        distributed.resolve_device("cuda:5")
-    assert distributed.resolve_device("cuda") == torch.device("cuda", 0)
-
-
-def test_wrong_requests_are_named() -> None:
-    assert distributed.resolve_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match=r"'gpu'.*cuda or cpu"):
-        distributed.resolve_device("gpu")
-    with pytest.raises(ValueError, match="--machine-rank 2"):
-        launch(print, Processes(num_machines=2, machine_rank=2), device="cpu")
-    with pytest.raises(ValueError, match=r"--dist-url auto.*tcp://HOST:PORT"):
-        launch(print, Processes(num_machines=2), device="cpu")
-
-
 def test_shares_of_a_batch() -> None:
     assert distributed.divide_batch(16, 8) == 2
     with pytest.raises(
@@ -227,3 +173,17 @@ def test_shares_of_a_batch() -> None:
         distributed.divide_batch(16, 3)
     with pytest.raises(ValueError, match="as 4"):
         distributed.divide_batch(1, 4)
+
+
+def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed.resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"'gpu'.*cuda or cpu"):
+        distributed.resolve_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda'.*no GPU.*MODEL\.DEVICE cpu"):
+        distributed.resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"cuda:5.*cuda:1"):
+        distributed.resolve_device("cuda:5")
+    assert distributed.resolve_device("cuda") == torch.device("cuda", 0)

@@ -1,11 +1,21 @@
-"""What a user is told where the machine is too small."""
+"""Requests, errors and small machines: what a user is told."""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 import torch
 
-from resnext_det.training.processes import TESTING, TRAINING, Advice, explain_small_machines
+from resnext_det.training import distributed
+from resnext_det.training.processes import (
+    TESTING,
+    TRAINING,
+    Advice,
+    Processes,
+    explain_small_machines,
+    launch,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,3 +40,49 @@ def test_full_memory_is_explained(advice: Advice, gpu: str, workers: str) -> Non
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
     with pytest.raises(RuntimeError, match="something else"), explain_small_machines(advice):
         raise RuntimeError("something else")
+
+
+def fail(kind: type[Exception]) -> None:
+    if distributed.get_rank() == 1:
+        raise kind("the images of process 1 are missing; write another folder")
+    distributed.barrier()
+
+
+def test_an_error_in_one_process_is_raised_as_itself() -> None:
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match="images of process 1 are missing"):
+        launch(fail, Processes(num_gpus=2), device="cpu", args=(ValueError,))
+    assert time.perf_counter() - began < 60
+
+
+def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 1,
+        "MASTER_PORT": 0,
+    }
+    for name, value in {**settings, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, str(value))
+    assert launch(torch.distributed.is_initialized, device="cpu") is True
+    assert not torch.distributed.is_initialized()
+    with pytest.raises(ValueError, match="torchrun started 1 processes"):
+        launch(print, Processes(num_gpus=4), device="cpu")
+
+
+def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 0.*MODEL\.DEVICE cpu"):
+        launch(print, Processes(num_gpus=4))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 2.*--num-gpus 2"):
+        launch(print, Processes(num_gpus=4))
+
+
+def test_machines_that_cannot_meet() -> None:
+    with pytest.raises(ValueError, match="--machine-rank 2"):
+        launch(print, Processes(num_machines=2, machine_rank=2), device="cpu")
+    with pytest.raises(ValueError, match=r"--dist-url auto.*tcp://HOST:PORT"):
+        launch(print, Processes(num_machines=2), device="cpu")

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from resnext_det.training.averaging import MovingAverage
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step
-from resnext_det.training.state import TrainingState
+from resnext_det.training.state import MovingAverage, TrainingState
 from resnext_det.weights.containers import unpack_weights
 from tests.training.helpers import toy_state, train_toy
 from tests.training.test_optimizer import assert_same
