@@ -51,7 +51,7 @@ def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
     if file.format == "detector":
         raise ValueError(
             f"{file.path} is a detector's and has no classifier; give the file of a classifier, or "
-            "evaluate the detector with tools/train_net.py --eval-only"
+            "evaluate the detector with resnext-det train --eval-only"
         )
     try:
         architecture = find_architecture(file.state)

@@ -101,12 +101,12 @@ def _check_kind(values: dict[str, Any], cfg: CfgNode, path: str | Path) -> None:
     of_detector = "BACKBONE" in cfg.MODEL
     if of_detector and said & _OF_CLASSIFIERS and not said & _OF_DETECTORS:
         raise ValueError(
-            f"{path} is a classifier's configuration; train it with tools/pretrain.py, or give a "
-            "detector's"
+            f"{path} is a classifier's configuration; train it with resnext-det pretrain, or "
+            "give a detector's"
         )
     if not of_detector and said & _OF_DETECTORS:
         raise ValueError(
-            f"{path} is a detector's configuration; train it with tools/train_net.py, or give one "
+            f"{path} is a detector's configuration; train it with resnext-det train, or give one "
             "of those under configs/classification/"
         )
 

@@ -66,7 +66,7 @@ def read_proposals(path: str | Path) -> Proposals:
     if not path.is_file():
         raise FileNotFoundError(
             f"proposals {path} are not there, and nothing is downloaded; write them with "
-            "tools/train_two_step.py, or give another path in DATASETS.PROPOSAL_FILES_TRAIN and "
+            "resnext-det two-step, or give another path in DATASETS.PROPOSAL_FILES_TRAIN and "
             "PROPOSAL_FILES_TEST"
         )
     ids, boxes, logits, mode = _split_columns(read_plain_pickle(path), path)

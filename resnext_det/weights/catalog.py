@@ -28,7 +28,7 @@ def find_entry(name: str) -> Entry:
     if known is None:
         raise ValueError(
             f"{name!r:.200} is not in the catalog of weights; did you mean "
-            f"{' or '.join(_find_near(name))}? python tools/convert_weights.py --list shows all"
+            f"{' or '.join(_find_near(name))}? resnext-det convert --list shows all"
         )
     return known
 

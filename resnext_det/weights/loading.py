@@ -72,7 +72,7 @@ def _suggest_conversion(preprocessing: Preprocessing, found: list[tuple[str, Any
     if {"STRIDE_IN_1X1", "NORM"} & have.keys() or not are_close(mean, preprocessing.mean):
         return ""
     return (
-        " (tools/convert_weights.py --channel-order and --pixel-std can make the weights fit the "
+        " (resnext-det convert --channel-order and --pixel-std can make the weights fit the "
         "configuration instead.)"
     )
 

@@ -219,7 +219,7 @@ def make_torchvision_state(
     if any(name.startswith(("roi_heads.", "proposal_generator.", "backbone.")) for name in state):
         raise ValueError(
             "these weights are a detector's, which torchvision builds in another way; take its "
-            "backbone out (extract_backbone, or --backbone-only of tools/convert_weights.py)"
+            "backbone out (extract_backbone, or resnext-det convert --backbone-only)"
         )
     _check_network(find_architecture(state), state)
     preprocessing = _check_preprocessing(preprocessing)
@@ -271,7 +271,7 @@ def _check_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing:
     if preprocessing is None:
         raise ValueError(
             "the preprocessing of these weights is not known, and torchvision's format implies "
-            "one; say it (preprocessing=, or --preprocessing of tools/convert_weights.py)"
+            "one; say it (preprocessing=, or resnext-det convert --preprocessing)"
         )
     if preprocessing.stride_in_1x1:
         raise ValueError(

@@ -197,7 +197,7 @@ def test_configurations_that_are_refused(config: Path, overrides: list[str], wor
 
 def test_a_detectors_configuration(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    with pytest.raises(ValueError, match=r"is a detector's configuration.*tools/train_net.py"):
+    with pytest.raises(ValueError, match=r"is a detector's configuration.*resnext-det train"):
         load_classifier_config(root / "configs" / "faster_rcnn_X50_32x4d.yaml")
 
 

@@ -71,7 +71,7 @@ def test_the_dump_of_a_classifiers_configuration_is_read_back(tmp_path: Path) ->
 @pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_classifiers_configuration_is_no_detectors(path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"is a classifier's configuration; train it with tools/pretrain.py"
+        ValueError, match=r"is a classifier's configuration; train it with resnext-det pretrain"
     ):
         load_config(path)
 

@@ -269,7 +269,7 @@ def test_a_wrong_file(records: list[Record], tmp_path: Path, change: Any, words:
 def test_a_missing_file(records: list[Record], tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError,
-        match=r"proposals none.pkl are not there, and nothing is downloaded; write them with tools",
+        match=r"proposals none.pkl are not there, and nothing is downloaded; write them with",
     ):
         add_proposals(records, "none.pkl", name="some")
 

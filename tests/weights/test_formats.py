@@ -143,7 +143,7 @@ def test_other_libraries_detectors_give_their_backbone(network: ResNet) -> None:
 
 
 def test_a_retinanet_of_detectron2_is_a_detector(network: ResNet) -> None:
-    """It is evaluated as one; tools/convert_weights.py --backbone-only takes the backbone out."""
+    """It is evaluated as one; resnext-det convert --backbone-only takes the backbone out."""
     own = {
         f"backbone.bottom_up.{name}": tensor for name, tensor in detectron2_state(network).items()
     }

@@ -157,9 +157,7 @@ def test_a_contradiction_prints_the_lines_to_write() -> None:
 
 def test_what_could_be_converted_instead_is_said() -> None:
     cfg = configuration("MODEL.RESNETS.STRIDE_IN_1X1", False)  # BGR, std 1
-    with pytest.raises(
-        ValueError, match=r"tools/convert_weights.py --channel-order and --pixel-std"
-    ):
+    with pytest.raises(ValueError, match=r"resnext-det convert --channel-order and --pixel-std"):
         check_preprocessing(cfg, file_with(KNOWN["torchvision"]))
     with pytest.raises(ValueError) as caught:  # another mean
         check_preprocessing(cfg, file_with(replace(KNOWN["detectron1"], batch_norm="statistics")))

@@ -29,7 +29,7 @@ PAPER_IMAGES = 6_800_000
 """The number of images of the paper's set, to two digits (section 5.2)."""
 
 _IMAGES = "train.npz"
-_MAKE = "tools/make_imagenet5k.py"
+_MAKE = "resnext-det imagenet5k"
 
 
 @dataclass(frozen=True)
