@@ -14,8 +14,9 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import BLOCKS_PER_STAGE
+from resnext_det.config.backbone import ARCHITECTURE_KEYS
 from resnext_det.config.loading import merge
-from resnext_det.config.rules import Rules, get_value
+from resnext_det.config.rules import Rules, get_value, spread_ranges
 
 # The keys that each recipe of augmentation honors; the others must be at their defaults.
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {
@@ -45,31 +46,22 @@ _SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
 }
-_POSITIVE = ("RESNETS.NUM_GROUPS", "RESNETS.WIDTH_PER_GROUP", "RESNETS.STEM_OUT_CHANNELS")
-_RANGES: dict[str, tuple[float, float]] = {
-    **{f"MODEL.{key}": (1, math.inf) for key in (*_POSITIVE, "RESNETS.RES2_OUT_CHANNELS")},
-    **{f"INPUT.{key}": (1, math.inf) for key in ("SIZE_TRAIN", "SIZE_TEST", "RESIZE_TEST")},
-    **{f"INPUT.{key}": (0, math.inf) for key in ("LIGHTING", "PADDING", "MIXUP", "CUTMIX")},
-    **{
-        f"SOLVER.{key}": (1, math.inf)
-        for key in ("EPOCHS", "IMS_PER_BATCH", "CHECKPOINT_EPOCHS", "STEPS")
-    },
-    **{
-        f"SOLVER.{key}": (0, math.inf)
-        for key in ("IMAGES_PER_EPOCH", "REFERENCE_BATCH", "WARMUP_EPOCHS")
-    },
-    **{f"SOLVER.{key}": (0, math.inf) for key in ("BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM")},
-    "MODEL.NUM_CLASSES": (0, math.inf),
-    "INPUT.COLOR_JITTER": (0, 1),
-    "INPUT.RANDOM_ERASING": (0, 1),
-    "DATALOADER.NUM_WORKERS": (0, math.inf),
-    "SOLVER.MOMENTUM": (0, 1),
-    "SOLVER.LABEL_SMOOTHING": (0, 0.999),
-    "SOLVER.EMA.DECAY": (0, 0.999999999),
-    "SOLVER.CHECKPOINTS_KEPT": (1, math.inf),
-    "TEST.EVAL_EPOCHS": (0, math.inf),
-    "TEST.IMS_PER_BATCH": (1, math.inf),
-}
+_RANGES = spread_ranges(
+    (1, math.inf, "MODEL.RESNETS", " ".join(ARCHITECTURE_KEYS)),
+    (0, math.inf, "MODEL", "NUM_CLASSES"),
+    (1, math.inf, "INPUT", "SIZE_TRAIN SIZE_TEST RESIZE_TEST"),
+    (0, math.inf, "INPUT", "LIGHTING PADDING MIXUP CUTMIX"),
+    (0, 1, "INPUT", "COLOR_JITTER RANDOM_ERASING"),
+    (0, math.inf, "DATALOADER", "NUM_WORKERS"),
+    (1, math.inf, "SOLVER", "EPOCHS IMS_PER_BATCH STEPS CHECKPOINT_EPOCHS CHECKPOINTS_KEPT"),
+    (0, math.inf, "SOLVER", "IMAGES_PER_EPOCH BASE_LR REFERENCE_BATCH WARMUP_EPOCHS"),
+    (0, math.inf, "SOLVER", "WEIGHT_DECAY WEIGHT_DECAY_NORM"),
+    (0, 1, "SOLVER", "MOMENTUM"),
+    (0, 0.999, "SOLVER", "LABEL_SMOOTHING"),
+    (0, 0.999999999, "SOLVER.EMA", "DECAY"),
+    (0, math.inf, "TEST", "EVAL_EPOCHS"),
+    (1, math.inf, "TEST", "IMS_PER_BATCH"),
+)
 _RULES = Rules(_SUPPORTED_VALUES, _RANGES, {"SOLVER.WEIGHT_DECAY_NORM": "SOLVER.WEIGHT_DECAY"})
 
 

@@ -53,6 +53,11 @@ def _freeze(value: Any) -> Any:
     return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
 
+def spread_ranges(*rows: tuple[float, float, str, str]) -> dict[str, tuple[float, float]]:
+    """Give each key its range, from rows of (lowest, highest, node, the node's keys)."""
+    return {f"{node}.{key}": (low, high) for low, high, node, keys in rows for key in keys.split()}
+
+
 TYPE_WORDS = {
     "bool": "True or False",
     "int": "a whole number",

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.rules import Rules
+from resnext_det.config.rules import Rules, spread_ranges
 from resnext_det.layers import NORMS
 
 FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone")
@@ -63,55 +63,37 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "TEST.PRECISE_BN.ENABLED": (False,),
 }
 
-# (lowest, highest) of each number.
-RANGES: dict[str, tuple[float, float]] = {
-    "MODEL.RESNETS.NUM_GROUPS": (1, math.inf),
-    "MODEL.RESNETS.WIDTH_PER_GROUP": (1, math.inf),
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": (1, math.inf),
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": (1, math.inf),
-    "MODEL.FPN.OUT_CHANNELS": (1, math.inf),
-    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": (0, math.inf),
-    "MODEL.ANCHOR_GENERATOR.OFFSET": (0.0, 0.999999),
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": (1, math.inf),
-    "MODEL.RPN.POSITIVE_FRACTION": (0.0, 1.0),
-    "MODEL.RPN.SMOOTH_L1_BETA": (0.0, math.inf),
-    "MODEL.RPN.NMS_THRESH": (0.0, 1.0),
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": (1, math.inf),
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": (1, math.inf),
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": (1, math.inf),
-    "MODEL.RPN.POST_NMS_TOPK_TEST": (1, math.inf),
-    "MODEL.ROI_HEADS.NUM_CLASSES": (1, math.inf),
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": (1, math.inf),
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": (0.0, 1.0),
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0.0, 1.0),
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0.0, 1.0),
-    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": (0.0, math.inf),
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": (1, math.inf),
-    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": (0, math.inf),
-    "MODEL.ROI_BOX_HEAD.NUM_FC": (0, math.inf),
-    "MODEL.ROI_BOX_HEAD.FC_DIM": (1, math.inf),
-    "MODEL.ROI_BOX_HEAD.NUM_CONV": (0, math.inf),
-    "MODEL.ROI_BOX_HEAD.CONV_DIM": (1, math.inf),
-    "INPUT.MIN_SIZE_TRAIN": (0, math.inf),
-    "INPUT.MAX_SIZE_TRAIN": (1, math.inf),
-    "INPUT.MIN_SIZE_TEST": (0, math.inf),
-    "INPUT.MAX_SIZE_TEST": (1, math.inf),
-    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": (1, math.inf),
-    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": (1, math.inf),
-    "DATALOADER.NUM_WORKERS": (0, math.inf),
-    "DATALOADER.REPEAT_THRESHOLD": (0.0, math.inf),
-    "SOLVER.IMS_PER_BATCH": (1, math.inf),
-    "SOLVER.MAX_ITER": (1, math.inf),
-    "SOLVER.STEPS": (1, math.inf),
-    "SOLVER.BASE_LR": (0.0, math.inf),
-    "SOLVER.MOMENTUM": (0.0, 1.0),
-    "SOLVER.WEIGHT_DECAY": (0.0, math.inf),
-    "SOLVER.WARMUP_ITERS": (0, math.inf),
-    "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
-    "SOLVER.REFERENCE_WORLD_SIZE": (0, math.inf),
-    "TEST.EVAL_PERIOD": (0, math.inf),
-    "TEST.DETECTIONS_PER_IMAGE": (-1, math.inf),
-}
+_TOPK = "PRE_NMS_TOPK_TRAIN PRE_NMS_TOPK_TEST POST_NMS_TOPK_TRAIN POST_NMS_TOPK_TEST"
+RANGES = spread_ranges(
+    (
+        1,
+        math.inf,
+        "MODEL.RESNETS",
+        "NUM_GROUPS WIDTH_PER_GROUP STEM_OUT_CHANNELS RES2_OUT_CHANNELS",
+    ),
+    (1, math.inf, "MODEL.FPN", "OUT_CHANNELS"),
+    (0, math.inf, "MODEL.PROPOSAL_GENERATOR", "MIN_SIZE"),
+    (0.0, 0.999999, "MODEL.ANCHOR_GENERATOR", "OFFSET"),
+    (1, math.inf, "MODEL.RPN", f"BATCH_SIZE_PER_IMAGE {_TOPK}"),
+    (0.0, 1.0, "MODEL.RPN", "POSITIVE_FRACTION NMS_THRESH"),
+    (0.0, math.inf, "MODEL.RPN", "SMOOTH_L1_BETA"),
+    (1, math.inf, "MODEL.ROI_HEADS", "NUM_CLASSES BATCH_SIZE_PER_IMAGE"),
+    (0.0, 1.0, "MODEL.ROI_HEADS", "POSITIVE_FRACTION SCORE_THRESH_TEST NMS_THRESH_TEST"),
+    (0.0, math.inf, "MODEL.ROI_BOX_HEAD", "SMOOTH_L1_BETA"),
+    (1, math.inf, "MODEL.ROI_BOX_HEAD", "POOLER_RESOLUTION FC_DIM CONV_DIM"),
+    (0, math.inf, "MODEL.ROI_BOX_HEAD", "POOLER_SAMPLING_RATIO NUM_FC NUM_CONV"),
+    (0, math.inf, "INPUT", "MIN_SIZE_TRAIN MIN_SIZE_TEST"),
+    (1, math.inf, "INPUT", "MAX_SIZE_TRAIN MAX_SIZE_TEST"),
+    (1, math.inf, "DATASETS", "PRECOMPUTED_PROPOSAL_TOPK_TRAIN PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+    (0, math.inf, "DATALOADER", "NUM_WORKERS"),
+    (0.0, math.inf, "DATALOADER", "REPEAT_THRESHOLD"),
+    (1, math.inf, "SOLVER", "IMS_PER_BATCH MAX_ITER STEPS CHECKPOINT_PERIOD"),
+    (0, math.inf, "SOLVER", "WARMUP_ITERS REFERENCE_WORLD_SIZE"),
+    (0.0, math.inf, "SOLVER", "BASE_LR WEIGHT_DECAY"),
+    (0.0, 1.0, "SOLVER", "MOMENTUM"),
+    (0, math.inf, "TEST", "EVAL_PERIOD"),
+    (-1, math.inf, "TEST", "DETECTIONS_PER_IMAGE"),
+)
 
 _OPTIONAL = dict.fromkeys(
     ("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"), "SOLVER.WEIGHT_DECAY"

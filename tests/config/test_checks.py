@@ -22,49 +22,98 @@ from resnext_det.data.proposals import write_proposals
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable import build, engine
 from resnext_det.detection.portable.build import build_detector
+from tests.config.helpers import read_table
 
 STAGES = ["res2", "res3", "res4", "res5"]
-HEAD = [
-    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
-    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
-]
-HEAD += [
-    "MODEL.ROI_BOX_HEAD.NUM_FC",
-    1,
-    "MODEL.ROI_BOX_HEAD.FC_DIM",
-    16,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-    3,
-]
+
+
+def split(text: str) -> list[str]:
+    """Split KEY VALUE pairs, as a command line does; their values have no spaces."""
+    return text.split()
+
+
+HEAD = split("""MODEL.ROI_HEADS.NAME StandardROIHeads MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead
+MODEL.ROI_BOX_HEAD.NUM_FC 1 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 3
+""")
 FPN = [
-    *("MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone"),
-    *("MODEL.FPN.IN_FEATURES", STAGES),
-    *HEAD,
+    *("MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone", "MODEL.FPN.OUT_CHANNELS", 16, *HEAD),
+    *("MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.FPN.IN_FEATURES", STAGES),
+    *("MODEL.RPN.IN_FEATURES", ["p2", "p3"], "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"]),
 ]
-FPN += ["MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]]
-FPN += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3"], "MODEL.FPN.OUT_CHANNELS", 16]
-TINY = [
-    *(
-        "MODEL.RESNETS.DEPTH",
-        26,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS",
-        8,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        16,
-    )
-]
-TINY += [
-    "MODEL.RESNETS.NORM",
-    "BN",
-    "MODEL.BACKBONE.FREEZE_AT",
-    0,
-    "MODEL.RESNETS.WIDTH_PER_GROUP",
-    8,
-]
-
-
+TINY = split("""MODEL.RESNETS.DEPTH 26 MODEL.RESNETS.STEM_OUT_CHANNELS 8
+MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS.NORM BN
+MODEL.BACKBONE.FREEZE_AT 0
+""")
 RPN_ALONE = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
 GIVEN = ["MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"]
+
+# Changes of the default configuration, and words of the refusal.
+CONTRADICTIONS = """
+MODEL.PIXEL_MEAN [1.0] | MODEL.PIXEL_MEAN = [1.0] has 1 numbers | 'BGR' has 3 | write 3
+INPUT.FORMAT L | MODEL.PIXEL_MEAN | has 3 numbers | 'L' has 1 channels; write 1
+MODEL.PIXEL_STD [1.0,0.0,1.0] | MODEL.PIXEL_STD = [1.0, 0.0, 1.0] | must be above 0
+INPUT.MIN_SIZE_TRAIN () | INPUT.MIN_SIZE_TRAIN = () | write one or more
+INPUT.MIN_SIZE_TRAIN_SAMPLING range | INPUT.MIN_SIZE_TRAIN = (800,) | (lowest, highest)
+INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (800,640) | (800, 640) | (lowest, highest)
+MODEL.RESNETS.OUT_FEATURES ['res6'] | MODEL.RESNETS.OUT_FEATURES = ['res6']
+  | stem, res2, res3, res4, res5
+MODEL.RESNETS.OUT_FEATURES [] | MODEL.RESNETS.OUT_FEATURES = [] | one or more of
+MODEL.RESNETS.RES5_DILATION 2 | RES5_DILATION = 2 | Res5ROIHeads | write 1
+HEAD MODEL.RESNETS.RES5_DILATION 2 | RES5_DILATION = 2 | no res5 in MODEL.RESNETS.OUT_FEATURES
+  | ['res5']
+FPN MODEL.RESNETS.RES5_DILATION 2 | RES5_DILATION = 2 | pyramid | write 1
+FPN MODEL.FPN.IN_FEATURES [] | MODEL.FPN.IN_FEATURES = [] | write ['res2', 'res3', 'res4', 'res5']
+FPN MODEL.FPN.IN_FEATURES ['res3','res5'] | ['res3', 'res5'] must be neighboring
+FPN MODEL.FPN.IN_FEATURES ['res2','res3'] | end in 'res5'
+FPN MODEL.RESNETS.OUT_FEATURES ['res2','res4','res5']
+  | stand in MODEL.RESNETS.OUT_FEATURES = ['res2', 'res4'
+FPN MODEL.FPN.IN_FEATURES ['res3','res5'] MODEL.RESNETS.OUT_FEATURES ['res2','res3','res5']
+  | must be neighboring
+FPN MODEL.RPN.IN_FEATURES ['p2','p7'] | MODEL.RPN.IN_FEATURES = ['p2', 'p7']
+  | p2, p3, p4, p5, p6; choose
+MODEL.RPN.IN_FEATURES ['p2'] | MODEL.RPN.IN_FEATURES = ['p2'] | build_resnet_backbone gives res4
+MODEL.ROI_HEADS.IN_FEATURES [] | MODEL.ROI_HEADS.IN_FEATURES = [] | gives res4
+MODEL.ANCHOR_GENERATOR.SIZES [32,64] | SIZES = [32, 64] | a list that holds one list, as [[32, 64]]
+MODEL.ANCHOR_GENERATOR.SIZES [[32],[64]] | SIZES = [[32], [64]]
+  | each of the 1 MODEL.RPN.IN_FEATURES
+MODEL.ANCHOR_GENERATOR.SIZES [] | SIZES = []
+MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[0.0,1.0]] | ASPECT_RATIOS = [[0.0, 1.0]] | above 0
+FPN MODEL.ANCHOR_GENERATOR.SIZES [[32],[64,128]] | give [3, 6] anchors at different levels
+  | the same number
+MODEL.RPN.IOU_THRESHOLDS [0.7,0.3] | MODEL.RPN.IOU_THRESHOLDS = [0.7, 0.3] must rise | [0, -1, 1]
+MODEL.RPN.IOU_THRESHOLDS [0.0,0.3] | must rise from above 0
+MODEL.ROI_HEADS.IOU_THRESHOLDS [] | MODEL.ROI_HEADS.IOU_THRESHOLDS = []
+MODEL.ROI_HEADS.IOU_LABELS [0,-1,1] | IOU_LABELS = [0, -1, 1] must be one longer
+MODEL.ROI_HEADS.IOU_LABELS [0,2] | MODEL.ROI_HEADS.IOU_LABELS = [0, 2] | 1 (object)
+MODEL.RPN.BBOX_REG_WEIGHTS (1.0,1.0) | MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0)
+  | four numbers above 0
+MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (1.0,1.0,0.0,1.0) | four numbers above 0
+MODEL.RPN.CONV_DIMS [] | MODEL.RPN.CONV_DIMS = [] | -1 for those of its input
+MODEL.RPN.CONV_DIMS [0] | MODEL.RPN.CONV_DIMS = [0]
+MODEL.RESNETS.OUT_FEATURES ['res4','res5'] MODEL.ROI_HEADS.IN_FEATURES ['res5']
+  | MODEL.ROI_HEADS.IN_FEATURES = ['res5']
+  | write ['res4'], or MODEL.ROI_HEADS.NAME: StandardROIHeads
+MODEL.ROI_BOX_HEAD.NUM_FC 2 | NUM_FC = 2 | Res5ROIHeads has no box head | StandardROIHeads
+MODEL.ROI_HEADS.NAME StandardROIHeads | NAME = '', NUM_FC = 0 | FastRCNNConvFCHead | NUM_FC 2
+HEAD MODEL.ROI_BOX_HEAD.NUM_FC 0 | NUM_FC = 0, NUM_CONV = 0 | NUM_FC 2
+MODEL.LOAD_PROPOSALS True | LOAD_PROPOSALS = True | NAME = 'RPN' contradict
+  | True and 'PrecomputedProposals'
+MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals | MODEL.LOAD_PROPOSALS = False | contradict
+  | False and 'RPN'
+RPN_ALONE MODEL.LOAD_PROPOSALS True | LOAD_PROPOSALS = True
+  | 'ProposalNetwork' is there to compute proposals
+RPN_ALONE GIVEN | NAME = 'PrecomputedProposals'
+  | write False and 'RPN', or MODEL.META_ARCHITECTURE: GeneralizedRCNN
+GIVEN DATASETS.TRAIN ('a','b') DATASETS.PROPOSAL_FILES_TRAIN ('a.pkl',)
+  | PROPOSAL_FILES_TRAIN = ('a.pkl',) are 1 files for the 2 sets of DATASETS.TRAIN | one file a set
+GIVEN DATASETS.TEST ('a',) | PROPOSAL_FILES_TEST = () are 0 files for the 1 sets of DATASETS.TEST
+DATASETS.PROPOSAL_FILES_TEST ('a.pkl',) | TEST = ('a.pkl',) would not be read
+  | MODEL.LOAD_PROPOSALS True
+RPN_ALONE MODEL.RPN.IN_FEATURES ['p2'] | MODEL.RPN.IN_FEATURES = ['p2'] | gives res4
+RPN_ALONE MODEL.RPN.IOU_THRESHOLDS [0.7,0.3] | must rise
+GIVEN MODEL.ROI_HEADS.IN_FEATURES ['p2'] | MODEL.ROI_HEADS.IN_FEATURES = ['p2'] | gives res4
+GIVEN MODEL.ROI_BOX_HEAD.NUM_FC 2 | Res5ROIHeads has no box head
+"""
 
 
 def configuration(*changes: Any) -> CfgNode:
@@ -113,233 +162,24 @@ class TestRefused:
     def test_what_is_not_a_number(self) -> None:
         assert "SOLVER.BASE_LR = nan is out of range" in refusal("SOLVER.BASE_LR", float("nan"))
 
-    @pytest.mark.parametrize(
-        ("changes", "words"),
-        [
-            (
-                ["MODEL.PIXEL_MEAN", [1.0]],
-                ["MODEL.PIXEL_MEAN = [1.0] has 1 numbers", "'BGR' has 3", "write 3"],
-            ),
-            (
-                ["INPUT.FORMAT", "L"],
-                ["MODEL.PIXEL_MEAN", "has 3 numbers", "'L' has 1 channels; write 1"],
-            ),
-            (
-                ["MODEL.PIXEL_STD", [1.0, 0.0, 1.0]],
-                ["MODEL.PIXEL_STD = [1.0, 0.0, 1.0]", "must be above 0"],
-            ),
-            (["INPUT.MIN_SIZE_TRAIN", ()], ["INPUT.MIN_SIZE_TRAIN = ()", "write one or more"]),
-            (
-                ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"],
-                ["INPUT.MIN_SIZE_TRAIN = (800,)", "(lowest, highest)"],
-            ),
-            (
-                ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (800, 640)],
-                ["(800, 640)", "(lowest, highest)"],
-            ),
-            (
-                ["MODEL.RESNETS.OUT_FEATURES", ["res6"]],
-                ["MODEL.RESNETS.OUT_FEATURES = ['res6']", "stem, res2, res3, res4, res5"],
-            ),
-            (
-                ["MODEL.RESNETS.OUT_FEATURES", []],
-                ["MODEL.RESNETS.OUT_FEATURES = []", "one or more of"],
-            ),
-            (["MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "Res5ROIHeads", "write 1"]),
-            (
-                [*HEAD, "MODEL.RESNETS.RES5_DILATION", 2],
-                ["RES5_DILATION = 2", "no res5 in MODEL.RESNETS.OUT_FEATURES", "['res5']"],
-            ),
-            ([*FPN, "MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION = 2", "pyramid", "write 1"]),
-            (
-                [*FPN, "MODEL.FPN.IN_FEATURES", []],
-                ["MODEL.FPN.IN_FEATURES = []", "write ['res2', 'res3', 'res4', 'res5']"],
-            ),
-            (
-                [*FPN, "MODEL.FPN.IN_FEATURES", ["res3", "res5"]],
-                ["['res3', 'res5'] must be neighboring"],
-            ),
-            ([*FPN, "MODEL.FPN.IN_FEATURES", ["res2", "res3"]], ["end in 'res5'"]),
-            (
-                [*FPN, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res4", "res5"]],
-                ["stand in MODEL.RESNETS.OUT_FEATURES = ['res2', 'res4'"],
-            ),
-            (
-                [
-                    *FPN,
-                    "MODEL.FPN.IN_FEATURES",
-                    ["res3", "res5"],
-                    "MODEL.RESNETS.OUT_FEATURES",
-                    ["res2", "res3", "res5"],
-                ],
-                ["must be neighboring"],
-            ),
-            (
-                [*FPN, "MODEL.RPN.IN_FEATURES", ["p2", "p7"]],
-                ["MODEL.RPN.IN_FEATURES = ['p2', 'p7']", "p2, p3, p4, p5, p6; choose"],
-            ),
-            (
-                ["MODEL.RPN.IN_FEATURES", ["p2"]],
-                ["MODEL.RPN.IN_FEATURES = ['p2']", "build_resnet_backbone gives res4"],
-            ),
-            (
-                ["MODEL.ROI_HEADS.IN_FEATURES", []],
-                ["MODEL.ROI_HEADS.IN_FEATURES = []", "gives res4"],
-            ),
-            (
-                ["MODEL.ANCHOR_GENERATOR.SIZES", [32, 64]],
-                ["SIZES = [32, 64]", "a list that holds one list, as [[32, 64]]"],
-            ),
-            (
-                ["MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]]],
-                ["SIZES = [[32], [64]]", "each of the 1 MODEL.RPN.IN_FEATURES"],
-            ),
-            (["MODEL.ANCHOR_GENERATOR.SIZES", []], ["SIZES = []"]),
-            (
-                ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.0, 1.0]]],
-                ["ASPECT_RATIOS = [[0.0, 1.0]]", "above 0"],
-            ),
-            (
-                [*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64, 128]]],
-                ["give [3, 6] anchors at different levels", "the same number"],
-            ),
-            (
-                ["MODEL.RPN.IOU_THRESHOLDS", [0.7, 0.3]],
-                ["MODEL.RPN.IOU_THRESHOLDS = [0.7, 0.3] must rise", "[0, -1, 1]"],
-            ),
-            (["MODEL.RPN.IOU_THRESHOLDS", [0.0, 0.3]], ["must rise from above 0"]),
-            (["MODEL.ROI_HEADS.IOU_THRESHOLDS", []], ["MODEL.ROI_HEADS.IOU_THRESHOLDS = []"]),
-            (
-                ["MODEL.ROI_HEADS.IOU_LABELS", [0, -1, 1]],
-                ["IOU_LABELS = [0, -1, 1] must be one longer"],
-            ),
-            (
-                ["MODEL.ROI_HEADS.IOU_LABELS", [0, 2]],
-                ["MODEL.ROI_HEADS.IOU_LABELS = [0, 2]", "1 (object)"],
-            ),
-            (
-                ["MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0)],
-                ["MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0)", "four numbers above 0"],
-            ),
-            (
-                ["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0, 1.0, 0.0, 1.0)],
-                ["four numbers above 0"],
-            ),
-            (
-                ["MODEL.RPN.CONV_DIMS", []],
-                ["MODEL.RPN.CONV_DIMS = []", "-1 for those of its input"],
-            ),
-            (["MODEL.RPN.CONV_DIMS", [0]], ["MODEL.RPN.CONV_DIMS = [0]"]),
-            (
-                [
-                    "MODEL.RESNETS.OUT_FEATURES",
-                    ["res4", "res5"],
-                    "MODEL.ROI_HEADS.IN_FEATURES",
-                    ["res5"],
-                ],
-                [
-                    "MODEL.ROI_HEADS.IN_FEATURES = ['res5']",
-                    "write ['res4'], or MODEL.ROI_HEADS.NAME: StandardROIHeads",
-                ],
-            ),
-            (
-                ["MODEL.ROI_BOX_HEAD.NUM_FC", 2],
-                ["NUM_FC = 2", "Res5ROIHeads has no box head", "StandardROIHeads"],
-            ),
-            (
-                ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"],
-                ["NAME = '', NUM_FC = 0", "FastRCNNConvFCHead", "NUM_FC 2"],
-            ),
-            ([*HEAD, "MODEL.ROI_BOX_HEAD.NUM_FC", 0], ["NUM_FC = 0, NUM_CONV = 0", "NUM_FC 2"]),
-            (
-                ["MODEL.LOAD_PROPOSALS", True],
-                [
-                    "LOAD_PROPOSALS = True",
-                    "NAME = 'RPN' contradict",
-                    "True and 'PrecomputedProposals'",
-                ],
-            ),
-            (
-                ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
-                ["MODEL.LOAD_PROPOSALS = False", "contradict", "False and 'RPN'"],
-            ),
-            (
-                [*RPN_ALONE, "MODEL.LOAD_PROPOSALS", True],
-                ["LOAD_PROPOSALS = True", "'ProposalNetwork' is there to compute proposals"],
-            ),
-            (
-                [*RPN_ALONE, *GIVEN],
-                [
-                    "NAME = 'PrecomputedProposals'",
-                    "write False and 'RPN', or MODEL.META_ARCHITECTURE: GeneralizedRCNN",
-                ],
-            ),
-            (
-                [*GIVEN, "DATASETS.TRAIN", ("a", "b"), "DATASETS.PROPOSAL_FILES_TRAIN", ("a.pkl",)],
-                [
-                    "PROPOSAL_FILES_TRAIN = ('a.pkl',) are 1 files for the 2 sets of DATASETS.TRAIN",
-                    "one file a set",
-                ],
-            ),
-            (
-                [*GIVEN, "DATASETS.TEST", ("a",)],
-                ["PROPOSAL_FILES_TEST = () are 0 files for the 1 sets of DATASETS.TEST"],
-            ),
-            (
-                ["DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)],
-                ["TEST = ('a.pkl',) would not be read", "MODEL.LOAD_PROPOSALS True"],
-            ),
-            (
-                [*RPN_ALONE, "MODEL.RPN.IN_FEATURES", ["p2"]],
-                ["MODEL.RPN.IN_FEATURES = ['p2']", "gives res4"],
-            ),
-            ([*RPN_ALONE, "MODEL.RPN.IOU_THRESHOLDS", [0.7, 0.3]], ["must rise"]),
-            (
-                [*GIVEN, "MODEL.ROI_HEADS.IN_FEATURES", ["p2"]],
-                ["MODEL.ROI_HEADS.IN_FEATURES = ['p2']", "gives res4"],
-            ),
-            ([*GIVEN, "MODEL.ROI_BOX_HEAD.NUM_FC", 2], ["Res5ROIHeads has no box head"]),
-        ],
-        ids=lambda value: " ".join(map(str, value[-2:])),
-    )
-    def test_a_contradiction(self, changes: list[Any], words: list[str]) -> None:
-        text = refusal(*changes)
+    @pytest.mark.parametrize("case", read_table(CONTRADICTIONS))
+    def test_a_contradiction(self, case: str) -> None:
+        changes, *words = case.split(" | ")
+        named = {"FPN": FPN, "HEAD": HEAD, "RPN_ALONE": RPN_ALONE, "GIVEN": GIVEN}
+        text = refusal(*(word for name in changes.split() for word in named.get(name, [name])))
         assert [word for word in words if word not in text] == [], text
 
     def test_the_keys_of_a_part_that_is_not_there_say_nothing(self) -> None:
         """An RPN alone has no heads, Fast R-CNN no RPN: keys of the missing part are free."""
-        heads = [
-            "MODEL.ROI_HEADS.IN_FEATURES",
-            ["p2"],
-            "MODEL.ROI_BOX_HEAD.NUM_FC",
-            2,
-            "MODEL.ROI_HEADS.IOU_THRESHOLDS",
-            [],
-        ]
-        heads += ["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0,)]
-        dilated = [
-            "MODEL.RESNETS.RES5_DILATION",
-            2,
-            "MODEL.RESNETS.OUT_FEATURES",
-            ["res5"],
-            "MODEL.RPN.IN_FEATURES",
-            ["res5"],
-        ]
+        heads = split("""MODEL.ROI_HEADS.IN_FEATURES ['p2'] MODEL.ROI_BOX_HEAD.NUM_FC 2
+            MODEL.ROI_HEADS.IOU_THRESHOLDS [] MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (1.0,)""")
+        dilated = split("""MODEL.RESNETS.RES5_DILATION 2 MODEL.RESNETS.OUT_FEATURES ['res5']
+            MODEL.RPN.IN_FEATURES ['res5']""")
         check(configuration(*RPN_ALONE, *heads, *dilated))
-        rpn = [
-            "MODEL.RPN.IN_FEATURES",
-            ["p2"],
-            "MODEL.ANCHOR_GENERATOR.SIZES",
-            [[1], [2]],
-            "MODEL.RPN.CONV_DIMS",
-            [],
-        ]
-        check(
-            configuration(
-                *GIVEN, *rpn, "MODEL.RPN.IOU_LABELS", [], "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0,)
-            )
-        )
-        assert "IN_FEATURES" in refusal(*heads) and "IN_FEATURES" in refusal(*rpn)
+        rpn = """MODEL.RPN.IN_FEATURES ['p2'] MODEL.ANCHOR_GENERATOR.SIZES [[1],[2]]
+            MODEL.RPN.CONV_DIMS [] MODEL.RPN.IOU_LABELS [] MODEL.RPN.BBOX_REG_WEIGHTS (1.0,)"""
+        check(configuration(*GIVEN, *rpn.split()))
+        assert "IN_FEATURES" in refusal(*heads) and "IN_FEATURES" in refusal(*rpn.split())
 
     def test_types_of_a_configuration_made_in_python(self) -> None:
         for key, value, words in (
@@ -369,15 +209,9 @@ def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None
     base = [] if (key, value) == ("MODEL.ROI_BOX_HEAD.NAME", "") else base
     base = HEAD if (key, value) == ("MODEL.ROI_HEADS.NAME", "StandardROIHeads") else base
     base = GIVEN if value == "PrecomputedProposals" else base
-    shape = [
-        "MODEL.RESNETS.DEPTH",
-        26,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        32,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS",
-        32,
-    ]
-    shape += ["MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.CONV_DIM", 32]
+    shape = split("""MODEL.RESNETS.DEPTH 26 MODEL.RESNETS.RES2_OUT_CHANNELS 32
+        MODEL.RESNETS.STEM_OUT_CHANNELS 32 MODEL.FPN.OUT_CHANNELS 32
+        MODEL.ROI_BOX_HEAD.CONV_DIM 32""")
     with torch.device("meta"):
         assert build_detector(configuration(*base, *shape, key, value)) is not None
 
@@ -405,11 +239,8 @@ def recording(cfg: CfgNode, prefix: str = "") -> Recording:
     copy = Recording()
     copy.__dict__["prefix"] = prefix
     for name, value in cfg.items():
-        dict.__setitem__(
-            copy,
-            name,
-            recording(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else value,
-        )
+        inner = recording(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else value
+        dict.__setitem__(copy, name, inner)
     return copy
 
 
@@ -437,49 +268,29 @@ def test_every_key_is_read_or_has_one_value(
 ) -> None:
     """Every key is read by training, evaluation or prediction, or limited to one value."""
     READ.clear()
-    monkeypatch.setattr(
-        logging.getLogger("resnext_det"), "handlers", []
-    )  # so that those of the training go
+    # So that the handlers of the training go.
+    monkeypatch.setattr(logging.getLogger("resnext_det"), "handlers", [])
     monkeypatch.setattr(build, "check", lambda cfg: None)  # it reads everything, and honors nothing
     weights = str(tmp_path / "first" / "model_final.pth")
-    common = [
-        *TINY,
-        *("MODEL.ROI_HEADS.NUM_CLASSES", 1),
-        *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0),
-    ]
-    common += ["DATASETS.TRAIN", (dataset,), "DATASETS.TEST", (dataset,), "SOLVER.IMS_PER_BATCH", 1]
-    common += ["INPUT.MIN_SIZE_TRAIN", (48,), "INPUT.MIN_SIZE_TEST", 48, "SOLVER.MAX_ITER", 1]
-    common += [
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN",
-        8,
-        "MODEL.RPN.POST_NMS_TOPK_TEST",
-        8,
-        "SOLVER.BASE_LR",
-        1e-5,
-    ]
-    clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]
+    common = [*TINY, "DATASETS.TRAIN", (dataset,), "DATASETS.TEST", (dataset,)]
+    common += split("""MODEL.ROI_HEADS.NUM_CLASSES 1 MODEL.DEVICE cpu DATALOADER.NUM_WORKERS 0
+        SOLVER.IMS_PER_BATCH 1 SOLVER.MAX_ITER 1 SOLVER.BASE_LR 0.00001
+        INPUT.MIN_SIZE_TRAIN (48,) INPUT.MIN_SIZE_TEST 48
+        MODEL.RPN.POST_NMS_TOPK_TRAIN 8 MODEL.RPN.POST_NMS_TOPK_TEST 8""")
+    clip = split("SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.CLIP_TYPE norm")
     small = ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 2]
-    for changes in (
-        [*FPN, *clip, "OUTPUT_DIR", str(tmp_path / "first")],
-        [*small, "OUTPUT_DIR", str(tmp_path / "second")],
-    ):
-        cfg = configuration(*common, *changes)
-        engine.train(recording(cfg))
+    first = configuration(*common, *FPN, *clip, "OUTPUT_DIR", str(tmp_path / "first"))
+    engine.train(recording(first))
+    second = configuration(*common, *small, "OUTPUT_DIR", str(tmp_path / "second"))
+    engine.train(recording(second))
     given = {1: (np.array([[4, 4, 30, 30]], np.float32), np.ones(1, np.float32))}
     write_proposals(tmp_path / "given.pkl", {**given, 2: given[1]})
-    files = [
-        word
-        for split in ("TRAIN", "TEST")
-        for word in (f"DATASETS.PROPOSAL_FILES_{split}", (str(tmp_path / "given.pkl"),))
-    ]
-    engine.train(
-        recording(
-            configuration(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given"))
-        )
-    )
-    cfg = configuration(
-        *common, *FPN, "OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights
-    )
+    file = (str(tmp_path / "given.pkl"),)
+    files = ["DATASETS.PROPOSAL_FILES_TRAIN", file, "DATASETS.PROPOSAL_FILES_TEST", file]
+    third = configuration(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given"))
+    engine.train(recording(third))
+    changes = ["OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights]
+    cfg = configuration(*common, *FPN, *changes)
     engine.evaluate(recording(cfg))
     Predictor(recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))
     single = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}

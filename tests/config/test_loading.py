@@ -10,6 +10,7 @@ import pytest
 from resnext_det.config import config_file, get_cfg, load_config
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.rules import get_value, list_keys
+from tests.config.helpers import read_table
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -131,128 +132,83 @@ def test_the_result_is_frozen(tmp_path: Path) -> None:
     cfg.SOLVER.BASE_LR = 1.0
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (
-            ["MODEL.RPN.NMS_TRESH", "0.7"],
-            [
-                "MODEL.RPN.NMS_TRESH = '0.7'",
-                "the command line",
-                "did you mean MODEL.RPN.NMS_THRESH",
-            ],
-        ),
-        (["RPN.NMS_THRESH", "0.7"], ["no such key", "MODEL.RPN.NMS_THRESH"]),
-        (["DEPTH", "50"], ["did you mean MODEL.RESNETS.DEPTH"]),
-        (["MODEL.WEIGHTS.FILE", "x"], ["no such key is honored", "MODEL.WEIGHTS"]),
-        (["solver.max_iter", "5"], ["did you mean SOLVER.MAX_ITER"]),
-        (
-            ["BATCH_SIZE", "5"],
-            ["did you mean MODEL.RPN.BATCH_SIZE_PER_IMAGE, MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
-        ),
-        (["ZZZ", "1"], ["get_cfg()) shows every key"]),
-        (["MODEL.ROI_MASK_HEAD.NUM_CONV", "4"], ["no such key is honored here"]),
-        (["MODEL.RPN", "1"], ["is a group of keys", "MODEL.RPN.NMS_THRESH"]),
-        (
-            ["SOLVER.BASE_LR", "1"],
-            ["SOLVER.BASE_LR = '1'", "a number with a decimal point is needed; write 1.0"],
-        ),
-        (["SOLVER.MAX_ITER", "100.0"], ["a whole number is needed; write 100"]),
-        (["SOLVER.MAX_ITER", "1e3"], ["SOLVER.MAX_ITER = '1e3'", "a whole number"]),
-        (["SOLVER.STEPS", "10"], ["a list is needed; write (10,)"]),
-        (["DATASETS.TRAIN", "coco_2017_train"], ['a list is needed; write ("coco_2017_train",)']),
-        (["MODEL.RPN.IN_FEATURES", "p2,p3"], ['write ("p2", "p3",)']),
-        (
-            ["MODEL.ANCHOR_GENERATOR.SIZES", "32"],
-            ["a list is needed; write [[32, 64, 128, 256, 512]]"],
-        ),
-        (["SOLVER.AMP.ENABLED", "yes"], ["'yes'", "write True or False"]),
-        (["SOLVER.AMP.ENABLED", "1"], ["write True or False"]),
-        (["MODEL.DEVICE", "0"], ["MODEL.DEVICE = '0'", "text is needed", "\"'0'\""]),
-        (["MODEL.WEIGHTS", "None"], ["MODEL.WEIGHTS has no value", "''"]),
-        (
-            ["SOLVER.WEIGHT_DECAY_BIAS", "low"],
-            ["SOLVER.WEIGHT_DECAY_BIAS = 'low'", "write a number, or None"],
-        ),
-        (
-            ["SOLVER.STEPS", "('a',)"],
-            ["SOLVER.STEPS = ('a',) holds 'a', and every entry has to be a number"],
-        ),
-        (
-            ["DATASETS.TEST", "(1,)"],
-            ["DATASETS.TEST = (1,) holds 1, and every entry has to be text"],
-        ),
-        (["SOLVER.MAX_ITER"], ["pairs KEY VALUE", "'SOLVER.MAX_ITER'"]),
-        (
-            ["DATASETS.TRAIN", '("a",', '"b")'],
-            ["odd number of words", "quote a VALUE that has spaces"],
-        ),
-        (["SOLVER.MAX_ITER=100"], ["write a space for the equals sign: SOLVER.MAX_ITER 100"]),
-        (
-            ["SEED", "1", "--num-gpus", "2"],
-            ["'--num-gpus' follows the KEY VALUE overrides", "before the first KEY"],
-        ),
-    ],
-    ids=lambda value: " ".join(value) if value and "." in value[0] else None,
-)
-def test_a_wrong_override_says_what_to_write(
-    tmp_path: Path, overrides: list[str], words: list[str]
-) -> None:
-    text = error_of(write(tmp_path, "VERSION: 2"), overrides)
+# Overrides, and words of the refusal.
+WRONG_OVERRIDES = """
+MODEL.RPN.NMS_TRESH 0.7 | MODEL.RPN.NMS_TRESH = '0.7' | the command line
+  | did you mean MODEL.RPN.NMS_THRESH
+RPN.NMS_THRESH 0.7 | no such key | MODEL.RPN.NMS_THRESH
+DEPTH 50 | did you mean MODEL.RESNETS.DEPTH
+MODEL.WEIGHTS.FILE x | no such key is honored | MODEL.WEIGHTS
+solver.max_iter 5 | did you mean SOLVER.MAX_ITER
+BATCH_SIZE 5 | did you mean MODEL.RPN.BATCH_SIZE_PER_IMAGE, MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
+ZZZ 1 | get_cfg()) shows every key
+MODEL.ROI_MASK_HEAD.NUM_CONV 4 | no such key is honored here
+MODEL.RPN 1 | is a group of keys | MODEL.RPN.NMS_THRESH
+SOLVER.BASE_LR 1 | SOLVER.BASE_LR = '1' | a number with a decimal point is needed; write 1.0
+SOLVER.MAX_ITER 100.0 | a whole number is needed; write 100
+SOLVER.MAX_ITER 1e3 | SOLVER.MAX_ITER = '1e3' | a whole number
+SOLVER.STEPS 10 | a list is needed; write (10,)
+DATASETS.TRAIN coco_2017_train | a list is needed; write ("coco_2017_train",)
+MODEL.RPN.IN_FEATURES p2,p3 | write ("p2", "p3",)
+MODEL.ANCHOR_GENERATOR.SIZES 32 | a list is needed; write [[32, 64, 128, 256, 512]]
+SOLVER.AMP.ENABLED yes | 'yes' | write True or False
+SOLVER.AMP.ENABLED 1 | write True or False
+MODEL.DEVICE 0 | MODEL.DEVICE = '0' | text is needed | "'0'"
+MODEL.WEIGHTS None | MODEL.WEIGHTS has no value | ''
+SOLVER.WEIGHT_DECAY_BIAS low | SOLVER.WEIGHT_DECAY_BIAS = 'low' | write a number, or None
+SOLVER.STEPS ('a',) | SOLVER.STEPS = ('a',) holds 'a', and every entry has to be a number
+DATASETS.TEST (1,) | DATASETS.TEST = (1,) holds 1, and every entry has to be text
+SOLVER.MAX_ITER | pairs KEY VALUE | 'SOLVER.MAX_ITER'
+DATASETS.TRAIN ("a", "b") | odd number of words | quote a VALUE that has spaces
+SOLVER.MAX_ITER=100 | write a space for the equals sign: SOLVER.MAX_ITER 100
+SEED 1 --num-gpus 2 | '--num-gpus' follows the KEY VALUE overrides | before the first KEY
+"""
+
+
+@pytest.mark.parametrize("case", read_table(WRONG_OVERRIDES))
+def test_a_wrong_override_says_what_to_write(tmp_path: Path, case: str) -> None:
+    overrides, *words = case.split(" | ")
+    text = error_of(write(tmp_path, "VERSION: 2"), overrides.split())
     assert [word for word in words if word not in text] == [], text
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", ["holds no KEY: value lines"]),
-        ("# nothing but a comment", ["holds no KEY: value lines"]),
-        ("- SEED\n- 1", ["holds no KEY: value lines"]),
-        ("some words", ["holds no KEY: value lines"]),
-        ("SEED: [1", ["is not plain YAML", "line 1"]),
-        ("SEED:\t1\n\tx: 2", ["is not plain YAML"]),
-        (
-            "SEED: !!python/object/apply:os.mkdir [hacked]",
-            ["is not plain YAML", "tags are not read", "os.mkdir"],
-        ),
-        ("SEED: !!python/name:os.system", ["is not plain YAML"]),
-        ("MODEL: &a {RPN: *a}", ["is not plain YAML"]),
-        (
-            "SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2",
-            ["has SEED twice in one group, in lines 1 and 3"],
-        ),
-        (
-            "MODEL:\n  DEVICE: cpu\n  DEVICE: cuda",
-            ["has DEVICE twice in one group, in lines 2 and 3"],
-        ),
-        (
-            "MODEL: {DEPHT: 50}",
-            ["MODEL.DEPHT = 50 (from", "leaf.yaml)", "did you mean MODEL.RESNETS.DEPTH"],
-        ),
-        (
-            "INPUT: {CROP: {ENABLED: True, TYPE: absolute}}",
-            ["INPUT.CROP.ENABLED = True is not supported; write False"],
-        ),
-        ("MODEL:", ["MODEL is a group of keys"]),
-        ("MODEL: {}", ["MODEL is a group of keys"]),
-        ("MODEL: {WEIGHTS: }", ["MODEL.WEIGHTS has no value"]),
-        ("SEED: {a: 1}", ["SEED.a = 1", "no such key"]),
-        ("SOLVER: {BASE_LR: 1}", ["SOLVER.BASE_LR = 1 ", "write 1.0"]),
-        ("_BASE_: leaf.yaml\nSEED: 1", ["leaf.yaml: its _BASE_ leads back to", "break the circle"]),
-        ("_BASE_: other.yaml\nSEED: 1", ["its _BASE_ names", "other.yaml, which does not exist"]),
-        ("_BASE_: https://x.org/a.yaml\nSEED: 1", ["https://x.org/a.yaml, which does not exist"]),
-        ("_BASE_: 5\nSEED: 1", ["_BASE_ in line 1 names no file"]),
-        ("_BASE_:\nSEED: 1", ["_BASE_ in line 1 names no file"]),
-        (
-            "_BASE_: base.yaml\nMODEL: {RPN: {NMS_THRESH: 0.5}}",
-            ["a group here and a value in its _BASE_", "RPN"],
-        ),
-        ("_BASE_: misspelt.yaml\nSEED: 1", ["MODEL.RPM = 3 (from", "leaf.yaml, or its _BASE_"]),
-    ],
-)
+# The text of a file, with its line ends as \n, and words of the refusal.
+WRONG_FILES = r"""
+(nothing) | holds no KEY: value lines
+# nothing but a comment | holds no KEY: value lines
+- SEED\n- 1 | holds no KEY: value lines
+some words | holds no KEY: value lines
+SEED: [1 | is not plain YAML | line 1
+SEED:\t1\n\tx: 2 | is not plain YAML
+SEED: !!python/object/apply:os.mkdir [hacked] | is not plain YAML | tags are not read | os.mkdir
+SEED: !!python/name:os.system | is not plain YAML
+MODEL: &a {RPN: *a} | is not plain YAML
+SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2 | has SEED twice in one group, in lines 1 and 3
+MODEL:\n  DEVICE: cpu\n  DEVICE: cuda | has DEVICE twice in one group, in lines 2 and 3
+MODEL: {DEPHT: 50} | MODEL.DEPHT = 50 (from | leaf.yaml) | did you mean MODEL.RESNETS.DEPTH
+INPUT: {CROP: {ENABLED: True, TYPE: absolute}}
+  | INPUT.CROP.ENABLED = True is not supported; write False
+MODEL: | MODEL is a group of keys
+MODEL: {} | MODEL is a group of keys
+MODEL: {WEIGHTS: } | MODEL.WEIGHTS has no value
+SEED: {a: 1} | SEED.a = 1 | no such key
+SOLVER: {BASE_LR: 1} | SOLVER.BASE_LR = 1  | write 1.0
+_BASE_: leaf.yaml\nSEED: 1 | leaf.yaml: its _BASE_ leads back to | break the circle
+_BASE_: other.yaml\nSEED: 1 | its _BASE_ names | other.yaml, which does not exist
+_BASE_: https://x.org/a.yaml\nSEED: 1 | https://x.org/a.yaml, which does not exist
+_BASE_: 5\nSEED: 1 | _BASE_ in line 1 names no file
+_BASE_:\nSEED: 1 | _BASE_ in line 1 names no file
+_BASE_: base.yaml\nMODEL: {RPN: {NMS_THRESH: 0.5}} | a group here and a value in its _BASE_ | RPN
+_BASE_: misspelt.yaml\nSEED: 1 | MODEL.RPM = 3 (from | leaf.yaml, or its _BASE_
+"""
+
+
+@pytest.mark.parametrize("case", read_table(WRONG_FILES))
 def test_a_wrong_file_says_what_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
+    text, *words = case.split(" | ")
+    text = "" if text == "(nothing)" else text.replace("\\n", "\n").replace("\\t", "\t")
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "MODEL: {RPN: 3}", "base.yaml")
     write(tmp_path, "MODEL: {RPM: 3}", "misspelt.yaml")
