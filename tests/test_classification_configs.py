@@ -97,7 +97,7 @@ PAPER["cifar10"] = {**PAPER["cifar"], "MODEL.PIXEL_MEAN": [125.3, 123.0, 113.9]}
 PAPER["cifar100"] = {**PAPER["cifar"], "MODEL.PIXEL_MEAN": [129.3, 124.1, 112.4]}
 
 
-def name_of(path: Path) -> str:
+def get_name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
@@ -108,7 +108,7 @@ def test_every_row_of_the_tables_has_its_recipe() -> None:
     assert found == {folder: set(nets) for folder, nets in NETS.items()}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+@pytest.mark.parametrize("path", RECIPES, ids=get_name)
 def test_it_is_the_papers_recipe_of_the_net_of_its_name(path: Path) -> None:
     cfg = load_classifier_config(path)
     folder = path.parent.name
@@ -135,7 +135,7 @@ def test_it_is_the_papers_recipe_of_the_net_of_its_name(path: Path) -> None:
         assert decayed == {2e-5: count - norms, 0.0: norms}
 
 
-@pytest.mark.parametrize("path", MINIATURE, ids=name_of)
+@pytest.mark.parametrize("path", MINIATURE, ids=get_name)
 def test_a_miniatures_detector_is_of_its_classifiers_net(path: Path) -> None:
     cfg = load_classifier_config(path)
     name = path.stem.removeprefix("classifier_")

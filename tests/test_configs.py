@@ -51,11 +51,11 @@ TABLE_8 = {
 }
 
 
-def name_of(path: Path) -> str:
+def get_name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-def net_of(path: Path) -> str:
+def get_net(path: Path) -> str:
     """``X50_32x4d`` of ``faster_rcnn_X50_32x4d_FPN_1x.yaml`` and of ``rpn_X50_32x4d.yaml``."""
     match = re.match(r"(?:faster_rcnn|fast_rcnn|rpn)_([RX]\d+_\d+x\d+d)", path.stem)
     assert match is not None
@@ -75,7 +75,7 @@ def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
     assert {path.stem.removeprefix("faster_rcnn_") for path in MODERN} == kin
 
 
-@pytest.mark.parametrize("path", sorted(set(LEAVES) - set(DISTINCT)), ids=name_of)
+@pytest.mark.parametrize("path", sorted(set(LEAVES) - set(DISTINCT)), ids=get_name)
 def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
     shorter, longer = (
         load_config(path.with_stem(path.stem.replace("_3x", "_1x"))),
@@ -87,7 +87,7 @@ def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
     assert different == {"OUTPUT_DIR", "SOLVER.MAX_ITER", "SOLVER.STEPS"}
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=name_of)
+@pytest.mark.parametrize("path", LEAVES, ids=get_name)
 def test_it_builds_the_net_of_its_name(path: Path) -> None:
     cfg = load_config(path)
     with torch.device("meta"):
@@ -103,7 +103,7 @@ def test_it_builds_the_net_of_its_name(path: Path) -> None:
         res5 = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=False).state_dict()
         backbone += [tensor.numel() for key, tensor in res5.items() if "running_" not in key]
     assert sum(backbone) == architecture.num_parameters(None)
-    net = net_of(path) if not SHAPES & set(path.parts) else None
+    net = get_net(path) if not SHAPES & set(path.parts) else None
     if net is not None:
         assert architecture == Architecture.parse(re.sub(r"([RX])(\d+)_", r"\1-\2-", net))
         assert sum(backbone) + 2049 * 1000 == TABLE_8[net][2]
@@ -136,7 +136,7 @@ def step_sample(cfg: CfgNode) -> dict[str, Any]:
     return sample
 
 
-def one_step(cfg: CfgNode) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
+def train_one_step(cfg: CfgNode) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
     """Train the portable detector for one step; return it, its output and its losses."""
     torch.manual_seed(1)
     model = build_detector(cfg)
@@ -155,9 +155,9 @@ def one_step(cfg: CfgNode) -> tuple[nn.Module, dict[str, Any], dict[str, float]]
     return model, output, {name: float(value.detach()) for name, value in losses.items()}
 
 
-@pytest.mark.parametrize("path", DISTINCT, ids=name_of)
+@pytest.mark.parametrize("path", DISTINCT, ids=get_name)
 def test_it_makes_a_step_and_an_inference(path: Path) -> None:
-    model, output, losses = one_step(load_config(path, SMALL_STEP))
+    model, output, losses = train_one_step(load_config(path, SMALL_STEP))
     assert losses and all(math.isfinite(loss) for loss in losses.values())
     (found,) = output.values()
     assert all(torch.isfinite(getattr(v, "tensor", v)).all() for v in found.get_fields().values())
@@ -165,7 +165,7 @@ def test_it_makes_a_step_and_an_inference(path: Path) -> None:
     assert all(parameter.grad is not None for parameter in trained)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=name_of)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=get_name)
 def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None:
     """A file over a base has a dozen lines at most, and no value that its base has already."""
     text = path.read_text(encoding="utf-8")
@@ -197,7 +197,7 @@ def _says(content: object, key: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in LEAVES if not SHAPES & set(path.parts)], ids=name_of
+    "path", [path for path in LEAVES if not SHAPES & set(path.parts)], ids=get_name
 )
 def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
     cfg = load_config(path)
@@ -286,7 +286,7 @@ def test_the_two_steps_have_the_settings_of_the_paper(net: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in LEAVES if path.stem.startswith("fast_rcnn")], ids=name_of
+    "path", [path for path in LEAVES if path.stem.startswith("fast_rcnn")], ids=get_name
 )
 def test_step_two_reads_what_step_one_writes(path: Path) -> None:
     rpn = load_config(path.with_stem(path.stem.replace("fast_rcnn", "rpn")))
@@ -311,7 +311,9 @@ def test_the_quartet_differs_in_the_net_alone(kind: str) -> None:
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("path", [path for path in MODERN if "R50_1x64d" in path.stem], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in MODERN if "R50_1x64d" in path.stem], ids=get_name
+)
 def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
     """Only what torchvision's weights ask for differs from detectron2's file of the same head."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")

@@ -65,7 +65,7 @@ _RANGES = spread_ranges(
 _RULES = Rules(_SUPPORTED_VALUES, _RANGES, {"SOLVER.WEIGHT_DECAY_NORM": "SOLVER.WEIGHT_DECAY"})
 
 
-def _model() -> dict[str, Any]:
+def _make_model() -> dict[str, Any]:
     return {
         "DEVICE": "cuda",
         "WEIGHTS": "",  # to start from, or to test
@@ -87,7 +87,7 @@ def _model() -> dict[str, Any]:
     }
 
 
-def _input() -> dict[str, Any]:
+def _make_input() -> dict[str, Any]:
     return {
         "FORMAT": "RGB",
         # "paper": fb.resnet.torch's of ImageNet; "cifar": its of CIFAR; "modern": torchvision's.
@@ -106,7 +106,7 @@ def _input() -> dict[str, Any]:
     }
 
 
-def _solver() -> dict[str, Any]:
+def _make_solver() -> dict[str, Any]:
     return {
         "EPOCHS": 100,
         "IMAGES_PER_EPOCH": 0,  # 0: all that there are; the last batch is filled up
@@ -143,12 +143,12 @@ def get_classifier_cfg() -> CfgNode:
     """Make a configuration of a classifier with every key that is honored, at its default."""
     return CfgNode(
         {
-            "MODEL": _model(),
-            "INPUT": _input(),
+            "MODEL": _make_model(),
+            "INPUT": _make_input(),
             # A name, or a path: see resnext_det.data.images.catalog.
             "DATASETS": {"TRAIN": "", "TEST": ""},
             "DATALOADER": {"NUM_WORKERS": 4, "SKIP_BROKEN_IMAGES": False},
-            "SOLVER": _solver(),
+            "SOLVER": _make_solver(),
             # EVAL_EPOCHS 0: after the training. IMS_PER_BATCH: of each process.
             "TEST": {"EVAL_EPOCHS": 1, "IMS_PER_BATCH": 64},
             "OUTPUT_DIR": "./output/classification",

@@ -32,7 +32,7 @@ PARTS_SWITCHED_OFF = (
 )
 
 
-def _model() -> dict[str, Any]:
+def _make_model() -> dict[str, Any]:
     return {
         "META_ARCHITECTURE": "GeneralizedRCNN",
         "DEVICE": "cuda",
@@ -66,7 +66,7 @@ def _model() -> dict[str, Any]:
             "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
             "OFFSET": 0.0,
         },
-        "RPN": _rpn(),
+        "RPN": _make_rpn(),
         "ROI_HEADS": {
             "NAME": "Res5ROIHeads",
             "NUM_CLASSES": 80,
@@ -79,11 +79,11 @@ def _model() -> dict[str, Any]:
             "NMS_THRESH_TEST": 0.5,
             "PROPOSAL_APPEND_GT": True,
         },
-        "ROI_BOX_HEAD": _roi_box_head(),
+        "ROI_BOX_HEAD": _make_roi_box_head(),
     }
 
 
-def _rpn() -> dict[str, Any]:
+def _make_rpn() -> dict[str, Any]:
     return {
         "HEAD_NAME": "StandardRPNHead",
         "IN_FEATURES": ["res4"],
@@ -106,7 +106,7 @@ def _rpn() -> dict[str, Any]:
     }
 
 
-def _roi_box_head() -> dict[str, Any]:
+def _make_roi_box_head() -> dict[str, Any]:
     return {
         "NAME": "",
         "BBOX_REG_LOSS_TYPE": "smooth_l1",
@@ -128,7 +128,7 @@ def _roi_box_head() -> dict[str, Any]:
     }
 
 
-def _solver() -> dict[str, Any]:
+def _make_solver() -> dict[str, Any]:
     return {
         "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
         "MAX_ITER": 40000,
@@ -169,7 +169,7 @@ def get_cfg() -> CfgNode:
     return CfgNode(
         {
             "VERSION": 2,
-            "MODEL": _model(),
+            "MODEL": _make_model(),
             "INPUT": {
                 "MIN_SIZE_TRAIN": (800,),
                 "MIN_SIZE_TRAIN_SAMPLING": "choice",
@@ -197,7 +197,7 @@ def get_cfg() -> CfgNode:
                 "REPEAT_SQRT": True,
                 "FILTER_EMPTY_ANNOTATIONS": True,
             },
-            "SOLVER": _solver(),
+            "SOLVER": _make_solver(),
             "TEST": {
                 "EXPECTED_RESULTS": [],
                 "EVAL_PERIOD": 0,

@@ -106,7 +106,7 @@ class Rules:
             raise ValueError(f"{key} = {value!r} is not supported; write {words}")
         if key in self.ranges and value is not None:
             low, high = self.ranges[key]
-            if not all(low <= number <= high for number in _elements(value)):
+            if not all(low <= number <= high for number in _flatten(value)):
                 bounds = f"{low} or more" if math.isinf(high) else f"a number from {low} to {high}"
                 raise ValueError(f"{key} = {value!r} is out of range; write {bounds}")
 
@@ -119,7 +119,7 @@ class Rules:
 
     def _check_type(self, key: str, value: Any, default: Any) -> None:
         if key in self.optional:
-            if value is not None and _kind(value) != "number":
+            if value is not None and _name_kind(value) != "number":
                 raise ValueError(
                     f"{key} = {value!r}: write a number, or None for that of {self.optional[key]}"
                 )
@@ -128,14 +128,16 @@ class Rules:
             raise ValueError(
                 f"{key} has no value; write one, such as {default!r}, or leave the key out"
             )
-        if _kind(value) != _kind(default) or (type(default) is int and not isinstance(value, int)):
+        if _name_kind(value) != _name_kind(default) or (
+            type(default) is int and not isinstance(value, int)
+        ):
             raise ValueError(
                 f"{key} = {value!r}: {TYPE_WORDS[type(default).__name__]} is needed, such as "
                 f"{default!r}"
             )
         if isinstance(default, (list, tuple)):
-            kind = next(map(_kind, _elements(default)), "str")
-            wrong = [element for element in _elements(value) if _kind(element) != kind]
+            kind = next(map(_name_kind, _flatten(default)), "str")
+            wrong = [element for element in _flatten(value) if _name_kind(element) != kind]
             if wrong:
                 raise ValueError(
                     f"{key} = {value!r} holds {wrong[0]!r}, and every entry has to be "
@@ -143,7 +145,7 @@ class Rules:
                 )
 
 
-def _kind(value: Any) -> str:
+def _name_kind(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "list"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -151,10 +153,10 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _elements(value: Any) -> Iterator[Any]:
+def _flatten(value: Any) -> Iterator[Any]:
     """Yield what a list holds, in nested lists too; a value that is no list yields itself."""
     if isinstance(value, (list, tuple)):
         for element in value:
-            yield from _elements(element)
+            yield from _flatten(element)
     else:
         yield value

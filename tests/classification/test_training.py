@@ -42,8 +42,7 @@ from tests.classification.helpers import (
     write_config,
 )
 from tests.detection.helpers import json_lines
-from tests.training.test_loop import in_another_process
-from tests.training.test_optimizer import assert_same
+from tests.training.helpers import assert_same, run_in_another_process
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -173,7 +172,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     run(config, tmp_path / "whole", *EVERYTHING)
     folder = tmp_path / "killed"
     overrides = tuple(map(str, EVERYTHING))
-    status = in_another_process(killed, str(config), str(folder), overrides, when)
+    status = run_in_another_process(killed, str(config), str(folder), overrides, when)
     assert status == -signal.SIGKILL
     assert not (folder / "model_final.pth").exists()
     run(config, folder, *EVERYTHING, resume=True)

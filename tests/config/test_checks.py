@@ -116,15 +116,15 @@ GIVEN MODEL.ROI_BOX_HEAD.NUM_FC 2 | Res5ROIHeads has no box head
 """
 
 
-def configuration(*changes: Any) -> CfgNode:
+def make_config(*changes: Any) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_list(list(changes))
     return cfg
 
 
-def refusal(*changes: Any) -> str:
+def get_refusal(*changes: Any) -> str:
     with pytest.raises(ValueError) as caught:
-        check(configuration(*changes))
+        check(make_config(*changes))
     return str(caught.value)
 
 
@@ -139,7 +139,7 @@ class TestRefused:
             other = type(first)([True] * 4 if first else ["something"])
         else:
             other = "something" if isinstance(first, str) else 77
-        text = refusal(key, other)
+        text = get_refusal(key, other)
         assert text.startswith(f"{key} = {other!r} is not supported; write ")
         assert all(repr(value) in text for value in supported)
 
@@ -153,20 +153,20 @@ class TestRefused:
             number = bound + step
             number = float(number) if isinstance(default, float) else number
             value = (number,) if isinstance(default, tuple) else number
-            text = refusal(key, value)
+            text = get_refusal(key, value)
             assert text.startswith(f"{key} = {value!r} is out of range; write "), text
             assert text.endswith(
                 f"write {low} or more" if np.isinf(high) else f" from {low} to {high}"
             )
 
     def test_what_is_not_a_number(self) -> None:
-        assert "SOLVER.BASE_LR = nan is out of range" in refusal("SOLVER.BASE_LR", float("nan"))
+        assert "SOLVER.BASE_LR = nan is out of range" in get_refusal("SOLVER.BASE_LR", float("nan"))
 
     @pytest.mark.parametrize("case", read_table(CONTRADICTIONS))
     def test_a_contradiction(self, case: str) -> None:
         changes, *words = case.split(" | ")
         named = {"FPN": FPN, "HEAD": HEAD, "RPN_ALONE": RPN_ALONE, "GIVEN": GIVEN}
-        text = refusal(*(word for name in changes.split() for word in named.get(name, [name])))
+        text = get_refusal(*(word for name in changes.split() for word in named.get(name, [name])))
         assert [word for word in words if word not in text] == [], text
 
     def test_the_keys_of_a_part_that_is_not_there_say_nothing(self) -> None:
@@ -175,11 +175,11 @@ class TestRefused:
             MODEL.ROI_HEADS.IOU_THRESHOLDS [] MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (1.0,)""")
         dilated = split("""MODEL.RESNETS.RES5_DILATION 2 MODEL.RESNETS.OUT_FEATURES ['res5']
             MODEL.RPN.IN_FEATURES ['res5']""")
-        check(configuration(*RPN_ALONE, *heads, *dilated))
+        check(make_config(*RPN_ALONE, *heads, *dilated))
         rpn = """MODEL.RPN.IN_FEATURES ['p2'] MODEL.ANCHOR_GENERATOR.SIZES [[1],[2]]
             MODEL.RPN.CONV_DIMS [] MODEL.RPN.IOU_LABELS [] MODEL.RPN.BBOX_REG_WEIGHTS (1.0,)"""
-        check(configuration(*GIVEN, *rpn.split()))
-        assert "IN_FEATURES" in refusal(*heads) and "IN_FEATURES" in refusal(*rpn.split())
+        check(make_config(*GIVEN, *rpn.split()))
+        assert "IN_FEATURES" in get_refusal(*heads) and "IN_FEATURES" in get_refusal(*rpn.split())
 
     def test_types_of_a_configuration_made_in_python(self) -> None:
         for key, value, words in (
@@ -213,7 +213,7 @@ def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None
         MODEL.RESNETS.STEM_OUT_CHANNELS 32 MODEL.FPN.OUT_CHANNELS 32
         MODEL.ROI_BOX_HEAD.CONV_DIM 32""")
     with torch.device("meta"):
-        assert build_detector(configuration(*base, *shape, key, value)) is not None
+        assert build_detector(make_config(*base, *shape, key, value)) is not None
 
 
 class Recording(CfgNode):
@@ -235,11 +235,11 @@ class Recording(CfgNode):
 READ: set[str] = set()
 
 
-def recording(cfg: CfgNode, prefix: str = "") -> Recording:
+def make_recording(cfg: CfgNode, prefix: str = "") -> Recording:
     copy = Recording()
     copy.__dict__["prefix"] = prefix
     for name, value in cfg.items():
-        inner = recording(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else value
+        inner = make_recording(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else value
         dict.__setitem__(copy, name, inner)
     return copy
 
@@ -279,20 +279,20 @@ def test_every_key_is_read_or_has_one_value(
         MODEL.RPN.POST_NMS_TOPK_TRAIN 8 MODEL.RPN.POST_NMS_TOPK_TEST 8""")
     clip = split("SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.CLIP_TYPE norm")
     small = ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 2]
-    first = configuration(*common, *FPN, *clip, "OUTPUT_DIR", str(tmp_path / "first"))
-    engine.train(recording(first))
-    second = configuration(*common, *small, "OUTPUT_DIR", str(tmp_path / "second"))
-    engine.train(recording(second))
+    first = make_config(*common, *FPN, *clip, "OUTPUT_DIR", str(tmp_path / "first"))
+    engine.train(make_recording(first))
+    second = make_config(*common, *small, "OUTPUT_DIR", str(tmp_path / "second"))
+    engine.train(make_recording(second))
     given = {1: (np.array([[4, 4, 30, 30]], np.float32), np.ones(1, np.float32))}
     write_proposals(tmp_path / "given.pkl", {**given, 2: given[1]})
     file = (str(tmp_path / "given.pkl"),)
     files = ["DATASETS.PROPOSAL_FILES_TRAIN", file, "DATASETS.PROPOSAL_FILES_TEST", file]
-    third = configuration(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given"))
-    engine.train(recording(third))
+    third = make_config(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given"))
+    engine.train(make_recording(third))
     changes = ["OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights]
-    cfg = configuration(*common, *FPN, *changes)
-    engine.evaluate(recording(cfg))
-    Predictor(recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))
+    cfg = make_config(*common, *FPN, *changes)
+    engine.evaluate(make_recording(cfg))
+    Predictor(make_recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))
     single = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
     tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks allow one value for each MODEL.ROI_HEADS.NAME
     keys = set(list_keys(get_cfg()))

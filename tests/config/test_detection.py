@@ -42,7 +42,7 @@ ODD = """SOLVER.IMS_PER_BATCH 24 SOLVER.STEPS (61,4999) SOLVER.MAX_ITER 5003
     TEST.EVAL_PERIOD 777"""
 
 
-def configuration(reference: int, changes: list[Any]) -> Any:
+def make_config(reference: int, changes: list[Any]) -> Any:
     cfg = get_cfg()
     cfg.merge_from_list(["SOLVER.REFERENCE_WORLD_SIZE", reference, *changes])
     return cfg
@@ -62,7 +62,7 @@ def test_a_scaled_schedule_equals_detectron2(
     from detectron2.config import get_cfg as get_detectron2_cfg
     from detectron2.engine import DefaultTrainer
 
-    cfg = configuration(reference, changes)
+    cfg = make_config(reference, changes)
     cfg.freeze()
     ours = scale_to_processes(cfg, processes)
     original = get_detectron2_cfg()
@@ -76,11 +76,11 @@ def test_a_scaled_schedule_equals_detectron2(
 
 def test_periods_stay_above_zero() -> None:
     changes = ["SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 3, "SOLVER.MAX_ITER", 3]
-    scaled = scale_to_processes(configuration(1, changes), 8)
+    scaled = scale_to_processes(make_config(1, changes), 8)
     assert scaled.SOLVER.CHECKPOINT_PERIOD == scaled.TEST.EVAL_PERIOD == scaled.SOLVER.MAX_ITER == 1
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     words = r"IMS_PER_BATCH = 16 is no multiple of .*REFERENCE_WORLD_SIZE = 3; write one"
     with pytest.raises(ValueError, match=words):
-        scale_to_processes(configuration(3, []), 2)
+        scale_to_processes(make_config(3, []), 2)

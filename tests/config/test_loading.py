@@ -26,7 +26,7 @@ def write(folder: Path, text: str, name: str = "leaf.yaml") -> Path:
     return path
 
 
-def error_of(path: Path | str, overrides: list[Any] | None = None) -> str:
+def get_error(path: Path | str, overrides: list[Any] | None = None) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         load_config(path, overrides or [])
     return str(caught.value)
@@ -168,7 +168,7 @@ SEED 1 --num-gpus 2 | '--num-gpus' follows the KEY VALUE overrides | before the 
 @pytest.mark.parametrize("case", read_table(WRONG_OVERRIDES))
 def test_a_wrong_override_says_what_to_write(tmp_path: Path, case: str) -> None:
     overrides, *words = case.split(" | ")
-    text = error_of(write(tmp_path, "VERSION: 2"), overrides.split())
+    text = get_error(write(tmp_path, "VERSION: 2"), overrides.split())
     assert [word for word in words if word not in text] == [], text
 
 
@@ -212,7 +212,7 @@ def test_a_wrong_file_says_what_to_write(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "MODEL: {RPN: 3}", "base.yaml")
     write(tmp_path, "MODEL: {RPM: 3}", "misspelt.yaml")
-    found = error_of(write(tmp_path, text))
+    found = get_error(write(tmp_path, text))
     assert [word for word in words if word not in found] == [], found
     assert not (tmp_path / "hacked").exists()
 
@@ -220,7 +220,7 @@ def test_a_wrong_file_says_what_to_write(
 def test_a_circle_of_two_files_is_found(tmp_path: Path) -> None:
     write(tmp_path, "_BASE_: b.yaml", "a.yaml")
     write(tmp_path, "_BASE_: a.yaml", "b.yaml")
-    assert "break the circle" in error_of(tmp_path / "a.yaml")
+    assert "break the circle" in get_error(tmp_path / "a.yaml")
 
 
 def test_a_shipped_configuration_is_found_by_name(
@@ -246,12 +246,12 @@ def test_near_names_are_told(name: str) -> None:
 
 
 def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
-    assert "none.yaml does not exist; give the path of a YAML file" in error_of(
+    assert "none.yaml does not exist; give the path of a YAML file" in get_error(
         tmp_path / "none.yaml"
     )
-    assert "does not exist" in error_of(tmp_path)
+    assert "does not exist" in get_error(tmp_path)
     (tmp_path / "weights.yaml").write_bytes(b"\x80\x02\xff\xfe")
-    assert "weights.yaml is no text" in error_of(tmp_path / "weights.yaml")
+    assert "weights.yaml is no text" in get_error(tmp_path / "weights.yaml")
 
 
 def test_get_cfg_passes_the_checks() -> None:

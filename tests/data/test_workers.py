@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from resnext_det.data import workers
 from resnext_det.training.processes import Processes, launch
-from tests.training.test_loop import in_another_process
+from tests.training.helpers import run_in_another_process
 
 
 class Numbers(Dataset):
@@ -45,7 +45,7 @@ def load_while_all_are_asked_to_stop() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no process groups")
 def test_a_worker_that_starts_survives_a_stop_of_the_group() -> None:
-    assert in_another_process(load_while_all_are_asked_to_stop) == 0
+    assert run_in_another_process(load_while_all_are_asked_to_stop) == 0
 
 
 def workers_that_were_forked() -> list[Any]:

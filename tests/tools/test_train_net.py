@@ -20,7 +20,7 @@ from resnext_det.config import load_config
 from resnext_det.training.checkpoint import Checkpointer
 from tests.detection.helpers import C4_CHANGES, as_flags, as_overrides, json_lines, write_config
 from tests.tools.helpers import TORCHRUN, finish, run_tool, start_tool
-from tests.training.test_optimizer import assert_same
+from tests.training.helpers import assert_same
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -51,11 +52,11 @@ class Batches(IterableDataset):
             iteration += 1
 
 
-def toy_schedule() -> LearningRateSchedule:
+def build_toy_schedule() -> LearningRateSchedule:
     return build_schedule(ScheduleSettings(max_iter=STEPS, steps=(STEPS // 2,), warmup_iters=5))
 
 
-def toy_state(output_dir: str | Path, *, seed: int = 3) -> TrainingState:
+def make_toy_state(output_dir: str | Path, *, seed: int = 3) -> TrainingState:
     torch.manual_seed(seed)
     model = Toy()
     optimizer = build_optimizer(model, OptimizerSettings(base_lr=0.02, weight_decay=1e-3))
@@ -67,13 +68,40 @@ def train_toy(state: TrainingState, **changed: Any) -> None:
     arguments: dict[str, Any] = {
         "model": state.model,
         "optimizer": state.optimizer,
-        "schedule": toy_schedule(),
+        "schedule": build_toy_schedule(),
         "batches": Batches(changed.get("start", 0)),
         "start": 0,
         "stop": STEPS,
         "device": torch.device("cpu"),
     }
     train_loop(**{**arguments, **changed})
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal nested containers, tensors to the last bit."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for left, right in zip(one, other):
+            assert_same(left, right)
+    else:
+        assert one == other
+
+
+def run_in_another_process(target: Any, *args: Any) -> int | None:
+    """Exit code of ``target(*args)``; a fork server loads torch once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "tests.training.helpers"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    process.join(100)
+    return process.exitcode
 
 
 def draw_like_an_evaluation(step: Step) -> None:
@@ -90,7 +118,7 @@ def run_toy(
 ) -> TrainingState:
     """Train; with ``resume`` from the newest checkpoint, with other first weights and draws."""
     begun = resume and Checkpointer(output_dir).latest() is not None
-    state = toy_state(output_dir, seed=99 if begun else 3)
+    state = make_toy_state(output_dir, seed=99 if begun else 3)
     start = state.resume() if resume else 0
     with MetricsWriter(output_dir, total_steps=STEPS, start=start, progress_bar=False) as metrics:
         train_toy(
@@ -158,7 +186,7 @@ def run_interrupted(output_dir: str, number: int, at: int) -> None:
         raise SystemExit(3) from interrupted
 
 
-def detectron2_trainer(folder: Path) -> Any:
+def build_detectron2_trainer(folder: Path) -> Any:
     """detectron2's DefaultTrainer, with its hooks, over the toy model and its batches."""
     from detectron2.config import get_cfg
     from detectron2.engine import DefaultTrainer, hooks

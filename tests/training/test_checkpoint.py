@@ -19,13 +19,13 @@ from tests.training.helpers import (
     PERIOD,
     STEPS,
     Toy,
-    detectron2_trainer,
+    assert_same,
+    build_detectron2_trainer,
+    build_toy_schedule,
+    make_toy_state,
     run_toy,
-    toy_schedule,
-    toy_state,
     train_toy,
 )
-from tests.training.test_optimizer import assert_same
 
 
 class RunsCode:
@@ -58,7 +58,8 @@ def test_names_and_keys_are_detectron2s(tmp_path: Path) -> None:
     assert contents["iteration"] == 7
     assert contents["model"].keys() == state.model.state_dict().keys()
     rates = [
-        group["initial_lr"] * toy_schedule()(8) for group in contents["optimizer"]["param_groups"]
+        group["initial_lr"] * build_toy_schedule()(8)
+        for group in contents["optimizer"]["param_groups"]
     ]
     assert [group["lr"] for group in contents["optimizer"]["param_groups"]] == rates
     assert contents["scheduler"] == {"base_lrs": [0.02] * len(rates), "last_epoch": 8}
@@ -167,7 +168,7 @@ def test_a_model_that_does_not_fit_is_explained() -> None:
 
 
 def test_other_optimizers_are_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    toy_state(tmp_path).save("model_0000000", 0)
+    make_toy_state(tmp_path).save("model_0000000", 0)
     model = Toy()
     other = TrainingState(
         model, torch.optim.SGD(model.parameters(), lr=0.1), Checkpointer(tmp_path)
@@ -176,7 +177,7 @@ def test_other_optimizers_are_explained(tmp_path: Path, caplog: pytest.LogCaptur
         ValueError, match=r"optimizer in .*model_0000000\.pth does not fit.*config\.yaml"
     ):
         other.resume()
-    configured = toy_state(tmp_path)
+    configured = make_toy_state(tmp_path)
     for group in configured.optimizer.param_groups:
         group["momentum"] = 0.5
     with caplog.at_level(logging.WARNING):
@@ -194,9 +195,9 @@ def go_on(state: TrainingState, stop: int, *, seed: int) -> None:
     train_toy(state, start=start, stop=stop, after_step=[state.save_every(PERIOD)])
 
 
-def detectron2_goes_on(folder: Path, stop: int, *, seed: int) -> Any:
+def resume_in_detectron2(folder: Path, stop: int, *, seed: int) -> Any:
     """Do the same in detectron2."""
-    trainer = detectron2_trainer(folder)
+    trainer = build_detectron2_trainer(folder)
     trainer.resume_or_load(resume=True)
     trainer._trainer.data_loader.start = trainer.start_iter
     trainer.max_iter = stop
@@ -210,12 +211,12 @@ def test_a_training_moves_between_the_two_engines(tmp_path: Path) -> None:
     """Ours, then detectron2's, then ours: every part equals that of a training in one engine."""
     ours, mixed = tmp_path / "ours", tmp_path / "mixed"
     for folder in (ours, mixed):
-        go_on(toy_state(folder), 8, seed=11)
+        go_on(make_toy_state(folder), 8, seed=11)
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    theirs = detectron2_goes_on(mixed, 16, seed=11)
+    theirs = resume_in_detectron2(mixed, 16, seed=11)
     assert theirs.start_iter == 8
 
-    state = toy_state(ours)
+    state = make_toy_state(ours)
     go_on(state, 16, seed=11)
     assert_same(dict(theirs.model.state_dict()), dict(state.model.state_dict()))
 
@@ -226,7 +227,7 @@ def test_a_training_moves_between_the_two_engines(tmp_path: Path) -> None:
     assert their_file["iteration"] == our_file["iteration"] == 15
 
     (mixed / "last_checkpoint").write_text("model_0000015.pth")
-    back = toy_state(mixed)
+    back = make_toy_state(mixed)
     assert back.resume() == 16
     assert_same(dict(back.model.state_dict()), dict(state.model.state_dict()))
     assert_same(back.optimizer.state_dict(), state.optimizer.state_dict())
@@ -237,9 +238,9 @@ def test_detectron2_resumes_ours_in_mixed_precision(tmp_path: Path) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.engine import AMPTrainer
 
-    state = toy_state(tmp_path)
+    state = make_toy_state(tmp_path)
     path = state.save("model_0000000", 0)
     scaler = torch.amp.GradScaler("cpu")
-    trainer = AMPTrainer(Toy(), [], toy_state(tmp_path).optimizer, grad_scaler=scaler)
+    trainer = AMPTrainer(Toy(), [], make_toy_state(tmp_path).optimizer, grad_scaler=scaler)
     trainer.load_state_dict(Checkpointer(tmp_path).load(path)["trainer"]["_trainer"])
     assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()

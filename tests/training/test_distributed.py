@@ -23,7 +23,7 @@ from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 from resnext_det.training.processes import Processes, launch
 from resnext_det.training.setup import setup_logging
 from resnext_det.training.state import TrainingState
-from tests.training.helpers import toy_schedule
+from tests.training.helpers import build_toy_schedule
 
 BATCH, STEPS = 6, 20
 TWO = Processes(num_gpus=2)
@@ -80,7 +80,7 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
         train_loop(
             model=model,
             optimizer=optimizer,
-            schedule=toy_schedule(),
+            schedule=build_toy_schedule(),
             batches=batches(),
             start=start,
             stop=STEPS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -23,24 +22,15 @@ from tests.training.helpers import (
     PERIOD,
     STEPS,
     Batches,
+    assert_same,
+    build_toy_schedule,
+    make_toy_state,
+    run_in_another_process,
     run_interrupted,
     run_killed,
     run_toy,
-    toy_schedule,
-    toy_state,
     train_toy,
 )
-from tests.training.test_optimizer import assert_same
-
-
-def in_another_process(target: Any, *args: Any) -> int | None:
-    """Exit code of ``target(*args)``; a fork server loads torch once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "tests.training.helpers"])
-    process = context.Process(target=target, args=args)
-    process.start()
-    process.join(100)
-    return process.exitcode
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +52,7 @@ def assert_ended_like(folder: Path, uninterrupted: dict[str, Any]) -> None:
 def test_steps_equal_plain_pytorch(
     tmp_path: Path, amp_dtype: torch.dtype | None, clipped: bool
 ) -> None:
-    ours, plain = toy_state(tmp_path), toy_state(tmp_path)
+    ours, plain = make_toy_state(tmp_path), make_toy_state(tmp_path)
     seen: list[Step] = []
     clip = build_clipper(ClippingSettings(clipped, "norm", 0.1))
     torch.manual_seed(7)
@@ -70,7 +60,7 @@ def test_steps_equal_plain_pytorch(
 
     torch.manual_seed(7)
     plain.model.train()
-    scheduler = torch.optim.lr_scheduler.LambdaLR(plain.optimizer, toy_schedule())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(plain.optimizer, build_toy_schedule())
     for iteration, batch in zip(range(8), Batches(0)):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp_dtype is not None):
             losses = plain.model(batch)
@@ -96,7 +86,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     # Not 19 the second time: a kill between checkpoint and metrics line loses the line.
     iteration = random.randrange(1, STEPS - 2 * PERIOD - 1)
     for resume, at in [(False, iteration), (True, iteration + PERIOD)]:
-        exit_code = in_another_process(run_killed, str(tmp_path), resume, where, at)
+        exit_code = run_in_another_process(run_killed, str(tmp_path), resume, where, at)
         assert exit_code == -signal.SIGKILL, f"not killed at {at}"
     assert not (tmp_path / "model_final.pth").exists()
     run_toy(tmp_path, resume=True)
@@ -119,7 +109,7 @@ def test_resuming_matters(tmp_path: Path, uninterrupted: dict[str, Any]) -> None
 def test_a_signal_leaves_a_checkpoint(
     tmp_path: Path, number: signal.Signals, uninterrupted: dict[str, Any]
 ) -> None:
-    assert in_another_process(run_interrupted, str(tmp_path), number, 10) == 3
+    assert run_in_another_process(run_interrupted, str(tmp_path), number, 10) == 3
     message = (tmp_path / "interrupted.txt").read_text()
     assert "iteration 9" in message and "model_0000009.pth" in message and "--resume" in message
     run_toy(tmp_path, resume=True)
@@ -127,7 +117,7 @@ def test_a_signal_leaves_a_checkpoint(
 
 
 def test_signals_within_the_loop(tmp_path: Path) -> None:
-    state = toy_state(tmp_path)
+    state = make_toy_state(tmp_path)
 
     def interrupt(step: Step) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -197,7 +187,7 @@ def test_losses_seen_late_still_name_their_step() -> None:
 
 
 def test_wrong_use_is_named(tmp_path: Path) -> None:
-    state = toy_state(tmp_path)
+    state = make_toy_state(tmp_path)
     with pytest.raises(ValueError, match="bfloat16"):
         train_toy(state, amp_dtype=torch.float16)
     with pytest.raises(ValueError, match="ended before iteration 2"):
@@ -210,6 +200,6 @@ def test_wrong_use_is_named(tmp_path: Path) -> None:
 
 def test_nothing_is_left_to_train(tmp_path: Path) -> None:
     run_toy(tmp_path)
-    state = toy_state(tmp_path)
+    state = make_toy_state(tmp_path)
     assert state.resume() == STEPS
     train_toy(state, start=STEPS, batches=[])

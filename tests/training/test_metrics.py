@@ -17,10 +17,10 @@ import torch
 from resnext_det.training.loop import Step
 from resnext_det.training.metrics import MetricsWriter, cut_metrics
 from resnext_det.training.setup import setup_logging
-from tests.training.helpers import STEPS, detectron2_trainer, toy_state, train_toy
+from tests.training.helpers import STEPS, build_detectron2_trainer, make_toy_state, train_toy
 
 
-def step(iteration: int, stop: int = 100, **losses: float) -> Step:
+def make_step(iteration: int, stop: int = 100, **losses: float) -> Step:
     return Step(
         iteration=iteration,
         stop=stop,
@@ -55,7 +55,7 @@ def logging_as_before() -> Iterator[None]:
 def test_a_line_every_20_iterations_with_medians(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path, total_steps=50, progress_bar=False) as writer:
         for iteration in range(50):
-            writer(step(iteration, loss_a=float(iteration % 7), loss_b=0.5))
+            writer(make_step(iteration, loss_a=float(iteration % 7), loss_b=0.5))
     found = lines(tmp_path)
     assert [line["iteration"] for line in found] == [19, 39, 49]
     for line in found:
@@ -73,7 +73,7 @@ def test_images_in_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         MetricsWriter(tmp_path, total_steps=40, progress_bar=False, images_per_step=32) as writer,
     ):
         for iteration in range(40):
-            writer(step(iteration, 40, loss=1.0))
+            writer(make_step(iteration, 40, loss=1.0))
     for line in map(json.loads, (tmp_path / "metrics.json").read_text().splitlines()):
         assert line["images_per_second"] == pytest.approx(32 / line["time"])
     assert f"images/s: {line['images_per_second']:.0f}" in caplog.text
@@ -84,7 +84,7 @@ def test_what_is_put_joins_the_next_line(tmp_path: Path) -> None:
         for iteration in range(40):
             if iteration in (4, 19):
                 writer.put({"bbox/AP": 30.5 + iteration, "bbox/APs": float("nan")})
-            writer(step(iteration))
+            writer(make_step(iteration))
         writer.put({"bbox/AP": 1.0, "bbox/APm": float("inf")})
     found = lines(tmp_path)
     assert [line["iteration"] for line in found] == [4, 19, 39, 40]
@@ -96,12 +96,12 @@ def test_what_is_put_joins_the_next_line(tmp_path: Path) -> None:
 def test_each_iteration_stands_once_after_a_resume(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path, total_steps=100, progress_bar=False) as writer:
         for iteration in range(60):
-            writer(step(iteration, loss_a=1.0))
+            writer(make_step(iteration, loss_a=1.0))
     with (tmp_path / "metrics.json").open("a") as file:
         file.write('{"iteration": 79, "lo')  # killed here
     with MetricsWriter(tmp_path, total_steps=100, start=30, progress_bar=False) as writer:
         for iteration in range(30, 100):
-            writer(step(iteration, loss_a=2.0))
+            writer(make_step(iteration, loss_a=2.0))
     found = [(line["iteration"], line["loss_a"]) for line in lines(tmp_path)]
     assert found == [(19, 1.0), (39, 2.0), (59, 2.0), (79, 2.0), (99, 2.0)]
 
@@ -110,7 +110,7 @@ def test_a_new_run_keeps_the_old_ones_metrics(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"iteration": 19}\n')
     with MetricsWriter(tmp_path, total_steps=20, progress_bar=False) as writer:
         for iteration in range(20):
-            writer(step(iteration))
+            writer(make_step(iteration))
     assert [line["iteration"] for line in lines(tmp_path)] == [19]
     assert (tmp_path / "metrics.previous.json").read_text() == '{"iteration": 19}\n'
 
@@ -129,7 +129,7 @@ def test_tensorboard_has_the_same_numbers_once(tmp_path: Path) -> None:
     for start in (0, 30):
         with MetricsWriter(tmp_path, total_steps=60, start=start, progress_bar=False) as writer:
             for iteration in range(start, 60):
-                writer(step(iteration))
+                writer(make_step(iteration))
     accumulator = events.EventAccumulator(str(tmp_path)).Reload()
     for name in ("loss_a", "total_loss", "lr", "time"):
         shown = [(event.step, event.value) for event in accumulator.Scalars(name)]
@@ -147,7 +147,7 @@ def test_console_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bar: b
     logging.getLogger("resnext_det.training").info("a message")
     with MetricsWriter(tmp_path, total_steps=40, progress_bar=bar) as writer:
         for iteration in range(40):
-            writer(step(iteration))
+            writer(make_step(iteration))
     log = (tmp_path / "log.txt").read_text()
     for line in (
         "a message",
@@ -176,7 +176,7 @@ def test_without_tensorboard(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with MetricsWriter(tmp_path, total_steps=20, progress_bar=False) as writer:
         for iteration in range(20):
-            writer(step(iteration))
+            writer(make_step(iteration))
     assert "pip install tensorboard" in caplog.text and len(lines(tmp_path)) == 1
 
 
@@ -186,13 +186,13 @@ def test_lines_are_detectron2s(tmp_path: Path) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.engine import hooks
 
-    trainer = detectron2_trainer(tmp_path / "theirs")
+    trainer = build_detectron2_trainer(tmp_path / "theirs")
     trainer.register_hooks(
         [hooks.IterationTimer(), hooks.PeriodicWriter(trainer.build_writers(), period=20)]
     )
     torch.manual_seed(4)
     trainer.train()
-    state = toy_state(tmp_path / "ours")
+    state = make_toy_state(tmp_path / "ours")
     torch.manual_seed(4)
     with MetricsWriter(tmp_path / "ours", total_steps=STEPS, progress_bar=False) as metrics:
         train_toy(state, after_step=[metrics])

@@ -18,6 +18,7 @@ from resnext_det.training.optimizer import (
     get_learning_rate,
     set_learning_rate,
 )
+from tests.training.helpers import assert_same
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -35,7 +36,7 @@ CLIPS = [
 ]
 
 
-def toy_model(*, ours: bool = False) -> nn.Module:
+def make_toy_model(*, ours: bool = False) -> nn.Module:
     """Several norms, biases, a frozen and a shared layer; random weights of a fixed seed."""
     torch.manual_seed(5)
     shared = nn.Linear(8, 8)
@@ -67,12 +68,12 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, clip: 
         optimizer.step()
 
 
-def names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
+def name_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
     by_identity = {id(parameter): name for name, parameter in model.named_parameters()}
     return [[by_identity[id(p)] for p in group["params"]] for group in optimizer.param_groups]
 
 
-def detectron2_optimizer(
+def build_detectron2_optimizer(
     model: nn.Module, settings: dict[str, Any], clip: tuple[str, float, float] | None = None
 ) -> torch.optim.Optimizer:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -89,23 +90,6 @@ def detectron2_optimizer(
     return detectron2_build_optimizer(cfg, model)
 
 
-def assert_same(one: Any, other: Any) -> None:
-    """Equal nested containers, tensors to the last bit."""
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for left, right in zip(one, other):
-            assert_same(left, right)
-    else:
-        assert one == other
-
-
 @pytest.mark.detectron2
 @pytest.mark.parametrize("clip", [None, *CLIPS], ids=str)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -113,11 +97,11 @@ def test_steps_and_state_are_detectron2s(
     settings: dict[str, Any], clip: tuple[str, float, float] | None
 ) -> None:
     settings = {"base_lr": 0.05, "weight_decay": 1e-4, **settings}
-    our_model, their_model = toy_model(), toy_model()
-    theirs = detectron2_optimizer(their_model, settings, clip)
+    our_model, their_model = make_toy_model(), make_toy_model()
+    theirs = build_detectron2_optimizer(their_model, settings, clip)
     ours = build_optimizer(our_model, OptimizerSettings(**settings))
     clipper = build_clipper(ClippingSettings(clip is not None, *(clip or ())))
-    assert names(our_model, ours) == names(their_model, theirs)
+    assert name_groups(our_model, ours) == name_groups(their_model, theirs)
     train(our_model, ours, 3, clipper)
     train(their_model, theirs, 3)
     assert_same(dict(our_model.state_dict()), dict(their_model.state_dict()))
@@ -133,13 +117,13 @@ def test_steps_and_state_are_detectron2s(
 
 
 def test_groups_by_hand() -> None:
-    model = toy_model(ours=True)
+    model = make_toy_model(ours=True)
     settings = OptimizerSettings(
         0.1, weight_decay=0.01, weight_decay_norm=0.0, weight_decay_bias=0.5, bias_lr_factor=2
     )
     optimizer = build_optimizer(model, settings)
     values = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-    found = [(*value, group) for value, group in zip(values, names(model, optimizer))]
+    found = [(*value, group) for value, group in zip(values, name_groups(model, optimizer))]
     assert found == [
         (0.1, 0.01, ["0.weight", "5.weight", "8.weight", "11.weight"]),
         (0.2, 0.5, ["0.bias", "1.bias", "3.bias", "4.bias", "7.bias", "8.bias", "11.bias"]),
@@ -177,7 +161,9 @@ def test_wrong_clipping_is_named(clip_type: str, clip_value: float) -> None:
 
 
 def test_learning_rates_keep_their_proportions() -> None:
-    optimizer = build_optimizer(toy_model(), OptimizerSettings(base_lr=0.1, bias_lr_factor=2.0))
+    optimizer = build_optimizer(
+        make_toy_model(), OptimizerSettings(base_lr=0.1, bias_lr_factor=2.0)
+    )
     for factor in (0.5, 0.25):
         set_learning_rate(optimizer, factor)
         rates = {group["lr"] for group in optimizer.param_groups}

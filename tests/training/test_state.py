@@ -12,12 +12,11 @@ from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step
 from resnext_det.training.state import MovingAverage, TrainingState
 from resnext_det.weights.containers import unpack_weights
-from tests.training.helpers import toy_state, train_toy
-from tests.training.test_optimizer import assert_same
+from tests.training.helpers import assert_same, make_toy_state, train_toy
 
 
 def test_it_is_the_formula_in_float64(tmp_path: Path) -> None:
-    state = toy_state(tmp_path)
+    state = make_toy_state(tmp_path)
     average = MovingAverage(state.model, 0.7)
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -39,19 +38,19 @@ def test_it_is_the_formula_in_float64(tmp_path: Path) -> None:
     assert not torch.equal(found["head.weight"], state.model.state_dict()["head.weight"])
 
 
-def with_average(folder: Path, seed: int) -> tuple[TrainingState, MovingAverage]:
-    state = toy_state(folder, seed=seed)
+def make_averaged_state(folder: Path, seed: int) -> tuple[TrainingState, MovingAverage]:
+    state = make_toy_state(folder, seed=seed)
     average = MovingAverage(state.model, 0.7)
     state.parts = {"model_ema": average}
     return state, average
 
 
 def test_it_resumes_and_is_what_readers_take(tmp_path: Path) -> None:
-    whole, expected = with_average(tmp_path / "whole", 3)
+    whole, expected = make_averaged_state(tmp_path / "whole", 3)
     train_toy(whole, stop=9, after_step=[expected])
-    first, average = with_average(tmp_path / "parts", 3)
+    first, average = make_averaged_state(tmp_path / "parts", 3)
     train_toy(first, stop=5, after_step=[average, first.save_every(5)])
-    second, average = with_average(tmp_path / "parts", 99)
+    second, average = make_averaged_state(tmp_path / "parts", 99)
     start = second.resume()
     train_toy(second, start=start, stop=9, after_step=[average, second.save_every(9)])
     assert_same(dict(average.model.state_dict()), dict(expected.model.state_dict()))
@@ -101,9 +100,9 @@ def test_a_step_that_overflows_is_left_out(tmp_path: Path, clipped: bool) -> Non
 
 
 def test_a_checkpoint_without_a_part(tmp_path: Path) -> None:
-    state = toy_state(tmp_path)
+    state = make_toy_state(tmp_path)
     train_toy(state, stop=1, after_step=[state.save_every(1)])
-    other, _ = with_average(tmp_path, 3)
+    other, _ = make_averaged_state(tmp_path, 3)
     with pytest.raises(
         ValueError, match=r"holds no model_ema: it is of a training with other settings"
     ):
