@@ -153,7 +153,7 @@ class Architecture:
 
     @property
     def for_small_images(self) -> bool:
-        """Whether the stem is a 3x3 convolution without stride and pool (appendix A)."""
+        """Tell whether the stem is a 3x3 convolution without stride and pool (appendix A)."""
         return self.depth not in DETECTION_DEPTHS
 
     def stages(self) -> tuple[Stage, ...]:

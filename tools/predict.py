@@ -72,9 +72,11 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
         cfg = load_config(options.config_file, [*options.overrides, *read_needed_overrides(cfg)])
     paths = find_images(options.inputs, outside=options.output)
     names = choose_class_names(cfg, options.classes)
-    found = predict_files(cfg, paths, names, output_dir=options.output, score=options.score)
+    detections, images = predict_files(
+        cfg, paths, names, output_dir=options.output, score=options.score
+    )
     yield (
-        f"{found} detections of score {options.score:g} or more on {len(paths)} images; "
+        f"{detections} detections of score {options.score:g} or more on {images} images; "
         f"they are in {options.output}"
     )
 

@@ -174,7 +174,10 @@ def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> list[
 
 
 def flatten_metrics(found: Sequence[ClassificationMetrics]) -> dict[str, float]:
-    """Name the numbers for metrics.json: test/top1, and test_1000_way/top1 of fewer classes."""
+    """Name the metrics for metrics.json, as test/top1.
+
+    A test of fewer classes than outputs has names such as test_1000_way/top1.
+    """
     return {
         f"test{f'_{metrics.ways}_way' if number else ''}/{name}": value
         for number, metrics in enumerate(found)

@@ -26,7 +26,7 @@ from resnext_det.weights.loading import read_needed_overrides
 
 @dataclass(frozen=True)
 class ClassificationJob(Processes):
-    """What classifier to train, where, and by how many processes.
+    """Say which classifier to train, where, and by how many processes.
 
     Attributes:
         config_file: a YAML file in the language of ``resnext_det.config.classification``.
@@ -62,7 +62,7 @@ class ClassificationJob(Processes):
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What the training of a classifier left.
+    """Hold the results of training a classifier.
 
     Attributes:
         output_dir: the folder of everything.
@@ -126,7 +126,7 @@ def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
 
 @dataclass(frozen=True)
 class EvaluationJob(Processes):
-    """What weights to test, on what, and how.
+    """Say which weights to test, on which images, and how.
 
     None stands for what the weights were tested with in training, or else for the usual.
 

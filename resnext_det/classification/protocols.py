@@ -121,7 +121,7 @@ def _check_mode(network: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """How an image is shown to a classifier in testing, and scored.
+    """Show images to a classifier in testing, and score them.
 
     Attributes:
         views: makes the crops of an image, or the whole image at several scales.

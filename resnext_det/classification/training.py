@@ -189,7 +189,7 @@ class _Training:
         return flatten_metrics(self.found)
 
     def write_final(self) -> None:
-        """Write the weights after the last epoch, and what the last test found."""
+        """Write the weights after the last epoch, and the metrics of the last test."""
         if distributed.is_main_process():
             write_metrics(Path(self.cfg.OUTPUT_DIR), self.found)
             self._write(FINAL, self.cfg.SOLVER.EPOCHS)

@@ -57,7 +57,7 @@ def read_image(path: str | Path, format: str) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"image {path} cannot be read: {error}; replace the file (copy or download it again), "
-            "or remove it from the annotations"
+            "or remove it from the set"
         ) from error
     if format == "L":
         return pixels[:, :, None]

@@ -151,7 +151,7 @@ def predict_files(
     *,
     output_dir: str | Path,
     score: float = 0.5,
-) -> int:
+) -> tuple[int, int]:
     """Detect on every image; write a picture of the same name and, for all, ``detections.json``.
 
     ``detections.json`` is a list of COCO results (``image_id`` is the path, ``category_id`` the
@@ -168,7 +168,7 @@ def predict_files(
             ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
 
     Returns:
-        the number of detections.
+        the numbers of detections and of images that could be read.
 
     Raises:
         ValueError: the score is not from 0 to 1, the weights do not fit, no image could be read, or
@@ -204,7 +204,7 @@ def predict_files(
     if unreadable == len(paths):
         raise ValueError(f"none of the {unreadable} images could be read; see the warnings above")
     write_text(folder / "detections.json", json.dumps(rows, indent=1))
-    return len(rows)
+    return len(rows), len(paths) - unreadable
 
 
 def _check_score(cfg: CfgNode, score: float) -> None:

@@ -58,9 +58,9 @@ def check_frozen_layers_are_loaded(model: nn.Module) -> None:
 
 
 def _is_frozen_unloaded(layer: ConvNorm) -> bool:
-    """Tell whether weights or statistics are frozen while the norm is as it was made.
+    """Tell whether a layer is frozen while its norm still has its initial values.
 
-    Without a norm the bias is looked at. Such a layer computes with random weights, and training
+    Without a norm, the bias is checked. Such a layer computes with random weights, and training
     does not change that.
     """
     norm = layer.norm

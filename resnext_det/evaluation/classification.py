@@ -21,7 +21,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """How often a classifier is right, in percent of the images; nan without any image.
+    """Percentages of images that a classifier gets right; nan without any image.
 
     The paper's tables are errors, 100 minus these.
 
@@ -167,7 +167,7 @@ class Tally:
         self._cross_entropy -= float(logs.sum())
 
     def skip(self, name: str) -> None:
-        """Note an image that cannot be scored, such as one that cannot be read."""
+        """Record an image that could not be scored, such as an unreadable one."""
         self.skipped.append(name)
 
     def merge(self, other: Tally) -> None:
@@ -187,7 +187,7 @@ class Tally:
         self.skipped += other.skipped
 
     def compute_metrics(self, protocol: str = "", dataset: str = "") -> ClassificationMetrics:
-        """Compute the metrics of what has been counted; the names are noted in them."""
+        """Compute the metrics from the counts so far; they bear the names that are given."""
         total, top1, top5 = self._counts.sum(axis=1).tolist()
         if total == 0:
             logger.warning("There is no image to evaluate on: every number is nan.")

@@ -1,1 +1,1 @@
-"""What the paper says, beside what was measured."""
+"""Compare measured runs with the figures of the ResNeXt paper."""

@@ -20,7 +20,7 @@ TABLE_2_CARDINALITIES = (1, 2, 4, 8, 32)
 
 @dataclass(frozen=True)
 class StageComplexity:
-    """What one stage of a net costs for one image.
+    """The cost of one stage of a net for one image.
 
     Attributes:
         name: "stem", "res2" to "res5", or "linear", the classifier.
@@ -132,7 +132,7 @@ def find_equal_width(cardinality: int) -> int:
 
 
 def format_widths(cardinalities: Sequence[int] = TABLE_2_CARDINALITIES, depth: int = 50) -> str:
-    """Format width d, width of the grouped convolution, and what a block and the net cost.
+    """Format a table of bottleneck width d, grouped-convolution width, and cost.
 
     The default is table 2 of the paper: cardinality against width at the complexity of 1x64d.
 

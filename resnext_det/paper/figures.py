@@ -33,7 +33,7 @@ DENSE = "dense 224, 256, 384, 480, 640"
 
 
 class Setting(NamedTuple):
-    """What a figure was measured on and how, in the paper or by a run.
+    """The setting in which a figure was measured, in the paper or by a run.
 
     Attributes:
         dataset: of a classifier, a key of ``DATASETS`` or the names of other sets; of a detector,

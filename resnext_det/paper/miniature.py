@@ -32,7 +32,7 @@ _CLASSIFIER, _DETECTOR = "classifier_", "faster_rcnn_"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run, and where.
+    """Settings of the miniature: networks, seeds and folders.
 
     Attributes:
         configs: a folder of ``classifier_NAME.yaml`` and ``faster_rcnn_NAME.yaml`` for each
@@ -55,7 +55,7 @@ class Settings:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What every configuration is changed by."""
+        """List the overrides of every configuration."""
         return () if self.device is None else ("MODEL.DEVICE", self.device)
 
 

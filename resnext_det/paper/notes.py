@@ -96,7 +96,7 @@ def _note_other_set(papers: str, measured: str) -> str:
 
 
 def _compare_recipe(dataset: str, recipe: Mapping[str, Any], runs: Sequence[Run]) -> Iterator[str]:
-    """Name every key of the recipe that runs have otherwise."""
+    """Name the keys of the paper's recipe that runs did not follow."""
     batch, others = recipe["SOLVER.IMS_PER_BATCH"], []
     configs = {run.output_dir: run.config for run in runs}  # a run may have several tests
     for key, paper in recipe.items():

@@ -96,7 +96,7 @@ class Difference:
     r: Row
 
     def get_paper(self, metric: str) -> float | None:
-        """Subtract the paper's figures; None where it lacks one of them."""
+        """Get the difference of the paper's two figures; None where it lacks one of them."""
         x, r = self.x.get_paper(metric), self.r.get_paper(metric)
         return None if x is None or r is None else x - r
 

@@ -1,1 +1,1 @@
-"""What people look at: plots of results."""
+"""Plots of results."""

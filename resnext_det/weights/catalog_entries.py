@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """Where the file is, or will be, in the cache; it may be put there by hand."""
+        """Name the file's place in the cache; the file may be put there by hand."""
         publisher = self.name.removeprefix(PREFIX).rpartition("/")[0]
         return cache_folder() / publisher / urlsplit(self.url).path.rpartition("/")[2]
 

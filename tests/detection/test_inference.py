@@ -60,7 +60,7 @@ def test_pictures_and_detections_of_every_image(cfg: CfgNode, tmp_path: Path) ->
     sizes = {"a.png": (40, 60), "b.jpg": (130, 50), "c.bmp": (33, 33)}
     paths = [draw(tmp_path / "in" / name, *size, seed=len(name)) for name, size in sizes.items()]
     out = tmp_path / "new" / "out"
-    count = predict_files(cfg, paths, NAMES, output_dir=out, score=0.2)
+    count, _ = predict_files(cfg, paths, NAMES, output_dir=out, score=0.2)
     rows = read_rows(out)
     assert count == len(rows) > 0
     assert {path.name for path in out.iterdir()} == {"a.png", "b.jpg", "c.png", "detections.json"}
@@ -126,9 +126,9 @@ def test_an_unreadable_image_does_not_lose_the_others(
     text.write_text("no image")
     paths = [good[0], truncated, text, gone, good[1]]
     with caplog.at_level(logging.WARNING):
-        count = predict_files(cfg, paths, NAMES, output_dir=tmp_path / "out", score=0.1)
+        count, read = predict_files(cfg, paths, NAMES, output_dir=tmp_path / "out", score=0.1)
     assert {row["image_id"] for row in read_rows(tmp_path / "out")} == {str(path) for path in good}
-    assert count == len(read_rows(tmp_path / "out"))
+    assert (count, read) == (len(read_rows(tmp_path / "out")), len(good))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.jpg",
         "detections.json",
@@ -168,7 +168,7 @@ def test_every_kind_of_image(cfg: CfgNode, tmp_path: Path) -> None:
 
 def test_scores(cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = draw(tmp_path / "a.png")
-    assert predict_files(cfg, [path], NAMES, output_dir=tmp_path / "out", score=1.0) == 0
+    assert predict_files(cfg, [path], NAMES, output_dir=tmp_path / "out", score=1.0) == (0, 1)
     assert read_rows(tmp_path / "out") == []
     words = r"the score 50 is not from 0 to 1; write, for example, 0.5 for 50%"
     with pytest.raises(ValueError, match=words):

@@ -19,7 +19,7 @@ from resnext_det.data.images.resizing import check_image
 
 @contextmanager
 def seed_torch(random_state: np.random.RandomState) -> Iterator[None]:
-    """Seed torch's global generator of the CPU by one draw, and restore it afterwards.
+    """Seed torch's CPU generator from one random draw, and restore it on exit.
 
     ``torch.manual_seed`` would seed the generators of the GPUs too, and for good.
     """

@@ -1,4 +1,4 @@
-"""Where the images of a set are stored: in files, in tar archives, or as pixels in memory."""
+"""Store the images of a set: in files, in tar archives, or as pixels in memory."""
 
 from __future__ import annotations
 
