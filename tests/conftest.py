@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from resnext_det.data import coco
 from tests.detection.helpers import write_sets
@@ -57,3 +58,17 @@ def registered(sets: dict[str, tuple[Path, Path]], alone: None) -> None:
     """As ``alone``, with the tiny sets under their names."""
     for name, paths in sets.items():
         coco.register_coco(name, *paths)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Keep the figures that are saved."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *arguments: object, **options: object) -> None:
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved

@@ -11,6 +11,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from resnext_det.classification.build import get_preprocessing
+from resnext_det.classification.evaluation import find_columns
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.files import list_first
 from resnext_det.forms import convert
@@ -106,8 +107,8 @@ def _fit_linear(file: WeightFile, class_names: Sequence[str]) -> WeightFile:
             "training, in their order.",
             *(file.path, count),
         )
-    elif theirs is not None and sorted(theirs) == sorted(class_names):
-        order = [theirs.index(name) for name in class_names]
+    elif theirs is not None and set(theirs) == set(class_names):
+        order = find_columns(class_names, theirs)  # refuses names that stand twice
         state.update({name: state[name][order] for name in _LINEAR})
     else:
         known = f"other classes ({list_first(theirs, 3)})" if theirs else f"{count} classes"

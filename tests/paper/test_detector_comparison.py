@@ -572,20 +572,6 @@ def test_json_holds_every_figure(quartet: Comparison, write: Write) -> None:
     assert single["differences"] == []
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Keep the figures that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: object, **options: object) -> None:
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
-
-
 def read_heights(axes: Any, marker: str) -> list[float]:
     return [
         float(y) for line in axes.lines if line.get_marker() == marker for y in line.get_ydata()

@@ -15,20 +15,6 @@ from resnext_det.report.plots import plot_precision_recall
 from tests.evaluation.helpers import random_set
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Keep the figures that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: object, **options: object) -> None:
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
-
-
 def test_the_curves_are_those_of_the_precision_array(tmp_path: Path, figures: list[Figure]) -> None:
     annotations, results = random_set(0)
     metrics = evaluate_coco(annotations, results)
