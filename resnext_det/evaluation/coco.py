@@ -97,6 +97,9 @@ class CocoMetrics:
         headers = ["category", "AP"] * (columns // 2)
         return f"{text}\n\n{tabulate(rows, headers, tablefmt='pipe', disable_numparse=True)}"
 
+    # Scripts call these by their earlier names.
+    summary, table = summarize, format_table
+
 
 def evaluate_coco(
     annotations: Source,
