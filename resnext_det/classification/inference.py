@@ -1,17 +1,16 @@
-"""A trained classifier for single images."""
+"""A trained classifier for images of any kind."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, overload
 
-import numpy as np
 import torch
-from PIL import Image
 
 from resnext_det.classification.protocols import protocol_of
 from resnext_det.classification.weights import load_classifier
-from resnext_det.data.reading import decode_rgb, read_range
+from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels
 from resnext_det.instances import name_classes
 from resnext_det.training import distributed
 from resnext_det.weights import WeightFile, read_weights
@@ -50,43 +49,37 @@ class Classifier:
         names = class_names or file.class_names or ()
         self.class_names = name_classes(self.network.num_classes, names)
 
-    @torch.inference_mode()
+    @overload
+    def __call__(self, image: AnyImage, top: int = 5) -> list[tuple[str, float]]: ...
+
+    @overload
     def __call__(
-        self, image: np.ndarray | Image.Image | str | Path, top: int = 5
-    ) -> list[tuple[str, float]]:
-        """Classify the center of one image.
+        self, image: list[AnyImage] | tuple[AnyImage, ...], top: int = 5
+    ) -> list[list[tuple[str, float]]]: ...
+
+    def __call__(self, image: Any, top: int = 5) -> Any:
+        """Classify the center of one image, or of each image of a list.
 
         Args:
-            image: (H, W, 3) uint8, RGB; an image of Pillow; or the path of a file, which is read as
-                in training and testing.
+            image: the path of a file, which is read as in training and testing; an image of Pillow,
+                of any mode; (H, W, 3) uint8, RGB, or gray, (H, W); or a list of such.
             top: how many classes to return.
 
         Returns:
-            (class, probability), the most probable first.
+            (class, probability), the most probable first; of a list, such a list for each image.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is truncated or no image; the array is of another shape or type.
+            ValueError: the file is broken, or no image; the array is of another shape or type; see
+                ``to_pixels``.
         """
-        pixels = _read_pixels(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise ValueError(
-                f"the image is {pixels.dtype} of the shape {pixels.shape}; give uint8 of the shape "
-                "(height, width, 3), channels in the order RGB, or the path of a file"
-            )
+        return apply_to_each(image, "RGB", lambda one: self._classify(one, top))
+
+    @torch.inference_mode()
+    def _classify(self, image: AnyImage, top: int) -> list[tuple[str, float]]:
+        pixels = to_pixels(image, "RGB", upright=False)
         views = torch.as_tensor(self.protocol.views(pixels))[None]
         probabilities = self.protocol.score(self.network, views, self.device)[0].softmax(0)
         values, indices = probabilities.topk(min(top, len(self.class_names)))
         names = [self.class_names[index] for index in indices.tolist()]
         return list(zip(names, values.tolist()))
-
-
-def _read_pixels(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        return image
-    path = Path(image)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image {path}; give the path of a file")
-    return decode_rgb(read_range(str(path)), str(path), "give another one")

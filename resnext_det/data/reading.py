@@ -6,12 +6,13 @@ import contextlib
 import io
 import os
 import struct
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
 FORMATS = ("BGR", "RGB", "L")
@@ -59,9 +60,7 @@ def read_image(path: str | Path, format: str) -> np.ndarray:
             f"image {path} cannot be read: {error}; replace the file (copy or download it again), "
             "or remove it from the set"
         ) from error
-    if format == "L":
-        return pixels[:, :, None]
-    return pixels[:, :, ::-1] if format == "BGR" else pixels
+    return order_channels(pixels, format)
 
 
 def decode_image(file: BinaryIO, mode: str, *, upright: bool) -> np.ndarray:
@@ -80,22 +79,51 @@ def decode_image(file: BinaryIO, mode: str, *, upright: bool) -> np.ndarray:
             is the reason alone.
     """
     try:
-        with Image.open(file) as image:
-            image.load()
-            if upright:
-                # A malformed EXIF block is no reason to refuse the pixels; PIL raises many types.
-                with contextlib.suppress(Exception):
-                    ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_scale_to_eight_bits(image).convert(mode))
+        with warnings.catch_warnings():  # of many pixels and odd metadata
+            warnings.simplefilter("ignore")
+            image = Image.open(file)
+        with image:
+            return convert_image(image, mode, upright=upright)
     except UnidentifiedImageError as error:
         raise ValueError("it is no image of a known format") from error
     except _BROKEN as error:
         raise ValueError(str(error)) from error
 
 
-def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
+def convert_image(image: Image.Image, mode: str, *, upright: bool) -> np.ndarray:
+    """Convert an image of Pillow, of any mode, as ``decode_image`` does; it stays as it is.
+
+    Raises:
+        ValueError: it is broken, or its pixels are 32-bit numbers; the text is the reason alone.
+    """
+    try:
+        with warnings.catch_warnings():  # of palettes, which tell nothing that a user could mend
+            warnings.simplefilter("ignore")
+            image.load()
+            turned = _turn_upright(image) if upright else image
+            return np.asarray(_scale_to_eight_bits(turned, image.format).convert(mode))
+    except _BROKEN as error:
+        raise ValueError(str(error)) from error
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    # A malformed EXIF block is no reason to refuse the pixels; PIL raises many types.
+    with contextlib.suppress(Exception):
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    return image
+
+
+def order_channels(pixels: np.ndarray, format: str) -> np.ndarray:
+    """Bring gray or RGB pixels into the form of a format."""
+    if format == "L":
+        return pixels[:, :, None]
+    return pixels[:, :, ::-1] if format == "BGR" else pixels
+
+
+def _scale_to_eight_bits(image: Image.Image, format: str | None) -> Image.Image:
     """Scale 16-bit gray to 8 bits: PIL's own conversion would make every pixel over 255 white."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and format == "PNG"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(

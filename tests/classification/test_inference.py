@@ -80,9 +80,29 @@ def test_what_is_refused(photo: Path, tmp_path: Path) -> None:
     photo.with_name("cut.jpg").write_bytes(photo.read_bytes()[:700])
     with pytest.raises(ValueError, match=r"cut\.jpg cannot be read"):
         classifier(photo.with_name("cut.jpg"))
-    for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8)):
+    for wrong in (np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8)):
         with pytest.raises(
             ValueError,
             match=r"give uint8 of the shape \(height, width, 3\), channels in the order RGB",
         ):
             classifier(wrong)
+    with pytest.raises(FileNotFoundError, match=r"entry 1 of the list: there is no image none"):
+        classifier([photo, "none.jpg"])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_mode_by_path_by_image_and_in_a_list(photo: Path, tmp_path: Path, mode: str) -> None:
+    """A gray image of 16 bits that Pillow converts itself is all white but for its darkest."""
+    known = KNOWN["torchvision"]
+    write_weights(make_network(3), tmp_path / "three.pth", "native", preprocessing=known)
+    classifier = resnext_det.Classifier(tmp_path / "three.pth", device="cpu")
+    with Image.open(photo) as opened:
+        deep = Image.fromarray(np.asarray(opened.convert("L")).astype(np.uint16) << 8)
+        image = deep if mode == "I;16" else opened.convert(mode)
+    image.save(tmp_path / "image.png")
+    by_path = classifier(tmp_path / "image.png")
+    assert classifier([tmp_path / "image.png", image]) == [by_path, classifier(image)]
+    assert classifier(image) == by_path
+    if mode in ("L", "I;16"):
+        with Image.open(photo) as opened:
+            assert by_path == classifier(np.asarray(opened.convert("L")))
