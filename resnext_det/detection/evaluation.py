@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from resnext_det.data.loaders import build_test_loader
 from resnext_det.data.proposals import Proposals, write_proposals
 from resnext_det.detection.datasets import test_mapper
 from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco, make_coco_results
+from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.evaluation.proposals import ProposalMetrics, evaluate_proposals
 from resnext_det.files import write_text
 from resnext_det.training import distributed
@@ -86,8 +88,13 @@ def evaluate_on(
     mapper: Callable[..., dict[str, Any]],
     num_workers: int,
     output_dir: Path,
+    max_detections: int | None = None,
 ) -> CocoMetrics | None:
     """Detect on every image, write ``coco_instances_results.json``, and compare with annotations.
+
+    Args:
+        max_detections: how many detections of an image and category count. None: all that the
+            model gives, and 100 at least, as in COCO.
 
     Returns:
         COCO's numbers; None in other processes than the first.
@@ -108,7 +115,10 @@ def evaluate_on(
         len(dataset.records),
         time.perf_counter() - began,
     )
-    metrics = evaluate_coco(dataset.annotations_file, rows)
+    if max_detections is None:
+        of_image = Counter(row["image_id"] for row in rows)
+        max_detections = max(COCO_LIMIT, *of_image.values()) if rows else COCO_LIMIT
+    metrics = evaluate_coco(dataset.annotations_file, rows, max_detections_per_image=max_detections)
     logger.info("%s, bbox:\n%s", dataset.name, metrics.format_table())
     return metrics
 
@@ -186,6 +196,18 @@ def evaluate_proposals_on(
     return metrics
 
 
+def choose_limit(cfg: CfgNode) -> int | None:
+    """Choose how many detections count: as many as the detector may give, and 100 at least.
+
+    COCO's own numbers, and those of detectron2's tools whatever the configuration, are of 100.
+
+    Returns:
+        the limit of an image; None where the configuration sets the detector none.
+    """
+    given = cfg.TEST.DETECTIONS_PER_IMAGE
+    return None if given < 0 else max(COCO_LIMIT, given)
+
+
 def evaluate_all(
     cfg: CfgNode, model: nn.Module, test_sets: list[CocoDataset]
 ) -> dict[str, DatasetMetrics]:
@@ -205,7 +227,12 @@ def evaluate_all(
             found = evaluate_proposals_on(cfg, model, dataset)
         else:
             found = evaluate_on(
-                model, dataset, mapper=test_mapper(cfg), num_workers=workers, output_dir=output_dir
+                model,
+                dataset,
+                mapper=test_mapper(cfg),
+                num_workers=workers,
+                output_dir=output_dir,
+                max_detections=choose_limit(cfg),
             )
         if found is not None:
             write_text(output_dir / "metrics.json", found.to_json())
@@ -216,11 +243,14 @@ def evaluate_all(
 def flatten_metrics(results: Mapping[str, DatasetMetrics]) -> dict[str, float]:
     """Name every number as metrics.json and TensorBoard do: bbox/AP, or box_proposals/AR@100.
 
-    Where several sets are evaluated, the set's name comes first: NAME/bbox/AP.
+    Where several sets are evaluated, the set's name comes first: NAME/bbox/AP. Where the limit of
+    detections is not COCO's 100, the task tells it: bbox@300/AP.
     """
     numbers = {}
     for name, metrics in results.items():
-        task = "box_proposals" if isinstance(metrics, ProposalMetrics) else "bbox"
+        limit = getattr(metrics, "max_detections", COCO_LIMIT)
+        task = "bbox" if limit == COCO_LIMIT else f"bbox@{limit}"
+        task = "box_proposals" if isinstance(metrics, ProposalMetrics) else task
         prefix = task if len(results) == 1 else f"{name}/{task}"
         numbers.update({f"{prefix}/{key}": value for key, value in metrics.as_dict().items()})
     return numbers

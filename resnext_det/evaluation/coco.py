@@ -12,6 +12,7 @@ import numpy as np
 from tabulate import tabulate
 
 from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
+from resnext_det.evaluation.coco_checks import COCO_LIMIT, check_results, warn_of_undefined
 from resnext_det.evaluation.coco_files import (
     Source,
     find_images,
@@ -34,7 +35,8 @@ class CocoMetrics:
     ``AP`` is the mean over the IoU thresholds .50, .55 ... .95, the 101 recalls and the categories;
     ``AP50`` and ``AP75`` are of one threshold, ``APs``, ``APm``, ``APl`` of small, medium and large
     objects; ``AR1``, ``AR10`` and ``AR100`` are recalls with 1, 10 and ``max_detections``
-    detections an image, ``ARs``, ``ARm``, ``ARl`` those of small, medium and large objects.
+    detections an image, ``ARs``, ``ARm``, ``ARl`` those of small, medium and large objects. Where
+    ``max_detections`` is not COCO's 100, what is written tells it: ``AR300`` in place of ``AR100``.
 
     ``precision`` has the shape (T, R, K, A, M): thresholds, recalls, categories, areas and numbers
     of detections, within 0 to 1, -1 where undefined: pycocotools' own array.
@@ -55,7 +57,7 @@ class CocoMetrics:
     class_names: tuple[str, ...]
     category_ap: tuple[float, ...]
     precision: np.ndarray = field(repr=False, compare=False)
-    max_detections: int = 100
+    max_detections: int = COCO_LIMIT
     backend: str = "pycocotools"
 
     def as_dict(self, *, recalls: bool = False) -> dict[str, float]:
@@ -64,30 +66,42 @@ class CocoMetrics:
         As there, a set of one category has no key of its own for it. With ``recalls`` the six
         average recalls, which detectron2 leaves out, come too.
         """
-        names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-        names += ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"] if recalls else []
-        numbers = {name: getattr(self, name) for name in names}
+        numbers = self._name_numbers() if recalls else self._name_precisions()
         if len(self.class_names) > 1:
             pairs = zip(self.class_names, self.category_ap, strict=True)
             numbers.update({f"AP-{name}": ap for name, ap in pairs})
         return numbers
 
+    def _name_precisions(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+
+    def _name_numbers(self) -> dict[str, float]:
+        limits = choose_limits(self.max_detections)
+        values = zip(limits, (self.AR1, self.AR10, self.AR100), strict=True)
+        recalls = {f"AR{limit}": value for limit, value in values}
+        sizes = {name: getattr(self, name) for name in ("ARs", "ARm", "ARl")}
+        return {**self._name_precisions(), **recalls, **sizes}
+
     def to_json(self) -> str:
-        """Write all the numbers as a JSON object; null stands for nan."""
-        return format_json(self.as_dict(recalls=True))
+        """Write all the numbers as a JSON object; null stands for nan.
+
+        A limit that is not COCO's 100 stands there as ``max_detections``.
+        """
+        return format_numbers(self.as_dict(recalls=True), self.max_detections)
 
     def summarize(self) -> str:
         """Write the two numbers of table 8 in a line."""
-        return f"AP {self.AP:.1f}, AP50 {self.AP50:.1f}"
+        limit = describe_limit(self.max_detections)
+        return f"AP {self.AP:.1f}, AP50 {self.AP50:.1f}{limit and f' ({limit})'}"
 
     def format_table(self, *, per_category: bool = True) -> str:
         """Format the 12 numbers and the AP per category in columns, as detectron2 logs them."""
-        numbers = {
-            name: value for name, value in self.as_dict(recalls=True).items() if "-" not in name
-        }
+        numbers = self._name_numbers()
         text = tabulate(
             [list(numbers.values())], headers=list(numbers), tablefmt="pipe", floatfmt=".3f"
         )
+        if limit := describe_limit(self.max_detections):
+            text += f"\n\n{limit}"
         if not per_category:
             return text
         pairs = zip(self.class_names, self.category_ap, strict=True)
@@ -111,7 +125,9 @@ def evaluate_coco(
 ) -> CocoMetrics:
     """Compare detected with annotated boxes by COCO's rules.
 
-    The numbers equal pycocotools' to the last bit.
+    The numbers equal pycocotools' to the last bit. Warnings say why numbers are nan, and which
+    results are likely a mistake: every detection twice, boxes that are corners, categories of
+    another list.
 
     Args:
         annotations: a file of COCO instance annotations, or the dict read from one. A missing
@@ -124,12 +140,13 @@ def evaluate_coco(
         max_detections_per_image: how many detections of an image and category count, the best
             first.
         image_ids: evaluate on these images alone; results of other images of the annotations are
-            left out.
+            left out. With none of them every number is nan.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file is not JSON or not of COCO's form; a box or score is not finite; an image
-            or category id is unknown. The message names the entry.
+        ValueError: a file is not JSON or not of COCO's form; a box or score is not finite; a width
+            or height is negative; every box lies within 0 to 1; an image or category id is
+            unknown. The message names the entry.
     """
     if not isinstance(max_detections_per_image, int) or max_detections_per_image < 1:
         raise ValueError(
@@ -141,13 +158,12 @@ def evaluate_coco(
     every = np.arange(len(truth.image_ids))
     images = every if image_ids is None else find_images(image_ids, truth)
     chosen = choose_backend(backend, truth)
-    if not np.isin(found.images, images).any():
+    name = str(results) if isinstance(results, str | Path) else "results"
+    check_results(found, truth, images, name, max_detections_per_image)
+    warn_of_undefined(truth, images)
+    if np.isin(truth.images, images).any() and not np.isin(found.images, images).any():
         logger.warning("There is no detection to evaluate: every AP is 0.")
-    if not np.isin(truth.images, images).any():
-        logger.warning(
-            "%s: there is no annotated object to evaluate on: every number is nan.", truth.name
-        )
-    limits = (1, min(10, max_detections_per_image), max_detections_per_image)
+    limits = choose_limits(max_detections_per_image)
     precision, recall = evaluate_boxes(chosen, truth, found, images, limits)
     numbers = {
         "AP": _average(precision[:, :, :, 0, -1]),
@@ -166,6 +182,24 @@ def evaluate_coco(
         max_detections=max_detections_per_image,
         backend=chosen,
     )
+
+
+def describe_limit(max_detections: int) -> str:
+    """Say how many detections of an image and category counted; "" for COCO's own number, 100."""
+    if max_detections == COCO_LIMIT:
+        return ""
+    return f"at most {max_detections} detections an image, where COCO counts {COCO_LIMIT}"
+
+
+def format_numbers(numbers: Mapping[str, float], max_detections: int) -> str:
+    """Format as a JSON object, with ``max_detections`` where that is not COCO's 100."""
+    limit = {} if max_detections == COCO_LIMIT else {"max_detections": max_detections}
+    return format_json({**numbers, **limit})
+
+
+def choose_limits(max_detections: int) -> tuple[int, int, int]:
+    """Choose the numbers of detections whose recalls are told: 1, 10 and the limit itself."""
+    return 1, min(10, max_detections), max_detections
 
 
 def _average(values: np.ndarray) -> float:

@@ -17,6 +17,9 @@ from resnext_det.evaluation.coco_files import Detections, GroundTruth
 
 logger = logging.getLogger(__name__)
 
+# How many IoU thresholds, recalls and areas COCO has.
+_THRESHOLDS, _RECALLS, _AREAS = 10, 101, 4
+
 BACKENDS = ("auto", "pycocotools", "hotcoco")
 
 
@@ -63,9 +66,12 @@ def evaluate_boxes(
     """Compute COCO's precision (T, R, K, A, M) and recall (T, K, A, M), -1 where undefined.
 
     Args:
-        images: numbers of the images to evaluate on, ascending.
+        images: numbers of the images to evaluate on, ascending; without any nothing is defined.
         limits: the numbers of detections an image (and category) that M stands for, ascending.
     """
+    if len(images) == 0:  # to which hotcoco takes all
+        shape = (_RECALLS, len(truth.class_names), _AREAS, len(limits))
+        return np.full((_THRESHOLDS, *shape), -1.0), np.full((_THRESHOLDS, *shape[1:]), -1.0)
     if backend == "hotcoco":
         evaluation = _load_into_hotcoco(truth, found)
     else:

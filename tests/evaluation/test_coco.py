@@ -159,7 +159,48 @@ def test_without_an_object_every_number_is_nan(
     annotations, results = simple()
     metrics = evaluate_coco({**annotations, "annotations": []}, results, backend=backend)
     assert all(math.isnan(value) for value in numbers(metrics))
-    assert "no annotated object to evaluate on: every number is nan" in caplog.text
+    assert "annotations: every number is nan, as it has no annotated object." in caplog.text
+
+
+UNDEFINED: dict[str, tuple[Json, dict[str, Any], str]] = {
+    "no image chosen": ({}, {"image_ids": []}, "image_ids is empty, which chooses no image"),
+    "an image without objects": (
+        {},
+        {"image_ids": [8]},
+        "its 1 annotated objects are all on other images than the 1 that image_ids chooses",
+    ),
+    "crowds": ({"iscrowd": 1}, {}, "its 1 annotations here are all crowds"),
+    "area": ({"area": 2e10}, {}, "the area of every object is below 0 or above 1e+10"),
+}
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_it_is_said_why_every_number_is_nan(
+    name: str, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotations, results = simple()
+    values, arguments, reason = UNDEFINED[name]
+    annotations["annotations"][0].update(values)
+    metrics = evaluate_coco(annotations, results, backend=backend, **arguments)
+    assert all(math.isnan(value) for value in [*numbers(metrics), *metrics.category_ap])
+    assert metrics.precision.shape == (10, 101, 2, 4, 3)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"annotations: every number is nan, as {reason}")
+
+
+def test_it_is_said_which_categories_have_no_object(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotations, results = simple()
+    annotations["categories"].append({"id": 9, "name": "group"})
+    annotations["annotations"].append({**annotations["annotations"][0], "id": 2, "iscrowd": 1})
+    annotations["annotations"][1]["category_id"] = 9
+    metrics = evaluate_coco(annotations, results, backend=backend)
+    assert [math.isnan(ap) for ap in metrics.category_ap] == [False, True, True]
+    assert (
+        "annotations: no object of 2 of the 3 categories is there to be found, so their AP is nan "
+        "and the means leave them out: platelet, group; of group there are crowds alone."
+    ) in caplog.messages
 
 
 def test_annotations_of_unknown_images_and_categories_are_left_out(
@@ -220,6 +261,49 @@ def test_the_dict_has_detectron2s_keys_and_the_json_no_nan() -> None:
     assert "NaN" not in text
     assert json.loads(text)["AP-platelet"] is None
     assert json.loads(text)["AP-cell"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("limit", "recalls"),
+    [
+        (300, ["AR1", "AR10", "AR300"]),
+        (10, ["AR1", "AR10"]),
+        (3, ["AR1", "AR3"]),
+        (1, ["AR1"]),
+    ],
+)
+def test_a_limit_that_is_not_cocos_is_told(limit: int, recalls: list[str]) -> None:
+    """The numbers of boxes bear detectron2's names, which are the same with every limit."""
+    metrics = evaluate_coco(*simple(), max_detections_per_image=limit)
+    names = [*NAMES[:6], *recalls, *NAMES[9:]]
+    assert list(json.loads(metrics.to_json())) == [
+        *names, "AP-cell", "AP-platelet", "max_detections",
+    ]  # fmt: skip
+    assert json.loads(metrics.to_json())["max_detections"] == limit
+    words = f"at most {limit} detections an image, where COCO counts 100"
+    assert metrics.summarize() == f"AP 100.0, AP50 100.0 ({words})"
+    lines = metrics.format_table(per_category=False).splitlines()
+    assert lines[0].replace("|", " ").split() == names
+    assert lines[3:] == ["", words]
+    assert list(metrics.as_dict()) == [*NAMES[:6], "AP-cell", "AP-platelet"]
+
+
+def test_categories_may_be_named_as_numbers_are() -> None:
+    """Or hold what separates the parts of a key; each has its own key and cell."""
+    names = ["AP", "50", "AP50", "-", "AP-50", "a-b", "nan", "APs", "max_detections"]
+    annotations, results = random_set(1, categories=len(names), images=30)
+    for entry, name in zip(annotations["categories"], names, strict=True):
+        entry["name"] = name
+    metrics = evaluate_coco(annotations, results)
+    expected = dict(zip(metrics.class_names, metrics.category_ap))
+    found = metrics.as_dict()
+    assert len(found) == 6 + len(names)
+    assert {name: found[f"AP-{name}"] for name in names} == expected
+    head, cells = metrics.format_table().split("\n\n")
+    assert head.splitlines()[0].replace("|", " ").split() == list(NAMES)
+    rows = [line.strip("|").split("|") for line in cells.splitlines()[2:]]
+    flat = [cell.strip() for row in rows for cell in row]
+    assert dict(zip(flat[::2], flat[1::2])) == {name: f"{ap:.3f}" for name, ap in expected.items()}
 
 
 def test_the_table_shows_the_numbers_and_the_categories() -> None:

@@ -36,7 +36,8 @@ def test_the_numbers_go_into_a_json_file(
     out = tmp_path / "new" / "metrics.json"
     assert run(*files, "--backend", backend, "--json", out, "--max-detections", 20) == 0
     metrics = evaluate_coco(*files, max_detections_per_image=20)
-    assert json.loads(out.read_text()) == metrics.as_dict(recalls=True)
+    numbers = {**metrics.as_dict(recalls=True), "max_detections": 20}
+    assert json.loads(out.read_text()) == numbers and "AR20" in numbers
     assert capsys.readouterr().out == metrics.format_table(per_category=False) + "\n"
 
 

@@ -15,7 +15,9 @@ from torch import nn
 
 from resnext_det.detection import evaluation
 from resnext_det.detection.detectron2.datasets import Data, convert_sample
-from resnext_det.files import format_json, write_text
+from resnext_det.evaluation.coco import describe_limit, format_numbers
+from resnext_det.evaluation.coco_checks import COCO_LIMIT
+from resnext_det.files import write_text
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,12 @@ class TaskMetrics:
 
     Attributes:
         tasks: "bbox", "segm" or "keypoints" -> name -> number.
+        max_detections: how many detections of an image and category counted; always 20 for
+            keypoints.
     """
 
     tasks: Mapping[str, Mapping[str, float]]
+    max_detections: int = COCO_LIMIT
 
     def as_dict(self) -> dict[str, float]:
         """Name the numbers of boxes as they are, and others as "segm-AP"."""
@@ -37,8 +42,8 @@ class TaskMetrics:
         }
 
     def to_json(self) -> str:
-        """Write all the numbers as a JSON object; null stands for nan."""
-        return format_json(self.as_dict())
+        """Write all the numbers as a JSON object, as ``CocoMetrics`` does."""
+        return format_numbers(self.as_dict(), self.max_detections)
 
     def format_table(self) -> str:
         """Make a text table with a row of AP, AP50, AP75, APs, APm and APl for every task."""
@@ -46,11 +51,15 @@ class TaskMetrics:
         rows = [
             [task, *(numbers.get(name) for name in names)] for task, numbers in self.tasks.items()
         ]
-        return tabulate(rows, headers=["task", *names], tablefmt="pipe", floatfmt=".3f")
+        text = tabulate(rows, headers=["task", *names], tablefmt="pipe", floatfmt=".3f")
+        limit = describe_limit(self.max_detections)
+        return text + (limit and f"\n\n{limit}")
 
     def summarize(self) -> str:
         """Name the APs in one line."""
-        return ", ".join(f"{task} AP {numbers['AP']:.1f}" for task, numbers in self.tasks.items())
+        limit = describe_limit(self.max_detections)
+        parts = (f"{task} AP {numbers['AP']:.1f}" for task, numbers in self.tasks.items())
+        return ", ".join(parts) + (limit and f" ({limit})")
 
 
 def evaluate_all(
@@ -65,14 +74,16 @@ def evaluate_all(
         return evaluation.evaluate_all(cfg, _Converting(model), data.test_sets)
     folder = Path(cfg.OUTPUT_DIR, "inference")
     results: dict[str, evaluation.DatasetMetrics] = {}
+    limit = evaluation.choose_limit(cfg) or COCO_LIMIT
     was_training = model.training
     for name in cfg.DATASETS.TEST:
         output_dir = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
         loader = build_detection_test_loader(cfg, name, num_workers=cfg.DATALOADER.NUM_WORKERS)
         DatasetCatalog.get(name)  # which tells where the annotations are
-        found = inference_on_dataset(model, loader, COCOEvaluator(name, output_dir=str(output_dir)))
+        evaluator = COCOEvaluator(name, output_dir=str(output_dir), max_dets_per_image=limit)
+        found = inference_on_dataset(model, loader, evaluator)
         if found:
-            results[name] = TaskMetrics(found)
+            results[name] = TaskMetrics(found, limit)
             write_text(output_dir / "metrics.json", results[name].to_json())
     model.train(was_training)
     return results

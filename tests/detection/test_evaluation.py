@@ -1,0 +1,102 @@
+"""Evaluation of a detector: how many of its detections count, and what the numbers are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from resnext_det.config import get_cfg
+from resnext_det.data.coco import CocoDataset, load_coco, register_coco
+from resnext_det.detection.datasets import test_mapper as build_mapper
+from resnext_det.detection.evaluation import evaluate_all, evaluate_on, flatten_metrics
+from resnext_det.instances import Boxes, Instances
+
+
+class Perfect(nn.Module):
+    """Give the objects, as a perfect detector that has no limit would."""
+
+    def __init__(self, boxes: Tensor) -> None:
+        super().__init__()
+        self.boxes = boxes
+
+    def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        number = len(self.boxes)
+        found = Instances(
+            (400, 1600),
+            pred_boxes=Boxes(self.boxes),
+            scores=torch.linspace(0.9, 0.5, number),
+            pred_classes=torch.zeros(number, dtype=torch.int64),
+        )
+        return [{"instances": found} for _ in batch]
+
+
+@pytest.fixture
+def dense(tmp_path: Path, alone: None) -> tuple[CocoDataset, Perfect]:
+    """Make an image with 150 objects, and the detector that finds them all."""
+    Image.new("RGB", (1600, 400)).save(tmp_path / "1.png")
+    boxes = [[40 * (k % 40), 40 * (k // 40), 30, 30] for k in range(150)]
+    annotations = [
+        {"id": k, "image_id": 1, "category_id": 1, "bbox": box, "area": 900, "iscrowd": 0}
+        for k, box in enumerate(boxes, 1)
+    ]
+    content = {
+        "images": [{"id": 1, "width": 1600, "height": 400, "file_name": "1.png"}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "dense.json").write_text(json.dumps(content))
+    register_coco("dense", tmp_path / "dense.json", tmp_path)
+    corners = torch.tensor(boxes, dtype=torch.float32)
+    corners[:, 2:] += corners[:, :2]
+    return load_coco("dense"), Perfect(corners)
+
+
+@pytest.mark.parametrize(
+    ("given", "AP", "task", "recall"),
+    [
+        # 67 of the 101 recalls (0, .01 ... .66) are reached with 100 of 150 objects.
+        (100, 100 * 67 / 101, "bbox", ("AR100", 100 * 100 / 150)),
+        (50, 100 * 67 / 101, "bbox", ("AR100", 100 * 100 / 150)),
+        (300, 100, "bbox@300", ("AR300", 100)),
+        (-1, 100, "bbox@150", ("AR150", 100)),
+    ],
+)
+def test_as_many_detections_count_as_the_configuration_sets(
+    given: int,
+    AP: float,
+    task: str,
+    recall: tuple[str, float],
+    dense: tuple[CocoDataset, Perfect],
+    tmp_path: Path,
+) -> None:
+    dataset, model = dense
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.TEST.DETECTIONS_PER_IMAGE = given
+    found = evaluate_all(cfg, model, [dataset])
+    assert flatten_metrics(found)[f"{task}/AP"] == pytest.approx(AP)
+    written = json.loads((tmp_path / "out/inference/metrics.json").read_text())
+    assert written[recall[0]] == pytest.approx(recall[1])
+    limit = int(recall[0][2:])
+    assert written.get("max_detections", 100) == limit
+    told = f"at most {limit} detections an image" in found["dense"].summarize()
+    assert told == (limit != 100)
+    results = json.loads((tmp_path / "out/inference/coco_instances_results.json").read_text())
+    assert len(results) == 150
+
+
+def test_without_a_limit_all_detections_count(
+    dense: tuple[CocoDataset, Perfect], tmp_path: Path
+) -> None:
+    dataset, model = dense
+    mapper = build_mapper(get_cfg())
+    metrics = evaluate_on(model, dataset, mapper=mapper, num_workers=0, output_dir=tmp_path / "o")
+    assert metrics is not None
+    assert metrics.summarize().startswith("AP 100.0, AP50 100.0 (at most 150 detections")
