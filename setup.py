@@ -87,6 +87,7 @@ setup(
         "yacs>=0.1.8",
         "PyYAML>=6.0.1",
         "filelock>=3.12",
+        "msgspec>=0.19.0",
         "safetensors>=0.4",
         "pycocotools>=2.0.8",
         f"{choose_opencv()}>=4.10.0.84",

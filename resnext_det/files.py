@@ -114,3 +114,10 @@ def list_first(names: Iterable[str], count: int = 5) -> str:
     every = list(names)
     left = len(every) - count
     return ", ".join(every[:count]) + (f" and {left} more" if left > 0 else "")
+
+
+def escape_controls(text: str) -> str:
+    """Write control characters as backslash sequences, so that no file steers a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

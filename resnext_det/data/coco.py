@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from resnext_det.data.coco_json import Record, read_coco_json
+from resnext_det.data.records import Records
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +59,8 @@ class CocoDataset:
     annotations_file: Path
     image_dir: Path
     class_names: tuple[str, ...]  # in ascending order of the file's ids
-    category_ids: tuple[int, ...]  # those ids
-    records: list[Record]
+    category_ids: tuple[int | str, ...]  # those ids
+    records: Sequence[Record]
 
 
 def get_datasets_root() -> Path:
@@ -120,9 +123,9 @@ def load_coco(name: str) -> CocoDataset:
     """
     annotations_file, image_dir = find_dataset(name)
     missing = None
-    if not annotations_file.is_file():
+    if not annotations_file.exists():
         missing = f"annotations file {annotations_file}"
-    elif not image_dir.is_dir():
+    elif annotations_file.is_file() and not image_dir.is_dir():
         missing = f"image folder {image_dir}"
     if missing:
         root = str(get_datasets_root())
@@ -159,12 +162,16 @@ def check_same_categories(
         )
 
 
-def filter_empty(records: Sequence[Record]) -> list[Record]:
+def filter_empty(records: Sequence[Record]) -> Sequence[Record]:
     """Keep the records with at least one annotation that is no crowd.
 
     Equals detectron2's FILTER_EMPTY_ANNOTATIONS.
     """
-    kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+    kept: Sequence[Record]
+    if isinstance(records, Records):
+        kept = records.select(np.flatnonzero(records.count_objects()))
+    else:
+        kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
     logger.info(
         "left out %d of %d images without usable annotations",
         *(len(records) - len(kept), len(records)),

@@ -1,27 +1,93 @@
-"""Read a COCO annotations file into detectron2's standard dicts, and name every contradiction."""
+"""Read COCO annotations, for training and for evaluation alike, and name every contradiction."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from resnext_det.files import list_first
+from resnext_det.data.coco_entries import (
+    Annotation,
+    Category,
+    Checker,
+    Image,
+)
+from resnext_det.data.json_files import Entry, decode_entries, read_text, show, split_table
+from resnext_det.data.records import XYWH_ABS, Record, Records
+from resnext_det.files import escape_controls, list_first
+
+__all__ = [
+    "SMALLEST_SIDE",
+    "XYWH_ABS",
+    "AnnotationTable",
+    "Record",
+    "read_annotations",
+    "read_category_names",
+    "read_coco_json",
+]
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]
-
-XYWH_ABS = 1  # detectron2's BoxMode.XYWH_ABS
 SMALLEST_SIDE = 1e-5  # training leaves out boxes with a side up to this, as detectron2 does
 
 
-def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int, str], list[Record]]:
-    """Read and validate an annotations file.
+@dataclass(frozen=True)
+class AnnotationTable:
+    """Hold the contents of an annotations file in columns.
+
+    Images and categories are numbered from 0 in ascending order of their ids. ``file_names`` are
+    empty and ``sizes`` (M, 2), height and width, are 0 where the file does not say them.
+
+    Of the N annotations, in the order of the file, there are ``ids`` (N,); ``images`` (N,) and
+    ``categories`` (N,), -1 where the file lists no such one; ``boxes`` (N, 4), float64, as x, y,
+    width, height in pixels, and ``whole`` (N,), whether the file gives four integers; ``areas``
+    (N,), of the box where the file has none; ``crowds`` (N,); ``masked`` (N,), false where there
+    are polygons of under 3 points only.
+    """
+
+    names: dict[int | str, str]
+    image_ids: list[int | str]
+    file_names: list[str]
+    sizes: np.ndarray
+    ids: np.ndarray
+    images: np.ndarray
+    categories: np.ndarray
+    boxes: np.ndarray
+    whole: np.ndarray
+    areas: np.ndarray
+    crowds: np.ndarray
+    masked: np.ndarray
+
+
+def read_category_names(path: Path, name: str) -> dict[int | str, str]:
+    """Read the categories of an annotations file alone.
+
+    Args:
+        path: the file.
+        name: the dataset's name, for messages.
+
+    Returns:
+        {category id: class name} in ascending order of id.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, is not COCO's, or lists a category twice.
+    """
+    source = f"dataset {name!r} ({path})"
+    return _Reader(split_table(read_text(path, source), dict, source), source).read_categories()
+
+
+def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int | str, str], Records]:
+    """Read and validate an annotations file for training.
 
     Args:
         path: the file.
@@ -33,225 +99,302 @@ def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int, st
         image id.
 
     Raises:
-        ValueError: see ``load_coco``.
+        FileNotFoundError, ValueError: see ``load_coco``.
     """
-    reader = _Reader(f"dataset {name!r} ({path})", tolerant="minival" in str(path))
-    content = reader.parse(path)
-    names = reader.read_categories(content)
-    records = reader.read_images(content, str(image_dir))
-    contiguous = {category: index for index, category in enumerate(names)}
-    reader.read_annotations(content, records, contiguous)
-    return names, list(records.values())
+    source = f"dataset {name!r} ({path})"
+    table = read_annotations(path, source, strict=True)
+    warn = partial(_warn, source)
+    warn(int((table.images < 0).sum()), "annotations belong to no listed image; they are left out")
+    few_points = "annotations have polygons of under 3 points only"
+    warn(int((~table.masked).sum()), f"{few_points}; they are left out, as by detectron2")
+    warn(*_describe_empty_boxes(table))
+    kept = np.flatnonzero(table.masked & (table.images >= 0))
+    kept = kept[np.argsort(table.images[kept], kind="stable")]
+    ends = np.searchsorted(table.images[kept], np.arange(len(table.image_ids) + 1))
+    return table.names, Records(
+        file_names=[os.path.join(image_dir, name) for name in table.file_names],
+        image_ids=table.image_ids,
+        sizes=table.sizes,
+        spans=np.stack([ends[:-1], ends[1:]], axis=1),
+        boxes=table.boxes[kept],
+        whole=table.whole[kept],
+        categories=table.categories[kept],
+        crowds=table.crowds[kept],
+    )
+
+
+def read_annotations(
+    annotations: Path | Mapping[str, Any], source: str, *, strict: bool
+) -> AnnotationTable:
+    """Read and validate annotations.
+
+    Args:
+        annotations: a file, or the dict read from one.
+        source: what they are, with the path; it begins every message.
+        strict: images have to have file names and sizes, and annotations a listed image and
+            category, as training needs. Else they may lack them, as pycocotools lets them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, is not COCO's, or contradicts itself.
+    """
+    content: Any = annotations
+    if isinstance(annotations, Path):
+        content = split_table(read_text(annotations, source), dict, source)
+    tolerant = isinstance(annotations, Path) and "minival" in str(annotations)
+    return _Reader(content, source, tolerant).read(strict=strict)
 
 
 class _Reader:
-    """Read one file, step by step.
+    """Read the tables of annotations.
 
     Args:
+        content: the tables by name, of ``split_table`` or decoded.
         source: begins every message.
-        tolerant: let annotation ids repeat, as detectron2 does; COCO 2014's minival and
-            valminusminival are known for it.
+        tolerant: let annotation ids repeat and images be missing, as detectron2 does; COCO 2014's
+            minival and valminusminival are known for it.
     """
 
-    def __init__(self, source: str, tolerant: bool) -> None:
+    def __init__(self, content: Any, source: str, tolerant: bool = False) -> None:
+        self._checker = Checker(source)
         self._source = source
         self._tolerant = tolerant
+        if not isinstance(content, Mapping):
+            hint = " (a list is a file of results)" if isinstance(content, list) else ""
+            raise self._checker.error(
+                f"it holds a {type(content).__name__}, not an object; give annotations in COCO's "
+                f"format{hint}"
+            )
+        self._content = content
 
-    def parse(self, path: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(path.read_bytes(), object_hook=_drop_mask)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{self._source} is not JSON: {error.msg} at line {error.lineno} column "
-                f"{error.colno}; correct it, or copy or download it again"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self._source} is not text in UTF-8: {error}; save it as JSON in UTF-8"
-            ) from None
-        if not isinstance(content, dict):
-            kind = type(content).__name__
-            raise self._error(f"it holds a {kind}, not an object; give a file in COCO's format")
-        return content
-
-    def read_categories(self, content: dict[str, Any]) -> dict[int, str]:
-        names: dict[int, str] = {}
-        for entry in self._read_table(content, "categories"):
-            category, name = self._read_integer(entry, "id", "a category"), entry.get("name")
-            if not isinstance(name, str):
-                raise self._error(f"category {category} has the name {name!r}; write a string")
-            if category in names:
-                raise self._error(
-                    f"category id {category} occurs twice; give each category its own id"
+    def read_categories(self) -> dict[int | str, str]:
+        names: dict[int | str, str] = {}
+        by_look: dict[str, int | str] = {}
+        entries = self._read_table("categories")
+        for category in self._decode("categories", entries, Category, self._checker.check_category):
+            # Names that look the same are the same: in tables and pictures nobody can tell them.
+            look = unicodedata.normalize("NFC", " ".join(category.name.split()))
+            if not look:
+                raise self._checker.error(
+                    f"category {category.id} has the name {category.name!r}; write a name"
                 )
-            names[category] = name
-        return dict(sorted(names.items()))
-
-    def read_images(self, content: dict[str, Any], image_dir: str) -> dict[int, Record]:
-        records: dict[int, Record] = {}
-        for entry in self._read_table(content, "images"):
-            image_id = self._read_integer(entry, "id", "an image")
-            owner = f"image {image_id}"
-            if image_id in records:
-                raise self._error(f"image id {image_id} occurs twice; give each image its own id")
-            height, width = (self._read_integer(entry, key, owner) for key in ("height", "width"))
-            if min(height, width) < 1:
-                size = f"height {height} and width {width}"
-                raise self._error(f"{owner} has {size}; write its size in pixels")
-            name = entry.get("file_name")
-            if name is None and isinstance(entry.get("coco_url"), str):
-                name = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS v1: folder and file
-            if not isinstance(name, str):
-                raise self._error(
-                    f"{owner} has the file_name {name!r}; write a path in the image folder"
+            if category.id in names:
+                raise self._checker.error(
+                    f"category id {show(category.id)} occurs twice; give each category its own id"
                 )
-            records[image_id] = {
-                "file_name": os.path.join(image_dir, name),
-                "height": height,
-                "width": width,
-                "image_id": image_id,
-                "annotations": [],
-            }
-        return dict(sorted(records.items()))
-
-    def read_annotations(
-        self, content: dict[str, Any], records: dict[int, Record], contiguous: dict[int, int]
-    ) -> None:
-        """Put every annotation into its image's record."""
-        seen: set[int] = set()
-        placed: list[tuple[int, Record, list[float]]] = []
-        repeated = homeless = without_mask = 0
-        for entry in self._read_table(content, "annotations", may_be_empty=True):
-            identity = self._read_integer(entry, "id", "an annotation")
-            repeated += identity in seen
-            seen.add(identity)
-            record = records.get(self._read_integer(entry, "image_id", f"annotation {identity}"))
-            homeless += record is None
-            if (repeated or homeless) and not self._tolerant:
-                wrong = "its id occurs twice"
-                if record is None:
-                    wrong = f"image_id {entry['image_id']} is no image's id"
-                raise self._error(
-                    f"annotation {identity}: {wrong}; give each its own id and a listed image"
+            if look in by_look:
+                raise self._checker.error(
+                    f"categories {show(by_look[look])} and {show(category.id)} have one name, "
+                    f"{look!r}; give them different names, or remove one and give its annotations "
+                    "the category_id of the other"
                 )
-            if record is None:
-                continue
-            annotation = self._read_annotation(entry, f"annotation {identity}", contiguous)
-            if not entry.get("segmentation", True):
-                without_mask += 1
-                continue
-            record["annotations"].append(annotation)
-            placed.append((identity, record, annotation["bbox"]))
-        self._warn(repeated, "annotations repeat an id; they are kept")
-        self._warn(homeless, "annotations belong to no listed image; they are left out")
-        self._warn(
-            without_mask,
-            "annotations have polygons of under 3 points only; they are left out, as by detectron2",
+            names[category.id], by_look[look] = category.name, category.id
+        return {identity: names[identity] for identity in self._sort_ids(names, "category")}
+
+    def read(self, *, strict: bool) -> AnnotationTable:
+        """Read all tables; see ``read_annotations``."""
+        names = self.read_categories()
+        images = self._read_images(strict)
+        image_ids = self._sort_ids(images, "image")
+        ordered = [images[identity] for identity in image_ids]
+        columns = self._read_columns(image_ids, list(names), strict)
+        table = AnnotationTable(
+            names=names,
+            image_ids=image_ids,
+            file_names=[image.file_name or "" for image in ordered],
+            sizes=np.array([[i.height or 0, i.width or 0] for i in ordered], np.int64),
+            **columns,
         )
-        if placed:
-            self._check_boxes(placed)
+        self._check_ids(table.ids)
+        self._check_boxes(table)
+        return replace(table, areas=self._complete_areas(table))
 
-    def _read_annotation(
-        self, entry: dict[str, Any], owner: str, contiguous: dict[int, int]
-    ) -> Record:
-        category = self._read_integer(entry, "category_id", owner)
-        if category not in contiguous:
-            known = list_first(map(str, contiguous), 20)
-            raise self._error(
-                f"{owner}: category_id {category} is no category's id; add it to 'categories' (now "
-                f"{known}) or correct it"
-            )
-        box: Any = entry.get("bbox")
-        is_list = isinstance(box, list) and len(box) == 4
-        if not is_list or any(type(value) not in (int, float) for value in box):
-            raise self._error(
-                f"{owner}: bbox is {box!r}; write [x, y, width, height], four numbers in pixels"
-            )
-        crowd = entry.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            raise self._error(f"{owner}: iscrowd is {crowd!r}; write 0 or 1")
-        if entry.get("ignore", 0) != 0:
-            raise self._error(
-                f"{owner}: 'ignore' is {entry['ignore']!r}, which is not supported; remove the "
-                "annotation, or write iscrowd 1 to have it ignored in training and evaluation"
-            )
-        return {
-            "bbox": box,
-            "bbox_mode": XYWH_ABS,
-            "category_id": contiguous[category],
-            "iscrowd": int(crowd),
-        }
+    def _read_images(self, strict: bool) -> dict[int | str, Image]:
+        images: dict[int | str, Image] = {}
+        entries = self._read_table("images")
+        for image in self._decode("images", entries, Image, self._checker.check_image):
+            if image.id in images:
+                raise self._checker.error(
+                    f"image id {show(image.id)} occurs twice; give each image its own id"
+                )
+            images[image.id] = image
+            if image.file_name is None and image.coco_url is not None:  # LVIS v1: folder and file
+                image.file_name = "/".join(image.coco_url.split("/")[-2:])
+            if not strict:
+                continue
+            for key in ("height", "width", "file_name"):
+                if getattr(image, key) is None:
+                    raise self._checker.error(f"image {image.id} lacks {key!r}; write it")
+        return images
 
-    def _check_boxes(self, placed: list[tuple[int, Record, list[float]]]) -> None:
-        """Check boxes [x, y, width, height], with the annotation's id and the image's record."""
-        boxes = np.array([box for _, _, box in placed], dtype=np.float64)
-        sizes = [[record["width"], record["height"]] for _, record, _ in placed]
-        size = np.array(sizes, dtype=np.float64)
+    def _read_columns(
+        self, image_ids: list[int | str], category_ids: list[int | str], strict: bool
+    ) -> dict[str, np.ndarray]:
+        """Read the annotations into the columns of ``AnnotationTable``."""
+        image_numbers = {identity: number for number, identity in enumerate(image_ids)}
+        class_numbers = {identity: number for number, identity in enumerate(category_ids)}
+        entries = self._read_table("annotations")
+        check, has_mask = self._checker.check_annotation, self._checker.has_mask
+        batches: list[tuple[np.ndarray, ...]] = [_make_columns([], {}, {}, has_mask)]
+        for batch in decode_entries(entries, Annotation, check, "annotations", self._source):
+            columns = _make_columns(batch, image_numbers, class_numbers, has_mask)
+            if strict:
+                self._refuse_strays(batch, columns[1], columns[2], category_ids)
+            batches.append(columns)
+        names = ("ids", "images", "categories", "boxes", "whole", "areas", "crowds", "masked")
+        return dict(zip(names, map(np.concatenate, zip(*batches)), strict=True))
+
+    def _refuse_strays(
+        self,
+        batch: Sequence[Annotation],
+        images: np.ndarray,
+        categories: np.ndarray,
+        category_ids: list[int | str],
+    ) -> None:
+        if (images < 0).any() and not self._tolerant:
+            stray = batch[int((images < 0).argmax())]
+            raise self._checker.error(
+                f"annotation {stray.id}: image_id {show(stray.image_id)} is no image's id; give "
+                "each annotation a listed image"
+            )
+        if (categories < 0).any():
+            stray = batch[int((categories < 0).argmax())]
+            raise self._checker.error(
+                f"annotation {stray.id}: category_id {show(stray.category_id)} is no category's "
+                f"id; add it to 'categories' (now {list_first(map(str, category_ids), 20)}) or "
+                "correct it"
+            )
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        values, counts = np.unique(ids, return_counts=True)
+        repeated = len(ids) - len(values)
+        if repeated and not self._tolerant:
+            raise self._checker.error(
+                f"annotation {values[int((counts > 1).argmax())]}: its id occurs twice, and "
+                f"{repeated} of {len(ids)} annotations repeat an id; number them from 1, each once"
+            )
+        _warn(self._source, repeated, "annotations repeat an id; they are kept")
+
+    def _check_boxes(self, table: AnnotationTable) -> None:
+        boxes = table.boxes
+        size = np.where(table.images[:, None] < 0, 0, table.sizes[table.images, ::-1])
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        outside = ((low > size) | (high < 0)).any(axis=1) & (size > 0).all(axis=1)
         faults = {
             "is not finite": ~np.isfinite(boxes).all(axis=1),
             "has a negative side": (boxes[:, 2:] < 0).any(axis=1),
-            "lies wholly outside": ((low > size) | (high < 0)).any(axis=1),
+            "lies wholly outside": outside,
         }
         for fault, where in faults.items():
             if where.any():
                 first = int(where.argmax())
-                identity, record, _ = placed[first]
                 others = f" (and so do {where.sum() - 1} others)" if where.sum() > 1 else ""
-                raise self._error(
-                    f"annotation {identity}: bbox {boxes[first].tolist()} {fault}{others}; its "
-                    f"image {record['image_id']} ({record['file_name']}) is {record['width']} x "
-                    f"{record['height']}; boxes are [x, y, width, height] in pixels: correct it or "
+                image = int(table.images[first])
+                owner = "no listed one" if image < 0 else show(table.image_ids[image])
+                if (size[first] > 0).all():
+                    width, height = size[first].tolist()
+                    owner += f" ({table.file_names[image]}) is {width} x {height}"
+                raise self._checker.error(
+                    f"annotation {table.ids[first]}: bbox {boxes[first].tolist()} {fault}{others}; "
+                    f"its image {owner}; boxes are [x, y, width, height] in pixels: correct it or "
                     "remove the annotation"
                 )
-        inside = np.minimum(high, size) - np.maximum(low, 0)
-        empty = (inside <= SMALLEST_SIDE).any(axis=1)
-        if empty.any():
-            identity, record, _ = placed[int(empty.argmax())]
-            self._warn(
-                int(empty.sum()),
-                f"boxes have no area, the first is annotation {identity} of image "
-                f"{record['image_id']}; training leaves them out",
-            )
 
-    def _read_table(
-        self, content: dict[str, Any], key: str, *, may_be_empty: bool = False
-    ) -> list[dict[str, Any]]:
-        table = content.get(key)
-        if not isinstance(table, list) or any(not isinstance(entry, dict) for entry in table):
+    def _complete_areas(self, table: AnnotationTable) -> np.ndarray:
+        """Give annotations without an area that of their box; warn of areas of something else."""
+        of_boxes = table.boxes[:, 2] * table.boxes[:, 3]
+        given = ~np.isnan(table.areas)
+        if given.any():
+            largest = float(table.areas[given].max())
+            if largest <= 1 < np.median(of_boxes[given]):
+                _warn(
+                    self._source,
+                    int(given.sum()),
+                    f"areas are {largest:g} or less, while their boxes have {of_boxes.max():g} and "
+                    "less square pixels; APs, APm and APl follow the areas: correct them, or leave "
+                    "them out to use those of the boxes",
+                )
+        return np.where(given, table.areas, of_boxes)
+
+    def _read_table(self, key: str) -> Sequence[Any]:
+        table = self._content.get(key)
+        if isinstance(table, msgspec.Raw):
+            with contextlib.suppress(msgspec.ValidationError):  # it is no list
+                table = msgspec.json.decode(table, type=list[msgspec.Raw])
+        if not isinstance(table, list | tuple):
             found = f"'{key}' is no list of objects"
-            if key not in content:
-                found = f"it has {list_first(content, 20) or 'nothing'}"
-            raise self._error(
+            if key not in self._content:
+                found = f"it has {list_first(map(str, self._content), 20) or 'nothing'}"
+            raise self._checker.error(
                 f"it is not in COCO's format: {found}; give lists named 'images', 'annotations' "
                 "and 'categories'"
             )
-        if not table and not may_be_empty:
-            raise self._error(f"'{key}' is empty; list the {key} in it")
+        if not table and key != "annotations":
+            raise self._checker.error(f"'{key}' is empty; list the {key} in it")
         return table
 
-    def _read_integer(self, entry: dict[str, Any], key: str, owner: str) -> int:
-        value = entry.get(key)
-        if type(value) is int:
-            return value
-        if type(value) is float and value.is_integer():
-            return int(value)
-        raise self._error(f"{owner} has the {key} {value!r}; write an integer")
+    def _decode(
+        self,
+        key: str,
+        entries: Sequence[Any],
+        kind: type[Entry],
+        check: Callable[[Mapping[str, Any], int], Entry],
+    ) -> Iterator[Entry]:
+        for batch in decode_entries(entries, kind, check, key, self._source):
+            yield from batch
 
-    def _error(self, text: str) -> ValueError:
-        return ValueError(f"{self._source}: {text}")
+    def _sort_ids(self, ids: Iterable[int | str], kind: str) -> list[int | str]:
+        every = list(ids)
+        texts = [identity for identity in every if isinstance(identity, str)]
+        if 0 < len(texts) < len(every):
+            integer = next(identity for identity in every if not isinstance(identity, str))
+            raise self._checker.error(
+                f"it mixes {kind} ids of several types, such as {show(texts[0])} and "
+                f"{show(integer)}; write integers"
+            )
+        return sorted(every)
 
-    def _warn(self, count: int, message: str) -> None:
-        if count:
-            logger.warning("%s: %d %s", self._source, count, message)
+
+def _make_columns(
+    batch: Sequence[Annotation],
+    image_numbers: Mapping[int | str, int],
+    class_numbers: Mapping[int | str, int],
+    has_mask: Callable[[Annotation], bool],
+) -> tuple[np.ndarray, ...]:
+    """Make the columns of some annotations; areas that are not given are nan."""
+    ids = [entry.id for entry in batch]
+    try:
+        numbers = np.array(ids, np.int64)
+    except OverflowError:
+        numbers = np.array(ids, object)
+    boxes = [entry.bbox for entry in batch]
+    return (
+        numbers,
+        np.array([image_numbers.get(entry.image_id, -1) for entry in batch], np.int64),
+        np.array([class_numbers.get(entry.category_id, -1) for entry in batch], np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array([all(type(value) is int for value in box) for box in boxes], bool),
+        np.array([np.nan if entry.area is None else entry.area for entry in batch], np.float64),
+        np.array([entry.iscrowd for entry in batch], bool),
+        np.array([has_mask(entry) for entry in batch], bool),
+    )
 
 
-def _drop_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    """Replace a mask by whether it is usable, so that a large file's polygons are freed early."""
-    if "segmentation" in entry:
-        mask = entry["segmentation"]
-        polygons = mask if isinstance(mask, list) and mask and isinstance(mask[0], list) else None
-        entry["segmentation"] = polygons is None or any(
-            len(p) % 2 == 0 and len(p) >= 6 for p in polygons
-        )
-    return entry
+def _describe_empty_boxes(table: AnnotationTable) -> tuple[int, str]:
+    """Count the boxes without area inside of their image, and say so."""
+    used = table.masked & (table.images >= 0)
+    low, sides = table.boxes[used, :2], table.boxes[used, 2:]
+    inside = np.minimum(low + sides, table.sizes[table.images[used], ::-1]) - np.maximum(low, 0)
+    empty = (inside <= SMALLEST_SIDE).any(axis=1)
+    if not empty.any():
+        return 0, ""
+    first = int(np.flatnonzero(used)[empty.argmax()])
+    return int(empty.sum()), (
+        f"boxes have no area, the first is annotation {table.ids[first]} of image "
+        f"{table.image_ids[table.images[first]]}; training leaves them out"
+    )
+
+
+def _warn(source: str, count: int, message: str) -> None:
+    if count:
+        logger.warning("%s", escape_controls(f"{source}: {count} {message}"))

@@ -11,11 +11,11 @@ import torch
 from torch.utils.data import Dataset
 
 from resnext_det.data import sampling
+from resnext_det.data.records import Record, Records
 from resnext_det.data.sampling import Batch
 from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
-Record = dict[str, Any]
 Mapper = Callable[[Record, "np.random.RandomState | None"], dict[str, Any]]
 
 
@@ -133,7 +133,8 @@ class _Samples(Dataset):
         seed: int = 0,
         rank: int = 0,
     ) -> None:
-        self._records = _PackedRecords(records) if num_workers > 0 else records
+        alone = num_workers == 0 or isinstance(records, Records)  # which workers share as it is
+        self._records = records if alone else _PackedRecords(records)
         self._mapper, self._seed, self._rank = mapper, seed, rank
 
     def __getitem__(self, item: tuple[int, int] | int) -> Any:

@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.data.coco import CocoDataset, check_same_categories, filter_empty, load_coco
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
+from resnext_det.data.records import join_records
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.data.workers import Loader
 from resnext_det.training import distributed
@@ -58,7 +59,7 @@ def check_categories(
 def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loader:
     """Build the training batches of this process, from iteration ``start`` on."""
     loader, image = cfg.DATALOADER, cfg.INPUT
-    records = [record for dataset in train_sets for record in dataset.records]
+    records = join_records([dataset.records for dataset in train_sets])
     given = cfg.MODEL.LOAD_PROPOSALS
     return build_train_loader(
         filter_empty(records) if loader.FILTER_EMPTY_ANNOTATIONS else records,

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnext_det.data.coco import find_dataset, list_datasets
-from resnext_det.data.coco_json import read_coco_json
+from resnext_det.data.coco_json import read_category_names
 from resnext_det.data.reading import read_image
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
 from resnext_det.detection.drawing import choose_colors, draw_detections
@@ -136,7 +136,7 @@ def _read_test_set_names(cfg: CfgNode) -> tuple[str, ...]:
     for name in cfg.DATASETS.TEST[:1]:
         annotations, images = find_dataset(name) if name in list_datasets() else (None, None)
         if annotations is not None and images is not None and annotations.is_file():
-            return tuple(read_coco_json(annotations, images, name)[0].values())
+            return tuple(read_category_names(annotations, name).values())
         # A detector is used where its data are not.
         logger.warning(
             "the annotations of %s are not here, so classes have numbers; give --classes", name

@@ -61,7 +61,7 @@ def content() -> Content:
                 "image_id": image,
                 "category_id": category,
                 "bbox": box,
-                "area": 1.0,
+                "area": box[2] * box[3],
             }
             | more
             for number, (image, category, box, more) in enumerate(boxes)
@@ -201,7 +201,7 @@ def without(table: str, index: int, key: str) -> Content:
 
 MALFORMED: list[tuple[Any, str]] = [
     ('{"images": [\n 1, }', r"is not JSON: .* at line 2 column 5; correct it, or copy or download"),
-    ("", "is not JSON: Expecting value at line 1 column 1"),
+    ("", "is empty; write it again"),
     ([1, 2], "it holds a list, not an object"),
     ({"labels": [], "a": 1}, "not in COCO's format: it has labels, a; give lists named 'images'"),
     ({"images": [], "annotations": []}, "it has images, annotations; give lists"),
@@ -211,16 +211,16 @@ MALFORMED: list[tuple[Any, str]] = [
     (content() | {"categories": []}, "'categories' is empty"),
     (changed("categories", 0, id=1), "category id 1 occurs twice; give each category its own id"),
     (changed("categories", 0, name=None), "category 90 has the name None; write a string"),
-    (changed("categories", 0, id="90"), "a category has the id '90'; write an integer"),
+    (changed("categories", 0, id="90"), "mixes category ids of several types, such as '90' and 1"),
     (changed("images", 0, id=4), "image id 4 occurs twice"),
-    (changed("images", 0, id="30"), "an image has the id '30'; write an integer"),
-    (changed("images", 0, width=0), "image 30 has height 60 and width 0; write its size in pixels"),
-    (without("images", 0, "height"), "image 30 has the height None; write an integer"),
-    (without("images", 0, "file_name"), "image 30 has the file_name None"),
-    (changed("annotations", 1, id=100), "annotation 100: its id occurs twice; give each"),
+    (changed("images", 0, id="30"), "mixes image ids of several types, such as '30' and 4; write"),
+    (changed("images", 0, width=0), "image 30 has width 0; write its size in pixels"),
+    (without("images", 0, "height"), "image 30 lacks 'height'; write it"),
+    (without("images", 0, "file_name"), "image 30 lacks 'file_name'"),
+    (changed("annotations", 1, id=100), "annotation 100: its id occurs twice, and 1 of 5 "),
     (changed("annotations", 1, image_id=5), "annotation 101: image_id 5 is no image's id"),
     (changed("annotations", 1, category_id=2), r"101: category_id 2 is no .*\(now 1, 7, 90\)"),
-    (without("annotations", 1, "category_id"), "annotation 101 has the category_id None"),
+    (without("annotations", 1, "category_id"), "annotation 101 lacks 'category_id'"),
     (without("annotations", 1, "bbox"), r"101: bbox is None; write \[x, y, width, height\]"),
     (changed("annotations", 1, bbox=[1, 2, 3]), r"101: bbox is \[1, 2, 3\]; write"),
     (changed("annotations", 1, bbox=[1, 2, "3", 4]), r"101: bbox is \[1, 2, '3', 4\]"),

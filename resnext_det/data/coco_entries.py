@@ -1,0 +1,209 @@
+"""Say what an image, a category and an annotation of a COCO file have to be.
+
+Entries that are right are decoded straight into these types. The checks here are for all others:
+they convert what is as good (the id 7.0, numpy's numbers) and refuse the rest, by its id.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+
+from resnext_det.data.json_files import show
+from resnext_det.files import escape_controls, list_first
+
+_LARGEST = 2**63 - 1
+_Side = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Number = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)] | float
+Box = tuple[_Number, _Number, _Number, _Number]
+
+WITH_MASK, TOO_FEW_POINTS = msgspec.Raw(b"null"), msgspec.Raw(b"[[]]")
+_IN_NUMBERS = b"0123456789+-.eE, \n\r\t"
+_POLYGONS = "write polygons [[x0, y0, x1, y1, ...]] or a run-length encoding, or leave it out"
+
+
+class Image(msgspec.Struct, gc=False):
+    """An image; sizes and names are None where the file does not say them."""
+
+    id: int | str
+    file_name: str | None = None
+    height: _Side | None = None
+    width: _Side | None = None
+    coco_url: str | None = None
+
+
+class Category(msgspec.Struct, gc=False):
+    """A category."""
+
+    id: int | str
+    name: str
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """An object. Its mask is not decoded."""
+
+    id: int
+    image_id: int | str
+    category_id: int | str
+    bbox: Box
+    area: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    iscrowd: Literal[0, 1] | bool = 0
+    ignore: Literal[0] = 0
+    segmentation: msgspec.Raw = WITH_MASK
+
+
+class Checker:
+    """Check entries that are decoded, or not from JSON.
+
+    Args:
+        source: begins every message.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def check_image(self, entry: Mapping[str, Any], index: int) -> Image:
+        """Convert an entry of 'images', or raise ValueError."""
+        image_id = self._read_id(entry, "id", f"entry {index} of 'images'")
+        owner = f"image {image_id}"
+        sides: dict[str, int | None] = {}
+        for side in ("height", "width"):
+            sides[side] = None
+            if side in entry:
+                sides[side] = number = self._read_integer(entry, side, owner)
+                if not 1 <= number < 2**31:
+                    raise self.error(f"{owner} has {side} {number}; write its size in pixels")
+        name, url = entry.get("file_name"), entry.get("coco_url")
+        if name is not None and not _is_text(name):
+            raise self.error(
+                f"{owner} has the file_name {show(name)}; write a path in the image folder"
+            )
+        return Image(image_id, name, coco_url=url if _is_text(url) else None, **sides)
+
+    def check_category(self, entry: Mapping[str, Any], index: int) -> Category:
+        """Convert an entry of 'categories', or raise ValueError."""
+        category, name = (
+            self._read_id(entry, "id", f"entry {index} of 'categories'"),
+            entry.get("name"),
+        )
+        if not _is_text(name):
+            raise self.error(f"category {category} has the name {show(name)}; write a string")
+        return Category(category, str(name))
+
+    def check_annotation(self, entry: Mapping[str, Any], index: int) -> Annotation:
+        """Convert an entry of 'annotations', or raise ValueError."""
+        identity = self._read_integer(entry, "id", f"entry {index} of 'annotations'")
+        owner = f"annotation {identity}"
+        crowd, area = entry.get("iscrowd", 0), entry.get("area")
+        if not isinstance(crowd, numbers.Real | np.bool_) or crowd not in (0, 1):
+            raise self.error(f"{owner}: iscrowd is {show(crowd)}; write 0 or 1")
+        ignore = entry.get("ignore", 0)
+        if not isinstance(ignore, numbers.Real | np.bool_) or ignore != 0:
+            raise self.error(
+                f"{owner}: 'ignore' is {show(ignore)}, which is not supported; remove the "
+                "annotation, or write iscrowd 1 to have it ignored in training and evaluation"
+            )
+        if area is not None and not (is_number(area) and math.isfinite(area) and area >= 0):
+            raise self.error(
+                f"{owner}: area is {show(area)}; write the object's area in square pixels, a "
+                "number from 0 up, or leave it out to use its box's"
+            )
+        has_mask = self._has_mask(entry.get("segmentation"), owner)
+        return Annotation(
+            identity,
+            self._read_id(entry, "image_id", owner),
+            self._read_id(entry, "category_id", owner),
+            self._read_box(entry, owner),
+            None if area is None else float(area),
+            bool(crowd),
+            segmentation=WITH_MASK if has_mask else TOO_FEW_POINTS,
+        )
+
+    def has_mask(self, annotation: Annotation) -> bool:
+        """Tell whether a mask is usable; only polygons of under 3 points are not.
+
+        Raises ValueError where it is no mask.
+        """
+        text = bytes(annotation.segmentation)
+        if (
+            text[:2] == b"[["
+            and text[-2:] == b"]]"
+            and text.translate(None, _IN_NUMBERS) == b"[[]]"
+        ):
+            commas = text.count(b",")  # one polygon: decoding it would take ten times as long
+            return commas >= 5 and commas % 2 == 1
+        return self._has_mask(json.loads(text), f"annotation {annotation.id}")
+
+    def error(self, text: str) -> ValueError:
+        """Make an error of the source."""
+        return ValueError(escape_controls(f"{self.source}: {text}"))
+
+    def _has_mask(self, mask: Any, owner: str) -> bool:
+        if mask is None or isinstance(mask, Mapping):
+            return True
+        polygons = mask if isinstance(mask, list | tuple | np.ndarray) else None
+        if polygons is None:
+            raise self.error(f"{owner}: segmentation is {show(mask)}; {_POLYGONS}")
+        if all(is_number(value) for value in polygons):  # [], or a polygon that is in no list
+            return True
+        for polygon in polygons:
+            if not isinstance(polygon, list | tuple | np.ndarray) or not all(
+                map(is_number, polygon)
+            ):
+                raise self.error(f"{owner}: segmentation has {show(polygon)}; {_POLYGONS}")
+        return any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in polygons)
+
+    def _read_box(self, entry: Mapping[str, Any], owner: str) -> Box:
+        box = entry.get("bbox")
+        values = list(box) if isinstance(box, list | tuple | np.ndarray) else []
+        if len(values) != 4 or not all(map(is_number, values)):
+            raise self.error(
+                f"{owner}: bbox is {show(box)}; write [x, y, width, height], four numbers in pixels"
+            )
+        x, y, w, h = (
+            int(value) if isinstance(value, numbers.Integral) else float(value) for value in values
+        )
+        return x, y, w, h
+
+    def _read_id(self, entry: Mapping[str, Any], key: str, owner: str) -> int | str:
+        value = entry.get(key)
+        return str(value) if _is_text(value) else self._read_integer(entry, key, owner)
+
+    def _read_integer(self, entry: Mapping[str, Any], key: str, owner: str) -> int:
+        if key not in entry:
+            found = list_first(map(str, entry), 10) or "nothing"
+            raise self.error(f"{owner} lacks {key!r} (it has {found}); write an integer")
+        value = entry[key]
+        if is_number(value) and math.isfinite(value) and value == int(value):
+            return int(value)
+        raise self.error(f"{owner} has the {key} {show(value)}; write an integer")
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a real number that float64 can hold; a truth value is none."""
+    if type(value) is float:
+        return True
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is a string that can be written in UTF-8 and is not empty."""
+    if not isinstance(value, str) or not value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
