@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnext_det.data.reading import convert_image, decode_image, order_channels
+from resnext_det.data.reading import (
+    convert_image,
+    decode_image,
+    describe_irregular_file,
+    explain_unreadable,
+    order_channels,
+)
 
 AnyImage = np.ndarray | Image.Image | str | Path
 
@@ -46,7 +52,7 @@ def to_pixels(image: AnyImage, format: str, *, upright: bool = True) -> np.ndarr
             return order_channels(decode_image(file, mode, upright=upright), format)
     except (OSError, ValueError) as error:
         which = f"of mode {image.mode}" if isinstance(image, Image.Image) else image
-        raise ValueError(f"image {which} cannot be read: {error}; give another one") from error
+        raise ValueError(explain_unreadable(which, error, "give another one")) from error
 
 
 def check_image(image: Any, format: str) -> None:
@@ -61,6 +67,8 @@ def check_image(image: Any, format: str) -> None:
             raise ValueError(f"{path} is a folder; give the path of one image, or a list of paths")
         if not path.exists():
             raise FileNotFoundError(f"there is no image {path}; give the path of a file")
+        if kind := describe_irregular_file(path.stat().st_mode):
+            raise ValueError(f"{path} is {kind}, not a file; give the path of an image file")
     elif isinstance(image, Image.Image):
         _check_size(image.height, image.width)
     elif isinstance(image, np.ndarray):

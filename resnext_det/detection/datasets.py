@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from fvcore.common.config import CfgNode
 
 from resnext_det.data.coco import CocoDataset, check_same_categories, filter_empty, load_coco
+from resnext_det.data.inspection import inspect_datasets
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
 from resnext_det.data.records import join_records
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.data.workers import Loader
 from resnext_det.training import distributed
+
+_PATIENCE = timedelta(hours=12)  # for a look at every image
 
 
 def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[CocoDataset]:
@@ -54,6 +58,29 @@ def check_categories(
             f"MODEL.ROI_HEADS.NUM_CLASSES = {wanted}, but dataset {first.name!r} has {count} "
             f"categories; write {count}"
         )
+
+
+def look_at_data(
+    train_sets: list[CocoDataset], test_sets: list[CocoDataset], *, everything: bool = False
+) -> None:
+    """Look at the data before the first step, in the main process; an error ends every process.
+
+    Args:
+        everything: decode every image, see ``inspect_dataset``.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``inspect_dataset``.
+    """
+    fault: Exception | None = None
+    with distributed.run_main_process_first(_PATIENCE):
+        if distributed.is_main_process():
+            try:
+                inspect_datasets(train_sets, test_sets, everything=everything)
+            except (OSError, ValueError) as error:
+                fault = error
+    fault = distributed.broadcast_object(fault)
+    if fault is not None:
+        raise fault
 
 
 def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loader:

@@ -325,7 +325,7 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
     "no test set": (None, "--eval-only", "DATASETS.TEST ()", 1,
         ["DATASETS.TEST is empty", "('coco_2017_val',)"]),
     "image missing": ("missing image", "", BROKEN, 1,
-        ["000001.jpg does not exist", "put the file there"]),
+        ["1 of 2 images do not exist", "'000001.jpg'", "put the files there"]),
     "image truncated": ("truncated image", "", BROKEN, 1,
         ["000001.jpg cannot be read", "truncated", "replace the file"]),
     "image truncated, in a worker": ("truncated image", "", f"{BROKEN} DATALOADER.NUM_WORKERS 1", 1,

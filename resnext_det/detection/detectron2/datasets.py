@@ -11,7 +11,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_train_loader
 
 from resnext_det.data.coco import CocoDataset, list_datasets
-from resnext_det.detection.datasets import build_train_batches, check_categories, load_datasets
+from resnext_det.detection.datasets import (
+    build_train_batches,
+    check_categories,
+    load_datasets,
+    look_at_data,
+)
 from resnext_det.detection.detectron2.catalog import register_datasets
 from resnext_det.instances import Boxes, Instances
 
@@ -74,5 +79,6 @@ def load_data(cfg: CfgNode, by_detectron2: bool, *, training: bool) -> Data:
         return Data(True, [], [])
     train_sets = load_datasets(cfg, "TRAIN") if training else []
     test_sets = load_datasets(cfg, "TEST", needed=not training)
+    look_at_data(train_sets, test_sets)
     check_categories(cfg, train_sets, test_sets)
     return Data(False, train_sets, test_sets)

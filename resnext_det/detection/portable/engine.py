@@ -12,7 +12,12 @@ from fvcore.common.config import CfgNode
 from resnext_det.config import load_config
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.rules import read_settings
-from resnext_det.detection.datasets import build_train_batches, check_categories, load_datasets
+from resnext_det.detection.datasets import (
+    build_train_batches,
+    check_categories,
+    load_datasets,
+    look_at_data,
+)
 from resnext_det.detection.evaluation import (
     DatasetMetrics,
     check_proposes,
@@ -57,6 +62,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
     train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
+    look_at_data(train_sets, test_sets)
     check_categories(cfg, train_sets, test_sets)
     model, solver = _build_model(cfg, device), cfg.SOLVER
     return train_detector(
@@ -89,6 +95,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
         record_config(cfg)
     test_sets = load_datasets(cfg, "TEST")
+    look_at_data([], test_sets)
     check_categories(cfg, [], test_sets)
     model = _build_model(cfg, device)
     load_trained(cfg, model, resume=resume)

@@ -1,0 +1,201 @@
+"""Tell boxes that are not [x, y, width, height] in pixels by their numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from resnext_det.data.coco_json import Record
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 1.0  # pixels that a box may reach beyond the image
+_FITTING = 0.995  # share of the boxes that have to fit into the image for another form to be meant
+_SHARE_BEYOND = 0.05  # and of those that reach beyond it as they are
+_DEPTH_BEYOND = 0.1  # by the median, in sides of the box: careless boxes reach less far
+
+
+@dataclass(frozen=True)
+class Form:
+    """Describe a form of boxes that is not COCO's.
+
+    Attributes:
+        name: what the four numbers are.
+        columns: those of x, y and then of x, y or width, height.
+        is_corners: the last two are a corner.
+        is_centered: the first two are the center.
+        right: how COCO's numbers are computed.
+    """
+
+    name: str
+    columns: tuple[int, int, int, int]
+    is_corners: bool = False
+    is_centered: bool = False
+    right: str = "[x, y, width, height]"
+
+
+_XYXY = "[x1, y1, x2 - x1, y2 - y1]"
+_FORMS = (
+    Form("corners [x1, y1, x2, y2]", (0, 1, 2, 3), is_corners=True, right=_XYXY),
+    Form(
+        "[center x, center y, width, height]",
+        (0, 1, 2, 3),
+        is_centered=True,
+        right="[x - width / 2, y - height / 2, width, height]",
+    ),
+    Form("corners [y1, x1, y2, x2]", (1, 0, 3, 2), is_corners=True, right=_XYXY),
+    Form("[y, x, height, width]", (1, 0, 3, 2)),
+)
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """Hold every box of a dataset.
+
+    Attributes:
+        boxes: (N, 4) float64, as annotated.
+        sizes: (N, 2) float64, the width and height of the image.
+        owners: (N,) int, index of the record.
+        classes: (N,) int.
+        crowds: (N,) bool.
+    """
+
+    boxes: np.ndarray
+    sizes: np.ndarray
+    owners: np.ndarray
+    classes: np.ndarray
+    crowds: np.ndarray
+
+
+def collect_boxes(records: Sequence[Record]) -> BoxTable:
+    """Put every annotation of some records into arrays."""
+    counts = [len(record["annotations"]) for record in records]
+    total = sum(counts)
+    owners = np.repeat(np.arange(len(records)), counts)
+    sizes = np.array([(record["width"], record["height"]) for record in records], np.float64)
+    every = [annotation for record in records for annotation in record["annotations"]]
+    numbers = chain.from_iterable(annotation["bbox"] for annotation in every)
+    return BoxTable(
+        np.fromiter(numbers, np.float64, 4 * total).reshape(total, 4),
+        sizes.reshape(-1, 2)[owners],
+        owners,
+        np.fromiter((annotation["category_id"] for annotation in every), np.int64, total),
+        np.fromiter((annotation.get("iscrowd", 0) for annotation in every), bool, total),
+    )
+
+
+def find_other_form(table: BoxTable, records: Sequence[Record]) -> str | None:
+    """Say in a sentence that the boxes are in another form than COCO's; None if they are not.
+
+    Boxes within 0 ... 1 are a share of the image. Boxes of another form are told by two things
+    that boxes of COCO's form do not do together: many reach far beyond the image as they are,
+    and read in the other form (nearly) all lie within it.
+    """
+    chosen = ~table.crowds
+    boxes, sizes, owners = table.boxes[chosen], table.sizes[chosen], table.owners[chosen]
+    if not len(boxes):
+        return None
+    if boxes.max() <= 1 and boxes.min() >= 0 and sizes.max() > 1:
+        form = _find_fitting(boxes, np.ones_like(sizes), 0.01)
+        seen = f" (they seem to be {form.name})" if form else ""
+        return (
+            f"all {len(boxes)} boxes lie within 0 ... 1, the first is {boxes[0].tolist()}: they "
+            f"are shares of the image{seen}; multiply x and width by the image's width, y and "
+            "height by its height, and write [x, y, width, height] in pixels"
+        )
+    form = _find_fitting(boxes, sizes, _TOLERANCE)
+    if form is None:
+        return None
+    beyond = _measure_beyond(boxes, sizes)
+    far = beyond.max(axis=1) > _TOLERANCE
+    first = int(far.argmax())
+    record = records[owners[first]]
+    return (
+        f"{far.sum()} of {len(boxes)} boxes reach beyond their images as [x, y, width, height], "
+        f"but all fit as {form.name}; the first is {boxes[first].tolist()} in "
+        f"{describe_record(record)}: write every bbox as {form.right}"
+    )
+
+
+def warn_of_boxes(table: BoxTable, records: Sequence[Record], source: str) -> None:
+    """Warn, with counts, of boxes partly outside their images, in percent, or annotated twice."""
+    if not len(table.boxes):
+        return
+    beyond = _measure_beyond(table.boxes, table.sizes).max(axis=1)
+    outside = beyond > _TOLERANCE
+    if outside.any():
+        first, worst = int(outside.argmax()), float(beyond.max())
+        logger.warning(
+            "%s: %d of %d boxes reach beyond their image by more than a pixel, the first is %s in "
+            "%s, the farthest by %.0f pixels; training clips them: correct them if that is not "
+            "meant",
+            source,
+            outside.sum(),
+            len(beyond),
+            table.boxes[first].tolist(),
+            describe_record(records[table.owners[first]]),
+            worst,
+        )
+    ends = table.boxes[:, :2] + table.boxes[:, 2:]
+    if len(ends) >= 20 and 80 < ends.max() <= 100.5 and table.sizes.min() >= 200:
+        logger.warning(
+            "%s: all %d boxes end within 100, though every image has 200 pixels a side or more; "
+            "if they are percent, multiply them by the image's size and divide by 100",
+            *(source, len(ends)),
+        )
+    repeated = _list_repeated(table)
+    if len(repeated):
+        logger.warning(
+            "%s: %d annotations repeat another one (same image, class and box), the first in %s; "
+            "each counts as an object of its own: remove the copies",
+            source,
+            len(repeated),
+            describe_record(records[table.owners[repeated[0]]]),
+        )
+
+
+def describe_record(record: Record) -> str:
+    """Name a record's image in a message: its id, file and size."""
+    size = f"{record['width']} x {record['height']}"
+    return f"image {record['image_id']} ({record['file_name']}, {size})"
+
+
+def _find_fitting(boxes: np.ndarray, sizes: np.ndarray, tolerance: float) -> Form | None:
+    """Find the first other form in which the boxes fit while they do not as they are."""
+    beyond = _measure_beyond(boxes, sizes)
+    far = beyond.max(axis=1) > tolerance
+    if far.sum() < max(2, _SHARE_BEYOND * len(boxes)):
+        return None
+    sides = np.maximum(boxes[far, 2:], 1e-9)
+    if np.median((beyond[far] / sides).max(axis=1)) < _DEPTH_BEYOND:
+        return None
+    for form in _FORMS:
+        numbers = boxes[:, form.columns]
+        low, high = numbers[:, :2], numbers[:, 2:]
+        if not form.is_corners:
+            low = low - high / 2 if form.is_centered else low
+            high = low + high
+        inside = (low >= -tolerance) & (high <= sizes + tolerance) & (high >= low)
+        if inside.all(axis=1).mean() >= _FITTING:
+            return form
+    return None
+
+
+def _measure_beyond(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Measure how far boxes reach beyond their images, in x and in y: (N, 2), 0 if they do not."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    return np.maximum(np.maximum(-low, high - sizes), 0)
+
+
+def _list_repeated(table: BoxTable) -> np.ndarray:
+    """List the indices of annotations that repeat an earlier one, in order."""
+    keys = (*table.boxes.T, table.classes, table.owners)
+    order = np.lexsort(keys)  # stable: the first of equal ones stays the first
+    equal = np.ones(len(order) - 1, bool)
+    for key in keys:
+        equal &= key[order[1:]] == key[order[:-1]]
+    return np.sort(order[1:][equal])

@@ -1,0 +1,131 @@
+"""Look at datasets before the first step: what would end a run or spoil its numbers is told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from resnext_det.data.box_forms import collect_boxes, find_other_form, warn_of_boxes
+from resnext_det.data.coco import CocoDataset
+from resnext_det.data.image_files import check_images
+from resnext_det.data.missing_files import find_missing_files, shorten_name
+from resnext_det.files import list_first
+
+logger = logging.getLogger(__name__)
+
+
+def inspect_datasets(
+    train_sets: Sequence[CocoDataset],
+    test_sets: Sequence[CocoDataset] = (),
+    *,
+    everything: bool = False,
+) -> None:
+    """Look at the datasets of a run, each once, and at what they have in common.
+
+    Warnings tell of classes without a box in training or in testing, and of test images that are
+    training images too.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``inspect_dataset``.
+    """
+    every = [*train_sets, *test_sets]
+    distinct = {(data.annotations_file, data.image_dir): data for data in reversed(every)}
+    for dataset in reversed(distinct.values()):
+        inspect_dataset(dataset, everything=everything)
+    for purpose, sets in (("training", train_sets), ("testing", test_sets)):
+        _warn_of_empty_classes(purpose, sets)
+    _warn_of_shared_images(train_sets, test_sets)
+
+
+def inspect_dataset(dataset: CocoDataset, *, everything: bool = False) -> None:
+    """Look at the images and boxes of a dataset, fast: COCO's take some seconds.
+
+    Every image file has to exist. The headers of some images, evenly chosen, have to be readable
+    and of the annotated size, and their files complete. Warnings count what is odd: boxes beyond
+    the image, annotations and images that stand twice, files outside the image folder.
+
+    Args:
+        everything: decode every image, which may take an hour for COCO's.
+
+    Raises:
+        FileNotFoundError: images are missing, or are no files.
+        ValueError: images cannot be read or are of another size, or the boxes are of another form
+            than [x, y, width, height] in pixels. The text has a line for each kind of fault, with
+            the count, the first example and the remedy.
+    """
+    began = time.perf_counter()
+    source = f"dataset {dataset.name!r} ({dataset.annotations_file})"
+    records = dataset.records
+    missing, sentences = find_missing_files(records, dataset.image_dir)
+    error = FileNotFoundError if missing else ValueError
+    table = collect_boxes(records)
+    form = find_other_form(table, records)
+    if form is not None:
+        sentences.append(form)
+    left = np.setdiff1d(np.arange(len(records)), missing, assume_unique=True)
+    there = [records[index] for index in left]
+    sentences += check_images(there, source, everything=everything)
+    if sentences:
+        raise error("\n".join(f"{source}: {sentence}" for sentence in sentences))
+    warn_of_boxes(table, records, source)
+    _warn_of_names(dataset, source)
+    logger.info("%s: looked at in %.1f s", dataset.name, time.perf_counter() - began)
+
+
+def _warn_of_names(dataset: CocoDataset, source: str) -> None:
+    """Warn of images that are listed twice, and of file names that lead out of the folder."""
+    seen: set[str] = set()
+    repeated, outside = [], []
+    for record in dataset.records:
+        name = record["file_name"]
+        if name in seen:
+            repeated.append(record)
+        seen.add(name)
+        short = shorten_name(record, dataset.image_dir)
+        if os.path.isabs(short) or (".." in short and os.path.normpath(short).startswith("..")):
+            outside.append(short)
+    if repeated:
+        logger.warning(
+            "%s: %d images are listed again under another id, the first is %s (image id %d); each "
+            "counts as an image of its own: keep one entry with all its annotations",
+            *(source, len(repeated), repeated[0]["file_name"], repeated[0]["image_id"]),
+        )
+    if outside:
+        logger.warning(
+            "%s: %d file names lead out of the image folder %s, the first is %r; they may not "
+            "work elsewhere: write them relative to the image folder",
+            *(source, len(outside), dataset.image_dir, outside[0]),
+        )
+
+
+def _warn_of_empty_classes(purpose: str, sets: Sequence[CocoDataset]) -> None:
+    used: set[str] = set()
+    for dataset in sets:
+        every = (a["category_id"] for record in dataset.records for a in record["annotations"])
+        used |= {dataset.class_names[index] for index in set(every)}
+    names = dict.fromkeys(name for dataset in sets for name in dataset.class_names)
+    empty = [name for name in names if name not in used]
+    if empty:
+        logger.warning(
+            "%d of %d classes have no box in %s: %s; correct the annotations' category ids, or "
+            "leave the classes out, if that is not meant",
+            *(len(empty), len(names), purpose, list_first(empty, 10)),
+        )
+
+
+def _warn_of_shared_images(
+    train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset]
+) -> None:
+    trained = {record["file_name"] for dataset in train_sets for record in dataset.records}
+    for dataset in test_sets:
+        shared = [r["file_name"] for r in dataset.records if r["file_name"] in trained]
+        if shared:
+            logger.warning(
+                "%d of %d images of test set %r are training images too, the first is %s; its AP "
+                "will be too high: take them out of one of the sets",
+                *(len(shared), len(dataset.records), dataset.name, shared[0]),
+            )
