@@ -83,7 +83,7 @@ def register_coco(name: str, annotations: str | Path, images: str | Path) -> Non
         raise ValueError(
             f"dataset name {name!r} stands for a generated dataset; register yours by another name"
         )
-    old = _find_paths(name)
+    old = locate_dataset(name)
     if old is not None and [path.resolve() for path in old] != [path.resolve() for path in new]:
         raise ValueError(
             f"dataset name {name!r} already stands for {old[0]} with images in {old[1]}, not for "
@@ -100,13 +100,24 @@ def find_dataset(name: str) -> tuple[Path, Path]:
     """
     if name in _GENERATED:
         return _GENERATED[name](get_datasets_root())
-    paths = _find_paths(name)
+    paths = locate_dataset(name)
     if paths is None:
         raise ValueError(
             f"dataset {name!r} is unknown; known are {', '.join(list_datasets())}; "
             f"name your own with {_REGISTER}"
         )
     return paths
+
+
+def locate_dataset(name: str) -> tuple[Path, Path] | None:
+    """Find the annotations file and the image folder of a name, without making any.
+
+    Whether they exist is not checked. None where the name is unknown or of a generated dataset.
+    """
+    if name in _BUILT_IN:
+        annotations, images = (get_datasets_root() / part for part in _BUILT_IN[name])
+        return annotations, images
+    return _registered.get(name)
 
 
 def load_coco(name: str) -> CocoDataset:
@@ -177,10 +188,3 @@ def filter_empty(records: Sequence[Record]) -> Sequence[Record]:
         *(len(records) - len(kept), len(records)),
     )
     return kept
-
-
-def _find_paths(name: str) -> tuple[Path, Path] | None:
-    if name in _BUILT_IN:
-        annotations, images = (get_datasets_root() / part for part in _BUILT_IN[name])
-        return annotations, images
-    return _registered.get(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ from resnext_det.data.reading import (
     explain_unreadable,
     order_channels,
 )
+
+# Not of MPO, the photographs of telephones: their other images are those of a second lens, a depth
+# map and the like.
+_OF_FRAMES = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")
 
 AnyImage = np.ndarray | Image.Image | str | Path
 
@@ -83,6 +89,16 @@ def check_image(image: Any, format: str) -> None:
             f"the image is of the type {type(image).__name__}; give the path of a file, an image "
             "of Pillow, or an array of uint8 (height, width, channels)"
         )
+
+
+def count_frames(path: str | Path) -> int:
+    """Count the images in a file: the frames of an animated GIF, the pages of a TIFF; usually 1."""
+    with warnings.catch_warnings(), contextlib.suppress(OSError, ValueError, SyntaxError, EOFError):
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            if image.format in _OF_FRAMES:
+                return getattr(image, "n_frames", 1)
+    return 1
 
 
 def apply_to_each(images: Any, format: str, work: Callable[[AnyImage], Any]) -> Any:

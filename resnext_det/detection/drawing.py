@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import colorsys
+import logging
+import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 Color = tuple[int, int, int]
 """Blue, green, red, 0 to 255."""
@@ -19,6 +23,41 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 def choose_colors(names: Sequence[str]) -> dict[str, Color]:
     """Choose a color for every class name, far from those of its neighbors in the list."""
     return {name: _compute_color(position) for position, name in enumerate(names)}
+
+
+def choose_labels(names: Sequence[str]) -> list[str]:
+    """Choose what pictures call every class: its name, or "class 3" where it cannot be drawn.
+
+    OpenCV draws a question mark for letters that its font lacks, in version 4 for all but ASCII,
+    and letters that run from right to left the other way round. A warning lists such names.
+    """
+    normal = [unicodedata.normalize("NFC", name) for name in names]
+    lacking = [name for name in normal if not _is_drawable(name)]
+    if lacking:
+        logger.warning(
+            "OpenCV %s cannot draw %d of %d class names, such as %s; pictures have the class's "
+            "number, and the JSON files the name",
+            *(cv2.__version__, len(lacking), len(names), ascii(lacking[0])),
+        )
+    return [f"class {i}" if name in lacking else name for i, name in enumerate(normal)]
+
+
+def _is_drawable(text: str) -> bool:
+    return text.isprintable() and all(
+        letter.isascii()
+        or (unicodedata.bidirectional(letter) not in ("R", "AL") and _has_letter(letter))
+        for letter in text
+    )
+
+
+def _has_letter(letter: str) -> bool:
+    """Tell whether OpenCV's font has a letter: whether it looks unlike question marks."""
+    drawn = _draw_text(letter)
+    return not any(np.array_equal(drawn, _draw_text("?" * count)) for count in range(1, 5))
+
+
+def _draw_text(text: str) -> np.ndarray:
+    return cv2.putText(np.zeros((48, 160), np.uint8), text, (8, 32), _FONT, 1, (255,))
 
 
 def draw_detections(

@@ -1,11 +1,11 @@
-"""Detect with a trained detector: on an image in memory, or on files, with pictures and JSON."""
+"""Detect with a trained detector: on images in memory, or on files, with pictures and JSON."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -14,26 +14,26 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from tqdm import tqdm
 
-from resnext_det.data.coco import find_dataset, list_datasets
+from resnext_det.data.coco import load_coco, locate_dataset
 from resnext_det.data.coco_json import read_category_names
-from resnext_det.data.reading import read_image
+from resnext_det.data.pixels import AnyImage, apply_to_each, count_frames, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
-from resnext_det.detection.drawing import choose_colors, draw_detections
+from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
+from resnext_det.detection.inputs import find_images as find_images
+from resnext_det.detection.inputs import name_pictures
 from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.results import DetectionTable
+from resnext_det.detection.video import convert_video, is_video
 from resnext_det.detection.weights import load_detector
-from resnext_det.evaluation.coco import make_coco_results
-from resnext_det.files import write_text
+from resnext_det.files import list_first
 from resnext_det.instances import Instances, name_classes
 from resnext_det.training import distributed
 
 logger = logging.getLogger(__name__)
 
-# The kinds of files that pictures are written as; for an image of another kind, a PNG.
-_PICTURES = (".jpg", ".jpeg", ".png")
-
 
 class Predictor:
-    """Detect on single images, in the manner of detectron2's DefaultPredictor.
+    """Detect on images of any kind, in the manner of detectron2's DefaultPredictor.
 
     Args:
         cfg: a configuration whose ``MODEL.WEIGHTS`` names a file of a whole detector.
@@ -55,156 +55,147 @@ class Predictor:
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
         self.model = build_detector(cfg)
         load_detector(cfg, self.model)
+        self.known_names: tuple[str, ...] = ()
+        self.class_names = name_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.known_names)
         self.model.to(device).eval()
 
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> Instances:
-        """Detect on one image.
+    @overload
+    def __call__(self, image: AnyImage) -> Instances: ...
+
+    @overload
+    def __call__(self, image: list[AnyImage] | tuple[AnyImage, ...]) -> list[Instances]: ...
+
+    def __call__(self, image: Any) -> Any:
+        """Detect on one image, or on each image of a list.
+
+        The images of a list go through the model one by one: together they would not be faster on a
+        CPU, and their results would not be the same to the last bit.
 
         Args:
-            image: (H, W, C) uint8, channels in the order of ``INPUT.FORMAT``, as ``read_image``
-                gives them.
+            image: the path of a file; an image of Pillow, of any mode; (H, W, C) uint8, channels in
+                the order of ``INPUT.FORMAT``, as ``read_image`` gives them, or gray, (H, W); or a
+                list of such. Files and images of Pillow are turned upright by their EXIF
+                orientation.
 
         Returns:
-            ``pred_boxes`` in the image's pixels, ``scores`` and ``pred_classes``, best first, on
-            the CPU.
+            ``pred_boxes`` in the (upright) image's pixels, ``scores`` and ``pred_classes``, best
+            first, on the CPU; of a list, a list.
 
         Raises:
-            ValueError: the array has another shape or type.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is broken, or no image; the array is of another shape or type; see
+                ``to_pixels``.
         """
-        channels = len(self.model.pixel_mean)
-        if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
-            raise ValueError(
-                f"the image is {image.dtype} of the shape {image.shape}; give uint8 of the shape "
-                f"(height, width, {channels}), channels in the order {self.image_format}"
-            )
-        height, width = image.shape[:2]
+        return apply_to_each(image, self.image_format, self._detect)
+
+    @torch.inference_mode()
+    def _detect(self, image: AnyImage) -> Instances:
+        pixels = to_pixels(image, self.image_format)
+        height, width = pixels.shape[:2]
         size = self.resize.min_sizes[0]
         if size:  # 0 leaves the image as it is
-            image = resize_image(image, *self.resize.compute_size(height, width, size))
-        tensor = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+            pixels = resize_image(pixels, *self.resize.compute_size(height, width, size))
+        tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
         (found,) = self.model([{"image": tensor, "height": height, "width": width}])
         return found["instances"].to("cpu")
 
 
-def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = None) -> list[Path]:
-    """Find the image files among files and folders, each once, those of a folder by name.
+def choose_class_names(
+    cfg: CfgNode, given: Sequence[str] = (), known: Sequence[str] = (), dataset: str = ""
+) -> tuple[str, ...]:
+    """Choose names for the classes: those of the weights' file, or given, or those of a dataset.
+
+    Without all of them, these are "class 0" ...
 
     Args:
-        inputs: files, whatever their names, and folders, which are searched with those below.
-        outside: a folder to pass over where it lies below an input: with an earlier run's pictures.
+        given: by the user.
+        known: of the file of the weights, if it tells.
+        dataset: a name; by default the first of ``DATASETS.TEST``, where its annotations are at
+            hand. Its classes are taken in the order of their ids. A generated set is not asked.
 
     Raises:
-        FileNotFoundError: an input does not exist.
-        ValueError: there is no image among them.
+        ValueError: another number of names than of classes; those given are not those of the file.
     """
-    Image.init()
-    readable = {
-        suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN
-    }
-    avoided = None if outside is None else Path(outside).resolve()
-    found: dict[Path, Path] = {}
-    for entry in map(Path, inputs):
-        if not entry.exists():
-            raise FileNotFoundError(f"{entry} does not exist; give images or folders of images")
-        below = sorted(
-            path for path in entry.rglob("*") if path.suffix.lower() in readable and path.is_file()
-        )
-        for path in below if entry.is_dir() else [entry]:
-            resolved = path.resolve()
-            if not entry.is_dir() or avoided is None or avoided not in resolved.parents:
-                found.setdefault(resolved, path)
-    if not found:
-        passed_over = "" if outside is None else f" (the output folder {outside} does not count)"
+    if known and given and tuple(known) != tuple(given):
         raise ValueError(
-            f"there is no image in {', '.join(map(str, inputs)) or 'nothing'}{passed_over}; give "
-            "images or folders of images"
+            f"the class names {', '.join(given)} are given, but the file {cfg.MODEL.WEIGHTS} is of "
+            f"a detector of {', '.join(known)}, in this order; leave --classes out"
         )
-    return list(found.values())
+    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    return name_classes(count, known or given or _read_names(cfg, count, dataset))
 
 
-def choose_class_names(cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:
-    """Choose names for the classes: those given, those of the test set, or "class 0" ...
-
-    Raises:
-        ValueError: another number of names than of classes.
-    """
-    return name_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, given or _read_test_set_names(cfg))
-
-
-def _read_test_set_names(cfg: CfgNode) -> tuple[str, ...]:
-    for name in cfg.DATASETS.TEST[:1]:
-        annotations, images = find_dataset(name) if name in list_datasets() else (None, None)
-        if annotations is not None and images is not None and annotations.is_file():
-            return tuple(read_category_names(annotations, name).values())
-        # A detector is used where its data are not.
-        logger.warning(
-            "the annotations of %s are not here, so classes have numbers; give --classes", name
-        )
+def _read_names(cfg: CfgNode, count: int, dataset: str) -> tuple[str, ...]:
+    for name in [dataset] if dataset else cfg.DATASETS.TEST[:1]:
+        files = locate_dataset(name)
+        if files is None or not files[0].is_file():
+            # A detector is used where its data are not.
+            reason = f"the annotations of {name} are not here"
+        else:
+            names = tuple(read_category_names(files[0], name).values())
+            if dataset or len(names) == count:
+                return names
+            reason = f"the {len(names)} classes of {name} are not the detector's {count}"
+        logger.warning("%s, so classes have numbers; give --classes", reason)
     return ()
 
 
 def predict_files(
     cfg: CfgNode,
     paths: Sequence[Path],
-    names: Sequence[str],
+    names: Sequence[str] = (),
     *,
     output_dir: str | Path,
     score: float = 0.5,
+    dataset: str = "",
 ) -> tuple[int, int]:
-    """Detect on every image; write a picture of the same name and, for all, ``detections.json``.
+    """Detect on images and videos; write pictures of the same names, and JSON files.
 
-    ``detections.json`` is a list of COCO results (``image_id`` is the path, ``category_id`` the
-    class from 0), each with the name of its class as ``category``. An image that cannot be read is
-    reported and passed over.
+    These are ``detections.json``, a list of COCO results, each with the name of its class as
+    ``category``, and its ``file_name``; and ``images.json``, of COCO's form, with the images and
+    categories whose ids the results have. A video becomes one with boxes, and each of its frames is
+    an image of ``images.json``. What cannot be read is reported and passed over. After Ctrl-C the
+    files hold what was done so far.
 
     Args:
         cfg: a configuration whose ``MODEL.WEIGHTS`` names a file of a whole detector.
-        paths: images, as ``find_images`` gives them.
-        names: of the classes.
+        paths: images, videos, and numbers of cameras, as ``find_images`` gives them.
+        names: of the classes; by default those of ``choose_class_names``.
         output_dir: made where it is missing; of pictures with equal names the later ones get a
             number.
         score: detections below it are neither drawn nor written;
             ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
+        dataset: the name of a dataset that has all the images: the JSON files have its ids, so that
+            ``evaluate_coco`` compares them with its annotations.
 
     Returns:
-        the numbers of detections and of images that could be read.
+        the numbers of detections, and of images and frames that could be read.
 
     Raises:
-        ValueError: the score is not from 0 to 1, the weights do not fit, no image could be read, or
-            a picture would overwrite an image.
+        ValueError: the score is not from 0 to 1, the weights do not fit, no image could be read, a
+            picture would overwrite an image, or the dataset has other classes or not all images.
         OSError: a file could not be written.
+        KeyboardInterrupt: after Ctrl-C; it tells what was done.
     """
     _check_score(cfg, score)
     predictor = Predictor(cfg)
     folder = Path(output_dir)
-    targets = _name_pictures(paths, folder)
+    targets = name_pictures(paths, folder)
+    names = choose_class_names(cfg, names, predictor.known_names, dataset)
+    table = DetectionTable(names, load_coco(dataset) if dataset else None)
+    table.check_images(paths)
     folder.mkdir(parents=True, exist_ok=True)
-    colors = choose_colors(names)
-    rows, unreadable = [], 0
-    for path, target in tqdm(list(zip(paths, targets)), "detecting", unit="image", disable=None):
-        try:
-            image, shown = read_image(path, predictor.image_format), read_image(path, "BGR")
-        except (ValueError, OSError) as error:
-            logger.warning("%s", error)
-            unreadable += 1
-            continue
-        found = predictor(image)
-        found = found[found.scores >= score]
-        labels = [names[index] for index in found.pred_classes.tolist()]
-        boxes = found.pred_boxes.tensor
-        picture = draw_detections(shown, boxes, labels, found.scores, colors=colors)
-        if not cv2.imwrite(str(target), picture):
-            raise OSError(
-                f"the picture {target} could not be written; make room on that disk, or choose "
-                "another --output"
-            )
-        for row, label in zip(make_coco_results(str(path), found, range(len(names))), labels):
-            rows.append({**row, "category": label})
-    if unreadable == len(paths):
-        raise ValueError(f"none of the {unreadable} images could be read; see the warnings above")
-    write_text(folder / "detections.json", json.dumps(rows, indent=1))
-    return len(rows), len(paths) - unreadable
+    stopped = ""
+    try:
+        _process_all(paths, targets, _Annotator(predictor, table, score))
+    except KeyboardInterrupt:
+        stopped = f"stopped after {len(table.images)} images and frames"
+    if not table.images and not stopped:
+        raise ValueError(f"none of the {len(paths)} images could be read; see the warnings above")
+    table.write(folder)
+    if stopped:
+        raise KeyboardInterrupt(f"{stopped}; their {len(table.rows)} detections are in {folder}")
+    return len(table.rows), len(table.images)
 
 
 def _check_score(cfg: CfgNode, score: float) -> None:
@@ -220,20 +211,61 @@ def _check_score(cfg: CfgNode, score: float) -> None:
         )
 
 
-def _name_pictures(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Name a picture for each image; taken names get a number; no image is overwritten."""
-    targets: dict[Path, None] = {}
-    for path in paths:
-        suffix = path.suffix.lower() if path.suffix.lower() in _PICTURES else ".png"
-        target, number = folder / f"{path.stem}{suffix}", 1
-        while target in targets:
-            number += 1
-            target = folder / f"{path.stem}_{number}{suffix}"
-        targets[target] = None
-    images = {path.resolve() for path in paths}
-    lost = next((target for target in targets if target.resolve() in images), None)
-    if lost is not None:
-        raise ValueError(
-            f"the picture {lost} would overwrite an image; choose another folder for --output"
+def _process_all(paths: Sequence[Path], targets: Sequence[Path], annotator: _Annotator) -> None:
+    """Make the picture or video of every path; tell what cannot be read, and frames left out."""
+    animated = {}
+    for path, target in tqdm(list(zip(paths, targets)), "detecting", unit="image", disable=None):
+        try:
+            if is_video(path):
+                annotator.make_video(path, target)
+            else:
+                annotator.make_picture(path, target)
+                animated[path] = count_frames(path)
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("%s", error)
+    several = [f"{path} ({count} frames)" for path, count in animated.items() if count > 1]
+    if several:
+        logger.warning(
+            "%d files hold several images, of which the first alone was taken: %s; save the others "
+            "as files of their own, or as a video",
+            *(len(several), list_first(several)),
         )
-    return list(targets)
+
+
+class _Annotator:
+    """Detect on files, gather what is found, and draw it."""
+
+    def __init__(self, predictor: Predictor, table: DetectionTable, score: float) -> None:
+        self.predictor = predictor
+        self.table = table
+        self.score = score
+        self.labels = choose_labels(table.class_names)
+        self.colors = choose_colors(self.labels)
+
+    def make_picture(self, path: Path, target: Path) -> None:
+        shown, format = to_pixels(path, "BGR"), self.predictor.image_format
+        image = shown if format == "BGR" else to_pixels(path, format)
+        _, data = cv2.imencode(target.suffix, self._annotate(image, shown, path))
+        try:
+            target.write_bytes(data.tobytes())
+        except OSError as error:
+            raise OSError(
+                f"the picture {target} could not be written: {error.strerror}; make room on that "
+                "disk, or choose another --output"
+            ) from error
+
+    def make_video(self, path: Path, target: Path) -> None:
+        def convert(frame: np.ndarray, number: int) -> np.ndarray:
+            return self._annotate(Image.fromarray(frame[:, :, ::-1]), frame, path, number)
+
+        convert_video(path, target, convert)
+
+    def _annotate(
+        self, image: AnyImage, shown: np.ndarray, path: Path, frame: int | None = None
+    ) -> np.ndarray:
+        found = self.predictor(image)
+        found = found[found.scores >= self.score]
+        self.table.add(found, path, frame)
+        labels = [self.labels[index] for index in found.pred_classes.tolist()]
+        boxes = found.pred_boxes.tensor
+        return draw_detections(shown, boxes, labels, found.scores, colors=self.colors)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import colorsys
 import itertools
+import re
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from resnext_det.detection.drawing import choose_colors, draw_detections
+from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
 
 GREY = np.full((200, 300, 3), 90, np.uint8)
 
@@ -133,3 +135,35 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         draw_detections(image, boxes, labels, scores)
+
+
+def test_what_opencv_cannot_draw_is_called_by_its_number(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV draws question marks for letters that it lacks, and Hebrew the other way round."""
+    names = (
+        "cell",
+        "what?",
+        "a\nb",
+        "\u0e44\u0e17\u0e22",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "\U0001f600",
+    )
+    assert choose_labels(names) == ["cell", "what?", *(f"class {number}" for number in range(2, 6))]
+    (told,) = caplog.messages
+    assert (
+        "cannot draw 4 of 6 class names, such as 'a\\nb'; pictures have the class's number" in told
+    )
+    caplog.clear()
+    latin, chinese = "caf\u00e9", "\u7ea2\u7ec6\u80de"
+    if int(cv2.__version__.split(".")[0]) >= 5:
+        assert choose_labels([latin, "cafe\u0301", chinese]) == [latin, latin, chinese]
+        assert not caplog.messages
+    # OpenCV 4 has ASCII alone.
+    put_text = cv2.putText
+    monkeypatch.setattr(
+        cv2,
+        "putText",
+        lambda image, text, *rest: put_text(image, re.sub("[^ -~]", "?", text), *rest),
+    )
+    assert choose_labels([latin, chinese, "cell"]) == ["class 0", "class 1", "cell"]

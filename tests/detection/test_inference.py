@@ -16,15 +16,22 @@ from PIL import Image
 
 from resnext_det.config import load_config
 from resnext_det.data import coco
+from resnext_det.data.reading import read_image
 from resnext_det.data.transforms import DetectionMapper
+from resnext_det.detection.datasets import load_datasets
+from resnext_det.detection.evaluation import evaluate_all
 from resnext_det.detection.inference import (
     Predictor,
     choose_class_names,
-    find_images,
     predict_files,
 )
+from resnext_det.detection.inputs import find_images
 from resnext_det.detection.portable.build import build_detector
-from tests.detection.helpers import write_config
+from resnext_det.evaluation.coco import evaluate_coco
+from resnext_det.instances import Instances
+from tests.detection.helpers import write_config, write_sets
+from tests.detection.test_video import film
+from tests.detection.test_video import read as read_video
 
 NAMES = [f"name {index}" for index in range(6)]
 
@@ -63,11 +70,14 @@ def test_pictures_and_detections_of_every_image(cfg: CfgNode, tmp_path: Path) ->
     count, _ = predict_files(cfg, paths, NAMES, output_dir=out, score=0.2)
     rows = read_rows(out)
     assert count == len(rows) > 0
-    assert {path.name for path in out.iterdir()} == {"a.png", "b.jpg", "c.png", "detections.json"}
+    assert {path.name for path in out.iterdir()} == {
+        *("a.png", "b.jpg", "c.png"),
+        *("detections.json", "images.json"),
+    }
     for path, (height, width) in zip(paths, sizes.values()):
         picture = cv2.imread(str(out / path.name.replace(".bmp", ".png")))
         assert picture.shape == (height, width, 3)
-        mine = [row for row in rows if row["image_id"] == str(path)]
+        mine = [row for row in rows if row["file_name"] == str(path)]
         assert mine
         original = cv2.imread(str(path))
         assert (picture != original).any()  # something is drawn
@@ -102,6 +112,72 @@ def test_the_predictor_is_the_model_behind_the_mapper(cfg: CfgNode, tmp_path: Pa
     assert [row["score"] for row in read_rows(tmp_path / "out")] == found.scores.tolist()
 
 
+def are_equal(first: Instances, second: Instances) -> bool:
+    return (
+        torch.equal(first.pred_boxes.tensor, second.pred_boxes.tensor)
+        and torch.equal(first.scores, second.scores)
+        and torch.equal(first.pred_classes, second.pred_classes)
+        and first.image_size == second.image_size
+    )
+
+
+@pytest.mark.parametrize("format", ["BGR", "RGB"])
+def test_a_path_an_image_of_pillow_an_array_and_a_list_give_the_same(
+    cfg: CfgNode, tmp_path: Path, format: str
+) -> None:
+    changed = cfg.clone()
+    changed.defrost()
+    changed.INPUT.FORMAT = format
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = draw(tmp_path / "turned.png", 40, 60)
+    Image.open(turned).save(turned, exif=exif)
+    paths = [
+        turned,
+        draw(tmp_path / "wide.png", 50, 90, seed=1),
+        draw(tmp_path / "gray.png", mode="L"),
+    ]
+    predictor = Predictor(changed)
+    expected = [predictor(path) for path in paths]
+    assert [len(found) > 0 for found in expected] == [True] * 3
+    assert expected[0].image_size == (60, 40)
+    arrays = [read_image(path, format) for path in paths]
+    for images in (list(map(str, paths)), tuple(map(Image.open, paths)), arrays):
+        for image, one in zip(images, expected):
+            assert are_equal(predictor(image), one)
+        found = predictor(images)
+        assert isinstance(found, list) and all(map(are_equal, found, expected))
+    assert are_equal(predictor(arrays[2][:, :, 0]), expected[2])
+    mixed = predictor([paths[0], arrays[1], Image.open(paths[2])])
+    assert all(map(are_equal, mixed, expected))
+    assert predictor([]) == []
+
+
+def test_what_a_predictor_refuses(cfg: CfgNode, tmp_path: Path) -> None:
+    predictor, good = Predictor(cfg), np.zeros((9, 9, 3), np.uint8)
+    refused: list[tuple[Any, str]] = [
+        (None, "the image is None, as cv2.imread gives"),
+        (good[:0], "no pixel: it is 0 rows x 9 columns"),
+        (good.astype(np.float32), r"float32 of the shape \(9, 9, 3\); give uint8"),
+        (good[:, :, :2], r"uint8 of the shape \(9, 9, 2\); give uint8 .* in the order BGR"),
+        (tmp_path, "is a folder; give the path of one image"),
+        (tmp_path / "none.png", "there is no image .*none"),
+        (torch.zeros(3, 9, 9), "of the type Tensor; give the path"),
+    ]
+    for image, words in refused:
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            predictor(image)
+        with pytest.raises(
+            (ValueError, FileNotFoundError), match=f"entry 1 of the list: .*{words}"
+        ):
+            predictor([good, image])
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"entry 1 of the list: .*cannot be read"):
+        predictor([good, tmp_path / "broken.png"])
+    with pytest.raises(ValueError, match="entry 0 of the list: the image is of the type list"):
+        predictor([[good]])
+
+
 def test_supervision_takes_the_results(cfg: CfgNode) -> None:
     supervision = pytest.importorskip("supervision", reason="supervision is not installed")
     predictor = Predictor(cfg)
@@ -127,11 +203,12 @@ def test_an_unreadable_image_does_not_lose_the_others(
     paths = [good[0], truncated, text, gone, good[1]]
     with caplog.at_level(logging.WARNING):
         count, read = predict_files(cfg, paths, NAMES, output_dir=tmp_path / "out", score=0.1)
-    assert {row["image_id"] for row in read_rows(tmp_path / "out")} == {str(path) for path in good}
+    assert {row["file_name"] for row in read_rows(tmp_path / "out")} == set(map(str, good))
     assert (count, read) == (len(read_rows(tmp_path / "out")), len(good))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.jpg",
         "detections.json",
+        "images.json",
         "z.jpg",
     ]
     for path in (truncated, text, gone):
@@ -183,45 +260,6 @@ def test_scores(cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     )
 
 
-def test_folders_are_searched_and_each_image_comes_once(tmp_path: Path) -> None:
-    for name in (
-        "b.png",
-        "a.JPG",
-        "deep/er/c.jpeg",
-        "deep/d.webp",
-        "notes.txt",
-        "boxes.json",
-        "out/a.png",
-    ):
-        if name.endswith(("txt", "json")):
-            (tmp_path / name).write_text("{}")
-        else:
-            draw(tmp_path / name)
-    (tmp_path / "folder.png").mkdir()
-    found = find_images([tmp_path, tmp_path / "b.png"], outside=tmp_path / "out")
-    assert [str(path.relative_to(tmp_path)) for path in found] == [
-        "a.JPG",
-        "b.png",
-        "deep/d.webp",
-        "deep/er/c.jpeg",
-    ]
-    assert tmp_path / "out/a.png" in find_images([tmp_path])
-    assert find_images([str(tmp_path / "notes.txt")]) == [
-        tmp_path / "notes.txt"
-    ]  # asked for by name
-
-
-def test_inputs_that_hold_no_image(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for inputs, words in (
-        ([tmp_path / "empty"], "there is no image in .*empty; give images or folders"),
-        ([], "there is no image in nothing"),
-        ([tmp_path / "none.png"], "none.png does not exist; give images or folders"),
-    ):
-        with pytest.raises((ValueError, FileNotFoundError), match=words):
-            find_images(inputs)
-
-
 def with_test_set(cfg: CfgNode, name: str) -> CfgNode:
     changed = cfg.clone()
     changed.defrost()
@@ -260,3 +298,111 @@ def test_without_weights_there_is_nothing_to_predict_with(cfg: CfgNode, tmp_path
     with pytest.raises(ValueError, match=r"MODEL.WEIGHTS is empty"):
         predict_files(changed, [draw(tmp_path / "a.png")], NAMES, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_files_are_coco_files(cfg: CfgNode, tmp_path: Path) -> None:
+    pycocotools = pytest.importorskip("pycocotools.coco")
+    sizes = [(40, 60), (50, 30)]
+    paths = [draw(tmp_path / f"{size[0]}.png", *size) for size in sizes]
+    count, _ = predict_files(cfg, paths, NAMES, output_dir=tmp_path / "out", score=0.1)
+    out = tmp_path / "out"
+    table = json.loads((out / "images.json").read_text())
+    assert table["images"] == [
+        {"id": i, "file_name": str(path), "width": width, "height": height}
+        for i, (path, (height, width)) in enumerate(zip(paths, sizes), start=1)
+    ]
+    assert table["categories"] == [{"id": i, "name": name} for i, name in enumerate(NAMES)]
+    found = pycocotools.COCO(str(out / "images.json")).loadRes(str(out / "detections.json"))
+    assert len(found.getAnnIds(imgIds=[1])) + len(found.getAnnIds(imgIds=[2])) == count > 0
+
+
+def test_detections_on_a_dataset_are_those_of_its_evaluation(
+    cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They have the ids of the set, which are not those of the images' order or of the classes."""
+    monkeypatch.setattr(coco, "_registered", {})
+    annotations, images = write_sets(tmp_path)["tiny_val"]
+    data = json.loads(annotations.read_text())
+    for image in data["images"]:
+        image["id"] = 900 - 7 * image["id"]
+    for annotation in data["annotations"]:
+        annotation["image_id"] = 900 - 7 * annotation["image_id"]
+        annotation["category_id"] *= 11
+    for category in data["categories"]:
+        category["id"] *= 11
+    annotations.write_text(json.dumps(data))
+    coco.register_coco("mine", annotations, images)
+    known = with_test_set(cfg, "mine")
+    known.OUTPUT_DIR = str(tmp_path / "evaluated")
+    sets = load_datasets(known, "TEST")
+    metrics = evaluate_all(known, Predictor(known).model, sets)["mine"]
+    paths = find_images([images])
+    count, _ = predict_files(known, paths, output_dir=tmp_path / "out", score=0.0, dataset="mine")
+    evaluated = tmp_path / "evaluated" / "inference" / "coco_instances_results.json"
+    keys = ("image_id", "category_id", "bbox", "score")
+    rows = [{key: row[key] for key in keys} for row in read_rows(tmp_path / "out")]
+    assert sorted(rows, key=str) == sorted(json.loads(evaluated.read_text()), key=str)
+    assert count == len(rows) > 0
+    found = evaluate_coco(annotations, tmp_path / "out" / "detections.json")
+    assert found.to_json() == metrics.to_json()
+    assert {row["category"] for row in read_rows(tmp_path / "out")} <= set(sets[0].class_names)
+    assert not caplog.messages
+
+    predict_files(known, paths[:2], output_dir=tmp_path / "out", dataset="mine")
+    assert f"2 of the {len(paths)} images of mine are given" in caplog.text
+    strange = draw(tmp_path / "strange.png")
+    words = r"1 of 2 images are not in the dataset 'mine', .*strange\.png; give images of"
+    with pytest.raises(ValueError, match=words):
+        predict_files(known, [paths[0], strange], output_dir=tmp_path / "out", dataset="mine")
+
+
+def test_a_video_among_images(cfg: CfgNode, tmp_path: Path) -> None:
+    clip, photo = film(tmp_path / "clip.avi"), draw(tmp_path / "photo.png")
+    out = tmp_path / "out"
+    count, read = predict_files(cfg, [clip, photo], NAMES, output_dir=out, score=0.0)
+    assert read == 7 and len(read_video(out / "clip.mp4")[1]) == 6
+    rows = read_rows(out)
+    assert count == len(rows) and {row["frame"] for row in rows if "frame" in row} == set(range(6))
+    assert all(("frame" in row) == (row["file_name"] == str(clip)) for row in rows)
+    predictor = Predictor(cfg)
+    for number, frame in enumerate(read_video(clip)[1]):
+        mine = [row["score"] for row in rows if row.get("frame") == number]
+        assert mine == predictor(frame).scores.tolist()
+    assert json.loads((out / "images.json").read_text())["images"][5] == {
+        **{"id": 6, "file_name": str(clip), "frame": 5},
+        **{"width": 64, "height": 48},
+    }
+
+
+def test_what_was_done_before_ctrl_c_is_kept(
+    cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect, calls = Predictor._detect, iter(range(9))
+
+    def stop_at_the_fourth(predictor: Predictor, image: Any) -> Instances:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return detect(predictor, image)
+
+    monkeypatch.setattr(Predictor, "_detect", stop_at_the_fourth)
+    paths, out = [draw(tmp_path / "photo.png"), film(tmp_path / "clip.avi")], tmp_path / "out"
+    with pytest.raises(
+        KeyboardInterrupt, match=r"stopped after 3 images and frames; their \d+ det"
+    ):
+        predict_files(cfg, paths, NAMES, output_dir=out, score=0.0)
+    assert {row["image_id"] for row in read_rows(out)} == {1, 2, 3}
+    assert len(read_video(out / "clip.mp4")[1]) == 2
+
+
+def test_other_frames_of_an_image_are_told(
+    cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [Image.new("RGB", (30, 20), color) for color in ("red", "green", "blue")]
+    paths = [tmp_path / f"{kind}.{kind}" for kind in ("gif", "tiff", "png", "webp")]
+    for path in paths:
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+    single = draw(tmp_path / "single.gif", mode="P")
+    predict_files(cfg, [*paths, single], NAMES, output_dir=tmp_path / "out")
+    (told,) = caplog.messages
+    assert told.startswith("4 files hold several images, of which the first alone was taken: ")
+    assert all(f"{path} (3 frames)" in told for path in paths)

@@ -1,0 +1,90 @@
+"""Find the images and videos to detect on, and name a picture for each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from resnext_det.detection.video import is_camera, is_video
+from resnext_det.files import list_first
+
+logger = logging.getLogger(__name__)
+
+# The kinds of files that pictures are written as; for an image of another kind, a PNG.
+_PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = None) -> list[Path]:
+    """Find the image files among files and folders, each once, those of a folder by name.
+
+    A warning counts the files in folders that are no images, which are passed over.
+
+    Args:
+        inputs: files, whatever their names, numbers of cameras, such as 0, and folders, which are
+            searched with those below.
+        outside: a folder to pass over where it lies below an input: with an earlier run's pictures.
+
+    Raises:
+        FileNotFoundError: an input does not exist.
+        ValueError: there is no image among them.
+    """
+    Image.init()
+    readable = {
+        suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN
+    }
+    avoided = None if outside is None else Path(outside).resolve()
+    found: dict[Path, Path] = {}
+    others: Counter[str] = Counter()
+    for entry in map(Path, inputs):
+        if not entry.exists() and not is_camera(entry):
+            raise FileNotFoundError(f"{entry} does not exist; give images or folders of images")
+        for path in sorted(entry.rglob("*")) if entry.is_dir() else [entry]:
+            resolved = path.resolve()
+            if entry.is_dir() and (not path.is_file() or avoided in resolved.parents):
+                continue
+            if entry.is_dir() and path.suffix.lower() not in readable:
+                others[path.suffix.lower()] += not path.name.startswith(".")
+            else:
+                found.setdefault(resolved, path)
+    if not found:
+        passed_over = "" if outside is None else f" (the output folder {outside} does not count)"
+        raise ValueError(
+            f"there is no image in {', '.join(map(str, inputs)) or 'nothing'}{passed_over}; give "
+            "images or folders of images"
+        )
+    if others.total():
+        logger.warning(
+            "passed over %d files in folders that are no images which Pillow reads (%s); a video "
+            "has to be given by its own name",
+            *(others.total(), list_first(f"{n} {suffix}" for suffix, n in others.most_common())),
+        )
+    return list(found.values())
+
+
+def name_pictures(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Name a picture or video for each input; taken names get a number.
+
+    Raises:
+        ValueError: one would overwrite an input.
+    """
+    targets: dict[Path, None] = {}
+    for path in paths:
+        suffix = path.suffix.lower() if path.suffix.lower() in _PICTURES else ".png"
+        stem = f"camera_{path}" if is_camera(path) else path.stem
+        suffix = ".mp4" if is_video(path) else suffix
+        target, number = folder / f"{stem}{suffix}", 1
+        while target in targets:
+            number += 1
+            target = folder / f"{stem}_{number}{suffix}"
+        targets[target] = None
+    images = {path.resolve() for path in paths}
+    lost = next((target for target in targets if target.resolve() in images), None)
+    if lost is not None:
+        raise ValueError(
+            f"the picture {lost} would overwrite an image; choose another folder for --output"
+        )
+    return list(targets)

@@ -1,0 +1,93 @@
+"""Gather the detections on images and frames, and write them as files that COCO's tools read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnext_det.data.coco import CocoDataset
+from resnext_det.evaluation.coco import make_coco_results
+from resnext_det.files import list_first, write_text
+from resnext_det.instances import Instances
+
+logger = logging.getLogger(__name__)
+
+
+class DetectionTable:
+    """Gather detections, with the ids of a COCO dataset or, without one, ids of its own.
+
+    Attributes:
+        rows: COCO results, each with the name of its class as ``category``, and ``file_name``; in a
+            video, ``frame`` too, from 0.
+        images: of COCO's form, with the ids that the rows have; without a dataset they count from
+            1.
+
+    Args:
+        class_names: of the detector.
+        dataset: with its classes in the detector's order. Without it, category ids are the numbers
+            of the detector's classes, from 0.
+    """
+
+    def __init__(self, class_names: Sequence[str], dataset: CocoDataset | None = None) -> None:
+        self.class_names = tuple(class_names)
+        self.category_ids = range(len(class_names)) if dataset is None else dataset.category_ids
+        self.rows: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        self._dataset = dataset
+        self._ids: dict[Path, Any] = {}
+        for record in [] if dataset is None else dataset.records:
+            self._ids.setdefault(Path(record["file_name"]).resolve(), record["image_id"])
+
+    def check_images(self, paths: Iterable[Path]) -> None:
+        """Refuse images that the dataset lacks; warn where some of the dataset's are left out.
+
+        Raises:
+            ValueError: there are such images.
+        """
+        if self._dataset is None:
+            return
+        every = list(paths)
+        strange = [str(path) for path in every if path.resolve() not in self._ids]
+        if strange:
+            raise ValueError(
+                f"{len(strange)} of {len(every)} images are not in the dataset "
+                f"{self._dataset.name!r}, whose ids the detections shall have: "
+                f"{list_first(strange)}; give images of {self._dataset.image_dir}, or leave the "
+                "dataset out"
+            )
+        if len(every) < len(self._ids):
+            logger.warning(
+                "%d of the %d images of %s are given; evaluated on the whole set, the others count "
+                "as images without detections",
+                *(len(every), len(self._ids), self._dataset.name),
+            )
+
+    def add(self, found: Instances, path: Path, frame: int | None = None) -> None:
+        """Add the detections on an image, or on a frame of a video."""
+        number = {} if frame is None else {"frame": frame}
+        image_id = len(self.images) + 1 if self._dataset is None else self._ids[path.resolve()]
+        height, width = found.image_size
+        entry = {"id": image_id, "file_name": str(path), **number, "width": width, "height": height}
+        self.images.append(entry)
+        rows = make_coco_results(image_id, found, self.category_ids)
+        for row, index in zip(rows, found.pred_classes.tolist(), strict=True):
+            name = self.class_names[index]
+            self.rows.append({**row, "category": name, "file_name": str(path), **number})
+
+    def write(self, folder: Path) -> None:
+        """Write ``detections.json`` and ``images.json``.
+
+        The first is a list of COCO results, the second has COCO's form, with the images and
+        categories that the results name, and no annotations.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        names = zip(self.category_ids, self.class_names, strict=True)
+        categories = [{"id": number, "name": name} for number, name in names]
+        table = {"images": self.images, "annotations": [], "categories": categories}
+        write_text(folder / "detections.json", json.dumps(self.rows, indent=1))
+        write_text(folder / "images.json", json.dumps(table, indent=1))
