@@ -114,12 +114,18 @@ class Checker:
                 f"{owner}: area is {show(area)}; write the object's area in square pixels, a "
                 "number from 0 up, or leave it out to use its box's"
             )
+        box = convert_box(entry.get("bbox"))
+        if box is None:
+            raise self.error(
+                f"{owner}: bbox is {show(entry.get('bbox'))}; write [x, y, width, height], four "
+                "numbers in pixels"
+            )
         has_mask = self._has_mask(entry.get("segmentation"), owner)
         return Annotation(
             identity,
             self._read_id(entry, "image_id", owner),
             self._read_id(entry, "category_id", owner),
-            self._read_box(entry, owner),
+            box,
             None if area is None else float(area),
             bool(crowd),
             segmentation=WITH_MASK if has_mask else TOO_FEW_POINTS,
@@ -138,7 +144,12 @@ class Checker:
         ):
             commas = text.count(b",")  # one polygon: decoding it would take ten times as long
             return commas >= 5 and commas % 2 == 1
-        return self._has_mask(json.loads(text), f"annotation {annotation.id}")
+        try:
+            return self._has_mask(json.loads(text), f"annotation {annotation.id}")
+        except RecursionError:
+            raise self.error(
+                f"annotation {annotation.id}: segmentation is nested too deep; {_POLYGONS}"
+            ) from None
 
     def error(self, text: str) -> ValueError:
         """Make an error of the source."""
@@ -150,26 +161,13 @@ class Checker:
         polygons = mask if isinstance(mask, list | tuple | np.ndarray) else None
         if polygons is None:
             raise self.error(f"{owner}: segmentation is {show(mask)}; {_POLYGONS}")
-        if all(is_number(value) for value in polygons):  # [], or a polygon that is in no list
+        if all(map(is_number, polygons)):  # [], or a polygon that is in no list
             return True
         for polygon in polygons:
-            if not isinstance(polygon, list | tuple | np.ndarray) or not all(
-                map(is_number, polygon)
-            ):
+            is_list = isinstance(polygon, list | tuple | np.ndarray)
+            if not is_list or not all(map(is_number, polygon)):
                 raise self.error(f"{owner}: segmentation has {show(polygon)}; {_POLYGONS}")
         return any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in polygons)
-
-    def _read_box(self, entry: Mapping[str, Any], owner: str) -> Box:
-        box = entry.get("bbox")
-        values = list(box) if isinstance(box, list | tuple | np.ndarray) else []
-        if len(values) != 4 or not all(map(is_number, values)):
-            raise self.error(
-                f"{owner}: bbox is {show(box)}; write [x, y, width, height], four numbers in pixels"
-            )
-        x, y, w, h = (
-            int(value) if isinstance(value, numbers.Integral) else float(value) for value in values
-        )
-        return x, y, w, h
 
     def _read_id(self, entry: Mapping[str, Any], key: str, owner: str) -> int | str:
         value = entry.get(key)
@@ -179,10 +177,29 @@ class Checker:
         if key not in entry:
             found = list_first(map(str, entry), 10) or "nothing"
             raise self.error(f"{owner} lacks {key!r} (it has {found}); write an integer")
-        value = entry[key]
-        if is_number(value) and math.isfinite(value) and value == int(value):
-            return int(value)
-        raise self.error(f"{owner} has the {key} {show(value)}; write an integer")
+        value = convert_id(entry[key])
+        if not isinstance(value, int):
+            raise self.error(f"{owner} has the {key} {show(entry[key])}; write an integer")
+        return value
+
+
+def convert_id(value: Any) -> int | str | None:
+    """Convert an id: a text, or a whole number of any type; None if it is neither."""
+    if _is_text(value):
+        return str(value)
+    if is_number(value) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return None
+
+
+def convert_box(value: Any) -> Box | None:
+    """Convert a list or array of four numbers, whole ones to int; None if it is none."""
+    if not isinstance(value, list | tuple | np.ndarray) or len(value) != 4:
+        return None
+    if not all(map(is_number, value)):
+        return None
+    x, y, w, h = (int(v) if isinstance(v, numbers.Integral) else float(v) for v in value)
+    return x, y, w, h
 
 
 def is_number(value: Any) -> bool:

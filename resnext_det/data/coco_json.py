@@ -236,7 +236,7 @@ class _Reader:
         entries = self._read_table("annotations")
         check, has_mask = self._checker.check_annotation, self._checker.has_mask
         batches: list[tuple[np.ndarray, ...]] = [_make_columns([], {}, {}, has_mask)]
-        for batch in decode_entries(entries, Annotation, check, "annotations", self._source):
+        for batch in decode_entries(entries, Annotation, check, "'annotations'", self._source):
             columns = _make_columns(batch, image_numbers, class_numbers, has_mask)
             if strict:
                 self._refuse_strays(batch, columns[1], columns[2], category_ids)
@@ -340,7 +340,7 @@ class _Reader:
         kind: type[Entry],
         check: Callable[[Mapping[str, Any], int], Entry],
     ) -> Iterator[Entry]:
-        for batch in decode_entries(entries, kind, check, key, self._source):
+        for batch in decode_entries(entries, kind, check, f"'{key}'", self._source):
             yield from batch
 
     def _sort_ids(self, ids: Iterable[int | str], kind: str) -> list[int | str]:

@@ -148,7 +148,7 @@ def decode_entries(
         entries: of ``split_table``, or dicts.
         kind: a ``msgspec.Struct`` that most of them are.
         check: takes an entry that is not (a dict) and its number, and converts or refuses it.
-        table: the name of the table, for messages.
+        table: what the entries are of, for messages: "'images'".
         source: begins every message.
 
     Raises:
@@ -182,17 +182,17 @@ def _decode_entry(entry: Any, index: int, table: str, source: str) -> Mapping[st
         try:
             entry = json.loads(bytes(entry))
         except RecursionError:
-            _refuse_nesting(f"{source}: entry {index} of '{table}'")
+            _refuse_nesting(f"{source}: entry {index} of {table}")
         except ValueError as error:
             raise ValueError(
                 escape_controls(
-                    f"{source}: entry {index} of '{table}' is not JSON: {error}; correct it"
+                    f"{source}: entry {index} of {table} is not JSON: {error}; correct it"
                 )
             ) from None
     if not isinstance(entry, Mapping):
         raise ValueError(
             escape_controls(
-                f"{source}: '{table}' is no list of objects: entry {index} is {show(entry)}"
+                f"{source}: entry {index} of {table} is {show(entry)}; it has to be an object"
             )
         )
     return entry

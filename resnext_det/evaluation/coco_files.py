@@ -6,14 +6,21 @@ fields, an empty list) is decided here, with an error that names the entry.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+
+from resnext_det.data.coco_entries import Box, convert_box, convert_id, is_number
+from resnext_det.data.coco_json import read_annotations
+from resnext_det.data.json_files import decode_entries, read_text, show, split_table
+from resnext_det.files import escape_controls, list_first
 
 logger = logging.getLogger(__name__)
 
@@ -53,71 +60,43 @@ class Detections:
     scores: np.ndarray
 
 
-def _read_json(path: str | Path, kind: str) -> Any:
-    file = f"{kind} file {path}"
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file} does not exist; give the path of a JSON file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{file} is a folder; give the path of a JSON file") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not text; give a JSON file in COCO's form") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{file} is not JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
-            "it may be cut off, write it again"
-        ) from None
+class _Result(msgspec.Struct, gc=False):
+    """An entry of a result file."""
+
+    image_id: int | str
+    category_id: int | str
+    bbox: Box
+    score: float
 
 
 def read_ground_truth(source: Source) -> GroundTruth:
     """Check and number the annotations of a COCO file (a path) or of the dict read from one.
 
-    A missing ``iscrowd`` is 0 and a missing ``area`` that of the box. Annotations of images or
-    categories that the file does not list are left out with a warning, as pycocotools leaves them
-    out in silence.
+    What is refused here training refuses too, by the same sentence. Images may lack file names and
+    sizes here. A missing ``iscrowd`` is 0 and a missing ``area`` that of the box. Annotations of
+    images or categories that the file does not list are left out with a warning, as pycocotools
+    leaves them out in silence.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not of COCO's form; the text names the entry.
     """
-    name = "annotations" if isinstance(source, Mapping) else str(source)
-    data = source if isinstance(source, Mapping) else _read_json(source, "annotation")
-    if isinstance(data, list):
-        raise ValueError(
-            f"{name} holds a list where COCO annotations are a dict with images, annotations and "
-            "categories; give the annotations first and the results second"
-        )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
-            raise ValueError(f"{name} has no list {key!r}; give COCO instance annotations")
-    image_ids = _sort_ids(data["images"], "image", name)
-    category_ids = _sort_ids(data["categories"], "category", name)
-    if not category_ids:
-        raise ValueError(f"{name} lists no category; give COCO instance annotations")
-    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in data["categories"]}
-    entries, listed = data["annotations"], f"annotations of {name}"
-    ids = _read_column(entries, "id", listed)
-    if len(set(ids)) < len(ids):
-        # COCO's own minival files repeat ids, which detectron2 tolerates there too.
-        if "minival" not in name:
-            raise ValueError(
-                f"{name} gives one id to several annotations; number them from 1, each once"
-            )
-        logger.warning("%s gives one id to several annotations; each counts by itself.", name)
-    boxes = _read_numbers(entries, "bbox", listed, (4,))
-    areas = np.array([entry.get("area", np.nan) for entry in entries], np.float64)
+    if isinstance(source, Mapping):
+        name, table = "annotations", read_annotations(source, "annotations", strict=False)
+    else:
+        name = str(source)
+        table = read_annotations(Path(source), f"annotation file {source}", strict=False)
     truth = GroundTruth(
         name=name,
-        image_ids=image_ids,
-        category_ids=category_ids,
-        class_names=tuple(names[i] for i in category_ids),
-        id_is_zero=np.array([value == 0 for value in ids], bool),
-        images=_find_positions(_read_column(entries, "image_id", listed), image_ids),
-        categories=_find_positions(_read_column(entries, "category_id", listed), category_ids),
-        boxes=boxes,
-        areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
-        crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in entries], np.int64),
+        image_ids=table.image_ids,
+        category_ids=list(table.names),
+        class_names=tuple(table.names.values()),
+        id_is_zero=table.ids == 0,
+        images=table.images,
+        categories=table.categories,
+        boxes=table.boxes,
+        areas=table.areas,
+        crowd=table.crowds.astype(np.int64),
     )
     return _drop_strays(truth)
 
@@ -131,8 +110,10 @@ def read_detections(
         FileNotFoundError: there is no such file.
         ValueError: it is not of COCO's form, or an id is unknown; the text names the entry.
     """
-    name = str(source) if isinstance(source, str | Path) else "results"
-    data: Any = _read_json(source, "result") if isinstance(source, str | Path) else source
+    name, data = "results", source
+    if isinstance(source, str | Path):
+        name = f"result file {source}"
+        data = split_table(read_text(Path(source), name), list, name)
     if not isinstance(data, Sequence) or isinstance(data, str):
         swapped = isinstance(data, Mapping) and "annotations" in data
         remedy = "that is an annotation file: give the annotations first and the results second"
@@ -140,10 +121,14 @@ def read_detections(
             f"{name} holds a {type(data).__name__} where COCO results are a list of dicts; "
             + (remedy if swapped else "give a list of {image_id, category_id, bbox, score}")
         )
-    boxes = _read_numbers(data, "bbox", name, (4,))
-    scores = _read_numbers(data, "score", name, ())
-    image_ids = _read_column(data, "image_id", name)
-    category_ids = _read_column(data, "category_id", name)
+    image_ids: list[Any] = []
+    category_ids: list[Any] = []
+    boxes, scores = [np.empty((0, 4))], [np.empty(0)]
+    for batch in decode_entries(data, _Result, partial(_check_result, name), "the list", name):
+        image_ids += [entry.image_id for entry in batch]
+        category_ids += [entry.category_id for entry in batch]
+        boxes.append(np.array([entry.bbox for entry in batch], np.float64))
+        scores.append(np.array([entry.score for entry in batch], np.float64))
     images = _find_positions(image_ids, truth.image_ids)
     if (images < 0).any():
         unknown = [image_ids[i] for i in np.flatnonzero(images < 0)]
@@ -152,7 +137,7 @@ def read_detections(
     if (categories < 0).any():
         index = int(np.flatnonzero(categories < 0)[0])
         raise ValueError(_explain_unknown_category(category_ids[index], index, name, truth))
-    return Detections(images, categories, boxes, scores)
+    return Detections(images, categories, np.concatenate(boxes), np.concatenate(scores))
 
 
 def find_images(image_ids: Iterable[Any], truth: GroundTruth) -> np.ndarray:
@@ -168,68 +153,41 @@ def find_images(image_ids: Iterable[Any], truth: GroundTruth) -> np.ndarray:
     return np.unique(positions)
 
 
-def _sort_ids(entries: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[Any]:
-    ids = _read_column(entries, "id", f"the {kind} list of {name}")
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{name} lists one {kind} id several times; list every {kind} once")
-    try:
-        return sorted(ids)
-    except TypeError:
-        raise ValueError(f"{name} mixes {kind} ids of several types; write integers") from None
-
-
-def _read_column(entries: Sequence[Any], key: str, name: str) -> list[Any]:
-    """Read one value of every entry; a ValueError names the first entry that has none."""
-    try:
-        return [entry[key] for entry in entries]
-    except (KeyError, TypeError, IndexError):
-        pass
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, Mapping):
-            raise ValueError(
-                f"entry {index} of {name} is {entry!r}; it has to be a dict with {key!r}"
-            )
+def _check_result(name: str, entry: Mapping[str, Any], index: int) -> _Result:
+    """Convert an entry of results that JSON's types do not fit, or raise ValueError."""
+    values: dict[str, Any] = {}
+    for key, (convert, wanted) in _RESULT.items():
         if key not in entry:
-            raise ValueError(
-                f"entry {index} of {name} lacks {key!r}; it has {', '.join(map(str, entry))}"
-            )
-    raise AssertionError(f"{key} of {name}")
+            fault = f"lacks {key!r}; it has {list_first(map(str, entry), 10)}"
+        else:
+            values[key] = convert(entry[key])
+            fault = f"has {key} {show(entry[key])}; it has to be {wanted}"
+        if values.get(key) is None:
+            raise ValueError(escape_controls(f"entry {index} of {name} {fault}"))
+    return _Result(**values)
+
+
+def _convert_finite_box(value: Any) -> Box | None:
+    box = convert_box(value)
+    return box if box is not None and all(map(math.isfinite, box)) else None
+
+
+def _convert_score(value: Any) -> float | None:
+    return float(value) if is_number(value) and math.isfinite(value) else None
+
+
+_RESULT: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "image_id": (convert_id, "an integer"),
+    "category_id": (convert_id, "an integer"),
+    "bbox": (_convert_finite_box, "four finite numbers: x, y, width, height"),
+    "score": (_convert_score, "a finite number"),
+}
 
 
 def _find_positions(ids: Sequence[Any], known: Sequence[Any]) -> np.ndarray:
     """Find the position of every id among the known ones, -1 where it is not among them."""
     lookup = {value: position for position, value in enumerate(known)}
     return np.array([lookup.get(value, -1) for value in ids], np.int64)
-
-
-def _read_numbers(
-    entries: Sequence[Any], key: str, name: str, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Read a key of every entry as float64; a ValueError names the first that is not of the shape.
-
-    Args:
-        shape: of one entry's value: (), or (4,) for a box.
-    """
-    values = _read_column(entries, key, name)
-    if not values:
-        return np.empty((0, *shape))
-    array = _to_floats(values)
-    if array.shape == (len(values), *shape) and np.isfinite(array).all():
-        return array
-    wanted = "four finite numbers: x, y, width, height" if shape else "a finite number"
-    for index, value in enumerate(values):
-        array = _to_floats(value)
-        if array.shape != shape or not np.isfinite(array).all():
-            raise ValueError(f"entry {index} of {name} has {key} {value!r}; it has to be {wanted}")
-    raise AssertionError(f"{key} of {name}")
-
-
-def _to_floats(values: Any) -> np.ndarray:
-    """Convert to float64; nan where a value is no number, or lists have several lengths."""
-    try:
-        return np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        return np.array(np.nan)
 
 
 def _drop_strays(truth: GroundTruth) -> GroundTruth:

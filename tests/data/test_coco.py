@@ -206,7 +206,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"labels": [], "a": 1}, "not in COCO's format: it has labels, a; give lists named 'images'"),
     ({"images": [], "annotations": []}, "it has images, annotations; give lists"),
     (content() | {"annotations": {"1": 2}}, "'annotations' is no list of objects"),
-    (content() | {"images": [3]}, "'images' is no list of objects"),
+    (content() | {"images": [3]}, "entry 0 of 'images' is 3; it has to be an object"),
     (content() | {"images": []}, "'images' is empty"),
     (content() | {"categories": []}, "'categories' is empty"),
     (changed("categories", 0, id=1), "category id 1 occurs twice; give each category its own id"),

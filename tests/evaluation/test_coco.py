@@ -390,33 +390,33 @@ def test_results_of_another_set_are_recognized() -> None:
 BAD_ANNOTATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no list": (
         {"annotations": ...},
-        "annotations has no list 'annotations'; give COCO instance annotations",
+        "annotations: it is not in COCO's format: it has images, categories; give lists named",
     ),
-    "no images": ({"images": None}, "annotations has no list 'images'"),
-    "no categories": ({"categories": []}, "annotations lists no category"),
+    "no images": ({"images": None}, "'images' is no list of objects; give lists named"),
+    "no categories": ({"categories": []}, "'categories' is empty; list the categories in it"),
     "image twice": (
         {"images": [{"id": 7}, {"id": 7}]},
-        "lists one image id several times; list every image once",
+        "image id 7 occurs twice; give each image its own id",
     ),
     "mixed ids": (
         {"images": [{"id": 7}, {"id": "8"}]},
-        "mixes image ids of several types; write integers",
+        "mixes image ids of several types, such as '8' and 7; write integers",
     ),
     "image without id": (
         {"images": [{"file_name": "a"}]},
-        "entry 0 of the image list of annotations lacks 'id'",
+        r"entry 0 of 'images' lacks 'id' \(it has file_name\); write an integer",
     ),
     "no dict": (
         {"annotations": [3]},
-        "entry 0 of annotations of annotations is 3; it has to be a dict with 'id'",
+        "entry 0 of 'annotations' is 3; it has to be an object",
     ),
     "no box": (
         {"annotations": [{"id": 1, "image_id": 7, "category_id": 3}]},
-        "entry 0 of annotations of annotations lacks 'bbox'; it has id, image_id, category_id",
+        r"annotation 1: bbox is None; write \[x, y, width, height\], four numbers in pixels",
     ),
     "id twice": (
         {"annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1]}] * 2},
-        "gives one id to several annotations; number them from 1, each once",
+        "annotation 1: its id occurs twice, and 1 of 2 annotations repeat an id; number them from",
     ),
 }
 
@@ -439,13 +439,14 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     bad.write_text('[{"image_id": 7},\n {"image_id": ')
     with pytest.raises(
         ValueError,
-        match=r"result file .*bad\.json is not JSON at line 2, column 15: Expecting value",
+        match=r"result file .*bad\.json is not JSON: the text ends too early at line 2 column 15",
     ):
         evaluate_coco(good, bad)
-    with pytest.raises(ValueError, match=r"annotation file .*bad\.json is not JSON at line 2"):
+    with pytest.raises(ValueError, match=r"annotation file .*bad\.json is not JSON: .* at line 2"):
         evaluate_coco(bad, found)
     with pytest.raises(
-        ValueError, match=r"results\.json holds a list .* annotations first and the results second"
+        ValueError,
+        match=r"results\.json: it holds a list, not an object; .* \(a list is a file of results\)",
     ):
         evaluate_coco(found, good)
     with pytest.raises(
@@ -454,10 +455,13 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         evaluate_coco(good, good)
     with pytest.raises(FileNotFoundError, match=r"annotation file .*none\.json does not exist"):
         evaluate_coco(tmp_path / "none.json", found)
-    with pytest.raises(ValueError, match="is a folder; give the path of a JSON file"):
+    with pytest.raises(
+        ValueError,
+        match="is a folder; give the path of a file: annotations.json, bad.json, results.json",
+    ):
         evaluate_coco(tmp_path, found)
     bad.write_bytes(b"\x89PNG\r\n\xff")
-    with pytest.raises(ValueError, match="is not text; give a JSON file in COCO's form"):
+    with pytest.raises(ValueError, match="is not text in UTF-8: .*; save it as JSON in UTF-8"):
         evaluate_coco(good, bad)
 
 
@@ -599,7 +603,7 @@ def test_repeated_ids_of_cocos_minival_files_are_evaluated(
     path = tmp_path / "instances_minival2014.json"
     path.write_text(json.dumps(truth))
     repeated = evaluate_coco(path, results)
-    assert "one id to several annotations" in caplog.text
+    assert "1 annotations repeat an id; they are kept" in caplog.text
     renumbered = {
         **truth,
         "annotations": [{**entry, "id": n} for n, entry in enumerate(annotations, 1)],
