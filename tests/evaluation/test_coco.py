@@ -457,11 +457,11 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         evaluate_coco(tmp_path / "none.json", found)
     with pytest.raises(
         ValueError,
-        match="is a folder; give the path of a file: annotations.json, bad.json, results.json",
+        match=r"is a folder; give .* of a file: annotations\.json, bad\.json, results\.json",
     ):
         evaluate_coco(tmp_path, found)
     bad.write_bytes(b"\x89PNG\r\n\xff")
-    with pytest.raises(ValueError, match="is not text in UTF-8: .*; save it as JSON in UTF-8"):
+    with pytest.raises(ValueError, match=r"is not text in UTF-8: .*; save it as JSON in UTF-8"):
         evaluate_coco(good, bad)
 
 
