@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext_det.files import shipped_folder
+from resnext_det.files import escape_unknown_letters, shipped_folder
 
 if TYPE_CHECKING:
     from resnext_det.detection.jobs import Job, Metrics
@@ -66,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser(
     command: str, description: str, *, allow_abbrev: bool = True
 ) -> argparse.ArgumentParser:
-    """Build the parser of a command, whose help is the docstring of its file in tools/."""
+    """Build the parser of a command, whose help is the docstring of its file in tools/.
+
+    Every command begins with it, so it also lets the console show letters that it does not know.
+    """
+    escape_unknown_letters()
     return argparse.ArgumentParser(
         prog=f"resnext-det {command}".strip(),
         description=description,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -44,8 +46,12 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 as ``write_file`` writes."""
-    write_file(path, lambda file: file.write(text.encode()))
+    """Write a text in UTF-8 as ``write_file`` writes.
+
+    A byte of a file name that is no UTF-8, which Python reads as half a letter, becomes its escape,
+    such as \\udcff, which JSON reads as Python does.
+    """
+    write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def format_json(content: Any) -> str:
@@ -121,3 +127,17 @@ def escape_controls(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def escape_unknown_letters() -> None:
+    """Let stdout and stderr escape the letters that their encoding lacks, as \\u7ea2, and go on.
+
+    Python raises an error there, also at the end of a long training. A closed stream, which Python
+    has as None, becomes one that leads nowhere. Call it in each process before its first output.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -17,6 +17,7 @@ import torch
 
 from resnext_det.files import (
     cache_folder,
+    escape_unknown_letters,
     format_json,
     list_first,
     lock_file,
@@ -25,6 +26,8 @@ from resnext_det.files import (
     write_text,
 )
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.txt"
@@ -32,6 +35,47 @@ def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path: Path) -> Non
         write_text(path, text)
         assert path.read_bytes() == text.encode()
         assert list(path.parent.iterdir()) == [path]
+
+
+def test_bytes_of_a_name_that_is_not_utf_8_become_escapes_that_json_reads(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9.png")
+    assert name == "caf\udce9 é.png"
+    write_text(tmp_path / "names.json", format_json([name]))
+    assert json.loads((tmp_path / "names.json").read_text(encoding="utf-8")) == [name]
+
+
+SHOW = """
+import os, sys
+from resnext_det.files import escape_unknown_letters
+escape_unknown_letters()
+sys.stdout.write("caf\\xe9 \\u7ea2 \\udcff\\n")
+sys.stderr.write("caf\\xe9 \\u7ea2 \\udcff\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", rb"caf\xe9 \u7ea2 \udcff"),
+        ("cp1252", rb"caf" + b"\xe9" + rb" \u7ea2 \udcff"),
+        ("ascii:strict", rb"caf\xe9 \u7ea2 \udcff"),
+        ("utf-8", "café 红 ".encode() + rb"\udcff"),
+    ],
+)
+def test_letters_that_a_console_does_not_know_are_escaped(encoding: str, shown: bytes) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW], capture_output=True, env=environment, check=True
+    )
+    assert (done.stdout.strip(), done.stderr.strip()) == (shown, shown)
+
+
+def test_streams_that_are_closed_take_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has None for them: as after ``>&-``, or in a program without a console."""
+    monkeypatch.setattr(sys, "stdout", None)
+    escape_unknown_letters()
+    sys.stdout.write("lost")
+    sys.stdout.close()
 
 
 def fail_after_some_bytes(file: IO[bytes]) -> None:

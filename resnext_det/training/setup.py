@@ -12,7 +12,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnext_det.files import write_text
+from resnext_det.files import escape_unknown_letters, write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT
 
@@ -41,13 +41,15 @@ def setup_logging(
     Returns:
         The package's logger.
     """
+    escape_unknown_letters()  # in the processes that a command has started, too
     handlers: list[logging.Handler] = []
     if console and distributed.is_main_process():
         handlers.append(_ConsoleHandler())
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         suffix = "" if distributed.is_main_process() else f".rank{distributed.get_rank()}"
-        handlers.append(logging.FileHandler(Path(output_dir, f"log.txt{suffix}"), encoding="utf-8"))
+        file = Path(output_dir, f"log.txt{suffix}")
+        handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.name = _HANDLER
         handler.setFormatter(
@@ -97,8 +99,13 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
         log_too: further packages whose messages go into the log.
 
     Raises:
-        ValueError: there is no such device; the output folder cannot be written to.
+        ValueError: there is no such device; the output folder cannot be written to, or its name is
+            not UTF-8, which TensorBoard needs.
     """
+    if cfg.OUTPUT_DIR.encode(errors="replace").decode() != cfg.OUTPUT_DIR:
+        raise ValueError(
+            f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} holds bytes that are no UTF-8; write another folder"
+        )
     device = distributed.resolve_device(cfg.MODEL.DEVICE)
     try:
         setup_logging(cfg.OUTPUT_DIR, others=log_too)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from resnext_det.evaluation.coco import evaluate_coco
 from tests.evaluation.helpers import random_set
-from tests.tools.helpers import finish, read_error, run_tool, start_tool
+from tests.tools.helpers import ROOT, finish, read_error, run_tool, start_tool
 
 run = partial(run_tool, "evaluate_coco")
 
@@ -39,6 +41,20 @@ def test_the_numbers_go_into_a_json_file(
     numbers = {**metrics.as_dict(recalls=True), "max_detections": 20}
     assert json.loads(out.read_text()) == numbers and "AR20" in numbers
     assert capsys.readouterr().out == metrics.format_table(per_category=False) + "\n"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict"])
+def test_a_console_that_lacks_letters_gets_escapes(
+    files: tuple[Path, Path], encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(files[0].read_text())
+    content["categories"][0]["name"] = "红细胞"
+    files[0].write_text(json.dumps(content))
+    command = [sys.executable, str(ROOT / "tools/evaluate_coco.py"), *files, "--per-category"]
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert r"\u7ea2\u7ec6\u80de " in done.stdout and done.stderr == ""
 
 
 def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""The log of a run: any letter in the file, what the console knows of them there, no traceback."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnext_det.config import get_cfg
+from resnext_det.training.setup import set_up, setup_logging
+
+
+def test_letters_of_any_script_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a letter too, as Python reads a file name that is no UTF-8."""
+    console, errors = io.TextIOWrapper(io.BytesIO(), encoding="ascii"), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", console)
+    monkeypatch.setattr(sys, "stderr", errors)
+    setup_logging(tmp_path).info("红 \udcff")
+    assert isinstance(console.buffer, io.BytesIO)
+    assert console.buffer.getvalue().endswith(rb"INFO: \u7ea2 \udcff" + b"\n")
+    written = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert written.endswith("INFO: 红 \\udcff\n")
+    assert errors.getvalue() == ""  # where logging writes what it could not
+
+
+def test_an_output_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = "cpu", f"{tmp_path}/\udcff"
+    with pytest.raises(ValueError, match=r"holds bytes that are no UTF-8; write another folder"):
+        set_up(cfg)
+    assert list(tmp_path.iterdir()) == []
