@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="auto, cuda or cpu (default: cpu)")
     options = parser.parse_args(arguments)
     others = ("networks", "batch", "height", "width", "dtype", "device")
     given = [f"--{name}" for name in others if getattr(options, name) != parser.get_default(name)]
@@ -61,7 +61,7 @@ def benchmark(options: argparse.Namespace) -> Iterator[str]:
         yield "100 training images of a JPEG file of 500x375, one thread"
         yield f"\n{format_timings(timings)}"
         return
-    device = resolve_device(options.device)
+    device = resolve_device(options.device, setting="--device")
     shape = f"{options.batch}x3x{options.height}x{options.width}"
     for name in options.networks:
         timings = time_trunks(

@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output-dir", type=Path, metavar="RUN", help="write the metrics as RUN/test/*.json"
     )
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is a GPU)")
+    parser.add_argument("--device", help="auto, cuda or cpu (default: auto)")
     parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
     parser.add_argument(
         "--batch-size",

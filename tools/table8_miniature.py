@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--engine", choices=ENGINES, default="auto", help="what trains detectors (default: auto)"
     )
-    parser.add_argument("--device", help="cuda or cpu, in place of the configurations'")
+    parser.add_argument("--device", help="auto, cuda or cpu, in place of the configurations'")
     options = parser.parse_args(arguments)
     return finish(lambda: run(options), resumable=True)
 

@@ -24,7 +24,7 @@ class Classifier:
         weights: a file of any source, or a name of the catalog.
         class_names: of the outputs, in their order; by default those in the file, or "class 0" ...
         preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
-        device: "cuda" or "cpu"; by default cuda where there is a GPU.
+        device: "auto" (cuda where there is a GPU, else cpu), "cuda" or "cpu".
 
     Raises:
         ValueError, FileNotFoundError: see ``read_weights``, ``load_classifier`` and
@@ -39,8 +39,7 @@ class Classifier:
         preprocessing: str | None = None,
         device: str | None = None,
     ) -> None:
-        device = device or distributed.choose_device()
-        self.device = distributed.resolve_device(device, setting="device")
+        self.device = distributed.resolve_device(device or distributed.AUTO, setting="device")
         file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
         if preprocessing is not None:
             file = assume_preprocessing(file, preprocessing)

@@ -136,7 +136,7 @@ class EvaluationJob(Processes):
         protocol, size, resize, scales, interpolation: see ``protocol_of``.
         preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
         amp: compute in bfloat16.
-        device: None for cuda where there is a GPU, else cpu.
+        device: "cuda" or "cpu"; None or "auto" for cuda where there is a GPU, else cpu.
         batch_size: images of a process at once; None for ``BATCH_SIZES``.
         num_workers, skip_broken: of a process.
     """
@@ -166,7 +166,7 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     Raises:
         ValueError, FileNotFoundError: weights, set or settings are wrong, or an image is broken.
     """
-    device = job.device or distributed.choose_device()
+    device = distributed.choose_device(job.device or distributed.AUTO)
     distributed.resolve_device(device, setting="--device")
     return list(launch(_test, job, device=device, args=(job,), advice=TESTING) or ())
 
@@ -183,7 +183,7 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
         scales=job.scales,
         interpolation=job.interpolation,
     )
-    device = distributed.resolve_device(job.device or distributed.choose_device())
+    device = distributed.resolve_device(job.device or distributed.AUTO)
     network = load_classifier(file).to(device)
     images = open_once(job.dataset)
     return evaluate_on(

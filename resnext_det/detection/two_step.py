@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.detection.evaluation import check_proposes, locate_proposals
 from resnext_det.detection.jobs import Job, Metrics, propose, train
+from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.processes import launch
 
@@ -48,7 +49,9 @@ def train_two_step(rpn: Job, fast_rcnn: Job) -> Metrics:
     """
     # It runs here, unless torchrun has started processes: these can meet only once, so they do it
     # around both steps.
-    return launch(_train_both, device=rpn.configuration().MODEL.DEVICE, args=(rpn, fast_rcnn))
+    device = rpn.configuration().MODEL.DEVICE
+    distributed.resolve_device(device)
+    return launch(_train_both, device=device, args=(rpn, fast_rcnn))
 
 
 def _train_both(rpn: Job, fast_rcnn: Job) -> Metrics:

@@ -121,38 +121,56 @@ def divide_batch(total: int, world_size: int) -> int:
     return total // world_size
 
 
-def choose_device() -> str:
-    """Name the device to use where none was asked for: cuda where there is a GPU, else cpu."""
+AUTO = "auto"
+"""The name of whatever device is there: cuda where there is a GPU, else cpu."""
+
+
+def choose_device(name: str = AUTO) -> str:
+    """Replace the name "auto" by "cuda" where there is a GPU, else "cpu"; others stay."""
+    if name != AUTO:
+        return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resolve_device(name: str, *, setting: str = "MODEL.DEVICE") -> torch.device:
-    """Find the torch device of a name; "cuda" is this process's own GPU.
+    """Find the torch device of a name: "auto", "cuda", "cuda:1" or "cpu".
 
     Args:
+        name: "cuda" is this process's own GPU; for "auto" see ``choose_device``.
         setting: the key or flag that gave the name, for the errors.
 
     Raises:
-        ValueError: torch does not know the name, or the machine has no such GPU.
+        ValueError: torch does not know the name, the package was not tried on such a device, or the
+            machine has no such GPU.
     """
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
+        kind = torch.device(choose_device(name)).type
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"{setting} is {name!r}, which is no torch device; write cuda or cpu"
+            f"{setting} is {name!r}, which is no torch device; write auto, cuda or cpu"
         ) from error
-    if device.type != "cuda":
-        return device
+    number = str(name).partition(":")[2]  # torch's own index has eight bits: cuda:256 is its cuda:0
+    if kind == "cpu":
+        if int(number or 0) > 0:
+            raise ValueError(f"{setting} is {name!r}, but torch has one CPU device; write cpu")
+        return torch.device("cpu")
+    if kind != "cuda":
+        also = ", which is torch's name of AMD's GPUs too" if kind == "hip" else ""
+        raise ValueError(
+            f"{setting} is {name!r}, on which this package was never tried; write auto, cpu or "
+            f"cuda{also}"
+        )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         raise ValueError(
-            f"{setting} is {name!r}, but torch finds no GPU here; add {setting} cpu to the "
-            "command, or install a driver and a torch that suit your GPU"
+            f"{setting} is {name!r}, but torch finds no GPU here; write {setting} cpu, or auto, or "
+            "install a driver and a torch that suit your GPU"
         )
-    index = get_local_rank() if device.index is None else device.index
+    index = int(number) if number else get_local_rank()
     if index >= count:
         raise ValueError(
-            f"{setting} is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}"
+            f"{setting} is {name!r}, but the last of the {count} GPUs here is cuda:{count - 1}; "
+            "write that or a lower number"
         )
     return torch.device("cuda", index)
 
@@ -194,13 +212,13 @@ def join_group(device: str, **where: Any) -> None:
     LOCAL_RANK has to be in the environment.
 
     Args:
-        device: "cuda" talks over NCCL, "cpu" over gloo.
+        device: "cuda" talks over NCCL, "cpu" over gloo; for "auto" see ``choose_device``.
         where: as for torch's ``init_process_group``.
 
     Raises:
         ValueError: device "cuda", and there is no GPU for this process.
     """
-    on_gpu = torch.device(device).type == "cuda"
+    on_gpu = torch.device(choose_device(device)).type == "cuda"
     if on_gpu:
         index = int(os.environ["LOCAL_RANK"])
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():

@@ -20,7 +20,7 @@ import torch.distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from resnext_det.files import write_file
-from resnext_det.training.distributed import join_group, leave_group
+from resnext_det.training.distributed import choose_device, join_group, leave_group
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _GRACE_SECONDS = 5.0  # for the others to end by themselves after one has failed
@@ -92,7 +92,8 @@ def launch(
     ``main`` runs here in its group.
 
     Args:
-        device: "cuda" talks over NCCL and needs the GPUs; "cpu" talks over gloo.
+        device: "cuda" talks over NCCL and needs the GPUs; "cpu" talks over gloo; for "auto" see
+            ``choose_device``.
         advice: ends the errors of ``explain_small_machines``, which covers every process.
 
     Returns:
@@ -104,6 +105,7 @@ def launch(
         ChildProcessError: a process was killed.
         KeyboardInterrupt: the processes were stopped while they were in no step.
     """
+    device = choose_device(device)
     call = partial(_call, main, args, advice)
     if all(name in os.environ for name in _TORCHRUN):
         return _run_under_torchrun(call, processes.num_gpus, device)
@@ -168,6 +170,11 @@ def _check_request(processes: Processes, device: str) -> None:
         remedy = f"--num-gpus {present}" if present else "--num-gpus 1 MODEL.DEVICE cpu"
         raise ValueError(
             f"--num-gpus {number}, but torch finds {present} on this machine; write {remedy}"
+        )
+    if processes.world_size > 1 and device.startswith("cuda:"):
+        raise ValueError(
+            f"MODEL.DEVICE is {device!r}, but {processes.world_size} processes need a GPU each; "
+            "write cuda, which is another one in each"
         )
     if machines > 1 and not processes.dist_url.startswith("tcp://"):
         raise ValueError(

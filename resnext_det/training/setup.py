@@ -107,6 +107,8 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
             f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} holds bytes that are no UTF-8; write another folder"
         )
     device = distributed.resolve_device(cfg.MODEL.DEVICE)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose random numbers checkpoints hold
     try:
         setup_logging(cfg.OUTPUT_DIR, others=log_too)
     except OSError as error:
@@ -114,6 +116,8 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
             f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} cannot be written to ({error.strerror}: "
             f"{error.filename}); write another folder"
         ) from error
+    if cfg.MODEL.DEVICE == distributed.AUTO:
+        logger.info("MODEL.DEVICE is auto: %s is used.", device)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.FLOAT32_PRECISION and device.type == "cuda":  # as in detectron2, of no effect on the CPU
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
@@ -145,9 +149,16 @@ def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:
 
 
 def record_config(cfg: CfgNode) -> None:
-    """Write config.yaml, whole or not at all."""
+    """Write config.yaml, whole or not at all.
+
+    ``MODEL.DEVICE`` is the one that "auto" stands for here: the file tells what was done, and
+    detectron2, which reads it too, knows no "auto".
+    """
     if distributed.is_main_process():
-        write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), cfg.dump())
+        recorded = cfg.clone()
+        recorded.defrost()
+        recorded.MODEL.DEVICE = distributed.choose_device(cfg.MODEL.DEVICE)
+        write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), recorded.dump())
 
 
 def warn_of_earlier_run(cfg: CfgNode) -> None:

@@ -353,7 +353,7 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
     "no GPU": (None, "", "MODEL.DEVICE cuda", 1, ["'cuda'", "no GPU", "MODEL.DEVICE cpu"]),
     "no GPUs": (None, "--num-gpus 2", "MODEL.DEVICE cuda", 1,
         ["'cuda'", "no GPU", "MODEL.DEVICE cpu"]),
-    "no such device": (None, "", "MODEL.DEVICE gpu", 1, ["'gpu'", "write cuda or cpu"]),
+    "no such device": (None, "", "MODEL.DEVICE gpu", 1, ["'gpu'", "write auto, cuda or cpu"]),
     "frozen norms at random": (None, "", "MODEL.RESNETS.NORM FrozenBN", 1,
         ["train to nothing", "MODEL.WEIGHTS", "MODEL.RESNETS.NORM"]),
     "weights missing": (None, "", "MODEL.WEIGHTS nowhere.pth", 1, ["nowhere.pth is not there"]),

@@ -176,14 +176,31 @@ def test_shares_of_a_batch() -> None:
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert distributed.resolve_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match=r"'gpu'.*cuda or cpu"):
-        distributed.resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cpu", "cpu:0", "auto"):
+        assert distributed.resolve_device(name) == torch.device("cpu")
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda'.*no GPU.*MODEL\.DEVICE cpu"):
         distributed.resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, index in (("cuda", 0), ("auto", 0), ("cuda:1", 1)):
+        assert distributed.resolve_device(name) == torch.device("cuda", index)
     with pytest.raises(ValueError, match=r"cuda:5.*cuda:1"):
         distributed.resolve_device("cuda:5")
-    assert distributed.resolve_device("cuda") == torch.device("cuda", 0)
+    with pytest.raises(ValueError, match=r"cuda:256.*cuda:1"):  # torch takes it for cuda:0
+        distributed.resolve_device("cuda:256")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "no torch device; write auto, cuda or cpu") for name in ("gpu", "CUDA", "", "0")),
+        *((name, "no torch device; write auto, cuda or cpu") for name in ("cuda:", "cuda:x")),
+        *((name, "never tried; write auto, cpu or cuda") for name in ("mps", "xpu", "meta:0")),
+        ("hip", "never tried; .* cuda, which is torch's name of AMD's GPUs too"),
+        ("cpu:3", "one CPU device; write cpu"),
+    ],
+)
+def test_devices_that_are_refused(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^--device is '{name}', .*{reason}"):
+        distributed.resolve_device(name, setting="--device")

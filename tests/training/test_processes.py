@@ -79,6 +79,8 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"--num-gpus 4, but torch finds 2.*--num-gpus 2"):
         launch(print, Processes(num_gpus=4))
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda:1', but 2 processes.*write cuda"):
+        launch(print, Processes(num_gpus=2), device="cuda:1")
 
 
 def test_machines_that_cannot_meet() -> None:

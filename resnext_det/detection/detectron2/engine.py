@@ -60,7 +60,7 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
             check_backbone(cfg)
     else:
         check(cfg)
-    on_cpu = cfg.MODEL.DEVICE.startswith("cpu")
+    on_cpu = distributed.choose_device(cfg.MODEL.DEVICE).startswith("cpu")
     if cfg.SOLVER.AMP.ENABLED and on_cpu and cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIPool":
         raise ValueError(
             "SOLVER.AMP.ENABLED = True with MODEL.ROI_BOX_HEAD.POOLER_TYPE = 'ROIPool' does not "
@@ -144,11 +144,12 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     Our res5 is faster than detectron2's, and computes what the portable engine's does.
 
     Raises:
-        ValueError: detectron2 refuses the model.
+        ValueError: detectron2 refuses the model; there is no such ``MODEL.DEVICE``.
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = str(distributed.resolve_device(cfg.MODEL.DEVICE))  # detectron2 has no "auto"
     if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and _uses_our_backbone(cfg):
-        cfg = cfg.clone()
-        cfg.defrost()
         cfg.MODEL.ROI_HEADS.NAME = "ResNeXtRes5ROIHeads"
     try:
         return build_model(cfg)
