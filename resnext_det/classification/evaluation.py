@@ -21,6 +21,7 @@ from resnext_det.evaluation.classification import ClassificationMetrics, Tally
 from resnext_det.files import list_first, write_text
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training import distributed
+from resnext_det.training.interruption import leave_if_asked
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ def evaluate_on(
     was_training = network.training
     network.eval()
     mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
-    with torch.inference_mode(), mixed:
-        for batch in bar:
+    with distributed.fail_together(), torch.inference_mode(), mixed:
+        for batch in leave_if_asked(bar):
             counts.skip(batch["broken"])
             if len(batch["labels"]):
                 counts.add(protocol.score(network, batch["views"], device).cpu(), batch["labels"])

@@ -164,7 +164,7 @@ class _Training:
             scaler=self.scaler,
             clip=build_clipper(read_settings(ClippingSettings, cfg.SOLVER.CLIP_GRADIENTS)),
             after_step=[*average, self._save_when_due, test_when_due, writer],
-            on_interrupt=self.state.save_after,
+            save=self.state.save_after,
         )
 
     def test(self, epoch: int) -> dict[str, float]:
@@ -224,8 +224,9 @@ class _Training:
 
     def _test_when_due(self, writer: MetricsWriter, step: Step) -> None:
         if self._is_due(step.iteration, self.cfg.TEST.EVAL_EPOCHS):
-            step.check_losses()
-            writer.put(self.test((step.iteration + 1) // self.epoch))
+            with distributed.fail_together():
+                step.check_losses()
+                writer.put(self.test((step.iteration + 1) // self.epoch))
 
     def _save_when_due(self, step: Step) -> None:
         if self._is_due(step.iteration, self.cfg.SOLVER.CHECKPOINT_EPOCHS):

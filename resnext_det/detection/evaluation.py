@@ -24,6 +24,7 @@ from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.evaluation.proposals import ProposalMetrics, evaluate_proposals
 from resnext_det.files import write_text
 from resnext_det.training import distributed
+from resnext_det.training.interruption import leave_if_asked
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ def run_on_dataset(
     # A bar on a terminal, in the main process alone; it goes when done, as a training may go on.
     hidden = None if distributed.is_main_process() else True
     words = f"detecting, {dataset.name}"
-    with torch.inference_mode():
-        for batch in tqdm(loader, words, unit="image", disable=hidden, leave=False):
+    bar = tqdm(loader, words, unit="image", disable=hidden, leave=False)
+    with distributed.fail_together(), torch.inference_mode():
+        for batch in leave_if_asked(bar):
             for sample, output in zip(batch, model(batch)):
                 collected += collect(sample, output)
     model.train(was_training)
@@ -163,14 +165,14 @@ def propose_on(
     workers = cfg.DATALOADER.NUM_WORKERS
     rows = run_on_dataset(model, dataset, collect, mapper=test_mapper(cfg), num_workers=workers)
     proposals = None
-    if distributed.is_main_process():
-        proposals = dict(rows)
-        write_proposals(path, proposals)
-        number = sum(len(boxes) for boxes, _ in proposals.values())
-        logger.info(
-            "%s: %d proposals on %d images in %s", dataset.name, number, len(proposals), path
-        )
-    distributed.barrier()
+    with distributed.fail_together():
+        if distributed.is_main_process():
+            proposals = dict(rows)
+            write_proposals(path, proposals)
+            number = sum(len(boxes) for boxes, _ in proposals.values())
+            logger.info(
+                "%s: %d proposals on %d images in %s", dataset.name, number, len(proposals), path
+            )
     return proposals
 
 
@@ -223,20 +225,21 @@ def evaluate_all(
     for dataset in test_sets:
         output_dir = folder if len(test_sets) == 1 else folder / dataset.name
         found: DatasetMetrics | None
-        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
-            found = evaluate_proposals_on(cfg, model, dataset)
-        else:
-            found = evaluate_on(
-                model,
-                dataset,
-                mapper=test_mapper(cfg),
-                num_workers=workers,
-                output_dir=output_dir,
-                max_detections=choose_limit(cfg),
-            )
-        if found is not None:
-            write_text(output_dir / "metrics.json", found.to_json())
-            results[dataset.name] = found
+        with distributed.fail_together():
+            if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+                found = evaluate_proposals_on(cfg, model, dataset)
+            else:
+                found = evaluate_on(
+                    model,
+                    dataset,
+                    mapper=test_mapper(cfg),
+                    num_workers=workers,
+                    output_dir=output_dir,
+                    max_detections=choose_limit(cfg),
+                )
+            if found is not None:
+                write_text(output_dir / "metrics.json", found.to_json())
+                results[dataset.name] = found
     return results
 
 

@@ -15,7 +15,7 @@ from resnext_det.detection.weights import describe_preprocessing, load_initial_w
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
-from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.metrics import MetricsWriter, read_names
 from resnext_det.training.optimizer import GradientClipper
 from resnext_det.training.schedule import LearningRateSchedule
 from resnext_det.training.state import TrainingState
@@ -68,15 +68,23 @@ def train_detector(
                 results.update(evaluate())
                 writer.put(flatten_metrics(results))
 
+        def is_evaluation_due(done: int) -> bool:
+            period = cfg.TEST.EVAL_PERIOD
+            return done == stop or (period > 0 and done > 0 and done % period == 0)
+
         def evaluate_when_due(step: Step) -> None:
-            period, done = cfg.TEST.EVAL_PERIOD, step.iteration + 1
-            if done == stop or (period > 0 and done % period == 0):
+            if is_evaluation_due(step.iteration + 1):
                 evaluate_now()
 
         if start >= stop:
             logger.info("The training had ended after %d iterations; it is evaluated.", start)
             evaluate_now()
         else:
+            if is_evaluation_due(start) and not _was_evaluated(cfg, start - 1):
+                # The run had stopped in its evaluation, whose draws are undone as in the loop.
+                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                    evaluate_now()
+                writer.put_at(start - 1, {})
             save_when_due = state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD)
             train_loop(
                 model=wrapped,
@@ -94,6 +102,12 @@ def train_detector(
                     evaluate_when_due,
                     writer,
                 ],
-                on_interrupt=state.save_after,
+                save=state.save_after,
             )
     return results
+
+
+def _was_evaluated(cfg: CfgNode, iteration: int) -> bool:
+    """Tell whether metrics.json has an evaluation after an iteration, or there is no test set."""
+    names = read_names(cfg.OUTPUT_DIR, iteration)
+    return not cfg.DATASETS.TEST or any("bbox/" in x or "box_proposals/" in x for x in names)

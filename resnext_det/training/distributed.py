@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -104,6 +105,39 @@ def is_any_true(value: bool) -> bool:
     flag = torch.tensor([int(value)])
     dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_find_cpu_group())
     return bool(flag.item())
+
+
+@contextmanager
+def fail_together() -> Iterator[None]:
+    """Raise in every process what is raised within in one of them.
+
+    Every process enters it and leaves it. Without it the others would wait for the one that failed
+    in their next message.
+
+    Raises:
+        RuntimeError: another process raised an error that cannot be sent; of others, itself.
+    """
+    if get_world_size() == 1:
+        yield
+        return
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    if not is_any_true(own is not None):
+        return
+    errors: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(errors, _make_sendable(own), group=_find_cpu_group())
+    raise own or next(error for error in errors if error is not None)
+
+
+def _make_sendable(error: Exception | None) -> Exception | None:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"process {get_rank()} failed: {type(error).__name__}: {error}")
+    return error
 
 
 def divide_batch(total: int, world_size: int) -> int:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ import torch
 from torch import nn
 
 from resnext_det.files import list_first
-from resnext_det.training.interruption import StopRequest, TrainingInterrupted
+from resnext_det.training.interruption import (
+    SaveState,
+    StopRequest,
+    TrainingInterrupted,
+    keep_state,
+)
 from resnext_det.training.optimizer import GradientClipper, get_learning_rate, set_learning_rate
 from resnext_det.training.schedule import LearningRateSchedule
 
@@ -67,7 +72,7 @@ def train_loop(
     scaler: torch.amp.GradScaler | None = None,
     clip: GradientClipper | None = None,
     after_step: Sequence[Callable[[Step], None]] = (),
-    on_interrupt: Callable[[Step], Path] | None = None,
+    save: Callable[[Step], Path] | None = None,
 ) -> None:
     """Train ``model`` from iteration ``start`` up to, not including, ``stop``.
 
@@ -83,14 +88,15 @@ def train_loop(
         clip: applied to the gradients before each step.
         after_step: called in order after each step. What they draw from torch's generators is
             undone, so that the training does not depend on how often it is evaluated or saved.
-        on_interrupt: saves a checkpoint and returns its path, when SIGINT or SIGTERM asks to stop.
+        save: saves a checkpoint after a step and returns its path. It is called where SIGINT or
+            SIGTERM asks to stop, and where a batch or a callable after the step fails.
 
     Raises:
         FloatingPointError: a loss is infinite or NaN.
-        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and ``on_interrupt``
-            called.
+        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and ``save`` called.
         ValueError: the batches end before ``stop``; the model returns no losses; float16 without a
             scaler.
+        ValueError, OSError: of a batch or a callable, with the checkpoint in its text.
     """
     if amp_dtype not in (None, torch.bfloat16) and scaler is None:
         raise ValueError(
@@ -104,10 +110,12 @@ def train_loop(
     watch = LossWatch(device)
     set_learning_rate(optimizer, schedule(start))
     source = _time_batches(batches, start)
+    save_last: SaveState | None = None  # the state after the last finished step
     with StopRequest() as stop_request:
         for iteration in range(start, stop):
             began = time.perf_counter()
-            batch, data_seconds = next(source)
+            with keep_state(iteration - 1, save_last):
+                batch, data_seconds = next(source)
             optimizer.zero_grad()
             mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
             with watch.name_errors(iteration, batch), mixed:
@@ -131,12 +139,14 @@ def train_loop(
                 check_losses=watch.check,
             )
             set_learning_rate(optimizer, schedule(iteration + 1))
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            save_last = partial(save, step) if save else None
+            forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+            with keep_state(iteration, save_last), forked:
                 for call in after_step:
                     call(step)
             assert model.training, "a callable after the step left the model in evaluation mode"
             if stop_request.is_made():
-                raise TrainingInterrupted(on_interrupt(step) if on_interrupt else None, iteration)
+                raise TrainingInterrupted(save_last() if save_last else None, iteration)
 
 
 class LossWatch:

@@ -63,8 +63,9 @@ class TrainingState:
         if distributed.is_main_process():
             contents = {**self.facts, **self._collect(iteration), "random_state": random_states}
             contents |= {part: self.parts[part].state_dict() for part in self.parts}
-            self.checkpointer.save(name, contents)
-        distributed.barrier()
+        with distributed.fail_together():
+            if distributed.is_main_process():
+                self.checkpointer.save(name, contents)
         self._saved = (iteration, path)
         return path
 
@@ -80,7 +81,8 @@ class TrainingState:
             if (step.iteration + 1) % period == 0:
                 self.save_after(step)
             if step.iteration == step.stop - 1:
-                step.check_losses()
+                with distributed.fail_together():
+                    step.check_losses()
                 self.save("model_final", step.iteration)
 
         return save_when_due
@@ -89,7 +91,8 @@ class TrainingState:
         """Save the state after ``step`` under its number, unless it is saved already."""
         if self._saved is not None and self._saved[0] == step.iteration:
             return self._saved[1]
-        step.check_losses()
+        with distributed.fail_together():
+            step.check_losses()
         return self.save(f"model_{step.iteration:07d}", step.iteration)
 
     def resume(self) -> int:

@@ -40,6 +40,7 @@ from tests.classification.helpers import (
     run_killed,
     run_killed_in_test,
     write_config,
+    write_images,
 )
 from tests.detection.helpers import json_lines
 from tests.training.helpers import assert_same, run_in_another_process
@@ -188,6 +189,39 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert [line["test/top1"] for line in tests] == [line["test/top1"] for line in whole_tests]
     if (killed, when) != (run_killed_in_test, 2):  # whose last test stands after the last step
         assert [line["iteration"] for line in tests] == [3, 7, 11]
+
+
+@pytest.mark.parametrize(("split", "left"), [("train", 2), ("val", 3)])
+def test_a_file_that_is_cut_off_stops_and_changes_nothing(
+    tmp_path: Path, split: str, left: int
+) -> None:
+    """The checkpoint that the error names goes on as if there had been no error."""
+    images = write_images(tmp_path / "images")
+    config = write_config(tmp_path, images)
+    run(config, tmp_path / "whole", *ONE_EPOCH)
+    file = images / "val" / "dark" / "2.png"
+    if split == "train":  # an image of the last batch
+        cfg = load_classifier_config(config)
+        loader = build_image_train_loader(
+            open_image_set(str(images / "train")),
+            augmentation=build_augmentation(cfg),
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            seed=cfg.SEED,
+            num_workers=0,
+            start_batch=EPOCH - 1,
+        )
+        file = Path(next(iter(loader))["file_names"][0])
+    sound = file.read_bytes()
+    file.write_bytes(sound[: len(sound) // 2])
+    words = rf"{file}.*model_000000{left}\.pth.*--resume"
+    with pytest.raises(ValueError, match=words):
+        run(config, tmp_path / "stopped", *ONE_EPOCH)
+    file.write_bytes(sound)
+    found = run(config, tmp_path / "stopped", *ONE_EPOCH, resume=True)
+    assert found.tests == run(config, tmp_path / "whole", *ONE_EPOCH, resume=True).tests
+    assert_same(
+        read_last_checkpoint(tmp_path / "stopped"), read_last_checkpoint(tmp_path / "whole")
+    )
 
 
 def test_a_training_that_had_ended_is_tested(config: Path, tmp_path: Path) -> None:

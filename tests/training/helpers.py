@@ -126,7 +126,7 @@ def run_toy(
             batches=DataLoader(Batches(start), batch_size=None),
             start=start,
             after_step=[state.save_every(PERIOD), draw_like_an_evaluation, extra, metrics],
-            on_interrupt=state.save_after,
+            save=state.save_after,
         )
     return state
 

@@ -86,7 +86,7 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
             stop=STEPS,
             device=torch.device("cpu"),
             after_step=[state.save_every(10), look, metrics],
-            on_interrupt=state.save_after,
+            save=state.save_after,
         )
     return {
         "start": start,

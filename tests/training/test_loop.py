@@ -124,7 +124,7 @@ def test_signals_within_the_loop(tmp_path: Path) -> None:
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingInterrupted) as interrupted:
-        train_toy(state, after_step=[state.save_every(1), interrupt], on_interrupt=state.save_after)
+        train_toy(state, after_step=[state.save_every(1), interrupt], save=state.save_after)
     assert interrupted.value.checkpoint == tmp_path / "model_0000000.pth"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert isinstance(interrupted.value, KeyboardInterrupt)

@@ -100,7 +100,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
         def after_step(step: Step, writer: MetricsWriter) -> None:
             done, period = step.iteration + 1, cfg.TEST.EVAL_PERIOD
             if precise_bn and (done == step.stop or (period > 0 and done % period == 0)):
-                precise_bn.update_stats()
+                _compute_precise_statistics(precise_bn, model)
             if done % PERIOD == 0 or done == step.stop:
                 latest = storage.latest()
                 told = [name for name in latest if name.startswith(_TOLD)]
@@ -163,6 +163,18 @@ def _set_up(cfg: CfgNode) -> None:
     set_up(cfg, log_too=("detectron2", "fvcore"))
     if distributed.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _compute_precise_statistics(precise_bn: PreciseBN, model: nn.Module) -> None:
+    """Compute the batch norms' statistics over many batches; an error leaves those that were."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        with distributed.fail_together():
+            precise_bn.update_stats()
+    except Exception:
+        for buffer, value in zip(model.buffers(), before):
+            buffer.copy_(value)
+        raise
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.evaluation import COCOEvaluator, inference_context
 from tabulate import tabulate
 from torch import nn
 
@@ -18,6 +19,8 @@ from resnext_det.detection.detectron2.datasets import Data, convert_sample
 from resnext_det.evaluation.coco import describe_limit, format_numbers
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.files import write_text
+from resnext_det.training import distributed
+from resnext_det.training.interruption import leave_if_asked
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,21 @@ def evaluate_all(
     folder = Path(cfg.OUTPUT_DIR, "inference")
     results: dict[str, evaluation.DatasetMetrics] = {}
     limit = evaluation.choose_limit(cfg) or COCO_LIMIT
-    was_training = model.training
     for name in cfg.DATASETS.TEST:
         output_dir = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
         loader = build_detection_test_loader(cfg, name, num_workers=cfg.DATALOADER.NUM_WORKERS)
         DatasetCatalog.get(name)  # which tells where the annotations are
         evaluator = COCOEvaluator(name, output_dir=str(output_dir), max_dets_per_image=limit)
-        found = inference_on_dataset(model, loader, evaluator)
-        if found:
-            results[name] = TaskMetrics(found, limit)
-            write_text(output_dir / "metrics.json", results[name].to_json())
-    model.train(was_training)
+        evaluator.reset()
+        # detectron2's inference_on_dataset would leave the other processes waiting for one that
+        # fails.
+        with distributed.fail_together():
+            with distributed.fail_together(), inference_context(model), torch.no_grad():
+                for batch in leave_if_asked(loader):
+                    evaluator.process(batch, model(batch))
+            if found := evaluator.evaluate():
+                results[name] = TaskMetrics(found, limit)
+                write_text(output_dir / "metrics.json", results[name].to_json())
     return results
 
 
