@@ -110,4 +110,4 @@ def train_detector(
 def _was_evaluated(cfg: CfgNode, iteration: int) -> bool:
     """Tell whether metrics.json has an evaluation after an iteration, or there is no test set."""
     names = read_names(cfg.OUTPUT_DIR, iteration)
-    return not cfg.DATASETS.TEST or any("bbox/" in x or "box_proposals/" in x for x in names)
+    return not cfg.DATASETS.TEST or any("bbox" in x or "box_proposals" in x for x in names)
