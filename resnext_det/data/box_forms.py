@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
-from resnext_det.data.coco_json import Record
+from resnext_det.data.records import Records
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class BoxTable:
-    """Hold every box of a dataset.
+    """Hold every box of a dataset, with what is known of it.
 
     Attributes:
         boxes: (N, 4) float64, as annotated.
@@ -71,24 +69,22 @@ class BoxTable:
     crowds: np.ndarray
 
 
-def collect_boxes(records: Sequence[Record]) -> BoxTable:
-    """Put every annotation of some records into arrays."""
-    counts = [len(record["annotations"]) for record in records]
-    total = sum(counts)
+def collect_boxes(records: Records) -> BoxTable:
+    """Collect every box of some records, in their order."""
+    counts = records.spans[:, 1] - records.spans[:, 0]
     owners = np.repeat(np.arange(len(records)), counts)
-    sizes = np.array([(record["width"], record["height"]) for record in records], np.float64)
-    every = [annotation for record in records for annotation in record["annotations"]]
-    numbers = chain.from_iterable(annotation["bbox"] for annotation in every)
+    before = np.cumsum(counts) - counts
+    rows = np.arange(len(owners)) + np.repeat(records.spans[:, 0] - before, counts)
     return BoxTable(
-        np.fromiter(numbers, np.float64, 4 * total).reshape(total, 4),
-        sizes.reshape(-1, 2)[owners],
+        records.boxes[rows],
+        records.sizes[owners][:, ::-1].astype(np.float64),
         owners,
-        np.fromiter((annotation["category_id"] for annotation in every), np.int64, total),
-        np.fromiter((annotation.get("iscrowd", 0) for annotation in every), bool, total),
+        records.categories[rows],
+        records.crowds[rows],
     )
 
 
-def find_other_form(table: BoxTable, records: Sequence[Record]) -> str | None:
+def find_other_form(table: BoxTable, records: Records) -> str | None:
     """Say in a sentence that the boxes are in another form than COCO's; None if they are not.
 
     Boxes within 0 ... 1 are a share of the image. Boxes of another form are told by two things
@@ -113,15 +109,14 @@ def find_other_form(table: BoxTable, records: Sequence[Record]) -> str | None:
     beyond = _measure_beyond(boxes, sizes)
     far = beyond.max(axis=1) > _TOLERANCE
     first = int(far.argmax())
-    record = records[owners[first]]
     return (
         f"{far.sum()} of {len(boxes)} boxes reach beyond their images as [x, y, width, height], "
         f"but all fit as {form.name}; the first is {boxes[first].tolist()} in "
-        f"{describe_record(record)}: write every bbox as {form.right}"
+        f"{describe_image(records, owners[first])}: write every bbox as {form.right}"
     )
 
 
-def warn_of_boxes(table: BoxTable, records: Sequence[Record], source: str) -> None:
+def warn_of_boxes(table: BoxTable, records: Records, source: str) -> None:
     """Warn, with counts, of boxes partly outside their images, in percent, or annotated twice."""
     if not len(table.boxes):
         return
@@ -137,7 +132,7 @@ def warn_of_boxes(table: BoxTable, records: Sequence[Record], source: str) -> No
             outside.sum(),
             len(beyond),
             table.boxes[first].tolist(),
-            describe_record(records[table.owners[first]]),
+            describe_image(records, table.owners[first]),
             worst,
         )
     ends = table.boxes[:, :2] + table.boxes[:, 2:]
@@ -154,14 +149,14 @@ def warn_of_boxes(table: BoxTable, records: Sequence[Record], source: str) -> No
             "each counts as an object of its own: remove the copies",
             source,
             len(repeated),
-            describe_record(records[table.owners[repeated[0]]]),
+            describe_image(records, table.owners[repeated[0]]),
         )
 
 
-def describe_record(record: Record) -> str:
-    """Name a record's image in a message: its id, file and size."""
-    size = f"{record['width']} x {record['height']}"
-    return f"image {record['image_id']} ({record['file_name']}, {size})"
+def describe_image(records: Records, index: int) -> str:
+    """Name an image in a message: its id, file and size."""
+    height, width = records.sizes[index]
+    return f"image {records.image_ids[index]} ({records.file_names[index]}, {width} x {height})"
 
 
 def _find_fitting(boxes: np.ndarray, sizes: np.ndarray, tolerance: float) -> Form | None:

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from resnext_det.data.coco_json import Record
 from resnext_det.data.reading import (
     RECORD_REMEDY,
     decode_image,
@@ -25,6 +24,7 @@ from resnext_det.data.reading import (
     open_image,
     read_image,
 )
+from resnext_det.data.records import Record
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,20 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.box_forms import collect_boxes, find_other_form, warn_of_boxes
+from resnext_det.data.box_forms import (
+    collect_boxes,
+    describe_image,
+    find_other_form,
+    warn_of_boxes,
+)
 from resnext_det.data.coco import CocoDataset
 from resnext_det.data.image_files import check_images
 from resnext_det.data.missing_files import find_missing_files, shorten_name
+from resnext_det.data.records import Records, pack_records
 from resnext_det.files import list_first
 
 logger = logging.getLogger(__name__)
@@ -59,7 +66,7 @@ def inspect_dataset(dataset: CocoDataset, *, everything: bool = False) -> None:
     """
     began = time.perf_counter()
     source = f"dataset {dataset.name!r} ({dataset.annotations_file})"
-    records = dataset.records
+    records = pack_records(dataset.records)
     missing, sentences = find_missing_files(records, dataset.image_dir)
     error = FileNotFoundError if missing else ValueError
     table = collect_boxes(records)
@@ -67,46 +74,44 @@ def inspect_dataset(dataset: CocoDataset, *, everything: bool = False) -> None:
     if form is not None:
         sentences.append(form)
     left = np.setdiff1d(np.arange(len(records)), missing, assume_unique=True)
-    there = [records[index] for index in left]
-    sentences += check_images(there, source, everything=everything)
+    sentences += check_images(records.select(left), source, everything=everything)
     if sentences:
         raise error("\n".join(f"{source}: {sentence}" for sentence in sentences))
     warn_of_boxes(table, records, source)
-    _warn_of_names(dataset, source)
+    _warn_of_names(records, dataset.image_dir, source)
     logger.info("%s: looked at in %.1f s", dataset.name, time.perf_counter() - began)
 
 
-def _warn_of_names(dataset: CocoDataset, source: str) -> None:
+def _warn_of_names(records: Records, image_dir: Path, source: str) -> None:
     """Warn of images that are listed twice, and of file names that lead out of the folder."""
     seen: set[str] = set()
     repeated, outside = [], []
-    for record in dataset.records:
-        name = record["file_name"]
+    for index, name in enumerate(records.file_names):
         if name in seen:
-            repeated.append(record)
+            repeated.append(index)
         seen.add(name)
-        short = shorten_name(record, dataset.image_dir)
+        short = shorten_name(name, image_dir)
         if os.path.isabs(short) or (".." in short and os.path.normpath(short).startswith("..")):
             outside.append(short)
     if repeated:
         logger.warning(
-            "%s: %d images are listed again under another id, the first is %s (image id %d); each "
-            "counts as an image of its own: keep one entry with all its annotations",
-            *(source, len(repeated), repeated[0]["file_name"], repeated[0]["image_id"]),
+            "%s: %d images are listed again under another id, the first is %s; each counts as an "
+            "image of its own: keep one entry with all its annotations",
+            *(source, len(repeated), describe_image(records, repeated[0])),
         )
     if outside:
         logger.warning(
             "%s: %d file names lead out of the image folder %s, the first is %r; they may not "
             "work elsewhere: write them relative to the image folder",
-            *(source, len(outside), dataset.image_dir, outside[0]),
+            *(source, len(outside), image_dir, outside[0]),
         )
 
 
 def _warn_of_empty_classes(purpose: str, sets: Sequence[CocoDataset]) -> None:
     used: set[str] = set()
     for dataset in sets:
-        every = (a["category_id"] for record in dataset.records for a in record["annotations"])
-        used |= {dataset.class_names[index] for index in set(every)}
+        records = pack_records(dataset.records)
+        used |= {dataset.class_names[index] for index in np.unique(records.categories)}
     names = dict.fromkeys(name for dataset in sets for name in dataset.class_names)
     empty = [name for name in names if name not in used]
     if empty:
@@ -120,9 +125,9 @@ def _warn_of_empty_classes(purpose: str, sets: Sequence[CocoDataset]) -> None:
 def _warn_of_shared_images(
     train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset]
 ) -> None:
-    trained = {record["file_name"] for dataset in train_sets for record in dataset.records}
+    trained = {name for data in train_sets for name in pack_records(data.records).file_names}
     for dataset in test_sets:
-        shared = [r["file_name"] for r in dataset.records if r["file_name"] in trained]
+        shared = [name for name in pack_records(dataset.records).file_names if name in trained]
         if shared:
             logger.warning(
                 "%d of %d images of test set %r are training images too, the first is %s; its AP "

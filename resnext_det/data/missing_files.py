@@ -6,14 +6,14 @@ import os
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 from PIL import Image
 
-from resnext_det.data.coco_json import Record
 from resnext_det.data.reading import describe_irregular_file
+from resnext_det.data.records import Records
 
 _MOST_NAMES = 1000  # missing names that a reason is looked for, evenly chosen
 _SEARCH_SECONDS = 3.0  # in folders, for files that may be meant
@@ -34,7 +34,7 @@ _STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
 _OTHER_FOLDER = "it lies in another folder"
 
 
-def find_missing_files(records: Sequence[Record], image_dir: Path) -> tuple[list[int], list[str]]:
+def find_missing_files(records: Records, image_dir: Path) -> tuple[list[int], list[str]]:
     """Find the records whose image file is missing or is no regular file.
 
     Folders are listed, so that no file is asked for by itself.
@@ -45,13 +45,13 @@ def find_missing_files(records: Sequence[Record], image_dir: Path) -> tuple[list
     listed: dict[str, set[str]] = {}
     missing: list[int] = []
     irregular: list[tuple[int, str]] = []
-    for index, record in enumerate(records):
-        folder, name = os.path.split(record["file_name"])
+    for index, path in enumerate(records.file_names):
+        folder, name = os.path.split(path)
         if folder not in listed:
             listed[folder] = _list_files(folder)
         if name in listed[folder]:
             continue
-        kind = _find_fault(record["file_name"])  # a system may know the name in other letters
+        kind = _find_fault(path)  # a system may know the name in other letters
         if kind == "missing":
             missing.append(index)
         elif kind is not None:
@@ -63,15 +63,15 @@ def find_missing_files(records: Sequence[Record], image_dir: Path) -> tuple[list
         first, kind = irregular[0]
         sentences.append(
             f"{len(irregular)} of {len(records)} images are no files that can be read: the first, "
-            f"{records[first]['file_name']}, is {kind}; put image files there, or correct "
+            f"{records.file_names[first]}, is {kind}; put image files there, or correct "
             "'file_name' in the annotations"
         )
     return sorted([*missing, *(index for index, _ in irregular)]), sentences
 
 
-def shorten_name(record: Record, image_dir: Path) -> str:
-    """Write a record's file name as the annotations do: relative to the image folder."""
-    name, folder = record["file_name"], os.path.join(image_dir, "")
+def shorten_name(name: str, image_dir: Path) -> str:
+    """Write the path of an image as the annotations do: relative to the image folder."""
+    folder = os.path.join(image_dir, "")
     return name[len(folder) :] if name.startswith(folder) else name
 
 
@@ -93,17 +93,17 @@ def _find_fault(path: str) -> str | None:
         return "missing"
 
 
-def _explain_missing(records: Sequence[Record], missing: list[int], image_dir: Path) -> str:
-    first = records[missing[0]]
+def _explain_missing(records: Records, missing: list[int], image_dir: Path) -> str:
+    first = records.file_names[missing[0]]
     text = (
         f"{len(missing)} of {len(records)} images do not exist in {image_dir}: the first is "
-        f"{shorten_name(first, image_dir)!r} (image id {first['image_id']})"
+        f"{shorten_name(first, image_dir)!r} (image id {records.image_ids[missing[0]]})"
     )
-    if os.path.islink(first["file_name"]):
-        target = os.readlink(first["file_name"])
+    if os.path.islink(first):
+        target = os.readlink(first)
         return f"{text}, a link to {target}, which does not exist; put the file there"
     step = -(-len(missing) // _MOST_NAMES)
-    names = [shorten_name(records[index], image_dir) for index in missing[::step]]
+    names = [shorten_name(records.file_names[index], image_dir) for index in missing[::step]]
     meant = _find_meant(names, image_dir)
     if not meant:
         return (

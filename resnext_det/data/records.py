@@ -91,6 +91,25 @@ class Records(Sequence[Record]):
         return total[self.spans[:, 1]] - total[self.spans[:, 0]]
 
 
+def pack_records(records: Sequence[Record]) -> Records:
+    """Pack detectron2's standard dicts into arrays; what else they hold is left out."""
+    if isinstance(records, Records):
+        return records
+    every = [annotation for record in records for annotation in record["annotations"]]
+    ends = np.cumsum([0, *(len(record["annotations"]) for record in records)])
+    boxes = [annotation["bbox"] for annotation in every]
+    return Records(
+        file_names=[record["file_name"] for record in records],
+        image_ids=[record["image_id"] for record in records],
+        sizes=np.array([(r["height"], r["width"]) for r in records], np.int64).reshape(-1, 2),
+        spans=np.stack([ends[:-1], ends[1:]], axis=1),
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        whole=np.array([all(type(value) is int for value in box) for box in boxes], bool),
+        categories=np.array([annotation["category_id"] for annotation in every], np.int64),
+        crowds=np.array([annotation.get("iscrowd", 0) for annotation in every], bool),
+    )
+
+
 def join_records(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
     """Join the records of datasets, one after another: as arrays where all of them are."""
     arrays = [part for part in parts if isinstance(part, Records)]

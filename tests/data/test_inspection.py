@@ -52,7 +52,7 @@ def make_content(folder: Path, count: int = 6, extension: str = "png", seed: int
             for i in range(1, count + 1)
         ],
         "annotations": [
-            {"id": i, "image_id": i, "category_id": i % 2, "bbox": box, "area": 1.0, "iscrowd": 0}
+            {"id": i, "image_id": i, "category_id": i % 2, "bbox": box}
             for i, box in enumerate(boxes, 1)
         ],
         "categories": [{"id": 0, "name": "nut"}, {"id": 1, "name": "bolt"}],
@@ -402,7 +402,7 @@ def test_what_stands_twice_is_counted(
     inspect_dataset(load(content))
     assert "3 annotations repeat another one (same image, class and box), the first" in caplog.text
     assert "1 images are listed again under another id, the first is" in caplog.text
-    assert "5.png (image id 50)" in caplog.text
+    assert "5.png, 96 x 80)" in caplog.text
 
 
 def test_names_that_lead_out_of_the_folder_are_told_once(
