@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tabulate import tabulate
 
+from resnext_det.evaluation.lettering import set_fonts
 from resnext_det.files import format_json
 from resnext_det.paper.comparison import Comparison
 from resnext_det.paper.figures import MINIVAL
@@ -201,23 +202,27 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     if not points[1][0]:
         points.pop()  # there is no difference to draw
     size = max(13, 2.8 * len(points[0][0])), 1 + 3.6 * len(points)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(points), len(comparison.metrics), squeeze=False)
-    titles = ("mean of the runs, standard deviation", "difference X - R, standard error")
-    for row, of_row, title, unit in zip(panels, points, titles, ("percent", "percentage points")):
-        for axes, of_metric, metric in zip(row, of_row, comparison.metrics):
-            _draw(axes, of_metric)
-            axes.set_title(f"{metric}: {title}")
-        row[0].set_ylabel(unit)
-    for axes in panels[1:].flat:
-        axes.axhline(0, color="black", linewidth=0.8)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    legend = dict(zip(labels, handles))
-    figure.legend(
-        legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False
-    )
-    figure.suptitle(f"ResNet and ResNeXt on {comparison.test_set}")
-    figure.savefig(path, dpi=150)
+    with set_fonts([str(comparison.test_set)]) as prepare:
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(len(points), len(comparison.metrics), squeeze=False)
+        titles = ("mean of the runs, standard deviation", "difference X - R, standard error")
+        for row, of_row, title, unit in zip(
+            panels, points, titles, ("percent", "percentage points")
+        ):
+            for axes, of_metric, metric in zip(row, of_row, comparison.metrics):
+                _draw(axes, of_metric)
+                axes.set_title(f"{metric}: {title}")
+            row[0].set_ylabel(unit)
+        for axes in panels[1:].flat:
+            axes.axhline(0, color="black", linewidth=0.8)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        legend = dict(zip(labels, handles))
+        figure.legend(
+            legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False
+        )
+        title = f"ResNet and ResNeXt on {prepare(str(comparison.test_set))}"
+        figure.suptitle(title, parse_math=False)
+        figure.savefig(path, dpi=150)
 
 
 def _collect_points(

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resnext_det.evaluation.coco import CocoMetrics
+from resnext_det.evaluation.coco import CocoMetrics, describe_limit
+from resnext_det.evaluation.lettering import set_fonts, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 MAX_LEGEND = 20
 """More curves than this are drawn in gray with their mean, and without a legend."""
+
+_WIDTH = 32  # of a name in the legend, in letters
 
 
 def plot_precision_recall(metrics: CocoMetrics, path: str | Path, *, title: str = "") -> None:
     """Draw the precision-recall curves of a COCO evaluation into a file.
 
     On the left is the mean over the categories at every IoU threshold, on the right every category
-    at IoU .50.
+    at IoU .50. Letters that no installed font has are written as escapes, such as \\u7ea2, with a
+    warning.
 
     Args:
         path: its suffix chooses the format, as ".png".
@@ -36,18 +42,20 @@ def plot_precision_recall(metrics: CocoMetrics, path: str | Path, *, title: str 
             "write pip install 'resnext-det[plots]'"
         ) from error
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    _plot_thresholds(left, metrics)
-    _plot_categories(right, metrics)
-    for axes in (left, right):
-        axes.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    left.set_ylabel("precision")
-    if title:
-        figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    with set_fonts([title, *metrics.class_names]) as prepare:
+        figure = Figure(figsize=(13, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        _plot_thresholds(left, metrics)
+        _plot_categories(right, metrics, prepare)
+        for axes in (left, right):
+            axes.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        left.set_ylabel("precision")
+        parts = [shorten(prepare(title), 100), describe_limit(metrics.max_detections)]
+        if heading := "; ".join(part for part in parts if part):
+            figure.suptitle(heading, parse_math=False)
+        figure.savefig(path, dpi=150)
 
 
 def _plot_thresholds(axes: Axes, metrics: CocoMetrics) -> None:
@@ -66,20 +74,37 @@ def _plot_thresholds(axes: Axes, metrics: CocoMetrics) -> None:
         axes.legend(fontsize=8, frameon=False, loc="upper right")
 
 
-def _plot_categories(axes: Axes, metrics: CocoMetrics) -> None:
+def _plot_categories(axes: Axes, metrics: CocoMetrics, prepare: Callable[[str], str]) -> None:
+    from matplotlib import colormaps
+
     curves = metrics.precision[0, :, :, 0, -1]
     recalls = np.linspace(0, 1, len(curves))
     averages = curves.mean(axis=0)
-    order = [k for k in np.argsort(-averages) if (curves[:, k] > -1).all()]
+    order = [k for k in np.argsort(-averages, kind="stable") if (curves[:, k] > -1).all()]
     few = len(order) <= MAX_LEGEND
-    for k in order:
-        label = f"{metrics.class_names[k]} {100 * averages[k]:.1f}"
+    palette = colormaps["tab20" if len(order) > 10 else "tab10"]
+    for number, k in enumerate(order):
+        name = shorten(prepare(metrics.class_names[k]), _WIDTH)
         if few:
-            axes.plot(recalls, curves[:, k], label=label)
+            label = f"{name}: {100 * averages[k]:.1f}"
+            axes.plot(recalls, curves[:, k], color=palette(number), label=label)
         else:
             axes.plot(recalls, curves[:, k], color="0.75", linewidth=0.8)
     if order:
         mean = curves[:, order].mean(axis=1)
-        axes.plot(recalls, mean, color="black", linewidth=2, label=f"mean {100 * mean.mean():.1f}")
-        axes.legend(fontsize=8, frameon=False, loc="lower left" if few else "upper right")
-    axes.set_title("every category at IoU 0.50")
+        axes.plot(recalls, mean, color="black", linewidth=2, label=f"mean: {100 * mean.mean():.1f}")
+        _add_legend(axes, axes.lines if few else axes.lines[-1:])
+    left_out = len(metrics.class_names) - len(order)
+    without = f" ({left_out} without objects left out)" if left_out else ""
+    axes.set_title(f"{len(order)} categories at IoU 0.50{without}")
+
+
+def _add_legend(axes: Axes, lines: Sequence[Line2D]) -> None:
+    """Add a legend beside the axes, of labels as they are: also one that begins with _ or has $."""
+    words = ["-"] * len(lines)
+    legend = axes.legend(
+        lines, words, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_parse_math(False)
+        text.set_text(str(line.get_label()))

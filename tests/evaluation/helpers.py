@@ -8,6 +8,8 @@ import io
 from typing import Any
 
 import numpy as np
+import pytest
+from matplotlib import font_manager, get_data_path
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -88,3 +90,10 @@ def reference(
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+def keep_own_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave matplotlib the fonts that come with it, as on a machine that has no Chinese ones."""
+    fonts = font_manager.fontManager.ttflist
+    own = [font for font in fonts if font.fname.startswith(get_data_path())]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)

@@ -1,0 +1,106 @@
+"""Write texts of any script into plots: fonts that have the letters, or escapes in their place."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from resnext_det.files import list_first
+
+logger = logging.getLogger(__name__)
+
+_REGULAR = 400  # the weight of fonts that are neither light nor bold
+
+
+@contextmanager
+def set_fonts(texts: Iterable[str]) -> Iterator[Callable[[str], str]]:
+    """Let matplotlib draw the letters of the texts with the fonts that are installed.
+
+    Matplotlib's own fonts have no Chinese letters, for one: it warns of each, and draws boxes. Draw
+    and save the figure within the context; give texts ``parse_math=False``, so that a name with $
+    is no formula.
+
+    Yields:
+        what prepares a text: letters that no font has become escapes, such as \\u7ea2, with one
+        warning for all.
+    """
+    from matplotlib import rc_context, rcParams
+
+    letters = {letter for text in texts for letter in text}
+    needed = {letter for letter in letters if letter.isprintable() and not letter.isspace()}
+    families = list(rcParams["font.family"])
+    known = _read_letters(families)
+    if needed - known:
+        for family, has in _find_families(needed - known):
+            families.append(family)
+            known |= has
+    if missing := needed - known:
+        logger.warning(
+            "no installed font has the letters %s; the plot shows their codes: install a font that "
+            "has them, such as Noto Sans CJK for Chinese, Japanese and Korean",
+            list_first(sorted(missing), 10),
+        )
+
+    def prepare(text: str) -> str:
+        shown = []
+        for letter in " ".join(text.split()):
+            if letter in known or letter == " ":
+                shown.append(letter)
+            elif unicodedata.category(letter) != "Cf":  # joiners and marks of direction are unseen
+                shown.append(ascii(letter)[1:-1])
+        return "".join(shown)
+
+    with rc_context({"font.family": families, "text.usetex": False}):
+        yield prepare
+
+
+def shorten(text: str, width: int) -> str:
+    """Leave out the middle of a text that is wider; a Chinese letter is as wide as two others."""
+    if _take(text, width) == text:
+        return text
+    head, tail = _take(text, (width - 2) // 2), _take(text[::-1], (width - 3) // 2)[::-1]
+    return f"{head}...{tail}"
+
+
+def _take(text: str, width: int) -> str:
+    """Take the first letters that are not wider together."""
+    for position, letter in enumerate(text):
+        width -= 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if width < 0:
+            return text[:position]
+    return text
+
+
+def _read_letters(families: list[str]) -> set[str]:
+    """Read which letters the fonts have that matplotlib takes for the families."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    letters: set[str] = set()
+    for family in families:
+        with suppress(ValueError):  # there is no such font
+            path = findfont(FontProperties(family=[family]), fallback_to_default=False)
+            letters |= set(map(chr, get_font(path).get_charmap()))
+    return letters
+
+
+def _find_families(missing: set[str]) -> Iterator[tuple[str, set[str]]]:
+    """Find the fewest installed fonts that have the letters, as far as there are any."""
+    from matplotlib import get_data_path
+    from matplotlib.font_manager import fontManager, get_font
+
+    own = str(get_data_path())  # matplotlib's: symbols, and one that has a box for every letter
+    found: dict[str, set[str]] = {}
+    for entry in fontManager.ttflist:
+        if entry.weight == _REGULAR and entry.style == "normal" and not entry.fname.startswith(own):
+            with suppress(OSError, RuntimeError):  # a damaged font
+                letters = set(map(chr, get_font(entry.fname).get_charmap()))
+                found[entry.name] = letters & missing
+    while missing:
+        gains = {name: (len(had & missing), "Sans" in name) for name, had in found.items()}
+        best = max(gains, key=lambda name: gains[name], default="")
+        if not best or not gains[best][0]:
+            return
+        missing = missing - found[best]
+        yield best, found[best]
