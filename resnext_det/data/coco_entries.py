@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,12 @@ import numpy as np
 from resnext_det.data.json_files import show
 from resnext_det.files import escape_controls, list_first
 
-_LARGEST = 2**63 - 1
+LARGEST = sys.float_info.max
+_LARGEST_INTEGER = 2**63 - 1
 _Side = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-_Number = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)] | float
+_Number = Annotated[int, msgspec.Meta(ge=-_LARGEST_INTEGER, le=_LARGEST_INTEGER)] | float
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+Identity = int | _Text
 Box = tuple[_Number, _Number, _Number, _Number]
 
 WITH_MASK, TOO_FEW_POINTS = msgspec.Raw(b"null"), msgspec.Raw(b"[[]]")
@@ -31,26 +35,26 @@ _POLYGONS = "write polygons [[x0, y0, x1, y1, ...]] or a run-length encoding, or
 class Image(msgspec.Struct, gc=False):
     """An image; sizes and names are None where the file does not say them."""
 
-    id: int | str
-    file_name: str | None = None
+    id: Identity
+    file_name: _Text | None = None
     height: _Side | None = None
     width: _Side | None = None
-    coco_url: str | None = None
+    coco_url: _Text | None = None
 
 
 class Category(msgspec.Struct, gc=False):
     """A category."""
 
-    id: int | str
-    name: str
+    id: Identity
+    name: _Text
 
 
 class Annotation(msgspec.Struct, gc=False):
     """An object. Its mask is not decoded."""
 
     id: int
-    image_id: int | str
-    category_id: int | str
+    image_id: Identity
+    category_id: Identity
     bbox: Box
     area: Annotated[float, msgspec.Meta(ge=0)] | None = None
     iscrowd: Literal[0, 1] | bool = 0
@@ -75,7 +79,7 @@ class Checker:
         sides: dict[str, int | None] = {}
         for side in ("height", "width"):
             sides[side] = None
-            if side in entry:
+            if entry.get(side) is not None:
                 sides[side] = number = self._read_integer(entry, side, owner)
                 if not 1 <= number < 2**31:
                     raise self.error(f"{owner} has {side} {number}; write its size in pixels")
@@ -109,7 +113,7 @@ class Checker:
                 f"{owner}: 'ignore' is {show(ignore)}, which is not supported; remove the "
                 "annotation, or write iscrowd 1 to have it ignored in training and evaluation"
             )
-        if area is not None and not (is_number(area) and math.isfinite(area) and area >= 0):
+        if area is not None and not (is_number(area) and 0 <= area <= LARGEST):
             raise self.error(
                 f"{owner}: area is {show(area)}; write the object's area in square pixels, a "
                 "number from 0 up, or leave it out to use its box's"
@@ -189,7 +193,8 @@ def convert_id(value: Any) -> int | str | None:
     """Convert an id: a text, or a whole number of any type; None if it is neither."""
     if _is_text(value):
         return str(value)
-    if is_number(value) and math.isfinite(value) and value == int(value):
+    whole = isinstance(value, numbers.Integral)
+    if is_number(value) and (whole or (math.isfinite(value) and value == int(value))):
         return int(value)
     return None
 
@@ -198,23 +203,16 @@ def convert_box(value: Any) -> Box | None:
     """Convert a list or array of four numbers, whole ones to int; None if it is none."""
     if not isinstance(value, list | tuple | np.ndarray) or len(value) != 4:
         return None
-    if not all(map(is_number, value)):
+    if not all(map(is_number, value)) or any(LARGEST < abs(v) < math.inf for v in value):
         return None
     x, y, w, h = (int(v) if isinstance(v, numbers.Integral) else float(v) for v in value)
     return x, y, w, h
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a real number that float64 can hold; a truth value is none."""
-    if type(value) is float:
-        return True
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
+    """Tell whether a value is a real number, of Python or numpy; a truth value is none."""
+    plain = type(value) is float or type(value) is int
+    return plain or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
 def _is_text(value: Any) -> bool:

@@ -305,14 +305,14 @@ class _Reader:
         of_boxes = table.boxes[:, 2] * table.boxes[:, 3]
         given = ~np.isnan(table.areas)
         if given.any():
-            largest = float(table.areas[given].max())
-            if largest <= 1 < np.median(of_boxes[given]):
+            usual, of_box = float(np.median(table.areas[given])), float(np.median(of_boxes[given]))
+            if table.areas[given].max() <= 1 < of_box or usual > 2 * of_box:
                 _warn(
                     self._source,
                     int(given.sum()),
-                    f"areas are {largest:g} or less, while their boxes have {of_boxes.max():g} and "
-                    "less square pixels; APs, APm and APl follow the areas: correct them, or leave "
-                    "them out to use those of the boxes",
+                    f"areas are about {usual:g}, while their boxes have about {of_box:g} square "
+                    "pixels; APs, APm and APl follow the areas: correct them, or leave them out to "
+                    "use those of the boxes",
                 )
         return np.where(given, table.areas, of_boxes)
 
@@ -373,7 +373,7 @@ def _make_columns(
         np.array([image_numbers.get(entry.image_id, -1) for entry in batch], np.int64),
         np.array([class_numbers.get(entry.category_id, -1) for entry in batch], np.int64),
         np.array(boxes, np.float64).reshape(-1, 4),
-        np.array([all(type(value) is int for value in box) for box in boxes], bool),
+        np.array([type(x) is type(y) is type(w) is type(h) is int for x, y, w, h in boxes], bool),
         np.array([np.nan if entry.area is None else entry.area for entry in batch], np.float64),
         np.array([entry.iscrowd for entry in batch], bool),
         np.array([has_mask(entry) for entry in batch], bool),

@@ -128,3 +128,19 @@ def join_records(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
         spans=np.concatenate([part.spans + shift for part, shift in zip(arrays, shifts)]),
         **{name: stack(name) for name in ("sizes", "boxes", "whole", "categories", "crowds")},
     )
+
+
+def renumber_classes(records: Sequence[Record], numbers: Sequence[int]) -> Sequence[Record]:
+    """Give class i the number ``numbers[i]``; the records that are given stay as they are."""
+    if isinstance(records, Records):
+        return replace(records, categories=np.asarray(numbers, np.int64)[records.categories])
+    return [
+        {
+            **record,
+            "annotations": [
+                {**entry, "category_id": numbers[entry["category_id"]]}
+                for entry in record["annotations"]
+            ],
+        }
+        for record in records
+    ]

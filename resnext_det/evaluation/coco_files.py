@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from resnext_det.data.coco_entries import Box, convert_box, convert_id, is_number
+from resnext_det.data.coco_entries import LARGEST, Box, Identity, convert_box, convert_id, is_number
 from resnext_det.data.coco_json import read_annotations
 from resnext_det.data.json_files import decode_entries, read_text, show, split_table
 from resnext_det.files import escape_controls, list_first
@@ -63,8 +63,8 @@ class Detections:
 class _Result(msgspec.Struct, gc=False):
     """An entry of a result file."""
 
-    image_id: int | str
-    category_id: int | str
+    image_id: Identity
+    category_id: Identity
     bbox: Box
     score: float
 
@@ -173,7 +173,7 @@ def _convert_finite_box(value: Any) -> Box | None:
 
 
 def _convert_score(value: Any) -> float | None:
-    return float(value) if is_number(value) and math.isfinite(value) else None
+    return float(value) if is_number(value) and abs(value) <= LARGEST else None
 
 
 _RESULT: dict[str, tuple[Callable[[Any], Any], str]] = {
