@@ -24,6 +24,9 @@ MAX_AREA = 1e5**2
 
 _SAMPLE = 2000  # detections that are compared with objects, the best of them
 _LEAST = 3  # of them have to speak for another form of the boxes before it is told
+_MOST_BEYOND = (
+    0.1  # of the image's size that boxes of detectors that do not clip them may reach out
+)
 _MOST_NORMALIZED = 1.5  # pixels: normalized boxes may reach a little out of the image
 
 Boxes = np.ndarray  # (N, 4), as x, y, width, height in pixels
@@ -151,13 +154,31 @@ def _find_few_images(found: Detections, truth: GroundTruth, images: np.ndarray) 
     )
 
 
+def _find_beyond(found: Detections, truth: GroundTruth) -> str:
+    """Count the boxes that reach far out of their image, where the annotations tell its size."""
+    sizes = truth.sizes[found.images, ::-1].astype(np.float64)
+    known = (sizes > 0).all(axis=1)
+    starts, ends = found.boxes[known, :2], found.boxes[known, 2:]
+    least, most = -_MOST_BEYOND * sizes[known], (1 + _MOST_BEYOND) * sizes[known]
+    beyond = ((starts < least) | (starts + ends > most)).any(axis=1).sum()
+    if beyond < max(_LEAST, 0.1 * len(starts)):
+        return ""
+    as_corners = ((starts >= least) & (starts <= ends) & (ends <= most)).all()
+    hint = (
+        "as corners (x0, y0, x1, y1) all would fit, which they seem to be: write width and height"
+        if as_corners
+        else "write pixels of the original image, x, y, width, height, and the images' own ids"
+    )
+    return f"{beyond} of {len(starts)} boxes reach out of their image by a tenth or more; {hint}"
+
+
 def _compare_with_objects(found: Detections, truth: GroundTruth) -> list[str]:
     """Find another form of the boxes, or order of images or categories, that objects speak for."""
     objects = np.flatnonzero(truth.crowd == 0)
     objects = objects[np.argsort(truth.images[objects], kind="stable")]
     number = min(_SAMPLE, len(objects), len(found.scores))
     if not number:
-        return []
+        return [_find_beyond(found, truth)]
     best = np.argpartition(-found.scores, number - 1)[:number]
     images, boxes = found.images[best], found.boxes[best]
     overlaps, nearest = _find_nearest(images, boxes, truth, objects)
@@ -190,7 +211,7 @@ def _compare_with_objects(found: Detections, truth: GroundTruth) -> list[str]:
         for word, step in (("next", 1), ("previous", -1))
     ]
     # The first that is found explains the others.
-    form = next((problem for problem in problems if problem), "")
+    form = next((problem for problem in [*problems, _find_beyond(found, truth)] if problem), "")
     covering = overlaps >= 0.5
     categories = _doubt_categories(
         found.categories[best][covering], truth.categories[nearest[covering]], truth

@@ -32,7 +32,8 @@ class GroundTruth:
     """Annotations with images and categories numbered from 0 in the order of their sorted ids.
 
     ``boxes`` has the shape (N, 4) as x, y, w, h, the other arrays (N,); ``id_is_zero`` tells which
-    annotations have the id 0.
+    annotations have the id 0. ``sizes`` are heights and widths (M, 2) of the images, 0 where the
+    file does not say them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GroundTruth:
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    sizes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def read_ground_truth(source: Source) -> GroundTruth:
         boxes=table.boxes,
         areas=table.areas,
         crowd=table.crowds.astype(np.int64),
+        sizes=table.sizes,
     )
     return _drop_strays(truth)
 

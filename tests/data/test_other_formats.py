@@ -109,7 +109,9 @@ def test_the_coco_files_of_a_folder_are_named(tmp_path: Path) -> None:
         load_coco("mine")
 
 
-@pytest.mark.parametrize("content", ["", COCO, {"images": []}, {"a": 1}, [], "{", '{"images": [', 7])
+@pytest.mark.parametrize(
+    "content", ["", COCO, {"images": []}, {"a": 1}, [], "{", '{"images": [', 7]
+)
 def test_what_is_or_may_be_a_coco_file_is_left_to_its_reader(tmp_path: Path, content: Any) -> None:
     assert describe_other_format(write(tmp_path / "a.json", content)) is None
 

@@ -117,6 +117,29 @@ def test_negative_and_normalized_boxes_are_refused() -> None:
         evaluate_coco(content, results)
 
 
+@pytest.mark.parametrize(
+    ("box", "hint"),
+    [
+        ([20, 15, 95, 79], "as corners (x0, y0, x1, y1) all would fit"),
+        ([900, 200, 60, 60], "write pixels of the original image"),
+        ([-40, 0, 60, 60], "write pixels of the original image"),
+    ],
+)
+def test_boxes_that_reach_out_of_their_images_are_told(
+    box: list[float], hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where no object helps to see what they are."""
+    content, results = make_set()
+    beyond = [{**entry, "bbox": box} for entry in results[:3]]
+    scores = {"annotations": [entry for entry in content["annotations"] if entry["id"] > 6]}
+    evaluate_coco({**content, **scores}, beyond)
+    assert f"3 of 3 boxes reach out of their image by a tenth or more; {hint}" in caplog.text
+    caplog.clear()
+    without = [{"id": entry["id"]} for entry in content["images"]]
+    evaluate_coco({**content, "images": without}, beyond)
+    assert "reach out" not in caplog.text
+
+
 def test_every_detection_twice_is_told(caplog: pytest.LogCaptureFixture) -> None:
     content, results = make_set()
     evaluate_coco(content, results + results[::-1])
@@ -139,7 +162,7 @@ def test_results_of_few_images_are_told(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_detections_beyond_cocos_hundred_are_told(caplog: pytest.LogCaptureFixture) -> None:
     content, results = make_set()
-    more = [{**results[0], "bbox": [0, 0, 9, 9 + k], "score": 0.1} for k in range(150)]
+    more = [{**results[0], "bbox": [0, 0, 9, 9 + k / 9], "score": 0.1} for k in range(150)]
     evaluate_coco(content, results + more)
     assert "51 of 158 results do not count, as COCO counts the best 100 " in caplog.text
     assert "write max_detections_per_image=151 (--max-detections 151)" in caplog.text
@@ -177,6 +200,7 @@ def test_half_a_million_detections_take_a_moment(caplog: pytest.LogCaptureFixtur
         boxes=make_boxes(objects),
         areas=np.ones(objects),
         crowd=np.zeros(objects, np.int64),
+        sizes=np.full((images, 2), 600),
     )
     found = Detections(
         images=np.repeat(np.arange(images), number // images),
