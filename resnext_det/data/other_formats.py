@@ -109,7 +109,7 @@ def _describe_folder(path: Path) -> str:
             folder = kinds[".xml"][0].parent
             return f"a folder of Pascal VOC's XML files; {_VOC.replace('FOLDER', str(folder))}"
         return f"a folder; its first XML file, {kinds['.xml'][0].name}, is {text or 'unknown'}"
-    labels = [file for file in kinds[".txt"] if _is_yolo_label(_decode(file.read_bytes()[:4096]))]
+    labels = [file for file in kinds[".txt"] if is_yolo_label(_decode(file.read_bytes()[:4096]))]
     if labels:
         return f"a folder of YOLO's label files; {_YOLO.format(labels[0].parent)}"
     if kinds[".csv"]:
@@ -149,7 +149,7 @@ def _describe_text(path: Path, text: str) -> str | None:
         return f"a description of a YOLO set; {_YOLO.format(path)}" if known else "a YAML file"
     if text.startswith(("{", "[")):
         return None
-    if _is_yolo_label(text):
+    if is_yolo_label(text):
         return f"one image's labels as YOLO has them; {_YOLO.format(path.parent)}"
     line = text.partition("\n")[0]
     if path.suffix.lower() in (".csv", ".tsv") or min(len(re.findall(r"[,;\t]", line)), 3) == 3:
@@ -195,7 +195,7 @@ def _is_yolo_yaml(path: Path) -> bool:
         return re.search(r"^names\s*:", _decode(file.read(_START_SIZE)), re.MULTILINE) is not None
 
 
-def _is_yolo_label(text: str) -> bool:
+def is_yolo_label(text: str) -> bool:
     """Tell lines of a class index and four or more shares of the image."""
     line = text.partition("\n")[0].split()
     try:
