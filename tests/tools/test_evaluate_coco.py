@@ -67,8 +67,8 @@ def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:
     [
         ("none.json results.json", "annotation file none.json does not exist"),
         ("annotations.json none.json", "result file none.json does not exist"),
-        ("results.json annotations.json", "give the annotations first and the results second"),
-        ("annotations.json cut.json", "result file cut.json is not JSON at line 1, column 2"),
+        ("results.json annotations.json", "it holds a list, not an object; give annotations"),
+        ("annotations.json cut.json", "result file cut.json is not JSON: the text ends too early"),
         (
             "annotations.json results.json --max-detections 0",
             "max_detections_per_image is 0",
