@@ -95,6 +95,18 @@ def merge(
         _set(cfg, key, value, where="the command line")
 
 
+def list_set_keys(path: str | Path, overrides: Sequence[Any] = ()) -> set[str]:
+    """List the keys that a file, one of its base files or an override sets.
+
+    The others have their defaults.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_config``.
+    """
+    keys = {key for key, _ in _walk_leaves(read_yaml(path)[0])}
+    return keys | {key for key, _ in _read_pairs(overrides)}
+
+
 def _check_kind(values: dict[str, Any], cfg: CfgNode, path: str | Path) -> None:
     """Refuse a classifier's configuration where a detector's is read, and the other way round."""
     said = {(node, key) for node, keys in values.items() if isinstance(keys, dict) for key in keys}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,6 +95,46 @@ def register_coco(name: str, annotations: str | Path, images: str | Path) -> Non
         )
     if old is None:
         _registered[name] = new
+
+
+def register_files(annotations: str | Path, images: str | Path) -> str:
+    """Register a COCO set under a name made from that of its file, and return the name.
+
+    The folder, and then a number made from the path, come before it where the name stands for
+    another set.
+    """
+    path, folder = (Path(each).expanduser().resolve() for each in (annotations, images))
+    number = f"{zlib.crc32(str((path, folder)).encode()):08x}"
+    for parts in ([path.stem], [path.parent.name, path.stem], [number, path.stem]):
+        name = "_".join(parts)
+        old = None if name in _GENERATED else _find_paths(name)
+        if name not in _GENERATED and (
+            old is None or [each.resolve() for each in old] == [path, folder]
+        ):
+            break
+    register_coco(name, annotations, images)
+    return name
+
+
+def count_classes(name: str) -> int | None:
+    """Count the classes of a dataset, without reading the rest of it; a generated one is not made.
+
+    Returns:
+        None where the name is unknown or there is no such file.
+
+    Raises:
+        ValueError: as ``load_coco``, of the file's categories.
+    """
+    if name in _GENERATED:
+        from resnext_det.data.shape_drawing import SHAPE_CLASSES
+
+        return len(SHAPE_CLASSES)
+    if name in _BUILT_IN:
+        return 80
+    paths = _find_paths(name)
+    if paths is None or not paths[0].is_file():
+        return None
+    return len(json.loads(paths[0].read_bytes())["categories"])
 
 
 def find_dataset(name: str) -> tuple[Path, Path]:
