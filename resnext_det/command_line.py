@@ -79,11 +79,11 @@ def build_parser(
     )
 
 
-def add_config_flag(parser: argparse.ArgumentParser) -> None:
+def add_config_flag(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add ``--config-file``."""
     parser.add_argument(
         "--config-file",
-        required=True,
+        required=required,
         metavar="YAML",
         help="a file, or a configuration of the package such as "
         "modern/faster_rcnn_X50_32x4d_FPN_1x.yaml",
@@ -113,7 +113,29 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_fit_config_flag(parser)
     add_dataset_flag(parser)
+    add_data_flags(parser)
     add_training_flags(parser)
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--train-data``, ``--test-data`` and ``--schedule``."""
+    for flag, split, more in (
+        ("--train-data", "DATASETS.TRAIN", "; without --test-data a fifth is held out for that"),
+        ("--test-data", "DATASETS.TEST", ""),
+    ):
+        parser.add_argument(
+            flag,
+            nargs=2,
+            metavar=("ANNOTATIONS", "IMAGES"),
+            help=f"a COCO file and its image folder, which become {split}{more}",
+        )
+    parser.add_argument(
+        "--schedule",
+        choices=("auto", "config"),
+        help="auto chooses iterations, batch, learning rate and image sizes from the data and the "
+        "machine; settings at the end of the command hold (default: that of the configuration, "
+        "or auto where none is given)",
+    )
 
 
 def add_fit_config_flag(parser: argparse.ArgumentParser) -> None:
@@ -155,10 +177,21 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def build_job(options: argparse.Namespace, config_file: str, output_dir: Path | None = None) -> Job:
-    """Build the job that the flags of ``add_job_flags`` describe."""
+def build_job(
+    options: argparse.Namespace, config_file: str | None, output_dir: Path | None = None
+) -> Job:
+    """Build the job that the flags of ``add_job_flags`` describe.
+
+    Raises:
+        ValueError: a set is named twice.
+    """
     from resnext_det.detection.jobs import Job
 
+    for split, given in (("TRAIN", options.train_data), ("TEST", options.test_data)):
+        if given and f"DATASETS.{split}" in options.overrides[::2]:
+            raise ValueError(
+                f"--{split.lower()}-data and DATASETS.{split} both name a set; write one of them"
+            )
     return Job(
         config_file=config_file,
         output_dir=output_dir,
@@ -167,6 +200,9 @@ def build_job(options: argparse.Namespace, config_file: str, output_dir: Path | 
         resume=options.resume,
         fit_config=options.fit_config,
         datasets=tuple(tuple(dataset) for dataset in options.register_coco),
+        schedule=options.schedule,
+        train_data=options.train_data and tuple(options.train_data),
+        test_data=options.test_data and tuple(options.test_data),
         **read_process_flags(options),
     )
 

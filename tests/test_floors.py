@@ -34,7 +34,10 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 
 # Within detection/: both engines stand on what they share, and the jobs on both engines.
 DETECTION_FLOORS = (
-    ("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
+    (
+        *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
+        *("advice", "own_data"),
+    ),
     ("portable", "detectron2"),
     ("jobs", "inference"),
     ("two_step",),

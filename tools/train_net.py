@@ -1,5 +1,6 @@
 """Train a detector, or evaluate one.
 
+    resnext-det train --train-data cells.json photos/ OUTPUT_DIR output/cells
     resnext-det train --config-file modern/faster_rcnn_X50_32x4d_FPN_1x.yaml
     resnext-det train --config-file CONFIG --num-gpus 8 SOLVER.IMS_PER_BATCH 16
     resnext-det train --config-file CONFIG --eval-only MODEL.WEIGHTS output/x50/model_final.pth
@@ -28,7 +29,7 @@ from resnext_det.command_line import (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = build_parser("train", __doc__, allow_abbrev=False)
-    add_config_flag(parser)
+    add_config_flag(parser, required=False)
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import zlib
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.coco_json import Record, read_coco_json
+from resnext_det.data.coco_json import Record, read_category_names, read_coco_json
 from resnext_det.data.other_formats import describe_other_format
 from resnext_det.data.records import Records
 from resnext_det.files import escape_controls
@@ -132,9 +131,9 @@ def count_classes(name: str) -> int | None:
     if name in _BUILT_IN:
         return 80
     paths = _find_paths(name)
-    if paths is None or not paths[0].is_file():
+    if paths is None or not paths[0].exists():
         return None
-    return len(json.loads(paths[0].read_bytes())["categories"])
+    return len(read_category_names(paths[0], name))
 
 
 def find_dataset(name: str) -> tuple[Path, Path]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+from resnext_det.data.json_files import read_text
 from resnext_det.files import list_first, write_text
 
 FRACTION = 0.2
@@ -30,7 +31,7 @@ def hold_out(annotations: Path, folder: Path) -> tuple[Path, Path, str]:
         ValueError: there is one image only.
         OSError: the folder cannot be written to.
     """
-    content = json.loads(annotations.read_bytes())
+    content = json.loads(read_text(annotations, str(annotations)))
     classes: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
     for entry in content["annotations"]:
         if entry["image_id"] in classes:

@@ -90,6 +90,7 @@ def choose_schedule(facts: Facts, given: Mapping[str, Any] | None = None) -> lis
     length = int(given.get("SOLVER.MAX_ITER", length))
     period = min(5000, max(1, length // 5))  # the usual period at most; five checkpoints at least
     warmup = min(1000, length // 10)
+    steps = (_round(length * 2 / 3), _round(length * 8 / 9))
     choices = [
         *sizes,
         Choice({"SOLVER.IMS_PER_BATCH": batch}, why),
@@ -101,7 +102,7 @@ def choose_schedule(facts: Facts, given: Mapping[str, Any] | None = None) -> lis
         Choice(
             {
                 "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
-                "SOLVER.STEPS": (_round(length * 2 / 3), _round(length * 8 / 9)),
+                "SOLVER.STEPS": steps if 0 < steps[0] < steps[1] < length else (),
                 "SOLVER.WARMUP_ITERS": warmup,
             },
             "a tenth of the rate after 2/3 and 8/9 of the iterations, as in the usual recipe; a "
@@ -150,21 +151,19 @@ def find_mistakes(cfg: CfgNode, images: int) -> Iterator[str]:
         )
 
 
-def find_rate_mistake(cfg: CfgNode, batch: int, rate: float) -> str | None:
-    """Tell that a batch was changed by 4 times or more and the learning rate was not.
+def find_rate_mistake(cfg: CfgNode, recipe: CfgNode) -> Iterator[str]:
+    """Find that a batch was changed by 4 times or more, and the learning rate was not.
 
     Args:
-        cfg: with the change.
-        batch, rate: those of the recipe, before the change.
+        recipe: the configuration without the change of the batch.
     """
-    solver = cfg.SOLVER
-    if rate != solver.BASE_LR or 1 / 4 < solver.IMS_PER_BATCH / batch < 4:
-        return None
-    return (
-        f"SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH} replaces {batch}, and SOLVER.BASE_LR = "
-        f"{rate:g} is still the one for {batch}; they go in proportion: write SOLVER.BASE_LR "
-        f"{rate * solver.IMS_PER_BATCH / batch:g}"
-    )
+    batch, old, rate = cfg.SOLVER.IMS_PER_BATCH, recipe.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
+    if rate == recipe.SOLVER.BASE_LR and not 1 / 4 < batch / old < 4:
+        yield (
+            f"SOLVER.IMS_PER_BATCH = {batch} replaces {old}, and SOLVER.BASE_LR = {rate:g} is "
+            f"still the one for {old}; they go in proportion: write SOLVER.BASE_LR "
+            f"{rate * batch / old:g}"
+        )
 
 
 def _choose_sizes(facts: Facts, given: Mapping[str, Any]) -> tuple[int, list[Choice]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,7 +15,10 @@ from resnext_det.data.proposals import add_proposals
 from resnext_det.data.records import join_records
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.data.workers import Loader
+from resnext_det.detection.advice import find_mistakes
 from resnext_det.training import distributed
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE = timedelta(hours=12)  # for a look at every image
 
@@ -88,6 +92,8 @@ def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int)
     loader, image = cfg.DATALOADER, cfg.INPUT
     records = join_records([dataset.records for dataset in train_sets])
     given = cfg.MODEL.LOAD_PROPOSALS
+    for mistake in find_mistakes(cfg, len(records)):
+        logger.warning(mistake)
     return build_train_loader(
         filter_empty(records) if loader.FILTER_EMPTY_ANNOTATIONS else records,
         mapper=DetectionMapper(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,22 @@ from typing import Any, Literal, Protocol
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import scale_to_processes
+from resnext_det.config.loading import list_set_keys
 from resnext_det.data.coco import register_coco
+from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.evaluation import DatasetMetrics
+from resnext_det.detection.own_data import Fitted, fit_to_data
 from resnext_det.training import distributed
 from resnext_det.training.processes import Processes, launch
+from resnext_det.training.setup import set_up
 from resnext_det.weights.loading import read_needed_overrides
 
+logger = logging.getLogger(__name__)
+
 ENGINES = ("auto", "portable", "detectron2")
+
+DEFAULT_CONFIG = "modern/faster_rcnn_X50_32x4d_FPN_1x.yaml"
+"""What a detector of one's own data is trained with where no configuration is given."""
 
 
 class Engine(Protocol):
@@ -65,7 +75,8 @@ class Job(Processes):
     """Describe what is to be trained or evaluated, where, and by how many processes.
 
     Attributes:
-        config_file: a YAML file in detectron2's language.
+        config_file: a YAML file in detectron2's language; None: with ``train_data``, the one of
+            ``DEFAULT_CONFIG``.
         output_dir: replaces ``OUTPUT_DIR``.
         overrides: KEY VALUE pairs that follow the file.
         engine: ``portable``, ``detectron2``, or ``auto``.
@@ -73,31 +84,78 @@ class Job(Processes):
         fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what
             ``MODEL.WEIGHTS`` needs.
         datasets: (name, annotations, images) of COCO sets to register.
+        train_data, test_data: (annotations, images) of COCO sets that become ``DATASETS.TRAIN`` and
+            ``DATASETS.TEST``. Without the second a fifth of the first is held out for it.
+        schedule: "auto" chooses the schedule and the image sizes from the data and the machine, see
+            ``choose_schedule``; "config" keeps those of the configuration. None is "auto" where
+            ``train_data`` stands without ``config_file``.
     """
 
-    config_file: str | Path
+    config_file: str | Path | None = None
     output_dir: str | Path | None = None
     overrides: tuple[str, ...] = ()
     engine: str = "auto"
     resume: bool = False
     fit_config: bool = False
     datasets: tuple[tuple[str, str, str], ...] = ()
+    train_data: tuple[str, str] | None = None
+    test_data: tuple[str, str] | None = None
+    schedule: Literal["auto", "config"] | None = None
 
-    def configuration(self) -> CfgNode:
+    def configuration(self, *, training: bool = True) -> CfgNode:
         """Load the configuration with every override, in the language of the engine.
 
+        What the configuration leaves to the data is taken from there: the number of classes and,
+        where the job says so, the schedule.
+
+        Args:
+            training: nothing is chosen for a training where there is none.
+
         Raises:
-            ValueError, FileNotFoundError: see ``load_config``.
+            ValueError, FileNotFoundError: see ``load_config`` and ``fit_to_data``; there is no
+                configuration.
         """
+        return self.fit(training=training)[0]
+
+    def fit(self, *, training: bool = True) -> tuple[CfgNode, Fitted]:
+        """Load the configuration; return it, and what was decided for it."""
+        for name, annotations_file, image_dir in self.datasets:
+            register_coco(name, annotations_file, image_dir)
         load_config = find_engine(self.engine).load_config
         overrides = list(self.overrides)
         if self.output_dir is not None:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
-        cfg = load_config(self.config_file, overrides)
+        source, fitted = self.config_file, Fitted()
+        if source is None:
+            if self.train_data is None:
+                raise ValueError("there is no configuration; give one with --config-file")
+            source = DEFAULT_CONFIG
+            fitted.set("MODEL.DEVICE", "auto")
+            fitted.told.append(f"No configuration is given; {source} is taken.")
+        schedule = self.schedule or ("auto" if self.config_file is None else "config")
+        fit_to_data(
+            fitted,
+            lambda decided: load_config(source, [*decided, *overrides]),
+            train_data=self.train_data,
+            test_data=self.test_data,
+            set_keys=list_set_keys(source, overrides),
+            given=overrides[::2],
+            schedule=training and schedule == "auto",
+            training=training,
+            resume=self.resume,
+            processes=max(self.world_size, distributed.get_world_size()),
+        )
+        overrides = [*fitted.overrides, *overrides]
+        cfg = load_config(source, overrides)
         if self.fit_config and cfg.MODEL.WEIGHTS:
             overrides += read_needed_overrides(cfg)
-            cfg = load_config(self.config_file, overrides)
-        return cfg
+            cfg = load_config(source, overrides)
+        keys = overrides[::2]
+        if training and "SOLVER.IMS_PER_BATCH" in keys and "SOLVER.BASE_LR" not in keys:
+            pairs = zip(keys, overrides[1::2])
+            others = [word for pair in pairs if pair[0] != "SOLVER.IMS_PER_BATCH" for word in pair]
+            fitted.warnings += find_rate_mistake(cfg, load_config(source, others))
+        return cfg, fitted
 
 
 @dataclass(frozen=True)
@@ -161,7 +219,7 @@ _Task = Literal["train", "evaluate", "propose"]
 
 
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
-    cfg = job.configuration()
+    cfg = job.configuration(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
     if task == "train" and job.world_size > 1:
@@ -175,9 +233,13 @@ def _run_task(
     job: Job, task: _Task, files: Mapping[str, Path] | None
 ) -> Mapping[str, DatasetMetrics] | None:
     """Do a job's task in one process; each registers datasets and loads the configuration anew."""
-    for name, annotations_file, image_dir in job.datasets:
-        register_coco(name, annotations_file, image_dir)
-    engine, cfg = find_engine(job.engine), job.configuration()
+    engine, (cfg, fitted) = find_engine(job.engine), job.fit(training=task == "train")
+    if fitted.told or fitted.warnings:
+        set_up(cfg)  # the log
+    for sentence in fitted.told:
+        logger.info(sentence)
+    for sentence in fitted.warnings:
+        logger.warning(sentence)
     if files is not None:
         engine.propose(cfg, files, resume=job.resume)
         return None

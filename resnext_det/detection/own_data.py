@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import statistics
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from fvcore.common.config import CfgNode
@@ -19,6 +19,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.data.coco import CocoDataset, count_classes, load_coco, register_files
+from resnext_det.data.records import Records, join_records
 from resnext_det.data.splitting import hold_out
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.training import distributed
@@ -26,17 +27,16 @@ from resnext_det.training.setup import CONFIG_FILE
 
 Load = Callable[[Sequence[str]], CfgNode]
 
-# RetinaNet's and FCOS's are keys of detectron2 alone.
-_CLASSES = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES", "MODEL.FCOS.NUM_CLASSES")
 _RESNEXT_50 = Architecture(50, 32, 4).multiply_adds()
 
 
 @dataclass
 class Fitted:
-    """Hold what was decided: KEY VALUE pairs, and for each decision a sentence for the log."""
+    """Hold what was decided: KEY VALUE pairs, what the log says of it, and what it warns of."""
 
     overrides: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def set(self, key: str, value: Any, told: str = "") -> None:
         """Add a setting, and a sentence if there is one."""
@@ -44,36 +44,67 @@ class Fitted:
         self.told += [told] * bool(told)
 
 
-def name_sets(
+def fit_to_data(
+    fitted: Fitted,
     load: Load,
+    *,
+    train_data: tuple[str, str] | None = None,
+    test_data: tuple[str, str] | None = None,
+    set_keys: Collection[str],
+    given: Collection[str],
+    schedule: bool,
+    training: bool,
+    resume: bool,
+    processes: int,
+) -> None:
+    """Decide what a configuration leaves to the data; see ``name_sets`` to ``fit_schedule``.
+
+    Args:
+        fitted: gets the decisions.
+        load: loads the configuration with further overrides, which come before those of the user.
+        set_keys, given: keys that the configuration or an override sets, and those of overrides.
+        schedule: choose the schedule too.
+        training, resume: what is done.
+        processes: that train together.
+
+    Raises:
+        ValueError, FileNotFoundError: the data are wrong or missing.
+    """
+    cfg = load(fitted.overrides)
+    if train_data or test_data:
+        folder = Path(cfg.OUTPUT_DIR, "data")
+        name_sets(fitted, folder, train_data, test_data, keep=resume or not training)
+        cfg = load(fitted.overrides)
+    take_classes(fitted, cfg, set_keys, training=training)
+    if schedule:
+        fit_schedule(fitted, cfg, given, processes=processes, resume=resume)
+
+
+def name_sets(
+    fitted: Fitted,
+    folder: Path,
     train_data: tuple[str, str] | None,
     test_data: tuple[str, str] | None,
     *,
     keep: bool = False,
-) -> Fitted:
+) -> None:
     """Register sets that are given by their files, and name them in ``DATASETS``.
 
-    Without a test set, a part of the training set is held out for it, as two files in the folder
-    ``data`` of ``OUTPUT_DIR``.
-
     Args:
-        load: loads the configuration with further overrides.
+        folder: gets two files where there is a training set alone, a part of which is held out.
         train_data, test_data: an annotations file and a folder of images.
         keep: take the two files as they are, if they are there, as a resumed training must.
 
     Raises:
         ValueError, FileNotFoundError: see ``hold_out`` and ``load_coco``.
     """
-    fitted = Fitted()
     if train_data is not None and test_data is None:
-        folder = Path(load([]).OUTPUT_DIR, "data")
         train_file, test_file, told = _split(train_data, folder, keep=keep)
         fitted.told.append(told)
         train_data, test_data = (str(train_file), train_data[1]), (str(test_file), train_data[1])
     for split, data in (("TRAIN", train_data), ("TEST", test_data)):
         if data is not None:
             fitted.set(f"DATASETS.{split}", repr((register_files(*data),)))
-    return fitted
 
 
 def _split(data: tuple[str, str], folder: Path, *, keep: bool) -> tuple[Path, Path, str]:
@@ -86,7 +117,9 @@ def _split(data: tuple[str, str], folder: Path, *, keep: bool) -> tuple[Path, Pa
     return hold_out(annotations, folder)
 
 
-def take_classes(cfg: CfgNode, set_keys: Collection[str], *, training: bool) -> Fitted:
+def take_classes(
+    fitted: Fitted, cfg: CfgNode, set_keys: Collection[str], *, training: bool
+) -> None:
     """Take the number of classes from the first dataset, where the configuration does not say it.
 
     Args:
@@ -97,23 +130,22 @@ def take_classes(cfg: CfgNode, set_keys: Collection[str], *, training: bool) -> 
     Raises:
         ValueError: the dataset's categories are broken.
     """
-    fitted = Fitted()
+    keys = ["MODEL.ROI_HEADS.NUM_CLASSES"]
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":  # detectron2's alone
+        keys.append("MODEL.RETINANET.NUM_CLASSES")
+    unsaid = {key: get_value(cfg, key) for key in keys if key not in set_keys}
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if training else [*cfg.DATASETS.TEST]
-    for name in names:
-        if not set(_CLASSES) & set(set_keys) and (count := count_classes(name)):
-            break
-    else:
-        return fitted
-    for key in _CLASSES:
-        known = get_value(cfg, key) if key in list_keys(cfg) else count
-        if known != count:
-            fitted.set(key, count, f"{key} is {count}, the classes of dataset {name!r}.")
-    return fitted
+    for name in names if unsaid else ():
+        if count := count_classes(name):
+            for key, value in unsaid.items():
+                if value != count:
+                    fitted.set(key, count, f"{key} is {count}, the classes of dataset {name!r}.")
+            return
 
 
 def fit_schedule(
-    cfg: CfgNode, given: Collection[str], *, processes: int, resume: bool = False
-) -> Fitted:
+    fitted: Fitted, cfg: CfgNode, given: Collection[str], *, processes: int, resume: bool = False
+) -> None:
     """Choose the schedule and the image sizes, see ``choose_schedule``.
 
     Args:
@@ -125,9 +157,8 @@ def fit_schedule(
     Raises:
         ValueError, FileNotFoundError: as ``load_coco``.
     """
-    fitted = Fitted()
     if not cfg.DATASETS.TRAIN:  # the training will say so
-        return fitted
+        return
     recorded = Path(cfg.OUTPUT_DIR, CONFIG_FILE)
     if resume and recorded.is_file():
         values = yaml.safe_load(recorded.read_text(encoding="utf-8"))
@@ -135,7 +166,7 @@ def fit_schedule(
             if key not in given:
                 fitted.set(key, get_value(values, key))
         fitted.told.append(f"The schedule and the image sizes are those of {recorded}.")
-        return fitted
+        return
     with _without_warnings():
         datasets = [load_coco(name) for name in cfg.DATASETS.TRAIN]
     decided = {key: get_value(cfg, key) for key in given if key in list_keys(cfg)}
@@ -143,12 +174,12 @@ def fit_schedule(
         for key, value in choice.settings.items():
             fitted.set(key, value)
         fitted.told.append(f"--schedule auto: {choice}")
-    return fitted
 
 
 def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int) -> Facts:
-    records = [record for dataset in datasets for record in dataset.records]
-    boxes = [entry["bbox"] for record in records for entry in record["annotations"]]
+    records = join_records([dataset.records for dataset in datasets])
+    assert isinstance(records, Records)
+    object_sides = np.sqrt(records.boxes[:, 2:].prod(axis=1))
     resnets, memory = cfg.MODEL.RESNETS, 0
     if distributed.resolve_device(cfg.MODEL.DEVICE).type == "cuda":
         gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
@@ -159,9 +190,9 @@ def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int)
         network = 1.0
     return Facts(
         images=len(records),
-        boxes=len(boxes),
-        side=round(statistics.median(min(each["height"], each["width"]) for each in records)),
-        box_side=statistics.median([(box[2] * box[3]) ** 0.5 for box in boxes] or [0.0]),
+        boxes=len(object_sides),
+        side=round(float(np.median(records.sizes.min(axis=1)))),
+        box_side=float(np.median(object_sides)) if len(object_sides) else 0.0,
         pretrained=bool(cfg.MODEL.WEIGHTS),
         gpu_memory=memory / 2**30,
         cores=_count_cores(),

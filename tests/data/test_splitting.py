@@ -81,5 +81,5 @@ def test_small_sets(tmp_path: Path) -> None:
     whole = write_set(tmp_path / "pair.json", {1: [1], 2: [2]})
     told = hold_out(whole, tmp_path)[2]
     assert "No object to test on has class " in told
-    with pytest.raises(ValueError, match="has one image.*--test-data"):
+    with pytest.raises(ValueError, match=r"has one image.*--test-data"):
         hold_out(write_set(tmp_path / "one.json", {1: [1]}), tmp_path)

@@ -1,0 +1,186 @@
+"""What a configuration leaves to the data: the sets' names, the number of classes, the schedule."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnext_det.config.loading import list_set_keys
+from resnext_det.data import coco
+from resnext_det.detection.jobs import DEFAULT_CONFIG, Job, evaluate, train
+from tests.detection.helpers import FPN, TRAIN_IMAGES, as_datasets, write_config
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+Sets = dict[str, tuple[Path, Path]]
+ENGINES = ["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)]
+
+
+def write_unsaid(folder: Path, **changes: Any) -> Path:
+    """Write the tiny configuration without a number of classes and without sets."""
+    heads = {key: value for key, value in FPN["MODEL"]["ROI_HEADS"].items() if key != "NUM_CLASSES"}
+    return write_config(
+        folder, {"MODEL": {**FPN["MODEL"], "ROI_HEADS": heads}, "DATASETS": {"TEST": []}, **changes}
+    )
+
+
+def as_words(paths: tuple[Path, Path]) -> tuple[str, str]:
+    return str(paths[0]), str(paths[1])
+
+
+def test_keys_that_are_set(tmp_path: Path) -> None:
+    """By the file, its base or an override; what has detectron2's default is not set."""
+    base = write_unsaid(tmp_path)
+    leaf = tmp_path / "leaf.yaml"
+    leaf.write_text(f"_BASE_: {base.name}\nSOLVER:\n  GAMMA: 0.5\n")
+    keys = list_set_keys(leaf, ["TEST.EVAL_PERIOD", "3"])
+    assert {"MODEL.RPN.IN_FEATURES", "SOLVER.GAMMA", "TEST.EVAL_PERIOD", "SEED"} <= keys
+    assert not {"MODEL.ROI_HEADS.NUM_CLASSES", "SOLVER.MOMENTUM", "_BASE_"} & keys
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_classes_are_those_of_the_data_where_nothing_says_them(
+    sets: Sets, tmp_path: Path, engine: str
+) -> None:
+    if engine == "detectron2":
+        pytest.importorskip("detectron2")
+    train_set = ("DATASETS.TRAIN", "('tiny_train',)")
+    unsaid = Job(
+        write_unsaid(tmp_path), engine=engine, overrides=train_set, datasets=as_datasets(sets)
+    )
+    cfg, fitted = unsaid.fit()
+    assert len(fitted.told) == 1
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 6
+    assert "NUM_CLASSES is 6, the classes of dataset 'tiny_train'." in " ".join(fitted.told)
+    if engine == "detectron2":
+        retina = ("MODEL.META_ARCHITECTURE", "RetinaNet")
+        cfg = Job(unsaid.config_file, overrides=(*train_set, *retina)).configuration()
+        assert cfg.MODEL.RETINANET.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 6
+    said = Job(
+        unsaid.config_file,
+        engine=engine,
+        overrides=(*train_set, "MODEL.ROI_HEADS.NUM_CLASSES", "80"),
+        datasets=unsaid.datasets,
+    )
+    assert said.configuration().MODEL.ROI_HEADS.NUM_CLASSES == 80  # and the data refuse it
+
+
+def test_classes_of_sets_that_are_known_or_missing(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generated set is not drawn to count its classes; a missing set is told of later."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    assert coco.count_classes("shapes_train") == 6
+    assert not (tmp_path / "datasets").exists()
+    assert coco.count_classes("coco_2017_train") == 80
+    assert coco.count_classes("unknown") is None
+    coco.register_coco("missing", "nowhere.json", "nowhere")
+    assert coco.count_classes("missing") is None
+    job = Job(write_unsaid(tmp_path), overrides=("DATASETS.TRAIN", "('shapes_val',)"))
+    assert job.configuration().MODEL.ROI_HEADS.NUM_CLASSES == 6
+    assert job.configuration(training=False).MODEL.ROI_HEADS.NUM_CLASSES == 80
+
+
+def test_names_of_files(tmp_path: Path) -> None:
+    """Sets are named by their files, and by their folders where two files have one name."""
+    files = [tmp_path / folder / "_annotations.coco.json" for folder in ("train", "valid")]
+    names = [coco.register_files(file, file.parent) for file in (*files, *files)]
+    assert names == ["_annotations.coco", "valid__annotations.coco"] * 2
+    third = tmp_path / "other" / "train" / "_annotations.coco.json"
+    fourth = tmp_path / "another" / "train" / "_annotations.coco.json"
+    names = [coco.register_files(file, file.parent) for file in (third, fourth, third)]
+    assert names[0] == names[2] == "train__annotations.coco" and names[1] not in names[::2]
+    assert coco.find_dataset(names[1]) == (fourth, fourth.parent)
+    assert coco.register_files(tmp_path / "shapes_val.json", tmp_path) != "shapes_val"
+
+
+def test_training_data_alone_are_enough(
+    sets: Sets, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part is held out, the schedule follows the data, and a resumed run chooses nothing anew."""
+    short = ("SOLVER.MAX_ITER", "4", "INPUT.MIN_SIZE_TEST", "64")
+    job = Job(
+        write_unsaid(tmp_path, DATASETS={"TEST": ["unknown"]}),
+        tmp_path / "out",
+        short,
+        train_data=as_words(sets["tiny_train"]),
+        schedule="auto",
+    )
+    with caplog.at_level(logging.INFO):
+        metrics = train(job)
+    assert list(metrics.per_dataset) == ["instances_train_test"]
+    assert f"2 of {TRAIN_IMAGES} images are held out" in caplog.text
+    assert "--schedule auto: SOLVER.BASE_LR" in caplog.text
+    assert "no configuration is given" not in caplog.text.lower()
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert log.count("images are held out") == 1 and "NUM_CLASSES is 6" in log
+
+    chosen = job.configuration()
+    assert (chosen.SOLVER.MAX_ITER, chosen.SOLVER.IMS_PER_BATCH) == (4, 2)
+    files = sorted((tmp_path / "out" / "data").iterdir())
+    images = [json.loads(file.read_text())["images"] for file in files]
+    assert list(map(len, images)) == [2, TRAIN_IMAGES - 2]
+
+    files[0].write_text(files[0].read_text().replace('"split": "train"', '"split": "mine"'))
+    recorded = tmp_path / "out" / "config.yaml"
+    recorded.write_text(recorded.read_text().replace("MIN_SIZE_TEST: 64", "MIN_SIZE_TEST: 96"))
+    recorded.write_text(recorded.read_text().replace("BASE_LR: 0.0025", "BASE_LR: 0.0017"))
+    resumed = Job(**{**vars(job), "resume": True})
+    cfg, fitted = resumed.fit()
+    assert (cfg.SOLVER.BASE_LR, cfg.INPUT.MIN_SIZE_TEST) == (0.0017, 64)
+    assert "are those of" in " ".join(fitted.told) and '"mine"' in files[0].read_text()
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert list(evaluate(resumed).per_dataset) == ["instances_train_test"]
+    assert "--schedule auto" not in caplog.text
+
+
+def test_both_sets_are_given(sets: Sets, tmp_path: Path) -> None:
+    job = Job(
+        write_unsaid(tmp_path),
+        tmp_path,
+        train_data=as_words(sets["tiny_train"]),
+        test_data=as_words(sets["tiny_val"]),
+    )
+    cfg, fitted = job.fit()
+    assert cfg.DATASETS.TRAIN == ("instances_train",) and cfg.DATASETS.TEST == ("instances_val",)
+    assert cfg.SOLVER.MAX_ITER == 10
+    assert len(fitted.told) == 1 and not (tmp_path / "data").exists()
+
+
+def test_without_a_configuration(sets: Sets, tmp_path: Path) -> None:
+    """The default is told; it takes the device that is there and a schedule that fits."""
+    job = Job(output_dir=tmp_path, train_data=as_words(sets["tiny_train"]))
+    cfg, fitted = job.fit()
+    assert fitted.told[0] == f"No configuration is given; {DEFAULT_CONFIG} is taken."
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 6 and cfg.SOLVER.MAX_ITER < 2000
+    assert cfg.MODEL.WEIGHTS == "resnext://mmpretrain/X-50-32x4d"
+    kept = Job(output_dir=tmp_path, train_data=job.train_data, schedule="config").configuration()
+    assert kept.SOLVER.MAX_ITER == 90000
+    with pytest.raises(ValueError, match="--config-file"):
+        Job(output_dir=tmp_path).configuration()
+
+
+def test_a_broken_set_is_told_by_its_own_name(sets: Sets, tmp_path: Path) -> None:
+    """Before anything is written or held out."""
+    broken = tmp_path / "mine.json"
+    broken.write_text(sets["tiny_train"][0].read_text()[:-50])
+    job = Job(output_dir=tmp_path / "out", train_data=(str(broken), str(sets["tiny_train"][1])))
+    with pytest.raises(ValueError, match=r"'mine' \(.*mine\.json\) is not JSON"):
+        train(job)
+    missing = Job(output_dir=tmp_path / "out", train_data=("nowhere.json", "photos"))
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json does not exist"):
+        train(missing)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_without_its_rate_is_warned_of(sets: Sets, tmp_path: Path) -> None:
+    for more, warned in (((), True), (("SOLVER.BASE_LR", "0.1"), False)):
+        overrides = ("SOLVER.IMS_PER_BATCH", "8", *more)
+        job = Job(write_config(tmp_path), overrides=overrides, datasets=as_datasets(sets))
+        fitted = job.fit()[1]
+        assert ["write SOLVER.BASE_LR 0.08" in text for text in fitted.warnings] == [True] * warned
