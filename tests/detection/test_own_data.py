@@ -113,7 +113,7 @@ def test_training_data_alone_are_enough(
     with caplog.at_level(logging.INFO):
         metrics = train(job)
     assert list(metrics.per_dataset) == ["instances_train_test"]
-    assert f"2 of {TRAIN_IMAGES} images are held out" in caplog.text
+    assert f"3 of {TRAIN_IMAGES} images are held out" in caplog.text
     assert "--schedule auto: SOLVER.BASE_LR" in caplog.text
     assert "no configuration is given" not in caplog.text.lower()
     log = (tmp_path / "out" / "log.txt").read_text()
@@ -123,7 +123,7 @@ def test_training_data_alone_are_enough(
     assert (chosen.SOLVER.MAX_ITER, chosen.SOLVER.IMS_PER_BATCH) == (4, 2)
     files = sorted((tmp_path / "out" / "data").iterdir())
     images = [json.loads(file.read_text())["images"] for file in files]
-    assert list(map(len, images)) == [2, TRAIN_IMAGES - 2]
+    assert list(map(len, images)) == [3, TRAIN_IMAGES - 3]  # of six classes
 
     files[0].write_text(files[0].read_text().replace('"split": "train"', '"split": "mine"'))
     recorded = tmp_path / "out" / "config.yaml"
