@@ -106,7 +106,7 @@ def register_files(annotations: str | Path, images: str | Path) -> str:
     number = f"{zlib.crc32(str((path, folder)).encode()):08x}"
     for parts in ([path.stem], [path.parent.name, path.stem], [number, path.stem]):
         name = "_".join(parts)
-        old = None if name in _GENERATED else _find_paths(name)
+        old = None if name in _GENERATED else find_paths(name)
         if name not in _GENERATED and (
             old is None or [each.resolve() for each in old] == [path, folder]
         ):
@@ -130,7 +130,7 @@ def count_classes(name: str) -> int | None:
         return len(SHAPE_CLASSES)
     if name in _BUILT_IN:
         return 80
-    paths = _find_paths(name)
+    paths = find_paths(name)
     if paths is None or not paths[0].exists():
         return None
     return len(read_category_names(paths[0], name))
