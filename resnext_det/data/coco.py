@@ -106,7 +106,7 @@ def register_files(annotations: str | Path, images: str | Path) -> str:
     number = f"{zlib.crc32(str((path, folder)).encode()):08x}"
     for parts in ([path.stem], [path.parent.name, path.stem], [number, path.stem]):
         name = "_".join(parts)
-        old = None if name in _GENERATED else find_paths(name)
+        old = None if name in _GENERATED else locate_dataset(name)
         if name not in _GENERATED and (
             old is None or [each.resolve() for each in old] == [path, folder]
         ):
@@ -119,10 +119,7 @@ def count_classes(name: str) -> int | None:
     """Count the classes of a dataset, without reading the rest of it; a generated one is not made.
 
     Returns:
-        None where the name is unknown or there is no such file.
-
-    Raises:
-        ValueError: as ``load_coco``, of the file's categories.
+        None where they cannot be counted; ``load_coco`` tells why.
     """
     if name in _GENERATED:
         from resnext_det.data.shape_drawing import SHAPE_CLASSES
@@ -130,10 +127,11 @@ def count_classes(name: str) -> int | None:
         return len(SHAPE_CLASSES)
     if name in _BUILT_IN:
         return 80
-    paths = find_paths(name)
-    if paths is None or not paths[0].exists():
+    paths = locate_dataset(name)
+    try:
+        return len(read_category_names(paths[0], name)) if paths else None
+    except (ValueError, OSError):
         return None
-    return len(read_category_names(paths[0], name))
 
 
 def find_dataset(name: str) -> tuple[Path, Path]:

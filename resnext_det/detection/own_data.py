@@ -126,9 +126,6 @@ def take_classes(
         set_keys: those that the configuration says; the others have detectron2's defaults.
         training: the datasets of ``DATASETS.TRAIN`` are read first, else those of
             ``DATASETS.TEST``.
-
-    Raises:
-        ValueError: the dataset's categories are broken.
     """
     keys = ["MODEL.ROI_HEADS.NUM_CLASSES"]
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":  # detectron2's alone
