@@ -80,7 +80,14 @@ def build_parser(
 
 
 def add_config_flag(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add ``--config-file``."""
+    """Add ``--config-file``, and ``--weights`` where it may stand in its place."""
+    if not required:
+        parser.add_argument(
+            "--weights",
+            metavar="FILE",
+            help="MODEL.WEIGHTS: the file of a trained detector, which holds its own "
+            "configuration, or weights to start from",
+        )
     parser.add_argument(
         "--config-file",
         required=required,
@@ -199,6 +206,7 @@ def build_job(
         engine=options.engine,
         resume=options.resume,
         fit_config=options.fit_config,
+        weights=getattr(options, "weights", None),
         datasets=tuple(tuple(dataset) for dataset in options.register_coco),
         schedule=options.schedule,
         train_data=options.train_data and tuple(options.train_data),

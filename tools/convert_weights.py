@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         text = format_description(description).rstrip()
         yield json.dumps(description, indent=1) if options.json else text
         return
-    file = change_preprocessing(file, options.channel_order, options.pixel_std)
+    file = change_images(file, options.channel_order, options.pixel_std)
     write_weights(file, options.output, options.format or choose_format(options.output))
     yield (
         f"{options.output}: {file.architecture or 'a network that is not recognized'} "
@@ -125,11 +125,11 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     )
 
 
-def change_preprocessing(
+def change_images(
     file: WeightFile, channel_order: str | None, std: Sequence[float] | None
 ) -> WeightFile:
     """Change conv1 so that the weights need this channel order and pixel std; None keeps them."""
-    from resnext_det.weights.conversion import convert_preprocessing
+    from resnext_det.weights.conversion import change_preprocessing
 
     source = file.preprocessing
     if channel_order is None and std is None:
@@ -146,9 +146,7 @@ def change_preprocessing(
         )
     if std is not None:
         target = replace(target, std=(std[0], std[1], std[2]))
-    return replace(
-        file, state=convert_preprocessing(file.state, source, target), preprocessing=target
-    )
+    return change_preprocessing(file, target)
 
 
 def choose_format(path: Path) -> str:

@@ -18,7 +18,7 @@ from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.weights import (
     WeightFile,
-    check_preprocessing,
+    check_configuration,
     load_weights,
     read_weights,
     write_weights,
@@ -83,7 +83,7 @@ def load_initial_weights(
     From a detector's file the backbone is taken.
 
     Raises:
-        ValueError, FileNotFoundError: see ``load_weights`` and ``check_preprocessing``.
+        ValueError, FileNotFoundError: see ``load_weights`` and ``check_configuration``.
     """
     file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
     if file.format == "detector":
@@ -92,7 +92,7 @@ def load_initial_weights(
             file.path,
         )
         file = extract_backbone(file)
-    check_preprocessing(cfg, file)
+    check_configuration(cfg, file)
     load_weights(classifier, _fit_linear(file, class_names))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ _ALSO_CALLED = {
 }
 
 
-def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] = ()) -> CfgNode:
     """Read the configuration of a detector.
 
     A file may set detectron2's keys of parts that are switched off (masks, RetinaNet ...), as its
@@ -43,7 +43,7 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     Args:
         path: a YAML file, found by ``config_file``. Its ``_BASE_`` names a file or a list of files,
             relative to it, whose values it changes; of several the later ones win. YAML tags that
-            would run code are refused.
+            would run code are refused. Or the nested values of such a file.
         overrides: KEY VALUE pairs, as on a command line: ``["SOLVER.MAX_ITER", "100"]``.
 
     Returns:
@@ -63,9 +63,24 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     return cfg
 
 
+def override_config(cfg: CfgNode, overrides: Sequence[Any]) -> CfgNode:
+    """Change a detector's configuration by KEY VALUE pairs; the given one stays as it is.
+
+    Raises:
+        ValueError: as ``load_config``.
+    """
+    changed = cfg.clone()
+    changed.defrost()
+    for key, value in _read_pairs(overrides):
+        _set(changed, key, value, where="the overrides")
+    check(changed)
+    changed.freeze()
+    return changed
+
+
 def merge(
     cfg: CfgNode,
-    path: str | Path,
+    path: str | Path | Mapping[str, Any],
     overrides: Sequence[Any] = (),
     *,
     switched_off: tuple[str, ...] = (),
@@ -80,9 +95,12 @@ def merge(
     Raises:
         FileNotFoundError, ValueError: as ``load_config``.
     """
-    values, files = read_yaml(path)
-    _check_kind(values, cfg, path)
-    where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
+    if isinstance(path, Mapping):
+        values, where = dict(path), "the configuration in the file of weights"
+    else:
+        values, files = read_yaml(path)
+        _check_kind(values, cfg, path)
+        where = str(path) if len(files) == 1 else f"{path}, or its _BASE_"
     known, left_out = set(list_keys(cfg)), []
     for key, value in _walk_leaves(values):
         if switched_off and key.startswith(switched_off) and key not in known:
@@ -90,7 +108,7 @@ def merge(
         else:
             _set(cfg, key, value, where=where)
     if left_out:
-        logger.info("%s: keys of parts that are switched off: %s", path, ", ".join(left_out))
+        logger.info("%s: keys of parts that are switched off: %s", where, ", ".join(left_out))
     for key, value in _read_pairs(overrides):
         _set(cfg, key, value, where="the command line")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from resnext_det.data.coco_json import Record, read_category_names, read_coco_json
 from resnext_det.data.other_formats import describe_other_format
 from resnext_det.data.records import Records
-from resnext_det.files import escape_controls
+from resnext_det.files import escape_controls, list_first
 
 logger = logging.getLogger(__name__)
 
@@ -199,20 +199,66 @@ def load_coco(name: str) -> CocoDataset:
     )
 
 
+def map_classes(dataset: CocoDataset, class_names: Sequence[str]) -> CocoDataset:
+    """Put the classes of a dataset into another order, by their names.
+
+    Args:
+        class_names: the same names in the order that is wanted, such as a trained detector's.
+
+    Returns:
+        the dataset with its annotations' category_id as indexes into ``class_names``. Nothing of
+        the old one is changed.
+
+    Raises:
+        ValueError: the names are not the same ones.
+    """
+    if dataset.class_names == tuple(class_names):
+        return dataset
+    if sorted(dataset.class_names) != sorted(class_names):
+        have, needed = (list_first(names, 20) for names in (dataset.class_names, class_names))
+        raise ValueError(
+            escape_controls(
+                f"dataset {dataset.name!r} has the classes {have}, and {needed} are needed; give a "
+                "dataset of these, or correct the names in its 'categories'"
+            )
+        )
+    index = {name: position for position, name in enumerate(class_names)}
+    moved = np.array([index[name] for name in dataset.class_names])  # from the old index
+    ids = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
+    records: Sequence[Record]
+    if isinstance(dataset.records, Records):
+        records = replace(dataset.records, categories=moved[dataset.records.categories])
+    else:  # dicts, which have proposals too
+        records = [
+            {
+                **record,
+                "annotations": [
+                    {**annotation, "category_id": int(moved[annotation["category_id"]])}
+                    for annotation in record["annotations"]
+                ],
+            }
+            for record in dataset.records
+        ]
+    return replace(
+        dataset,
+        class_names=tuple(class_names),
+        category_ids=tuple(ids[name] for name in class_names),
+        records=records,
+    )
+
+
 def check_same_categories(
     train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset] = ()
 ) -> None:
-    """Raise ValueError unless all sets have the same categories in the same order of ids."""
+    """Raise ValueError unless all sets have categories of the same names."""
     first, *others = [*train_sets, *test_sets]
     for other in others:
-        if other.class_names == first.class_names:
+        if sorted(other.class_names) == sorted(first.class_names):
             continue
         missing = [name for name in first.class_names if name not in other.class_names]
         extra = [name for name in other.class_names if name not in first.class_names]
         parts = [f"{other.name!r} lacks {', '.join(missing)}"] if missing else []
         parts += [f"{first.name!r} lacks {', '.join(extra)}"] if extra else []
-        orders = ", ".join(first.class_names), ", ".join(other.class_names)
-        parts = parts or [f"the order by id is {orders[0]} against {orders[1]}"]
         raise ValueError(
             f"datasets {first.name!r} ({len(first.class_names)} categories) and {other.name!r} "
             f"({len(other.class_names)}) have different categories: {'; '.join(parts)}; give both "

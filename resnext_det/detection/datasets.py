@@ -8,7 +8,13 @@ from datetime import timedelta
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.data.coco import CocoDataset, check_same_categories, filter_empty, load_coco
+from resnext_det.data.coco import (
+    CocoDataset,
+    check_same_categories,
+    filter_empty,
+    load_coco,
+    map_classes,
+)
 from resnext_det.data.inspection import inspect_datasets
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
@@ -16,7 +22,9 @@ from resnext_det.data.records import join_records
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.data.workers import Loader
 from resnext_det.detection.advice import find_mistakes
+from resnext_det.files import escape_controls, list_first
 from resnext_det.training import distributed
+from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +58,62 @@ def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[Coco
     ]
 
 
-def check_categories(
-    cfg: CfgNode, train_sets: list[CocoDataset], test_sets: list[CocoDataset]
-) -> None:
-    """Refuse datasets of different categories, or of another number of them than the model has."""
+def arrange_classes(
+    cfg: CfgNode,
+    train_sets: list[CocoDataset],
+    test_sets: list[CocoDataset],
+    start: WeightFile | None = None,
+    *,
+    resume: bool = False,
+) -> tuple[list[CocoDataset], list[CocoDataset]]:
+    """Put the classes of all datasets into one order, that of the model's outputs.
+
+    Classes go by name. Where the weights are of a detector that knows its classes, and the datasets
+    have the same, the order is the detector's; else that of the first dataset's ids.
+
+    Args:
+        train_sets: empty in an evaluation.
+        start: the weights that the job starts from, or evaluates.
+        resume: a training goes on from a checkpoint, if ``start`` is one.
+
+    Returns:
+        the training sets and the test sets.
+
+    Raises:
+        ValueError: the datasets have different classes, or other ones than the detector that is
+            evaluated or resumed, or another number of them than the model.
+    """
+    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":  # it finds objects of whatever class
+        return train_sets, test_sets
     check_same_categories(train_sets, test_sets)
     first, wanted = [*train_sets, *test_sets][0], cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    count = len(first.class_names)
-    if count != wanted and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+    names = first.class_names
+    if len(names) != wanted:
         raise ValueError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES = {wanted}, but dataset {first.name!r} has {count} "
-            f"categories; write {count}"
+            f"MODEL.ROI_HEADS.NUM_CLASSES = {wanted}, but dataset {first.name!r} has {len(names)} "
+            f"categories; write {len(names)}"
         )
+    known = start.class_names if start is not None and start.format == "detector" else None
+    if known and sorted(known) == sorted(names):
+        names = known
+    elif known and (resume or not train_sets):
+        assert start is not None
+        remedy = "give a dataset of these classes, or correct the names in its 'categories'"
+        if train_sets:
+            remedy = (
+                "resume with the datasets of that run; to train on others, leave --resume out, and "
+                f"start from these weights with MODEL.WEIGHTS {start.path}"
+            )
+        raise ValueError(
+            escape_controls(
+                f"{start.path} is a detector of {list_first(known, 20)}, and dataset "
+                f"{first.name!r} has {list_first(names, 20)}; {remedy}"
+            )
+        )
+    train_sets, test_sets = (
+        [map_classes(dataset, names) for dataset in sets] for sets in (train_sets, test_sets)
+    )
+    return train_sets, test_sets
 
 
 def look_at_data(

@@ -14,6 +14,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from tqdm import tqdm
 
+from resnext_det.config.loading import override_config
 from resnext_det.data.coco import load_coco, locate_dataset
 from resnext_det.data.coco_json import read_category_names
 from resnext_det.data.pixels import AnyImage, apply_to_each, count_frames, to_pixels
@@ -24,7 +25,7 @@ from resnext_det.detection.inputs import name_pictures
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.results import DetectionTable
 from resnext_det.detection.video import convert_video, is_video
-from resnext_det.detection.weights import load_detector
+from resnext_det.detection.weights import load_detector, load_trained_config, read_trained
 from resnext_det.files import list_first
 from resnext_det.instances import Instances, name_classes
 from resnext_det.training import distributed
@@ -36,14 +37,26 @@ class Predictor:
     """Detect on images of any kind, in the manner of detectron2's DefaultPredictor.
 
     Args:
-        cfg: a configuration whose ``MODEL.WEIGHTS`` names a file of a whole detector.
+        cfg: the file of a trained detector, which holds its configuration; or a configuration whose
+            ``MODEL.WEIGHTS`` names a file of a whole detector.
+        overrides: KEY VALUE pairs that change the configuration, and hold, aloud, against the one
+            in the file.
+
+    Attributes:
+        known_names: of the classes, in the order of ``pred_classes``; empty where the file of the
+            weights does not tell.
+        class_names: these, else "class 0", "class 1" ...
 
     Raises:
-        ValueError, FileNotFoundError: see ``load_detector``; there is no such ``MODEL.DEVICE``; the
-            configuration is of one step of the protocol in two steps.
+        ValueError, FileNotFoundError: see ``read_trained`` and ``load_detector``; there is no such
+            ``MODEL.DEVICE``; the configuration is of one step of the protocol in two steps.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode | str | Path, overrides: Sequence[Any] = ()) -> None:
+        if not isinstance(cfg, CfgNode):
+            cfg = load_trained_config(cfg, overrides)
+        elif overrides:
+            cfg = override_config(cfg, overrides)
         for key, value in (("META_ARCHITECTURE", "ProposalNetwork"), ("LOAD_PROPOSALS", True)):
             if cfg.MODEL[key] == value:
                 raise ValueError(
@@ -53,10 +66,11 @@ class Predictor:
         device = distributed.resolve_device(cfg.MODEL.DEVICE)
         self.image_format: str = cfg.INPUT.FORMAT
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
-        self.model = build_detector(cfg)
-        load_detector(cfg, self.model)
-        self.known_names: tuple[str, ...] = ()
+        file = read_trained(cfg, overridden=overrides[::2])
+        self.known_names = file.class_names or ()
         self.class_names = name_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.known_names)
+        self.model = build_detector(cfg)
+        load_detector(self.model, file)
         self.model.to(device).eval()
 
     @overload

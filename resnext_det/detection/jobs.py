@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,8 +16,10 @@ from resnext_det.config.loading import list_set_keys
 from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.evaluation import DatasetMetrics
-from resnext_det.detection.own_data import Fitted, fit_to_data
+from resnext_det.detection.own_data import CLASS_KEYS, Fitted, fit_to_data
+from resnext_det.detection.weights import read_trained_config
 from resnext_det.training import distributed
+from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.processes import Processes, launch
 from resnext_det.training.setup import set_up
 from resnext_det.weights.loading import read_needed_overrides
@@ -36,14 +38,25 @@ class Engine(Protocol):
     The modules ``portable.engine`` and ``detectron2.engine`` are the two engines.
     """
 
-    def load_config(self, path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode: ...
+    def load_config(
+        self, path: str | Path | Mapping[str, Any], overrides: Sequence[Any] = ()
+    ) -> CfgNode: ...
 
-    def train(self, cfg: CfgNode, *, resume: bool = False) -> Mapping[str, DatasetMetrics]: ...
+    def train(
+        self, cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+    ) -> Mapping[str, DatasetMetrics]: ...
 
-    def evaluate(self, cfg: CfgNode, *, resume: bool = False) -> Mapping[str, DatasetMetrics]: ...
+    def evaluate(
+        self, cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+    ) -> Mapping[str, DatasetMetrics]: ...
 
     def propose(
-        self, cfg: CfgNode, files: Mapping[str, str | Path], *, resume: bool = False
+        self,
+        cfg: CfgNode,
+        files: Mapping[str, str | Path],
+        *,
+        resume: bool = False,
+        overridden: Collection[str] = (),
     ) -> None: ...
 
 
@@ -75,14 +88,16 @@ class Job(Processes):
     """Describe what is to be trained or evaluated, where, and by how many processes.
 
     Attributes:
-        config_file: a YAML file in detectron2's language; None: with ``train_data``, the one of
-            ``DEFAULT_CONFIG``.
+        config_file: a YAML file in detectron2's language; None: the configuration in the file of a
+            trained detector, the weights, and else with ``train_data`` that of ``DEFAULT_CONFIG``.
         output_dir: replaces ``OUTPUT_DIR``.
-        overrides: KEY VALUE pairs that follow the file.
+        overrides: KEY VALUE pairs that follow the file; they hold against what the file of a
+            trained detector says, aloud.
+        weights: replaces ``MODEL.WEIGHTS``.
         engine: ``portable``, ``detectron2``, or ``auto``.
         resume: go on from the newest checkpoint in the output folder.
         fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what
-            ``MODEL.WEIGHTS`` needs.
+            ``MODEL.WEIGHTS`` needs, and all that decides its numbers from a trained detector's.
         datasets: (name, annotations, images) of COCO sets to register.
         train_data, test_data: (annotations, images) of COCO sets that become ``DATASETS.TRAIN`` and
             ``DATASETS.TEST``. Without the second a fifth of the first is held out for it.
@@ -101,6 +116,7 @@ class Job(Processes):
     train_data: tuple[str, str] | None = None
     test_data: tuple[str, str] | None = None
     schedule: Literal["auto", "config"] | None = None
+    weights: str | Path | None = None
 
     def configuration(self, *, training: bool = True) -> CfgNode:
         """Load the configuration with every override, in the language of the engine.
@@ -109,7 +125,8 @@ class Job(Processes):
         where the job says so, the schedule.
 
         Args:
-            training: nothing is chosen for a training where there is none.
+            training: the weights are trained on. Else nothing is chosen for a training, and
+                ``fit_config`` fits the settings of tests and the classes too.
 
         Raises:
             ValueError, FileNotFoundError: see ``load_config`` and ``fit_to_data``; there is no
@@ -123,22 +140,24 @@ class Job(Processes):
             register_coco(name, annotations_file, image_dir)
         load_config = find_engine(self.engine).load_config
         overrides = list(self.overrides)
+        if self.weights is not None:
+            overrides += ["MODEL.WEIGHTS", str(self.weights)]
         if self.output_dir is not None:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
-        source, fitted = self.config_file, Fitted()
-        if source is None:
-            if self.train_data is None:
-                raise ValueError("there is no configuration; give one with --config-file")
-            source = DEFAULT_CONFIG
+        source = self._choose_source(overrides)
+        fitted = Fitted()
+        own = self.config_file is None and self.train_data is not None
+        if self.config_file is None:
             fitted.set("MODEL.DEVICE", "auto")
-            fitted.told.append(f"No configuration is given; {source} is taken.")
-        schedule = self.schedule or ("auto" if self.config_file is None else "config")
+            of = "that in the weights' file" if isinstance(source, Mapping) else source
+            fitted.told.append(f"No configuration is given; {of} is taken.")
+        schedule = self.schedule or ("auto" if own else "config")
         fit_to_data(
             fitted,
             lambda decided: load_config(source, [*decided, *overrides]),
             train_data=self.train_data,
             test_data=self.test_data,
-            set_keys=list_set_keys(source, overrides),
+            set_keys=self._list_set_keys(source, overrides, training=training),
             given=overrides[::2],
             schedule=training and schedule == "auto",
             training=training,
@@ -148,7 +167,7 @@ class Job(Processes):
         overrides = [*fitted.overrides, *overrides]
         cfg = load_config(source, overrides)
         if self.fit_config and cfg.MODEL.WEIGHTS:
-            overrides += read_needed_overrides(cfg)
+            overrides += read_needed_overrides(cfg, training=training)
             cfg = load_config(source, overrides)
         keys = overrides[::2]
         if training and "SOLVER.IMS_PER_BATCH" in keys and "SOLVER.BASE_LR" not in keys:
@@ -156,6 +175,41 @@ class Job(Processes):
             others = [word for pair in pairs if pair[0] != "SOLVER.IMS_PER_BATCH" for word in pair]
             fitted.warnings += find_rate_mistake(cfg, load_config(source, others))
         return cfg, fitted
+
+    def _choose_source(self, overrides: Sequence[str]) -> str | Path | Mapping[str, Any]:
+        """Choose the configuration: the file's, that of a trained detector, or the default one.
+
+        With ``resume`` the trained detector is the newest checkpoint of ``OUTPUT_DIR``.
+        """
+        if self.config_file is not None:
+            return self.config_file
+        given = dict(zip(overrides[::2], overrides[1::2]))
+        weights: str | Path | None = given.get("MODEL.WEIGHTS")
+        if self.resume and "OUTPUT_DIR" in given:
+            weights = Checkpointer(given["OUTPUT_DIR"]).latest() or weights
+        values = read_trained_config(weights) if weights else None
+        if values is not None:
+            return values
+        if self.train_data is not None:
+            return DEFAULT_CONFIG
+        missing = f"{weights} does not hold that of its detector" if weights else "there is none"
+        raise ValueError(
+            f"a configuration is needed, and {missing}; give one with --config-file, or the file "
+            "of a detector that was trained here, which holds its own, with --weights"
+        )
+
+    def _list_set_keys(
+        self,
+        source: str | Path | Mapping[str, Any],
+        overrides: Sequence[str],
+        *,
+        training: bool,
+    ) -> set[str]:
+        """List the keys that the configuration says; a training on other data may change classes."""
+        if not isinstance(source, Mapping):
+            return list_set_keys(source, overrides)
+        said = set(overrides[::2])
+        return said if training and not self.resume else said | set(CLASS_KEYS)
 
 
 @dataclass(frozen=True)
@@ -234,6 +288,7 @@ def _run_task(
 ) -> Mapping[str, DatasetMetrics] | None:
     """Do a job's task in one process; each registers datasets and loads the configuration anew."""
     engine, (cfg, fitted) = find_engine(job.engine), job.fit(training=task == "train")
+    by_hand: dict[str, Any] = {"resume": job.resume, "overridden": job.overrides[::2]}
     if fitted.told or fitted.warnings:
         set_up(cfg)  # the log
     for sentence in fitted.told:
@@ -241,7 +296,7 @@ def _run_task(
     for sentence in fitted.warnings:
         logger.warning(sentence)
     if files is not None:
-        engine.propose(cfg, files, resume=job.resume)
+        engine.propose(cfg, files, **by_hand)
         return None
     run = engine.train if task == "train" else engine.evaluate
-    return run(cfg, resume=job.resume)
+    return run(cfg, **by_hand)

@@ -25,6 +25,9 @@ from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.training import distributed
 from resnext_det.training.setup import CONFIG_FILE
 
+CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
+"""The number of classes, of Faster R-CNN and of detectron2's RetinaNet."""
+
 Load = Callable[[Sequence[str]], CfgNode]
 
 _RESNEXT_50 = Architecture(50, 32, 4).multiply_adds()
@@ -127,9 +130,9 @@ def take_classes(
         training: the datasets of ``DATASETS.TRAIN`` are read first, else those of
             ``DATASETS.TEST``.
     """
-    keys = ["MODEL.ROI_HEADS.NUM_CLASSES"]
+    keys = [CLASS_KEYS[0]]
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":  # detectron2's alone
-        keys.append("MODEL.RETINANET.NUM_CLASSES")
+        keys.append(CLASS_KEYS[1])
     unsaid = {key: get_value(cfg, key) for key in keys if key not in set_keys}
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if training else [*cfg.DATASETS.TEST]
     for name in names if unsaid else ():

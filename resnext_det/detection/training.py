@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,20 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnext_det.detection.evaluation import DatasetMetrics, flatten_metrics
-from resnext_det.detection.weights import describe_preprocessing, load_initial_weights
+from resnext_det.detection.weights import (
+    check_frozen_layers_are_loaded,
+    describe_detector,
+    load_pretrained,
+)
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
 from resnext_det.training.optimizer import GradientClipper
 from resnext_det.training.schedule import LearningRateSchedule
+from resnext_det.training.setup import warn_of_earlier_run
 from resnext_det.training.state import TrainingState
+from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +38,8 @@ def train_detector(
     load_batches: Callable[[int], Iterable[Any]],
     evaluate: Callable[[], Mapping[str, DatasetMetrics]],
     resume: bool,
+    start_file: WeightFile | None = None,
+    class_names: Sequence[str] = (),
     clip: GradientClipper | None = None,
     after_step: Callable[[Step, MetricsWriter], None] = lambda step, writer: None,
 ) -> dict[str, DatasetMetrics]:
@@ -44,13 +52,16 @@ def train_detector(
         evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
             that had ended is evaluated.
+        start_file: the weights to start from where nothing is resumed; None: random ones.
+        class_names: of the model's outputs, in their order; empty: not known.
         after_step: called after every step, before anything is saved.
 
     Returns:
         the last numbers; in other processes than the first an empty dict.
 
     Raises:
-        ValueError, FileNotFoundError: see ``TrainingState.resume`` and ``load_initial_weights``.
+        ValueError, FileNotFoundError: see ``TrainingState.resume`` and ``load_pretrained``; layers
+            are frozen at random weights.
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
     device, stop = distributed.resolve_device(cfg.MODEL.DEVICE), cfg.SOLVER.MAX_ITER
@@ -58,15 +69,34 @@ def train_detector(
     state = TrainingState(wrapped, optimizer, Checkpointer(cfg.OUTPUT_DIR))
     start = state.resume() if resume else 0
     if start == 0:
-        load_initial_weights(cfg, model)
-    state.facts = describe_preprocessing(cfg, model)
+        if start_file is not None:
+            load_pretrained(cfg, model, start_file, class_names)
+        check_frozen_layers_are_loaded(model)
+        warn_of_earlier_run(cfg)
+    state.facts = describe_detector(cfg, model, class_names, {})
     results: dict[str, DatasetMetrics] = {}
     with MetricsWriter(cfg.OUTPUT_DIR, total_steps=stop, start=start) as writer:
 
-        def evaluate_now() -> None:
-            if cfg.DATASETS.TEST:
-                results.update(evaluate())
-                writer.put(flatten_metrics(results))
+        def evaluate_now(done: int) -> None:
+            # A run that goes on after an evaluation draws what it would have drawn without.
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                found = evaluate() if cfg.DATASETS.TEST else {}
+            results.update(found)
+            writer.put(flatten_metrics(found))
+            if done == stop and cfg.DATASETS.TEST:
+                keep_numbers()
+
+        def keep_numbers() -> None:
+            """Write model_final.pth again with its numbers, unless it has them."""
+            numbers = {
+                name: {key: float(value) for key, value in metrics.as_dict().items()}
+                for name, metrics in results.items()
+            }
+            numbers = distributed.broadcast_object(numbers)
+            known = start_file.detector if resume and start_file is not None else None
+            if known is None or repr(known.metrics) != repr(numbers):
+                state.facts = describe_detector(cfg, model, class_names, numbers)
+                state.save_again("model_final", stop - 1)
 
         def is_evaluation_due(done: int) -> bool:
             period = cfg.TEST.EVAL_PERIOD
@@ -74,16 +104,14 @@ def train_detector(
 
         def evaluate_when_due(step: Step) -> None:
             if is_evaluation_due(step.iteration + 1):
-                evaluate_now()
+                evaluate_now(step.iteration + 1)
 
         if start >= stop:
             logger.info("The training had ended after %d iterations; it is evaluated.", start)
-            evaluate_now()
+            evaluate_now(stop)
         else:
             if is_evaluation_due(start) and not _was_evaluated(cfg, start - 1):
-                # The run had stopped in its evaluation, whose draws are undone as in the loop.
-                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                    evaluate_now()
+                evaluate_now(start)  # the run had stopped in its evaluation
                 writer.put_at(start - 1, {})
             save_when_due = state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD)
             train_loop(

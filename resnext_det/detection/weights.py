@@ -3,36 +3,124 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnext_det.config import load_config
 from resnext_det.layers import ConvNorm, FrozenBatchNorm2d
-from resnext_det.training.checkpoint import Checkpointer, load_model_state
-from resnext_det.training.setup import warn_of_earlier_run
+from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.weights import (
     Preprocessing,
     WeightFile,
-    check_preprocessing,
+    check_configuration,
     load_weights,
     read_weights,
 )
 from resnext_det.weights.preprocessing import find_batch_norm
+from resnext_det.weights.trained_detector import KEY, describe_training
 
 logger = logging.getLogger(__name__)
 
 
-def load_pretrained(cfg: CfgNode, model: nn.Module) -> None:
-    """Load ``MODEL.WEIGHTS`` to train from: a backbone, or a detector that may have other classes.
+def read_start(
+    cfg: CfgNode, *, resume: bool, overridden: Collection[str] = ()
+) -> WeightFile | None:
+    """Read the weights that a training starts from, and hold the configuration to them.
+
+    These are the newest checkpoint of ``OUTPUT_DIR`` with ``resume``, if there is one, and else
+    ``MODEL.WEIGHTS``; None where it starts from random weights.
+
+    Args:
+        overridden: keys that the user gave by hand, see ``check_configuration``.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``read_weights`` and ``check_configuration``.
+    """
+    newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
+    if newest is None and not cfg.MODEL.WEIGHTS:
+        return None
+    file = read_weights(newest or cfg.MODEL.WEIGHTS, mapped=True)
+    check_configuration(cfg, file, overridden=overridden, training=newest is None)
+    return file
+
+
+def read_trained(
+    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+) -> WeightFile:
+    """Read the weights of a trained detector, and hold the configuration to them.
+
+    Args:
+        resume: take the newest checkpoint of ``OUTPUT_DIR``, if there is one, and not
+            ``MODEL.WEIGHTS``.
+        overridden: keys that the user gave by hand, see ``check_configuration``.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``read_start``; there are none.
+    """
+    newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
+    if newest is None and not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "MODEL.WEIGHTS is empty, so there is no trained detector; write MODEL.WEIGHTS and the "
+            "path of its file, such as model_final.pth in the OUTPUT_DIR of a training"
+        )
+    file = read_weights(newest or cfg.MODEL.WEIGHTS, mapped=True)
+    check_configuration(cfg, file, overridden=overridden)
+    return file
+
+
+def load_trained_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+    """Load the configuration that the file of a trained detector holds.
+
+    ``MODEL.WEIGHTS`` is the file, and ``MODEL.DEVICE`` what is there.
+
+    Args:
+        path: of a file that a training here wrote.
+        overrides: KEY VALUE pairs that change it.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``read_weights`` and ``load_config``; the file does not
+            hold one.
+    """
+    values = read_trained_config(path)
+    if values is None:
+        raise ValueError(
+            f"{path} does not hold the configuration of its detector, as files of trainings here "
+            "do; give one beside it, with MODEL.WEIGHTS"
+        )
+    return load_config(
+        values, ["MODEL.WEIGHTS", str(path), "MODEL.DEVICE", "auto", *map(str, overrides)]
+    )
+
+
+def read_trained_config(path: str | Path) -> Mapping[str, Any] | None:
+    """Read the values of the configuration in the file of a trained detector; None without one.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``read_weights``.
+    """
+    detector = read_weights(path, mapped=True).detector
+    return None if detector is None else detector.config
+
+
+def load_pretrained(
+    cfg: CfgNode, model: nn.Module, file: WeightFile, class_names: Sequence[str] = ()
+) -> None:
+    """Load weights to train from: a backbone, or a detector that may have other classes.
 
     For images without three channels, such as gray ones, conv1 is made to fit.
 
+    Args:
+        class_names: of the model's outputs, in their order; empty: not known.
+
     Raises:
-        ValueError, FileNotFoundError: see ``load_weights`` and ``check_preprocessing``.
+        ValueError: see ``load_weights``.
     """
     gray = len(cfg.MODEL.PIXEL_MEAN) != 3
-    load_weights(model, _read_checked(cfg), allow_new_classes=True, inflate_input=gray)
+    load_weights(model, file, class_names=class_names, allow_new_classes=True, inflate_input=gray)
 
 
 def check_frozen_layers_are_loaded(model: nn.Module) -> None:
@@ -73,53 +161,35 @@ def _is_frozen_unloaded(layer: ConvNorm) -> bool:
     return not moved and (weight is None or bool((weight == 1).all()))
 
 
-def load_initial_weights(cfg: CfgNode, model: nn.Module) -> None:
-    """Load what a training begins with, if anything, and warn of a run that it will overwrite.
+def load_detector(model: nn.Module, file: WeightFile) -> None:
+    """Load a whole, trained detector; a backbone alone is refused.
 
     Raises:
-        ValueError, FileNotFoundError: as ``load_pretrained``; layers are frozen at random weights.
+        ValueError: the file is not a detector's, or does not fit.
     """
-    if cfg.MODEL.WEIGHTS:
-        load_pretrained(cfg, model)
-    check_frozen_layers_are_loaded(model)
-    warn_of_earlier_run(cfg)
-
-
-def load_detector(cfg: CfgNode, model: nn.Module) -> None:
-    """Load a whole, trained detector from ``MODEL.WEIGHTS``; a backbone alone is refused.
-
-    Raises:
-        ValueError, FileNotFoundError: ``MODEL.WEIGHTS`` is empty; the file is not a detector's,
-            does not fit, or needs another preprocessing.
-    """
-    path = cfg.MODEL.WEIGHTS
-    if not path:
-        raise ValueError(
-            "MODEL.WEIGHTS is empty, so there is no trained detector; write MODEL.WEIGHTS and the "
-            "path of its file, such as model_final.pth in the OUTPUT_DIR of a training"
-        )
-    report = load_weights(model, _read_checked(cfg))
+    report = load_weights(model, file)
     if report.missing:
         raise ValueError(
-            f"MODEL.WEIGHTS = {path} holds a backbone and not a whole detector: "
+            f"MODEL.WEIGHTS = {file.path} holds a backbone and not a whole detector: "
             f"{len(report.missing)} tensors, such as {report.missing[0]}, would be random; give "
             "the file of a trained detector"
         )
 
 
-def load_trained(cfg: CfgNode, model: nn.Module, *, resume: bool) -> None:
-    """Load the newest checkpoint of ``OUTPUT_DIR``, if ``resume`` and there is one, or a detector.
+def describe_detector(
+    cfg: CfgNode,
+    model: nn.Module,
+    class_names: Sequence[str],
+    metrics: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Describe the detector of a training, for its checkpoints: what makes the file enough.
 
-    Raises:
-        ValueError, FileNotFoundError: the checkpoint does not fit, or as ``load_detector``.
+    Args:
+        class_names: of the model's outputs, in their order; empty: not known.
+        metrics: of these weights, by name of the test set, as far as they are known.
     """
-    checkpointer = Checkpointer(cfg.OUTPUT_DIR)
-    newest = checkpointer.latest() if resume else None
-    if newest is None:
-        load_detector(cfg, model)
-    else:
-        load_model_state(model, checkpointer.load(newest)["model"])
-        logger.info("The weights are those of %s.", newest)
+    detector = describe_training(cfg, class_names, metrics).as_dict()
+    return {KEY: detector, **describe_preprocessing(cfg, model)}
 
 
 def describe_preprocessing(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
@@ -134,9 +204,3 @@ def describe_preprocessing(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         batch_norm=find_batch_norm(model.state_dict()),
     )
     return {"preprocessing": preprocessing.as_dict()}
-
-
-def _read_checked(cfg: CfgNode) -> WeightFile:
-    file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
-    check_preprocessing(cfg, file)
-    return file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,18 @@ class TrainingState:
                 self.checkpointer.save(name, contents)
         self._saved = (iteration, path)
         return path
+
+    def save_again(self, name: str, iteration: int) -> None:
+        """Write ``<name>.pth`` again, with other facts; it is as old as its weights.
+
+        Raises:
+            OSError: it could not be written; the file that was there is untouched.
+        """
+        path = self.checkpointer.output_dir / f"{name}.pth"
+        written = path.stat() if path.exists() else None
+        self.save(name, iteration)
+        if written is not None and distributed.is_main_process():
+            os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
 
     def save_every(self, period: int) -> Callable[[Step], None]:
         """Make a callable for ``after_step`` that saves every ``period`` iterations and at the end.

@@ -2,7 +2,7 @@
 
 from resnext_det.weights.conversion import convert_preprocessing
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.loading import LoadReport, check_preprocessing, load_weights
+from resnext_det.weights.loading import LoadReport, check_configuration, load_weights
 from resnext_det.weights.preprocessing import (
     KNOWN,
     Preprocessing,
@@ -13,12 +13,14 @@ from resnext_det.weights.writing import write_weights
 
 # Scripts import these by their earlier names.
 converted, differences, fitted = convert_preprocessing, find_differences, list_overrides
+check_preprocessing = check_configuration
 
 __all__ = [
     "KNOWN",
     "LoadReport",
     "Preprocessing",
     "WeightFile",
+    "check_configuration",
     "check_preprocessing",
     "convert_preprocessing",
     "converted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,7 +34,14 @@ def extract_backbone(file: WeightFile) -> WeightFile:
     state = select_backbone(file)
     architecture = guess_architecture(state)
     file = add_preprocessing_beside(file)
-    return replace(file, format="native", state=state, architecture=architecture, left_out=())
+    return replace(
+        file,
+        format="native",
+        state=state,
+        architecture=architecture,
+        left_out=(),
+        detector=None,
+    )
 
 
 def select_backbone(file: WeightFile) -> dict[str, Tensor]:
@@ -102,6 +110,27 @@ def assume_preprocessing(file: WeightFile, name: str) -> WeightFile:
         *(file.path, known.as_dict(), name),
     )
     return replace(file, preprocessing=assumed)
+
+
+def change_preprocessing(file: WeightFile, target: Preprocessing) -> WeightFile:
+    """Convert a file's weights to another preprocessing, with what it says of its detector.
+
+    Raises:
+        ValueError: the file's own is not known; see ``convert_preprocessing``.
+    """
+    if file.preprocessing is None:
+        raise ValueError(
+            f"the preprocessing of {file.path} is not known, so it cannot be converted; say it "
+            "with --preprocessing"
+        )
+    detector = file.detector
+    if detector is not None:
+        config: Any = copy.deepcopy(dict(detector.config))
+        config["INPUT"]["FORMAT"] = target.channel_order
+        config["MODEL"] |= {"PIXEL_MEAN": list(target.mean), "PIXEL_STD": list(target.std)}
+        detector = replace(detector, config=config)
+    state = convert_preprocessing(file.state, file.preprocessing, target)
+    return replace(file, state=state, preprocessing=target, detector=detector)
 
 
 def convert_preprocessing(

@@ -27,7 +27,9 @@ def describe(file: WeightFile) -> dict[str, Any]:
     ``backbone_parameters`` of them; ``classes`` of a classifier; ``multiply_adds`` of the network
     on an image of 224x224 (a detector's backbone's; with the stride in the 3x3 convolutions,
     whatever the file's); ``preprocessing``; ``metadata``; ``left_out``: how many names in the file
-    are of another network's heads; ``configuration``: the values of a configuration that fits.
+    are of another network's heads; ``class_names`` of the outputs; ``versions`` of the libraries
+    that trained a detector, and its ``metrics`` by test set; ``configuration``: the values of one
+    that fits, a trained detector's own where the file holds it.
     """
     architecture: Architecture | None = None
     reason: str | None = None
@@ -39,7 +41,7 @@ def describe(file: WeightFile) -> dict[str, Any]:
         reason = str(error)
     bias = file.state.get("linear.bias")
     classes = None if bias is None else len(bias)
-    path = Path(file.path)
+    path, detector = Path(file.path), file.detector
     return {
         "path": file.path,
         "bytes": path.stat().st_size if path.is_file() else None,
@@ -53,7 +55,14 @@ def describe(file: WeightFile) -> dict[str, Any]:
         "preprocessing": file.preprocessing and file.preprocessing.as_dict(),
         "metadata": dict(file.metadata),
         "left_out": len(file.left_out),
-        "configuration": _make_configuration(architecture, file.preprocessing),
+        "class_names": list(file.class_names or ()),
+        "versions": dict(detector.versions) if detector else {},
+        "metrics": {name: dict(found) for name, found in detector.metrics.items()}
+        if detector
+        else {},
+        "configuration": dict(detector.config)
+        if detector
+        else _make_configuration(architecture, file.preprocessing),
     }
 
 
@@ -77,6 +86,18 @@ def format_description(description: Mapping[str, Any]) -> str:
         lines.append(f"no part of a ResNeXt: {description['left_out']} names")
     metadata = {"license": "not known", **description["metadata"]}
     lines += [f"{name}: {text}" for name, text in metadata.items()]
+    if description["class_names"]:
+        lines.append(f"class names: {', '.join(description['class_names'])}")
+    if description["versions"]:
+        versions = description["versions"].items()
+        lines.append(
+            f"trained with: {', '.join(f'{name} {version}' for name, version in versions)}"
+        )
+    elif description["format"] == "detector":
+        lines.append("configuration and classes of the detector: the file does not tell")
+    for name, numbers in description["metrics"].items():
+        found = (f"{key} {value:.1f}" for key, value in numbers.items() if "-" not in key)
+        lines.append(f"measured on {name}: {', '.join(found)}")
     preprocessing = description["preprocessing"]
     if preprocessing is None:
         lines.append("preprocessing: not known; ask whoever trained it")

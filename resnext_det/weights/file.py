@@ -16,6 +16,7 @@ from resnext_det.weights.formats import NativeWeights, convert_to_native, join_p
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
 from resnext_det.weights.publishers import find_publisher, read_class_names
 from resnext_det.weights.torch7_models import convert_torch7_network
+from resnext_det.weights.trained_detector import KEY, TrainedDetector
 
 _CATALOG = "resnext://"
 _ADDRESS = re.compile(r"[a-z][a-z0-9-]+:")  # https:, detectron2:, s3:, hf-hub: ...
@@ -37,7 +38,10 @@ class WeightFile:
         metadata: author, license, top1, url ..., as far as they are known.
         left_out: names in the file that are no part of a backbone or classifier, such as another
             library's detection heads.
-        class_names: of a classifier's outputs, in their order; None where the file does not tell.
+        class_names: of a classifier's or detector's outputs, in their order; None where the file
+            does not tell.
+        detector: what the file says of the trained detector in it; None where it says nothing, as
+            plain detectron2's do.
     """
 
     path: str
@@ -48,6 +52,7 @@ class WeightFile:
     metadata: dict[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = field(default=(), repr=False)
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    detector: TrainedDetector | None = field(default=None, repr=False)
 
 
 def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
@@ -83,6 +88,9 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
             native = convert_to_native(join_paths(contents.state))
         architecture = guess_architecture(native.state)
         publisher = find_publisher(kind, contents, native, architecture)
+        detector = None
+        if publisher.format == "detector" and KEY in contents.beside:
+            detector = TrainedDetector.from_dict(contents.beside[KEY])
     except ValueError as error:
         raise ValueError(f"weights {path}: {error}") from error
     return WeightFile(
@@ -93,7 +101,8 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
         preprocessing=publisher.preprocessing,
         metadata=publisher.metadata,
         left_out=native.left_out,
-        class_names=read_class_names(contents, native),
+        class_names=(detector and detector.class_names) or read_class_names(contents, native),
+        detector=detector,
     )
 
 

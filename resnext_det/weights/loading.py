@@ -6,8 +6,9 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,43 @@ from resnext_det.weights.preprocessing import (
     find_differences,
     list_overrides,
 )
+from resnext_det.weights.trained_detector import find_setting_differences
 
 logger = logging.getLogger(__name__)
 
 _PREDICTOR = "roi_heads.box_predictor."
+# What a detector's file says of its preprocessing and of its configuration alike.
+_PREPROCESSING = (
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    *("MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.NORM"),
+)
 _STEM = "stem.conv1.weight"
 _LONGEST = 140
+_BOX = 4  # outputs of a box predictor of one box, whatever the class
 _KINDS = ("loaded", "missing", "unexpected", "wrong shape")
 _MODULE = re.compile(r"(?:.*\.)?(?:stem|res[2-5]|linear)(?=\.)|[^.]+(?:\.[^.]+)?(?=\.)")
 
 
-def check_preprocessing(cfg: CfgNode, file: WeightFile) -> None:
-    """Refuse weights that need another preprocessing than the configuration's.
+def check_configuration(
+    cfg: CfgNode, file: WeightFile, *, overridden: Collection[str] = (), training: bool = False
+) -> None:
+    """Refuse a configuration under which weights would compute other numbers than they should.
 
-    Where neither the file nor a known publisher tells which they need, a warning says what is not
-    known (of a whole detector, for which its configuration speaks, only the log).
+    Every file is held to its preprocessing, and the file of a detector that knows its configuration
+    to all that decides its numbers: anchors, sizes, thresholds, classes. Where nothing tells which
+    preprocessing weights need, a warning says what is not known (of a whole detector, for which its
+    configuration speaks, only the log).
+
+    Args:
+        overridden: keys that the user gave by hand. Where they contradict a detector's file they
+            hold, with a warning.
+        training: the weights are trained on, so the settings of tests and the classes are free.
 
     Raises:
         ValueError: with the lines to write into the configuration.
     """
-    if file.preprocessing is None:
+    needed, detector = file.preprocessing, file.detector
+    if needed is None and detector is None:
         logger.log(
             logging.INFO if file.format == "detector" else logging.WARNING,
             "%s does not say which preprocessing its weights were trained with, so nobody checks "
@@ -55,13 +73,27 @@ def check_preprocessing(cfg: CfgNode, file: WeightFile) -> None:
             cfg.MODEL.RESNETS.STRIDE_IN_1X1,
         )
         return
-    found = find_differences(file.preprocessing, cfg)
+    found = [] if needed is None else find_differences(needed, cfg)
+    if detector is not None:
+        settings = find_setting_differences(detector, cfg, training=training)
+        found += [entry for entry in settings if needed is None or entry[0] not in _PREPROCESSING]
+        for key, have, theirs in [entry for entry in found if entry[0] in overridden]:
+            logger.warning(
+                "%s was trained with %s %s; the command line says %s, which holds, and changes "
+                "the detector's numbers.",
+                *(file.path, key, theirs, have),
+            )
+        found = [entry for entry in found if entry[0] not in overridden]
     if found:
         contradictions = "; ".join(f"{key} is {have}" for key, have, _ in found)
+        remedy = " Or give no configuration: the file has its detector's own."
+        if detector is None:
+            assert needed is not None
+            remedy = _suggest_conversion(needed, found)
         raise ValueError(
             f"MODEL.WEIGHTS = {file.path} needs another configuration ({contradictions}). Write\n"
-            f"{_format_yaml({key: needed for key, _, needed in found})}\nor add --fit-config, "
-            f"which does.{_suggest_conversion(file.preprocessing, found)}"
+            f"{_format_yaml({key: theirs for key, _, theirs in sorted(found, key=itemgetter(0))})}"
+            f"\nor add --fit-config, which does.{remedy}"
         )
 
 
@@ -84,24 +116,32 @@ def _format_yaml(values: Mapping[str, Any]) -> str:
         *nodes, leaf = key.split(".")
         headings = [f"{'  ' * depth}{node}:" for depth, node in enumerate(nodes)]
         lines += [line for line in headings if line not in lines]
-        lines.append(f"{'  ' * len(nodes)}{leaf}: {value}")
+        lines.append(f"{'  ' * len(nodes)}{leaf}: {repr(value) if value == '' else value}")
     return "\n".join(lines)
 
 
-def read_needed_overrides(cfg: CfgNode) -> list[str]:
+def read_needed_overrides(cfg: CfgNode, *, training: bool = False) -> list[str]:
     """Read the file ``MODEL.WEIGHTS`` and list the overrides that it needs, for ``--fit-config``.
+
+    A file that knows the configuration of its detector needs all that decides its numbers; for a
+    training, which goes on from its weights, the settings of tests and the classes are free.
 
     Raises:
         ValueError, FileNotFoundError: see ``read_weights``; the file does not say what it needs.
     """
-    preprocessing = read_weights(cfg.MODEL.WEIGHTS, mapped=True).preprocessing
+    file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
+    preprocessing = file.preprocessing
     if preprocessing is None:
         raise ValueError(
             f"MODEL.WEIGHTS = {cfg.MODEL.WEIGHTS} does not say which preprocessing it needs, so "
             "nothing can be fitted to it; leave --fit-config out, and write INPUT.FORMAT, "
             "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
         )
-    return list_overrides(cfg, preprocessing)
+    overrides = list_overrides(cfg, preprocessing)
+    if file.detector is not None:
+        found = find_setting_differences(file.detector, cfg, training=training)
+        overrides += [str(word) for key, _, theirs in found for word in (key, theirs)]
+    return overrides
 
 
 @dataclass(frozen=True)
@@ -177,6 +217,7 @@ def load_weights(
     model: nn.Module,
     source: str | Path | WeightFile,
     *,
+    class_names: Sequence[str] = (),
     allow_new_classes: bool = False,
     inflate_input: bool = False,
 ) -> LoadReport:
@@ -189,8 +230,10 @@ def load_weights(
     Args:
         model: a detector, a ResNeXt or a ResNeXtClassifier.
         source: a path, a name of the catalog, or what ``read_weights`` gave.
-        allow_new_classes: the outputs of a detector's box predictor may be of another number of
-            classes, or absent, and then keep their random start, with a warning.
+        class_names: of the model's outputs, in their order; empty: not known.
+        allow_new_classes: the outputs of a detector's box predictor may be of other classes, or
+            absent, and then keep their random start, with a warning. Classes go by name where the
+            file and ``class_names`` tell, else by their number.
         inflate_input: where the model's images have another number of channels than three, make
             conv1's weights fit: summed for one channel (an image of three equal channels gives the
             same features), else repeated and scaled by 3 / channels.
@@ -209,7 +252,8 @@ def load_weights(
             name: _inflate(tensor, own[name]) if name in own and name.endswith(_STEM) else tensor
             for name, tensor in placed.items()
         }
-    restarted = _find_other_classes(placed, own) if whole and allow_new_classes else ()
+    same = not (class_names and file.class_names) or tuple(class_names) == file.class_names
+    restarted = _find_other_classes(placed, own, same) if whole and allow_new_classes else ()
     found = {
         name: tensor for name, tensor in placed.items() if name in own and name not in restarted
     }
@@ -259,14 +303,17 @@ def _inflate(weight: Tensor, own: Tensor) -> Tensor:
     return weight.repeat(1, math.ceil(channels / 3), 1, 1)[:, :channels] * (3 / channels)
 
 
-def _find_other_classes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Find the box predictor's outputs that the file lacks or has for other numbers of classes."""
+def _find_other_classes(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], same_names: bool
+) -> tuple[str, ...]:
+    """Find the box predictor's outputs that the file lacks or has for other classes."""
     return tuple(
         name
         for name, tensor in own.items()
         if name.startswith(_PREDICTOR)
         and (
             name not in state
+            or not (same_names or len(own[name]) == _BOX)
             or (state[name].shape != tensor.shape and state[name].shape[1:] == tensor.shape[1:])
         )
     )

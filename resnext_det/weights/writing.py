@@ -20,6 +20,7 @@ from resnext_det.weights.file import WeightFile, find_architecture, guess_archit
 from resnext_det.weights.formats import TORCHVISION
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing
 from resnext_det.weights.safetensors import write_safetensors
+from resnext_det.weights.trained_detector import KEY
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,10 @@ def write_weights(
     """Write weights into a file, whole or not at all; a file that is there is replaced.
 
     detectron2: a .pkl of numpy arrays that its own checkpointer loads. native: a .pth, which
-    detectron2 loads too. safetensors: our names. These carry preprocessing, architecture, metadata
-    and class names along, and no counters of batch norms. torchvision: its names, for its own
-    preprocessing, and nothing else; see ``make_torchvision_state``. Values stay as they are.
+    detectron2 loads too. safetensors: our names. These carry preprocessing, architecture, metadata,
+    class names and what the file of a detector says of it along, and no counters of batch norms.
+    torchvision: its names, for its own preprocessing, and nothing else; see
+    ``make_torchvision_state``. Values stay as they are.
 
     Args:
         source: a ResNeXt, a ResNeXtClassifier, a detector, or the state of one, under our names; or
@@ -104,6 +106,8 @@ def write_weights(
         "metadata": metadata,
         "class_names": list(class_names or ()) if "linear.weight" in state else None,
     }
+    if isinstance(source, WeightFile) and source.detector is not None:
+        label[KEY] = source.detector.as_dict()
     label = {key: value for key, value in label.items() if value}
     if format == "safetensors":
         notes = {key: json.dumps(value) for key, value in label.items()}

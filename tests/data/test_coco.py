@@ -20,6 +20,7 @@ from resnext_det.data.coco import (
     find_dataset,
     list_datasets,
     load_coco,
+    map_classes,
     register_coco,
 )
 
@@ -330,7 +331,19 @@ def test_same_categories() -> None:
         match=r"'first' \(2 categories\) and 'test' \(2\).*'test' lacks dog; 'first' lacks cow",
     ):
         check_same_categories([first], [dataset("test", "cat", "cow")])
-    with pytest.raises(
-        ValueError, match="order by id is cat, dog against dog, cat; give both files the same"
-    ):
-        check_same_categories([first, dataset("test", "dog", "cat")])
+    check_same_categories([first, dataset("test", "dog", "cat")])
+
+
+def test_classes_are_put_into_another_order_by_name() -> None:
+    annotations = [{"bbox": [0, 0, 1, 1], "category_id": index} for index in (0, 1, 2, 1)]
+    given = CocoDataset(
+        *("given", Path("a.json"), Path("."), ("ant", "bee", "cow"), (5, 7, 9)),
+        [{"image_id": 1, "annotations": annotations}],
+    )
+    moved = map_classes(given, ("cow", "ant", "bee"))
+    assert (moved.class_names, moved.category_ids) == (("cow", "ant", "bee"), (9, 5, 7))
+    assert [a["category_id"] for a in moved.records[0]["annotations"]] == [1, 2, 0, 2]
+    assert [a["category_id"] for a in given.records[0]["annotations"]] == [0, 1, 2, 1]
+    assert map_classes(moved, given.class_names) == given
+    with pytest.raises(ValueError, match="'given' has the classes ant, bee, cow, and ant, bee are"):
+        map_classes(given, ("ant", "bee"))

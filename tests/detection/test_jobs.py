@@ -116,7 +116,7 @@ def test_a_machine_that_is_too_small(
 ) -> None:
     """An error that a user can mend says how; a bug keeps its error."""
 
-    def fail(cfg: Any, *, resume: bool) -> None:
+    def fail(cfg: Any, **how: Any) -> None:
         raise error
 
     monkeypatch.setattr("resnext_det.detection.portable.engine.train", fail)

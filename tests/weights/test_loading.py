@@ -272,7 +272,7 @@ def test_other_classes_are_refused_where_nothing_is_trained(tmp_path: Path) -> N
     text = catch_error(detector(*FPN), path)
     assert "it has 9 classes, and the model 5; write MODEL.ROI_HEADS.NUM_CLASSES 9" in text
     with pytest.raises(ValueError, match="it has 9 classes, and the model 5"):
-        load_detector(configuration("MODEL.WEIGHTS", str(path)), detector(*FPN))
+        load_detector(detector(*FPN), read_weights(path))
 
 
 def test_nothing_but_the_predictor_may_differ(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_detector_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
 def test_a_backbone_alone_is_no_detector_to_predict_with(tmp_path: Path) -> None:
     path = save(ResNeXt(SMALL, out_features=STAGES).state_dict(), tmp_path)
     with pytest.raises(ValueError, match="holds a backbone and not a whole detector"):
-        load_detector(configuration("MODEL.WEIGHTS", str(path)), detector(*FPN))
+        load_detector(detector(*FPN), read_weights(path))
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])

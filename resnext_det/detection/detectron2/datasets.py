@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from detectron2 import structures
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 
-from resnext_det.data.coco import CocoDataset, list_datasets
+from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets
+from resnext_det.data.coco_json import read_category_names
 from resnext_det.detection.datasets import (
+    arrange_classes,
     build_train_batches,
-    check_categories,
     load_datasets,
     look_at_data,
 )
 from resnext_det.detection.detectron2.catalog import register_datasets
+from resnext_det.files import escape_controls, list_first
 from resnext_det.instances import Boxes, Instances
+from resnext_det.weights import WeightFile
 
 
 def convert_sample(sample: dict[str, Any]) -> dict[str, Any]:
@@ -45,11 +48,13 @@ class Data:
         by_detectron2: detectron2 loads the images and evaluates, since there are masks, keypoints,
             crops, or a dataset of its own.
         train_sets, test_sets: the loaded sets; empty where detectron2 loads them.
+        class_names: in the order of the model's outputs; empty where nobody tells.
     """
 
     by_detectron2: bool
     train_sets: list[CocoDataset]
     test_sets: list[CocoDataset]
+    class_names: tuple[str, ...]
 
     def load_batches(self, cfg: CfgNode, start: int) -> Iterator[list[dict[str, Any]]]:
         """Load the training batches of this process from iteration ``start`` on.
@@ -63,11 +68,20 @@ class Data:
                 yield [convert_sample(sample) for sample in batch]
 
 
-def load_data(cfg: CfgNode, by_detectron2: bool, *, training: bool) -> Data:
+def load_data(
+    cfg: CfgNode,
+    by_detectron2: bool,
+    start: WeightFile | None,
+    *,
+    training: bool,
+    resume: bool = False,
+) -> Data:
     """Load and check ``DATASETS.TRAIN`` (in training) and ``DATASETS.TEST``.
 
     Args:
         by_detectron2: leave the images to detectron2, as where a set is known to it alone.
+        start: the weights that the job starts from, or evaluates.
+        resume: a training goes on from a checkpoint, if ``start`` is one.
 
     Raises:
         ValueError, FileNotFoundError: a set is unknown, broken or missing, or has other classes
@@ -76,9 +90,30 @@ def load_data(cfg: CfgNode, by_detectron2: bool, *, training: bool) -> Data:
     register_datasets()
     names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - {*list_datasets()}
     if by_detectron2 or any(name in DatasetCatalog for name in names):
-        return Data(True, [], [])
+        classes = _find_class_names(cfg.DATASETS.TRAIN if training else cfg.DATASETS.TEST)
+        known = start.class_names if start is not None and start.format == "detector" else None
+        if known and classes and known != classes and (resume or not training):
+            assert start is not None
+            raise ValueError(
+                escape_controls(
+                    f"{start.path} is a detector of {list_first(known, 20)}, in this order, and "
+                    f"the datasets have {list_first(classes, 20)}; detectron2, which loads them "
+                    "here, takes classes in the order of their ids: give datasets of these, in "
+                    "this order"
+                )
+            )
+        return Data(True, [], [], classes)
     train_sets = load_datasets(cfg, "TRAIN") if training else []
     test_sets = load_datasets(cfg, "TEST", needed=not training)
     look_at_data(train_sets, test_sets)
-    check_categories(cfg, train_sets, test_sets)
-    return Data(False, train_sets, test_sets)
+    train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
+    return Data(False, train_sets, test_sets, [*train_sets, *test_sets][0].class_names)
+
+
+def _find_class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Find the classes of a dataset that detectron2 loads; none where nobody tells."""
+    for name in names[:1]:
+        if name in list_datasets():
+            return tuple(read_category_names(find_dataset(name)[0], name).values())
+        return tuple(MetadataCatalog.get(name).get("thing_classes", ()))
+    return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from resnext_det.detection.detectron2.datasets import load_data
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
 from resnext_det.detection.training import train_detector
-from resnext_det.detection.weights import load_trained
+from resnext_det.detection.weights import load_detector, read_start, read_trained
 from resnext_det.training import distributed
 from resnext_det.training.loop import Step
 from resnext_det.training.metrics import PERIOD, MetricsWriter
@@ -42,7 +42,7 @@ _BOX_DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "FCOS")
 _TOLD = ("rpn/", "roi_head/", "fast_rcnn/", "mask_rcnn/", "keypoint_rcnn/", "retinanet", "num_")
 
 
-def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] = ()) -> CfgNode:
     """Read a configuration over detectron2's defaults; every key of detectron2 may be set.
 
     A configuration that the portable engine honors is held to the same checks; of another one the
@@ -71,16 +71,19 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     return cfg
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
+def train(
+    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it, as the portable engine's ``train``.
 
     The model, the optimizer and the schedule are detectron2's; a run may go on in the other engine.
     """
     _set_up(cfg)
+    start = read_start(cfg, resume=resume, overridden=overridden)
+    data = load_data(cfg, _needs_detectron2_data(cfg), start, training=True, resume=resume)
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
-    data = load_data(cfg, _needs_detectron2_data(cfg), training=True)
     model = build_detector(cfg).train()
     optimizer = build_optimizer(cfg, model)
     multiplier = build_lr_scheduler(cfg, optimizer)._multiplier  # where in the training -> factor
@@ -114,27 +117,39 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
             load_batches=load_batches,
             evaluate=lambda: evaluate_all(cfg, model, data),
             resume=resume,
+            start_file=start,
+            class_names=data.class_names,
             after_step=after_step,
         )
 
 
-def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
+def evaluate(
+    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector, as the portable engine's ``evaluate``."""
     _set_up(cfg)
+    file = read_trained(cfg, resume=resume, overridden=overridden)
+    data = load_data(cfg, _needs_detectron2_data(cfg), file, training=False)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
         record_config(cfg)
-    data = load_data(cfg, _needs_detectron2_data(cfg), training=False)
     model = build_detector(cfg)
-    load_trained(cfg, model, resume=resume)
+    load_detector(model, file)
     return evaluate_all(cfg, model, data)
 
 
-def propose(cfg: CfgNode, files: Mapping[str, str | Path], *, resume: bool = False) -> None:
+def propose(
+    cfg: CfgNode,
+    files: Mapping[str, str | Path],
+    *,
+    resume: bool = False,
+    overridden: Collection[str] = (),
+) -> None:
     """Write the proposals of a trained ProposalNetwork, as the portable engine's ``propose``."""
     check_proposes(cfg)
     _set_up(cfg)
+    file = read_trained(cfg, resume=resume, overridden=overridden)
     model = build_detector(cfg)
-    load_trained(cfg, model, resume=resume)
+    load_detector(model, file)
     propose_on_all(cfg, model, files)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -13,8 +13,8 @@ from resnext_det.config import load_config
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.rules import read_settings
 from resnext_det.detection.datasets import (
+    arrange_classes,
     build_train_batches,
-    check_categories,
     load_datasets,
     look_at_data,
 )
@@ -27,7 +27,7 @@ from resnext_det.detection.evaluation import (
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.training import train_detector
-from resnext_det.detection.weights import load_trained
+from resnext_det.detection.weights import load_detector, read_start, read_trained
 from resnext_det.training import distributed
 from resnext_det.training.optimizer import (
     ClippingSettings,
@@ -43,11 +43,14 @@ __all__ = ["evaluate", "load_config", "propose", "train"]
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
+def train(
+    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it; every process of a training calls this.
 
     Args:
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one.
+        overridden: keys that the user gave by hand, which hold against a detector's file.
 
     Returns:
         COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other
@@ -58,12 +61,13 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
     device = set_up(cfg)
+    start = read_start(cfg, resume=resume, overridden=overridden)
+    train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
+    look_at_data(train_sets, test_sets)
+    train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
-    train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
-    look_at_data(train_sets, test_sets)
-    check_categories(cfg, train_sets, test_sets)
     model, solver = _build_model(cfg, device), cfg.SOLVER
     return train_detector(
         cfg,
@@ -74,15 +78,20 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
         load_batches=lambda start: build_train_batches(cfg, train_sets, start),
         evaluate=lambda: evaluate_all(cfg, model, test_sets),
         resume=resume,
+        start_file=start,
+        class_names=train_sets[0].class_names,
     )
 
 
-def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]:
+def evaluate(
+    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector on ``DATASETS.TEST``.
 
     Args:
         resume: take the newest checkpoint of ``OUTPUT_DIR``, if there is one, and not
             ``MODEL.WEIGHTS``.
+        overridden: as ``train``.
 
     Returns:
         as ``train``.
@@ -92,30 +101,39 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, DatasetMetrics]
             not those of a whole detector.
     """
     device = set_up(cfg)
-    if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
-        record_config(cfg)
+    file = read_trained(cfg, resume=resume, overridden=overridden)
     test_sets = load_datasets(cfg, "TEST")
     look_at_data([], test_sets)
-    check_categories(cfg, [], test_sets)
+    _, test_sets = arrange_classes(cfg, [], test_sets, file)
+    if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
+        record_config(cfg)
     model = _build_model(cfg, device)
-    load_trained(cfg, model, resume=resume)
+    load_detector(model, file)
     return evaluate_all(cfg, model, test_sets)
 
 
-def propose(cfg: CfgNode, files: Mapping[str, str | Path], *, resume: bool = False) -> None:
+def propose(
+    cfg: CfgNode,
+    files: Mapping[str, str | Path],
+    *,
+    resume: bool = False,
+    overridden: Collection[str] = (),
+) -> None:
     """Write the proposals of a trained ProposalNetwork.
 
     Args:
         files: name of a dataset -> file to write.
-        resume: as ``evaluate``.
+        resume, overridden: as ``evaluate``.
 
     Raises:
         ValueError, FileNotFoundError: as ``evaluate``; the model gives no proposals.
         OSError: a file could not be written.
     """
     check_proposes(cfg)
-    model = _build_model(cfg, set_up(cfg))
-    load_trained(cfg, model, resume=resume)
+    device = set_up(cfg)
+    file = read_trained(cfg, resume=resume, overridden=overridden)
+    model = _build_model(cfg, device)
+    load_detector(model, file)
     propose_on_all(cfg, model, files)
 
 

@@ -1,0 +1,129 @@
+"""What the file of a trained detector says about it, so that the file alone is the detector."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torchvision
+import yaml
+from fvcore.common.config import CfgNode
+
+from resnext_det.config.rules import get_value, list_keys
+
+KEY = "detector"
+"""The name in a file under which a ``TrainedDetector`` stands, as plain data."""
+
+# Settings of a detector that do not change its numbers: those of the training, and those that its
+# weights decide and that loading checks by their names and shapes.
+_OF_TRAINING = re.compile(
+    r"MODEL\.(WEIGHTS|DEVICE|LOAD_PROPOSALS|BACKBONE\.NAME|BACKBONE\.FREEZE_AT)"
+    r"|.*(_TRAIN|\.NORM|LOSS\w*|\.IOU_THRESHOLDS|\.IOU_LABELS|\.IOUS|\.BATCH_SIZE_PER_IMAGE"
+    r"|\.POSITIVE_FRACTION|\.SMOOTH_L1_BETA|\.PROPOSAL_APPEND_GT|\.TRAIN_ON_PRED_BOXES"
+    r"|\.BOUNDARY_THRESH|\.PRIOR_PROB|\.MIN_KEYPOINTS_PER_IMAGE)(\..*)?"
+)
+_OF_IMAGES = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+_OF_TESTS = ("TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST")
+# Settings of testing alone, which a training that goes on from a detector's weights may choose.
+_FREE_IN_TRAINING = re.compile(
+    r"(INPUT\.M..|MODEL\..*TOPK|MODEL\..*(SCORE|NMS)_THRESH)\w*_TEST|MODEL\.RPN\.NMS_THRESH"
+    r"|MODEL\.(ROI_HEADS|RETINANET|FCOS)\.NUM_CLASSES|MODEL\.PROPOSAL_GENERATOR\..*"
+    r"|TEST\..*|DATASETS\..*|MODEL\.(MASK|KEYPOINT)_ON|MODEL\.ROI_(MASK|KEYPOINT)_HEAD\..*"
+)
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """What is known of a trained detector besides its weights.
+
+    Attributes:
+        config: the whole configuration of its training, as nested plain data.
+        class_names: of its outputs, in their order; empty where there are none or they are not
+            known.
+        versions: of the libraries that trained it, by name.
+        metrics: what these weights had, by name of the test set: {"cells_val": {"AP": 42.1, ...}}.
+    """
+
+    config: Mapping[str, Any] = field(repr=False)
+    class_names: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, as a file holds it; ``from_dict`` reads it."""
+        return {**asdict(self), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> TrainedDetector:
+        """Read what ``as_dict`` gave.
+
+        Raises:
+            ValueError: an entry is missing or of another type.
+        """
+        wanted = {"config": dict, "class_names": list, "versions": dict, "metrics": dict}
+        for name, kind in wanted.items():
+            if not isinstance(values, Mapping) or not isinstance(values.get(name), kind):
+                raise ValueError(
+                    f"what it says of its detector is damaged: {name!r} is no {kind.__name__}; "
+                    "copy or download the file again"
+                )
+        if not all(isinstance(name, str) for name in values["class_names"]):
+            raise ValueError(
+                "what it says of its detector is damaged: a class name is no text; copy or "
+                "download the file again"
+            )
+        names = tuple(values["class_names"])
+        return cls(values["config"], names, values["versions"], values["metrics"])
+
+
+def describe_training(
+    cfg: CfgNode, class_names: Sequence[str], metrics: Mapping[str, Mapping[str, float]]
+) -> TrainedDetector:
+    """Describe the detector that a training makes."""
+    modules = {
+        "resnext_det": sys.modules["resnext_det"],
+        "torch": torch,
+        "torchvision": torchvision,
+    }
+    versions = {name: str(module.__version__) for name, module in modules.items()}
+    config = yaml.safe_load(cfg.dump())
+    return TrainedDetector(config, tuple(class_names), versions, metrics)
+
+
+def find_setting_differences(
+    detector: TrainedDetector, cfg: CfgNode, *, training: bool = False
+) -> list[tuple[str, Any, Any]]:
+    """Find where a configuration would change the numbers of a trained detector.
+
+    Args:
+        training: the weights are trained on, so the settings of tests and the classes are free.
+
+    Returns:
+        (key, its value, the detector's value) for every difference. Keys that one of the two lacks
+        are passed over.
+    """
+    found = []
+    for key in list_keys(cfg):
+        if not _decides_numbers(key) or (training and _FREE_IN_TRAINING.fullmatch(key)):
+            continue
+        try:
+            theirs = get_value(detector.config, key)
+        except (KeyError, TypeError):
+            continue
+        ours = get_value(cfg, key)
+        if _make_plain(ours) != _make_plain(theirs):
+            found.append((key, ours, theirs))
+    return found
+
+
+def _decides_numbers(key: str) -> bool:
+    chosen = key.startswith("MODEL.") and not _OF_TRAINING.fullmatch(key)
+    return chosen or key in _OF_IMAGES or key.startswith(_OF_TESTS)
+
+
+def _make_plain(value: Any) -> Any:
+    return [_make_plain(each) for each in value] if isinstance(value, list | tuple) else value
