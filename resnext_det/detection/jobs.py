@@ -205,7 +205,7 @@ class Job(Processes):
         *,
         training: bool,
     ) -> set[str]:
-        """List the keys that the configuration says; a training on other data may change classes."""
+        """List the keys that it says; a training on other data may change the classes."""
         if not isinstance(source, Mapping):
             return list_set_keys(source, overrides)
         said = set(overrides[::2])

@@ -135,7 +135,8 @@ def test_training_data_alone_are_enough(
     assert "are those of" in " ".join(fitted.told) and '"mine"' in files[0].read_text()
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        assert list(evaluate(resumed).per_dataset) == ["instances_train_test"]
+        itself = Job(**{**vars(resumed), "config_file": None})  # the checkpoint's configuration
+        assert list(evaluate(itself).per_dataset) == ["instances_train_test"]
     assert "--schedule auto" not in caplog.text
 
 

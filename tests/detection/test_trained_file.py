@@ -88,7 +88,7 @@ def test_the_file_alone_is_the_detector(job: Job, tmp_path: Path) -> None:
     alone = Job(None, tmp_path / "again", engine=job.engine, datasets=job.datasets, weights=file)
     assert evaluate(alone).per_dataset["tiny_val"].as_dict() == get_numbers(trained)
     cfg = load_trained_config(file)
-    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.DEVICE) == (80, "cpu")
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.DEVICE) == (80, "auto")
     assert Predictor(file).class_names == NAMES
     # Fine-tuning goes on with the same settings, too.
     tuned = replace(alone, output_dir=tmp_path / "tuned", overrides=("SOLVER.MAX_ITER", "1"))
@@ -217,5 +217,5 @@ def test_a_file_of_another_program_says_nothing(job: Job, tmp_path: Path) -> Non
     torch.save({"model": model}, tmp_path / "plain.pth")
     plain: Any = replace(job, output_dir=tmp_path / "again", weights=tmp_path / "plain.pth")
     assert evaluate(plain).per_dataset["tiny_val"].as_dict() == get_numbers(trained)
-    with pytest.raises(ValueError, match="does not hold the configuration of its detector"):
+    with pytest.raises(ValueError, match=r"plain\.pth does not hold that of its detector"):
         evaluate(replace(plain, config_file=None))
