@@ -60,6 +60,18 @@ LIKELY_MISTAKES: dict[str, tuple[Change, str]] = {
         change_box(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]),
         "8 would if they were center, width and height",
     ),
+    "pixels of a smaller image": (
+        change_box(lambda x, y, w, h: [x / 2, y / 4, w / 2, h / 4]),
+        "8 would if they were 2 times as wide and 4 times as high",
+    ),
+    "thousandths of the image": (
+        change_box(lambda x, y, w, h: [x / 0.096, y / 0.08, w / 0.096, h / 0.08]),
+        "8 would if they were 0.096 times as wide and 0.08 times as high",
+    ),
+    "no size": (
+        change_box(lambda x, y, w, h: [x, y, w, 0]),
+        "8 of 8 boxes have the width or height 0",
+    ),
     "image ids from 0": (
         lambda entry: {"image_id": max(1, entry["image_id"] - 1)},
         "7 would if they were of the next image in the order of the ids",
