@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from resnext_det.data.coco_json import Record, read_category_names, read_coco_json
-from resnext_det.data.other_formats import describe_other_format
 from resnext_det.data.records import Records
 from resnext_det.files import escape_controls, list_first
 
@@ -185,14 +184,7 @@ def load_coco(name: str) -> CocoDataset:
             f"dataset {name!r}: {missing} does not exist; put it there, set DETECTRON2_DATASETS "
             f"(now {root!r}), or name your files with {_REGISTER}"
         )
-    try:
-        names, records = read_coco_json(annotations_file, image_dir, name)
-    except ValueError:
-        other = describe_other_format(annotations_file)
-        if other is None:
-            raise
-        text = f"dataset {name!r}: {annotations_file} is {other}"
-        raise ValueError(escape_controls(text)) from None
+    names, records = read_coco_json(annotations_file, image_dir, name)
     logger.info("%s: %d images, %d categories", name, len(records), len(names))
     return CocoDataset(
         name, annotations_file, image_dir, tuple(names.values()), tuple(names), records

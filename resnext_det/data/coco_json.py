@@ -22,6 +22,7 @@ from resnext_det.data.coco_entries import (
     Image,
 )
 from resnext_det.data.json_files import Entry, decode_entries, read_text, show, split_table
+from resnext_det.data.other_formats import describe_other_format
 from resnext_det.data.records import XYWH_ABS, Record, Records
 from resnext_det.files import escape_controls, list_first
 
@@ -83,7 +84,9 @@ def read_category_names(path: Path, name: str) -> dict[int | str, str]:
         ValueError: the file is not JSON, is not COCO's, or lists a category twice.
     """
     source = f"dataset {name!r} ({path})"
-    return _Reader(split_table(read_text(path, source), dict, source), source).read_categories()
+    with _recognize_other_formats(path, source):
+        content = split_table(read_text(path, source), dict, source)
+        return _Reader(content, source).read_categories()
 
 
 def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int | str, str], Records]:
@@ -138,11 +141,24 @@ def read_annotations(
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON, is not COCO's, or contradicts itself.
     """
-    content: Any = annotations
-    if isinstance(annotations, Path):
+    if not isinstance(annotations, Path):
+        return _Reader(annotations, source).read(strict=strict)
+    with _recognize_other_formats(annotations, source):
         content = split_table(read_text(annotations, source), dict, source)
-    tolerant = isinstance(annotations, Path) and "minival" in str(annotations)
-    return _Reader(content, source, tolerant).read(strict=strict)
+        tolerant = "minival" in str(annotations)
+        return _Reader(content, source, tolerant).read(strict=strict)
+
+
+@contextlib.contextmanager
+def _recognize_other_formats(path: Path, source: str) -> Iterator[None]:
+    """Tell by what they are the files that are refused because they are of another format."""
+    try:
+        yield
+    except ValueError:
+        other = describe_other_format(path)
+        if other is None:
+            raise
+        raise ValueError(escape_controls(f"{source} is {other}")) from None
 
 
 class _Reader:
@@ -160,10 +176,9 @@ class _Reader:
         self._source = source
         self._tolerant = tolerant
         if not isinstance(content, Mapping):
-            hint = " (a list is a file of results)" if isinstance(content, list) else ""
             raise self._checker.error(
                 f"it holds a {type(content).__name__}, not an object; give annotations in COCO's "
-                f"format{hint}"
+                "format"
             )
         self._content = content
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from resnext_det.files import escape_controls, list_first
+from resnext_det.files import escape_controls
 
 Entry = TypeVar("Entry")
 
@@ -35,10 +35,7 @@ def read_text(path: Path, source: str) -> bytes:
         ValueError: it is a folder, no regular file, cannot be read, or is not text.
     """
     if path.is_dir():
-        inside = list_first(sorted(p.name for p in path.glob("*.json"))) or "a JSON file"
-        raise ValueError(
-            escape_controls(f"{source} is a folder; give the path of a file: {inside}")
-        )
+        raise ValueError(escape_controls(f"{source} is a folder; give the path of a JSON file"))
     if not path.exists():
         raise FileNotFoundError(
             escape_controls(f"{source} does not exist; give the path of a JSON file")

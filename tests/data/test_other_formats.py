@@ -69,7 +69,9 @@ def test_a_file_is_recognized(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, content)
     (tmp_path / "images").mkdir()
     register_coco("mine", path, tmp_path / "images")
-    with pytest.raises(ValueError, match=rf"^dataset 'mine': {re.escape(str(path))} is .*{words}"):
+    with pytest.raises(
+        ValueError, match=rf"^dataset 'mine' \({re.escape(str(path))}\) is .*{words}"
+    ):
         load_coco("mine")
 
 

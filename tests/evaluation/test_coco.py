@@ -447,7 +447,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         evaluate_coco(bad, found)
     with pytest.raises(
         ValueError,
-        match=r"results\.json: it holds a list, not an object; .* \(a list is a file of results\)",
+        match=r"results\.json is a file of results \(detections\); give the annotations of the",
     ):
         evaluate_coco(found, good)
     with pytest.raises(
@@ -458,7 +458,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         evaluate_coco(tmp_path / "none.json", found)
     with pytest.raises(
         ValueError,
-        match=r"is a folder; give .* of a file: annotations\.json, bad\.json, results\.json",
+        match=r"is a folder; give one COCO file in it: annotations\.json, bad\.json, results",
     ):
         evaluate_coco(tmp_path, found)
     bad.write_bytes(b"\x89PNG\r\n\xff")
