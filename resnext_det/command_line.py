@@ -98,16 +98,42 @@ def add_config_flag(parser: argparse.ArgumentParser, *, required: bool = True) -
 
 
 def add_dataset_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--register-coco NAME ANNOTATIONS IMAGES``, which may be given several times."""
-    parser.add_argument(
-        "--register-coco",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "ANNOTATIONS", "IMAGES"),
-        help="name a COCO file and its image folder, for DATASETS.TRAIN and DATASETS.TEST; "
-        "may be given several times",
-    )
+    """Add ``--register-coco NAME ANNOTATIONS IMAGES``, ``--register-voc`` and ``--register-yolo``.
+
+    Each may be given several times.
+    """
+    kinds = {
+        "coco": ("ANNOTATIONS", "a COCO file and its image folder, for DATASETS.TRAIN and .TEST"),
+        "voc": ("FOLDER", "a folder of Pascal VOC's XML files, or a list of ImageSets/Main"),
+        "yolo": ("LABELS", "YOLO's data.yaml, or a folder of labels, and the image folder"),
+    }
+    for kind, (what, text) in kinds.items():
+        parser.add_argument(
+            f"--register-{kind}",
+            nargs=3,
+            action="append",
+            default=[],
+            metavar=("NAME", what, "IMAGES"),
+            help=f"name {text}; may be given several times",
+        )
+
+
+def read_dataset_flags(options: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """Return (name, COCO file, images) of the flags of ``add_dataset_flag``.
+
+    Sets of VOC and YOLO are converted once, and the user is told where the COCO files are.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``convert_datasets``.
+    """
+    if options.register_voc or options.register_yolo:
+        from resnext_det.data.converted import convert_datasets
+
+        for name, file, images in convert_datasets(options.register_voc, options.register_yolo):
+            sys.stderr.write(f"{name} is now a COCO file: {file}\n")
+            options.register_coco.append((name, file, images))
+        options.register_voc, options.register_yolo = [], []  # for a second job
+    return [(name, file, images) for name, file, images in options.register_coco]
 
 
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +233,7 @@ def build_job(
         resume=options.resume,
         fit_config=options.fit_config,
         weights=getattr(options, "weights", None),
-        datasets=tuple(tuple(dataset) for dataset in options.register_coco),
+        datasets=tuple(read_dataset_flags(options)),
         schedule=options.schedule,
         train_data=options.train_data and tuple(options.train_data),
         test_data=options.test_data and tuple(options.test_data),

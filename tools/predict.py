@@ -22,6 +22,7 @@ from resnext_det.command_line import (
     add_fit_config_flag,
     build_parser,
     finish,
+    read_dataset_flags,
 )
 
 
@@ -65,7 +66,7 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
     from resnext_det.detection.inference import choose_class_names, find_images, predict_files
     from resnext_det.weights.loading import read_needed_overrides
 
-    for dataset in options.register_coco:
+    for dataset in read_dataset_flags(options):
         register_coco(*dataset)
     cfg = load_config(options.config_file, options.overrides)
     if options.fit_config and cfg.MODEL.WEIGHTS:
