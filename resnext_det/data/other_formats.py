@@ -17,8 +17,8 @@ _START_SIZE = 1 << 16  # bytes that are looked at
 _MOST_PARSED = 1 << 28  # bytes of JSON that are read whole
 _MOST_FILES = 2000  # of a folder
 
-_VOC = "give their folder by --register-voc NAME FOLDER IMAGES in place of --register-coco"
-_YOLO = "give {0} by --register-yolo NAME {0} IMAGES in place of --register-coco"
+_VOC = "give their folder by --register-voc NAME FOLDER IMAGES, and NAME in DATASETS.TRAIN or DATASETS.TEST"
+_YOLO = "give {0} by --register-yolo NAME {0} IMAGES, and NAME in DATASETS.TRAIN or DATASETS.TEST"
 _EXPORT = "export it from that program in the format COCO"
 
 # How files begin.
