@@ -17,8 +17,9 @@ _START_SIZE = 1 << 16  # bytes that are looked at
 _MOST_PARSED = 1 << 28  # bytes of JSON that are read whole
 _MOST_FILES = 2000  # of a folder
 
-_VOC = "give their folder by --register-voc NAME FOLDER IMAGES, and NAME in DATASETS.TRAIN or DATASETS.TEST"
-_YOLO = "give {0} by --register-yolo NAME {0} IMAGES, and NAME in DATASETS.TRAIN or DATASETS.TEST"
+_NAME = "and write NAME in DATASETS.TRAIN or DATASETS.TEST"
+_VOC = f"give their folder by --register-voc NAME FOLDER IMAGES, {_NAME}"
+_YOLO = f"give {{0}} by --register-yolo NAME {{0}} IMAGES, {_NAME}"
 _EXPORT = "export it from that program in the format COCO"
 
 # How files begin.
