@@ -19,7 +19,12 @@ from resnext_det.data.coco import CocoDataset, load_coco
 from resnext_det.data.loaders import build_test_loader
 from resnext_det.data.proposals import Proposals, write_proposals
 from resnext_det.detection.datasets import test_mapper
-from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco, make_coco_results
+from resnext_det.evaluation.coco import (
+    CocoMetrics,
+    evaluate_coco,
+    make_coco_results,
+    name_task,
+)
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.evaluation.proposals import ProposalMetrics, evaluate_proposals
 from resnext_det.files import write_text
@@ -252,8 +257,7 @@ def flatten_metrics(results: Mapping[str, DatasetMetrics]) -> dict[str, float]:
     numbers = {}
     for name, metrics in results.items():
         limit = getattr(metrics, "max_detections", COCO_LIMIT)
-        task = "bbox" if limit == COCO_LIMIT else f"bbox@{limit}"
-        task = "box_proposals" if isinstance(metrics, ProposalMetrics) else task
+        task = "box_proposals" if isinstance(metrics, ProposalMetrics) else name_task(limit)
         prefix = task if len(results) == 1 else f"{name}/{task}"
         numbers.update({f"{prefix}/{key}": value for key, value in metrics.as_dict().items()})
     return numbers

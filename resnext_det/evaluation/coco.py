@@ -191,6 +191,11 @@ def describe_limit(max_detections: int) -> str:
     return f"at most {max_detections} detections an image, where COCO counts {COCO_LIMIT}"
 
 
+def name_task(max_detections: int) -> str:
+    """Name the numbers of boxes as metrics.json does: "bbox", or with another limit "bbox@300"."""
+    return "bbox" if max_detections == COCO_LIMIT else f"bbox@{max_detections}"
+
+
 def format_numbers(numbers: Mapping[str, float], max_detections: int) -> str:
     """Format as a JSON object, with ``max_detections`` where that is not COCO's 100."""
     limit = {} if max_detections == COCO_LIMIT else {"max_detections": max_detections}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resnext_det.config.backbone import ARCHITECTURE_KEYS
+from resnext_det.evaluation.coco import describe_limit
 from resnext_det.paper.figures import (
     CROP_224,
     CROP_320,
@@ -45,6 +46,8 @@ def list_detector_notes(
     yield from _compare_configurations(runs)
     for run in runs:
         yield from _doubt_checkpoint(run)
+        if limit := describe_limit(run.max_detections):
+            yield f"{run.output_dir}: AP and AP50 are of {limit}, as the paper does"
         AP = run.figures["AP"]
         if run.recorded_AP is not None and abs(run.recorded_AP - AP) > 0.05:
             yield (

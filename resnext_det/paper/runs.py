@@ -12,6 +12,8 @@ import yaml
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
+from resnext_det.evaluation.coco import name_task
+from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.paper.figures import AVERAGE_PRECISIONS, DATASETS, ERRORS, MINIVAL, Setting
 
 FINAL = "model_final.pth"
@@ -35,6 +37,7 @@ class Run:
         last_checkpoint: the newest checkpoint's name, ``FINAL`` after a whole training; or None.
         test: of a classifier, the whole file of its test; see ``ClassificationMetrics.to_json``.
         recorded_AP: of a detector, AP in the last evaluation during training; None without record.
+        max_detections: of a detector, how many detections of an image and category count in AP.
     """
 
     output_dir: Path
@@ -45,6 +48,7 @@ class Run:
     last_checkpoint: str | None = FINAL
     test: Mapping[str, Any] = field(default_factory=dict, repr=False)
     recorded_AP: float | None = None
+    max_detections: int = COCO_LIMIT
 
 
 def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
@@ -78,6 +82,8 @@ def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
         other="it is no evaluation of detections; give a run that found objects",
         empty="the test set has no annotated object; test on one that has some",
     )
+    limit = content.get("max_detections", COCO_LIMIT)
+    key = f"{name_task(limit)}/AP"
     protocol = "two-step" if config.get("MODEL.LOAD_PROPOSALS") else "joint"
     return Run(
         output_dir=folder,
@@ -86,7 +92,8 @@ def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
         seed=_read_seed(config),
         config=config,
         last_checkpoint=_read_last_checkpoint(folder),
-        recorded_AP=_read_recorded_AP(folder, f"{test_set}/bbox/AP" if several else "bbox/AP"),
+        recorded_AP=_read_recorded_AP(folder, f"{test_set}/{key}" if several else key),
+        max_detections=limit,
     )
 
 

@@ -121,6 +121,17 @@ def test_a_run_is_read_from_what_a_training_writes(tmp_path: Path) -> None:
     assert run.config["INPUT.MIN_SIZE_TRAIN"] == [600]
 
 
+def test_a_limit_that_is_not_cocos_is_noted(write: Write) -> None:
+    folder = write("run", "R-50")
+    metrics = {"AP": 25.0, "AP50": 45.0, "max_detections": 300}
+    (folder / "inference" / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.json").write_text(json.dumps({"bbox@300/AP": 1.5}))
+    run = read_detector(folder)
+    assert (run.max_detections, run.recorded_AP) == (300, 1.5)
+    words = "AP and AP50 are of at most 300 detections an image, where COCO counts 100"
+    assert f"{folder}: {words}, as the paper does" in compare_folders(folder).notes
+
+
 @pytest.mark.parametrize("name", ["R50_1x64d", "X50_32x4d", "R101_1x64d", "X101_32x4d"])
 def test_our_configurations_follow_the_papers_recipe(name: str) -> None:
     """What counts here as the paper's recipe is what the configurations of table 8 hold."""
