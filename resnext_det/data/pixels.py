@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from resnext_det.data.reading import (
     decode_image,
     describe_irregular_file,
     explain_unreadable,
+    open_image,
     order_channels,
 )
 
@@ -32,7 +32,8 @@ def to_pixels(image: AnyImage, format: str, *, upright: bool = True) -> np.ndarr
     Args:
         image: the path of a file, whose first frame is read; an image of Pillow of any mode, which
             gives the pixels that its file gives; or an array: uint8 (height, width, channels) with
-            the channels in the order of ``format``, or gray, (height, width) of uint8 or bool.
+            the channels in the order of ``format``, or gray, uint8 or bool, (height, width) or
+            (height, width, 1).
         format: "BGR", "RGB" or "L" (gray).
         upright: turn files and images of Pillow by their EXIF orientation.
 
@@ -46,10 +47,10 @@ def to_pixels(image: AnyImage, format: str, *, upright: bool = True) -> np.ndarr
     """
     check_image(image, format)
     if isinstance(image, np.ndarray):
-        if image.ndim == 3:
-            return image
-        gray = image if image.dtype == np.uint8 else image.astype(np.uint8) * 255
-        return np.repeat(gray[:, :, None], _count_channels(format), axis=2)
+        levels = image if image.dtype == np.uint8 else image.astype(np.uint8) * 255
+        if levels.shape[2:] == (_count_channels(format),):
+            return levels
+        return np.repeat(levels.reshape(*levels.shape[:2], 1), _count_channels(format), axis=2)
     mode = "L" if format == "L" else "RGB"
     try:
         if isinstance(image, Image.Image):
@@ -93,11 +94,9 @@ def check_image(image: Any, format: str) -> None:
 
 def count_frames(path: str | Path) -> int:
     """Count the images in a file: the frames of an animated GIF, the pages of a TIFF; usually 1."""
-    with warnings.catch_warnings(), contextlib.suppress(OSError, ValueError, SyntaxError, EOFError):
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            if image.format in _OF_FRAMES:
-                return getattr(image, "n_frames", 1)
+    with contextlib.suppress(OSError, ValueError), open_image(path) as image:
+        if image.format in _OF_FRAMES:
+            return getattr(image, "n_frames", 1)
     return 1
 
 
@@ -126,7 +125,8 @@ def _apply_in_order(images: Sequence[Any], work: Callable[[Any], Any]) -> list[A
 
 def _check_array(image: np.ndarray, format: str) -> None:
     channels = _count_channels(format)
-    gray = image.ndim == 2 and image.dtype in (np.uint8, np.bool_)
+    gray = image.ndim in (2, 3) and image.shape[2:] in ((), (1,))
+    gray = gray and image.dtype in (np.uint8, np.bool_)
     color = image.ndim == 3 and image.shape[2] == channels and image.dtype == np.uint8
     if not gray and not color:
         raise ValueError(

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnext_det.config.loading import override_config
-from resnext_det.data.coco import load_coco, locate_dataset
+from resnext_det.data.coco import load_coco, locate_dataset, map_classes
 from resnext_det.data.coco_json import read_category_names
 from resnext_det.data.pixels import AnyImage, apply_to_each, count_frames, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
@@ -43,6 +43,7 @@ class Predictor:
             in the file.
 
     Attributes:
+        cfg: the configuration, with the overrides.
         known_names: of the classes, in the order of ``pred_classes``; empty where the file of the
             weights does not tell.
         class_names: these, else "class 0", "class 1" ...
@@ -64,6 +65,7 @@ class Predictor:
                     "and cannot detect on an image alone; give a configuration of a whole one"
                 )
         device = distributed.resolve_device(cfg.MODEL.DEVICE)
+        self.cfg = cfg
         self.image_format: str = cfg.INPUT.FORMAT
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
         file = read_trained(cfg, overridden=overrides[::2])
@@ -148,6 +150,12 @@ def _read_names(cfg: CfgNode, count: int, dataset: str) -> tuple[str, ...]:
         else:
             names = tuple(read_category_names(files[0], name).values())
             if dataset or len(names) == count:
+                logger.warning(
+                    "the weights do not tell the names of their classes, so those of %s are taken "
+                    "in the order of their ids: %s; if the training had another order, give "
+                    "--classes",
+                    *(name, list_first(names)),
+                )
                 return names
             reason = f"the {len(names)} classes of {name} are not the detector's {count}"
         logger.warning("%s, so classes have numbers; give --classes", reason)
@@ -155,7 +163,7 @@ def _read_names(cfg: CfgNode, count: int, dataset: str) -> tuple[str, ...]:
 
 
 def predict_files(
-    cfg: CfgNode,
+    detector: CfgNode | Predictor,
     paths: Sequence[Path],
     names: Sequence[str] = (),
     *,
@@ -172,7 +180,7 @@ def predict_files(
     files hold what was done so far.
 
     Args:
-        cfg: a configuration whose ``MODEL.WEIGHTS`` names a file of a whole detector.
+        detector: a predictor, or its configuration.
         paths: images, videos, and numbers of cameras, as ``find_images`` gives them.
         names: of the classes; by default those of ``choose_class_names``.
         output_dir: made where it is missing; of pictures with equal names the later ones get a
@@ -191,12 +199,12 @@ def predict_files(
         OSError: a file could not be written.
         KeyboardInterrupt: after Ctrl-C; it tells what was done.
     """
-    _check_score(cfg, score)
-    predictor = Predictor(cfg)
+    predictor = detector if isinstance(detector, Predictor) else Predictor(detector)
+    _check_score(predictor.cfg, score)
     folder = Path(output_dir)
     targets = name_pictures(paths, folder)
-    names = choose_class_names(cfg, names, predictor.known_names, dataset)
-    table = DetectionTable(names, load_coco(dataset) if dataset else None)
+    names = choose_class_names(predictor.cfg, names, predictor.known_names, dataset)
+    table = DetectionTable(names, map_classes(load_coco(dataset), names) if dataset else None)
     table.check_images(paths)
     folder.mkdir(parents=True, exist_ok=True)
     stopped = ""
@@ -240,9 +248,9 @@ def _process_all(paths: Sequence[Path], targets: Sequence[Path], annotator: _Ann
     several = [f"{path} ({count} frames)" for path, count in animated.items() if count > 1]
     if several:
         logger.warning(
-            "%d files hold several images, of which the first alone was taken: %s; save the others "
-            "as files of their own, or as a video",
-            *(len(several), list_first(several)),
+            "of files that hold several images the first alone was taken: %s; save the others as "
+            "files of their own, or as a video",
+            list_first(several),
         )
 
 

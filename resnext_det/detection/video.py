@@ -68,6 +68,9 @@ def convert_video(
                 writer.release()
     if not count:
         raise ValueError(f"the video {source} holds no frame; give another one")
+    written = cv2.VideoCapture(str(target))  # OpenCV does not tell of writes that fail
+    if round(written.get(cv2.CAP_PROP_FRAME_COUNT)) != count:
+        raise OSError(_explain_unwritten(target))
     if count < told and not is_camera(source):
         logger.warning(
             "%s gave %d of the %d frames that it tells of; it may be cut off", source, count, told
@@ -105,8 +108,12 @@ def _create(target: Path, rate: float, picture: np.ndarray) -> cv2.VideoWriter:
     code = cv2.VideoWriter.fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(target), code, rate, (width, height))
     if not writer.isOpened():
-        raise OSError(
-            f"the video {target} cannot be written: this OpenCV has no codec for MPEG-4, or the "
-            "disk is full; install opencv-python-headless from PyPI, or choose another --output"
-        )
+        raise OSError(_explain_unwritten(target))
     return writer
+
+
+def _explain_unwritten(target: Path) -> str:
+    return (
+        f"the video {target} cannot be written: the disk is full, or this OpenCV has no codec for "
+        "MPEG-4; choose another --output, or install opencv-python-headless from PyPI"
+    )

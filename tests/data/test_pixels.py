@@ -76,11 +76,14 @@ def test_arrays() -> None:
     assert to_pixels(color, "BGR") is color  # channels are in the order of the format already
     gray = color[:, :, 0]
     assert np.array_equal(to_pixels(gray, "BGR"), np.stack([gray] * 3, axis=2))
+    assert np.array_equal(to_pixels(gray[:, :, None], "RGB"), to_pixels(gray, "RGB"))
     assert np.array_equal(to_pixels(gray, "L"), gray[:, :, None])
     assert np.array_equal(to_pixels(gray[:, :, None], "L"), gray[:, :, None])
     mask = gray > 99
     as_pillow = Image.fromarray(mask)
     assert np.array_equal(to_pixels(mask, "RGB"), to_pixels(as_pillow, "RGB"))
+    for form in (mask, mask[:, :, None]):
+        assert np.array_equal(to_pixels(form, "L"), to_pixels(as_pillow, "L"))
     assert set(np.unique(to_pixels(mask, "L"))) == {0, 255}
 
 

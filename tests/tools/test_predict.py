@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from resnext_det.config import load_config
 from resnext_det.data import coco
 from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.weights import describe_detector
 from resnext_det.weights import KNOWN
 from tests.detection.helpers import write_config
 from tests.tools.helpers import finish, load_tool, run_tool, start_tool
@@ -40,26 +42,107 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-COMMON = ["--config-file", "tiny.yaml", "--output", "out"]
+COMMON = ["--config-file", "tiny.yaml"]
+NAMES = ("nut", "bolt", "screw", "washer", "gear", "rod")
 WEIGHTS = ["MODEL.WEIGHTS", "weights.pth"]
 
 
 def test_it_writes_pictures_and_prints_where_they_are(folder: Path) -> None:
-    given = (*COMMON, "--score", "0.1", "IMG_0001.JPG", "more", *WEIGHTS)
+    """What cannot be read is told, by us alone, and does not lose the others."""
+    (folder / "empty.png").touch()
+    (folder / "text.mp4").write_text("no video")
+    images = ("IMG_0001.JPG", "more", "empty.png", "text.mp4")
+    given = (*COMMON, "--output", "out", "--score", "0.1", *images, *WEIGHTS)
     output, errors = finish(start_tool("predict", *given, cwd=folder))
     count = len(json.loads((folder / "out" / "detections.json").read_text()))
-    assert output == f"{count} detections of score 0.1 or more on 2 images; they are in out\n"
+    told = "detections of score 0.1 or more on 2 images and frames; they are in out"
+    assert output == f"{count} {told}\n"
     assert (folder / "out" / "IMG_0001.jpg").is_file() and (folder / "out" / "b.png").is_file()
-    assert errors.splitlines() == [
+    names, empty, text = errors.splitlines()
+    assert names == (
         "WARNING: the annotations of tiny_val are not here, so classes have numbers; give --classes"
-    ]
+    )
+    assert empty.startswith("WARNING: image empty.png cannot be read: it is no image")
+    assert text.startswith("WARNING: the video text.mp4 cannot be read")
+
+
+def save_trained(folder: Path, names: Sequence[str], **extra: Any) -> None:
+    """Write model_final.pth, as a training of the tiny detector does."""
+    cfg = load_config(folder / "tiny.yaml")
+    model = build_detector(cfg)
+    model.load_state_dict(torch.load(folder / "weights.pth", weights_only=True))
+    described = describe_detector(cfg, model, names, {})
+    torch.save({"model": model.state_dict(), **described, **extra}, folder / "model_final.pth")
+
+
+def test_the_file_of_a_trained_detector_is_enough(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its configuration and class names are in it; pictures and JSON go to ``predictions``."""
+    save_trained(folder, NAMES)
+    (folder / "tiny.yaml").rename(folder / "elsewhere.yaml")
+    assert run("--weights", "model_final.pth", "--score", "0.1", "more") == 0
+    printed = capsys.readouterr()
+    assert printed.out.endswith("on 1 images; they are in predictions\n") and printed.err == ""
+    rows = json.loads((folder / "predictions" / "detections.json").read_text())
+    assert rows and {row["category"] for row in rows} <= set(NAMES)
+    table = json.loads((folder / "predictions" / "images.json").read_text())
+    assert [category["name"] for category in table["categories"]] == list(NAMES)
+
+    assert run("--weights", "model_final.pth", "--classes", "n,b,s,w,g,r", "more") == 1
+    said = "the class names n, b, s, w, g, r are given, but the file model_final.pth is of a"
+    assert said in capsys.readouterr().err
+    assert run("--weights", "weights.pth", "more") == 1
+    assert "give one with --config-file" in capsys.readouterr().err
+
+
+def test_no_dataset_is_drawn_to_find_names(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector of bolts and nuts does not find circles and stars."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(folder / "sets"))
+    given = [*COMMON, "more", *WEIGHTS, "DATASETS.TEST", "('shapes_val',)"]
+    assert run(*given, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0") == 0
+    assert not (folder / "sets").exists()
+    assert "the annotations of shapes_val are not here, so classes have numbers" in caplog.text
+    table = json.loads((folder / "predictions" / "images.json").read_text())
+    assert [entry["name"] for entry in table["categories"]] == [f"class {i}" for i in range(6)]
+
+
+def test_detections_on_a_dataset_can_be_evaluated(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Classes go by name, images by path; the classes of another set are refused."""
+    save_trained(folder, NAMES)
+    content = {
+        "images": [{"id": 77, "file_name": "b.png", "height": 30, "width": 40}],
+        "annotations": [],
+        "categories": [{"id": 10 + i, "name": name} for i, name in enumerate(sorted(NAMES))],
+    }
+    box = {"bbox": [1, 1, 30, 20], "area": 600, "iscrowd": 0, "image_id": 77, "category_id": 10}
+    content["annotations"].append({"id": 1, **box})
+    (folder / "boxes.json").write_text(json.dumps(content))
+    given = ("--weights", "model_final.pth", "--register-coco", "mine", "boxes.json", "more")
+    assert run(*given, "more", "--score", "0.0") == 0
+    rows = json.loads((folder / "predictions" / "detections.json").read_text())
+    ids = {name: 10 + i for i, name in enumerate(sorted(NAMES))}
+    assert rows and all(row["category_id"] == ids[row["category"]] for row in rows)
+    assert {row["image_id"] for row in rows} == {77}
+    assert run_tool("evaluate_coco", "boxes.json", "predictions/detections.json") == 0
+    capsys.readouterr()
+    content["categories"][2]["name"] = "other"
+    (folder / "other.json").write_text(json.dumps(content))
+    assert run(*given[:2], "--register-coco", "o", "other.json", "more", "more") == 1
+    assert "has the classes" in capsys.readouterr().err
+    assert run(*given, "--register-coco", "o", "other.json", "more", "more") == 1
+    assert "names the datasets mine, o, and the detections can have" in capsys.readouterr().err
 
 
 def test_a_second_run_does_not_take_the_pictures_of_the_first(folder: Path) -> None:
     assert run(*COMMON, ".", *WEIGHTS) == 0
-    first = sorted(path.name for path in (folder / "out").iterdir())
+    first = sorted(path.name for path in (folder / "predictions").iterdir())
     assert run(*COMMON, ".", *WEIGHTS) == 0
-    assert sorted(path.name for path in (folder / "out").iterdir()) == first
+    assert sorted(path.name for path in (folder / "predictions").iterdir()) == first
 
 
 def test_the_preprocessing_is_taken_from_the_weights(
@@ -97,7 +180,7 @@ def test_images_and_overrides_are_told_apart(
 
 def test_classes_are_named(folder: Path) -> None:
     assert run(*COMMON, "--score", "0.01", "--classes", "a, big b,c,d,e,f", "more", *WEIGHTS) == 0
-    rows = json.loads((folder / "out" / "detections.json").read_text())
+    rows = json.loads((folder / "predictions" / "detections.json").read_text())
     assert rows and {row["category"] for row in rows} <= {"a", "big b", *"cdef"}
 
 
@@ -108,6 +191,7 @@ def test_classes_are_named(folder: Path) -> None:
         (["more", "MODEL.WEIGHTS", "none.pth"], "none.pth is not there"),
         (["none.png", *WEIGHTS], "none.png does not exist; give images"),
         (WEIGHTS, "there is no image in nothing"),
+        (["77", *WEIGHTS], "none of the 1 images could be read; see"),
         (["more", *WEIGHTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"], "it has 6 classes, and the model"),
         (["more", "MODEL.WEIGTHS", "weights.pth"], "did you mean MODEL.WEIGHTS"),
         (["more", "MODEL.WEIGHTS"], "odd number of words"),
