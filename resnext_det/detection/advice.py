@@ -88,7 +88,8 @@ def choose_schedule(facts: Facts, given: Mapping[str, Any] | None = None) -> lis
     batch = int(given.get("SOLVER.IMS_PER_BATCH", batch))
     length, epochs = _choose_length(facts, side, batch)
     length = int(given.get("SOLVER.MAX_ITER", length))
-    period = min(5000, max(1, length // 5))  # the usual period at most; five checkpoints at least
+    epoch = math.ceil(facts.images / batch)
+    period = min(5000, max(length // 5, epoch))  # the usual period at most
     warmup = min(1000, length // 10)
     steps = (_round(length * 2 / 3), _round(length * 8 / 9))
     choices = [
@@ -113,7 +114,7 @@ def choose_schedule(facts: Facts, given: Mapping[str, Any] | None = None) -> lis
                 "SOLVER.CHECKPOINT_PERIOD": period,
                 "TEST.EVAL_PERIOD": period if facts.tested else 0,
             },
-            "a checkpoint and an evaluation five times or every 5,000 iterations",
+            "a checkpoint and an evaluation five times, every 5,000 iterations or every epoch",
         ),
         _choose_workers(facts),
     ]
@@ -181,6 +182,8 @@ def _choose_sizes(facts: Facts, given: Mapping[str, Any]) -> tuple[int, list[Cho
     test = int(given.get("INPUT.MIN_SIZE_TEST", most))
     train = given.get("INPUT.MIN_SIZE_TRAIN", _spread_sizes(most))
     object_side = facts.box_side * max(train) / facts.side
+    if max(train) != most:
+        reason = "in proportion to the sizes that are given"
     if facts.boxes and object_side < _SMALL_OBJECT:
         reason += (
             f"; half of the objects have {object_side:.0f} pixels or less then: larger images "

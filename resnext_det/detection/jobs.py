@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +22,7 @@ from resnext_det.detection.weights import read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.processes import Processes, launch
-from resnext_det.training.setup import set_up
+from resnext_det.training.setup import setup_logging
 from resnext_det.weights.loading import read_needed_overrides
 
 logger = logging.getLogger(__name__)
@@ -290,7 +291,8 @@ def _run_task(
     engine, (cfg, fitted) = find_engine(job.engine), job.fit(training=task == "train")
     by_hand: dict[str, Any] = {"resume": job.resume, "overridden": job.overrides[::2]}
     if fitted.told or fitted.warnings:
-        set_up(cfg)  # the log
+        with contextlib.suppress(OSError, ValueError):  # of the folder, which the engine explains
+            setup_logging(cfg.OUTPUT_DIR)
     for sentence in fitted.told:
         logger.info(sentence)
     for sentence in fitted.warnings:

@@ -23,6 +23,7 @@ from resnext_det.data.records import Records, join_records
 from resnext_det.data.splitting import hold_out
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.training import distributed
+from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.setup import CONFIG_FILE
 
 CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
@@ -76,7 +77,8 @@ def fit_to_data(
     cfg = load(fitted.overrides)
     if train_data or test_data:
         folder = Path(cfg.OUTPUT_DIR, "data")
-        name_sets(fitted, folder, train_data, test_data, keep=resume or not training)
+        held = Checkpointer(cfg.OUTPUT_DIR).latest() is not None  # a run that is not to be changed
+        name_sets(fitted, folder, train_data, test_data, keep=resume or not training or held)
         cfg = load(fitted.overrides)
     take_classes(fitted, cfg, set_keys, training=training)
     if schedule:

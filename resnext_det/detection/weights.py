@@ -25,6 +25,12 @@ from resnext_det.weights.trained_detector import KEY, describe_training
 
 logger = logging.getLogger(__name__)
 
+# What a training from random weights needs on a command line; groups, as batches are often small.
+_FROM_RANDOM = (
+    "MODEL.WEIGHTS '' MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM GN, and with a pyramid "
+    "MODEL.FPN.NORM GN"
+)
+
 
 def read_start(
     cfg: CfgNode, *, resume: bool, overridden: Collection[str] = ()
@@ -43,7 +49,15 @@ def read_start(
     newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
     if newest is None and not cfg.MODEL.WEIGHTS:
         return None
-    file = read_weights(newest or cfg.MODEL.WEIGHTS, mapped=True)
+    try:
+        file = read_weights(newest or cfg.MODEL.WEIGHTS, mapped=True)
+    except FileNotFoundError as error:
+        if "://" not in cfg.MODEL.WEIGHTS:
+            raise
+        raise FileNotFoundError(
+            f"{error}; or start from a file of yours, MODEL.WEIGHTS FILE; or from random weights, "
+            f"which takes several times as long: {_FROM_RANDOM}"
+        ) from None
     check_configuration(cfg, file, overridden=overridden, training=newest is None)
     return file
 
@@ -140,8 +154,7 @@ def check_frozen_layers_are_loaded(model: nn.Module) -> None:
         raise ValueError(
             f"{len(random)} of {len(layers)} convolutions (first {random[0]!r}) are frozen, or "
             "their norms are, at the values they were made with, and would train to nothing; set "
-            "MODEL.WEIGHTS to a file of a trained network, or start from scratch: "
-            'MODEL.RESNETS.NORM "BN" or "GN", MODEL.BACKBONE.FREEZE_AT 0'
+            f"MODEL.WEIGHTS to a file of a trained network, or start from scratch: {_FROM_RANDOM}"
         )
 
 

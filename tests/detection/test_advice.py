@@ -105,6 +105,8 @@ def test_what_is_given_is_kept_and_followed() -> None:
     assert (chosen["MAX_SIZE_TRAIN"], chosen["MIN_SIZE_TEST"]) == (1000, 320)
     for length, steps in ((1, ()), (4, ()), (5, (3, 4)), (9, (6, 8))):
         assert choose(PHOTOS, {"SOLVER.MAX_ITER": length})["STEPS"] == steps
+    assert choose(PHOTOS, {"SOLVER.MAX_ITER": 8})["EVAL_PERIOD"] == 40  # no more than every epoch
+    assert "in proportion to the sizes that are given" in str(choose_schedule(PHOTOS, given)[0])
     assert "SOLVER.MAX_ITER" not in "\n".join(map(str, choose_schedule(PHOTOS, given)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import yaml
 from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
 from resnext_det.detection.jobs import Job, evaluate, train
-from resnext_det.detection.weights import check_frozen_layers_are_loaded
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.weights import check_frozen_layers_are_loaded, read_start
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import KNOWN
 from tests.detection.helpers import as_datasets, as_overrides, override, write_config
@@ -143,3 +145,17 @@ class TestFrozenAtRandom:
         state = randomize(copy.deepcopy(model)).state_dict()
         model.load_state_dict({key: value for key, value in state.items() if "running" not in key})
         check_frozen_layers_are_loaded(model)
+
+
+def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names what can be done without a network, and the keys of random weights work."""
+    monkeypatch.setenv("RESNEXT_DET_CACHE", str(tmp_path))
+    name = "modern/faster_rcnn_X50_32x4d_FPN_1x.yaml"
+    cfg = load_config(name, ["MODEL.WEIGHTS", "http://127.0.0.1:9/x.pth"])
+    with pytest.raises(FileNotFoundError) as caught:
+        read_start(cfg, resume=False)
+    told = str(caught.value)
+    assert f"put it at {tmp_path}" in told and "MODEL.WEIGHTS FILE; or from random weights" in told
+    words = shlex.split(told.rpartition("as long: ")[2].replace(", and with a pyramid", ""))
+    small = ["MODEL.RESNETS.DEPTH", "26", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
+    check_frozen_layers_are_loaded(build_detector(load_config(name, [*words, *small])))
