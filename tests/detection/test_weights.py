@@ -147,15 +147,20 @@ class TestFrozenAtRandom:
         check_frozen_layers_are_loaded(model)
 
 
-def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names what can be done without a network, and the keys of random weights work."""
-    monkeypatch.setenv("RESNEXT_DET_CACHE", str(tmp_path))
+
+    def fail(path: str, *, mapped: bool) -> None:
+        raise FileNotFoundError(f"{path} cannot be reached; put it at its place")
+
+    monkeypatch.setattr("resnext_det.detection.weights.read_weights", fail)
     name = "modern/faster_rcnn_X50_32x4d_FPN_1x.yaml"
-    cfg = load_config(name, ["MODEL.WEIGHTS", "http://127.0.0.1:9/x.pth"])
     with pytest.raises(FileNotFoundError) as caught:
-        read_start(cfg, resume=False)
+        read_start(load_config(name), resume=False)
     told = str(caught.value)
-    assert f"put it at {tmp_path}" in told and "MODEL.WEIGHTS FILE; or from random weights" in told
+    assert "put it at its place; or start from a file of yours, MODEL.WEIGHTS FILE; or" in told
     words = shlex.split(told.rpartition("as long: ")[2].replace(", and with a pyramid", ""))
     small = ["MODEL.RESNETS.DEPTH", "26", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
     check_frozen_layers_are_loaded(build_detector(load_config(name, [*words, *small])))
+    with pytest.raises(FileNotFoundError, match=r"^nowhere\.pth cannot .* its place$"):
+        read_start(load_config(name, ["MODEL.WEIGHTS", "nowhere.pth"]), resume=False)
