@@ -94,6 +94,8 @@ def arrange_classes(
             f"categories; write {len(names)}"
         )
     known = start.class_names if start is not None and start.format == "detector" else None
+    if start is not None and start.format == "detector" and not known and not train_sets:
+        logger.info("%s names no classes; they are taken in order of their ids", start.path)
     if known and sorted(known) == sorted(names):
         names = known
     elif known and (resume or not train_sets):

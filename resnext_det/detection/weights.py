@@ -113,11 +113,15 @@ def load_trained_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgN
 def read_trained_config(path: str | Path) -> Mapping[str, Any] | None:
     """Read the values of the configuration in the file of a trained detector; None without one.
 
+    ``OUTPUT_DIR`` is left out: no file that comes from elsewhere decides where is written.
+
     Raises:
         ValueError, FileNotFoundError: see ``read_weights``.
     """
     detector = read_weights(path, mapped=True).detector
-    return None if detector is None else detector.config
+    if detector is None:
+        return None
+    return {key: value for key, value in detector.config.items() if key != "OUTPUT_DIR"}
 
 
 def load_pretrained(

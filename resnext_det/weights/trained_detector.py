@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -64,20 +64,34 @@ class TrainedDetector:
         Raises:
             ValueError: an entry is missing or of another type.
         """
-        wanted = {"config": dict, "class_names": list, "versions": dict, "metrics": dict}
-        for name, kind in wanted.items():
-            if not isinstance(values, Mapping) or not isinstance(values.get(name), kind):
+        for name, is_right in _CHECKS.items():
+            if not isinstance(values, Mapping) or not is_right(values.get(name)):
                 raise ValueError(
-                    f"what it says of its detector is damaged: {name!r} is no {kind.__name__}; "
-                    "copy or download the file again"
+                    f"what it says of its detector is damaged, at {name!r}; copy or download the "
+                    "file again"
                 )
-        if not all(isinstance(name, str) for name in values["class_names"]):
-            raise ValueError(
-                "what it says of its detector is damaged: a class name is no text; copy or "
-                "download the file again"
-            )
         names = tuple(values["class_names"])
         return cls(values["config"], names, values["versions"], values["metrics"])
+
+
+def _is_mapping_to(kind: type | tuple[type, ...], value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(each, kind) for name, each in value.items()
+    )
+
+
+# What each entry of the plain data has to be.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "config": lambda value: _is_mapping_to(object, value),
+    "class_names": lambda value: (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    ),
+    "versions": lambda value: _is_mapping_to(str, value),
+    "metrics": lambda value: (
+        _is_mapping_to(dict, value)
+        and all(_is_mapping_to((int, float), each) for each in value.values())
+    ),
+}
 
 
 def describe_training(

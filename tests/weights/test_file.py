@@ -39,6 +39,7 @@ from resnext_det.weights import (
 )
 from resnext_det.weights.catalog_entries import ENTRIES
 from resnext_det.weights.preprocessing import KNOWN
+from resnext_det.weights.trained_detector import TrainedDetector
 from tests.detection.detectron2_reference import copy_cfg_to_detectron2
 from tests.weights.foreign_names import (
     caffe2_arrays,
@@ -710,3 +711,23 @@ def test_a_long_text_as_configuration_takes_no_time(small: Any, tmp_path: Path) 
         ),
     )
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("config", None),
+        ("config", {1: 2}),
+        ("class_names", "cat"),
+        ("class_names", ["cat", 1]),
+        ("versions", {"torch": 2}),
+        ("metrics", {"set": 3}),
+        ("metrics", {"set": {"AP": "high"}}),
+        (None, []),
+    ],
+)
+def test_a_damaged_description_of_a_detector_is_refused(entry: str | None, value: Any) -> None:
+    whole = {"config": {}, "class_names": ["cat"], "versions": {}, "metrics": {"set": {"AP": 1.0}}}
+    assert TrainedDetector.from_dict(whole).class_names == ("cat",)
+    with pytest.raises(ValueError, match=f"damaged, at '{entry or 'config'}'; copy or download"):
+        TrainedDetector.from_dict(value if entry is None else {**whole, entry: value})
