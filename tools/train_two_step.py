@@ -39,6 +39,11 @@ def run(options: argparse.Namespace) -> list[str]:
     """Train both steps; return a line for every test set."""
     from resnext_det.detection.two_step import train_two_step
 
+    if options.train_data and not options.test_data:
+        raise ValueError(
+            "--train-data needs --test-data in two steps, which have to share one test set; give "
+            "it, or hold images out by resnext-det train"
+        )
     folder = options.output_dir
     rpn = build_job(options, options.rpn, folder and folder / "rpn")
     fast_rcnn = build_job(options, options.fast_rcnn, folder and folder / "fast_rcnn")

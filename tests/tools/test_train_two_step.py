@@ -38,6 +38,22 @@ def test_both_steps(command: list[str], tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "both" / "rpn" / "model_final.pth").stat().st_mtime_ns == trained
 
 
+def test_sets_that_are_given_by_their_files(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They replace those of both configurations; one that is held out would not be shared."""
+    given = [word for word in command if word != "--register-coco"]
+    train, val = given.index("tiny_train"), given.index("tiny_val")
+    given[train], given[val] = "--train-data", "--test-data"
+    assert main([*given, "SOLVER.MAX_ITER", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("instances_val: AP ")
+    written = {path.name for path in (tmp_path / "both" / "rpn" / "inference").glob("*.pkl")}
+    assert written == {"proposals_instances_train.pkl", "proposals_instances_val.pkl"}
+    del given[val : val + 3]
+    assert main([*given, "SOLVER.MAX_ITER", "2"]) == 1
+    assert "--train-data needs --test-data in two steps" in capsys.readouterr().err
+
+
 def test_two_processes_under_torchrun(command: list[str], tmp_path: Path) -> None:
     """They meet once for both steps; there are several sets to propose on."""
     several = ["DATASETS.TRAIN", "('tiny_train', 'tiny_val')", "SOLVER.MAX_ITER", 2]
