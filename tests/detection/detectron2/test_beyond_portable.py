@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from resnext_det.detection.jobs import Job, evaluate, train
+from resnext_det.evaluation.coco import evaluate_coco
 from tests.detection.helpers import (
     as_datasets,
     as_overrides,
@@ -74,16 +75,29 @@ def test_boxes_are_loaded_and_evaluated_as_ever(
     assert evaluate(again).per_dataset["masked_tiny_val"].to_json() == found.to_json()
 
 
+@pytest.mark.parametrize(("limit", "task"), [(100, "bbox"), (150, "bbox@150")])
 def test_masks_are_loaded_and_evaluated_by_detectron2(
-    tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
+    limit: int, task: str, tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
 ) -> None:
-    found = train(make_job(tmp_path, datasets, *MASKS)).per_dataset["masked_tiny_val"]
+    changes = [*MASKS, *override("TEST", DETECTIONS_PER_IMAGE=limit)]
+    changes += override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.0)
+    found = train(make_job(tmp_path, datasets, *changes)).per_dataset["masked_tiny_val"]
     assert set(found.tasks) == {"bbox", "segm"}
     assert found.summarize().startswith("bbox AP ") and "segm" in found.format_table()
     line = json_lines(tmp_path / "out/metrics.json")[-1]
-    assert line["loss_mask"] > 0 and "bbox/segm-AP" in line
+    assert line["loss_mask"] > 0 and f"{task}/segm-AP" in line
     written = json.loads((tmp_path / "out/inference/metrics.json").read_text())
     assert written["AP50"] == found.as_dict()["AP50"]
+    assert written.get("max_detections", 100) == limit
+    for words in (found.summarize(), found.format_table()):
+        assert ("at most 150 detections an image, where COCO counts 100" in words) == (limit == 150)
+    annotations = next(file for name, file, _ in datasets if name == "masked_tiny_val")
+    ours = evaluate_coco(
+        annotations,
+        tmp_path / "out/inference/coco_instances_results.json",
+        max_detections_per_image=limit,
+    )
+    assert (written["AP"], written["AP50"]) == (ours.AP, ours.AP50)
 
 
 def test_masks_that_are_missing_are_told(
