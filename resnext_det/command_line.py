@@ -6,6 +6,7 @@ No library is imported before a command line is understood, so that --help answe
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -260,7 +261,7 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
     """
     try:
         for line in work():
-            sys.stdout.write(f"{line}\n")
+            _show(line)
     except KeyboardInterrupt as stop:  # a training that was stopped in order says more
         goes_on = "; --resume goes on from the newest checkpoint in OUTPUT_DIR, if there is one"
         sys.stderr.write(f"{str(stop) or 'stopped' + goes_on * resumable}\n")
@@ -269,6 +270,15 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def _show(line: str) -> None:
+    """Write a line to stdout; where nobody reads on, as after ``| head``, go on in silence."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def summarize(metrics: Metrics) -> list[str]:

@@ -88,6 +88,8 @@ class _ConsoleHandler(logging.Handler):
             else:
                 sys.stdout.write(self.format(record) + "\n")
             sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads on, as after "| head"; log.txt has everything
+            pass
         except Exception:
             self.handleError(record)
 

@@ -57,6 +57,14 @@ def test_a_console_that_lacks_letters_gets_escapes(
     assert r"\u7ea2\u7ec6\u80de " in done.stdout and done.stderr == ""
 
 
+def test_a_reader_that_leaves_early_is_no_error(files: tuple[Path, Path]) -> None:
+    process = start_tool("evaluate_coco", *files)
+    assert process.stdout is not None
+    process.stdout.close()  # as head does once it has its lines
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait(timeout=120)) == ("", 0)
+
+
 def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert run(*files, "--plot", tmp_path / "plots" / "curves.png") == 0
     assert (tmp_path / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -67,7 +75,10 @@ def test_the_curves_are_drawn(files: tuple[Path, Path], tmp_path: Path) -> None:
     [
         ("none.json results.json", "annotation file none.json does not exist"),
         ("annotations.json none.json", "result file none.json does not exist"),
-        ("results.json annotations.json", "it holds a list, not an object; give annotations"),
+        (
+            "results.json annotations.json",
+            "results.json is a file of results (detections); give the annotations",
+        ),
         ("annotations.json cut.json", "result file cut.json is not JSON: the text ends too early"),
         (
             "annotations.json results.json --max-detections 0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,21 @@ def test_letters_of_any_script_are_logged(tmp_path: Path, monkeypatch: pytest.Mo
     written = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert written.endswith("INFO: 红 \\udcff\n")
     assert errors.getvalue() == ""  # where logging writes what it could not
+
+
+def test_a_console_that_is_gone_is_left_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        log = setup_logging(tmp_path)
+        for message in ("one", "two"):
+            log.info(message)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), gone.fileno())
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").count("INFO: ") == 2
 
 
 def test_an_output_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
