@@ -148,6 +148,11 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     add_fit_config_flag(parser)
     add_dataset_flag(parser)
     add_data_flags(parser)
+    parser.add_argument(
+        "--check-data",
+        action="store_true",
+        help="decode every image before the first step; else the headers of some are read",
+    )
     add_training_flags(parser)
 
 
@@ -235,6 +240,7 @@ def build_job(
         fit_config=options.fit_config,
         weights=getattr(options, "weights", None),
         datasets=tuple(read_dataset_flags(options)),
+        check_data=options.check_data,
         schedule=options.schedule,
         train_data=options.train_data and tuple(options.train_data),
         test_data=options.test_data and tuple(options.test_data),

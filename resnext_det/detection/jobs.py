@@ -44,11 +44,21 @@ class Engine(Protocol):
     ) -> CfgNode: ...
 
     def train(
-        self, cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+        self,
+        cfg: CfgNode,
+        *,
+        resume: bool = False,
+        overridden: Collection[str] = (),
+        check_data: bool = False,
     ) -> Mapping[str, DatasetMetrics]: ...
 
     def evaluate(
-        self, cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+        self,
+        cfg: CfgNode,
+        *,
+        resume: bool = False,
+        overridden: Collection[str] = (),
+        check_data: bool = False,
     ) -> Mapping[str, DatasetMetrics]: ...
 
     def propose(
@@ -105,6 +115,7 @@ class Job(Processes):
         schedule: "auto" chooses the schedule and the image sizes from the data and the machine, see
             ``choose_schedule``; "config" keeps those of the configuration. None is "auto" where
             ``train_data`` stands without ``config_file``.
+        check_data: decode every image before the first step, and not a sample's headers alone.
     """
 
     config_file: str | Path | None = None
@@ -118,6 +129,7 @@ class Job(Processes):
     test_data: tuple[str, str] | None = None
     schedule: Literal["auto", "config"] | None = None
     weights: str | Path | None = None
+    check_data: bool = False
 
     def configuration(self, *, training: bool = True) -> CfgNode:
         """Load the configuration with every override, in the language of the engine.
@@ -301,4 +313,4 @@ def _run_task(
         engine.propose(cfg, files, **by_hand)
         return None
     run = engine.train if task == "train" else engine.evaluate
-    return run(cfg, **by_hand)
+    return run(cfg, check_data=job.check_data, **by_hand)

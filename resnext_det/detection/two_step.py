@@ -13,6 +13,8 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import scale_to_processes
+from resnext_det.data.coco import load_coco
+from resnext_det.detection.datasets import look_at_data
 from resnext_det.detection.evaluation import check_proposes, locate_proposals
 from resnext_det.detection.jobs import Job, Metrics, propose, train
 from resnext_det.training import distributed
@@ -68,12 +70,24 @@ def _train_both(rpn: Job, fast_rcnn: Job) -> Metrics:
             f"OUTPUT_DIR = {folder!r} is that of both steps, whose files have the same names; give "
             "each its own, or write --output-dir, which makes a folder for each"
         )
+    _look_at_later_data(first, train_sets, test_sets)
     if not (rpn.resume and _has_ended(rpn, first)):
         train(rpn)
     due = {name: path for name, path in files.items() if not _is_newer(path, first)}
     if due:
         propose(replace(rpn, resume=True), due)
     return train(fast_rcnn)
+
+
+def _look_at_later_data(
+    first: CfgNode, train_sets: tuple[str, ...], test_sets: tuple[str, ...]
+) -> None:
+    """Look, before the first step, at the sets of Fast R-CNN that the RPN's job does not load."""
+    seen = {*first.DATASETS.TRAIN, *first.DATASETS.TEST}
+    look_at_data(
+        [load_coco(name) for name in train_sets if name not in seen],
+        [load_coco(name) for name in test_sets if name not in seen],
+    )
 
 
 def _override(job: Job, *overrides: str) -> Job:

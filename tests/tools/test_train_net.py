@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from resnext_det.config import load_config
 from resnext_det.training.checkpoint import Checkpointer
@@ -300,6 +301,11 @@ def broken_set(kind: str) -> Callable[[Path, Path], list[object]]:
             last.unlink()
         elif kind == "truncated image":
             last.write_bytes(last.read_bytes()[:2000])
+        elif kind == "damaged image":
+            Image.open(last).save(last, "PNG")
+            content_of_file = bytearray(last.read_bytes())
+            content_of_file[len(content_of_file) // 2] ^= 255
+            last.write_bytes(content_of_file)
         elif kind == "box outside":
             content["annotations"][0]["bbox"] = [5000, 5000, 10, 10]
         elif kind == "other categories":
@@ -330,6 +336,8 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
         ["000001.jpg cannot be read", "truncated", "replace the file"]),
     "image truncated, in a worker": ("truncated image", "", f"{BROKEN} DATALOADER.NUM_WORKERS 1", 1,
         ["000001.jpg cannot be read", "truncated", "replace the file"]),
+    "image damaged, each checked": ("damaged image", "--check-data", BROKEN, 1,
+        ["1 of 2 images looked at cannot be read", "000001.jpg", "replace the file"]),
     "half a JSON": ("half a JSON", "", BROKEN, 1,
         ["broken.json", "is not JSON", "line 1 column", "correct it"]),
     "box outside": ("box outside", "", BROKEN, 1,

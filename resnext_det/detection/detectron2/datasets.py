@@ -75,6 +75,7 @@ def load_data(
     *,
     training: bool,
     resume: bool = False,
+    check_data: bool = False,
 ) -> Data:
     """Load and check ``DATASETS.TRAIN`` (in training) and ``DATASETS.TEST``.
 
@@ -82,6 +83,7 @@ def load_data(
         by_detectron2: leave the images to detectron2, as where a set is known to it alone.
         start: the weights that the job starts from, or evaluates.
         resume: a training goes on from a checkpoint, if ``start`` is one.
+        check_data: decode every image before, see ``look_at_data``.
 
     Raises:
         ValueError, FileNotFoundError: a set is unknown, broken or missing, or has other classes
@@ -105,7 +107,7 @@ def load_data(
         return Data(True, [], [], classes)
     train_sets = load_datasets(cfg, "TRAIN") if training else []
     test_sets = load_datasets(cfg, "TEST", needed=not training)
-    look_at_data(train_sets, test_sets)
+    look_at_data(train_sets, test_sets, everything=check_data)
     train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
     return Data(False, train_sets, test_sets, [*train_sets, *test_sets][0].class_names)
 

@@ -72,7 +72,11 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
 
 
 def train(
-    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overridden: Collection[str] = (),
+    check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it, as the portable engine's ``train``.
 
@@ -80,7 +84,14 @@ def train(
     """
     _set_up(cfg)
     start = read_start(cfg, resume=resume, overridden=overridden)
-    data = load_data(cfg, _needs_detectron2_data(cfg), start, training=True, resume=resume)
+    data = load_data(
+        cfg,
+        _needs_detectron2_data(cfg),
+        start,
+        training=True,
+        resume=resume,
+        check_data=check_data,
+    )
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
     cfg = scale_to_processes(cfg, distributed.get_world_size())
@@ -124,12 +135,16 @@ def train(
 
 
 def evaluate(
-    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overridden: Collection[str] = (),
+    check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector, as the portable engine's ``evaluate``."""
     _set_up(cfg)
     file = read_trained(cfg, resume=resume, overridden=overridden)
-    data = load_data(cfg, _needs_detectron2_data(cfg), file, training=False)
+    data = load_data(cfg, _needs_detectron2_data(cfg), file, training=False, check_data=check_data)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
         record_config(cfg)
     model = build_detector(cfg)

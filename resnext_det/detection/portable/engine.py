@@ -44,13 +44,18 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overridden: Collection[str] = (),
+    check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it; every process of a training calls this.
 
     Args:
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one.
         overridden: keys that the user gave by hand, which hold against a detector's file.
+        check_data: decode every image before, see ``look_at_data``.
 
     Returns:
         COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other
@@ -63,7 +68,7 @@ def train(
     device = set_up(cfg)
     start = read_start(cfg, resume=resume, overridden=overridden)
     train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
-    look_at_data(train_sets, test_sets)
+    look_at_data(train_sets, test_sets, everything=check_data)
     train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
     cfg = set_seed(cfg, resume=resume)
     record_config(cfg)
@@ -84,14 +89,18 @@ def train(
 
 
 def evaluate(
-    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overridden: Collection[str] = (),
+    check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector on ``DATASETS.TEST``.
 
     Args:
         resume: take the newest checkpoint of ``OUTPUT_DIR``, if there is one, and not
             ``MODEL.WEIGHTS``.
-        overridden: as ``train``.
+        overridden, check_data: as ``train``.
 
     Returns:
         as ``train``.
@@ -103,7 +112,7 @@ def evaluate(
     device = set_up(cfg)
     file = read_trained(cfg, resume=resume, overridden=overridden)
     test_sets = load_datasets(cfg, "TEST")
-    look_at_data([], test_sets)
+    look_at_data([], test_sets, everything=check_data)
     _, test_sets = arrange_classes(cfg, [], test_sets, file)
     if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
         record_config(cfg)
