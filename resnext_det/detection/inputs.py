@@ -68,23 +68,25 @@ def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = No
 def name_pictures(paths: Sequence[Path], folder: Path) -> list[Path]:
     """Name a picture or video for each input; taken names get a number.
 
+    Names that differ in upper and lower case alone are one name, as they are on some systems.
+
     Raises:
         ValueError: one would overwrite an input.
     """
-    targets: dict[Path, None] = {}
+    targets: dict[str, Path] = {}
     for path in paths:
         suffix = path.suffix.lower() if path.suffix.lower() in _PICTURES else ".png"
         stem = f"camera_{path}" if is_camera(path) else path.stem
         suffix = ".mp4" if is_video(path) else suffix
         target, number = folder / f"{stem}{suffix}", 1
-        while target in targets:
+        while str(target).lower() in targets:
             number += 1
             target = folder / f"{stem}_{number}{suffix}"
-        targets[target] = None
+        targets[str(target).lower()] = target
     images = {path.resolve() for path in paths}
-    lost = next((target for target in targets if target.resolve() in images), None)
+    lost = next((target for target in targets.values() if target.resolve() in images), None)
     if lost is not None:
         raise ValueError(
             f"the picture {lost} would overwrite an image; choose another folder for --output"
         )
-    return list(targets)
+    return list(targets.values())

@@ -70,5 +70,7 @@ def test_videos_and_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert paths == [Path("0"), Path("clip.avi")]
     targets = name_pictures([*paths, Path("clip.mov")], Path("out"))
     assert [target.name for target in targets] == ["camera_0.mp4", "clip.mp4", "clip_2.mp4"]
+    targets = name_pictures([Path("x/A.JPG"), Path("y/a.jpg"), Path("a.bmp")], Path("out"))
+    assert [target.name for target in targets] == ["A.jpg", "a_2.jpg", "a.png"]
     with pytest.raises(ValueError, match=r"clip\.mp4 would overwrite"):
         name_pictures([Path("clip.mp4")], Path("."))
