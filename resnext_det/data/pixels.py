@@ -129,9 +129,12 @@ def _check_array(image: np.ndarray, format: str) -> None:
     gray = gray and image.dtype in (np.uint8, np.bool_)
     color = image.ndim == 3 and image.shape[2] == channels and image.dtype == np.uint8
     if not gray and not color:
+        form = "(height, width), gray"
+        if channels > 1:
+            form = f"(height, width, {channels}), channels in the order {format}"
         raise ValueError(
             f"the image is {image.dtype} of the shape {image.shape}; give uint8 of the shape "
-            f"(height, width, {channels}), channels in the order {format}, or the path of a file"
+            f"{form}, or the path of a file"
         )
     _check_size(*image.shape[:2])
 

@@ -114,6 +114,11 @@ def test_what_is_no_image(image: Any, words: str) -> None:
         to_pixels(image, "BGR")
 
 
+def test_a_model_of_gray_images_takes_no_colors() -> None:
+    with pytest.raises(ValueError, match=r"\(9, 9, 3\); give uint8 of the shape \(height, width\)"):
+        to_pixels(np.zeros((9, 9, 3), np.uint8), "L")
+
+
 def test_what_is_no_file_of_an_image(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no image .*none\.png; give the path"):
         to_pixels(tmp_path / "none.png", "RGB")
