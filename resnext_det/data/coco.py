@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from resnext_det.data.coco_json import Record, read_category_names, read_coco_json
-from resnext_det.data.records import Records
+from resnext_det.data.records import Records, renumber_classes
 from resnext_det.files import escape_controls, list_first
 
 logger = logging.getLogger(__name__)
@@ -215,27 +215,13 @@ def map_classes(dataset: CocoDataset, class_names: Sequence[str]) -> CocoDataset
             )
         )
     index = {name: position for position, name in enumerate(class_names)}
-    moved = np.array([index[name] for name in dataset.class_names])  # from the old index
+    moved = [index[name] for name in dataset.class_names]  # from the old index to the new
     ids = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
-    records: Sequence[Record]
-    if isinstance(dataset.records, Records):
-        records = replace(dataset.records, categories=moved[dataset.records.categories])
-    else:  # dicts, which have proposals too
-        records = [
-            {
-                **record,
-                "annotations": [
-                    {**annotation, "category_id": int(moved[annotation["category_id"]])}
-                    for annotation in record["annotations"]
-                ],
-            }
-            for record in dataset.records
-        ]
     return replace(
         dataset,
         class_names=tuple(class_names),
         category_ids=tuple(ids[name] for name in class_names),
-        records=records,
+        records=renumber_classes(dataset.records, moved),
     )
 
 

@@ -22,7 +22,6 @@ from resnext_det.data.coco_entries import (
     Image,
 )
 from resnext_det.data.json_files import Entry, decode_entries, read_text, show, split_table
-from resnext_det.data.other_formats import describe_other_format
 from resnext_det.data.records import XYWH_ABS, Record, Records
 from resnext_det.files import escape_controls, list_first
 
@@ -155,6 +154,9 @@ def _recognize_other_formats(path: Path, source: str) -> Iterator[None]:
     try:
         yield
     except ValueError:
+        # Which imports torch and Pillow; the evaluation of right files needs neither.
+        from resnext_det.data.other_formats import describe_other_format
+
         other = describe_other_format(path)
         if other is None:
             raise
@@ -209,38 +211,35 @@ class _Reader:
     def read(self, *, strict: bool) -> AnnotationTable:
         """Read all tables; see ``read_annotations``."""
         names = self.read_categories()
-        images = self._read_images(strict)
-        image_ids = self._sort_ids(images, "image")
-        ordered = [images[identity] for identity in image_ids]
+        image_ids, file_names, sizes = self._read_images(strict)
         columns = self._read_columns(image_ids, list(names), strict)
-        table = AnnotationTable(
-            names=names,
-            image_ids=image_ids,
-            file_names=[image.file_name or "" for image in ordered],
-            sizes=np.array([[i.height or 0, i.width or 0] for i in ordered], np.int64),
-            **columns,
-        )
+        table = AnnotationTable(names, image_ids, file_names, sizes, **columns)
         self._check_ids(table.ids)
         self._check_boxes(table)
         return replace(table, areas=self._complete_areas(table))
 
-    def _read_images(self, strict: bool) -> dict[int | str, Image]:
-        images: dict[int | str, Image] = {}
+    def _read_images(self, strict: bool) -> tuple[list[int | str], list[str], np.ndarray]:
+        """Read the images: ids in ascending order, with file names and sizes (M, 2)."""
+        places: dict[int | str, int] = {}
+        names: list[str] = []
+        sizes: list[int] = []
         entries = self._read_table("images")
         for image in self._decode("images", entries, Image, self._checker.check_image):
-            if image.id in images:
+            if image.id in places:
                 raise self._checker.error(
                     f"image id {show(image.id)} occurs twice; give each image its own id"
                 )
-            images[image.id] = image
             if image.file_name is None and image.coco_url is not None:  # LVIS v1: folder and file
                 image.file_name = "/".join(image.coco_url.split("/")[-2:])
-            if not strict:
-                continue
-            for key in ("height", "width", "file_name"):
+            for key in ("height", "width", "file_name") if strict else ():
                 if getattr(image, key) is None:
                     raise self._checker.error(f"image {image.id} lacks {key!r}; write it")
-        return images
+            places[image.id] = len(names)
+            names.append(image.file_name or "")
+            sizes += (image.height or 0, image.width or 0)
+        image_ids = self._sort_ids(places, "image")
+        order = [places[identity] for identity in image_ids]
+        return image_ids, [names[i] for i in order], np.array(sizes).reshape(-1, 2)[order]
 
     def _read_columns(
         self, image_ids: list[int | str], category_ids: list[int | str], strict: bool
