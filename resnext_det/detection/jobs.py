@@ -208,7 +208,8 @@ class Job(Processes):
         missing = f"{weights} does not hold that of its detector" if weights else "there is none"
         raise ValueError(
             f"a configuration is needed, and {missing}; give one with --config-file, or the file "
-            "of a detector that was trained here, which holds its own, with --weights"
+            "of a detector that was trained here, which holds its own, with --weights; to train on "
+            "your own images --train-data is enough"
         )
 
     def _list_set_keys(

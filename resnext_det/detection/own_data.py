@@ -103,6 +103,9 @@ def name_sets(
     Raises:
         ValueError, FileNotFoundError: see ``hold_out`` and ``load_coco``.
     """
+    for flag, given in (("--train-data", train_data), ("--test-data", test_data)):
+        if given is not None:
+            _check_paths(flag, given)
     if train_data is not None and test_data is None:
         train_file, test_file, told = _split(train_data, folder, keep=keep)
         fitted.told.append(told)
@@ -110,6 +113,21 @@ def name_sets(
     for split, data in (("TRAIN", train_data), ("TEST", test_data)):
         if data is not None:
             fitted.set(f"DATASETS.{split}", repr((register_files(*data),)))
+
+
+def _check_paths(flag: str, data: tuple[str, str]) -> None:
+    """Refuse paths that are missing or in the wrong order, before anything is made of them."""
+    annotations, images = (Path(each).expanduser() for each in data)
+    if annotations.is_dir() and images.is_file():
+        raise ValueError(
+            f"{flag} {annotations} {images}: the file of annotations comes first; write {flag} "
+            f"{images} {annotations}"
+        )
+    for path in (annotations, images):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{flag}: {path} does not exist; correct the path (this folder is {Path.cwd()})"
+            )
 
 
 def _split(data: tuple[str, str], folder: Path, *, keep: bool) -> tuple[Path, Path, str]:

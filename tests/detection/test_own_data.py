@@ -173,9 +173,13 @@ def test_a_broken_set_is_told_by_its_own_name(sets: Sets, tmp_path: Path) -> Non
     job = Job(output_dir=tmp_path / "out", train_data=(str(broken), str(sets["tiny_train"][1])))
     with pytest.raises(ValueError, match=r"'mine' \(.*mine\.json\) is not JSON"):
         train(job)
-    missing = Job(output_dir=tmp_path / "out", train_data=("nowhere.json", "photos"))
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json does not exist"):
-        train(missing)
+    for given, error, words in (
+        (("nowhere.json", "photos"), FileNotFoundError, r"--train-data: nowhere\.json does not"),
+        ((str(broken), "photos"), FileNotFoundError, r"--train-data: photos does not exist"),
+        ((str(tmp_path), str(broken)), ValueError, rf"write --train-data {broken} {tmp_path}"),
+    ):
+        with pytest.raises(error, match=words):
+            train(Job(output_dir=tmp_path / "out", train_data=given))
     assert not (tmp_path / "out").exists()
 
 

@@ -350,6 +350,8 @@ ERRORS: dict[str, tuple[str | None, str, str, int, list[str]]] = {
         ["BASE_LEARNING_RATE", "SOLVER.BASE_LR"]),
     "wrong type": (None, "", "SOLVER.BASE_LR 1", 1, ["SOLVER.BASE_LR = ", "1.0"]),
     "unsupported value": (None, "", "MODEL.MASK_ON True", 1, ["MODEL.MASK_ON = True", "False"]),
+    "a set by file and by name": (None, "--train-data a.json photos", BROKEN, 1,
+        ["--train-data and DATASETS.TRAIN both name a set", "one of them"]),
     "half a pair": (None, "", "SOLVER.BASE_LR", 1, ["SOLVER.BASE_LR", "KEY VALUE"]),
     "flag after the overrides": (None, "", "SEED 1 --resume", 1,
         ["'--resume'", "before the first KEY"]),
