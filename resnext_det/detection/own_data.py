@@ -80,7 +80,9 @@ def fit_to_data(
         held = Checkpointer(cfg.OUTPUT_DIR).latest() is not None  # a run that is not to be changed
         name_sets(fitted, folder, train_data, test_data, keep=resume or not training or held)
         cfg = load(fitted.overrides)
-    take_classes(fitted, cfg, set_keys, training=training)
+    # Where the sets of a configuration are replaced, its number of classes is not that of these.
+    said = given if training and train_data else set_keys
+    take_classes(fitted, cfg, said, training=training)
     if schedule:
         fit_schedule(fitted, cfg, given, processes=processes, resume=resume)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_training_data_alone_are_enough(
     recorded = tmp_path / "out" / "config.yaml"
     recorded.write_text(recorded.read_text().replace("MIN_SIZE_TEST: 64", "MIN_SIZE_TEST: 96"))
     recorded.write_text(recorded.read_text().replace("BASE_LR: 0.0025", "BASE_LR: 0.0017"))
-    resumed = Job(**{**vars(job), "resume": True})
+    resumed = replace(job, resume=True)
     cfg, fitted = resumed.fit()
     assert (cfg.SOLVER.BASE_LR, cfg.INPUT.MIN_SIZE_TEST) == (0.0017, 64)
     assert "are those of" in " ".join(fitted.told) and '"mine"' in files[0].read_text()
@@ -151,6 +152,12 @@ def test_both_sets_are_given(sets: Sets, tmp_path: Path) -> None:
     assert cfg.DATASETS.TRAIN == ("instances_train",) and cfg.DATASETS.TEST == ("instances_val",)
     assert cfg.SOLVER.MAX_ITER == 10
     assert len(fitted.told) == 1 and not (tmp_path / "data").exists()
+    # The number of classes in a file is that of the sets which are replaced; an override holds.
+    said = replace(job, config_file=write_config(tmp_path), overrides=("TEST.EVAL_PERIOD", "1"))
+    said.config_file.write_text(said.config_file.read_text().replace("CLASSES: 6", "CLASSES: 9"))
+    assert said.configuration().MODEL.ROI_HEADS.NUM_CLASSES == 6
+    said = replace(said, overrides=("MODEL.ROI_HEADS.NUM_CLASSES", "9"))
+    assert said.configuration().MODEL.ROI_HEADS.NUM_CLASSES == 9
 
 
 def test_without_a_configuration(sets: Sets, tmp_path: Path) -> None:
