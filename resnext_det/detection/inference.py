@@ -200,7 +200,7 @@ def predict_files(
         KeyboardInterrupt: after Ctrl-C; it tells what was done.
     """
     predictor = detector if isinstance(detector, Predictor) else Predictor(detector)
-    _check_score(predictor.cfg, score)
+    _check_score(predictor.cfg, score, dataset)
     folder = Path(output_dir)
     targets = name_pictures(paths, folder)
     names = choose_class_names(predictor.cfg, names, predictor.known_names, dataset)
@@ -220,7 +220,7 @@ def predict_files(
     return len(table.rows), len(table.images)
 
 
-def _check_score(cfg: CfgNode, score: float) -> None:
+def _check_score(cfg: CfgNode, score: float, dataset: str) -> None:
     if not 0 <= score <= 1:
         raise ValueError(f"the score {score:g} is not from 0 to 1; write, for example, 0.5 for 50%")
     lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
@@ -230,6 +230,12 @@ def _check_score(cfg: CfgNode, score: float) -> None:
             "that too",
             lowest,
             score,
+        )
+    elif score > lowest and dataset:
+        logger.warning(
+            "detections of scores under %g are left out, which lowers their AP; for that of "
+            "--eval-only write --score %g",
+            *(score, lowest),
         )
 
 
@@ -265,6 +271,7 @@ class _Annotator:
         self.colors = choose_colors(self.labels)
 
     def make_picture(self, path: Path, target: Path) -> None:
+        """Write the picture of an image file, in the format that the target's suffix names."""
         shown, format = to_pixels(path, "BGR"), self.predictor.image_format
         image = shown if format == "BGR" else to_pixels(path, format)
         _, data = cv2.imencode(target.suffix, self._annotate(image, shown, path))
@@ -277,6 +284,8 @@ class _Annotator:
             ) from error
 
     def make_video(self, path: Path, target: Path) -> None:
+        """Write the video of a video file or camera."""
+
         def convert(frame: np.ndarray, number: int) -> np.ndarray:
             return self._annotate(Image.fromarray(frame[:, :, ::-1]), frame, path, number)
 

@@ -351,6 +351,7 @@ def test_detections_on_a_dataset_are_those_of_its_evaluation(
 
     predict_files(known, paths[:2], output_dir=tmp_path / "out", dataset="mine")
     assert f"2 of the {len(paths)} images of mine are given" in caplog.text
+    assert "lowers their AP; for that of --eval-only write --score 0" in caplog.text
     strange = draw(tmp_path / "strange.png")
     words = r"1 of 2 images are not in the dataset 'mine', .*strange\.png; give images of"
     with pytest.raises(ValueError, match=words):
