@@ -188,9 +188,13 @@ def _measure_beyond(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 def _list_repeated(table: BoxTable) -> np.ndarray:
     """List the indices of annotations that repeat an earlier one, in order."""
-    keys = (*table.boxes.T, table.classes, table.owners)
+    order = np.lexsort((table.boxes[:, 0], table.owners))
+    equal = np.diff(table.boxes[order, 0]) == 0
+    equal &= np.diff(table.owners[order]) == 0
+    chosen = np.sort(order[np.append(equal, False) | np.append(False, equal)])
+    keys = [column[chosen] for column in (*table.boxes.T, table.classes, table.owners)]
     order = np.lexsort(keys)  # stable: the first of equal ones stays the first
-    equal = np.ones(len(order) - 1, bool)
+    equal = np.ones(max(len(order) - 1, 0), bool)
     for key in keys:
         equal &= key[order[1:]] == key[order[:-1]]
-    return np.sort(order[1:][equal])
+    return np.sort(chosen[order[1:][equal]])

@@ -19,7 +19,7 @@ _MOST_FILES = 2000  # of a folder
 
 _NAME = "and write NAME in DATASETS.TRAIN or DATASETS.TEST"
 _VOC = f"give their folder by --register-voc NAME FOLDER IMAGES, {_NAME}"
-_YOLO = f"give {{0}} by --register-yolo NAME {{0}} IMAGES, {_NAME}"
+_YOLO = f"give it by --register-yolo NAME {{0}} IMAGES, {_NAME}"
 _EXPORT = "export it from that program in the format COCO"
 
 # How files begin.

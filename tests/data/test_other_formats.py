@@ -24,7 +24,7 @@ FILES: dict[str, tuple[str | bytes | Any, str]] = {
     "1.txt": ("0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.1 0.1\n", r"one image's labels as YOLO .*-yolo NAME"),
     "data.yaml": (
         "train: images\nnames: [a, b]\n",
-        r"a YOLO set; give \S+data.yaml by --register-yolo",
+        r"a YOLO set; give it by --register-yolo NAME \S+data.yaml IMAGES",
     ),
     "a.csv": ("filename,xmin,ymin,xmax,ymax,class\n1.jpg,1,2,3,4,a\n", r"a table \(CSV\); convert"),
     "table.json": ("1.jpg;1;2;3;4;a\n", r"a table \(CSV\); convert"),
@@ -83,9 +83,12 @@ FOLDERS: dict[str, tuple[list[str], str]] = {
     "CVAT": (["b.xml"], "a folder; its first XML file, b.xml, is CVAT's XML; export"),
     "YOLO": (
         ["labels/train/1.txt"],
-        "YOLO's label files; give {0}/labels/train by --register-yolo",
+        "YOLO's label files; give it by --register-yolo NAME {0}/labels/train",
     ),
-    "YOLO with a description": (["labels/1.txt", "data.yaml"], "YOLO set; give {0}/data.yaml by"),
+    "YOLO with a description": (
+        ["labels/1.txt", "data.yaml"],
+        "YOLO set; give it by --register-yolo NAME {0}/data.yaml",
+    ),
     "labelme": (["labelme.json"], "its first JSON file, labelme.json, is a labelme file of one"),
     "tables": (["a.csv"], r"a folder of tables \(a.csv\); convert"),
     "nothing": ([], "an empty folder; give the COCO file"),
