@@ -39,7 +39,6 @@ _PREPROCESSING = (
 )
 _STEM = "stem.conv1.weight"
 _LONGEST = 140
-_BOX = 4  # outputs of a box predictor of one box, whatever the class
 _KINDS = ("loaded", "missing", "unexpected", "wrong shape")
 _MODULE = re.compile(r"(?:.*\.)?(?:stem|res[2-5]|linear)(?=\.)|[^.]+(?:\.[^.]+)?(?=\.)")
 
@@ -313,10 +312,15 @@ def _find_other_classes(
         if name.startswith(_PREDICTOR)
         and (
             name not in state
-            or not (same_names or len(own[name]) == _BOX)
+            or not (same_names or _is_box_of_any_class(name, tensor))
             or (state[name].shape != tensor.shape and state[name].shape[1:] == tensor.shape[1:])
         )
     )
+
+
+def _is_box_of_any_class(name: str, tensor: Tensor) -> bool:
+    """Tell whether these are the four outputs for a box, whatever the class."""
+    return name.startswith(f"{_PREDICTOR}bbox_pred.") and len(tensor) == 4
 
 
 def _drop_counters(names: Iterable[str]) -> tuple[str, ...]:

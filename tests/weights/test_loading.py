@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,28 @@ def test_class_agnostic_boxes_are_kept(tmp_path: Path) -> None:
         "cls_score.weight",
         "cls_score.bias",
     ]
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_as_many_classes_of_other_names_start_anew(
+    count: int, agnostic: bool, tmp_path: Path
+) -> None:
+    keys = [
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        count,
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+        agnostic,
+    ]
+    names = tuple(f"class {number}" for number in range(count))
+    file = read_weights(save(fill_randomly(detector(*FPN, *keys)).state_dict(), tmp_path))
+    file = replace(file, class_names=names)
+    other = (*names[:-1], "another")
+    report = load_weights(detector(*FPN, *keys), file, class_names=other, allow_new_classes=True)
+    restarted = {name.split(".")[2] for name in report.new_classes}
+    assert restarted == ({"cls_score"} if agnostic else {"cls_score", "bbox_pred"})
+    same = load_weights(detector(*FPN, *keys), file, class_names=names, allow_new_classes=True)
+    assert same.new_classes == ()
 
 
 def test_the_same_classes_are_all_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
