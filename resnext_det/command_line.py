@@ -187,16 +187,25 @@ def add_fit_config_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--resume``, the flags of the processes, and the KEY VALUE pairs at the end."""
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
-    )
+    """Add the flags of a run and of its processes, and the KEY VALUE pairs at the end."""
+    add_run_flags(parser)
     add_process_flags(parser)
     parser.add_argument(
         "overrides",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
         help="settings that replace those of the file, such as SOLVER.IMS_PER_BATCH 8",
+    )
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume`` and ``--overwrite``: what becomes of a run in the output folder."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="remove the run in OUTPUT_DIR and begin anew"
     )
 
 
@@ -237,6 +246,7 @@ def build_job(
         overrides=tuple(options.overrides),
         engine=options.engine,
         resume=options.resume,
+        overwrite=options.overwrite,
         fit_config=options.fit_config,
         weights=getattr(options, "weights", None),
         datasets=tuple(read_dataset_flags(options)),

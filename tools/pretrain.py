@@ -56,6 +56,7 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[str]:
         options.config_file,
         overrides=tuple(options.overrides),
         resume=options.resume,
+        overwrite=options.overwrite,
         fit_config=options.fit_config,
         **read_process_flags(options),
     )

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnext_det.command_line import ENGINES, build_parser, finish
+from resnext_det.command_line import ENGINES, add_run_flags, build_parser, finish
 from resnext_det.files import shipped_folder
 
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="default: output/miniature/SIZE"
     )
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    add_run_flags(parser)
     parser.add_argument(
         "--engine", choices=ENGINES, default="auto", help="what trains detectors (default: auto)"
     )
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         seeds=tuple(options.seeds),
         from_random=options.from_random,
         resume=options.resume,
+        overwrite=options.overwrite,
         engine=options.engine,
         device=options.device,
     )

@@ -7,7 +7,8 @@
     torchrun --no-python --nproc-per-node 8 resnext-det train --config-file CONFIG
 
 The flags are those of detectron2's train_net.py. Ctrl-C finishes the step and leaves a checkpoint;
---resume goes on from the newest one in OUTPUT_DIR.
+--resume goes on from the newest one in OUTPUT_DIR. Without it a folder that holds a run is refused;
+--overwrite removes that run.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_job_flags(parser)
     options = parser.parse_args(arguments)
+    if options.eval_only and options.overwrite:
+        parser.error("--overwrite: of no effect with --eval-only, which removes nothing")
     return finish(lambda: run(options), resumable=True)
 
 

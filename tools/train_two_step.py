@@ -5,7 +5,8 @@
     resnext-det two-step --rpn RPN --fast-rcnn FAST_RCNN --num-gpus 8 MODEL.WEIGHTS x50.pth
 
 KEY VALUE pairs hold for both steps. --resume goes on where an earlier run stopped; a step that has
-ended is not repeated. The other flags are those of "resnext-det train".
+ended is not repeated. --overwrite removes the runs of both steps. The other flags are those of
+"resnext-det train".
 """
 
 from __future__ import annotations

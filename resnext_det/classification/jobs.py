@@ -18,6 +18,8 @@ from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
+from resnext_det.training.output_folder import check_output_dir, remove_run
+from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.processes import TESTING, Processes, launch
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.conversion import assume_preprocessing
@@ -33,6 +35,7 @@ class ClassificationJob(Processes):
         output_dir: replaces ``OUTPUT_DIR``.
         overrides: KEY VALUE pairs that follow the file.
         resume: go on from the newest checkpoint in the output folder.
+        overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
         fit_config: take channel order, pixel mean and std and STRIDE_IN_1X1 from what
             ``MODEL.WEIGHTS`` needs.
     """
@@ -41,6 +44,7 @@ class ClassificationJob(Processes):
     output_dir: str | Path | None = None
     overrides: tuple[str, ...] = ()
     resume: bool = False
+    overwrite: bool = False
     fit_config: bool = False
 
     def configuration(self) -> CfgNode:
@@ -92,6 +96,7 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     """
     cfg = job.configuration()
     distributed.resolve_device(cfg.MODEL.DEVICE)
+    check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
     if job.world_size > 1:  # an error here comes before any process is started
         distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)
     tests = launch(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
@@ -111,17 +116,25 @@ def pretrain_seeds(job: ClassificationJob, seeds: Sequence[int]) -> list[Pretrai
     if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
         raise ValueError(f"the seeds are {list(seeds)}; write different numbers from 0 on")
     folder = Path(job.configuration().OUTPUT_DIR)
-    trained = []
-    for seed in seeds:
-        overrides = (*job.overrides, "SEED", str(seed))
-        trained.append(
-            pretrain(replace(job, output_dir=folder / f"seed_{seed}", overrides=overrides))
+    jobs = [
+        replace(
+            job,
+            output_dir=folder / f"seed_{seed}",
+            overrides=(*job.overrides, "SEED", str(seed)),
         )
-    return trained
+        for seed in seeds
+    ]
+    for one in jobs:
+        cfg = one.configuration()
+        check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
+    if job.overwrite:  # all now: a later --resume must not find old runs of other seeds
+        for one in jobs:
+            remove_run(one.configuration().OUTPUT_DIR)
+    return [pretrain(one) for one in jobs]
 
 
 def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
-    return training.train(job.configuration(), resume=job.resume)
+    return training.train(job.configuration(), resume=job.resume, overwrite=job.overwrite)
 
 
 @dataclass(frozen=True)
@@ -186,6 +199,8 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
     device = distributed.resolve_device(job.device or distributed.AUTO)
     network = load_classifier(file).to(device)
     images = open_once(job.dataset)
+    amp_dtype = torch.bfloat16 if job.amp else None
+    tell_speed_of_precision(device, amp_dtype, "--amp")
     return evaluate_on(
         network,
         images,
@@ -194,7 +209,7 @@ def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
         batch_size=BATCH_SIZES[job.protocol] if job.batch_size is None else job.batch_size,
         num_workers=job.num_workers,
         skip_broken=job.skip_broken,
-        amp_dtype=torch.bfloat16 if job.amp else None,
+        amp_dtype=amp_dtype,
     )
 
 

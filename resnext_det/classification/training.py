@@ -45,22 +45,28 @@ from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
 from resnext_det.training.optimizer import ClippingSettings, build_clipper, build_optimizer
+from resnext_det.training.output_folder import check_output_dir, remove_run
+from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.schedule import build_schedule
-from resnext_det.training.setup import record_config, set_seed, set_up, warn_of_earlier_run
+from resnext_det.training.setup import record_config, set_seed, set_up
 from resnext_det.training.state import MovingAverage, TrainingState
+from resnext_det.training.threads import watch_crowding
 
 logger = logging.getLogger(__name__)
 
 _AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> list[ClassificationMetrics]:
+def train(
+    cfg: CfgNode, *, resume: bool = False, overwrite: bool = False
+) -> list[ClassificationMetrics]:
     """Train as ``cfg`` says; every process of a training calls it.
 
     Args:
         cfg: of the classifier, frozen.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training
             that had ended is tested.
+        overwrite: remove the run in ``OUTPUT_DIR``; without either, a folder with a run is refused.
 
     Returns:
         What ``evaluate_on`` finds after the last epoch; nothing where there is no test set.
@@ -69,14 +75,15 @@ def train(cfg: CfgNode, *, resume: bool = False) -> list[ClassificationMetrics]:
         ValueError, FileNotFoundError: configuration, data or weights are wrong.
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
+    check_output_dir(cfg, resume=resume, overwrite=overwrite)
     device = set_up(cfg)
     cfg = set_seed(cfg, resume=resume)
-    record_config(cfg)
     train_set, test_set = open_sets(cfg)
     training = _Training(cfg, train_set, test_set, device)
     start = training.resume() if resume else 0
-    if start == 0:
-        warn_of_earlier_run(cfg)
+    if overwrite:
+        remove_run(cfg.OUTPUT_DIR)
+    record_config(cfg)
     with MetricsWriter(
         cfg.OUTPUT_DIR,
         total_steps=training.stop,
@@ -152,6 +159,8 @@ class _Training:
         objective = Objective(self.classifier, cfg.SOLVER.LABEL_SMOOTHING)
         average = [] if self.average is None else [self.average]
         test_when_due = partial(self._test_when_due, writer)
+        watch = watch_crowding(self.device, cfg.DATALOADER.NUM_WORKERS)
+        tell_speed_of_precision(self.device, self.amp_dtype)
         train_loop(
             model=distributed.distribute(objective, self.device),
             optimizer=self.state.optimizer,
@@ -163,7 +172,7 @@ class _Training:
             amp_dtype=self.amp_dtype,
             scaler=self.scaler,
             clip=build_clipper(read_settings(ClippingSettings, cfg.SOLVER.CLIP_GRADIENTS)),
-            after_step=[*average, self._save_when_due, test_when_due, writer],
+            after_step=[*average, self._save_when_due, test_when_due, *watch, writer],
             save=self.state.save_after,
         )
 

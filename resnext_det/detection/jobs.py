@@ -21,6 +21,7 @@ from resnext_det.detection.own_data import CLASS_KEYS, Fitted, fit_to_data
 from resnext_det.detection.weights import read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.processes import Processes, launch
 from resnext_det.training.setup import setup_logging
 from resnext_det.weights.loading import read_needed_overrides
@@ -48,6 +49,7 @@ class Engine(Protocol):
         cfg: CfgNode,
         *,
         resume: bool = False,
+        overwrite: bool = False,
         overridden: Collection[str] = (),
         check_data: bool = False,
     ) -> Mapping[str, DatasetMetrics]: ...
@@ -107,6 +109,7 @@ class Job(Processes):
         weights: replaces ``MODEL.WEIGHTS``.
         engine: ``portable``, ``detectron2``, or ``auto``.
         resume: go on from the newest checkpoint in the output folder.
+        overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
         fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what
             ``MODEL.WEIGHTS`` needs, and all that decides its numbers from a trained detector's.
         datasets: (name, annotations, images) of COCO sets to register.
@@ -123,6 +126,7 @@ class Job(Processes):
     overrides: tuple[str, ...] = ()
     engine: str = "auto"
     resume: bool = False
+    overwrite: bool = False
     fit_config: bool = False
     datasets: tuple[tuple[str, str, str], ...] = ()
     train_data: tuple[str, str] | None = None
@@ -290,6 +294,8 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     cfg = job.configuration(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
+    if task == "train":
+        check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
     if task == "train" and job.world_size > 1:
         batch = scale_to_processes(cfg, job.world_size).SOLVER.IMS_PER_BATCH
         distributed.divide_batch(batch, job.world_size)
@@ -313,5 +319,7 @@ def _run_task(
     if files is not None:
         engine.propose(cfg, files, **by_hand)
         return None
-    run = engine.train if task == "train" else engine.evaluate
-    return run(cfg, check_data=job.check_data, **by_hand)
+    by_hand["check_data"] = job.check_data
+    if task == "train":
+        return engine.train(cfg, overwrite=job.overwrite, **by_hand)
+    return engine.evaluate(cfg, **by_hand)

@@ -21,9 +21,12 @@ from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
 from resnext_det.training.optimizer import GradientClipper
+from resnext_det.training.output_folder import remove_run
+from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.schedule import LearningRateSchedule
-from resnext_det.training.setup import warn_of_earlier_run
+from resnext_det.training.setup import record_config
 from resnext_det.training.state import TrainingState
+from resnext_det.training.threads import watch_crowding
 from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
@@ -33,11 +36,13 @@ def train_detector(
     cfg: CfgNode,
     model: nn.Module,
     *,
+    recorded: CfgNode,
     optimizer: torch.optim.Optimizer,
     schedule: LearningRateSchedule,
     load_batches: Callable[[int], Iterable[Any]],
     evaluate: Callable[[], Mapping[str, DatasetMetrics]],
     resume: bool,
+    overwrite: bool,
     start_file: WeightFile | None = None,
     class_names: Sequence[str] = (),
     clip: GradientClipper | None = None,
@@ -47,11 +52,14 @@ def train_detector(
 
     Args:
         model: on its device, not wrapped for several processes.
+        recorded: the configuration for config.yaml, which is ``cfg`` before it was scaled to the
+            processes.
         optimizer, schedule, clip: see ``train_loop``.
         load_batches: takes the first iteration; gives the batches of this process from it on.
         evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
             that had ended is evaluated.
+        overwrite: remove the run in ``OUTPUT_DIR``, once all that could be wrong is known.
         start_file: the weights to start from where nothing is resumed; None: random ones.
         class_names: of the model's outputs, in their order; empty: not known.
         after_step: called after every step, before anything is saved.
@@ -72,7 +80,9 @@ def train_detector(
         if start_file is not None:
             load_pretrained(cfg, model, start_file, class_names)
         check_frozen_layers_are_loaded(model)
-        warn_of_earlier_run(cfg)
+    if overwrite:
+        remove_run(cfg.OUTPUT_DIR)
+    record_config(recorded)
     state.facts = describe_detector(cfg, model, class_names, {})
     results: dict[str, DatasetMetrics] = {}
     with MetricsWriter(cfg.OUTPUT_DIR, total_steps=stop, start=start) as writer:
@@ -113,6 +123,8 @@ def train_detector(
             if is_evaluation_due(start) and not _was_evaluated(cfg, start - 1):
                 evaluate_now(start)  # the run had stopped in its evaluation
                 writer.put_at(start - 1, {})
+            amp_dtype = torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None
+            tell_speed_of_precision(device, amp_dtype)
             save_when_due = state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD)
             train_loop(
                 model=wrapped,
@@ -122,12 +134,13 @@ def train_detector(
                 start=start,
                 stop=stop,
                 device=device,
-                amp_dtype=torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None,
+                amp_dtype=amp_dtype,
                 clip=clip,
                 after_step=[
                     lambda step: after_step(step, writer),
                     save_when_due,
                     evaluate_when_due,
+                    *watch_crowding(device, cfg.DATALOADER.NUM_WORKERS),
                     writer,
                 ],
                 save=state.save_after,

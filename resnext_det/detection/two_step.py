@@ -19,6 +19,7 @@ from resnext_det.detection.evaluation import check_proposes, locate_proposals
 from resnext_det.detection.jobs import Job, Metrics, propose, train
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.output_folder import check_output_dir, remove_run
 from resnext_det.training.processes import launch
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def train_two_step(rpn: Job, fast_rcnn: Job) -> Metrics:
     The proposals are in the RPN's output folder, one file per set, whatever
     ``DATASETS.PROPOSAL_FILES_*`` say. Files that are newer than the RPN's newest checkpoint are not
     computed again; so with ``resume`` in both jobs a run goes on where it was, and a step that had
-    ended is not repeated.
+    ended is not repeated. Folders that hold runs are refused otherwise, unless the jobs
+    ``overwrite`` them.
 
     Args:
         rpn: has the configuration of a ``ProposalNetwork``.
@@ -70,7 +72,14 @@ def _train_both(rpn: Job, fast_rcnn: Job) -> Metrics:
             f"OUTPUT_DIR = {folder!r} is that of both steps, whose files have the same names; give "
             "each its own, or write --output-dir, which makes a folder for each"
         )
+    jobs = ((rpn, first), (fast_rcnn, fast_rcnn.configuration()))
+    for job, cfg in jobs:
+        check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
     _look_at_later_data(first, train_sets, test_sets)
+    for job, cfg in jobs:
+        # Both now: a later --resume must not find the old run of the second step.
+        if job.overwrite:
+            remove_run(cfg.OUTPUT_DIR)
     if not (rpn.resume and _has_ended(rpn, first)):
         train(rpn)
     due = {name: path for name, path in files.items() if not _is_newer(path, first)}

@@ -23,7 +23,8 @@ from resnext_det.paper.presentation import format_comparison
 from resnext_det.paper.rows import Difference, Row
 from resnext_det.paper.runs import read_detector
 from resnext_det.training import distributed
-from resnext_det.training.setup import CONFIG_FILE, setup_logging
+from resnext_det.training.output_folder import check_output_dir, find_run, remove_run
+from resnext_det.training.setup import setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Settings:
         seeds: of the detectors' trainings; each network is pre-trained once.
         from_random: also train the detectors from random weights, in NAME/random_seed_N.
         resume: go on where an earlier run was; what had ended is only evaluated again.
+        overwrite: remove the earlier runs of the output folder, and begin anew.
         engine: of the detectors, see ``Job``.
         device: replaces MODEL.DEVICE.
     """
@@ -50,6 +52,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     from_random: bool = False
     resume: bool = False
+    overwrite: bool = False
     engine: str = "auto"
     device: str | None = None
 
@@ -184,14 +187,20 @@ def _make_jobs(settings: Settings, names: Sequence[str], *, pretrained: bool) ->
 
 def _check_jobs(settings: Settings, jobs: Sequence[ClassificationJob | Job]) -> None:
     """Refuse to overwrite an earlier miniature, and read every configuration."""
-    earlier = [job.output_dir for job in jobs if Path(str(job.output_dir), CONFIG_FILE).is_file()]
-    if earlier and not settings.resume:
+    earlier = [job.output_dir for job in jobs if find_run(str(job.output_dir))]
+    if earlier and not settings.resume and not settings.overwrite:
         raise ValueError(
             f"{settings.output_dir} has {len(earlier)} runs of an earlier miniature ({earlier[0]} "
-            "...); add --resume to go on with it, or choose another --output-dir"
+            "...); add --resume to go on with it, choose another --output-dir, or add --overwrite "
+            "to remove them and begin anew"
         )
     for job in jobs:
-        distributed.resolve_device(job.configuration().MODEL.DEVICE, setting="--device")
+        cfg = job.configuration()
+        distributed.resolve_device(cfg.MODEL.DEVICE, setting="--device")
+        check_output_dir(cfg, resume=settings.resume, overwrite=settings.overwrite)
+    if settings.overwrite:  # all now: a later --resume must not find old runs
+        for job in jobs:
+            remove_run(str(job.output_dir))
 
 
 def _train_and_compare(settings: Settings, jobs: Sequence[Job]) -> Comparison:

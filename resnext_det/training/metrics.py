@@ -47,8 +47,7 @@ class MetricsWriter:
         output_dir: gets ``metrics.json`` and TensorBoard's events.
         total_steps: length of the whole training.
         start: the first iteration of this run. Lines of it and of later ones are cut from
-            metrics.json, so that each iteration stands once; a run from 0 renames the file of an
-            earlier one.
+            metrics.json, so that each iteration stands once.
         progress_bar: whether to show one; None shows it where stderr is a terminal.
         images_per_step: of all processes; with it, images per second are written too.
     """
@@ -75,11 +74,7 @@ class MetricsWriter:
             return
         self._path = Path(output_dir, "metrics.json")
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if start > 0:
-            cut_metrics(self._path, start)
-        elif self._path.is_file() and self._path.stat().st_size > 0:
-            os.replace(self._path, self._path.with_name("metrics.previous.json"))
-            logger.info("%s is of an earlier run; it is metrics.previous.json now.", self._path)
+        cut_metrics(self._path, start)
         self._file = self._path.open("a")
         self._board = _open_tensorboard(output_dir, start)
         if progress_bar if progress_bar is not None else sys.stderr.isatty():

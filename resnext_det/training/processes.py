@@ -21,6 +21,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from resnext_det.files import write_file
 from resnext_det.training.distributed import choose_device, join_group, leave_group
+from resnext_det.training.threads import fit_threads
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _GRACE_SECONDS = 5.0  # for the others to end by themselves after one has failed
@@ -91,6 +92,8 @@ def launch(
     first error of any is raised here, as itself. Under torchrun, which has started the processes,
     ``main`` runs here in its group.
 
+    Each process gets its share of the machine's processors, see ``fit_threads``.
+
     Args:
         device: "cuda" talks over NCCL and needs the GPUs; "cpu" talks over gloo; for "auto" see
             ``choose_device``.
@@ -127,6 +130,7 @@ def launch(
 
 
 def _call(main: Callable[..., Any], args: tuple[Any, ...], advice: Advice) -> Any:
+    fit_threads(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     with explain_small_machines(advice):
         return main(*args)
 

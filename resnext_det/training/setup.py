@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.files import escape_unknown_letters, write_text
 from resnext_det.training import distributed
-from resnext_det.training.checkpoint import LAST_CHECKPOINT
+from resnext_det.training.threads import count_processors
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,11 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
         ) from error
     if cfg.MODEL.DEVICE == distributed.AUTO:
         logger.info("MODEL.DEVICE is auto: %s is used.", device)
+    if device.type == "cpu":
+        logger.info(
+            "%d threads compute; this process may use %.3g processors.",
+            *(torch.get_num_threads(), count_processors()),
+        )
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.FLOAT32_PRECISION and device.type == "cuda":  # as in detectron2, of no effect on the CPU
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
@@ -161,14 +166,3 @@ def record_config(cfg: CfgNode) -> None:
         recorded.defrost()
         recorded.MODEL.DEVICE = distributed.choose_device(cfg.MODEL.DEVICE)
         write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), recorded.dump())
-
-
-def warn_of_earlier_run(cfg: CfgNode) -> None:
-    """Warn where a training that begins anew will overwrite checkpoints."""
-    if Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
-        logger.warning(
-            "%s holds checkpoints of an earlier run, and this one, which begins anew, overwrites "
-            "them; to go on with that run, stop now and add --resume, or choose another "
-            "OUTPUT_DIR.",
-            cfg.OUTPUT_DIR,
-        )

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,12 @@ from tests.classification.helpers import (
     write_images,
 )
 from tests.detection.helpers import json_lines
-from tests.training.helpers import assert_same, run_in_another_process
+from tests.training.helpers import (
+    assert_same,
+    drop_log,
+    read_files,
+    run_in_another_process,
+)
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -303,6 +309,25 @@ def test_mixed_precision(config: Path, tmp_path: Path, dtype: str) -> None:
         assert after["_growth_tracker"] == mixed["grad_scaler"]["_growth_tracker"] + EPOCH > EPOCH
         # It is halved for each step that overflowed.
         assert after["scale"] == mixed["grad_scaler"]["scale"] <= 65536
+
+
+def test_a_run_does_not_destroy_a_run(config: Path, tmp_path: Path) -> None:
+    """Neither one that is begun anew, nor one with seeds, the last of which has a folder."""
+    changes = (*UNTESTED, "SEED", "1")
+    run(config, tmp_path / "seed_1", *changes)
+    before = read_files(tmp_path)
+    job = ClassificationJob(config, tmp_path, UNTESTED)
+    for again in (
+        lambda: run(config, tmp_path / "seed_1", *changes),
+        lambda: pretrain_seeds(job, [0, 1]),
+        lambda: run(config, tmp_path / "seed_1", "DATASETS.TRAIN", tmp_path, overwrite=True),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            again()
+        assert drop_log(read_files(tmp_path)) == drop_log(before)
+    pretrain_seeds(replace(job, overwrite=True), [0, 1])
+    path = str(tmp_path / "seed_1" / "model_final.pth")
+    assert read_files(tmp_path)[path] != before[path]
 
 
 def test_seeds_have_folders_of_their_own(config: Path, tmp_path: Path) -> None:

@@ -107,7 +107,11 @@ def test_both_steps(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
 
     # Anew: the RPN is trained again, and what the old one proposed is not used.
     calls.clear()
-    assert as_texts(train_two_step(rpn, fast_rcnn)) == as_texts(metrics)
+    with pytest.raises(ValueError, match=r"holds a run .*--resume.*--overwrite"):
+        train_two_step(replace(rpn, resume=True), fast_rcnn)
+    assert calls == []
+    anew = [replace(job, overwrite=True) for job in (rpn, fast_rcnn)]
+    assert as_texts(train_two_step(*anew)) == as_texts(metrics)
     assert calls == ["rpn", ["tiny_train"], "fast_rcnn"]
 
 

@@ -169,7 +169,8 @@ def test_table_8_in_miniature(
         and "The same detectors from random weights" in table
     )
     assert run_tool("table8_miniature", *options) == 1
-    assert "has 10 runs of an earlier miniature" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "has 10 runs of an earlier miniature" in error and "--overwrite" in error
     assert run_tool("table8_miniature", *options, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[-12:] == table.splitlines()[-12:]
 

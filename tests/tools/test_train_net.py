@@ -255,9 +255,8 @@ def test_a_training_that_had_ended_is_evaluated(
         lines = json_lines(tmp_path / "metrics.json")
         assert [(line["iteration"], "bbox/AP" in line) for line in lines] == [(1, False), (2, True)]
 
-    caplog.clear()
-    assert run(*common, *short) == 0
-    assert "checkpoints of an earlier run" in caplog.text and "--resume" in caplog.text
+    assert run("--overwrite", *common, *short) == 0
+    assert "the earlier run in" in caplog.text and "is removed" in caplog.text
     assert [line["iteration"] for line in json_lines(tmp_path / "metrics.json")] == [1]
 
 
@@ -277,7 +276,7 @@ def test_a_drawn_seed_is_kept(common: list[str], tmp_path: Path) -> None:
     assert run(*common, *changes, "SOLVER.MAX_ITER", 4, "SEED", drawn, "OUTPUT_DIR", two) == 0
     ends = [Checkpointer(folder).load(folder / "model_final.pth") for folder in (one, two)]
     assert_same(ends[0]["model"], ends[1]["model"])
-    assert run(*common, *changes, "SOLVER.MAX_ITER", 1, "OUTPUT_DIR", two) == 0
+    assert run("--overwrite", *common, *changes, "SOLVER.MAX_ITER", 1, "OUTPUT_DIR", two) == 0
     assert seed(two) != drawn
 
 

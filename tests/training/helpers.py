@@ -94,6 +94,20 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
+Files = dict[str, tuple[int, bytes]]
+
+
+def read_files(folder: Path) -> Files:
+    """Read every file below a folder, with the time of its last change."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def drop_log(files: Files) -> Files:
+    """Leave out log.txt, which goes on with every run."""
+    return {name: file for name, file in files.items() if not name.endswith("log.txt")}
+
+
 def run_in_another_process(target: Any, *args: Any) -> int | None:
     """Exit code of ``target(*args)``; a fork server loads torch once."""
     context = multiprocessing.get_context("forkserver")

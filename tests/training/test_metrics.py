@@ -106,13 +106,12 @@ def test_each_iteration_stands_once_after_a_resume(tmp_path: Path) -> None:
     assert found == [(19, 1.0), (39, 2.0), (59, 2.0), (79, 2.0), (99, 2.0)]
 
 
-def test_a_new_run_keeps_the_old_ones_metrics(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text('{"iteration": 19}\n')
+def test_a_run_that_begins_anew_has_its_own_lines_alone(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"iteration": 39}\n')
     with MetricsWriter(tmp_path, total_steps=20, progress_bar=False) as writer:
         for iteration in range(20):
             writer(make_step(iteration))
     assert [line["iteration"] for line in lines(tmp_path)] == [19]
-    assert (tmp_path / "metrics.previous.json").read_text() == '{"iteration": 19}\n'
 
 
 def test_cutting_leaves_other_lines_untouched(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from resnext_det.detection.weights import load_detector, read_start, read_traine
 from resnext_det.training import distributed
 from resnext_det.training.loop import Step
 from resnext_det.training.metrics import PERIOD, MetricsWriter
+from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def train(
     cfg: CfgNode,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     overridden: Collection[str] = (),
     check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
@@ -82,6 +84,7 @@ def train(
 
     The model, the optimizer and the schedule are detectron2's; a run may go on in the other engine.
     """
+    check_output_dir(cfg, resume=resume, overwrite=overwrite)
     _set_up(cfg)
     start = read_start(cfg, resume=resume, overridden=overridden)
     data = load_data(
@@ -92,9 +95,8 @@ def train(
         resume=resume,
         check_data=check_data,
     )
-    cfg = set_seed(cfg, resume=resume)
-    record_config(cfg)
-    cfg = scale_to_processes(cfg, distributed.get_world_size())
+    recorded = set_seed(cfg, resume=resume)
+    cfg = scale_to_processes(recorded, distributed.get_world_size())
     model = build_detector(cfg).train()
     optimizer = build_optimizer(cfg, model)
     multiplier = build_lr_scheduler(cfg, optimizer)._multiplier  # where in the training -> factor
@@ -123,6 +125,7 @@ def train(
         return train_detector(
             cfg,
             model,
+            recorded=recorded,
             optimizer=optimizer,
             schedule=lambda iteration: multiplier(iteration / cfg.SOLVER.MAX_ITER),
             load_batches=load_batches,
@@ -130,6 +133,7 @@ def train(
             resume=resume,
             start_file=start,
             class_names=data.class_names,
+            overwrite=overwrite,
             after_step=after_step,
         )
 

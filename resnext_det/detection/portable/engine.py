@@ -35,6 +35,7 @@ from resnext_det.training.optimizer import (
     build_clipper,
     build_optimizer,
 )
+from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
 
@@ -47,6 +48,7 @@ def train(
     cfg: CfgNode,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     overridden: Collection[str] = (),
     check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
@@ -54,6 +56,7 @@ def train(
 
     Args:
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one.
+        overwrite: remove the run in ``OUTPUT_DIR``; without either, a folder with a run is refused.
         overridden: keys that the user gave by hand, which hold against a detector's file.
         check_data: decode every image before, see ``look_at_data``.
 
@@ -65,18 +68,19 @@ def train(
         ValueError, FileNotFoundError: configuration, data or weights are wrong.
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
+    check_output_dir(cfg, resume=resume, overwrite=overwrite)
     device = set_up(cfg)
     start = read_start(cfg, resume=resume, overridden=overridden)
     train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
     look_at_data(train_sets, test_sets, everything=check_data)
     train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
-    cfg = set_seed(cfg, resume=resume)
-    record_config(cfg)
-    cfg = scale_to_processes(cfg, distributed.get_world_size())
+    recorded = set_seed(cfg, resume=resume)
+    cfg = scale_to_processes(recorded, distributed.get_world_size())
     model, solver = _build_model(cfg, device), cfg.SOLVER
     return train_detector(
         cfg,
         model,
+        recorded=recorded,
         optimizer=build_optimizer(model, read_settings(OptimizerSettings, solver)),
         schedule=build_schedule(read_settings(ScheduleSettings, solver)),
         clip=build_clipper(read_settings(ClippingSettings, solver.CLIP_GRADIENTS)),
@@ -85,6 +89,7 @@ def train(
         resume=resume,
         start_file=start,
         class_names=train_sets[0].class_names,
+        overwrite=overwrite,
     )
 
 

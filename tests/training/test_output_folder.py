@@ -1,0 +1,97 @@
+"""Test what a training may do with an output folder: go on, refuse, or remove the run in it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fvcore.common.config import CfgNode
+
+from resnext_det.training.output_folder import check_output_dir, find_run, remove_run
+
+# What a detector's and a classifier's training leave; then what they do not remove.
+RUN = [
+    *("last_checkpoint", "model_0000999.pth", "model_final.pth", "model_best.pth", "metrics.json"),
+    *("events.out.tfevents.17.host.1.0", "inference/metrics.json", "inference/set/metrics.json"),
+    *("inference/coco_instances_results.json", "inference/set/coco_instances_results.json"),
+    *("inference/instances_predictions.pth", "inference/proposals_set.pkl"),
+    "test/val_crop_224_10_way.json",
+]
+OTHERS = [
+    *("config.yaml", "log.txt", "log.txt.rank1", "notes.md", "model_final.onnx", "model_12.pth"),
+    *("model_best_of_may.pth", "my/model_final.pth", "inference/drawn.png", "metrics.json.bak"),
+    *("inference/mine/deep/metrics.json", "test/photo.jpg"),
+]
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x\n")
+
+
+def check(folder: Path, weights: str = "", proposals: tuple[str, ...] = (), **how: Any) -> None:
+    node = {
+        "OUTPUT_DIR": str(folder),
+        "MODEL": {"WEIGHTS": weights},
+        "DATASETS": {"PROPOSAL_FILES_TRAIN": proposals},
+    }
+    check_output_dir(CfgNode(node), **{"resume": False, "overwrite": False, **how})
+
+
+def list_files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", [name for name in RUN if "/" not in name and "events" not in name])
+def test_a_run_is_refused_by_any_of_its_files(tmp_path: Path, name: str) -> None:
+    write(tmp_path, *OTHERS)
+    (tmp_path / "metrics.json").touch()  # has no rows
+    check(tmp_path)
+    write(tmp_path, name)
+    assert find_run(tmp_path) == [name]
+    words = rf"OUTPUT_DIR = '.*' holds a run \({name}\).*--resume.*another OUTPUT_DIR.*--overwrite"
+    with pytest.raises(ValueError, match=words):
+        check(tmp_path)
+    check(tmp_path, overwrite=True)
+
+
+def test_a_missing_folder_and_the_results_of_an_evaluation_are_no_run(tmp_path: Path) -> None:
+    assert find_run(tmp_path / "nowhere") == []
+    check(tmp_path / "nowhere", resume=True)
+    write(tmp_path, "config.yaml", "log.txt", "inference/metrics.json")
+    check(tmp_path)
+
+
+def test_the_run_is_removed_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, *RUN, *OTHERS)
+    with caplog.at_level(logging.WARNING):
+        remove_run(tmp_path)
+    assert f"the earlier run in {tmp_path} is removed, {len(RUN)} files (last_check" in caplog.text
+    assert list_files(tmp_path) == set(OTHERS)
+    caplog.clear()
+    remove_run(tmp_path)
+    assert not caplog.text
+
+
+def test_what_does_not_go_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="write one"):
+        check(tmp_path, resume=True, overwrite=True)
+    write(tmp_path, "metrics.json")  # ended before its first checkpoint: resuming begins anew
+    check(tmp_path, resume=True)
+    write(tmp_path, "model_final.pth")
+    with pytest.raises(ValueError, match=r"but no last_checkpoint.*into that file"):
+        check(tmp_path, resume=True)
+    write(tmp_path, "last_checkpoint", "inference/proposals_a.pkl", "other.pth")
+    check(tmp_path, resume=True)
+    check(tmp_path, str(tmp_path / "other.pth"), overwrite=True)
+    for given in (
+        {"weights": str(tmp_path / "my" / ".." / "model_final.pth")},
+        {"proposals": (str(tmp_path / "inference" / "proposals_a.pkl"),)},
+    ):
+        with pytest.raises(ValueError, match=r"--overwrite removes, and this training begins with"):
+            check(tmp_path, **given, overwrite=True)
