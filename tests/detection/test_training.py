@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,14 +29,6 @@ def configure(folder: Path, *changes: Any) -> CfgNode:
     return load_config(write_config(folder), overrides)
 
 
-@contextmanager
-def hidden(path: Path) -> Iterator[None]:
-    """Take a file away for a while."""
-    path.rename(path.with_suffix(".away"))
-    yield
-    path.with_suffix(".away").rename(path)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("whole")
@@ -49,10 +39,10 @@ def read_last(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("split", "workers"), [("train", 0), ("train", 2), ("val", 0)])
-def test_a_file_that_is_gone_stops_and_changes_nothing(
-    tmp_path: Path, whole: Path, split: str, workers: int
+def test_a_file_that_is_cut_off_stops_and_changes_nothing(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, split: str, workers: int
 ) -> None:
-    """The checkpoint that the error names goes on as if there had been no error."""
+    """It is cut off after all were looked at; what is resumed ends as if nothing had been."""
     if not (whole / "out").exists():
         engine.train(configure(whole))
     cfg = configure(tmp_path, "DATALOADER.NUM_WORKERS", workers)
@@ -61,9 +51,17 @@ def test_a_file_that_is_gone_stops_and_changes_nothing(
         file, iteration = next(itertools.islice(batches, 3, None))[0]["file_name"], 2
     else:
         file, iteration = load_coco("tiny_val").records[3]["file_name"], 3
-    words = rf"{Path(file).name} does not exist.*model_000000{iteration}\.pth.*--resume"
-    with hidden(Path(file)), pytest.raises(FileNotFoundError, match=words):
+    content = Path(file).read_bytes()
+
+    def cut_and_load(*arguments: Any) -> Any:
+        Path(file).write_bytes(content[: len(content) // 2])
+        return build_train_batches(*arguments)
+
+    words = rf"{Path(file).name} cannot be read.*model_000000{iteration}\.pth.*--resume"
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match=words):
+        patched.setattr(engine, "build_train_batches", cut_and_load)
         engine.train(cfg)
+    Path(file).write_bytes(content)
     engine.train(cfg, resume=True)
     assert_same(read_last(tmp_path), read_last(whole))
     found, expected = (
