@@ -119,7 +119,7 @@ def list_first(names: Iterable[str], count: int = 5) -> str:
     """Join the first names for a message: "a, b, c and 7 more"."""
     every = list(names)
     left = len(every) - count
-    return ", ".join(every[:count]) + (f" and {left} more" if left > 0 else "")
+    return escape_controls(", ".join(every[:count])) + (f" and {left} more" if left > 0 else "")
 
 
 def escape_controls(text: str) -> str:

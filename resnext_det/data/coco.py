@@ -235,8 +235,8 @@ def check_same_categories(
             continue
         missing = [name for name in first.class_names if name not in other.class_names]
         extra = [name for name in other.class_names if name not in first.class_names]
-        parts = [f"{other.name!r} lacks {', '.join(missing)}"] if missing else []
-        parts += [f"{first.name!r} lacks {', '.join(extra)}"] if extra else []
+        parts = [f"{other.name!r} lacks {list_first(missing, 20)}"] if missing else []
+        parts += [f"{first.name!r} lacks {list_first(extra, 20)}"] if extra else []
         raise ValueError(
             f"datasets {first.name!r} ({len(first.class_names)} categories) and {other.name!r} "
             f"({len(other.class_names)}) have different categories: {'; '.join(parts)}; give both "

@@ -19,7 +19,7 @@ from resnext_det.evaluation.coco_files import (
     read_detections,
     read_ground_truth,
 )
-from resnext_det.files import format_json
+from resnext_det.files import escape_controls, format_json
 from resnext_det.instances import Instances
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class CocoMetrics:
         if not per_category:
             return text
         pairs = zip(self.class_names, self.category_ap, strict=True)
-        cells = [cell for name, ap in pairs for cell in (name, f"{ap:.3f}")]
+        cells = [cell for name, ap in pairs for cell in (escape_controls(name), f"{ap:.3f}")]
         columns = min(6, len(cells))
         rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
         headers = ["category", "AP"] * (columns // 2)

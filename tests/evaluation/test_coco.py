@@ -322,6 +322,14 @@ def test_the_table_shows_the_numbers_and_the_categories() -> None:
     assert metrics.format_table(per_category=False) == "\n".join(lines[:3])
 
 
+def test_the_table_shows_control_characters_as_escapes() -> None:
+    annotations, results = simple()
+    annotations["categories"][0]["name"] = "cell\x1b[31m\n"
+    metrics = evaluate_coco(annotations, results)
+    assert r"| cell\x1b[31m\n | 100.000 |" in metrics.format_table()
+    assert metrics.class_names[0] == "cell\x1b[31m\n"
+
+
 def change(entry: Json, **values: Any) -> Json:
     return {key: value for key, value in {**entry, **values}.items() if value is not ...}
 
