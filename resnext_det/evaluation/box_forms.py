@@ -73,7 +73,7 @@ def _list_forms(
         )
         for form, convert in _OTHER_FORMS.items()
     }
-    words = f"{scale[0]:.3g} times as wide and {scale[1]:.3g} times as high, all coordinates scaled"
+    words = f"scaled, about {scale[0]:.3g} times in x and {scale[1]:.3g} times in y"
     forms[f"{words}: write pixels of the original image"] = images, boxes * scale
     for word, step in (("next", 1), ("previous", -1)):
         words = f"of the {word} image in the order of the ids"
@@ -90,10 +90,10 @@ def _find_beyond(found: Detections, truth: GroundTruth) -> str:
     beyond = ((starts < least) | (starts + ends > most)).any(axis=1).sum()
     if beyond < max(_LEAST, 0.1 * len(starts)):
         return ""
-    as_corners = ((starts >= least) & (starts <= ends) & (ends <= most)).all()
+    fitting = ((starts >= least) & (starts <= ends) & (ends <= most)).all(axis=1).mean()
     hint = (
-        "as corners (x0, y0, x1, y1) all would fit, which they seem to be: write width and height"
-        if as_corners
+        "as corners (x0, y0, x1, y1) they would fit, which they seem to be: write width and height"
+        if fitting > 0.95
         else "write pixels of the original image, x, y, width, height, and the images' own ids"
     )
     return f"{beyond} of {len(starts)} boxes reach out of their image by a tenth or more; {hint}"

@@ -62,11 +62,11 @@ LIKELY_MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "pixels of a smaller image": (
         change_box(lambda x, y, w, h: [x / 2, y / 4, w / 2, h / 4]),
-        "8 would if they were 2 times as wide and 4 times as high",
+        "8 would if they were scaled, about 2 times in x and 4 times in y",
     ),
     "thousandths of the image": (
         change_box(lambda x, y, w, h: [x / 0.096, y / 0.08, w / 0.096, h / 0.08]),
-        "8 would if they were 0.096 times as wide and 0.08 times as high",
+        "8 would if they were scaled, about 0.096 times in x and 0.08 times in y",
     ),
     "no size": (
         change_box(lambda x, y, w, h: [x, y, w, 0]),
@@ -132,7 +132,7 @@ def test_negative_and_normalized_boxes_are_refused() -> None:
 @pytest.mark.parametrize(
     ("box", "hint"),
     [
-        ([20, 15, 95, 79], "as corners (x0, y0, x1, y1) all would fit"),
+        ([20, 15, 95, 79], "as corners (x0, y0, x1, y1) they would fit"),
         ([900, 200, 60, 60], "write pixels of the original image"),
         ([-40, 0, 60, 60], "write pixels of the original image"),
     ],
