@@ -88,11 +88,6 @@ def arrange_classes(
     check_same_categories(train_sets, test_sets)
     first, wanted = [*train_sets, *test_sets][0], cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = first.class_names
-    if len(names) != wanted:
-        raise ValueError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES = {wanted}, but dataset {first.name!r} has {len(names)} "
-            f"categories; write {len(names)}"
-        )
     known = start.class_names if start is not None and start.format == "detector" else None
     if start is not None and start.format == "detector" and not known and not train_sets:
         logger.info("%s names no classes; they are taken in order of their ids", start.path)
@@ -111,6 +106,11 @@ def arrange_classes(
                 f"{start.path} is a detector of {list_first(known, 20)}, and dataset "
                 f"{first.name!r} has {list_first(names, 20)}; {remedy}"
             )
+        )
+    if len(names) != wanted:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES = {wanted}, but dataset {first.name!r} has {len(names)} "
+            f"categories; write {len(names)}"
         )
     train_sets, test_sets = (
         [map_classes(dataset, names) for dataset in sets] for sets in (train_sets, test_sets)

@@ -22,6 +22,7 @@ from resnext_det.data.coco import CocoDataset, count_classes, load_coco, registe
 from resnext_det.data.records import Records, join_records
 from resnext_det.data.splitting import hold_out
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
+from resnext_det.detection.weights import read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.setup import CONFIG_FILE
@@ -82,7 +83,7 @@ def fit_to_data(
         cfg = load(fitted.overrides)
     # Where the sets of a configuration are replaced, its number of classes is not that of these.
     said = given if training and train_data else set_keys
-    take_classes(fitted, cfg, said, training=training)
+    take_classes(fitted, cfg, said, training=training, resume=resume)
     if schedule:
         fit_schedule(fitted, cfg, given, processes=processes, resume=resume)
 
@@ -143,21 +144,41 @@ def _split(data: tuple[str, str], folder: Path, *, keep: bool) -> tuple[Path, Pa
 
 
 def take_classes(
-    fitted: Fitted, cfg: CfgNode, set_keys: Collection[str], *, training: bool
+    fitted: Fitted,
+    cfg: CfgNode,
+    set_keys: Collection[str],
+    *,
+    training: bool,
+    resume: bool = False,
 ) -> None:
-    """Take the number of classes from the first dataset, where the configuration does not say it.
+    """Take the number of classes from elsewhere, where the configuration does not say it.
+
+    A training takes that of its first dataset. An evaluation takes that of the detector, where its
+    file tells, and else that of the first dataset of ``DATASETS.TEST``.
 
     Args:
         set_keys: those that the configuration says; the others have detectron2's defaults.
-        training: the datasets of ``DATASETS.TRAIN`` are read first, else those of
-            ``DATASETS.TEST``.
+        training, resume: what is done.
+
+    Raises:
+        ValueError, FileNotFoundError: the detector's file cannot be read.
     """
     keys = [CLASS_KEYS[0]]
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":  # detectron2's alone
         keys.append(CLASS_KEYS[1])
     unsaid = {key: get_value(cfg, key) for key in keys if key not in set_keys}
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if training else [*cfg.DATASETS.TEST]
-    for name in names if unsaid else ():
+    if not unsaid:
+        return
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not training:
+        newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
+        path, names = newest or cfg.MODEL.WEIGHTS, [*cfg.DATASETS.TEST]
+        detector = read_trained_config(path) if path else None
+        if detector is not None:
+            for key in unsaid:
+                fitted.set(key, get_value(detector, key), f"{key} is that of {path}.")
+            return
+    for name in names:
         if count := count_classes(name):
             for key, value in unsaid.items():
                 if value != count:

@@ -6,12 +6,15 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from resnext_det.config.loading import list_set_keys
 from resnext_det.data import coco
+from resnext_det.detection import own_data
 from resnext_det.detection.jobs import DEFAULT_CONFIG, Job, evaluate, train
 from tests.detection.helpers import FPN, TRAIN_IMAGES, as_datasets, write_config
 
@@ -196,3 +199,42 @@ def test_a_batch_without_its_rate_is_warned_of(sets: Sets, tmp_path: Path) -> No
         job = Job(write_config(tmp_path), overrides=overrides, datasets=as_datasets(sets))
         fitted = job.fit()[1]
         assert ["write SOLVER.BASE_LR 0.08" in text for text in fitted.warnings] == [True] * warned
+
+
+def test_an_evaluation_takes_the_classes_of_its_detector(sets: Sets, tmp_path: Path) -> None:
+    """Where the file does not say them; a set of other classes is refused by their names."""
+    unsaid = write_unsaid(tmp_path)
+    short = ("SOLVER.MAX_ITER", "1")
+    first = Job(unsaid, tmp_path / "out", short, train_data=as_words(sets["tiny_train"]))
+    train(replace(first, test_data=as_words(sets["tiny_val"])))
+    content = json.loads(sets["tiny_val"][0].read_text())
+    content["categories"] = content["categories"][:2]
+    content["annotations"] = [each for each in content["annotations"] if each["category_id"] < 3]
+    other = tmp_path / "two.json"
+    other.write_text(json.dumps(content))
+    weights = tmp_path / "out" / "model_final.pth"
+    two = (str(other), str(sets["tiny_val"][1]))
+    for config in (unsaid, None):
+        job = Job(config, tmp_path / "again", weights=weights, test_data=two)
+        assert job.configuration(training=False).MODEL.ROI_HEADS.NUM_CLASSES == 6
+        with pytest.raises(ValueError, match=r"is a detector of circle.*'two' has circle, cross;"):
+            evaluate(job)
+
+
+def test_facts_of_a_gpu(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest of several GPUs decides, so that every process chooses the same."""
+    gpus = [SimpleNamespace(total_memory=gib * 2**30) for gib in (24, 11)]
+    monkeypatch.setattr(own_data.distributed, "resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(gpus))
+    monkeypatch.setattr("torch.cuda.get_device_properties", gpus.__getitem__)
+    monkeypatch.setattr(own_data, "choose_schedule", lambda facts, given: told.append(facts) or [])
+    told: list[Any] = []
+    job = Job(DEFAULT_CONFIG, tmp_path, schedule="auto", num_gpus=2)
+    replace(job, train_data=as_words(sets["tiny_train"])).configuration()
+    (facts,) = told
+    assert (facts.gpu_memory, facts.processes, facts.images) == (11, 2, TRAIN_IMAGES - 3)
+    assert (facts.pretrained, facts.network, facts.c4, facts.tested) == (True, 1.0, False, True)
+    content = json.loads((tmp_path / "data" / "instances_train_train.json").read_text())
+    areas = sorted(each["bbox"][2] * each["bbox"][3] for each in content["annotations"])
+    assert facts.boxes == len(areas) and 192 <= facts.side <= 256
+    assert areas[0] ** 0.5 < facts.box_side < areas[-1] ** 0.5
