@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = 1.0  # pixels that a box may reach beyond the image
 _FITTING = 0.995  # share of the boxes that have to fit into the image for another form to be meant
 _SHARE_BEYOND = 0.05  # and of those that reach beyond it as they are
+# Careless boxes, and whole objects of which a part is seen, reach beyond every edge alike.
+_MANY, _SHARE_ONE_SIDED = 6, 0.4  # so many, and this share, do not by chance spare two edges
 _DEPTH_BEYOND = 0.1  # by the median, in sides of the box: careless boxes reach less far
 
 
@@ -103,17 +105,24 @@ def find_other_form(table: BoxTable, records: Records) -> str | None:
             f"are shares of the image{seen}; multiply x and width by the image's width, y and "
             "height by its height, and write [x, y, width, height] in pixels"
         )
-    form = _find_fitting(boxes, sizes, _TOLERANCE)
-    if form is None:
-        return None
     beyond = _measure_beyond(boxes, sizes)
     far = beyond.max(axis=1) > _TOLERANCE
-    first = int(far.argmax())
-    return (
+    text = (
         f"{far.sum()} of {len(boxes)} boxes reach beyond their images as [x, y, width, height], "
-        f"but all fit as {form.name}; the first is {boxes[first].tolist()} in "
-        f"{describe_image(records, owners[first])}: write every bbox as {form.right}"
+        f"the first is {boxes[far.argmax()].tolist()} in "
+        f"{describe_image(records, owners[far.argmax()])}"
     )
+    form = _find_fitting(boxes, sizes, _TOLERANCE)
+    if form is not None:
+        return f"{text}, but all fit as {form.name}: write every bbox as {form.right}"
+    one_sided = far.sum() >= max(_MANY, _SHARE_ONE_SIDED * len(boxes))
+    if one_sided and boxes[:, :2].min() >= -_TOLERANCE and _is_deep(boxes, beyond, far):
+        return (
+            f"{text}, and none beyond the left or upper edge: they may be of images of another "
+            "size, scaled afterwards, or numbers of another form; write them as [x, y, width, "
+            "height] in pixels of the files that are there"
+        )
+    return None
 
 
 def warn_of_boxes(table: BoxTable, records: Records, source: str) -> None:
@@ -165,8 +174,7 @@ def _find_fitting(boxes: np.ndarray, sizes: np.ndarray, tolerance: float) -> For
     far = beyond.max(axis=1) > tolerance
     if far.sum() < max(2, _SHARE_BEYOND * len(boxes)):
         return None
-    sides = np.maximum(boxes[far, 2:], 1e-9)
-    if np.median((beyond[far] / sides).max(axis=1)) < _DEPTH_BEYOND:
+    if not _is_deep(boxes, beyond, far):
         return None
     for form in _FORMS:
         numbers = boxes[:, form.columns]
@@ -178,6 +186,12 @@ def _find_fitting(boxes: np.ndarray, sizes: np.ndarray, tolerance: float) -> For
         if inside.all(axis=1).mean() >= _FITTING:
             return form
     return None
+
+
+def _is_deep(boxes: np.ndarray, beyond: np.ndarray, far: np.ndarray) -> bool:
+    """Tell whether the boxes that reach beyond the image do so by much of their sides."""
+    sides = np.maximum(boxes[far, 2:], 1e-9)
+    return bool(np.median((beyond[far] / sides).max(axis=1)) >= _DEPTH_BEYOND)
 
 
 def _measure_beyond(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -173,6 +173,8 @@ def load_coco(name: str) -> CocoDataset:
             itself.
     """
     annotations_file, image_dir = find_dataset(name)
+    if image_dir.is_file():
+        raise ValueError(f"dataset {name!r}: {image_dir} is a file; give the folder of the images")
     missing = None
     if not annotations_file.exists():
         missing = f"annotations file {annotations_file}"

@@ -43,8 +43,7 @@ def inspect_datasets(
     distinct = {(data.annotations_file, data.image_dir): data for data in reversed(every)}
     for dataset in reversed(distinct.values()):
         inspect_dataset(dataset, everything=everything)
-    for purpose, sets in (("training", train_sets), ("testing", test_sets)):
-        _warn_of_empty_classes(purpose, sets)
+    _warn_of_empty_classes(train_sets, test_sets)
     _warn_of_shared_images(train_sets, test_sets)
 
 
@@ -107,30 +106,45 @@ def _warn_of_names(records: Records, image_dir: Path, source: str) -> None:
         )
 
 
-def _warn_of_empty_classes(purpose: str, sets: Sequence[CocoDataset]) -> None:
+def _warn_of_empty_classes(
+    train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset]
+) -> None:
+    purposes: dict[tuple[str, ...], list[str]] = {}
+    for purpose, sets in (("training", train_sets), ("testing", test_sets)):
+        purposes.setdefault(_list_empty_classes(sets), []).append(purpose)
+    names = dict.fromkeys(n for dataset in [*train_sets, *test_sets] for n in dataset.class_names)
+    for empty, where in purposes.items():
+        if empty:
+            logger.warning(
+                "%d of %d classes have no box in %s: %s; correct the annotations' category ids, or "
+                "leave the classes out, if that is not meant",
+                *(len(empty), len(names), " and in ".join(where), list_first(empty, 10)),
+            )
+
+
+def _list_empty_classes(sets: Sequence[CocoDataset]) -> tuple[str, ...]:
     used: set[str] = set()
     for dataset in sets:
         records = pack_records(dataset.records)
         used |= {dataset.class_names[index] for index in np.unique(records.categories)}
     names = dict.fromkeys(name for dataset in sets for name in dataset.class_names)
-    empty = [name for name in names if name not in used]
-    if empty:
-        logger.warning(
-            "%d of %d classes have no box in %s: %s; correct the annotations' category ids, or "
-            "leave the classes out, if that is not meant",
-            *(len(empty), len(names), purpose, list_first(empty, 10)),
-        )
+    return tuple(name for name in names if name not in used)
 
 
 def _warn_of_shared_images(
     train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset]
 ) -> None:
-    trained = {name for data in train_sets for name in pack_records(data.records).file_names}
+    trained = {path for dataset in train_sets for path in _list_paths(dataset)}
     for dataset in test_sets:
-        shared = [name for name in pack_records(dataset.records).file_names if name in trained]
+        shared = [path for path in _list_paths(dataset) if path in trained]
         if shared:
             logger.warning(
                 "%d of %d images of test set %r are training images too, the first is %s; its AP "
                 "will be too high: take them out of one of the sets",
                 *(len(shared), len(dataset.records), dataset.name, shared[0]),
             )
+
+
+def _list_paths(dataset: CocoDataset) -> list[str]:
+    """List the images of a dataset by paths of which each file has one."""
+    return list(map(os.path.abspath, pack_records(dataset.records).file_names))

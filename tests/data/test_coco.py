@@ -265,6 +265,9 @@ def test_missing_paths_name_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path
         FileNotFoundError, match=rf"image folder .*val2017 does not exist; .*{remedy}"
     ):
         load_coco("coco_2017_val")
+    (tmp_path / "coco/val2017").write_text("")
+    with pytest.raises(ValueError, match=r"coco/val2017 is a file; give the folder of the images"):
+        load_coco("coco_2017_val")
 
 
 @pytest.mark.detectron2

@@ -304,8 +304,8 @@ def scale(box: list[float], x: float, y: float) -> list[float]:
 
 
 OTHER_FORMS: dict[str, tuple[Callable[[list[float]], list[float]], str]] = {
-    "corners": (to_corners, r"fit as corners \[x1, y1, x2, y2\]; .*\[x1, y1, x2 - x1, y2 - y1\]"),
-    "centers": (to_centers, r"fit as \[center x, .*\]; .*\[x - width / 2, y - height / 2, width"),
+    "corners": (to_corners, r"fit as corners \[x1, y1, x2, y2\]: .*\[x1, y1, x2 - x1, y2 - y1\]"),
+    "centers": (to_centers, r"fit as \[center x, .*\]: .*\[x - width / 2, y - height / 2, width"),
     "y first": (lambda box: [box[i] for i in (1, 0, 3, 2)], r"fit as \[y, x, height, width\]"),
     "corners, y first": (
         lambda box: [to_corners(box)[i] for i in (1, 0, 3, 2)],
@@ -377,6 +377,15 @@ def test_one_object_that_fills_each_image_is_no_other_form(
     inspect_dataset(load(content))
 
 
+def test_boxes_of_larger_images(tmp_path: Path, load: Callable[..., CocoDataset]) -> None:
+    content = make_content(tmp_path, 30)
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["bbox"] = scale([min(x, 45), min(y, 35), width + 10, height + 10], 2, 2)
+    error = get_error(load(content))
+    assert re.search(r"\d+ of 30 boxes reach beyond .* and none beyond the left or upper", error)
+
+
 def test_percent_is_told(
     tmp_path: Path, load: Callable[..., CocoDataset], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -434,6 +443,11 @@ def test_what_training_and_testing_have_in_common(
     train["categories"].append({"id": 7, "name": "washer"})
     inspect_datasets([load(train, "wide")], [])
     assert "1 of 3 classes have no box in training: washer" in caplog.text
+    caplog.clear()
+    train["images"][0]["file_name"] = "../images/1.png"  # the same file
+    inspect_datasets([load(train, "dotted")], [load(train, "dotted")])
+    assert "1 of 3 classes have no box in training and in testing: washer" in caplog.text
+    assert "6 of 6 images of test set 'dotted' are training images too" in caplog.text
 
 
 @pytest.mark.parametrize("highest", [255, 4095])
