@@ -12,7 +12,7 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-_REPEATS = 3
+_REPEATS = 5  # of which the first warms up
 _CLEARLY = 1.5  # a smaller factor may be the noise of a busy machine
 
 
@@ -68,15 +68,17 @@ def _measure_speed(dtype: torch.dtype) -> float:
             out = layers(images)
         out.float().square().mean().backward()
 
-    seconds = {enabled: _time(functools.partial(step, enabled)) for enabled in (False, True)}
-    return seconds[False] / seconds[True]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # whose own time does not grow where others hold the processors
+    try:
+        pairs = [(_time_step(step, False), _time_step(step, True)) for _ in range(_REPEATS)]
+    finally:
+        torch.set_num_threads(threads)
+    full, lower = (min(seconds) for seconds in zip(*pairs))
+    return full / lower
 
 
-def _time(call: Callable[[], None]) -> float:
-    """Take the least seconds of a call, which others on a busy machine lengthen least."""
-    seconds = []
-    for _ in range(1 + _REPEATS):
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+def _time_step(step: Callable[[bool], None], enabled: bool) -> float:
+    began = time.thread_time()
+    step(enabled)
+    return time.thread_time() - began

@@ -133,7 +133,11 @@ def test_bfloat16_trains_in_it(tmp_path: Path) -> None:
     """Not equal to the portable engine's, whose regions keep float32 boxes, and near to float32."""
     losses = {}
     for name, changes in {"float32": [], "bfloat16": ["SOLVER.AMP.ENABLED", True]}.items():
-        run("detectron2", tmp_path / name, *changes, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ())
+        short = ["SOLVER.MAX_ITER", 2, "SOLVER.STEPS", (), "MODEL.DEVICE", "auto"]
+        run("detectron2", tmp_path / name, *changes, *short)
+        # detectron2 knows no "auto", and config.yaml is for it too.
+        recorded = portable.load_config(tmp_path / name / "out" / "config.yaml")
+        assert ("cuda" if torch.cuda.is_available() else "cpu") == recorded.MODEL.DEVICE
         losses[name] = json_lines(tmp_path / name / "out/metrics.json")[-1]["total_loss"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
     assert losses["bfloat16"] != losses["float32"]
