@@ -31,6 +31,23 @@ logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=12)  # for a look at every image
 
 
+def check_named(cfg: CfgNode, split: str) -> None:
+    """Refuse an empty ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
+
+    Args:
+        split: "TRAIN" or "TEST".
+
+    Raises:
+        ValueError: it names no dataset.
+    """
+    if not cfg.DATASETS[split]:
+        example = {"TRAIN": "coco_2017_train", "TEST": "coco_2017_val"}[split]
+        raise ValueError(
+            f"DATASETS.{split} is empty; name a dataset, such as DATASETS.{split} "
+            f"\"('{example}',)\", or give its files with --{split.lower()}-data"
+        )
+
+
 def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[CocoDataset]:
     """Load ``DATASETS.TRAIN`` or ``DATASETS.TEST``, with proposals if ``MODEL.LOAD_PROPOSALS``.
 
@@ -41,14 +58,9 @@ def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[Coco
     Raises:
         ValueError, FileNotFoundError: the list is empty; see ``load_coco`` and ``add_proposals``.
     """
-    names = cfg.DATASETS[split]
-    if needed and not names:
-        example = {"TRAIN": "coco_2017_train", "TEST": "coco_2017_val"}[split]
-        raise ValueError(
-            f"DATASETS.{split} is empty; name a dataset, such as "
-            f"DATASETS.{split} \"('{example}',)\""
-        )
-    sets = [load_coco(name) for name in names]
+    if needed:
+        check_named(cfg, split)
+    sets = [load_coco(name) for name in cfg.DATASETS[split]]
     if not cfg.MODEL.LOAD_PROPOSALS:
         return sets
     files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"]

@@ -16,6 +16,7 @@ from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import list_set_keys
 from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
+from resnext_det.detection.datasets import check_named
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.own_data import CLASS_KEYS, Fitted, fit_to_data
 from resnext_det.detection.weights import read_trained_config
@@ -179,6 +180,7 @@ class Job(Processes):
             schedule=training and schedule == "auto",
             training=training,
             resume=self.resume,
+            overwrite=self.overwrite,
             processes=max(self.world_size, distributed.get_world_size()),
         )
         overrides = [*fitted.overrides, *overrides]
@@ -294,6 +296,8 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     cfg = job.configuration(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
+    if task == "evaluate":
+        check_named(cfg, "TEST")
     if task == "train":
         check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
     if task == "train" and job.world_size > 1:

@@ -25,6 +25,7 @@ from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.detection.weights import read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
+from resnext_det.training.output_folder import find_run
 from resnext_det.training.setup import CONFIG_FILE
 
 CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
@@ -60,6 +61,7 @@ def fit_to_data(
     schedule: bool,
     training: bool,
     resume: bool,
+    overwrite: bool,
     processes: int,
 ) -> None:
     """Decide what a configuration leaves to the data; see ``name_sets`` to ``fit_schedule``.
@@ -69,7 +71,7 @@ def fit_to_data(
         load: loads the configuration with further overrides, which come before those of the user.
         set_keys, given: keys that the configuration or an override sets, and those of overrides.
         schedule: choose the schedule too.
-        training, resume: what is done.
+        training, resume, overwrite: what is done.
         processes: that train together.
 
     Raises:
@@ -78,7 +80,7 @@ def fit_to_data(
     cfg = load(fitted.overrides)
     if train_data or test_data:
         folder = Path(cfg.OUTPUT_DIR, "data")
-        held = Checkpointer(cfg.OUTPUT_DIR).latest() is not None  # a run that is not to be changed
+        held = bool(find_run(cfg.OUTPUT_DIR)) and not overwrite  # it is refused, and not changed
         name_sets(fitted, folder, train_data, test_data, keep=resume or not training or held)
         cfg = load(fitted.overrides)
     # Where the sets of a configuration are replaced, its number of classes is not that of these.
