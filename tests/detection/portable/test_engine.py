@@ -162,8 +162,8 @@ def test_the_predictor_gives_what_the_evaluation_gives(
     assert rows == expected
 
     image = np.zeros((20, 30, 3), dtype=np.uint8)
-    for wrong in (image[:, :, 0], image[:, :, :2], image.astype(np.float32)):
-        with pytest.raises(ValueError, match=r"give uint8 of the shape \(height, width, \d\)"):
+    for wrong in (image[:, :, :2], image.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"give uint8 of the shape \(height, width"):
             predict(wrong)
 
 
