@@ -6,9 +6,10 @@ fields, an empty list) is decided here, with an error that names the entry.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,7 @@ def read_detections(
     image_ids: list[Any] = []
     category_ids: list[Any] = []
     boxes, scores = [np.empty((0, 4))], [np.empty(0)]
-    for batch in decode_entries(data, _Result, partial(_check_result, name), "the list", name):
+    for batch in _decode_results(data, name):
         image_ids += [entry.image_id for entry in batch]
         category_ids += [entry.category_id for entry in batch]
         boxes.append(np.array([entry.bbox for entry in batch], np.float64))
@@ -154,6 +155,17 @@ def find_images(image_ids: Iterable[Any], truth: GroundTruth) -> np.ndarray:
             f"({_list_examples(truth.image_ids)}); give ids of its images"
         )
     return np.unique(positions)
+
+
+def _decode_results(data: Sequence[Any], name: str) -> Iterator[list[_Result]]:
+    """Decode results from a file, or convert those of a list: at once where all are plain."""
+    if data and not isinstance(data[0], msgspec.Raw):
+        with contextlib.suppress(msgspec.ValidationError):
+            results = msgspec.convert(data, list[_Result])
+            if np.isfinite([(*result.bbox, result.score) for result in results]).all():
+                yield results
+                return
+    yield from decode_entries(data, _Result, partial(_check_result, name), "the list", name)
 
 
 def _check_result(name: str, entry: Mapping[str, Any], index: int) -> _Result:
