@@ -467,7 +467,7 @@ def test_the_weights_go_into_a_detector(config: Path, tmp_path: Path) -> None:
     """MODEL.WEIGHTS of a detector, without conversion; and refused under another preprocessing."""
     from resnext_det.config import get_cfg
     from resnext_det.detection.portable.build import build_detector
-    from resnext_det.detection.weights import load_pretrained
+    from resnext_det.detection.weights import load_pretrained, read_start
 
     trained = run(config, tmp_path)
     cfg = get_cfg()
@@ -477,10 +477,12 @@ def test_the_weights_go_into_a_detector(config: Path, tmp_path: Path) -> None:
     for name, value in {**RESNETS, "STRIDE_IN_1X1": False}.items():
         cfg.MODEL.RESNETS[name] = value
     with pytest.raises(ValueError, match=r"needs another configuration.*PIXEL_MEAN"):
-        load_pretrained(cfg, build_detector(cfg))
+        read_start(cfg, resume=False)
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     detector = build_detector(cfg)
-    load_pretrained(cfg, detector)
+    file = read_start(cfg, resume=False)
+    assert file is not None
+    load_pretrained(cfg, detector, file)
     state, classifier = detector.state_dict(), read_weights(trained.weights).state
     assert torch.equal(state["backbone.res3.0.conv2.weight"], classifier["res3.0.conv2.weight"])
     assert torch.equal(state["roi_heads.res5.1.conv3.weight"], classifier["res5.1.conv3.weight"])
