@@ -98,7 +98,7 @@ def find_other_form(table: BoxTable, records: Records) -> str | None:
     if not len(boxes):
         return None
     if boxes.max() <= 1 and boxes.min() >= 0 and sizes.max() > 1:
-        form = _find_fitting(boxes, np.ones_like(sizes), 0.01)
+        form = find_fitting_form(boxes, np.ones_like(sizes), 0.01)
         seen = f" (they seem to be {form.name})" if form else ""
         return (
             f"all {len(boxes)} boxes lie within 0 ... 1, the first is {boxes[0].tolist()}: they "
@@ -112,7 +112,7 @@ def find_other_form(table: BoxTable, records: Records) -> str | None:
         f"the first is {boxes[far.argmax()].tolist()} in "
         f"{describe_image(records, owners[far.argmax()])}"
     )
-    form = _find_fitting(boxes, sizes, _TOLERANCE)
+    form = find_fitting_form(boxes, sizes)
     if form is not None:
         return f"{text}, but all fit as {form.name}: write every bbox as {form.right}"
     one_sided = far.sum() >= max(_MANY, _SHARE_ONE_SIDED * len(boxes))
@@ -168,8 +168,16 @@ def describe_image(records: Records, index: int) -> str:
     return f"image {records.image_ids[index]} ({records.file_names[index]}, {width} x {height})"
 
 
-def _find_fitting(boxes: np.ndarray, sizes: np.ndarray, tolerance: float) -> Form | None:
-    """Find the first other form in which the boxes fit while they do not as they are."""
+def find_fitting_form(
+    boxes: np.ndarray, sizes: np.ndarray, tolerance: float = _TOLERANCE
+) -> Form | None:
+    """Find the first other form in which boxes fit into their images, while they do not as COCO's.
+
+    Args:
+        boxes: (N, 4).
+        sizes: (N, 2), width and height of the image of each.
+        tolerance: how far a box may reach beyond.
+    """
     beyond = _measure_beyond(boxes, sizes)
     far = beyond.max(axis=1) > tolerance
     if far.sum() < max(2, _SHARE_BEYOND * len(boxes)):

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from resnext_det.data.box_forms import find_fitting_form
 from resnext_det.data.coco_entries import Annotation, Category, Checker, Image
 from resnext_det.data.json_files import Entry, decode_entries, show
 from resnext_det.files import escape_controls, list_first
@@ -193,10 +194,13 @@ class TableReader:
                 if (size[first] > 0).all():
                     width, height = size[first].tolist()
                     owner += f" ({table.file_names[image]}) is {width} x {height}"
+                remedy = "correct it or remove the annotation"
+                form = find_fitting_form(boxes, size) if where is outside else None
+                if form is not None:
+                    remedy = f"all fit as {form.name}: write every bbox as {form.right}"
                 raise self._checker.error(
                     f"annotation {table.ids[first]}: bbox {boxes[first].tolist()} {fault}{others}; "
-                    f"its image {owner}; boxes are [x, y, width, height] in pixels: correct it or "
-                    "remove the annotation"
+                    f"its image {owner}; boxes are [x, y, width, height] in pixels: {remedy}"
                 )
 
     def _complete_areas(self, table: AnnotationTable) -> np.ndarray:
