@@ -156,7 +156,7 @@ def decode_entries(
             try:
                 yield decoder.decode(b"[" + b",".join(batch) + b"]")
                 continue
-            except (ValueError, RecursionError):  # not all are of this kind
+            except (msgspec.DecodeError, ValueError, RecursionError):  # not all are of this kind
                 pass
         yield [
             check(_decode_entry(entry, index, table, source), index)

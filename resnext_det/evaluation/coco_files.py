@@ -160,7 +160,7 @@ def find_images(image_ids: Iterable[Any], truth: GroundTruth) -> np.ndarray:
 def _decode_results(data: Sequence[Any], name: str) -> Iterator[list[_Result]]:
     """Decode results from a file, or convert those of a list: at once where all are plain."""
     if data and not isinstance(data[0], msgspec.Raw):
-        with contextlib.suppress(msgspec.ValidationError):
+        with contextlib.suppress(msgspec.ValidationError, OverflowError):
             results = msgspec.convert(data, list[_Result])
             if np.isfinite([(*result.bbox, result.score) for result in results]).all():
                 yield results
