@@ -115,7 +115,7 @@ def _describe_folder(path: Path) -> str:
         return f"a folder of YOLO's label files; {_YOLO.format(labels[0].parent)}"
     if kinds[".csv"]:
         return f"a folder of tables ({kinds['.csv'][0].name}); convert them to COCO's JSON"
-    what = "an empty folder" if not files else "a folder"
+    what = "a folder without annotations" if any(path.iterdir()) else "an empty folder"
     return f"{what}; give the COCO file, in which 'images', 'annotations' and 'categories' are"
 
 

@@ -92,6 +92,7 @@ FOLDERS: dict[str, tuple[list[str], str]] = {
     "labelme": (["labelme.json"], "its first JSON file, labelme.json, is a labelme file of one"),
     "tables": (["a.csv"], r"a folder of tables \(a.csv\); convert"),
     "nothing": ([], "an empty folder; give the COCO file"),
+    "photographs": (["photo.jpg"], "a folder without annotations; give the COCO file"),
 }
 
 
@@ -99,7 +100,7 @@ FOLDERS: dict[str, tuple[list[str], str]] = {
 def test_a_folder_is_recognized(tmp_path: Path, name: str) -> None:
     files, words = FOLDERS[name]
     for file in files:
-        write(tmp_path / file, FILES[Path(file).name][0])
+        write(tmp_path / file, FILES.get(Path(file).name, ("",))[0])
     assert re.search(words.format(tmp_path), describe_other_format(tmp_path) or "")
 
 
