@@ -22,10 +22,10 @@ from resnext_det.files import escape_controls, list_first
 LARGEST = sys.float_info.max
 _LARGEST_INTEGER = 2**63 - 1
 _Side = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-_Number = Annotated[int, msgspec.Meta(ge=-_LARGEST_INTEGER, le=_LARGEST_INTEGER)] | float
+Number = Annotated[int, msgspec.Meta(ge=-_LARGEST_INTEGER, le=_LARGEST_INTEGER)] | float
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 Identity = int | _Text
-Box = tuple[_Number, _Number, _Number, _Number]
+Box = tuple[Number, Number, Number, Number]
 
 WITH_MASK, TOO_FEW_POINTS = msgspec.Raw(b"null"), msgspec.Raw(b"[[]]")
 _IN_NUMBERS = b"0123456789+-.eE, \n\r\t"

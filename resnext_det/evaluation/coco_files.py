@@ -18,7 +18,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from resnext_det.data.coco_entries import LARGEST, Box, Identity, convert_box, convert_id, is_number
+from resnext_det.data.coco_entries import (
+    LARGEST,
+    Box,
+    Identity,
+    Number,
+    convert_box,
+    convert_id,
+    is_number,
+)
 from resnext_det.data.coco_json import read_annotations
 from resnext_det.data.json_files import decode_entries, read_text, show, split_table
 from resnext_det.files import escape_controls, list_first
@@ -69,7 +77,7 @@ class _Result(msgspec.Struct, gc=False):
     image_id: Identity
     category_id: Identity
     bbox: Box
-    score: float
+    score: Number  # msgspec 0.19 fails on integers that float64 cannot hold
 
 
 def read_ground_truth(source: Source) -> GroundTruth:
@@ -160,7 +168,7 @@ def find_images(image_ids: Iterable[Any], truth: GroundTruth) -> np.ndarray:
 def _decode_results(data: Sequence[Any], name: str) -> Iterator[list[_Result]]:
     """Decode results from a file, or convert those of a list: at once where all are plain."""
     if data and not isinstance(data[0], msgspec.Raw):
-        with contextlib.suppress(msgspec.ValidationError, OverflowError):
+        with contextlib.suppress(msgspec.ValidationError):
             results = msgspec.convert(data, list[_Result])
             if np.isfinite([(*result.bbox, result.score) for result in results]).all():
                 yield results
