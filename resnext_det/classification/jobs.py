@@ -58,9 +58,8 @@ class ClassificationJob(Processes):
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
         cfg = load_classifier_config(self.config_file, overrides)
         if self.fit_config and cfg.MODEL.WEIGHTS:
-            cfg = load_classifier_config(
-                self.config_file, [*overrides, *read_needed_overrides(cfg)]
-            )
+            needed = read_needed_overrides(cfg, cfg.MODEL.WEIGHTS)
+            cfg = load_classifier_config(self.config_file, [*overrides, *needed])
         return cfg
 
 

@@ -19,7 +19,7 @@ from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.datasets import check_named
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.own_data import CLASS_KEYS, Fitted, fit_to_data
-from resnext_det.detection.weights import read_trained_config
+from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
@@ -111,8 +111,9 @@ class Job(Processes):
         engine: ``portable``, ``detectron2``, or ``auto``.
         resume: go on from the newest checkpoint in the output folder.
         overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
-        fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what
-            ``MODEL.WEIGHTS`` needs, and all that decides its numbers from a trained detector's.
+        fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what the
+            weights need, and all that decides its numbers from a trained detector's; ``overrides``
+            hold against the latter.
         datasets: (name, annotations, images) of COCO sets to register.
         train_data, test_data: (annotations, images) of COCO sets that become ``DATASETS.TRAIN`` and
             ``DATASETS.TEST``. Without the second a fifth of the first is held out for it.
@@ -185,8 +186,14 @@ class Job(Processes):
         )
         overrides = [*fitted.overrides, *overrides]
         cfg = load_config(source, overrides)
-        if self.fit_config and cfg.MODEL.WEIGHTS:
-            overrides += read_needed_overrides(cfg, training=training)
+        weights = locate_weights(cfg, resume=self.resume)
+        if self.fit_config and weights:
+            overrides += read_needed_overrides(
+                cfg,
+                weights,
+                overridden=self.overrides[::2],
+                training=training and isinstance(weights, str),
+            )
             cfg = load_config(source, overrides)
         keys = overrides[::2]
         if training and "SOLVER.IMS_PER_BATCH" in keys and "SOLVER.BASE_LR" not in keys:

@@ -22,7 +22,7 @@ from resnext_det.data.coco import CocoDataset, count_classes, load_coco, registe
 from resnext_det.data.records import Records, join_records
 from resnext_det.data.splitting import hold_out
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
-from resnext_det.detection.weights import read_trained_config
+from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import find_run
@@ -173,8 +173,7 @@ def take_classes(
         return
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not training:
-        newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
-        path, names = newest or cfg.MODEL.WEIGHTS, [*cfg.DATASETS.TEST]
+        path, names = locate_weights(cfg, resume=resume), [*cfg.DATASETS.TEST]
         detector = read_trained_config(path) if path else None
         if detector is not None:
             for key in unsaid:

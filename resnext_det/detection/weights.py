@@ -32,6 +32,17 @@ _FROM_RANDOM = (
 )
 
 
+def locate_weights(cfg: CfgNode, *, resume: bool = False) -> str | Path:
+    """Locate the weights of a job, ``MODEL.WEIGHTS``; with ``resume`` the newest checkpoint.
+
+    Returns:
+        with ``resume`` the ``Path`` of the newest checkpoint in ``OUTPUT_DIR``, if there is one;
+        else the ``str`` that ``MODEL.WEIGHTS`` is, "" for random weights.
+    """
+    newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
+    return newest or cfg.MODEL.WEIGHTS
+
+
 def read_start(
     cfg: CfgNode, *, resume: bool, overridden: Collection[str] = ()
 ) -> WeightFile | None:
@@ -46,11 +57,11 @@ def read_start(
     Raises:
         ValueError, FileNotFoundError: see ``read_weights`` and ``check_configuration``.
     """
-    newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
-    if newest is None and not cfg.MODEL.WEIGHTS:
+    source = locate_weights(cfg, resume=resume)
+    if not source:
         return None
     try:
-        file = read_weights(newest or cfg.MODEL.WEIGHTS, mapped=True)
+        file = read_weights(source, mapped=True)
     except FileNotFoundError as error:
         if "://" not in cfg.MODEL.WEIGHTS:
             raise
@@ -58,7 +69,7 @@ def read_start(
             f"{error}; or start from a file of yours, MODEL.WEIGHTS FILE; or from random weights, "
             f"which takes several times as long: {_FROM_RANDOM}"
         ) from None
-    check_configuration(cfg, file, overridden=overridden, training=newest is None)
+    check_configuration(cfg, file, overridden=overridden, training=isinstance(source, str))
     return file
 
 
@@ -75,13 +86,13 @@ def read_trained(
     Raises:
         ValueError, FileNotFoundError: as ``read_start``; there are none.
     """
-    newest = Checkpointer(cfg.OUTPUT_DIR).latest() if resume else None
-    if newest is None and not cfg.MODEL.WEIGHTS:
+    source = locate_weights(cfg, resume=resume)
+    if not source:
         raise ValueError(
             "MODEL.WEIGHTS is empty, so there is no trained detector; write MODEL.WEIGHTS and the "
             "path of its file, such as model_final.pth in the OUTPUT_DIR of a training"
         )
-    file = read_weights(newest or cfg.MODEL.WEIGHTS, mapped=True)
+    file = read_weights(source, mapped=True)
     check_configuration(cfg, file, overridden=overridden)
     return file
 

@@ -25,7 +25,6 @@ from resnext_det.weights.preprocessing import (
     are_close,
     find_batch_norm,
     find_differences,
-    list_overrides,
 )
 from resnext_det.weights.trained_detector import find_setting_differences
 
@@ -72,10 +71,8 @@ def check_configuration(
             cfg.MODEL.RESNETS.STRIDE_IN_1X1,
         )
         return
-    found = [] if needed is None else find_differences(needed, cfg)
+    found = _find_needed(cfg, file, training=training)
     if detector is not None:
-        settings = find_setting_differences(detector, cfg, training=training)
-        found += [entry for entry in settings if needed is None or entry[0] not in _PREPROCESSING]
         for key, have, theirs in [entry for entry in found if entry[0] in overridden]:
             logger.warning(
                 "%s was trained with %s %s; the command line says %s, which holds, and changes "
@@ -119,28 +116,45 @@ def _format_yaml(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def read_needed_overrides(cfg: CfgNode, *, training: bool = False) -> list[str]:
-    """Read the file ``MODEL.WEIGHTS`` and list the overrides that it needs, for ``--fit-config``.
+def read_needed_overrides(
+    cfg: CfgNode,
+    source: str | Path,
+    *,
+    overridden: Collection[str] = (),
+    training: bool = False,
+) -> list[str]:
+    """Read a file of weights and list the overrides that it needs, for ``--fit-config``.
 
     A file that knows the configuration of its detector needs all that decides its numbers; for a
     training, which goes on from its weights, the settings of tests and the classes are free.
 
+    Args:
+        source: a path, or a name of the catalog.
+        overridden: keys that the user gave by hand, which hold against a detector's file.
+
     Raises:
         ValueError, FileNotFoundError: see ``read_weights``; the file does not say what it needs.
     """
-    file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
-    preprocessing = file.preprocessing
-    if preprocessing is None:
+    file = read_weights(source, mapped=True)
+    if file.preprocessing is None and file.detector is None:
         raise ValueError(
-            f"MODEL.WEIGHTS = {cfg.MODEL.WEIGHTS} does not say which preprocessing it needs, so "
-            "nothing can be fitted to it; leave --fit-config out, and write INPUT.FORMAT, "
-            "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
+            f"MODEL.WEIGHTS = {source} does not say which preprocessing it needs, so nothing can "
+            "be fitted to it; leave --fit-config out, and write INPUT.FORMAT, MODEL.PIXEL_MEAN, "
+            "MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1 yourself"
         )
-    overrides = list_overrides(cfg, preprocessing)
-    if file.detector is not None:
-        found = find_setting_differences(file.detector, cfg, training=training)
-        overrides += [str(word) for key, _, theirs in found for word in (key, theirs)]
-    return overrides
+    found = _find_needed(cfg, file, training=training)
+    by_hand = overridden if file.detector is not None else ()
+    return [str(word) for key, _, theirs in found if key not in by_hand for word in (key, theirs)]
+
+
+def _find_needed(cfg: CfgNode, file: WeightFile, *, training: bool) -> list[tuple[str, Any, Any]]:
+    """Find (key, its value, the value that is needed) where a configuration does not fit a file."""
+    needed, detector = file.preprocessing, file.detector
+    found = [] if needed is None else find_differences(needed, cfg)
+    if detector is not None:
+        settings = find_setting_differences(detector, cfg, training=training)
+        found += [entry for entry in settings if needed is None or entry[0] not in _PREPROCESSING]
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ _OF_TRAINING = re.compile(
     r"|\.POSITIVE_FRACTION|\.SMOOTH_L1_BETA|\.PROPOSAL_APPEND_GT|\.TRAIN_ON_PRED_BOXES"
     r"|\.BOUNDARY_THRESH|\.PRIOR_PROB|\.MIN_KEYPOINTS_PER_IMAGE)(\..*)?"
 )
+_DEEPEST = 8  # of a configuration's nodes and lists
 _OF_IMAGES = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
 _OF_TESTS = ("TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST")
 # Settings of testing alone, which a training that goes on from a detector's weights may choose.
@@ -33,6 +35,37 @@ _FREE_IN_TRAINING = re.compile(
     r"(INPUT\.M..|MODEL\..*TOPK|MODEL\..*(SCORE|NMS)_THRESH)\w*_TEST|MODEL\.RPN\.NMS_THRESH"
     r"|MODEL\.(ROI_HEADS|RETINANET|FCOS)\.NUM_CLASSES|MODEL\.PROPOSAL_GENERATOR\..*"
     r"|TEST\..*|DATASETS\..*|MODEL\.(MASK|KEYPOINT)_ON|MODEL\.ROI_(MASK|KEYPOINT)_HEAD\..*"
+)
+# Settings of a part, the key that decides whether it is used, and the values under which it is not.
+_OF_PARTS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    (
+        r"MODEL\.ROI_\w+\..*|TEST\.DETECTIONS_PER_IMAGE",
+        "MODEL.META_ARCHITECTURE",
+        lambda name: name == "ProposalNetwork",
+    ),
+    (
+        r"MODEL\.(RPN|ANCHOR_GENERATOR)\..*|MODEL\.PROPOSAL_GENERATOR\.MIN_SIZE",
+        "MODEL.PROPOSAL_GENERATOR.NAME",
+        lambda name: name == "PrecomputedProposals",
+    ),
+    (r"DATASETS\.PRECOMPUTED_\w*", "MODEL.LOAD_PROPOSALS", operator.not_),
+    (r"MODEL\.FPN\..*", "MODEL.BACKBONE.NAME", lambda name: "fpn" not in name),
+    (r"MODEL\.ROI_BOX_HEAD\.FC_DIM", "MODEL.ROI_BOX_HEAD.NUM_FC", operator.not_),
+    (r"MODEL\.ROI_BOX_HEAD\.CONV_DIM", "MODEL.ROI_BOX_HEAD.NUM_CONV", operator.not_),
+    (
+        r"MODEL\.ROI_BOX_CASCADE_HEAD\..*",
+        "MODEL.ROI_HEADS.NAME",
+        lambda name: name != "CascadeROIHeads",
+    ),
+    (r"MODEL\.ROI_MASK_HEAD\..*", "MODEL.MASK_ON", operator.not_),
+    (r"MODEL\.ROI_KEYPOINT_HEAD\..*", "MODEL.KEYPOINT_ON", operator.not_),
+    (r"MODEL\.RETINANET\..*", "MODEL.META_ARCHITECTURE", lambda name: name != "RetinaNet"),
+    (
+        r"MODEL\.(SEM_SEG_HEAD|PANOPTIC_FPN)\..*",
+        "MODEL.META_ARCHITECTURE",
+        lambda name: name not in ("SemanticSegmentor", "PanopticFPN"),
+    ),
+    (r"TEST\.AUG\.(?!ENABLED).*", "TEST.AUG.ENABLED", operator.not_),
 )
 
 
@@ -67,8 +100,8 @@ class TrainedDetector:
         for name, is_right in _CHECKS.items():
             if not isinstance(values, Mapping) or not is_right(values.get(name)):
                 raise ValueError(
-                    f"what it says of its detector is damaged, at {name!r}; copy or download the "
-                    "file again"
+                    f"what it says of its detector ({KEY!r}) is damaged, at {name!r}; copy or "
+                    "download the file again"
                 )
         names = tuple(values["class_names"])
         return cls(values["config"], names, values["versions"], values["metrics"])
@@ -80,9 +113,25 @@ def _is_mapping_to(kind: type | tuple[type, ...], value: Any) -> bool:
     )
 
 
+def _is_configuration(value: Any, depth: int = 0) -> bool:
+    """Tell whether this is a configuration's plain data, as far as its form tells."""
+    if isinstance(value, dict):
+        return depth < _DEEPEST and all(
+            isinstance(name, str) and _is_configuration(each, depth + 1)
+            for name, each in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return depth < _DEEPEST and all(_is_configuration(each, depth + 1) for each in value)
+    return value is None or isinstance(value, str | int | float)
+
+
 # What each entry of the plain data has to be.
 _CHECKS: dict[str, Callable[[Any], bool]] = {
-    "config": lambda value: _is_mapping_to(object, value),
+    "config": lambda value: (
+        _is_configuration(value)
+        and isinstance(value, dict)
+        and all(isinstance(value.get(node), dict) for node in ("MODEL", "INPUT"))
+    ),
     "class_names": lambda value: (
         isinstance(value, list) and all(isinstance(name, str) for name in value)
     ),
@@ -118,11 +167,20 @@ def find_setting_differences(
 
     Returns:
         (key, its value, the detector's value) for every difference. Keys that one of the two lacks
-        are passed over.
+        are passed over, and those of parts that the configuration does not use.
     """
     found = []
+    known = set(list_keys(cfg))
+    unused = re.compile(
+        "|".join(
+            keys
+            for keys, key, is_unused in _OF_PARTS
+            if key in known and is_unused(get_value(cfg, key))
+        )
+    )
     for key in list_keys(cfg):
-        if not _decides_numbers(key) or (training and _FREE_IN_TRAINING.fullmatch(key)):
+        free = training and _FREE_IN_TRAINING.fullmatch(key)
+        if free or unused.fullmatch(key) or not _decides_numbers(key):
             continue
         try:
             theirs = get_value(detector.config, key)
