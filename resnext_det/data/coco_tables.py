@@ -75,7 +75,8 @@ class TableReader:
         by_look: dict[str, int | str] = {}
         entries = self._read_table("categories")
         for category in self._decode("categories", entries, Category, self._checker.check_category):
-            # Names that look the same are the same: in tables and pictures nobody can tell them.
+            # Names that look the same are the same, whatever their spaces and their form in
+            # Unicode: in tables and pictures nobody can tell them apart.
             look = unicodedata.normalize("NFC", " ".join(category.name.split()))
             if not look:
                 raise self._checker.error(
@@ -91,7 +92,7 @@ class TableReader:
                     f"{look!r}; give them different names, or remove one and give its annotations "
                     "the category_id of the other"
                 )
-            names[category.id], by_look[look] = category.name, category.id
+            names[category.id], by_look[look] = look, category.id
         return {identity: names[identity] for identity in self._sort_ids(names, "category")}
 
     def read(self, *, strict: bool) -> AnnotationTable:

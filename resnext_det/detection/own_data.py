@@ -24,7 +24,6 @@ from resnext_det.data.splitting import hold_out
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
-from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import find_run
 from resnext_det.training.setup import CONFIG_FILE
 

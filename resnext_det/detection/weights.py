@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def load_trained_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgN
 def read_trained_config(path: str | Path) -> Mapping[str, Any] | None:
     """Read the values of the configuration in the file of a trained detector; None without one.
 
-    ``OUTPUT_DIR`` is left out: no file that comes from elsewhere decides where is written.
+    ``OUTPUT_DIR`` is left out, and ``DATALOADER.NUM_WORKERS`` where it is above the number of
+    cores: no file that comes from elsewhere decides where is written, or how many processes run.
 
     Raises:
         ValueError, FileNotFoundError: see ``read_weights``.
@@ -132,7 +134,13 @@ def read_trained_config(path: str | Path) -> Mapping[str, Any] | None:
     detector = read_weights(path, mapped=True).detector
     if detector is None:
         return None
-    return {key: value for key, value in detector.config.items() if key != "OUTPUT_DIR"}
+    values = {key: value for key, value in detector.config.items() if key != "OUTPUT_DIR"}
+    loader = values.get("DATALOADER")
+    if isinstance(loader, Mapping):
+        workers, cores = loader.get("NUM_WORKERS"), os.cpu_count() or 1
+        if not isinstance(workers, int) or workers > cores:
+            values["DATALOADER"] = {key: loader[key] for key in loader if key != "NUM_WORKERS"}
+    return values
 
 
 def load_pretrained(

@@ -88,9 +88,10 @@ def read_weights(source: str | Path, *, mapped: bool = False) -> WeightFile:
             native = convert_to_native(join_paths(contents.state))
         architecture = guess_architecture(native.state)
         publisher = find_publisher(kind, contents, native, architecture)
-        detector = None
-        if publisher.format == "detector" and KEY in contents.beside:
-            detector = TrainedDetector.from_dict(contents.beside[KEY])
+        said, detector = contents.beside.get(KEY), None
+        # Another program's entry of this name is none of ours.
+        if publisher.format == "detector" and isinstance(said, Mapping) and "config" in said:
+            detector = TrainedDetector.from_dict(said)
     except ValueError as error:
         raise ValueError(f"weights {path}: {error}") from error
     return WeightFile(

@@ -155,6 +155,10 @@ def test_categories_of_one_name_are_refused(one: str, other: str, path: Path) ->
     assert ": categories 9 and 2 have one name, '" in refuse(path, content)
     content["categories"][0]["name"] = other.upper() + "x"
     assert refuse(path, content) == ""
+    # And a detector of the one is a detector of the other.
+    for name in (one, other):
+        path.write_text(json.dumps(change("name", name, "categories")), encoding="utf-8")
+        assert read_category_names(path, "set")[2] == " ".join(one.split())
 
 
 @pytest.mark.parametrize(

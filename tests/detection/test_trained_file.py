@@ -123,9 +123,20 @@ def test_a_configuration_that_changes_the_numbers_is_refused(
     with pytest.raises(ValueError, match=r"ANCHOR_GENERATOR\.SIZES is") as refused:
         train(replace(other, output_dir=tmp_path / "tuned"))
     assert "MIN_SIZE_TEST" not in str(refused.value)
+    # They hold beside fit_config, too.
+    caplog.clear()
+    smaller = ("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96")
+    with caplog.at_level(logging.WARNING, "resnext_det"):
+        assert evaluate(replace(other, overrides=smaller, fit_config=True))
+    assert len([text for text in caplog.messages if "which holds" in text]) == 2
     # To resume is to go on with the same detector.
+    resumed = replace(job, overrides=("SOLVER.MAX_ITER", "4"), resume=True)
     with pytest.raises(ValueError, match="MIN_SIZE_TEST is 64"):
-        train(replace(job, overrides=("SOLVER.MAX_ITER", "4"), resume=True))
+        train(resumed)
+    train(replace(resumed, fit_config=True))
+    assert load_trained_config(weights).INPUT.MIN_SIZE_TEST == 80
+    newest = replace(resumed, overrides=("MODEL.WEIGHTS", "missing.pth"), fit_config=True)
+    assert evaluate(newest)
 
 
 def test_classes_go_by_name_and_not_by_id(job: Job, tmp_path: Path) -> None:
@@ -190,6 +201,18 @@ def test_other_names_start_anew_or_are_refused(
     assert "roi_heads.box_predictor.cls_score.weight" in changed
 
 
+def test_the_configuration_is_fitted_to_a_detector_of_gray_images(
+    sets: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    gray = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", "[110.0]", "MODEL.PIXEL_STD", "[50.0]")
+    job = Job(write_config(tmp_path), tmp_path / "out", (*gray, "SOLVER.MAX_ITER", "1"), "portable")
+    job = replace(job, datasets=as_datasets(sets))
+    trained = train(job)
+    weights = tmp_path / "out" / "model_final.pth"
+    fitted = replace(job, overrides=(), output_dir=tmp_path / "again", weights=weights)
+    assert get_numbers(evaluate(replace(fitted, fit_config=True))) == get_numbers(trained)
+
+
 @pytest.mark.parametrize("name", ["a.pkl", "a.safetensors", "a.pth"])
 def test_every_format_keeps_what_a_file_says(
     sets: dict[str, tuple[Path, Path]], tmp_path: Path, name: str
@@ -213,8 +236,12 @@ def test_every_format_keeps_what_a_file_says(
 def test_a_file_of_another_program_says_nothing(job: Job, tmp_path: Path) -> None:
     """It is evaluated under the configuration that is given, as by detectron2."""
     trained = train(job)
-    model = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
-    torch.save({"model": model}, tmp_path / "plain.pth")
+    contents = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    model, detector = contents["model"], contents["detector"]
+    detector["config"]["DATALOADER"]["NUM_WORKERS"] = 10**9
+    torch.save(contents, tmp_path / "large.pth")
+    assert load_trained_config(tmp_path / "large.pth").DATALOADER.NUM_WORKERS == 4  # the default
+    torch.save({"model": model, "detector": "faster_rcnn"}, tmp_path / "plain.pth")
     plain: Any = replace(job, output_dir=tmp_path / "again", weights=tmp_path / "plain.pth")
     assert evaluate(plain).per_dataset["tiny_val"].as_dict() == get_numbers(trained)
     with pytest.raises(ValueError, match=r"plain\.pth does not hold that of its detector"):

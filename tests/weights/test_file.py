@@ -718,6 +718,9 @@ def test_a_long_text_as_configuration_takes_no_time(small: Any, tmp_path: Path) 
     [
         ("config", None),
         ("config", {1: 2}),
+        ("config", {"MODEL": {"PIXEL_MEAN": torch.ones(3)}, "INPUT": {}}),
+        ("config", {"MODEL": 5, "INPUT": {}}),
+        ("config", {"MODEL": {}, "INPUT": {}, "A": [[[[[[[[[[1]]]]]]]]]]}),
         ("class_names", "cat"),
         ("class_names", ["cat", 1]),
         ("versions", {"torch": 2}),
@@ -727,7 +730,9 @@ def test_a_long_text_as_configuration_takes_no_time(small: Any, tmp_path: Path) 
     ],
 )
 def test_a_damaged_description_of_a_detector_is_refused(entry: str | None, value: Any) -> None:
-    whole = {"config": {}, "class_names": ["cat"], "versions": {}, "metrics": {"set": {"AP": 1.0}}}
+    config: Any = {"MODEL": {}, "INPUT": {}}
+    whole = {"config": config, "class_names": ["cat"], "versions": {}}
+    whole["metrics"] = {"set": {"AP": 1.0}}
     assert TrainedDetector.from_dict(whole).class_names == ("cat",)
     with pytest.raises(ValueError, match=f"damaged, at '{entry or 'config'}'; copy or download"):
         TrainedDetector.from_dict(value if entry is None else {**whole, entry: value})

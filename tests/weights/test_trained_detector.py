@@ -1,0 +1,48 @@
+"""Which settings are held to those of a trained detector: those that change its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resnext_det.weights.trained_detector import describe_training, find_setting_differences
+from tests.weights.helpers import FPN, configuration
+
+RPN = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
+FAST: list[Any] = [
+    *("MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals")
+]
+
+
+def find_keys(detector: list[Any], *changes: Any) -> list[str]:
+    """Find the keys that are told of when a detector meets its configuration with changes."""
+    trained = describe_training(configuration(*detector), (), {})
+    cfg = configuration(*detector, *changes)
+    return [key for key, _, _ in find_setting_differences(trained, cfg)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "with_effect", "without"),
+    [
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 3, [], RPN),
+        ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 5, [], RPN),
+        ("TEST.DETECTIONS_PER_IMAGE", 7, [], RPN),
+        ("MODEL.RPN.PRE_NMS_TOPK_TEST", 7, [], FAST),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[7]], [], FAST),
+        ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 7, [], FAST),
+        ("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", 7, FAST, []),
+        ("MODEL.FPN.FUSE_TYPE", "avg", FPN, []),
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", 7, FPN, []),
+    ],
+)
+def test_settings_of_parts_that_are_not_used_change_nothing(
+    key: str, value: Any, with_effect: list[Any], without: list[Any]
+) -> None:
+    assert find_keys(with_effect, key, value) == [key]
+    assert find_keys(without, key, value) == []
+
+
+def test_to_leave_a_part_out_is_told() -> None:
+    assert "MODEL.META_ARCHITECTURE" in find_keys([], *RPN)
+    assert "MODEL.PROPOSAL_GENERATOR.NAME" in find_keys([], *FAST)
