@@ -13,7 +13,8 @@ from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config.checks import check
 from resnext_det.config.detection import PARTS_SWITCHED_OFF, get_cfg
-from resnext_det.config.rules import TYPE_WORDS, list_keys
+from resnext_det.config.rules import TYPE_WORDS, get_value, list_keys
+from resnext_det.config.values import find_unsupported
 from resnext_det.config.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,13 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
     """
     cfg = get_cfg()
     merge(cfg, path, overrides, switched_off=PARTS_SWITCHED_OFF)
+    if isinstance(path, Mapping) and (beyond := find_unsupported(cfg)):
+        told = ", ".join(f"{key} = {get_value(cfg, key)!r}" for key in beyond)
+        raise ValueError(
+            f"the detector in the file of weights has {told}, which detectron2 alone can compute; "
+            "install it and write --engine detectron2 (Predictor and resnext-det predict do "
+            "without it, and cannot detect with this one)"
+        )
     check(cfg)
     cfg.freeze()
     return cfg

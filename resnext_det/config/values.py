@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.rules import Rules, spread_ranges
+from resnext_det.config.rules import Rules, get_value, spread_ranges
 from resnext_det.layers import NORMS
 
 FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone")
@@ -103,6 +103,11 @@ _RULES = Rules(SUPPORTED_VALUES, RANGES, _OPTIONAL)
 
 check_value = _RULES.check_value
 is_supported = _RULES.is_supported
+
+
+def find_unsupported(cfg: CfgNode) -> list[str]:
+    """Find the keys with a value that detectron2 alone may honor."""
+    return [key for key in SUPPORTED_VALUES if not is_supported(key, get_value(cfg, key))]
 
 
 def check_values(cfg: CfgNode) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.rules import get_value
 from resnext_det.data.coco import (
     CocoDataset,
     check_same_categories,
@@ -98,7 +99,10 @@ def arrange_classes(
     if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":  # it finds objects of whatever class
         return train_sets, test_sets
     check_same_categories(train_sets, test_sets)
-    first, wanted = [*train_sets, *test_sets][0], cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    key = "MODEL.ROI_HEADS.NUM_CLASSES"
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":  # detectron2's alone
+        key = "MODEL.RETINANET.NUM_CLASSES"
+    first, wanted = [*train_sets, *test_sets][0], get_value(cfg, key)
     names = first.class_names
     known = start.class_names if start is not None and start.format == "detector" else None
     if start is not None and start.format == "detector" and not known and not train_sets:
@@ -121,7 +125,7 @@ def arrange_classes(
         )
     if len(names) != wanted:
         raise ValueError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES = {wanted}, but dataset {first.name!r} has {len(names)} "
+            f"{key} = {wanted}, but dataset {first.name!r} has {len(names)} "
             f"categories; write {len(names)}"
         )
     train_sets, test_sets = (

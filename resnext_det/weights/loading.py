@@ -31,6 +31,8 @@ from resnext_det.weights.trained_detector import find_setting_differences
 logger = logging.getLogger(__name__)
 
 _PREDICTOR = "roi_heads.box_predictor."
+# The layers with outputs for each class: Faster R-CNN's (a cascade's), those of masks, RetinaNet's.
+_OF_CLASSES = (_PREDICTOR, "roi_heads.mask_head.predictor.", "head.cls_score.")
 # What a detector's file says of its preprocessing and of its configuration alike.
 _PREPROCESSING = (
     *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
@@ -166,7 +168,7 @@ class LoadReport:
         loaded: have the file's values.
         missing: are not in the file, and keep their random start.
         unused: are in the file (under our names) and have no place in the model.
-        new_classes: outputs of the box predictor that start at random: the file has other classes.
+        new_classes: outputs for classes that start at random: the file has other classes.
         wrong_shape: are in the file in another shape; then nothing is loaded.
         left_out: names in the file of what no network here has; see ``WeightFile``.
     """
@@ -244,7 +246,7 @@ def load_weights(
         model: a detector, a ResNeXt or a ResNeXtClassifier.
         source: a path, a name of the catalog, or what ``read_weights`` gave.
         class_names: of the model's outputs, in their order; empty: not known.
-        allow_new_classes: the outputs of a detector's box predictor may be of other classes, or
+        allow_new_classes: the outputs of a detector for its classes may be of other classes, or
             absent, and then keep their random start, with a warning. Classes go by name where the
             file and ``class_names`` tell, else by their number.
         inflate_input: where the model's images have another number of channels than three, make
@@ -319,11 +321,11 @@ def _inflate(weight: Tensor, own: Tensor) -> Tensor:
 def _find_other_classes(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], same_names: bool
 ) -> tuple[str, ...]:
-    """Find the box predictor's outputs that the file lacks or has for other classes."""
+    """Find the outputs for classes that the file lacks or has for other classes."""
     return tuple(
         name
         for name, tensor in own.items()
-        if name.startswith(_PREDICTOR)
+        if name.startswith(_OF_CLASSES)
         and (
             name not in state
             or not (same_names or _is_box_of_any_class(name, tensor))
@@ -334,7 +336,7 @@ def _find_other_classes(
 
 def _is_box_of_any_class(name: str, tensor: Tensor) -> bool:
     """Tell whether these are the four outputs for a box, whatever the class."""
-    return name.startswith(f"{_PREDICTOR}bbox_pred.") and len(tensor) == 4
+    return name.startswith(_PREDICTOR) and ".bbox_pred." in name and len(tensor) == 4
 
 
 def _drop_counters(names: Iterable[str]) -> tuple[str, ...]:
@@ -401,8 +403,8 @@ def _explain_classes(
     own: Mapping[str, Tensor], found: Mapping[str, Tensor], shapes: Sequence[str]
 ) -> str:
     """Say what to do where nothing but the number of classes differs."""
-    name = f"{_PREDICTOR}cls_score.bias"
-    if name not in shapes:
+    name = next((name for name in shapes if name.endswith("cls_score.bias")), None)
+    if name is None:
         return (
             f"its {shapes[0]} is {tuple(found[shapes[0]].shape)}, not "
             f"{tuple(own[shapes[0]].shape)}; write MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG as in "

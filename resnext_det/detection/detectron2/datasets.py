@@ -92,7 +92,8 @@ def load_data(
     register_datasets()
     names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - {*list_datasets()}
     if by_detectron2 or any(name in DatasetCatalog for name in names):
-        classes = _find_class_names(cfg.DATASETS.TRAIN if training else cfg.DATASETS.TEST)
+        used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if training else cfg.DATASETS.TEST
+        classes = _find_class_names(used)
         known = start.class_names if start is not None and start.format == "detector" else None
         if known and classes and known != classes and (resume or not training):
             assert start is not None
@@ -113,9 +114,26 @@ def load_data(
 
 
 def _find_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Find the classes of a dataset that detectron2 loads; none where nobody tells."""
-    for name in names[:1]:
-        if name in list_datasets():
-            return tuple(read_category_names(find_dataset(name)[0], name).values())
-        return tuple(MetadataCatalog.get(name).get("thing_classes", ()))
-    return ()
+    """Find the classes of datasets that detectron2 loads; none where nobody tells.
+
+    Raises:
+        ValueError: two sets have other classes, or the same in another order.
+    """
+    known = {name: classes for name in names if (classes := _read_class_names(name))}
+    for name, classes in known.items():
+        first = next(iter(known))
+        if classes != known[first]:
+            raise ValueError(
+                escape_controls(
+                    f"dataset {name!r} has the classes {list_first(classes, 20)} in the order of "
+                    f"their ids, and {first!r} has {list_first(known[first], 20)}; detectron2, "
+                    "which loads them here, goes by this order: give both the same ids"
+                )
+            )
+    return next(iter(known.values()), ())
+
+
+def _read_class_names(name: str) -> tuple[str, ...]:
+    if name in list_datasets():
+        return tuple(read_category_names(find_dataset(name)[0], name).values())
+    return tuple(MetadataCatalog.get(name).get("thing_classes", ()))

@@ -21,8 +21,7 @@ from resnext_det.config import check
 from resnext_det.config.backbone import check_backbone
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
-from resnext_det.config.rules import get_value
-from resnext_det.config.values import SUPPORTED_VALUES, check_value, is_supported
+from resnext_det.config.values import check_value, find_unsupported
 from resnext_det.detection.detectron2.datasets import load_data
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
@@ -55,7 +54,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
     cfg = get_cfg()
     merge(cfg, path, overrides)
     check_value(cfg, "VERSION", 2)
-    if beyond := _find_keys_beyond_portable(cfg):
+    if beyond := find_unsupported(cfg):
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         if _uses_our_backbone(cfg):
             check_backbone(cfg)
@@ -228,11 +227,6 @@ def _explain_missing_annotations(files: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def _find_keys_beyond_portable(cfg: CfgNode) -> list[str]:
-    """Find the keys with a value that detectron2 alone may honor."""
-    return [key for key in SUPPORTED_VALUES if not is_supported(key, get_value(cfg, key))]
-
-
 def _uses_our_backbone(cfg: CfgNode) -> bool:
     """Tell whether the backbone is one that this package registers."""
     return "resnext" in cfg.MODEL.BACKBONE.NAME
@@ -240,5 +234,5 @@ def _uses_our_backbone(cfg: CfgNode) -> bool:
 
 def _needs_detectron2_data(cfg: CfgNode) -> bool:
     """Tell whether detectron2 has to load the images and evaluate: masks, keypoints, crops ..."""
-    keys = [key for key in _find_keys_beyond_portable(cfg) if key.startswith(_DATA_KEYS)]
+    keys = [key for key in find_unsupported(cfg) if key.startswith(_DATA_KEYS)]
     return bool(keys) or cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS

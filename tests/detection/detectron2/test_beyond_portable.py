@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
 from resnext_det.evaluation.coco import evaluate_coco
 from tests.detection.helpers import (
@@ -98,6 +99,39 @@ def test_masks_are_loaded_and_evaluated_by_detectron2(
         max_detections_per_image=limit,
     )
     assert (written["AP"], written["AP50"]) == (ours.AP, ours.AP50)
+
+
+def test_masks_are_held_to_the_order_of_the_ids(
+    tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
+) -> None:
+    """detectron2, which loads and evaluates them, takes classes by their ids, not their names."""
+    content = json.loads(Path(datasets[1][1]).read_text())
+    for entry in content["categories"]:
+        entry["id"] = 10 - entry["id"]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 10 - annotation["category_id"]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    sets = (*datasets, ("other_order", str(other), datasets[1][2]))
+    tested = override("DATASETS", TEST=("masked_tiny_val", "other_order"))
+    with pytest.raises(ValueError, match=r"'other_order' has the classes triangle, .*circle.*ids"):
+        train(make_job(tmp_path, sets, *MASKS, *tested))
+
+
+def test_the_portable_engine_names_the_engine_of_a_detector_that_it_cannot_compute(
+    tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
+) -> None:
+    changes = [*RETINANET, *override("MODEL.ROI_HEADS", NUM_CLASSES=6)]
+    wrong = make_job(tmp_path, datasets, *changes, *override("MODEL.RETINANET", NUM_CLASSES=5))
+    with pytest.raises(ValueError, match=r"RETINANET.NUM_CLASSES = 5, but .* 6 categories"):
+        train(wrong)
+    train(make_job(tmp_path, datasets, *changes))
+    file = tmp_path / "out/model_final.pth"
+    words = r"has MODEL.META_ARCHITECTURE = 'RetinaNet'.* write --engine detectron2"
+    with pytest.raises(ValueError, match=words):
+        evaluate(Job(None, tmp_path / "again", engine="portable", weights=file))
+    with pytest.raises(ValueError, match=words):
+        Predictor(file)
 
 
 def test_masks_that_are_missing_are_told(
