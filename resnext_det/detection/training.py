@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -97,14 +98,14 @@ def train_detector(
                 keep_numbers()
 
         def keep_numbers() -> None:
-            """Write model_final.pth again with its numbers, unless it has them."""
+            """Write model_final.pth again with its numbers that are defined, unless it has them."""
             numbers = {
-                name: {key: float(value) for key, value in metrics.as_dict().items()}
+                name: {k: float(v) for k, v in metrics.as_dict().items() if not math.isnan(v)}
                 for name, metrics in results.items()
             }
             numbers = distributed.broadcast_object(numbers)
             known = start_file.detector if resume and start_file is not None else None
-            if known is None or repr(known.metrics) != repr(numbers):
+            if known is None or known.metrics != numbers:
                 state.facts = describe_detector(cfg, model, class_names, numbers)
                 state.save_again("model_final", stop - 1)
 

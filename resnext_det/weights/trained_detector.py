@@ -74,7 +74,7 @@ class TrainedDetector:
     """What is known of a trained detector besides its weights.
 
     Attributes:
-        config: the whole configuration of its training, as nested plain data.
+        config: the whole configuration of its training but ``OUTPUT_DIR``, as nested plain data.
         class_names: of its outputs, in their order; empty where there are none or they are not
             known.
         versions: of the libraries that trained it, by name.
@@ -154,6 +154,7 @@ def describe_training(
     }
     versions = {name: str(module.__version__) for name, module in modules.items()}
     config = yaml.safe_load(cfg.dump())
+    del config["OUTPUT_DIR"]  # the file is the same wherever it was made
     return TrainedDetector(config, tuple(class_names), versions, metrics)
 
 

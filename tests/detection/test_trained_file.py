@@ -83,7 +83,8 @@ def test_the_file_alone_is_the_detector(job: Job, tmp_path: Path) -> None:
     Path(str(job.config_file)).unlink()
     known = read_weights(file).detector
     assert known is not None and known.class_names == NAMES
-    assert get_numbers(trained) == known.metrics["tiny_val"]
+    defined = {k: v for k, v in get_numbers(trained).items() if "nan" not in str(v)}
+    assert len(defined) > 5 and defined == known.metrics["tiny_val"]
 
     alone = Job(None, tmp_path / "again", engine=job.engine, datasets=job.datasets, weights=file)
     assert evaluate(alone).per_dataset["tiny_val"].as_dict() == get_numbers(trained)
