@@ -1,17 +1,18 @@
 """Detect objects in images and videos; draw them, and list them for COCO.
 
     resnext-det predict --weights model_final.pth photos/ clip.mp4
-    resnext-det predict --weights model_final.pth --register-coco val val.json images/ images/
+    resnext-det predict --weights model_final.pth --register-coco val val.json images/
     resnext-det predict --weights model.pth --config-file CONFIG --classes "red cell,white cell" \\
         --score 0.3 --output out photo.jpg MODEL.DEVICE cpu
 
 Inputs are images, folders of images, videos, and numbers of cameras, such as 0, which Ctrl-C ends.
 The output folder gets pictures and videos with boxes, detections.json (a list of COCO results, each
 with its class and file) and images.json (in COCO's form, the images and categories that they name).
-With --register-coco the results have that set's ids, and resnext-det evaluate compares them with
-its annotations. A file of a training here holds its configuration and the names of its classes; for
-another one give --config-file and --classes. From the first KEY of the configuration on, the words
-are KEY VALUE pairs.
+With --register-coco the inputs are the images of that set, or those of it in the folders given; the
+results have its ids, and resnext-det evaluate compares them with its annotations. A file of a
+training here holds its configuration and the names of its classes; for another one give
+--config-file and --classes. From the first KEY of the configuration on, the words are KEY VALUE
+pairs.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def _is_key(word: str) -> bool:
 
 def predict(options: argparse.Namespace) -> Iterator[str]:
     """Detect in every image and video; yield one line."""
+    from resnext_det.data.coco import load_coco
     from resnext_det.detection.inference import Predictor, predict_files
     from resnext_det.detection.inputs import find_images
     from resnext_det.detection.jobs import Job
@@ -86,14 +88,16 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
         weights=options.weights,
     )
     cfg = job.configuration(training=False)
-    paths = find_images(options.inputs, outside=options.output)
+    name = _choose_dataset(datasets, cfg.DATASETS.TEST)
+    dataset = load_coco(name) if name else None
+    paths = find_images(options.inputs, outside=options.output, dataset=dataset)
     detections, images = predict_files(
         Predictor(cfg, options.overrides),
         paths,
         options.classes,
         output_dir=options.output,
         score=options.score,
-        dataset=_choose_dataset(datasets, cfg.DATASETS.TEST),
+        dataset=dataset,
     )
     kinds = "images and frames" if any(map(is_video, paths)) else "images"
     yield (

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnext_det.config.loading import override_config
-from resnext_det.data.coco import load_coco, locate_dataset, map_classes
+from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset, map_classes
 from resnext_det.data.coco_json import read_category_names
 from resnext_det.data.pixels import AnyImage, apply_to_each, count_frames, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
@@ -169,7 +169,7 @@ def predict_files(
     *,
     output_dir: str | Path,
     score: float = 0.5,
-    dataset: str = "",
+    dataset: CocoDataset | str | None = None,
 ) -> tuple[int, int]:
     """Detect on images and videos; write pictures of the same names, and JSON files.
 
@@ -187,8 +187,8 @@ def predict_files(
             number.
         score: detections below it are neither drawn nor written;
             ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
-        dataset: the name of a dataset that has all the images: the JSON files have its ids, so that
-            ``evaluate_coco`` compares them with its annotations.
+        dataset: a dataset, or its name, that has all the images: the JSON files have its ids, so
+            that ``evaluate_coco`` compares them with its annotations.
 
     Returns:
         the numbers of detections, and of images and frames that could be read.
@@ -200,11 +200,14 @@ def predict_files(
         KeyboardInterrupt: after Ctrl-C; it tells what was done.
     """
     predictor = detector if isinstance(detector, Predictor) else Predictor(detector)
-    _check_score(predictor.cfg, score, dataset)
+    if isinstance(dataset, str):
+        dataset = load_coco(dataset) if dataset else None
+    _check_score(predictor.cfg, score, of_dataset=dataset is not None)
     folder = Path(output_dir)
     targets = name_pictures(paths, folder)
-    names = choose_class_names(predictor.cfg, names, predictor.known_names, dataset)
-    table = DetectionTable(names, map_classes(load_coco(dataset), names) if dataset else None)
+    of_dataset = "" if dataset is None else dataset.name
+    names = choose_class_names(predictor.cfg, names, predictor.known_names, of_dataset)
+    table = DetectionTable(names, None if dataset is None else map_classes(dataset, names))
     table.check_images(paths)
     folder.mkdir(parents=True, exist_ok=True)
     stopped = ""
@@ -220,7 +223,7 @@ def predict_files(
     return len(table.rows), len(table.images)
 
 
-def _check_score(cfg: CfgNode, score: float, dataset: str) -> None:
+def _check_score(cfg: CfgNode, score: float, *, of_dataset: bool) -> None:
     if not 0 <= score <= 1:
         raise ValueError(f"the score {score:g} is not from 0 to 1; write, for example, 0.5 for 50%")
     lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
@@ -231,7 +234,7 @@ def _check_score(cfg: CfgNode, score: float, dataset: str) -> None:
             lowest,
             score,
         )
-    elif score > lowest and dataset:
+    elif score > lowest and of_dataset:
         logger.warning(
             "detections of scores under %g are left out, which lowers their AP; for that of "
             "--eval-only write --score %g",

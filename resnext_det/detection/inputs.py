@@ -6,9 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from resnext_det.data.coco import CocoDataset
 from resnext_det.detection.video import is_camera, is_video
 from resnext_det.files import list_first
 
@@ -18,15 +20,22 @@ logger = logging.getLogger(__name__)
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
-def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = None) -> list[Path]:
+def find_images(
+    inputs: Sequence[str | Path],
+    *,
+    outside: str | Path | None = None,
+    dataset: CocoDataset | None = None,
+) -> list[Path]:
     """Find the image files among files and folders, each once, those of a folder by name.
 
     A warning counts the files in folders that are no images, which are passed over.
 
     Args:
         inputs: files, whatever their names, numbers of cameras, such as 0, and folders, which are
-            searched with those below.
+            searched with those below. With a dataset there may be none: then its images are found.
         outside: a folder to pass over where it lies below an input: with an earlier run's pictures.
+        dataset: of the images in folders only those that it has are found; a warning counts the
+            others.
 
     Raises:
         FileNotFoundError: an input does not exist.
@@ -39,7 +48,9 @@ def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = No
     avoided = None if outside is None else Path(outside).resolve()
     found: dict[Path, Path] = {}
     others: Counter[str] = Counter()
-    for entry in map(Path, inputs):
+    known = None if dataset is None else locate_images(dataset)
+    strange = 0
+    for entry in map(Path, inputs or known or ()):
         if not entry.exists() and not is_camera(entry):
             raise FileNotFoundError(f"{entry} does not exist; give images or folders of images")
         for path in sorted(entry.rglob("*")) if entry.is_dir() else [entry]:
@@ -48,13 +59,20 @@ def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = No
                 continue
             if entry.is_dir() and path.suffix.lower() not in readable:
                 others[path.suffix.lower()] += not path.name.startswith(".")
+            elif entry.is_dir() and known is not None and resolved not in known:
+                strange += 1
             else:
                 found.setdefault(resolved, path)
     if not found:
         passed_over = "" if outside is None else f" (the output folder {outside} does not count)"
-        raise ValueError(
-            f"there is no image in {', '.join(map(str, inputs)) or 'nothing'}{passed_over}; give "
-            "images or folders of images"
+        of = "" if dataset is None else f" of the dataset {dataset.name!r}"
+        where = f" in {', '.join(map(str, inputs))}{passed_over}" if inputs else ""
+        raise ValueError(f"there is no image{of}{where}; give images or folders of images")
+    if strange:
+        assert dataset is not None
+        logger.warning(
+            "passed over %d images in folders that the dataset %s does not have",
+            *(strange, dataset.name),
         )
     if others.total():
         logger.warning(
@@ -63,6 +81,14 @@ def find_images(inputs: Sequence[str | Path], *, outside: str | Path | None = No
             *(others.total(), list_first(f"{n} {suffix}" for suffix, n in others.most_common())),
         )
     return list(found.values())
+
+
+def locate_images(dataset: CocoDataset) -> dict[Path, Any]:
+    """Locate the images of a dataset: {resolved path: image id}."""
+    located: dict[Path, Any] = {}
+    for record in dataset.records:
+        located.setdefault(Path(record["file_name"]).resolve(), record["image_id"])
+    return located
 
 
 def name_pictures(paths: Sequence[Path], folder: Path) -> list[Path]:

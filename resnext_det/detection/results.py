@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext_det.data.coco import CocoDataset
+from resnext_det.detection.inputs import locate_images
 from resnext_det.evaluation.coco import make_coco_results
 from resnext_det.files import list_first, write_text
 from resnext_det.instances import Instances
@@ -37,9 +38,7 @@ class DetectionTable:
         self.rows: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self._dataset = dataset
-        self._ids: dict[Path, Any] = {}
-        for record in [] if dataset is None else dataset.records:
-            self._ids.setdefault(Path(record["file_name"]).resolve(), record["image_id"])
+        self._ids = {} if dataset is None else locate_images(dataset)
 
     def check_images(self, paths: Iterable[Path]) -> None:
         """Refuse images that the dataset lacks; warn where some of the dataset's are left out.

@@ -16,6 +16,7 @@ from PIL import Image
 
 from resnext_det.config import load_config
 from resnext_det.data import coco
+from resnext_det.data.coco import load_coco
 from resnext_det.data.reading import read_image
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.detection.datasets import load_datasets
@@ -352,7 +353,20 @@ def test_detections_on_a_dataset_are_those_of_its_evaluation(
     predict_files(known, paths[:2], output_dir=tmp_path / "out", dataset="mine")
     assert f"2 of the {len(paths)} images of mine are given" in caplog.text
     assert "lowers their AP; for that of --eval-only write --score 0" in caplog.text
-    strange = draw(tmp_path / "strange.png")
+    # Without inputs the set's images are found, and of a folder those that the set has.
+    whole = load_coco("mine")
+    strange = draw(images / "strange.png")
+    caplog.clear()
+    assert find_images([images], dataset=whole) == paths
+    assert sorted(find_images([], dataset=whole)) == paths
+    assert caplog.messages == [
+        "passed over 1 images in folders that the dataset mine does not have"
+    ]
+    (tmp_path / "others").mkdir()
+    draw(tmp_path / "others" / "a.png")
+    with pytest.raises(ValueError, match=r"no image of the dataset 'mine' in .*others; give"):
+        find_images([tmp_path / "others"], dataset=whole)
+    assert find_images([strange], dataset=whole) == [strange]  # is refused when it is detected on
     words = r"1 of 2 images are not in the dataset 'mine', .*strange\.png; give images of"
     with pytest.raises(ValueError, match=words):
         predict_files(known, [paths[0], strange], output_dir=tmp_path / "out", dataset="mine")

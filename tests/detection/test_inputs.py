@@ -56,7 +56,7 @@ def test_inputs_that_hold_no_image(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for inputs, words in (
         ([tmp_path / "empty"], "there is no image in .*empty; give images or folders"),
-        ([], "there is no image in nothing"),
+        ([], "there is no image; give images"),
         ([tmp_path / "none.png"], "none.png does not exist; give images or folders"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=words):

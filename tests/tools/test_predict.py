@@ -123,7 +123,8 @@ def test_detections_on_a_dataset_can_be_evaluated(
     content["annotations"].append({"id": 1, **box})
     (folder / "boxes.json").write_text(json.dumps(content))
     given = ("--weights", "model_final.pth", "--register-coco", "mine", "boxes.json", "more")
-    assert run(*given, "more", "--score", "0.0") == 0
+    Image.new("RGB", (9, 9)).save(folder / "more" / "strange.png")  # is not in the set
+    assert run(*given, "--score", "0.0") == 0
     rows = json.loads((folder / "predictions" / "detections.json").read_text())
     ids = {name: 10 + i for i, name in enumerate(sorted(NAMES))}
     assert rows and all(row["category_id"] == ids[row["category"]] for row in rows)
@@ -190,7 +191,7 @@ def test_classes_are_named(folder: Path) -> None:
         (["more"], "MODEL.WEIGHTS is empty"),
         (["more", "MODEL.WEIGHTS", "none.pth"], "none.pth is not there"),
         (["none.png", *WEIGHTS], "none.png does not exist; give images"),
-        (WEIGHTS, "there is no image in nothing"),
+        (WEIGHTS, "there is no image; give images"),
         (["77", *WEIGHTS], "none of the 1 images could be read; see"),
         (["more", *WEIGHTS, "MODEL.ROI_HEADS.NUM_CLASSES", "3"], "it has 6 classes, and the model"),
         (["more", "MODEL.WEIGTHS", "weights.pth"], "did you mean MODEL.WEIGHTS"),
