@@ -72,6 +72,8 @@ def assert_ended_like(folder: Path, other: Path) -> None:
     ends = [Checkpointer(path).load(path / "model_final.pth") for path in (folder, other)]
     assert set(ends[0]) >= {"model", "optimizer", "scheduler", "iteration", "random_state"}
     assert len(ends[0]["optimizer"]["state"]) > 50
+    for end in ends:  # with any number of workers
+        del end["detector"]["config"]["DATALOADER"]["NUM_WORKERS"]
     assert_same(*ends)
     assert [line["iteration"] for line in json_lines(folder / "metrics.json")] == [
         19,
@@ -419,7 +421,7 @@ def test_a_checkpoint_of_another_network_is_not_resumed(
     for flags in (["--resume"], ["--resume", "--eval-only"]):
         assert run(*flags, *common, *as_overrides(C4_CHANGES), "OUTPUT_DIR", tmp_path) == 1
         errors = capsys.readouterr().err
-        assert "does not fit the model" in errors and "config.yaml in its folder" in errors
+        assert "fit the model" in errors and "(config.yaml " in errors
 
 
 def test_a_backbone_alone_is_not_evaluated(
