@@ -128,7 +128,7 @@ def read_dataset_flags(options: argparse.Namespace) -> list[tuple[str, str, str]
         ValueError, FileNotFoundError: see ``convert_datasets``.
     """
     if options.register_voc or options.register_yolo:
-        from resnext_det.data.converted import convert_datasets
+        from resnext_det.data.annotations.converted import convert_datasets
 
         for name, file, images in convert_datasets(options.register_voc, options.register_yolo):
             sys.stderr.write(f"{name} is now a COCO file: {file}\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.coco_json import Record, read_category_names, read_coco_json
+from resnext_det.data.annotations.coco_json import Record, read_category_names, read_coco_json
 from resnext_det.data.records import Records, renumber_classes
 from resnext_det.files import escape_controls, list_first
 

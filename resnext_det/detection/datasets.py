@@ -16,7 +16,7 @@ from resnext_det.data.coco import (
     load_coco,
     map_classes,
 )
-from resnext_det.data.inspection import inspect_datasets
+from resnext_det.data.inspection.datasets import inspect_datasets
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
 from resnext_det.data.records import join_records

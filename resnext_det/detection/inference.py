@@ -15,8 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnext_det.config.loading import override_config
+from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset, map_classes
-from resnext_det.data.coco_json import read_category_names
 from resnext_det.data.pixels import AnyImage, apply_to_each, count_frames, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
 from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections

@@ -18,9 +18,9 @@ from fvcore.common.config import CfgNode
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.rules import get_value, list_keys
+from resnext_det.data.annotations.splitting import hold_out
 from resnext_det.data.coco import CocoDataset, count_classes, load_coco, register_files
 from resnext_det.data.records import Records, join_records
-from resnext_det.data.splitting import hold_out
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed

@@ -10,8 +10,8 @@ import logging
 
 import numpy as np
 
-from resnext_det.evaluation.box_forms import Boxes, doubt_form
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
+from resnext_det.evaluation.result_forms import Boxes, doubt_form
 from resnext_det.files import list_first
 
 logger = logging.getLogger(__name__)

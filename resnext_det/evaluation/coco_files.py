@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from resnext_det.data.coco_entries import (
+from resnext_det.data.annotations.coco_entries import (
     LARGEST,
     Box,
     Identity,
@@ -27,8 +27,8 @@ from resnext_det.data.coco_entries import (
     convert_id,
     is_number,
 )
-from resnext_det.data.coco_json import read_annotations
-from resnext_det.data.json_files import decode_entries, read_text, show, split_table
+from resnext_det.data.annotations.coco_json import read_annotations
+from resnext_det.data.annotations.json_files import decode_entries, read_text, show, split_table
 from resnext_det.files import escape_controls, list_first
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from detectron2 import structures
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 
+from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets
-from resnext_det.data.coco_json import read_category_names
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,

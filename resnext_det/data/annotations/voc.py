@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnext_det.data.image_folders import ImageFolder, read_size
+from resnext_det.data.annotations.image_folders import ImageFolder, read_size
 from resnext_det.files import list_first
 
 _LEVELS = 3  # folders above a list of names where Annotations is looked for

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from resnext_det.data.json_files import read_text, split_table
+from resnext_det.data.annotations.json_files import read_text, split_table
 from resnext_det.files import escape_controls
 
 CONTENT = {"name": "Zürich 猫 😀", "values": [1, 2.5, None]}

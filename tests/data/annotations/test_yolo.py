@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_det.data.yolo import convert_yolo
+from resnext_det.data.annotations.yolo import convert_yolo
 
 YAML = "train: images/train\nnames: [nut, bolt]\n"
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from pathlib import Path
 
-from resnext_det.data.json_files import read_text
+from resnext_det.data.annotations.json_files import read_text
 from resnext_det.files import list_first, write_text
 
 FRACTION = 0.2

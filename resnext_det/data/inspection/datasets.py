@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.box_forms import (
+from resnext_det.data.coco import CocoDataset
+from resnext_det.data.inspection.box_forms import (
     collect_boxes,
     describe_image,
     find_other_form,
     warn_of_boxes,
 )
-from resnext_det.data.coco import CocoDataset
-from resnext_det.data.image_files import check_images
-from resnext_det.data.missing_files import find_missing_files, shorten_name
+from resnext_det.data.inspection.image_files import check_images
+from resnext_det.data.inspection.missing_files import find_missing_files, shorten_name
 from resnext_det.data.records import Records, pack_records
 from resnext_det.files import list_first
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_det.data.voc import convert_voc, read_voc
+from resnext_det.data.annotations.voc import convert_voc, read_voc
 
 Thing = tuple[str, tuple[float, ...]]
 

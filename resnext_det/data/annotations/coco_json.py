@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from resnext_det.data.coco_tables import AnnotationTable, TableReader, warn_of
-from resnext_det.data.json_files import read_text, split_table
+from resnext_det.data.annotations.coco_tables import AnnotationTable, TableReader, warn_of
+from resnext_det.data.annotations.json_files import read_text, split_table
 from resnext_det.data.records import XYWH_ABS, Record, Records
 from resnext_det.files import escape_controls
 
@@ -116,7 +116,7 @@ def _recognize_other_formats(path: Path, source: str) -> Iterator[None]:
         yield
     except ValueError:
         # Which imports torch and Pillow; the evaluation of right files needs neither.
-        from resnext_det.data.other_formats import describe_other_format
+        from resnext_det.data.annotations.other_formats import describe_other_format
 
         other = describe_other_format(path)
         if other is None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from resnext_det.data.image_folders import ImageFolder, read_size
-from resnext_det.data.other_formats import is_yolo_label
+from resnext_det.data.annotations.image_folders import ImageFolder, read_size
+from resnext_det.data.annotations.other_formats import is_yolo_label
 from resnext_det.files import list_first
 
 _NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnext_det.data.voc import convert_voc, read_voc
-from resnext_det.data.yolo import convert_yolo
+from resnext_det.data.annotations.voc import convert_voc, read_voc
+from resnext_det.data.annotations.yolo import convert_yolo
 from resnext_det.files import cache_folder, write_text
 
 Dataset = tuple[str, str, str]  # name, annotations, images

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from resnext_det.data.annotations.other_formats import describe_other_format
 from resnext_det.data.coco import load_coco, register_coco
-from resnext_det.data.other_formats import describe_other_format
 
 VOC = "<annotation><filename>1.jpg</filename></annotation>"
 CVAT = '<?xml version="1.0"?>\n<annotations>\n<version>1.1</version></annotations>'

@@ -18,7 +18,7 @@ from PIL import Image
 
 from resnext_det.data import reading
 from resnext_det.data.coco import CocoDataset, load_coco, register_coco
-from resnext_det.data.inspection import inspect_dataset, inspect_datasets
+from resnext_det.data.inspection.datasets import inspect_dataset, inspect_datasets
 
 Content = dict[str, Any]
 WIDTH, HEIGHT = 96, 80

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnext_det.data.coco_json import read_category_names, read_coco_json
+from resnext_det.data.annotations.coco_json import read_category_names, read_coco_json
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.evaluation.coco_files import read_ground_truth
 

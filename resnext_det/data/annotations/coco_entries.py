@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from resnext_det.data.json_files import show
+from resnext_det.data.annotations.json_files import show
 from resnext_det.files import escape_controls, list_first
 
 LARGEST = sys.float_info.max

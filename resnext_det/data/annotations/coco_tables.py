@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from resnext_det.data.box_forms import find_fitting_form
-from resnext_det.data.coco_entries import Annotation, Category, Checker, Image
-from resnext_det.data.json_files import Entry, decode_entries, show
+from resnext_det.data.annotations.coco_entries import Annotation, Category, Checker, Image
+from resnext_det.data.annotations.json_files import Entry, decode_entries, show
+from resnext_det.data.inspection.box_forms import find_fitting_form
 from resnext_det.files import escape_controls, list_first
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from resnext_det.command_line import add_dataset_flag, read_dataset_flags
+from resnext_det.data.annotations.converted import convert_datasets
 from resnext_det.data.coco import load_coco, register_coco
-from resnext_det.data.converted import convert_datasets
-from resnext_det.data.inspection import inspect_dataset
-from tests.data.test_voc import write_voc
-from tests.data.test_yolo import write_yolo
+from resnext_det.data.inspection.datasets import inspect_dataset
+from tests.data.annotations.test_voc import write_voc
+from tests.data.annotations.test_yolo import write_yolo
 
 
 @pytest.fixture(autouse=True)

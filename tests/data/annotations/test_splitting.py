@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from resnext_det.data.coco_json import read_coco_json
-from resnext_det.data.splitting import choose_images, hold_out
+from resnext_det.data.annotations.coco_json import read_coco_json
+from resnext_det.data.annotations.splitting import choose_images, hold_out
 
 
 def write_set(path: Path, classes: dict[int, list[int]]) -> Path:

@@ -1,0 +1,1 @@
+"""Annotation files: COCO's are read, VOC's and YOLO's converted, others recognized."""
