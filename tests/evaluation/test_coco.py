@@ -324,10 +324,10 @@ def test_the_table_shows_the_numbers_and_the_categories() -> None:
 
 def test_the_table_shows_control_characters_as_escapes() -> None:
     annotations, results = simple()
-    annotations["categories"][0]["name"] = "cell\x1b[31m\n"
+    annotations["categories"][0]["name"] = "cell\x1b[31m\x07!"
     metrics = evaluate_coco(annotations, results)
-    assert r"| cell\x1b[31m\n | 100.000 |" in metrics.format_table()
-    assert metrics.class_names[0] == "cell\x1b[31m\n"
+    assert r"| cell\x1b[31m\x07! | 100.000 |" in metrics.format_table()
+    assert metrics.class_names[0] == "cell\x1b[31m\x07!"
 
 
 def change(entry: Json, **values: Any) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -167,9 +168,11 @@ def _decode_all(records: Sequence[Record], found: _Findings) -> None:
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        every = pool.map(check, range(len(records)))
-        for _ in tqdm(every, "checking", len(records), unit="image", disable=None, leave=False):
-            pass
+        with warnings.catch_warnings():  # what one thread lets through reaches them all
+            warnings.simplefilter("ignore")
+            every = pool.map(check, range(len(records)))
+            for _ in tqdm(every, "checking", len(records), unit="image", disable=None, leave=False):
+                pass
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the others
 
