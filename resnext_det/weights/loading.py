@@ -77,8 +77,8 @@ def check_configuration(
     if detector is not None:
         for key, have, theirs in [entry for entry in found if entry[0] in overridden]:
             logger.warning(
-                "%s was trained with %s %s; the command line says %s, which holds, and changes "
-                "the detector's numbers.",
+                "%s was trained with %s %s; the override says %s, which holds, and changes the "
+                "detector's numbers.",
                 *(file.path, key, theirs, have),
             )
         found = [entry for entry in found if entry[0] not in overridden]
@@ -421,7 +421,10 @@ def _find_remedy(
     file: WeightFile, own: Mapping[str, Tensor], names: Sequence[str], shapes: Sequence[str]
 ) -> str:
     if file.format == "detector":
-        return "use the configuration that the file was trained with (config.yaml beside it)"
+        return (
+            "use the configuration that the file was trained with (config.yaml beside it), or its "
+            "backbone alone, which resnext-det convert --backbone-only takes out"
+        )
     if names and not shapes and all(".norm." in name for name in names):
         return (
             "the norm is another: set MODEL.RESNETS.NORM to the file's, FrozenBN for any batch norm"

@@ -119,7 +119,7 @@ def test_a_configuration_that_changes_the_numbers_is_refused(
     with caplog.at_level(logging.WARNING, "resnext_det"):
         evaluate(replace(other, overrides=given))
     (line,) = [text for text in caplog.messages if "which holds" in text]
-    assert "INPUT.MIN_SIZE_TEST 80; the command line says 64" in line
+    assert "INPUT.MIN_SIZE_TEST 80; the override says 64" in line
     # A training on these weights may choose the sizes of its images, but not other anchors.
     with pytest.raises(ValueError, match=r"ANCHOR_GENERATOR\.SIZES is") as refused:
         train(replace(other, output_dir=tmp_path / "tuned"))
