@@ -24,7 +24,7 @@ from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.processes import Processes, launch
-from resnext_det.training.setup import setup_logging
+from resnext_det.training.setup import CONFIG_FILE, setup_logging
 from resnext_det.weights.loading import read_needed_overrides
 
 logger = logging.getLogger(__name__)
@@ -160,6 +160,11 @@ class Job(Processes):
         load_config = find_engine(self.engine).load_config
         overrides = list(self.overrides)
         if self.weights is not None:
+            other = dict(zip(overrides[::2], overrides[1::2])).get("MODEL.WEIGHTS")
+            if other not in (None, str(self.weights)):
+                raise ValueError(
+                    f"--weights {self.weights} and MODEL.WEIGHTS {other} are two files; give one"
+                )
             overrides += ["MODEL.WEIGHTS", str(self.weights)]
         if self.output_dir is not None:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
@@ -219,10 +224,12 @@ class Job(Processes):
         if self.train_data is not None:
             return DEFAULT_CONFIG
         missing = f"{weights} does not hold that of its detector" if weights else "there is none"
+        beside = Path(weights).with_name(CONFIG_FILE) if weights else None
+        example = f", such as {beside}," if beside is not None and beside.is_file() else ","
         raise ValueError(
-            f"a configuration is needed, and {missing}; give one with --config-file, or the file "
-            "of a detector that was trained here, which holds its own, with --weights; to train on "
-            "your own images --train-data is enough"
+            f"a configuration is needed, and {missing}; give one with --config-file{example} or "
+            "the file of a detector that was trained here, which holds its own, with --weights; to "
+            "train on your own images --train-data is enough"
         )
 
     def _list_set_keys(

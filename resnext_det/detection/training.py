@@ -99,12 +99,14 @@ def train_detector(
 
         def keep_numbers() -> None:
             """Write model_final.pth again with its numbers that are defined, unless it has them."""
-            numbers = {
+            numbers: Mapping[str, Mapping[str, float]] = {
                 name: {k: float(v) for k, v in metrics.as_dict().items() if not math.isnan(v)}
                 for name, metrics in results.items()
             }
             numbers = distributed.broadcast_object(numbers)
-            known = start_file.detector if resume and start_file is not None else None
+            known = start_file.detector if start >= stop and start_file is not None else None
+            if known is not None:  # the same weights, perhaps on other test sets
+                numbers = {**known.metrics, **numbers}
             if known is None or known.metrics != numbers:
                 state.facts = describe_detector(cfg, model, class_names, numbers)
                 state.save_again("model_final", stop - 1)

@@ -245,5 +245,23 @@ def test_a_file_of_another_program_says_nothing(job: Job, tmp_path: Path) -> Non
     torch.save({"model": model, "detector": "faster_rcnn"}, tmp_path / "plain.pth")
     plain: Any = replace(job, output_dir=tmp_path / "again", weights=tmp_path / "plain.pth")
     assert evaluate(plain).per_dataset["tiny_val"].as_dict() == get_numbers(trained)
-    with pytest.raises(ValueError, match=r"plain\.pth does not hold that of its detector"):
+    words = r"plain\.pth does not hold that of its detector; .* such as .*config\.yaml, or"
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ValueError, match=words):
         evaluate(replace(plain, config_file=None))
+
+
+def test_the_numbers_on_further_sets_are_kept_together(
+    sets: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """An ended training that is resumed evaluates the same weights."""
+    words = ("SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()")
+    job = Job(write_config(tmp_path), tmp_path / "out", words, "portable")
+    job = replace(job, datasets=as_datasets(sets))
+    train(job)
+    train(replace(job, resume=True, overrides=(*words, "DATASETS.TEST", "('tiny_train',)")))
+    known = read_weights(tmp_path / "out" / "model_final.pth").detector
+    assert known is not None and set(known.metrics) == {"tiny_val", "tiny_train"}
+    train(replace(job, resume=True, overrides=("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")))
+    known = read_weights(tmp_path / "out" / "model_final.pth").detector
+    assert known is not None and set(known.metrics) == {"tiny_val"}
