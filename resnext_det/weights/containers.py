@@ -42,6 +42,11 @@ _OTHERS = (
     (rb"\x7fELF|MZ|#!", "is a program", "give a file of weights"),
     (rb"[34]\n\d+\n", "is a Torch 7 file in ASCII", "save it as 'binary' in Torch 7"),
     (rb"\s*[\[{]", "is text (JSON?)", "give a file of weights"),
+    (
+        rb"(?:\s|#[^\n]*\n)*[a-z0-9_]+:\s",
+        "is text (a configuration in YAML?)",
+        "give a file of weights, and a configuration as --config-file, or to load_config",
+    ),
 )
 
 # Under which names checkpoints hold weights. Averaged ones come first, as in timm and torchvision,

@@ -60,6 +60,7 @@ def make_others() -> dict[str, tuple[bytes, str]]:
         "web page": (b"\n<!doctype html><html>", "web page"),
         "an error of a store": (b"<?xml version='1.0'?><Error>", "web page"),
         "JSON": (b'{"a": 1}', "is text"),
+        "YAML": (b"# ours\n_BASE_: a.yaml\n", "configuration.*as --config-file, or to load_config"),
         "Torch 7 in ASCII": (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "Torch 7 file in ASCII"),
         "a program": (b"#!/bin/sh\n", "is a program"),
         "an empty zip archive": (make_zip([]), "empty zip archive"),
