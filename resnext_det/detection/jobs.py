@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -158,16 +158,7 @@ class Job(Processes):
         for name, annotations_file, image_dir in self.datasets:
             register_coco(name, annotations_file, image_dir)
         load_config = find_engine(self.engine).load_config
-        overrides = list(self.overrides)
-        if self.weights is not None:
-            other = dict(zip(overrides[::2], overrides[1::2])).get("MODEL.WEIGHTS")
-            if other not in (None, str(self.weights)):
-                raise ValueError(
-                    f"--weights {self.weights} and MODEL.WEIGHTS {other} are two files; give one"
-                )
-            overrides += ["MODEL.WEIGHTS", str(self.weights)]
-        if self.output_dir is not None:
-            overrides += ["OUTPUT_DIR", str(self.output_dir)]
+        overrides = self._list_overrides()
         source = self._choose_source(overrides)
         fitted = Fitted()
         own = self.config_file is None and self.train_data is not None
@@ -200,12 +191,23 @@ class Job(Processes):
                 training=training and isinstance(weights, str),
             )
             cfg = load_config(source, overrides)
-        keys = overrides[::2]
-        if training and "SOLVER.IMS_PER_BATCH" in keys and "SOLVER.BASE_LR" not in keys:
-            pairs = zip(keys, overrides[1::2])
-            others = [word for pair in pairs if pair[0] != "SOLVER.IMS_PER_BATCH" for word in pair]
-            fitted.warnings += find_rate_mistake(cfg, load_config(source, others))
+        if training:
+            fitted.warnings += _check_rate(cfg, overrides, lambda words: load_config(source, words))
         return cfg, fitted
+
+    def _list_overrides(self) -> list[str]:
+        """List the KEY VALUE pairs, with those that fields of their own stand for."""
+        overrides = list(self.overrides)
+        if self.weights is not None:
+            other = dict(zip(overrides[::2], overrides[1::2])).get("MODEL.WEIGHTS")
+            if other not in (None, str(self.weights)):
+                raise ValueError(
+                    f"--weights {self.weights} and MODEL.WEIGHTS {other} are two files; give one"
+                )
+            overrides += ["MODEL.WEIGHTS", str(self.weights)]
+        if self.output_dir is not None:
+            overrides += ["OUTPUT_DIR", str(self.output_dir)]
+        return overrides
 
     def _choose_source(self, overrides: Sequence[str]) -> str | Path | Mapping[str, Any]:
         """Choose the configuration: the file's, that of a trained detector, or the default one.
@@ -244,6 +246,25 @@ class Job(Processes):
             return list_set_keys(source, overrides)
         said = set(overrides[::2])
         return said if training and not self.resume else said | set(CLASS_KEYS)
+
+
+def _check_rate(
+    cfg: CfgNode, overrides: Sequence[str], load: Callable[[Sequence[str]], CfgNode]
+) -> list[str]:
+    """Find a batch that overrides change without its learning rate.
+
+    Args:
+        load: loads the configuration with overrides.
+
+    Returns:
+        sentences, see ``find_rate_mistake``.
+    """
+    keys = overrides[::2]
+    if "SOLVER.IMS_PER_BATCH" not in keys or "SOLVER.BASE_LR" in keys:
+        return []
+    pairs = zip(keys, overrides[1::2])
+    others = [word for pair in pairs if pair[0] != "SOLVER.IMS_PER_BATCH" for word in pair]
+    return list(find_rate_mistake(cfg, load(others)))
 
 
 @dataclass(frozen=True)

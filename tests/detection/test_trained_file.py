@@ -30,13 +30,6 @@ BY_HAND = [
 ]
 
 
-@pytest.fixture(params=["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)])
-def engine(request: pytest.FixtureRequest) -> str:
-    if request.param == "detectron2":
-        pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    return request.param
-
-
 @pytest.fixture
 def job(sets: dict[str, tuple[Path, Path]], tmp_path: Path, engine: str) -> Job:
     """Train for three steps with settings that the configuration file does not have."""

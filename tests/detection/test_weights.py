@@ -29,13 +29,6 @@ SHORT: list[Any] = ["SOLVER.MAX_ITER", 1, "SOLVER.STEPS", (), "DATASETS.TEST", (
 RGB = KNOWN["torchvision"]
 
 
-@pytest.fixture(params=["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)])
-def engine(request: pytest.FixtureRequest) -> str:
-    if request.param == "detectron2":
-        pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    return request.param
-
-
 @pytest.fixture
 def job(sets: dict[str, tuple[Path, Path]], tmp_path: Path, engine: str) -> Job:
     """Train from a classifier with torchvision's preprocessing; the configuration is for BGR."""
