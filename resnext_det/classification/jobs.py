@@ -23,7 +23,7 @@ from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.processes import TESTING, Processes, launch
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.conversion import assume_preprocessing
-from resnext_det.weights.loading import read_needed_overrides
+from resnext_det.weights.requirements import read_needed_overrides
 
 
 @dataclass(frozen=True)

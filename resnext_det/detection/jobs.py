@@ -25,7 +25,7 @@ from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.processes import Processes, launch
 from resnext_det.training.setup import CONFIG_FILE, setup_logging
-from resnext_det.weights.loading import read_needed_overrides
+from resnext_det.weights.requirements import read_needed_overrides
 
 logger = logging.getLogger(__name__)
 

@@ -2,13 +2,14 @@
 
 from resnext_det.weights.conversion import convert_preprocessing
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.loading import LoadReport, check_configuration, load_weights
+from resnext_det.weights.loading import LoadReport, load_weights
 from resnext_det.weights.preprocessing import (
     KNOWN,
     Preprocessing,
     find_differences,
     list_overrides,
 )
+from resnext_det.weights.requirements import check_configuration
 from resnext_det.weights.writing import write_weights
 
 # Scripts import these by their earlier names.

@@ -1,7 +1,7 @@
 """The preprocessing that weights need, known publishers' and how a configuration differs from it.
 
 Weights under another preprocessing than theirs load without an error and cost several points of AP.
-So it travels with them, and ``loading.check_configuration`` compares it with the configuration.
+So it travels with them, and ``requirements.check_configuration`` compares a configuration with it.
 """
 
 from __future__ import annotations
