@@ -108,7 +108,7 @@ def open_image(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
         with opened as image:
             yield image
     except UnidentifiedImageError as error:
-        raise ValueError("it is no image of a known format") from error
+        raise ValueError(_describe_no_image(file)) from error
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(
             f"{str(error).partition(',')[0]} that Pillow sets, so that no file fills the memory; "
@@ -117,6 +117,22 @@ def open_image(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
         ) from error
     except _BROKEN as error:
         raise ValueError(str(error)) from error
+
+
+def _describe_no_image(file: str | Path | BinaryIO) -> str:
+    """Say what a file is in which Pillow sees no image."""
+    start = b"?"
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        opened = stack.enter_context(open(file, "rb")) if isinstance(file, str | Path) else file
+        opened.seek(0)
+        start = opened.read(64)
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, and git lfs pull gets the image itself"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as a failed download leaves it"
+    return "it is no image of a known format"
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -194,12 +210,17 @@ def _scale_to_eight_bits(image: Image.Image, format: str | None) -> Image.Image:
         if 0 < values.max(initial=0) < _DARK:
             _warn_of_dark_images()
         return Image.fromarray((values >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
+    check_mode(image, format)
+    return image
+
+
+def check_mode(image: Image.Image, format: str | None) -> None:
+    """Raise ValueError where the pixels of an opened image have no known range."""
+    if image.mode in ("I", "F") and not is_16_bit(image, format):
         raise ValueError(
             f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range, convert it to "
             "8 bits"
         )
-    return image
 
 
 @functools.cache  # once in a process

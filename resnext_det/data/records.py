@@ -11,6 +11,7 @@ import numpy as np
 Record = dict[str, Any]
 
 XYWH_ABS = 1  # detectron2's BoxMode.XYWH_ABS
+SMALLEST_SIDE = 1e-5  # training leaves out boxes with a side up to this, as detectron2 does
 
 
 @dataclass(frozen=True, eq=False)

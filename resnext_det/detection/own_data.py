@@ -25,7 +25,7 @@ from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run
-from resnext_det.training.setup import CONFIG_FILE
+from resnext_det.training.setup import CONFIG_FILE, check_output_dir
 
 CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
 """The number of classes, of Faster R-CNN and of detectron2's RetinaNet."""
@@ -135,13 +135,20 @@ def _check_paths(flag: str, data: tuple[str, str]) -> None:
 
 
 def _split(data: tuple[str, str], folder: Path, *, keep: bool) -> tuple[Path, Path, str]:
+    check_output_dir(str(folder))
     annotations = Path(data[0]).expanduser()
     train, test = (folder / f"{annotations.stem}_{part}.json" for part in ("train", "test"))
     if keep and train.is_file() and test.is_file():
         return train, test, f"The images held out to test on are those of {test}."
     with _without_warnings():
         load_coco(register_files(*data))  # what is wrong with it is told of the user's own file
-    return hold_out(annotations, folder)
+    try:
+        return hold_out(annotations, folder)
+    except OSError as error:
+        raise ValueError(
+            f"the images held out to test on cannot be written to {folder} in OUTPUT_DIR "
+            f"({error.strerror or error}); write another OUTPUT_DIR, or give --test-data"
+        ) from error
 
 
 def take_classes(

@@ -94,6 +94,14 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+def check_output_dir(path: str) -> None:
+    """Raise ValueError where the name of an output folder is not UTF-8, as TensorBoard needs."""
+    if path.encode(errors="replace").decode() != path:
+        raise ValueError(
+            f"OUTPUT_DIR = {path!r} holds bytes that are no UTF-8; write another folder"
+        )
+
+
 def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
     """Choose the device, make the output folder, and write the log there.
 
@@ -104,10 +112,7 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
         ValueError: there is no such device; the output folder cannot be written to, or its name is
             not UTF-8, which TensorBoard needs.
     """
-    if cfg.OUTPUT_DIR.encode(errors="replace").decode() != cfg.OUTPUT_DIR:
-        raise ValueError(
-            f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} holds bytes that are no UTF-8; write another folder"
-        )
+    check_output_dir(cfg.OUTPUT_DIR)
     device = distributed.resolve_device(cfg.MODEL.DEVICE)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # whose random numbers checkpoints hold

@@ -101,12 +101,18 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str) -> None:
         read_image(path, "BGR")
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
-def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty; replace"),
+        (b"<html>404</html>", "it is a web page, as a failed download leaves it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "it is a pointer of Git "),
+        (b"what is this", "it is no image of a known format"),
+    ],
+)
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "page.jpg").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"page\.jpg cannot be read: it is no image of a known format"
-    ):
+    with pytest.raises(ValueError, match=rf"page\.jpg cannot be read: {words}"):
         read_image(tmp_path / "page.jpg", "BGR")
 
 

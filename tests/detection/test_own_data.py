@@ -191,6 +191,15 @@ def test_a_broken_set_is_told_by_its_own_name(sets: Sets, tmp_path: Path) -> Non
         with pytest.raises(error, match=words):
             train(Job(output_dir=tmp_path / "out", train_data=given))
     assert not (tmp_path / "out").exists()
+    given = as_words(sets["tiny_train"])
+    (tmp_path / "file").write_text("")
+    for folder, words in (
+        ("file", r"cannot be written to .*file/data in OUTPUT_DIR.*; write another OUTPUT_DIR"),
+        ("\udcff", "holds bytes that are no UTF-8; write another folder"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(Job(output_dir=tmp_path / folder, train_data=given))
+    assert not (tmp_path / "\udcff").exists()
 
 
 def test_a_batch_without_its_rate_is_warned_of(sets: Sets, tmp_path: Path) -> None:

@@ -102,6 +102,11 @@ class Checker:
 
     def check_annotation(self, entry: Mapping[str, Any], index: int) -> Annotation:
         """Convert an entry of 'annotations', or raise ValueError."""
+        if "segments_info" in entry and "bbox" not in entry:
+            raise self.error(
+                f"entry {index} of 'annotations' is of COCO's panoptic format; give a file of "
+                "instances, as panopticapi's panoptic2detection_coco_format.py makes it"
+            )
         identity = self._read_integer(entry, "id", f"entry {index} of 'annotations'")
         owner = f"annotation {identity}"
         crowd, area = entry.get("iscrowd", 0), entry.get("area")

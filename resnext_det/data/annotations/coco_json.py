@@ -13,7 +13,7 @@ import numpy as np
 
 from resnext_det.data.annotations.coco_tables import AnnotationTable, TableReader, warn_of
 from resnext_det.data.annotations.json_files import read_text, split_table
-from resnext_det.data.records import XYWH_ABS, Record, Records
+from resnext_det.data.records import SMALLEST_SIDE, XYWH_ABS, Record, Records
 from resnext_det.files import escape_controls
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
     "read_category_names",
     "read_coco_json",
 ]
-
-SMALLEST_SIDE = 1e-5  # training leaves out boxes with a side up to this, as detectron2 does
 
 
 def read_category_names(path: Path, name: str) -> dict[int | str, str]:

@@ -34,7 +34,7 @@ def hold_out(annotations: Path, folder: Path) -> tuple[Path, Path, str]:
     content = json.loads(read_text(annotations, str(annotations)))
     classes: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
     for entry in content["annotations"]:
-        if entry["image_id"] in classes:
+        if entry["image_id"] in classes and not entry.get("iscrowd"):
             classes[entry["image_id"]].add(entry["category_id"])
     if len(classes) < 2:
         raise ValueError(
@@ -46,7 +46,8 @@ def hold_out(annotations: Path, folder: Path) -> tuple[Path, Path, str]:
     for part, kept in (("train", classes.keys() - chosen), ("test", chosen)):
         images = [image for image in content["images"] if image["id"] in kept]
         entries = [entry for entry in content["annotations"] if entry["image_id"] in kept]
-        text = json.dumps({**content, "images": images, "annotations": entries}, ensure_ascii=False)
+        # Escapes also write what UTF-8 cannot: halves of surrogate pairs, as in cut-off texts.
+        text = json.dumps({**content, "images": images, "annotations": entries})
         files[part] = folder / f"{annotations.stem}_{part}.json"
         if not files[part].is_file() or files[part].read_bytes() != text.encode():
             write_text(files[part], text)
@@ -65,7 +66,8 @@ def hold_out(annotations: Path, folder: Path) -> tuple[Path, Path, str]:
 def choose_images(classes: Mapping[int, Set[int]]) -> set[int]:
     """Choose the images to hold out: a fifth, with every class in both parts where that can be.
 
-    Images are taken in the order of a hash of their ids.
+    Where one image alone has an object, it is trained on. Images are taken in the order of a hash
+    of their ids.
 
     Args:
         classes: image id -> the classes in it; two images or more.
@@ -79,6 +81,9 @@ def choose_images(classes: Mapping[int, Set[int]]) -> set[int]:
         if len(having) > 1 and len(inside) in (0, len(having)):
             source = chosen if inside else classes.keys() - chosen
             chosen ^= _find_spare(having, source, classes, total)
+    rest = classes.keys() - chosen
+    if total and not any(classes[image] for image in rest):  # else nothing could be trained on
+        chosen ^= {next(image for image in order if classes[image]), min(rest, key=order.index)}
     return chosen
 
 

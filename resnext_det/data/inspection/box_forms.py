@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnext_det.data.records import Records
+from resnext_det.data.records import SMALLEST_SIDE, Records
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,10 @@ _FITTING = 0.995  # share of the boxes that have to fit into the image for anoth
 _SHARE_BEYOND = 0.05  # and of those that reach beyond it as they are
 # Careless boxes, and whole objects of which a part is seen, reach beyond every edge alike.
 _MANY, _SHARE_ONE_SIDED = 6, 0.4  # so many, and this share, do not by chance spare two edges
+# Units that boxes may be given in, how far theirs reach at least in x and in y, and the sides of
+# images that are so much larger that pixels would reach farther.
+_UNITS = ((100, "percent", 80, 200), (1000, "thousandths", 950, 1200))
+_LEAST_OF_UNIT = 20  # boxes
 _DEPTH_BEYOND = 0.1  # by the median, in sides of the box: careless boxes reach less far
 
 
@@ -48,7 +52,12 @@ _FORMS = (
         right="[x - width / 2, y - height / 2, width, height]",
     ),
     Form("corners [y1, x1, y2, x2]", (1, 0, 3, 2), is_corners=True, right=_XYXY),
-    Form("[y, x, height, width]", (1, 0, 3, 2)),
+    Form(
+        "[y, x, height, width]",
+        (1, 0, 3, 2),
+        right="[x, y, width, height], or exchange 'width' and 'height' of the images if these are "
+        "of another size than their files",
+    ),
 )
 
 
@@ -97,6 +106,11 @@ def find_other_form(table: BoxTable, records: Records) -> str | None:
     boxes, sizes, owners = table.boxes[chosen], table.sizes[chosen], table.owners[chosen]
     if not len(boxes):
         return None
+    if len(boxes) > 1 and (boxes[:, 2:] <= SMALLEST_SIDE).any(axis=1).all():
+        return (
+            f"all {len(boxes)} boxes have no area, the first is {boxes[0].tolist()}: nothing can "
+            "be learned from them; write every bbox as [x, y, width, height] in pixels"
+        )
     if boxes.max() <= 1 and boxes.min() >= 0 and sizes.max() > 1:
         form = find_fitting_form(boxes, np.ones_like(sizes), 0.01)
         seen = f" (they seem to be {form.name})" if form else ""
@@ -145,12 +159,18 @@ def warn_of_boxes(table: BoxTable, records: Records, source: str) -> None:
             worst,
         )
     ends = table.boxes[:, :2] + table.boxes[:, 2:]
-    if len(ends) >= 20 and 80 < ends.max() <= 100.5 and table.sizes.min() >= 200:
-        logger.warning(
-            "%s: all %d boxes end within 100, though every image has 200 pixels a side or more; "
-            "if they are percent, multiply them by the image's size and divide by 100",
-            *(source, len(ends)),
-        )
+    for unit, word, least, sides in _UNITS:
+        if (
+            len(ends) >= _LEAST_OF_UNIT
+            and (ends.max(axis=0) > least).all()
+            and ends.max() <= 1.005 * unit
+            and table.sizes.min() >= sides
+        ):
+            logger.warning(
+                "%s: all %d boxes end within %d, though every image has %d pixels a side or more; "
+                "if they are %s, multiply them by the image's size and divide by %d",
+                *(source, len(ends), unit, sides, word, unit),
+            )
     repeated = _list_repeated(table)
     if len(repeated):
         logger.warning(

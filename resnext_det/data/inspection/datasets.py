@@ -86,9 +86,10 @@ def _warn_of_names(records: Records, image_dir: Path, source: str) -> None:
     seen: set[str] = set()
     repeated, outside = [], []
     for index, name in enumerate(records.file_names):
-        if name in seen:
+        place = os.path.normpath(name)
+        if place in seen:
             repeated.append(index)
-        seen.add(name)
+        seen.add(place)
         short = shorten_name(name, image_dir)
         if os.path.isabs(short) or (".." in short and os.path.normpath(short).startswith("..")):
             outside.append(short)
@@ -147,4 +148,7 @@ def _warn_of_shared_images(
 
 def _list_paths(dataset: CocoDataset) -> list[str]:
     """List the images of a dataset by paths of which each file has one."""
-    return list(map(os.path.abspath, pack_records(dataset.records).file_names))
+    folder = os.path.join(dataset.image_dir, "")
+    real = os.path.realpath(folder)  # one look for all: the folder may be a link to the other's
+    names = pack_records(dataset.records).file_names
+    return [os.path.normpath(os.path.join(real, name.removeprefix(folder))) for name in names]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from resnext_det.data.reading import (
     RECORD_REMEDY,
+    check_mode,
     decode_image,
     explain_size,
     explain_unreadable,
@@ -117,6 +118,7 @@ def _check_image(index: int, record: Record, found: _Findings, *, decode: bool =
     try:
         with open(path, "rb") as file:
             with open_image(file) as image:
+                check_mode(image, image.format)
                 turned, size = is_turned(image), image.size
                 if is_16_bit(image, image.format):
                     found.deep.append(path)

@@ -82,6 +82,10 @@ def change(key: str, value: Any, table: str = "annotations") -> Content:
 
 
 REFUSED: list[tuple[Content, str]] = [
+    (
+        make_content() | {"annotations": [{"image_id": 1, "segments_info": []}]},
+        ": entry 0 of 'annotations' is of COCO's panoptic format; give a file of instances",
+    ),
     *(
         (change("area", area), f": annotation 12: area is {shown}")
         for area, shown in (

@@ -197,7 +197,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         convert_yolo(description, images)
     (images / "a.png").write_bytes(b"")
     (tmp_path / "labels" / "b.txt").unlink()
-    with pytest.raises(ValueError, match=r"a\.png cannot be read: it is no image"):
+    with pytest.raises(ValueError, match=r"a\.png cannot be read: it is empty"):
         convert_yolo(description, images)
     description.unlink()
     with pytest.raises(

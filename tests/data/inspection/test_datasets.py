@@ -410,11 +410,57 @@ def test_what_stands_twice_is_counted(
         for number, index in enumerate((1, 1, 3))
     ]
     content["annotations"].append(dict(content["annotations"][2], id=200, category_id=0))
-    content["images"].append(dict(content["images"][4], id=50))
+    content["images"].append(dict(content["images"][4], id=50, file_name="./5.png"))
     inspect_dataset(load(content))
     assert "3 annotations repeat another one (same image, class and box), the first" in caplog.text
     assert "1 images are listed again under another id, the first is" in caplog.text
     assert "5.png, 96 x 80)" in caplog.text
+
+
+def test_boxes_without_area_and_pixels_without_a_range_are_refused(
+    tmp_path: Path, load: Callable[..., CocoDataset]
+) -> None:
+    content = make_content(tmp_path)
+    for annotation in content["annotations"]:
+        annotation["bbox"][2] = 1e-7
+    assert "all 6 boxes have no area, the first is" in get_error(load(content))
+    content = make_content(tmp_path)
+    content["images"][1]["file_name"] = "2.tif"
+    Image.new("F", (WIDTH, HEIGHT)).save(tmp_path / "images" / "2.tif")
+    assert "2.tif cannot be read: its pixels are 32-bit numbers" in get_error(load(content, "f"))
+
+
+def test_exchanged_sizes_are_not_told_as_boxes_alone(
+    tmp_path: Path, load: Callable[..., CocoDataset]
+) -> None:
+    content = make_content(tmp_path, 12)
+    for image, annotation in zip(content["images"], content["annotations"]):
+        draw(tmp_path / "images" / image["file_name"], (HEIGHT * 2, HEIGHT))
+        image["width"], image["height"] = HEIGHT, HEIGHT * 2
+        annotation["bbox"] = [70, 20 + annotation["id"], 60, 30]
+    error = get_error(load(content))
+    assert "exchange 'width' and 'height' of the images if these are of another size" in error
+    assert "12 of 12 images looked at are of another size than annotated" in error
+
+
+@pytest.mark.parametrize(("reach", "told"), [(1000, True), (700, False)])
+def test_thousandths_are_told(
+    tmp_path: Path,
+    load: Callable[..., CocoDataset],
+    caplog: pytest.LogCaptureFixture,
+    reach: int,
+    told: bool,
+) -> None:
+    """As vision-language models give boxes; in large images nothing else tells them."""
+    content = make_content(tmp_path, 1)
+    draw(tmp_path / "images" / "1.png", (1300, 1250))
+    content["images"][0].update(width=1300, height=1250)
+    content["annotations"] = [
+        {"id": i, "image_id": 1, "category_id": i % 2, "bbox": [i, i, reach - 30, reach - 30]}
+        for i in range(1, 31)
+    ]
+    inspect_dataset(load(content))
+    assert ("if they are thousandths, multiply" in caplog.text) == told
 
 
 def test_names_that_lead_out_of_the_folder_are_told_once(
@@ -446,6 +492,10 @@ def test_what_training_and_testing_have_in_common(
     train["categories"].append({"id": 7, "name": "washer"})
     inspect_datasets([load(train, "wide")], [])
     assert "1 of 3 classes have no box in training: washer" in caplog.text
+    caplog.clear()
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    inspect_datasets([load(make_content(tmp_path), "a")], [load(test, "b", "link")])
+    assert "2 of 2 images of test set 'b' are training images too" in caplog.text
     caplog.clear()
     train["images"][0]["file_name"] = "../images/1.png"  # the same file
     inspect_datasets([load(train, "dotted")], [load(train, "dotted")])
