@@ -118,6 +118,15 @@ def test_a_failed_writer_changes_nothing(
     assert [other.read_bytes() for other in tmp_path.iterdir()] == ([before] if before else [])
 
 
+def test_a_path_that_can_be_no_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"is a folder; write the name of a file"):
+        write_text(tmp_path, "")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/a/b\.txt cannot be written: a part of it is a file"):
+        write_text(tmp_path / "file" / "a" / "b.txt", "")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_the_error_of_torch_is_an_os_error_that_names_the_file(tmp_path: Path) -> None:
     def fail_as_torch_does(file: IO[bytes]) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 64 vs 0")

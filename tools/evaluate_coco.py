@@ -29,12 +29,12 @@ def evaluate(options: argparse.Namespace) -> Iterator[str]:
         backend=options.backend,
         max_detections_per_image=options.max_detections,
     )
+    yield metrics.format_table(per_category=options.per_category)
     if options.json:
         write_text(options.json, metrics.to_json() + "\n")
     if options.plot:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         plot_precision_recall(metrics, options.plot, title=options.results.name)
-    yield metrics.format_table(per_category=options.per_category)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

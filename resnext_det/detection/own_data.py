@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.rules import get_value, list_keys
-from resnext_det.data.annotations.splitting import hold_out
+from resnext_det.data.annotations.splitting import hold_out, is_made_of
 from resnext_det.data.coco import CocoDataset, count_classes, load_coco, register_files
 from resnext_det.data.records import Records, join_records
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
@@ -111,7 +111,7 @@ def name_sets(
         if given is not None:
             _check_paths(flag, given)
     if train_data is not None and test_data is None:
-        train_file, test_file, told = _split(train_data, folder, keep=keep)
+        train_file, test_file, told = _split(fitted, train_data, folder, keep=keep)
         fitted.told.append(told)
         train_data, test_data = (str(train_file), train_data[1]), (str(test_file), train_data[1])
     for split, data in (("TRAIN", train_data), ("TEST", test_data)):
@@ -134,11 +134,18 @@ def _check_paths(flag: str, data: tuple[str, str]) -> None:
             )
 
 
-def _split(data: tuple[str, str], folder: Path, *, keep: bool) -> tuple[Path, Path, str]:
+def _split(
+    fitted: Fitted, data: tuple[str, str], folder: Path, *, keep: bool
+) -> tuple[Path, Path, str]:
     check_output_dir(str(folder))
     annotations = Path(data[0]).expanduser()
     train, test = (folder / f"{annotations.stem}_{part}.json" for part in ("train", "test"))
     if keep and train.is_file() and test.is_file():
+        if not is_made_of(annotations, train, test):
+            fitted.warnings.append(
+                f"{annotations} has changed, and this run goes on with the copies that it began "
+                f"with, {train} and {test}; to train on what is new, write another OUTPUT_DIR"
+            )
         return train, test, f"The images held out to test on are those of {test}."
     with _without_warnings():
         load_coco(register_files(*data))  # what is wrong with it is told of the user's own file

@@ -23,6 +23,7 @@ MAX_AREA = 1e5**2
 """The largest area of an object that counts, in pixels, as pycocotools has it."""
 
 _LEAST = 3  # boxes without a size that are told
+_SHARE_REJOINED = 0.3  # of boxes that stand twice with other scores; rounded ones may by chance
 _MOST_NORMALIZED = 1.5  # pixels: normalized boxes may reach a little out of the image
 
 
@@ -82,7 +83,25 @@ def _refuse_normalized(boxes: Boxes, truth: GroundTruth, name: str) -> None:
 
 def _find_duplicates(found: Detections) -> str:
     """Count results that repeat another one: the same image, category, box and score."""
-    columns = np.column_stack([found.images, found.categories, found.boxes, found.scores])
+    columns = [found.images, found.categories, found.boxes, found.scores]
+    repeated, total = _count_repeated(np.column_stack(columns)), len(found.scores)
+    if repeated:
+        return (
+            f"{repeated} of {total} results repeat another one (the same image, category, box and "
+            "score), and each counts as a false detection; list every detection once"
+        )
+    repeated = _count_repeated(np.column_stack(columns[:-1]))
+    if repeated >= max(_LEAST, _SHARE_REJOINED * total):
+        return (
+            f"{repeated} of {total} results have the same image, category and box as another one, "
+            "with another score, and each counts as a false detection; list every box once: the "
+            "results of two runs may be joined"
+        )
+    return ""
+
+
+def _count_repeated(columns: np.ndarray) -> int:
+    """Count the rows (N, M) that repeat another one."""
     bits = np.ascontiguousarray(columns + 0.0, np.float64).view(np.uint64)  # -0.0 becomes 0.0
     random = np.random.default_rng(0)
     with np.errstate(over="ignore"):  # numbers modulo 2**64 that are equal where the rows are
@@ -90,13 +109,7 @@ def _find_duplicates(found: Detections) -> str:
             1, 2**63, bits.shape[1], np.uint64
         )
     keys.sort()
-    repeated = int((keys[1:] == keys[:-1]).sum())
-    if not repeated:
-        return ""
-    return (
-        f"{repeated} of {len(keys)} results repeat another one (the same image, category, box and "
-        "score), and each counts as a false detection; list every detection once"
-    )
+    return int((keys[1:] == keys[:-1]).sum())
 
 
 def _find_empty(boxes: Boxes) -> str:

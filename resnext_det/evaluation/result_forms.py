@@ -24,6 +24,10 @@ _OTHER_FORMS: dict[str, Callable[[Boxes], Boxes]] = {
         [box[:, 1::-1], box[:, :1:-1] - box[:, 1::-1]]
     ),
     "center, width and height": lambda box: np.hstack([box[:, :2] - box[:, 2:] / 2, box[:, 2:]]),
+    "y, x, height, width": lambda box: box[:, [1, 0, 3, 2]],
+    "center y, center x, height, width": lambda box: np.hstack(
+        [box[:, 1::-1] - box[:, :1:-1] / 2, box[:, :1:-1]]
+    ),
 }
 
 
@@ -45,26 +49,31 @@ def doubt_form(found: Detections, truth: GroundTruth) -> list[str]:
     best = np.argpartition(-found.scores, number - 1)[:number]
     images, boxes = found.images[best], found.boxes[best]
     given, nearest = _find_nearest(images, boxes, truth, objects)
-    problem = ""
-    for words, others in _list_forms(images, boxes, truth.boxes[objects]).items():
+    problem, most = "", 0
+    sizes = truth.sizes[images, ::-1].astype(np.float64)
+    for words, others in _list_forms(images, boxes, truth.boxes[objects], sizes).items():
         overlaps, _ = _find_nearest(*others, truth, objects)
         for_other = int(((overlaps >= 0.5) & (given < overlaps / 2)).sum())
         for_given = int(((given >= 0.5) & (overlaps < given / 2)).sum())
-        if for_other >= max(_LEAST, 0.2 * number, 5 * for_given):
+        if for_other > most and for_other >= max(_LEAST, 0.2 * number, 5 * for_given):
+            most = for_other
             problem = (
                 f"{(given >= 0.5).sum()} of the {number} best boxes cover an object (IoU 0.5), and "
                 f"{(overlaps >= 0.5).sum()} would if they were {words}"
             )
-            break
     covering = given >= 0.5
     categories = found.categories[best][covering], truth.categories[nearest[covering]]
     return [problem or _find_beyond(found, truth), _doubt_categories(*categories, truth)]
 
 
 def _list_forms(
-    images: np.ndarray, boxes: Boxes, objects: Boxes
+    images: np.ndarray, boxes: Boxes, objects: Boxes, sizes: np.ndarray
 ) -> dict[str, tuple[np.ndarray, Boxes]]:
-    """List other forms of boxes, with words: their images (N,) and they as x, y, w, h (N, 4)."""
+    """List other forms of boxes, with words: their images (N,) and they as x, y, w, h (N, 4).
+
+    Args:
+        sizes: (N, 2), width and height of the image of each, 0 where they are not known.
+    """
     scale = _estimate_scale(boxes, objects)
     forms = {
         f"{form}, which they seem to be: a bbox of COCO is x, y, width, height; convert them": (
@@ -75,6 +84,14 @@ def _list_forms(
     }
     words = f"scaled, about {scale[0]:.3g} times in x and {scale[1]:.3g} times in y"
     forms[f"{words}: write pixels of the original image"] = images, boxes * scale
+    if (sizes > 0).all():
+        words = "mirrored left to right, as flipped images give them: write those of the image"
+        mirrored = boxes.copy()
+        mirrored[:, 0] = sizes[:, 0] - boxes[:, 0] - boxes[:, 2]
+        forms[words] = images, mirrored
+        words = "moved by the padding that makes a square (letterbox): write pixels of the image"
+        padding = (sizes.max(axis=1, keepdims=True) - sizes) / 2
+        forms[words] = images, boxes - np.hstack([padding, np.zeros_like(padding)])
     for word, step in (("next", 1), ("previous", -1)):
         words = f"of the {word} image in the order of the ids"
         forms[f"{words}: write the image ids of the annotation file"] = images + step, boxes

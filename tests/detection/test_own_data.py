@@ -137,6 +137,11 @@ def test_training_data_alone_are_enough(
     cfg, fitted = resumed.fit()
     assert (cfg.SOLVER.BASE_LR, cfg.INPUT.MIN_SIZE_TEST) == (0.0017, 64)
     assert "are those of" in " ".join(fitted.told) and '"mine"' in files[0].read_text()
+    assert "has changed" not in " ".join(fitted.warnings)
+    copy = json.loads(files[0].read_text())
+    copy["annotations"].pop()
+    files[0].write_text(json.dumps(copy))
+    assert "has changed, and this run goes on with the copies" in resumed.fit()[1].warnings[-1]
     caplog.clear()
     with caplog.at_level(logging.INFO):
         itself = Job(**{**vars(resumed), "config_file": None})  # the checkpoint's configuration

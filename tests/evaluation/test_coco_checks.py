@@ -60,6 +60,18 @@ LIKELY_MISTAKES: dict[str, tuple[Change, str]] = {
         change_box(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]),
         "8 would if they were center, width and height",
     ),
+    "y first": (
+        change_box(lambda x, y, w, h: [y, x, h, w]),
+        "8 would if they were y, x, height, w",
+    ),
+    "centers, y first": (
+        change_box(lambda x, y, w, h: [y + h / 2, x + w / 2, h, w]),
+        "8 would if they were center y, center x, height, width",
+    ),
+    "mirrored": (
+        change_box(lambda x, y, w, h: [96 - x - w, y, w, h]),
+        "8 would if they were mirrored left to right",
+    ),
     "pixels of a smaller image": (
         change_box(lambda x, y, w, h: [x / 2, y / 4, w / 2, h / 4]),
         "8 would if they were scaled, about 2 times in x and 4 times in y",
@@ -104,6 +116,15 @@ def test_a_likely_mistake_is_told(name: str, caplog: pytest.LogCaptureFixture) -
     evaluate_coco(content, [{**entry, **alter(entry)} for entry in results])
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("results: ") and message in caplog.messages[0]
+
+
+def test_boxes_of_padded_images_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    content, results = make_set()
+    for image in content["images"]:
+        image["width"] = 200
+    moved = change_box(lambda x, y, w, h: [x, y + 60, w, h])
+    evaluate_coco(content, [{**entry, **moved(entry)} for entry in results])
+    assert "8 would if they were moved by the padding that makes a square" in caplog.text
 
 
 def test_categories_that_are_one_too_low_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -156,6 +177,9 @@ def test_every_detection_twice_is_told(caplog: pytest.LogCaptureFixture) -> None
     content, results = make_set()
     evaluate_coco(content, results + results[::-1])
     assert "results: 8 of 16 results repeat another one" in caplog.text
+    caplog.clear()
+    evaluate_coco(content, [*results, *({**r, "score": r["score"] / 2} for r in results)])
+    assert "8 of 16 results have the same image, category and box as another one" in caplog.text
     caplog.clear()
     content, results = random_set(0)
     evaluate_coco(content, results)  # with many equal scores

@@ -119,6 +119,8 @@ def explain_not_json(text: bytes, position: int, reason: str, source: str) -> Va
         )
     if position >= len(text.rstrip()):
         reason = "the text ends too early"
+    elif reason == "Extra data":
+        reason = "more follows where the value ends (join several into one list or object)"
     line = text.count(b"\n", 0, position) + 1
     begin = text.rfind(b"\n", 0, position) + 1
     column = len(text[begin:position].decode(errors="replace")) + 1

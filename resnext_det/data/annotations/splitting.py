@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from resnext_det.data.annotations.json_files import read_text
 from resnext_det.files import list_first, write_text
@@ -61,6 +62,23 @@ def hold_out(annotations: Path, folder: Path) -> tuple[Path, Path, str]:
     if absent:
         told += f". No object to test on has {list_first(absent)}"
     return files["train"], files["test"], told
+
+
+def is_made_of(annotations: Path, train: Path, test: Path) -> bool:
+    """Tell whether two files of ``hold_out`` hold what the file does that they were made of."""
+    files = (annotations, train, test)
+    try:
+        whole, *parts = (json.loads(read_text(path, str(path))) for path in files)
+        return whole["categories"] == parts[0]["categories"] and all(
+            _sort_entries(whole[key]) == _sort_entries(parts[0][key] + parts[1][key])
+            for key in ("images", "annotations")
+        )
+    except (ValueError, LookupError, TypeError):  # it is no COCO file any more
+        return False
+
+
+def _sort_entries(entries: list[dict[str, Any]]) -> list[str]:
+    return sorted(json.dumps(entry, sort_keys=True) for entry in entries)
 
 
 def choose_images(classes: Mapping[int, Set[int]]) -> set[int]:

@@ -53,7 +53,10 @@ def test_utf_16_of_either_order(mark: bytes, encoding: str, tmp_path: Path) -> N
         (b'{"a":\n  [1, 2', "the text ends too early at line 2 column 8"),
         ('{"é": 1,\n "猫": x}'.encode(), "is not JSON: .* at line 2 column 7"),
         ('{"猫": x}'.encode("utf-16"), "is not JSON: .* at line 1 column 7"),
-        (b'{"a": 1} {"b": 2}', "is not JSON: Extra data at line 1 column 10"),
+        (
+            b'{"a": 1} {"b": 2}',
+            "is not JSON: more follows where the value ends .* at line 1 column 10",
+        ),
         (b"{'a': 1}", "is not JSON: .* at line 1 column 2"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "is nested too deep"),
         (b"[" * 100_000, "is nested too deep"),

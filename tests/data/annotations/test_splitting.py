@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnext_det.data.annotations.coco_json import read_coco_json
-from resnext_det.data.annotations.splitting import choose_images, hold_out
+from resnext_det.data.annotations.splitting import choose_images, hold_out, is_made_of
 
 
 def write_set(path: Path, classes: dict[int, list[int]]) -> Path:
@@ -49,6 +49,19 @@ def test_a_set_is_written_as_two(tmp_path: Path) -> None:
     written = test.stat().st_mtime_ns, test.read_bytes()
     hold_out(whole, tmp_path / "out")
     assert (test.stat().st_mtime_ns, test.read_bytes()) == written
+
+
+def test_a_file_that_changed_is_told_from_its_copies(tmp_path: Path) -> None:
+    whole = write_set(tmp_path / "cells.json", {image: [1 + image % 2] for image in range(9)})
+    parts = hold_out(whole, tmp_path / "out")[:2]
+    content = json.loads(whole.read_text())
+    whole.write_text(json.dumps(content, indent=1))
+    assert is_made_of(whole, *parts)
+    content["annotations"][3]["bbox"][0] += 1
+    whole.write_text(json.dumps(content))
+    assert not is_made_of(whole, *parts)
+    whole.write_text("[]")
+    assert not is_made_of(whole, *parts)
 
 
 def test_the_choice_is_the_same_everywhere() -> None:
