@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -231,7 +232,7 @@ def build_job(
     """Build the job that the flags of ``add_job_flags`` describe.
 
     Raises:
-        ValueError: a set is named twice.
+        ValueError: a set is named twice, or its image folder is missing.
     """
     from resnext_det.detection.jobs import Job
 
@@ -239,6 +240,12 @@ def build_job(
         if given and f"DATASETS.{split}" in options.overrides[::2]:
             raise ValueError(
                 f"--{split.lower()}-data and DATASETS.{split} both name a set; write one of them"
+            )
+        key = given and re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)*", given[1])
+        if key and len(options.overrides) % 2:
+            raise ValueError(
+                f"--{split.lower()}-data {given[0]}: the folder of its images is missing; write it "
+                f"before {given[1]}"
             )
     return Job(
         config_file=config_file,

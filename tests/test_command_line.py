@@ -99,3 +99,10 @@ def test_numbers_in_help_are_those_of_the_library(capsys: pytest.CaptureFixture[
     sizes = ", ".join(f"{size} {protocol}" for protocol, size in BATCH_SIZES.items())
     assert f"(default: {sizes})" in said
     assert f"(default: {NUM_CLASSES})" in get_help(capsys, "imagenet5k")
+
+
+def test_an_image_folder_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--train-data", "cells.json", "OUTPUT_DIR", "out", "MODEL.DEVICE", "cpu"]
+    assert command_line.main(["train", *words]) == 1
+    told = capsys.readouterr().err
+    assert "--train-data cells.json: the folder of its images is missing; write it before" in told

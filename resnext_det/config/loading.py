@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,12 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
     try:
         holder.merge_from_list([leaf, value])
     except ValueError as error:
+        suggestion = _suggest_value(default, value)
+        if where == "the command line" and suggestion.startswith(("(", "[")):
+            suggestion = shlex.quote(suggestion)  # a shell takes parentheses for its own
         raise ValueError(
             f"{key} = {value!r} (from {where}): {TYPE_WORDS[type(default).__name__]} is needed; "
-            f"write {_suggest_value(default, value)}"
+            f"write {suggestion}"
         ) from error
 
 

@@ -17,6 +17,7 @@ from resnext_det.files import list_first
 logger = logging.getLogger(__name__)
 
 # The kinds of files that pictures are written as; for an image of another kind, a PNG.
+_GIVE = "give images, folders of images, or videos"
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
@@ -52,7 +53,7 @@ def find_images(
     strange = 0
     for entry in map(Path, inputs or known or ()):
         if not entry.exists() and not is_camera(entry):
-            raise FileNotFoundError(f"{entry} does not exist; give images or folders of images")
+            raise FileNotFoundError(f"{entry} does not exist; {_GIVE}")
         for path in sorted(entry.rglob("*")) if entry.is_dir() else [entry]:
             resolved = path.resolve()
             if entry.is_dir() and (not path.is_file() or avoided in resolved.parents):
@@ -67,7 +68,7 @@ def find_images(
         passed_over = "" if outside is None else f" (the output folder {outside} does not count)"
         of = "" if dataset is None else f" of the dataset {dataset.name!r}"
         where = f" in {', '.join(map(str, inputs))}{passed_over}" if inputs else ""
-        raise ValueError(f"there is no image{of}{where}; give images or folders of images")
+        raise ValueError(f"there is no image{of}{where}; {_GIVE}")
     if strange:
         assert dataset is not None
         logger.warning(
@@ -76,9 +77,14 @@ def find_images(
         )
     if others.total():
         logger.warning(
-            "passed over %d files in folders that are no images which Pillow reads (%s); a video "
-            "has to be given by its own name",
-            *(others.total(), list_first(f"{n} {suffix}" for suffix, n in others.most_common())),
+            "passed over %d files of the folders, which are no images that Pillow reads (%s); a "
+            "video has to be given by its own name",
+            *(
+                others.total(),
+                list_first(
+                    f"{n} {suffix or 'without a suffix'}" for suffix, n in others.most_common()
+                ),
+            ),
         )
     return list(found.values())
 

@@ -114,7 +114,8 @@ class Job(Processes):
         fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what the
             weights need, and all that decides its numbers from a trained detector's; ``overrides``
             hold against the latter.
-        datasets: (name, annotations, images) of COCO sets to register.
+        datasets: (name, annotations, images) of COCO sets to register; ``train`` and ``evaluate``
+            refuse them where ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name none of them.
         train_data, test_data: (annotations, images) of COCO sets that become ``DATASETS.TRAIN`` and
             ``DATASETS.TEST``. Without the second a fifth of the first is held out for it.
         schedule: "auto" chooses the schedule and the image sizes from the data and the machine, see
@@ -248,6 +249,17 @@ class Job(Processes):
         return said if training and not self.resume else said | set(CLASS_KEYS)
 
 
+def _check_registered(names: Sequence[str], cfg: CfgNode) -> None:
+    """Refuse sets that were registered by name where the configuration names none of them."""
+    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
+    if names and used.isdisjoint(names):
+        raise ValueError(
+            f"the registered sets {', '.join(names)} are not used: DATASETS.TRAIN is "
+            f"{tuple(cfg.DATASETS.TRAIN)} and DATASETS.TEST {tuple(cfg.DATASETS.TEST)}; name them "
+            f"there, such as DATASETS.TRAIN '(\"{names[0]}\",)'"
+        )
+
+
 def _check_rate(
     cfg: CfgNode, overrides: Sequence[str], load: Callable[[Sequence[str]], CfgNode]
 ) -> list[str]:
@@ -331,6 +343,8 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     cfg = job.configuration(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
+    if task != "propose":
+        _check_registered([name for name, *_ in job.datasets], cfg)
     if task == "evaluate":
         check_named(cfg, "TEST")
     if task == "train":

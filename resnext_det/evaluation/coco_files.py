@@ -251,7 +251,10 @@ def _explain_unknown_images(unknown: list[Any], number: int, name: str, truth: G
 
 def _explain_unknown_category(category: Any, index: int, name: str, truth: GroundTruth) -> str:
     if isinstance(category, int) and 0 <= category < len(truth.category_ids):
-        remedy = "the results seem to count classes from 0: write the ids of the annotation file"
+        remedy = (
+            "the results seem to count classes from 0: write the ids of the annotation file, as "
+            "resnext-det predict does with --register-coco"
+        )
     else:
         remedy = "write ids of the annotation file, or give that of the detector's own classes"
     return (

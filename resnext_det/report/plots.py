@@ -71,7 +71,7 @@ def _plot_thresholds(axes: Axes, metrics: CocoMetrics) -> None:
     numbers = f"AP {metrics.AP:.1f}, AP50 {metrics.AP50:.1f}, AP75 {metrics.AP75:.1f}"
     axes.set_title(f"mean over categories: {numbers}")
     if axes.lines:
-        axes.legend(fontsize=8, frameon=False, loc="upper right")
+        _add_legend(axes, axes.lines)
 
 
 def _plot_categories(axes: Axes, metrics: CocoMetrics, prepare: Callable[[str], str]) -> None:

@@ -147,10 +147,10 @@ MODEL.RPN 1 | is a group of keys | MODEL.RPN.NMS_THRESH
 SOLVER.BASE_LR 1 | SOLVER.BASE_LR = '1' | a number with a decimal point is needed; write 1.0
 SOLVER.MAX_ITER 100.0 | a whole number is needed; write 100
 SOLVER.MAX_ITER 1e3 | SOLVER.MAX_ITER = '1e3' | a whole number
-SOLVER.STEPS 10 | a list is needed; write (10,)
-DATASETS.TRAIN coco_2017_train | a list is needed; write ("coco_2017_train",)
-MODEL.RPN.IN_FEATURES p2,p3 | write ("p2", "p3",)
-MODEL.ANCHOR_GENERATOR.SIZES 32 | a list is needed; write [[32, 64, 128, 256, 512]]
+SOLVER.STEPS 10 | a list is needed; write '(10,)'
+DATASETS.TRAIN coco_2017_train | a list is needed; write '("coco_2017_train",)'
+MODEL.RPN.IN_FEATURES p2,p3 | write '("p2", "p3",)'
+MODEL.ANCHOR_GENERATOR.SIZES 32 | a list is needed; write '[[32, 64, 128, 256, 512]]'
 SOLVER.AMP.ENABLED yes | 'yes' | write True or False
 SOLVER.AMP.ENABLED 1 | write True or False
 MODEL.DEVICE 0 | MODEL.DEVICE = '0' | text is needed | "'0'"

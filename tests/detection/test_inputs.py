@@ -24,6 +24,7 @@ def test_folders_are_searched_and_each_image_comes_once(
         "deep/er/c.jpeg",
         "deep/d.webp",
         "notes.txt",
+        "LICENSE",
         "boxes.json",
         "clip.mp4",
         ".hidden",
@@ -42,9 +43,10 @@ def test_folders_are_searched_and_each_image_comes_once(
         "deep/er/c.jpeg",
     ]
     (told,) = caplog.messages
-    assert told.startswith("passed over 3 files in folders that are no images which Pillow reads (")
+    assert told.startswith("passed over 4 files of the folders, which are no images that Pillow ")
     assert all(
-        words in told for words in ("1 .txt", "1 .json", "1 .mp4", "a video has to be given")
+        words in told
+        for words in ("1 .txt", "1 .json", "1 .mp4", "1 without a suffix", "a video has")
     )
     assert tmp_path / "out/a.png" in find_images([tmp_path])
     assert find_images([str(tmp_path / "notes.txt")]) == [
@@ -55,9 +57,9 @@ def test_folders_are_searched_and_each_image_comes_once(
 def test_inputs_that_hold_no_image(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for inputs, words in (
-        ([tmp_path / "empty"], "there is no image in .*empty; give images or folders"),
+        ([tmp_path / "empty"], "there is no image in .*empty; give images, folders"),
         ([], "there is no image; give images"),
-        ([tmp_path / "none.png"], "none.png does not exist; give images or folders"),
+        ([tmp_path / "none.png"], "none.png does not exist; give images, folders"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             find_images(inputs)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,16 @@ def test_ctrl_c_that_ended_other_processes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("resnext_det.training.processes._spawn", die)
     with pytest.raises(KeyboardInterrupt):
         train(Job(write_config(tmp_path), tmp_path, num_gpus=2))
+
+
+def test_registered_sets_that_nothing_names(
+    datasets: tuple[tuple[str, str, str], ...], tmp_path: Path
+) -> None:
+    """Else a job would train on the sets of its configuration, and say nothing."""
+    others = tuple((f"my_{name}", *files) for name, *files in datasets)
+    job = Job(write_config(tmp_path), tmp_path / "out", datasets=others)
+    with pytest.raises(ValueError, match=r"my_tiny_\w+ are not used: DATASETS.TRAIN is \('tiny_tr"):
+        train(job)
+    assert not (tmp_path / "out").exists()
+    named = replace(job, datasets=(*datasets, *others), overrides=("DATASETS.TEST", "()"))
+    assert named.configuration().DATASETS.TRAIN == ("tiny_train",)

@@ -50,7 +50,7 @@ def test_names_are_written_as_they_are(
         entry["name"] = name
     metrics = evaluate_coco(annotations, results, max_detections_per_image=300)
     plot_precision_recall(metrics, tmp_path / "curves.png", title="$1_$2.json")
-    right = figures[0].axes[1]
+    left, right = figures[0].axes
     legend = right.get_legend()
     shown = {text.get_text().rpartition(":")[0] for text in legend.get_texts()}
     assert shown == {
@@ -59,6 +59,8 @@ def test_names_are_written_as_they_are(
     }
     assert not any(text.get_parse_math() for text in legend.get_texts())
     assert legend.get_window_extent().x0 >= right.get_window_extent().x1
+    between = left.get_legend().get_window_extent()
+    assert left.get_window_extent().x1 <= between.x0 < between.x1 <= right.get_window_extent().x0
     assert figures[0].get_suptitle() == (
         "$1_$2.json; at most 300 detections an image, where COCO counts 100"
     )

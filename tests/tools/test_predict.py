@@ -62,7 +62,7 @@ def test_it_writes_pictures_and_prints_where_they_are(folder: Path) -> None:
     assert names == (
         "WARNING: the annotations of tiny_val are not here, so classes have numbers; give --classes"
     )
-    assert empty.startswith("WARNING: image empty.png cannot be read: it is no image")
+    assert empty.startswith("WARNING: image empty.png cannot be read: it is empty")
     assert text.startswith("WARNING: the video text.mp4 cannot be read")
 
 
