@@ -125,6 +125,9 @@ def convert_voc(
                     "iscrowd": int(difficult),
                 }
             )
+    if not class_names:
+        where = f"; the first is {every[0].path}" if every else ""
+        raise ValueError(f"no XML file has an <object>{where}; give the files with the objects")
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from resnext_det.files import list_first
 
 _NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")
 _LEVELS = 3  # folders above the labels where class names are looked for
+_LEAST = 3  # boxes beyond their images before another form is told
 _TOLERANCE = 0.01  # what a share may lie beyond 0 ... 1, as Ultralytics allows
 _MOST_TEXT = 1 << 20  # bytes of a file of class names
 
@@ -57,6 +59,7 @@ def convert_yolo(labels: Path, image_dir: Path) -> dict[str, Any]:
         "annotations": [],
         "categories": [{"id": index, "name": name} for index, name in names.items()],
     }
+    boxes: list[tuple[float, float, float, float]] = []
     for image_id, name in enumerate(images.names, 1):
         width, height = read_size(image_dir / name)
         content["images"].append(
@@ -66,6 +69,7 @@ def convert_yolo(labels: Path, image_dir: Path) -> dict[str, Any]:
         if not label.is_file():
             continue
         for index, box in _read_label(label, names, names_file, has_keypoints):
+            boxes.append(box)
             x, y, w, h = (side * share for side, share in zip((width, height) * 2, box))
             content["annotations"].append(
                 {
@@ -77,6 +81,7 @@ def convert_yolo(labels: Path, image_dir: Path) -> dict[str, Any]:
                     "iscrowd": 0,
                 }
             )
+    _refuse_corners(boxes, folder)
     return content
 
 
@@ -127,7 +132,32 @@ def _read_names(path: Path) -> tuple[dict[int, str], bool]:
         raise ValueError(
             f"{path}: the keys of 'names' are no class indices; write 0, 1 ..."
         ) from None
+    repeated = [name for name, count in Counter(by_index.values()).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{path} gives several classes the name {repeated[0]!r}; give each class its own"
+        )
     return dict(sorted(by_index.items())), "kpt_shape" in content
+
+
+def _refuse_corners(boxes: Sequence[tuple[float, float, float, float]], folder: Path) -> None:
+    """Refuse labels that are corners x1, y1, x2, y2, by what boxes of YOLO's form do not do.
+
+    Args:
+        boxes: x, y, width, height in shares of the image, as read in YOLO's form.
+    """
+    beyond = sum(
+        min(x, y) < -_TOLERANCE or max(x + w, y + h) > 1 + _TOLERANCE for x, y, w, h in boxes
+    )
+    # The center lies left of and above the other two numbers in every line, as a corner does.
+    if beyond >= max(_LEAST, 0.05 * len(boxes)) and all(
+        x + w / 2 <= w and y + h / 2 <= h for x, y, w, h in boxes
+    ):
+        raise ValueError(
+            f"{beyond} of {len(boxes)} boxes of the labels in {folder} reach beyond their images, "
+            "but all fit as corners x1, y1, x2, y2; write center x, center y, width, height, as "
+            "YOLO has them"
+        )
 
 
 def _find_labels(labels: Path, image_dir: Path) -> Path:
@@ -200,6 +230,11 @@ def _read_label(
             )
         if len(shares) == 4:
             x, y, w, h = shares
+            if w < 0 or h < 0:
+                raise ValueError(
+                    f"{where}: {line.strip()[:80]!r} has a negative side; write a class index and "
+                    "center x, center y, width, height"
+                )
             yield int(index), (x - w / 2, y - h / 2, w, h)
         else:
             xs, ys = shares[::2], shares[1::2]

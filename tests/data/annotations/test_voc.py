@@ -208,3 +208,8 @@ def test_what_is_missing_is_named(tmp_path: Path, words: str) -> None:
     (tmp_path / "JPEGImages" / "b.jpg").unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         MISSING[words](tmp_path)
+    (tmp_path / "Annotations" / "b.xml").unlink()
+    with pytest.raises(
+        ValueError, match=r"no XML file has an <object>; the first is .*a\.xml; give"
+    ):
+        convert(tmp_path)

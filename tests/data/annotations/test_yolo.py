@@ -153,6 +153,10 @@ WRONG = {
     "0 0.5 0.5 0.2": "has 4 numbers; write a class index and center x",
     "0 0.1 0.1 0.2 0.2 0.3 0.3 0.4": "has 8 numbers; write .* of three or more points",
     "0,0.5,0.5,0.2,0.2": "are no numbers",
+    "0 0.5 0.5 -0.005 0.2": "line 1: .* has a negative side; write a class index and center x",
+    "\n".join(f"0 0.{i} 0.1 0.9 0.{i}" for i in range(1, 9)): (
+        "8 of 8 boxes of the labels in .* but all fit as corners x1, y1, x2, y2; write center x"
+    ),
 }
 
 
@@ -167,6 +171,7 @@ NAMES = {
     "nc: 2\n": "has no class names",
     "names: nut\n": "has no class names",
     "names: {a: nut}\n": "the keys of 'names' are no class indices",
+    "names: [nut, nut]\n": "gives several classes the name 'nut'",
     "names: [a\n": "is not plain YAML: expected .* at line 2; correct it",
     "names: !!python/object/apply:os.system ['true']\n": "is not plain YAML",
 }
