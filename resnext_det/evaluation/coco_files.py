@@ -42,7 +42,7 @@ class GroundTruth:
 
     ``boxes`` has the shape (N, 4) as x, y, w, h, the other arrays (N,); ``id_is_zero`` tells which
     annotations have the id 0. ``sizes`` are heights and widths (M, 2) of the images, 0 where the
-    file does not say them.
+    file does not say them; ``file_names`` are those of the images, "" likewise.
     """
 
     name: str
@@ -56,6 +56,7 @@ class GroundTruth:
     areas: np.ndarray
     crowd: np.ndarray
     sizes: np.ndarray
+    file_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ class Detections:
 
 
 class _Result(msgspec.Struct, gc=False):
-    """An entry of a result file."""
+    """An entry of a result file; resnext-det predict adds the name of the image's file."""
 
     image_id: Identity
     category_id: Identity
     bbox: Box
     score: Number  # msgspec 0.19 fails on integers that float64 cannot hold
+    file_name: Any = None
 
 
 def read_ground_truth(source: Source) -> GroundTruth:
@@ -109,6 +111,7 @@ def read_ground_truth(source: Source) -> GroundTruth:
         areas=table.areas,
         crowd=table.crowds.astype(np.int64),
         sizes=table.sizes,
+        file_names=table.file_names,
     )
     return _drop_strays(truth)
 
@@ -135,9 +138,11 @@ def read_detections(
         )
     image_ids: list[Any] = []
     category_ids: list[Any] = []
+    file_names: list[Any] = []
     boxes, scores = [np.empty((0, 4))], [np.empty(0)]
     for batch in _decode_results(data, name):
         image_ids += [entry.image_id for entry in batch]
+        file_names += [entry.file_name for entry in batch]
         category_ids += [entry.category_id for entry in batch]
         boxes.append(np.array([entry.bbox for entry in batch], np.float64))
         scores.append(np.array([entry.score for entry in batch], np.float64))
@@ -145,6 +150,7 @@ def read_detections(
     if (images < 0).any():
         unknown = [image_ids[i] for i in np.flatnonzero(images < 0)]
         raise ValueError(_explain_unknown_images(unknown, len(data), name, truth))
+    _check_file_names(file_names, images, name, truth)
     categories = _find_positions(category_ids, truth.category_ids)
     if (categories < 0).any():
         index = int(np.flatnonzero(categories < 0)[0])
@@ -232,6 +238,25 @@ def _drop_strays(truth: GroundTruth) -> GroundTruth:
 def _list_examples(ids: Sequence[Any]) -> str:
     examples = ", ".join(map(repr, ids[:3]))
     return f"it lists {len(ids)}, such as {examples}" if ids else "it lists none"
+
+
+def _check_file_names(
+    file_names: Sequence[Any], images: np.ndarray, name: str, truth: GroundTruth
+) -> None:
+    """Refuse results that say the files of other images than those that have their ids."""
+    pairs = [
+        (index, said, truth.file_names[image])
+        for index, (said, image) in enumerate(zip(file_names, images, strict=True))
+        if isinstance(said, str) and truth.file_names and truth.file_names[image]
+    ]
+    others = [pair for pair in pairs if Path(pair[1]).stem != Path(pair[2]).stem]
+    if 2 * len(others) > len(pairs):  # a few may be links to files of other names
+        index, said, known = others[0]
+        raise ValueError(
+            f"entry {index} of {name} is of the file {said}, but its image_id is that of {known} "
+            f"in {truth.name} (so it is for {len(others)} of {len(pairs)} entries): the ids are "
+            "not those of these annotations; give them to resnext-det predict by --register-coco"
+        )
 
 
 def _explain_unknown_images(unknown: list[Any], number: int, name: str, truth: GroundTruth) -> str:

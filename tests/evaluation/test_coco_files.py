@@ -116,3 +116,22 @@ def test_what_is_no_list_of_results_is_told(results: Any, message: str, tmp_path
     with pytest.raises(ValueError) as error:
         read_detections(path, make_truth())
     assert str(error.value).replace(f"result file {path}", "X").startswith(message)
+
+
+def test_results_of_other_files_under_the_same_ids() -> None:
+    """resnext-det predict counts images from 1 where it is not given the annotations."""
+    names = ("a.jpg", "b.jpg", "c.jpg")
+    truth = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names, 1)],
+        "annotations": [],
+        "categories": [{"id": 0, "name": "cell"}],
+    }
+    box = {"category_id": 0, "bbox": [1, 1, 5, 5], "score": 0.5}
+    results = [
+        {"image_id": i, "file_name": f"few/{n}", **box} for i, n in ((1, "b.jpg"), (2, "c.png"))
+    ]
+    with pytest.raises(ValueError, match=r"file few/b.jpg, but its image_id is that of a.jpg"):
+        read_detections(results, read_ground_truth(truth))
+    right = [{**entry, "image_id": entry["image_id"] + 1} for entry in results]
+    for taken in (right, [*right, right[0], {**results[0], "file_name": 7}]):
+        assert len(read_detections(taken, read_ground_truth(truth)).scores) == len(taken)
