@@ -160,7 +160,7 @@ class Job(Processes):
             register_coco(name, annotations_file, image_dir)
         load_config = find_engine(self.engine).load_config
         overrides = self._list_overrides()
-        source = self._choose_source(overrides)
+        source = self._choose_source(overrides, training=training)
         fitted = Fitted()
         own = self.config_file is None and self.train_data is not None
         if self.config_file is None:
@@ -210,7 +210,9 @@ class Job(Processes):
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
         return overrides
 
-    def _choose_source(self, overrides: Sequence[str]) -> str | Path | Mapping[str, Any]:
+    def _choose_source(
+        self, overrides: Sequence[str], *, training: bool
+    ) -> str | Path | Mapping[str, Any]:
         """Choose the configuration: the file's, that of a trained detector, or the default one.
 
         With ``resume`` the trained detector is the newest checkpoint of ``OUTPUT_DIR``.
@@ -231,8 +233,9 @@ class Job(Processes):
         example = f", such as {beside}," if beside is not None and beside.is_file() else ","
         raise ValueError(
             f"a configuration is needed, and {missing}; give one with --config-file{example} or "
-            "the file of a detector that was trained here, which holds its own, with --weights; to "
-            "train on your own images --train-data is enough"
+            "the file of a detector that was trained here, which holds its own, with --weights"
+            + "; to train on your own images --train-data is enough"
+            * training
         )
 
     def _list_set_keys(

@@ -67,8 +67,10 @@ def read_start(
         if "://" not in cfg.MODEL.WEIGHTS:
             raise
         raise FileNotFoundError(
-            f"{error}; or start from a file of yours, MODEL.WEIGHTS FILE; or from random weights, "
-            f"which takes several times as long: {_FROM_RANDOM}"
+            f"{error}; or start from a file of yours, MODEL.WEIGHTS FILE; or from a detector that "
+            "you have, such as the quickstart's: --weights output/quickstart/model_final.pth and "
+            "no --config-file; or from random weights, which takes several times as long: "
+            f"{_FROM_RANDOM}"
         ) from None
     check_configuration(cfg, file, overridden=overridden, training=isinstance(source, str))
     return file

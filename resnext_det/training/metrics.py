@@ -93,6 +93,12 @@ class MetricsWriter:
             self._write_step(step)
         elif self._others:
             self._write(step.iteration, {})
+        if step.iteration == self._start < self._total - 1 and distributed.is_main_process():
+            logger.info(  # on a CPU the first line may be many minutes away
+                "the first step took %.1f s; losses follow every %d iterations",
+                *(step.seconds, PERIOD),
+                extra={IN_BAR: self._bar is not None},
+            )
         if self._bar is not None:
             self._bar.update()
 
