@@ -7,6 +7,7 @@ import json
 import logging
 import statistics
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def test_images_in_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert f"images/s: {line['images_per_second']:.0f}" in caplog.text
 
 
+@pytest.mark.parametrize(("start", "total", "told"), [(0, 100, 1), (40, 100, 1), (99, 100, 0)])
+def test_the_time_of_the_first_step_is_told(
+    start: int, total: int, told: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twenty steps of a large network on a CPU take many minutes."""
+    writer = MetricsWriter(tmp_path, total_steps=total, start=start, progress_bar=False)
+    with caplog.at_level(logging.INFO), writer:
+        for iteration in range(start, min(start + 3, total)):
+            writer(make_step(iteration, total, loss=1.0))
+    seconds = make_step(start).seconds
+    assert caplog.text.count(f"the first step took {seconds:.1f} s; losses follow") == told
+
+
 def test_what_is_put_joins_the_next_line(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path, total_steps=40, progress_bar=False) as writer:
         for iteration in range(40):
@@ -126,6 +140,7 @@ def test_cutting_leaves_other_lines_untouched(tmp_path: Path) -> None:
 def test_tensorboard_has_the_same_numbers_once(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for start in (0, 30):
+        time.sleep(1.1 * (start > 0))  # files are read in the order of their names, in seconds
         with MetricsWriter(tmp_path, total_steps=60, start=start, progress_bar=False) as writer:
             for iteration in range(start, 60):
                 writer(make_step(iteration))
