@@ -125,7 +125,7 @@ def test_what_is_no_file_of_an_image(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder; give the path of one image"):
         to_pixels(str(tmp_path), "RGB")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(ValueError, match=r"empty\.png cannot be read: it is no image of a known"):
+    with pytest.raises(ValueError, match=r"empty\.png cannot be read: it is empty; give another"):
         to_pixels(tmp_path / "empty.png", "RGB")
     make_image("RGB").resize((200, 200)).save(tmp_path / "cut.png")
     whole = (tmp_path / "cut.png").read_bytes()
