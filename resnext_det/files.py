@@ -33,7 +33,9 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:  # whose texts name a part of the path
-        raise NotADirectoryError(f"{path} cannot be written: a part of it is a file") from error
+        raise NotADirectoryError(
+            f"{path} cannot be written: a part of it is a file; choose another folder"
+        ) from error
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; write the name of a file")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -98,7 +98,7 @@ def test_a_detectors_folder_is_told_apart(
         (("s1", "s1"), "is given 2 times"),
         (("new",), "new/test holds no *.json: the run was not tested; write resnext-det "),
         (("s1/test",), "s1/test holds no config.yaml"),
-        (("s1", "--json", "s1/config.yaml/tables.json"), "[Errno"),
+        (("s1", "--json", "s1/config.yaml/tables.json"), "a part of it is a file"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line(
