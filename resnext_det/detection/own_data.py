@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run
 from resnext_det.training.setup import CONFIG_FILE, check_output_dir
+from resnext_det.training.threads import count_processors
 
 CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
 """The number of classes, of Faster R-CNN and of detectron2's RetinaNet."""
@@ -252,19 +253,12 @@ def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int)
         box_side=float(np.median(object_sides)) if len(object_sides) else 0.0,
         pretrained=bool(cfg.MODEL.WEIGHTS),
         gpu_memory=memory / 2**30,
-        cores=_count_cores(),
+        cores=max(1, math.floor(count_processors())),
         processes=cfg.SOLVER.REFERENCE_WORLD_SIZE or processes,
         network=network * (resnets.RES2_OUT_CHANNELS / 256) ** 2,
         c4=cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads",
         tested=bool(cfg.DATASETS.TEST),
     )
-
-
-def _count_cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
