@@ -145,16 +145,9 @@ def look_at_data(
     Raises:
         ValueError, FileNotFoundError: see ``inspect_dataset``.
     """
-    fault: Exception | None = None
-    with distributed.run_main_process_first(_PATIENCE):
+    with distributed.fail_together(), distributed.run_main_process_first(_PATIENCE):
         if distributed.is_main_process():
-            try:
-                inspect_datasets(train_sets, test_sets, everything=everything)
-            except (OSError, ValueError) as error:
-                fault = error
-    fault = distributed.broadcast_object(fault)
-    if fault is not None:
-        raise fault
+            inspect_datasets(train_sets, test_sets, everything=everything)
 
 
 def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loader:

@@ -64,10 +64,12 @@ def run_main_process_first(patience: timedelta) -> Iterator[None]:
     group: Any = dist.new_group(backend="gloo", timeout=patience)
     if not is_main_process():
         dist.barrier(group=group)
-    yield
-    if is_main_process():
-        dist.barrier(group=group)
-    dist.destroy_process_group(group)
+    try:
+        yield
+    finally:  # after an error too, or the others would wait for nothing
+        if is_main_process():
+            dist.barrier(group=group)
+        dist.destroy_process_group(group)
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -129,6 +129,23 @@ def test_the_main_process_is_first(tmp_path: Path) -> None:
         launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "late"), 1.0))
 
 
+def fail_first(folder: str) -> None:
+    """Let the main process fail in what it does first; the other goes on to the common end."""
+    with (
+        distributed.fail_together(),
+        distributed.run_main_process_first(timedelta(seconds=60)),
+    ):
+        if distributed.is_main_process():
+            raise FileNotFoundError(f"{folder} is gone")
+        Path(folder, "second").touch()
+
+
+def test_the_main_process_fails_first(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is gone"):
+        launch(fail_first, TWO, device="cpu", args=(str(tmp_path),))
+    assert (tmp_path / "second").exists()
+
+
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     alone = launch(train_share, device="cpu", args=(str(tmp_path / "one"),))
     together, message, resumed = launch(train_and_resume, TWO, device="cpu", args=(str(tmp_path),))
