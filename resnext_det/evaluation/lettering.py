@@ -6,12 +6,47 @@ import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnext_det.files import list_first
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
 _REGULAR = 400  # the weight of fonts that are neither light nor bold
+
+
+@contextmanager
+def draw_figure(
+    path: str | Path, size: tuple[float, float], texts: Iterable[str]
+) -> Iterator[tuple[Figure, Callable[[str], str]]]:
+    """Draw a figure into a file.
+
+    Args:
+        path: its suffix chooses the format, as ".png".
+        size: width and height in inches.
+        texts: what will be written, see ``set_fonts``.
+
+    Yields:
+        the figure, which is saved at the end of the context, and what prepares a text.
+
+    Raises:
+        ValueError: the format is unknown, or matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "drawing needs matplotlib, which is not installed; "
+            "write pip install 'resnext-det[plots]'"
+        ) from error
+    with set_fonts(texts) as prepare:
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, prepare
+        figure.savefig(path, dpi=150)
 
 
 @contextmanager

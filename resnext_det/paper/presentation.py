@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tabulate import tabulate
 
-from resnext_det.evaluation.lettering import set_fonts
+from resnext_det.evaluation.lettering import draw_figure
 from resnext_det.files import format_json
 from resnext_det.paper.comparison import Comparison
 from resnext_det.paper.figures import MINIVAL
@@ -186,14 +186,6 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     Raises:
         ValueError: the format is unknown, or matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "drawing needs matplotlib, which is not installed; "
-            "write pip install 'resnext-det[plots]'"
-        ) from error
-
     with_paper = comparison.test_set in MINIVAL
     points = [
         [_collect_points(items, metric, with_paper) for metric in comparison.metrics]
@@ -202,8 +194,7 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     if not points[1][0]:
         points.pop()  # there is no difference to draw
     size = max(13, 2.8 * len(points[0][0])), 1 + 3.6 * len(points)
-    with set_fonts([str(comparison.test_set)]) as prepare:
-        figure = Figure(figsize=size, layout="constrained")
+    with draw_figure(path, size, [str(comparison.test_set)]) as (figure, prepare):
         panels = figure.subplots(len(points), len(comparison.metrics), squeeze=False)
         titles = ("mean of the runs, standard deviation", "difference X - R, standard error")
         for row, of_row, title, unit in zip(
@@ -222,7 +213,6 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
         )
         title = f"ResNet and ResNeXt on {prepare(str(comparison.test_set))}"
         figure.suptitle(title, parse_math=False)
-        figure.savefig(path, dpi=150)
 
 
 def _collect_points(

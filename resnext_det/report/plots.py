@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnext_det.evaluation.coco import CocoMetrics, describe_limit
-from resnext_det.evaluation.lettering import set_fonts, shorten
+from resnext_det.evaluation.lettering import draw_figure, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,16 +34,7 @@ def plot_precision_recall(metrics: CocoMetrics, path: str | Path, *, title: str 
     Raises:
         ValueError: the format is unknown, or matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "drawing needs matplotlib, which is not installed; "
-            "write pip install 'resnext-det[plots]'"
-        ) from error
-
-    with set_fonts([title, *metrics.class_names]) as prepare:
-        figure = Figure(figsize=(13, 4.6), layout="constrained")
+    with draw_figure(path, (13, 4.6), [title, *metrics.class_names]) as (figure, prepare):
         left, right = figure.subplots(1, 2, sharey=True)
         _plot_thresholds(left, metrics)
         _plot_categories(right, metrics, prepare)
@@ -55,7 +46,6 @@ def plot_precision_recall(metrics: CocoMetrics, path: str | Path, *, title: str 
         parts = [shorten(prepare(title), 100), describe_limit(metrics.max_detections)]
         if heading := "; ".join(part for part in parts if part):
             figure.suptitle(heading, parse_math=False)
-        figure.savefig(path, dpi=150)
 
 
 def _plot_thresholds(axes: Axes, metrics: CocoMetrics) -> None:
