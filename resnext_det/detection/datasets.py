@@ -29,6 +29,9 @@ from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
 
+CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
+"""The number of classes, of Faster R-CNN and of detectron2's RetinaNet."""
+
 _PATIENCE = timedelta(hours=12)  # for a look at every image
 
 
@@ -71,6 +74,16 @@ def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[Coco
     ]
 
 
+def list_class_keys(cfg: CfgNode) -> list[str]:
+    """List the keys that say the number of classes; the last is that of the model."""
+    return list(CLASS_KEYS if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else CLASS_KEYS[:1])
+
+
+def get_detector_classes(file: WeightFile | None) -> tuple[str, ...]:
+    """Get the class names of a detector's file; none of another file, or where it does not tell."""
+    return (file.class_names or ()) if file is not None and file.format == "detector" else ()
+
+
 def arrange_classes(
     cfg: CfgNode,
     train_sets: list[CocoDataset],
@@ -99,12 +112,9 @@ def arrange_classes(
     if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":  # it finds objects of whatever class
         return train_sets, test_sets
     check_same_categories(train_sets, test_sets)
-    key = "MODEL.ROI_HEADS.NUM_CLASSES"
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":  # detectron2's alone
-        key = "MODEL.RETINANET.NUM_CLASSES"
+    key = list_class_keys(cfg)[-1]
     first, wanted = [*train_sets, *test_sets][0], get_value(cfg, key)
-    names = first.class_names
-    known = start.class_names if start is not None and start.format == "detector" else None
+    names, known = first.class_names, get_detector_classes(start)
     if start is not None and start.format == "detector" and not known and not train_sets:
         logger.info("%s names no classes; they are taken in order of their ids", start.path)
     if known and sorted(known) == sorted(names):

@@ -16,9 +16,9 @@ from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import list_set_keys
 from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
-from resnext_det.detection.datasets import check_named
+from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
-from resnext_det.detection.own_data import CLASS_KEYS, Fitted, fit_to_data
+from resnext_det.detection.own_data import Fitted, fit_to_data
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer

@@ -22,14 +22,12 @@ from resnext_det.data.annotations.splitting import hold_out, is_made_of
 from resnext_det.data.coco import CocoDataset, count_classes, load_coco, register_files
 from resnext_det.data.records import Records, join_records
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
+from resnext_det.detection.datasets import list_class_keys
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run
-from resnext_det.training.setup import CONFIG_FILE, check_output_dir
+from resnext_det.training.setup import CONFIG_FILE, check_utf8
 from resnext_det.training.threads import count_processors
-
-CLASS_KEYS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
-"""The number of classes, of Faster R-CNN and of detectron2's RetinaNet."""
 
 Load = Callable[[Sequence[str]], CfgNode]
 
@@ -138,7 +136,7 @@ def _check_paths(flag: str, data: tuple[str, str]) -> None:
 def _split(
     fitted: Fitted, data: tuple[str, str], folder: Path, *, keep: bool
 ) -> tuple[Path, Path, str]:
-    check_output_dir(str(folder))
+    check_utf8(str(folder))
     annotations = Path(data[0]).expanduser()
     train, test = (folder / f"{annotations.stem}_{part}.json" for part in ("train", "test"))
     if keep and train.is_file() and test.is_file():
@@ -179,10 +177,7 @@ def take_classes(
     Raises:
         ValueError, FileNotFoundError: the detector's file cannot be read.
     """
-    keys = [CLASS_KEYS[0]]
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":  # detectron2's alone
-        keys.append(CLASS_KEYS[1])
-    unsaid = {key: get_value(cfg, key) for key in keys if key not in set_keys}
+    unsaid = {key: get_value(cfg, key) for key in list_class_keys(cfg) if key not in set_keys}
     if not unsaid:
         return
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]

@@ -94,7 +94,7 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def check_output_dir(path: str) -> None:
+def check_utf8(path: str) -> None:
     """Raise ValueError where the name of an output folder is not UTF-8, as TensorBoard needs."""
     if path.encode(errors="replace").decode() != path:
         raise ValueError(
@@ -112,7 +112,7 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
         ValueError: there is no such device; the output folder cannot be written to, or its name is
             not UTF-8, which TensorBoard needs.
     """
-    check_output_dir(cfg.OUTPUT_DIR)
+    check_utf8(cfg.OUTPUT_DIR)
     device = distributed.resolve_device(cfg.MODEL.DEVICE)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # whose random numbers checkpoints hold

@@ -15,6 +15,7 @@ from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,
+    get_detector_classes,
     load_datasets,
     look_at_data,
 )
@@ -94,7 +95,7 @@ def load_data(
     if by_detectron2 or any(name in DatasetCatalog for name in names):
         used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if training else cfg.DATASETS.TEST
         classes = _find_class_names(used)
-        known = start.class_names if start is not None and start.format == "detector" else None
+        known = get_detector_classes(start)
         if known and classes and known != classes and (resume or not training):
             assert start is not None
             raise ValueError(
