@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.annotations.coco_json import Record, read_category_names, read_coco_json
-from resnext_det.data.records import Records, renumber_classes
+from resnext_det.data.annotations.coco_json import read_category_names, read_coco_json
+from resnext_det.data.records import Record, Records, renumber_classes
 from resnext_det.files import escape_controls, list_first
 
 logger = logging.getLogger(__name__)

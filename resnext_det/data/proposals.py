@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnext_det.data.annotations.coco_json import XYWH_ABS, Record
+from resnext_det.data.records import XYWH_ABS, Record
 from resnext_det.files import list_first, write_file
 from resnext_det.instances import Boxes, Instances
 from resnext_det.weights.unpickling.pickle_files import read_plain_pickle

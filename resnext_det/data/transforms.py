@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resnext_det.data.annotations.coco_json import SMALLEST_SIDE, XYWH_ABS
 from resnext_det.data.proposals import KEYS, transform_proposals
 from resnext_det.data.reading import FORMATS, check_image_size, read_image
+from resnext_det.data.records import SMALLEST_SIDE, XYWH_ABS
 from resnext_det.instances import Boxes, Instances
 
 SAMPLINGS = ("choice", "range")

@@ -20,7 +20,6 @@ from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset, map_cl
 from resnext_det.data.pixels import AnyImage, apply_to_each, count_frames, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
 from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
-from resnext_det.detection.inputs import find_images as find_images
 from resnext_det.detection.inputs import name_pictures
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.results import DetectionTable

@@ -16,8 +16,8 @@ from resnext_det.files import list_first
 
 logger = logging.getLogger(__name__)
 
-# The kinds of files that pictures are written as; for an image of another kind, a PNG.
 _GIVE = "give images, folders of images, or videos"
+# The kinds of files that pictures are written as; for an image of another kind, a PNG.
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 

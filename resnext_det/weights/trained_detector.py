@@ -1,4 +1,4 @@
-"""What the file of a trained detector says about it, so that the file alone is the detector."""
+"""Describe a trained detector in its own file, so that the file alone is the detector."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _OF_PARTS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 
 @dataclass(frozen=True)
 class TrainedDetector:
-    """What is known of a trained detector besides its weights.
+    """Hold what is known of a trained detector besides its weights.
 
     Attributes:
         config: the whole configuration of its training but ``OUTPUT_DIR``, as nested plain data.
@@ -170,16 +170,15 @@ def find_setting_differences(
         (key, its value, the detector's value) for every difference. Keys that one of the two lacks
         are passed over, and those of parts that the configuration does not use.
     """
-    found = []
-    known = set(list_keys(cfg))
+    found, keys_of_cfg = [], list_keys(cfg)
     unused = re.compile(
         "|".join(
             keys
             for keys, key, is_unused in _OF_PARTS
-            if key in known and is_unused(get_value(cfg, key))
+            if key in keys_of_cfg and is_unused(get_value(cfg, key))
         )
     )
-    for key in list_keys(cfg):
+    for key in keys_of_cfg:
         free = training and _FREE_IN_TRAINING.fullmatch(key)
         if free or unused.fullmatch(key) or not _decides_numbers(key):
             continue

@@ -13,18 +13,8 @@ import numpy as np
 
 from resnext_det.data.annotations.coco_tables import AnnotationTable, TableReader, warn_of
 from resnext_det.data.annotations.json_files import read_text, split_table
-from resnext_det.data.records import SMALLEST_SIDE, XYWH_ABS, Record, Records
+from resnext_det.data.records import SMALLEST_SIDE, Records
 from resnext_det.files import escape_controls
-
-__all__ = [
-    "SMALLEST_SIDE",
-    "XYWH_ABS",
-    "AnnotationTable",
-    "Record",
-    "read_annotations",
-    "read_category_names",
-    "read_coco_json",
-]
 
 
 def read_category_names(path: Path, name: str) -> dict[int | str, str]:

@@ -17,7 +17,7 @@ FRACTION = 0.2
 
 
 def hold_out(annotations: Path, folder: Path) -> tuple[Path, Path, str]:
-    """Write a set of COCO's format as two: what is trained on, and every fifth image to test on.
+    """Write a set of COCO's format as two: what is trained on, and a fifth of it to test on.
 
     The same file always gives the same two, and files that are there and the same are kept.
 

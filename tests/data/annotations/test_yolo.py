@@ -87,23 +87,28 @@ def test_boxes_equal_those_of_supervision(tmp_path: Path) -> None:
         assert [row["category_id"] for row in rows] == found.class_id.tolist()
 
 
+_NAMES = [
+    ("classes.txt", "nut\r\nbolt"),
+    ("data.yaml", "names:\n  1: bolt\n  0: nut\n"),
+    ("labels/classes.txt", "nut\nbolt\n"),
+    ("labels/data.yaml", "names: ['nut', 'bolt']"),
+]
+_NAMES_OF_TRAIN = [  # which lie below "labels", where nothing is looked for
+    ("labels/train/classes.txt", "nut\nbolt\n"),
+    ("labels/train/_darknet.labels", "nut\nbolt"),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("labels", "name", "text"),
     [
-        ("labels/classes.txt", "nut\nbolt\n"),
-        ("labels/train/classes.txt", "nut\nbolt\n"),
-        ("classes.txt", "nut\r\nbolt"),
-        ("labels/train/_darknet.labels", "nut\nbolt"),
-        ("data.yaml", "names:\n  1: bolt\n  0: nut\n"),
-        ("labels/data.yaml", "names: ['nut', 'bolt']"),
+        *(("labels", *each) for each in _NAMES),
+        *(("labels/train", *each) for each in [*_NAMES, *_NAMES_OF_TRAIN]),
     ],
 )
-@pytest.mark.parametrize("labels", ["labels", "labels/train"])
 def test_names_are_found_beside_the_labels(
     tmp_path: Path, labels: str, name: str, text: str
 ) -> None:
-    if labels == "labels" and name.startswith("labels/train"):
-        pytest.skip("names are looked for above, not below")
     description, images = write_yolo(tmp_path, {"a": "1 0.5 0.5 0.25 0.5"}, "train")
     description.unlink()
     (tmp_path / name).write_text(text)
