@@ -23,7 +23,7 @@ from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
-from resnext_det.training.processes import Processes, launch
+from resnext_det.training.processes import Processes, count_processes, launch
 from resnext_det.training.setup import CONFIG_FILE, setup_logging
 from resnext_det.weights.requirements import read_needed_overrides
 
@@ -179,7 +179,7 @@ class Job(Processes):
             training=training,
             resume=self.resume,
             overwrite=self.overwrite,
-            processes=max(self.world_size, distributed.get_world_size()),
+            processes=count_processes(self),
         )
         overrides = [*fitted.overrides, *overrides]
         cfg = load_config(source, overrides)
@@ -343,7 +343,7 @@ _Task = Literal["train", "evaluate", "propose"]
 
 
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
-    cfg = job.configuration(training=task == "train")
+    cfg, fitted = job.fit(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
     if task != "propose":
@@ -355,15 +355,18 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     if task == "train" and job.world_size > 1:
         batch = scale_to_processes(cfg, job.world_size).SOLVER.IMS_PER_BATCH
         distributed.divide_batch(batch, job.world_size)
-    per_dataset = launch(_run_task, job, device=cfg.MODEL.DEVICE, args=(job, task, files))
+    arguments = (job, cfg, fitted, task, files)
+    per_dataset = launch(_run_task, job, device=cfg.MODEL.DEVICE, args=arguments)
     return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})
 
 
 def _run_task(
-    job: Job, task: _Task, files: Mapping[str, Path] | None
+    job: Job, cfg: CfgNode, fitted: Fitted, task: _Task, files: Mapping[str, Path] | None
 ) -> Mapping[str, DatasetMetrics] | None:
-    """Do a job's task in one process; each registers datasets and loads the configuration anew."""
-    engine, (cfg, fitted) = find_engine(job.engine), job.fit(training=task == "train")
+    """Do a job's task in one process; each registers the datasets for itself."""
+    for dataset in (*job.datasets, *fitted.datasets):
+        register_coco(*dataset)
+    engine = find_engine(job.engine)
     by_hand: dict[str, Any] = {"resume": job.resume, "overridden": job.overrides[::2]}
     if fitted.told or fitted.warnings:
         with contextlib.suppress(OSError, ValueError):  # of the folder, which the engine explains

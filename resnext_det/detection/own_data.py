@@ -36,9 +36,14 @@ _RESNEXT_50 = Architecture(50, 32, 4).multiply_adds()
 
 @dataclass
 class Fitted:
-    """Hold what was decided: KEY VALUE pairs, what the log says of it, and what it warns of."""
+    """Hold what was decided: KEY VALUE pairs, what the log says of it, and what it warns of.
+
+    ``datasets`` are (name, annotations, images) of the sets that got a name, which every process
+    has to register.
+    """
 
     overrides: list[str] = field(default_factory=list)
+    datasets: list[tuple[str, str, str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -115,7 +120,9 @@ def name_sets(
         train_data, test_data = (str(train_file), train_data[1]), (str(test_file), train_data[1])
     for split, data in (("TRAIN", train_data), ("TEST", test_data)):
         if data is not None:
-            fitted.set(f"DATASETS.{split}", repr((register_files(*data),)))
+            name = register_files(*data)
+            fitted.datasets.append((name, *data))
+            fitted.set(f"DATASETS.{split}", repr((name,)))
 
 
 def _check_paths(flag: str, data: tuple[str, str]) -> None:

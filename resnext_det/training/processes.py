@@ -53,6 +53,15 @@ class Processes:
 _ONE = Processes()
 
 
+def count_processes(processes: Processes) -> int:
+    """Count the processes that ``launch`` calls in: those of torchrun, or those asked for."""
+    return int(os.environ["WORLD_SIZE"]) if _is_under_torchrun() else processes.world_size
+
+
+def _is_under_torchrun() -> bool:
+    return all(name in os.environ for name in _TORCHRUN)
+
+
 @dataclass(frozen=True)
 class Advice:
     """Say what a user can do where the machine is too small.
@@ -110,7 +119,7 @@ def launch(
     """
     device = choose_device(device)
     call = partial(_call, main, args, advice)
-    if all(name in os.environ for name in _TORCHRUN):
+    if _is_under_torchrun():
         return _run_under_torchrun(call, processes.num_gpus, device)
     _check_request(processes, device)
     if processes.world_size == 1:

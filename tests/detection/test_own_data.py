@@ -149,6 +149,24 @@ def test_training_data_alone_are_enough(
     assert "--schedule auto" not in caplog.text
 
 
+def test_every_process_gets_the_sets_and_the_schedule_of_the_first(
+    sets: Sets, tmp_path: Path
+) -> None:
+    job = Job(
+        write_unsaid(tmp_path),
+        tmp_path / "out",
+        overrides=("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()"),
+        engine="portable",
+        train_data=as_words(sets["tiny_train"]),
+        schedule="auto",
+        num_gpus=2,
+    )
+    assert list(train(job).per_dataset) == ["instances_train_test"]
+    recorded = (tmp_path / "out" / "config.yaml").read_text()
+    assert "IMS_PER_BATCH: 2" in recorded and "NUM_CLASSES: 6" in recorded
+    assert (tmp_path / "out" / "log.txt").read_text().count("images are held out") == 1
+
+
 def test_both_sets_are_given(sets: Sets, tmp_path: Path) -> None:
     job = Job(
         write_unsaid(tmp_path),
