@@ -55,7 +55,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def registered(sets: dict[str, tuple[Path, Path]], alone: None) -> None:
-    """As ``alone``, with the tiny sets under their names."""
+    """Do what ``alone`` does, and register the tiny sets under their names."""
     for name, paths in sets.items():
         coco.register_coco(name, *paths)
 

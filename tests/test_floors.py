@@ -223,7 +223,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_the_public_names_are_those_that_are_typed() -> None:
-    """What a type checker is told, what is imported on use, and ``__all__`` are one list."""
+    """Compare the names that a type checker reads, those imported on use, and ``__all__``."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: node.module for node in nodes for alias in node.names}

@@ -1,4 +1,4 @@
-"""What is installed: it works without the clone, and what is imported is declared."""
+"""Install the wheel: it works without the clone, and declares what it imports."""
 
 from __future__ import annotations
 

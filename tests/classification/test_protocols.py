@@ -261,7 +261,7 @@ def test_a_network_in_training_mode_is_refused() -> None:
 
 @pytest.mark.parametrize("target", ["again.pkl", "again.pth", "again.safetensors"])
 def test_converted_weights_are_tested_as_before(tmp_path: Path, target: str) -> None:
-    """What a format's name stands for goes with the weights into another one."""
+    """Keep the preprocessing that a format implies, when weights are written in another."""
     torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "theirs.pth")
     theirs = read_weights(tmp_path / "theirs.pth")
     assert protocol_of(theirs).interpolation == "bilinear"

@@ -312,7 +312,7 @@ def test_mixed_precision(config: Path, tmp_path: Path, dtype: str) -> None:
 
 
 def test_a_run_does_not_destroy_a_run(config: Path, tmp_path: Path) -> None:
-    """Neither one that is begun anew, nor one with seeds, the last of which has a folder."""
+    """Refuse to begin anew in its folder, also where the last of several seeds has one."""
     changes = (*UNTESTED, "SEED", "1")
     run(config, tmp_path / "seed_1", *changes)
     before = read_files(tmp_path)
@@ -413,7 +413,7 @@ def test_other_classes_start_anew(
 def test_the_same_classes_keep_their_outputs(
     config: Path, tmp_path: Path, names: list[str] | None
 ) -> None:
-    """In whatever order the file has them."""
+    """Match outputs by the names of their classes, in whatever order the file has them."""
     before, after = start_from(config, tmp_path, names, 3)
     order = [(names or sorted(CLASSES)).index(name) for name in sorted(CLASSES)]
     assert torch.equal(after["linear.weight"], before["linear.weight"][order])

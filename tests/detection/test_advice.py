@@ -36,7 +36,7 @@ def count_epochs(facts: Facts, chosen: dict[str, Any]) -> float:
 
 
 def test_coco_gets_the_usual_schedule() -> None:
-    """All that the shipped 1x says, but for evaluations on the way."""
+    """Choose what the shipped 1x configuration says, but evaluate on the way too."""
     shipped = load_config(DEFAULT)
     chosen = {}
     for choice in choose_schedule(COCO):

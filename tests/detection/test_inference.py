@@ -320,7 +320,7 @@ def test_the_files_are_coco_files(cfg: CfgNode, tmp_path: Path) -> None:
 def test_detections_on_a_dataset_are_those_of_its_evaluation(
     cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They have the ids of the set, which are not those of the images' order or of the classes."""
+    """Give detections the set's ids, which differ from the order of images and classes."""
     monkeypatch.setattr(coco, "_registered", {})
     annotations, images = write_sets(tmp_path)["tiny_val"]
     data = json.loads(annotations.read_text())

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the data: the sets' names, the number of classes, the schedule."""
+"""Take names of sets, the number of classes and the schedule from the data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def as_words(paths: tuple[Path, Path]) -> tuple[str, str]:
 
 
 def test_keys_that_are_set(tmp_path: Path) -> None:
-    """By the file, its base or an override; what has detectron2's default is not set."""
+    """List keys of the file, its base and the overrides, and none that has detectron2's default."""
     base = write_unsaid(tmp_path)
     leaf = tmp_path / "leaf.yaml"
     leaf.write_text(f"_BASE_: {base.name}\nSOLVER:\n  GAMMA: 0.5\n")
@@ -234,7 +234,7 @@ def test_a_batch_without_its_rate_is_warned_of(sets: Sets, tmp_path: Path) -> No
 
 
 def test_an_evaluation_takes_the_classes_of_its_detector(sets: Sets, tmp_path: Path) -> None:
-    """Where the file does not say them; a set of other classes is refused by their names."""
+    """Evaluate with the classes in the detector's file, and refuse a set of other names."""
     unsaid = write_unsaid(tmp_path)
     short = ("SOLVER.MAX_ITER", "1")
     first = Job(unsaid, tmp_path / "out", short, train_data=as_words(sets["tiny_train"]))

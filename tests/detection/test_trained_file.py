@@ -228,7 +228,7 @@ def test_every_format_keeps_what_a_file_says(
 
 
 def test_a_file_of_another_program_says_nothing(job: Job, tmp_path: Path) -> None:
-    """It is evaluated under the configuration that is given, as by detectron2."""
+    """Evaluate such a file under the configuration that is given, as detectron2 does."""
     trained = train(job)
     contents = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     model, detector = contents["model"], contents["detector"]

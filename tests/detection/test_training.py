@@ -44,7 +44,7 @@ def read_last(folder: Path) -> dict[str, Any]:
 def test_a_file_that_is_cut_off_stops_and_changes_nothing(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, split: str, workers: int
 ) -> None:
-    """It is cut off after all were looked at; what is resumed ends as if nothing had been."""
+    """Cut a file off after the look at the data; the resumed run ends like an uninterrupted one."""
     if not (whole / "out").exists():
         engine.train(configure(whole))
     cfg = configure(tmp_path, "DATALOADER.NUM_WORKERS", workers)

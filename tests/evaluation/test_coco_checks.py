@@ -128,7 +128,7 @@ def test_boxes_of_padded_images_are_told(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_categories_that_are_one_too_low_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """As those of a detector that counts from 0, where the first class is not detected."""
+    """Warn of categories counted from 0, where the first class is not detected."""
     content, results = make_set(images=12, categories=4)
     shifted = [{**r, "category_id": r["category_id"] - 1} for r in results if r["category_id"] > 1]
     evaluate_coco(content, shifted)

@@ -510,7 +510,7 @@ def test_folders_of_no_run_are_refused(write: Write, tmp_path: Path) -> None:
 
 
 def test_the_tables_are_of_the_papers_sets_alone() -> None:
-    """What a setting says of ways and set agrees with the sets' own numbers."""
+    """Compare the number of classes and the set of every setting with the sets' own."""
     ways = {"imagenet": {1000}, "imagenet5k": {1000, 5000}, "cifar10": {10}, "cifar100": {100}}
     settings = [setting for table in TABLES for setting in table.rows]
     assert len(settings) == 10 + 6 + 4 + 6 + 8 + 4

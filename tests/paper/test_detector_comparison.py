@@ -134,7 +134,7 @@ def test_a_limit_that_is_not_cocos_is_noted(write: Write) -> None:
 
 @pytest.mark.parametrize("name", ["R50_1x64d", "X50_32x4d", "R101_1x64d", "X101_32x4d"])
 def test_our_configurations_follow_the_papers_recipe(name: str) -> None:
-    """What counts here as the paper's recipe is what the configurations of table 8 hold."""
+    """Compare the recipe that runs are held to with the configurations of table 8."""
     config = yaml.safe_load(load_config(CONFIGS / f"faster_rcnn_{name}.yaml").dump())
     for key, value in DETECTION_RECIPE.items():
         held = config

@@ -44,7 +44,7 @@ NAMES = ["$x^2$", "_hidden", "line\nbreak", "a name " + 20 * "so " + "long", "10
 def test_names_are_written_as_they_are(
     tmp_path: Path, figures: list[Figure], alone_with_own_fonts: None
 ) -> None:
-    """No $ makes a formula, no _ hides a name; the legend lies beside the curves."""
+    """Write $ and a leading _ as they are, and the legend beside the curves."""
     annotations, results = random_set(1, categories=len(NAMES), images=40)
     for entry, name in zip(annotations["categories"], NAMES, strict=True):
         entry["name"] = name

@@ -48,7 +48,7 @@ WEIGHTS = ["MODEL.WEIGHTS", "weights.pth"]
 
 
 def test_it_writes_pictures_and_prints_where_they_are(folder: Path) -> None:
-    """What cannot be read is told, by us alone, and does not lose the others."""
+    """Tell what cannot be read, in our own words alone, and keep the other pictures."""
     (folder / "empty.png").touch()
     (folder / "text.mp4").write_text("no video")
     images = ("IMG_0001.JPG", "more", "empty.png", "text.mp4")

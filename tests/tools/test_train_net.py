@@ -249,7 +249,7 @@ def test_a_detector_that_finds_nothing(
 def test_a_training_that_had_ended_is_evaluated(
     common: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As after a kill within the last evaluation: its numbers come into metrics.json."""
+    """Evaluate a training that was killed within its last evaluation, into metrics.json."""
     short = ["SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path]
     assert run(*common, *short, "DATASETS.TEST", "()") == 0
     for _ in range(2):

@@ -41,7 +41,7 @@ def test_both_steps(command: list[str], tmp_path: Path, capsys: pytest.CaptureFi
 def test_sets_that_are_given_by_their_files(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They replace those of both configurations; one that is held out would not be shared."""
+    """Replace the sets of both configurations, and ask for a test set that both steps share."""
     given = [word for word in command if word != "--register-coco"]
     train, val = given.index("tiny_train"), given.index("tiny_val")
     given[train], given[val] = "--train-data", "--test-data"

@@ -35,7 +35,7 @@ from tests.training.helpers import (
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an uninterrupted run leaves in its last checkpoint."""
+    """Return the last checkpoint of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     run_toy(folder)
     return Checkpointer(folder).load(folder / "model_final.pth")

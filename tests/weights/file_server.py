@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass
 class File:
-    """What is served under a path.
+    """Describe what is served under a path.
 
     Attributes:
         content: its bytes.
@@ -66,7 +66,7 @@ class Server:
 
     @property
     def ranges(self) -> list[str | None]:
-        """What part each request asked for."""
+        """List the part of the file that each request asked for."""
         return [request.get("Range") for request in self.requests]
 
 

@@ -306,7 +306,7 @@ def test_features_are_the_original_networks(
 
 
 def test_another_preprocessing_gives_other_features(tmp_path: Path, picture: Path) -> None:
-    """What the error prevents: the first trap, of the size that it has."""
+    """Measure what the error prevents: other features under another preprocessing."""
     path, network = write_case("torchvision, legacy, trained in parallel", tmp_path)
     wanted = features(network.double(), original_input(picture, IMAGENET_RGB))["res4"]
     file = read_weights(path)

@@ -1,4 +1,4 @@
-"""What weights need of images: as data, against a configuration, and converted exactly."""
+"""Store, compare and convert the preprocessing that weights need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which settings are held to those of a trained detector: those that change its numbers."""
+"""Hold to a trained detector the settings that change its numbers, and no others."""
 
 from __future__ import annotations
 

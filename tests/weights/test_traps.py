@@ -1,5 +1,5 @@
-"""What often goes wrong for users: plain detectron2 goes on, at most with a warning; here it is an
-error, or right."""
+"""Compare what often goes wrong for users: plain detectron2 goes on, at most with a warning; here
+it is an error, or right."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_here_it_is_right_or_refused(name: str, network: Any, tmp_path: Path) ->
 
 
 def count_changed(model: Any, before: dict[str, torch.Tensor]) -> int:
-    """How many tensors of the backbone are other ones."""
+    """Count the tensors of the backbone that have changed."""
     state = model.state_dict()
     now = {n: t for n, t in state.items() if n.startswith("backbone.") and "num_batches" not in n}
     assert len(now) == BACKBONE

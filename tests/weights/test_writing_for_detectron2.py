@@ -43,7 +43,7 @@ BACKBONES = {"C4": "backbone", "FPN": "fpn_backbone"}
 def load_with_detectron2(
     model: nn.Module, path: Path, caplog: pytest.LogCaptureFixture
 ) -> dict[str, Any]:
-    """What its own checkpointer says it did, and what it gives back."""
+    """Load with detectron2's own checkpointer; return what it logged and what it gave back."""
     from detectron2.checkpoint import DetectionCheckpointer
 
     outcomes: list[Any] = []

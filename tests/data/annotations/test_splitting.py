@@ -65,7 +65,7 @@ def test_a_file_that_changed_is_told_from_its_copies(tmp_path: Path) -> None:
 
 
 def test_the_choice_is_the_same_everywhere() -> None:
-    """It follows from the ids alone, whatever the order of the file: ``echo -n 8 | sha256sum``."""
+    """Choose by the ids alone, whatever the order of the file: ``echo -n 8 | sha256sum``."""
     classes = {image: {1} for image in range(20)}
     assert choose_images(classes) == choose_images(dict(reversed(classes.items())))
     assert choose_images(classes) == {8, 9, 13, 17}
@@ -73,7 +73,7 @@ def test_the_choice_is_the_same_everywhere() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_every_class_is_in_both_parts(seed: int) -> None:
-    """Where each class has images of its own to spare, both parts have them all."""
+    """Give every class to both parts, where each has more images than one."""
     draw = random.Random(seed)
     classes = {image: {draw.randrange(3)} for image in range(40)}
     rare = draw.sample(range(40), 6)

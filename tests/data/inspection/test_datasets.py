@@ -451,7 +451,7 @@ def test_thousandths_are_told(
     reach: int,
     told: bool,
 ) -> None:
-    """As vision-language models give boxes; in large images nothing else tells them."""
+    """Warn of boxes of 0 to 1000, as vision-language models give them, in larger images."""
     content = make_content(tmp_path, 1)
     draw(tmp_path / "images" / "1.png", (1300, 1250))
     content["images"][0].update(width=1300, height=1250)
