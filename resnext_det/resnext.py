@@ -210,14 +210,18 @@ class ResNeXt(nn.Module):
 
         Their parameters get no gradient, and their batch norms become frozen ones.
 
+        Args:
+            at: 0 (nothing), 1 (stem), ... 5 (everything up to res5). As in detectron2, less than 0
+                is 0, and more than 5 is 5.
+
         Raises:
-            ValueError: ``at`` is not 0 (nothing), 1 (stem), ... 5 (everything up to res5).
+            ValueError: ``at`` is no integer.
         """
-        if at not in range(len(FEATURES) + 1):
+        if not isinstance(at, int):
             raise ValueError(
                 f"cannot freeze at {at!r}; give FREEZE_AT 0 (nothing), 1 (stem), ... 5 (res5)"
             )
-        for name in ("stem", *self.stage_names)[:at]:
+        for name in ("stem", *self.stage_names)[: max(at, 0)]:
             freeze_norms(self.get_submodule(name)).requires_grad_(False)
         return self
 

@@ -25,7 +25,6 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.MASK_ON": (False,),
     "MODEL.KEYPOINT_ON": (False,),
     "MODEL.BACKBONE.NAME": PLAIN_BACKBONES + FPN_BACKBONES,
-    "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
     "MODEL.RESNETS.DEPTH": DETECTION_DEPTHS,
     "MODEL.RESNETS.NORM": tuple(name for name in NORMS if name),
     "MODEL.RESNETS.RES5_DILATION": (1, 2),

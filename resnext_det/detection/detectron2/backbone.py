@@ -25,7 +25,7 @@ class ResNeXtBackbone(ResNeXt, Backbone):
     """Make our network detectron2's ``Backbone``; arguments and features are ``ResNeXt``'s.
 
     Args:
-        freeze_at: detectron2's ``MODEL.BACKBONE.FREEZE_AT``, 0 to 5.
+        freeze_at: detectron2's ``MODEL.BACKBONE.FREEZE_AT``, see ``ResNeXt.freeze``.
     """
 
     def __init__(
