@@ -104,24 +104,32 @@ class Bottleneck(nn.Module):
 
 
 def make_stage(
-    architecture: Architecture,
+    architecture: Architecture | str,
     name: str,
     *,
     norm: str = "FrozenBN",
     stride_in_1x1: bool = False,
     dilate: bool = False,
+    out_channels: int | None = None,
 ) -> nn.Sequential:
     """Make the blocks of one stage, "res2" to "res5", in channels-last memory.
 
-    ``make_stage(architecture, "res5")`` is the head of a C4 detector (detectron2's Res5ROIHeads).
+    ``make_stage("X-50-32x4d", "res5")`` is the head of a C4 detector (detectron2's Res5ROIHeads).
+    The result has the attributes ``in_channels``, ``out_channels`` and ``stride``.
 
     Args:
+        architecture: an ``Architecture``, or its name, which ``Architecture.parse`` reads.
         norm, stride_in_1x1: see ``Bottleneck``.
         dilate: keep the map's size, and dilate every 3x3 convolution by 2.
+        out_channels: what the architecture has, which is checked; for configurations whose other
+            entries refer to it, as those of detectron2's LazyConfig do.
 
     Raises:
-        ValueError: no stage has this name; the norm is unknown or does not fit the channels.
+        ValueError: no network or stage has this name; the norm is unknown or does not fit the
+            channels; ``out_channels`` is not the stage's.
     """
+    if isinstance(architecture, str):
+        architecture = Architecture.parse(architecture)
     stages = {stage.name: stage for stage in architecture.stages()}
     if name not in stages:
         raise ValueError(f"{architecture} has no stage {name!r}; choose one of {', '.join(stages)}")
@@ -135,10 +143,19 @@ def make_stage(
         norm=norm,
         residual=architecture.shortcuts,
     )
-    channels = stage.out_channels
-    first = block(stage.in_channels, channels, stride=1 if dilate else stage.stride)
+    channels, stride = stage.out_channels, 1 if dilate else stage.stride
+    if out_channels not in (None, channels):
+        raise ValueError(
+            f"out_channels is {out_channels!r}, but {name} of {architecture} has {channels}; write "
+            f"{channels}"
+        )
+    first = block(stage.in_channels, channels, stride=stride)
     others = [block(channels, channels) for _ in range(1, stage.blocks)]
-    return nn.Sequential(first, *others).to(memory_format=torch.channels_last)
+    blocks = nn.Sequential(first, *others).to(memory_format=torch.channels_last)
+    shape = {"in_channels": stage.in_channels, "out_channels": channels, "stride": stride}
+    for attribute, value in shape.items():
+        setattr(blocks, attribute, value)
+    return blocks
 
 
 class ResNeXt(nn.Module):

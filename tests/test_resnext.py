@@ -358,6 +358,17 @@ class TestAgainstDetectron2:
         assert stage(regions[:0]).shape == (0, channels, 7, 7)
 
 
+@pytest.mark.parametrize(("name", "dilate"), [("res2", False), ("res5", False), ("res5", True)])
+def test_a_stage_by_name_tells_its_shape(name: str, dilate: bool) -> None:
+    """Its attributes are those of the maps that it takes and gives."""
+    with torch.device("meta"):
+        stage: Any = make_stage("X-26-8x4d", name, dilate=dilate, norm="BN")
+        given = torch.empty(2, stage.in_channels, 32, 32)
+        assert stage(given).shape == (2, stage.out_channels, 32 // stage.stride, 32 // stage.stride)
+        named = make_stage(Architecture(26, 8, 4), name, norm="BN", out_channels=stage.out_channels)
+    assert list(named.state_dict()) == list(stage.state_dict())
+
+
 class TestInitialValues:
     def test_convolutions_follow_the_paper(self) -> None:
         """std sqrt(2 / (k * k * out_channels)): the groups do not divide."""
@@ -447,6 +458,12 @@ class TestRefusals:
     def test_unknown_stage(self) -> None:
         with pytest.raises(ValueError, match=r"'res6'.*res2, res3, res4, res5"):
             make_stage(TINY, "res6")
+
+    def test_stage_of_other_channels(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"out_channels is 512, but res5 .*has 2048; write 2048"
+        ):
+            make_stage("X-26-8x4d", "res5", out_channels=512)
 
     @pytest.mark.parametrize("num_classes", [0, -1])
     def test_no_classes(self, num_classes: int) -> None:

@@ -33,6 +33,15 @@ _REASONS = {
     ),
 }
 
+# Keys that other projects add (DeepLab, AdelaiDet, ResNeSt), with the value that changes nothing.
+_NEUTRAL_VALUES = {
+    "MODEL.RESNETS.STEM_TYPE": "basic",
+    "MODEL.RESNETS.RES4_DILATION": 1,
+    "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1],
+    "MODEL.RESNETS.DEFORM_INTERVAL": 1,
+    "MODEL.RESNETS.RADIX": 1,
+}
+
 
 def read_architecture(values: Mapping[str, Any], prefix: str = "") -> Architecture:
     """Read the network that the keys of MODEL.RESNETS tell, of a detector or a classifier.
@@ -70,14 +79,16 @@ def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_backbone(cfg: CfgNode) -> None:
-    """Refuse values of MODEL.RESNETS and MODEL.BACKBONE.FREEZE_AT that a ResNeXt does not honor.
+    """Refuse keys and values of MODEL.RESNETS and MODEL.BACKBONE that a ResNeXt does not honor.
 
     Args:
-        cfg: a configuration of this package or of detectron2; no other key is read.
+        cfg: a configuration of this package or of detectron2; no other node is read.
 
     Raises:
         ValueError: naming the key, its value and what to write.
     """
+    refuse_foreign_keys(cfg, "MODEL.RESNETS")
+    refuse_foreign_keys(cfg, "MODEL.BACKBONE")
     defaults = get_cfg()
     for key in [
         *list_keys(defaults.MODEL.RESNETS, "MODEL.RESNETS."),
@@ -91,4 +102,40 @@ def check_backbone(cfg: CfgNode) -> None:
     if not features or not set(features) <= set(FEATURES):
         raise ValueError(
             f"MODEL.RESNETS.OUT_FEATURES = {features}: write one or more of {', '.join(FEATURES)}"
+        )
+    dilation = cfg.MODEL.RESNETS.RES5_DILATION
+    if dilation != 1 and "res5" not in features:
+        raise ValueError(
+            f"MODEL.RESNETS.RES5_DILATION = {dilation}, but there is no res5 in "
+            f"MODEL.RESNETS.OUT_FEATURES = {features}; write 1, or ['res5']"
+        )
+
+
+def refuse_foreign_keys(cfg: CfgNode, node: str) -> None:
+    """Refuse keys that another project has added to a node of detectron2, unless they are off.
+
+    A key is off where it is False or None, or has the value of ``_NEUTRAL_VALUES``.
+
+    Args:
+        node: such as "MODEL.RESNETS".
+
+    Raises:
+        ValueError: naming the key, its value and what to do.
+    """
+    known = list_keys(get_value(get_cfg(), node), f"{node}.")
+    for key in list_keys(get_value(cfg, node), f"{node}."):
+        value = get_value(cfg, key)
+        if key in known or value is None or value is False:
+            continue
+        remedy = f"leave it out (cfg.{node}.pop({key.removeprefix(node + '.')!r}))"
+        if key in _NEUTRAL_VALUES:
+            neutral = _NEUTRAL_VALUES[key]
+            if value == neutral or (
+                isinstance(value, (list, tuple)) and value and all(each == 1 for each in value)
+            ):
+                continue
+            remedy = f"write {neutral!r}"
+        raise ValueError(
+            f"{key} = {value!r} would be ignored: it is no key of detectron2, but of another "
+            f"project, whose backbone reads it; {remedy}, or that project's MODEL.BACKBONE.NAME"
         )

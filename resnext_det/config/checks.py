@@ -22,8 +22,8 @@ def check(cfg: CfgNode) -> None:
     check_values(cfg)
     _check_proposals(cfg)
     _check_input(cfg)
-    check_backbone(cfg)
     _check_dilation(cfg)
+    check_backbone(cfg)
     _check_features(cfg)
     _check_matching(cfg)
     if "RPN" in list_parts_in_use(cfg):
@@ -113,8 +113,7 @@ def _check_input(cfg: CfgNode) -> None:
 
 
 def _check_dilation(cfg: CfgNode) -> None:
-    resnets = cfg.MODEL.RESNETS
-    if resnets.RES5_DILATION == 1:
+    if cfg.MODEL.RESNETS.RES5_DILATION == 1:
         return
     dilated = "MODEL.RESNETS.RES5_DILATION = 2"
     if uses_fpn(cfg):
@@ -124,11 +123,6 @@ def _check_dilation(cfg: CfgNode) -> None:
     if "ROI_HEADS" in list_parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
         raise ValueError(
             f"{dilated}, but Res5ROIHeads runs an undilated res5 on every region; write 1"
-        )
-    if "res5" not in resnets.OUT_FEATURES:
-        raise ValueError(
-            f"{dilated}, but there is no res5 in MODEL.RESNETS.OUT_FEATURES = "
-            f"{resnets.OUT_FEATURES}; write 1, or ['res5']"
         )
 
 

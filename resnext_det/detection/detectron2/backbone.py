@@ -17,7 +17,12 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.config.backbone import check_backbone, read_architecture, read_backbone_arguments
+from resnext_det.config.backbone import (
+    check_backbone,
+    read_architecture,
+    read_backbone_arguments,
+    refuse_foreign_keys,
+)
 from resnext_det.resnext import ResNeXt, make_stage
 
 
@@ -88,6 +93,7 @@ def build_retinanet_resnext_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FP
 
 
 def _build_fpn(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FPN:
+    refuse_foreign_keys(cfg, "MODEL.FPN")
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -106,6 +112,11 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
         check_backbone(cfg)
         resnets = cfg.MODEL.RESNETS
+        if resnets.RES5_DILATION != 1:
+            raise ValueError(
+                f"MODEL.RESNETS.RES5_DILATION = {resnets.RES5_DILATION}, but ResNeXtRes5ROIHeads "
+                "runs an undilated res5 on every region; write 1"
+            )
         architecture = read_architecture(cfg.MODEL.RESNETS)
         stage = make_stage(
             architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
