@@ -75,6 +75,11 @@ def list_datasets() -> tuple[str, ...]:
     return tuple(sorted({*_BUILT_IN, *_registered, *_GENERATED}))
 
 
+def is_built_in(name: str) -> bool:
+    """Tell whether a name is one of COCO's own sets, which detectron2 knows by the same name."""
+    return name in _BUILT_IN
+
+
 def register_coco(name: str, annotations: str | Path, images: str | Path) -> None:
     """Give a name to an annotations file in COCO's format and the folder of its images.
 

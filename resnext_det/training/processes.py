@@ -101,7 +101,8 @@ def launch(
     first error of any is raised here, as itself. Under torchrun, which has started the processes,
     ``main`` runs here in its group.
 
-    Each process gets its share of the machine's processors, see ``fit_threads``.
+    Each process gets its share of the machine's processors, see ``fit_threads``; one that goes on
+    then has its own threads again.
 
     Args:
         device: "cuda" talks over NCCL and needs the GPUs; "cpu" talks over gloo; for "auto" see
@@ -139,9 +140,20 @@ def launch(
 
 
 def _call(main: Callable[..., Any], args: tuple[Any, ...], advice: Advice) -> Any:
-    fit_threads(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    with explain_small_machines(advice):
+    with _give_back_settings(), explain_small_machines(advice):
+        fit_threads(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         return main(*args)
+
+
+@contextmanager
+def _give_back_settings() -> Iterator[None]:
+    """Give the threads and cudnn's search back to a program that a job runs in, as they were."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,19 +25,15 @@ CONFIG_FILE = "config.yaml"
 IN_BAR = "in_progress_bar"
 """Marks a message whose content the progress bar shows."""
 
-_HANDLER = "resnext_det"  # the name of the log handlers that are ours
+_PACKAGE = __name__.split(".")[0]
+_HANDLER = _PACKAGE  # the name of the log handlers that are ours
 
 
-def setup_logging(
-    output_dir: str | Path | None, *, console: bool = True, others: Sequence[str] = ()
-) -> logging.Logger:
+def setup_logging(output_dir: str | Path | None, *, console: bool = True) -> logging.Logger:
     """Send the package's messages (INFO and above) to the console and ``<output_dir>/log.txt``.
 
     The console shows the main process alone; the others write ``log.txt.rank1`` and so on. A second
     call replaces what the first has set up. Call it in each process, within the process group.
-
-    Args:
-        others: further packages whose messages go there too, and nowhere else.
 
     Returns:
         The package's logger.
@@ -50,6 +47,11 @@ def setup_logging(
         suffix = "" if distributed.is_main_process() else f".rank{distributed.get_rank()}"
         file = Path(output_dir, f"log.txt{suffix}")
         handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+    package = logging.getLogger(_PACKAGE)
+    package.setLevel(logging.INFO)
+    for handler in [handler for handler in package.handlers if handler.name == _HANDLER]:
+        package.removeHandler(handler)
+        handler.close()
     for handler in handlers:
         handler.name = _HANDLER
         handler.setFormatter(
@@ -57,22 +59,44 @@ def setup_logging(
                 "[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"
             )
         )
-    package = logging.getLogger(__name__.split(".")[0])
-    _replace_handlers(package, handlers)
-    for name in others:
-        other = logging.getLogger(name)
-        _replace_handlers(other, handlers)
-        other.propagate = False
+        package.addHandler(handler)
     return package
 
 
-def _replace_handlers(package: logging.Logger, handlers: Sequence[logging.Handler]) -> None:
-    package.setLevel(logging.INFO)
-    for handler in [handler for handler in package.handlers if handler.name == _HANDLER]:
-        package.removeHandler(handler)
-        handler.close()
-    for handler in handlers:
-        package.addHandler(handler)
+@contextmanager
+def log_too(*names: str) -> Iterator[None]:
+    """Let further packages' messages go where this package's go, for a while; also a decorator.
+
+    Handlers that they have of their own get them too. Their loggers are then as they were.
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    forwarding = [_Forwarding(logger) for logger in loggers]
+    for logger, handler in zip(loggers, forwarding, strict=True):
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, handler, (level, propagate) in zip(loggers, forwarding, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+class _Forwarding(logging.Handler):
+    """Give a logger's messages to this package's handlers; to the console if it shows none."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__()
+        self._shown = any(type(handler) is logging.StreamHandler for handler in logger.handlers)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in logging.getLogger(_PACKAGE).handlers:
+            shown = self._shown and isinstance(handler, _ConsoleHandler)
+            if handler.name == _HANDLER and not shown:
+                handler.handle(record)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -102,11 +126,8 @@ def check_utf8(path: str) -> None:
         )
 
 
-def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
+def set_up(cfg: CfgNode) -> torch.device:
     """Choose the device, make the output folder, and write the log there.
-
-    Args:
-        log_too: further packages whose messages go into the log.
 
     Raises:
         ValueError: there is no such device; the output folder cannot be written to, or its name is
@@ -117,7 +138,7 @@ def set_up(cfg: CfgNode, *, log_too: Sequence[str] = ()) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # whose random numbers checkpoints hold
     try:
-        setup_logging(cfg.OUTPUT_DIR, others=log_too)
+        setup_logging(cfg.OUTPUT_DIR)
     except OSError as error:
         raise ValueError(
             f"OUTPUT_DIR = {cfg.OUTPUT_DIR!r} cannot be written to ({error.strerror}: "

@@ -6,51 +6,67 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, cast
 
-# Of detectron2: what registers itself once that is imported.
-_PLUGINS = {"detectron2.modeling": "backbone", "detectron2.data": "catalog"}
+_REGISTRIES = "detectron2.modeling"
 
 
 def register_with_detectron2() -> None:
-    """Register builders and datasets as soon as detectron2's registries are imported.
+    """Register our builders, and ``resnext://``, as soon as detectron2's registries are imported.
 
     So ``import resnext_det`` does not import detectron2: it takes no time for it, and works where
-    detectron2 is missing or broken, whose own error is raised to whoever imports it.
+    detectron2 is missing or broken, whose own error is raised to whoever imports it. Nothing else
+    of detectron2 is touched; for its catalog of datasets see ``catalog.register_datasets``.
     """
-    for registry, plugin in _PLUGINS.items():
-        if registry in sys.modules:
-            importlib.import_module(f"{__name__}.{plugin}")
-    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+    if _REGISTRIES in sys.modules:
+        _register()
+    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport())
 
 
+def _register() -> None:
+    importlib.import_module(f"{__name__}.backbone")
+    from detectron2.utils.file_io import PathManager
+
+    from resnext_det.weights.catalog_paths import register_handler
+
+    register_handler(PathManager)  # MODEL.WEIGHTS resnext://...
+
+
 class _AfterImport(MetaPathFinder):
-    """Find detectron2's registries as Python does, and fill them when they are imported."""
+    """Find detectron2's registries as the other finders do, and fill them when imported, once."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in _PLUGINS:
+        if fullname != _REGISTRIES:
             return None
-        spec = PathFinder.find_spec(fullname, path, target)
+        others = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader)
+            spec.loader = cast(Loader, _Registering(spec.loader, self))
         return spec
 
 
-class _Registering(Loader):
-    """Load a module, and then import what registers itself there."""
+class _Registering:
+    """Load a module as its own loader does, and then register what is ours.
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+    Both the module's loader and Python's list of finders are then what they were.
+    """
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
+    def __init__(self, loader: Loader, finder: _AfterImport) -> None:
+        self._loader, self._finder = loader, finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        importlib.import_module(f"{__name__}.{_PLUGINS[module.__name__]}")
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        _register()

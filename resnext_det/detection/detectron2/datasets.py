@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from resnext_det.detection.datasets import (
     load_datasets,
     look_at_data,
 )
-from resnext_det.detection.detectron2.catalog import register_datasets
+from resnext_det.detection.detectron2.catalog import check_names, lend_datasets
 from resnext_det.files import escape_controls, list_first
 from resnext_det.instances import Boxes, Instances
 from resnext_det.weights import WeightFile
@@ -69,7 +70,8 @@ class Data:
                 yield [convert_sample(sample) for sample in batch]
 
 
-def load_data(
+@contextmanager
+def open_data(
     cfg: CfgNode,
     by_detectron2: bool,
     start: WeightFile | None,
@@ -77,8 +79,10 @@ def load_data(
     training: bool,
     resume: bool = False,
     check_data: bool = False,
-) -> Data:
+) -> Iterator[Data]:
     """Load and check ``DATASETS.TRAIN`` (in training) and ``DATASETS.TEST``.
+
+    Where detectron2 loads them, its catalogs have this project's sets as long as the context lasts.
 
     Args:
         by_detectron2: leave the images to detectron2, as where a set is known to it alone.
@@ -90,10 +94,17 @@ def load_data(
         ValueError, FileNotFoundError: a set is unknown, broken or missing, or has other classes
             than the model.
     """
-    register_datasets()
-    names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - {*list_datasets()}
-    if by_detectron2 or any(name in DatasetCatalog for name in names):
-        used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if training else cfg.DATASETS.TEST
+    used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if training else [*cfg.DATASETS.TEST]
+    ours = [name for name in used if name in list_datasets()]
+    check_names(ours)
+    if not by_detectron2 and not any(name in DatasetCatalog for name in {*used} - {*ours}):
+        train_sets = load_datasets(cfg, "TRAIN") if training else []
+        test_sets = load_datasets(cfg, "TEST", needed=not training)
+        look_at_data(train_sets, test_sets, everything=check_data)
+        train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
+        yield Data(False, train_sets, test_sets, [*train_sets, *test_sets][0].class_names)
+        return
+    with lend_datasets(ours):
         classes = _find_class_names(used)
         known = get_detector_classes(start)
         if known and classes and known != classes and (resume or not training):
@@ -106,12 +117,7 @@ def load_data(
                     "this order"
                 )
             )
-        return Data(True, [], [], classes)
-    train_sets = load_datasets(cfg, "TRAIN") if training else []
-    test_sets = load_datasets(cfg, "TEST", needed=not training)
-    look_at_data(train_sets, test_sets, everything=check_data)
-    train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
-    return Data(False, train_sets, test_sets, [*train_sets, *test_sets][0].class_names)
+        yield Data(True, [], [], classes)
 
 
 def _find_class_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ from resnext_det.config.backbone import check_backbone
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
 from resnext_det.config.values import check_value, find_unsupported
-from resnext_det.detection.detectron2.datasets import load_data
+from resnext_det.detection.detectron2.catalog import check_names
+from resnext_det.detection.detectron2.datasets import Data, open_data
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
 from resnext_det.detection.training import train_detector
@@ -31,7 +32,8 @@ from resnext_det.training import distributed
 from resnext_det.training.loop import Step
 from resnext_det.training.metrics import PERIOD, MetricsWriter
 from resnext_det.training.output_folder import check_output_dir
-from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
+from resnext_det.training.setup import CONFIG_FILE, log_too, record_config, set_seed, set_up
+from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ _DATA_KEYS = ("INPUT.", "DATASETS.", "DATALOADER.", "MODEL.MASK", "MODEL.KEYPOIN
 _BOX_DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "FCOS")
 # Prefixes of the numbers that detectron2's models give of anchors and regions.
 _TOLD = ("rpn/", "roi_head/", "fast_rcnn/", "mask_rcnn/", "keypoint_rcnn/", "retinanet", "num_")
+# Whose messages go into the log of a run.
+_LIBRARIES = ("detectron2", "fvcore")
 
 
 def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] = ()) -> CfgNode:
@@ -71,6 +75,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
     return cfg
 
 
+@log_too(*_LIBRARIES)
 def train(
     cfg: CfgNode,
     *,
@@ -86,14 +91,20 @@ def train(
     check_output_dir(cfg, resume=resume, overwrite=overwrite)
     _set_up(cfg)
     start = read_start(cfg, resume=resume, overridden=overridden)
-    data = load_data(
+    with open_data(
         cfg,
         _needs_detectron2_data(cfg),
         start,
         training=True,
         resume=resume,
         check_data=check_data,
-    )
+    ) as data:
+        return _train_on(cfg, data, start, resume=resume, overwrite=overwrite)
+
+
+def _train_on(
+    cfg: CfgNode, data: Data, start: WeightFile | None, *, resume: bool, overwrite: bool
+) -> dict[str, DatasetMetrics]:
     recorded = set_seed(cfg, resume=resume)
     cfg = scale_to_processes(recorded, distributed.get_world_size())
     model = build_detector(cfg).train()
@@ -137,6 +148,7 @@ def train(
         )
 
 
+@log_too(*_LIBRARIES)
 def evaluate(
     cfg: CfgNode,
     *,
@@ -147,14 +159,16 @@ def evaluate(
     """Evaluate a trained detector, as the portable engine's ``evaluate``."""
     _set_up(cfg)
     file = read_trained(cfg, resume=resume, overridden=overridden)
-    data = load_data(cfg, _needs_detectron2_data(cfg), file, training=False, check_data=check_data)
-    if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
-        record_config(cfg)
-    model = build_detector(cfg)
-    load_detector(model, file)
-    return evaluate_all(cfg, model, data)
+    by_detectron2 = _needs_detectron2_data(cfg)
+    with open_data(cfg, by_detectron2, file, training=False, check_data=check_data) as data:
+        if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
+            record_config(cfg)
+        model = build_detector(cfg)
+        load_detector(model, file)
+        return evaluate_all(cfg, model, data)
 
 
+@log_too(*_LIBRARIES)
 def propose(
     cfg: CfgNode,
     files: Mapping[str, str | Path],
@@ -165,6 +179,7 @@ def propose(
     """Write the proposals of a trained ProposalNetwork, as the portable engine's ``propose``."""
     check_proposes(cfg)
     _set_up(cfg)
+    check_names(list(files))
     file = read_trained(cfg, resume=resume, overridden=overridden)
     model = build_detector(cfg)
     load_detector(model, file)
@@ -193,7 +208,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
 
 
 def _set_up(cfg: CfgNode) -> None:
-    set_up(cfg, log_too=("detectron2", "fvcore"))
+    set_up(cfg)
     if distributed.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,6 @@ from resnext_det.detection.detectron2.backbone import ResNeXtBackbone  # noqa: E
 from tests.detection.detectron2_reference import randomize  # noqa: E402
 from tests.detection.helpers import STAGES, override  # noqa: E402
 
-ROOT = Path(__file__).parents[3]
 NETS = {"R50": (50, 1, 64), "X50-32x4d": (50, 32, 4), "X101-32x8d": (101, 32, 8)}
 HEADS: dict[str, list[Any]] = {
     "C4": override("MODEL.RESNETS", OUT_FEATURES=["stem", "res2", "res4"]),
@@ -201,52 +197,6 @@ def test_what_is_not_honored_is_refused(change: tuple[str, Any]) -> None:
     cfg = configuration("X50-32x4d", "C4", "MODEL.BACKBONE.NAME", "build_resnext_backbone", *change)
     with pytest.raises(ValueError, match=REFUSED[change]):
         build_model(cfg)
-
-
-AFTER = "import detectron2.modeling; import resnext_det"
-BEFORE = """
-import resnext_det, sys
-assert "detectron2" not in sys.modules
-import detectron2.modeling
-"""
-CHECK = """
-registry = detectron2.modeling.BACKBONE_REGISTRY
-for name in ("resnext", "resnext_fpn", "retinanet_resnext_fpn"):
-    assert f"build_{name}_backbone" in registry
-assert "ResNeXtRes5ROIHeads" in detectron2.modeling.ROI_HEADS_REGISTRY
-"""
-
-
-def run_python(code: str, folder: Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, str(ROOT)]))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("order", [AFTER, BEFORE])
-def test_importing_registers_in_either_order(tmp_path: Path, order: str) -> None:
-    done = run_python(order + CHECK, tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_broken_detectron2_tells_its_own_error(tmp_path: Path) -> None:
-    """The package and the portable engine work; who imports detectron2 sees why that fails."""
-    broken = tmp_path / "detectron2"
-    broken.mkdir()
-    (broken / "__init__.py").write_text("raise ImportError('_C.so: undefined symbol: _ZN3c10')")
-    code = "import resnext_det; resnext_det.build_detector; import detectron2.modeling"
-    done = run_python(code, tmp_path, str(tmp_path))
-    assert done.returncode == 1
-    assert "ImportError: _C.so: undefined symbol: _ZN3c10" in done.stderr
-    job = "from resnext_det import Job; Job('x.yaml', engine='auto').configuration()"
-    done = run_python(job, tmp_path, str(tmp_path))
-    assert "engine 'detectron2' cannot be used here (_C.so: undefined symbol" in done.stderr
-    assert "write --engine portable" in done.stderr
 
 
 def test_a_traced_detector_gives_what_it_gave(tmp_path: Path) -> None:
