@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resnext_det.detection.detectron2 import register_with_detectron2
 
 if TYPE_CHECKING:
-    from resnext_det.architecture import Architecture
+    from resnext_det.architecture import Architecture, Deformable
     from resnext_det.classification.inference import Classifier
     from resnext_det.classification.jobs import (
         ClassificationJob,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _NAMES = {
-    "architecture": "Architecture",
+    "architecture": "Architecture Deformable",
     "classification.inference": "Classifier",
     "classification.jobs": "ClassificationJob EvaluationJob evaluate_weights pretrain",
     "classification.weights": "load_classifier",
@@ -64,6 +64,7 @@ __all__ = [
     "ClassificationJob",
     "Classifier",
     "CocoMetrics",
+    "Deformable",
     "EvaluationJob",
     "Job",
     "LoadReport",

@@ -7,7 +7,7 @@ one size share width and filter sizes, and each time the map halves, the width d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -223,6 +223,48 @@ class Architecture:
                 if channels != out and self.shortcuts:
                     yield Convolution(f"{block}.shortcut", channels, out, 1, 1, *size)
                 channels = out
+
+
+@dataclass(frozen=True)
+class Deformable:
+    """Which stages of a network have deformable 3x3 convolutions, and of which kind.
+
+    Args:
+        stages: their names, among "res2" to "res5" (detectron2's DEFORM_ON_PER_STAGE).
+        modulated: each point that is sampled also has a weight, from 0 to 1 (DEFORM_MODULATED).
+        groups: groups of channels, each with its own points (DEFORM_NUM_GROUPS).
+
+    Raises:
+        ValueError: ``groups`` is not 1 or more.
+    """
+
+    stages: Sequence[str]
+    modulated: bool = False
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.groups, int) or self.groups < 1:
+            raise ValueError(f"groups is {self.groups!r}; give an integer of 1 or more")
+
+    def check(self, architecture: Architecture) -> None:
+        """Refuse an architecture that lacks one of the stages, or whose channels do not divide.
+
+        Raises:
+            ValueError: saying which stage, and what to give.
+        """
+        channels = {stage.name: stage.bottleneck_channels for stage in architecture.stages()}
+        for name in self.stages:
+            if name not in channels:
+                raise ValueError(
+                    f"{architecture} has no stage {name!r} to be deformable; give some of "
+                    f"{', '.join(channels)}"
+                )
+            if channels[name] % self.groups:
+                raise ValueError(
+                    f"the {channels[name]} channels of {name}'s deformable convolutions do not "
+                    f"divide into {self.groups} groups; give a number that divides them, such as 1 "
+                    "(DEFORM_NUM_GROUPS)"
+                )
 
 
 def _halve(size: tuple[int, int]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnext_det.architecture import Architecture
+from resnext_det.architecture import Architecture, Deformable
 from resnext_det.layers import ConvNorm, freeze_norms
 
 FEATURES = ("stem", "res2", "res3", "res4", "res5")
@@ -62,6 +62,7 @@ class Bottleneck(nn.Module):
         stride_in_1x1: put the stride into the first 1x1 convolution instead, as Caffe's ResNets do.
         norm: a name in ``resnext_det.layers.NORMS``.
         residual: False leaves out shortcut and sum (the plain networks of section 5.1).
+        deformable: makes the 3x3 convolution deformable; its stages do not matter here.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Bottleneck(nn.Module):
         stride_in_1x1: bool = False,
         norm: str = "FrozenBN",
         residual: bool = True,
+        deformable: Deformable | None = None,
     ) -> None:
         super().__init__()
         self.residual = residual
@@ -88,7 +90,18 @@ class Bottleneck(nn.Module):
         if residual and in_channels != out_channels:
             self.shortcut = convolution(in_channels, out_channels, 1, stride=stride)
         self.conv1 = convolution(in_channels, middle, 1, stride=stride_1x1)
-        self.conv2 = grouped(middle, middle, 3, stride=stride_3x3)
+        self.conv2_offset = None
+        if deformable is None:
+            self.conv2 = grouped(middle, middle, 3, stride=stride_3x3)
+        else:
+            from resnext_det.deformable import DeformableConvNorm, make_sampling
+
+            self.conv2_offset = make_sampling(
+                deformable, middle, stride=stride_3x3, dilation=dilation
+            )
+            self.conv2 = DeformableConvNorm(
+                deformable, middle, middle, stride=stride_3x3, **grouped.keywords
+            )
         self.conv3 = convolution(middle, out_channels, 1)
         for layer in (self.conv1, self.conv2, self.conv3, self.shortcut):
             if layer is not None:
@@ -96,7 +109,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.relu_(self.conv1(x))  # (N, bottleneck_channels, H, W)
-        out = torch.relu_(self.conv2(out))  # (N, bottleneck_channels, H/stride, W/stride)
+        # (N, bottleneck_channels, H/stride, W/stride)
+        if self.conv2_offset is None:
+            out = self.conv2(out)
+        else:
+            out = self.conv2(out, self.conv2_offset(out))
+        out = torch.relu_(out)
         out = self.conv3(out)  # (N, out_channels, H/stride, W/stride)
         if self.residual:
             out += x if self.shortcut is None else self.shortcut(x)
@@ -110,6 +128,7 @@ def make_stage(
     norm: str = "FrozenBN",
     stride_in_1x1: bool = False,
     dilate: bool = False,
+    deformable: Deformable | None = None,
     out_channels: int | None = None,
 ) -> nn.Sequential:
     """Make the blocks of one stage, "res2" to "res5", in channels-last memory.
@@ -121,12 +140,14 @@ def make_stage(
         architecture: an ``Architecture``, or its name, which ``Architecture.parse`` reads.
         norm, stride_in_1x1: see ``Bottleneck``.
         dilate: keep the map's size, and dilate every 3x3 convolution by 2.
+        deformable: which stages have deformable convolutions; None: no stage.
         out_channels: what the architecture has, which is checked; for configurations whose other
             entries refer to it, as those of detectron2's LazyConfig do.
 
     Raises:
         ValueError: no network or stage has this name; the norm is unknown or does not fit the
-            channels; ``out_channels`` is not the stage's.
+            channels; ``out_channels`` is not the stage's; ``deformable`` does not fit the
+            architecture.
     """
     if isinstance(architecture, str):
         architecture = Architecture.parse(architecture)
@@ -134,6 +155,8 @@ def make_stage(
     if name not in stages:
         raise ValueError(f"{architecture} has no stage {name!r}; choose one of {', '.join(stages)}")
     stage = stages[name]
+    if deformable is not None:
+        deformable.check(architecture)
     block = partial(
         Bottleneck,
         bottleneck_channels=stage.bottleneck_channels,
@@ -142,6 +165,7 @@ def make_stage(
         stride_in_1x1=stride_in_1x1,
         norm=norm,
         residual=architecture.shortcuts,
+        deformable=deformable if deformable is not None and name in deformable.stages else None,
     )
     channels, stride = stage.out_channels, 1 if dilate else stage.stride
     if out_channels not in (None, channels):
@@ -168,10 +192,11 @@ class ResNeXt(nn.Module):
         norm, stride_in_1x1: see ``Bottleneck``.
         out_features: which of ``FEATURES`` to return.
         dilate_res5: see ``make_stage``; detectron2's RES5_DILATION 2.
+        deformable: see ``make_stage``.
         in_channels: of the images.
 
     Raises:
-        ValueError: a feature or norm is unknown, or the norm does not fit the channels;
+        ValueError: a feature or norm is unknown, or the norm or ``deformable`` does not fit;
             in forward: the images have another shape.
     """
 
@@ -183,6 +208,7 @@ class ResNeXt(nn.Module):
         out_features: Sequence[str] = ("res4",),
         stride_in_1x1: bool = False,
         dilate_res5: bool = False,
+        deformable: Deformable | None = None,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -201,7 +227,13 @@ class ResNeXt(nn.Module):
         self.stem = Stem(in_channels, channels, norm=norm, for_small_images=small)
         stride = self.stem.stride
         shapes = {"stem": (channels, stride)}
-        make = partial(make_stage, architecture, norm=norm, stride_in_1x1=stride_in_1x1)
+        make = partial(
+            make_stage,
+            architecture,
+            norm=norm,
+            stride_in_1x1=stride_in_1x1,
+            deformable=deformable,
+        )
         for stage in stages:
             dilate = dilate_res5 and stage.name == "res5"
             self.add_module(stage.name, make(stage.name, dilate=dilate))

@@ -21,6 +21,7 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 FLOORS = (
     ("architecture", "layers", "instances", "files"),
+    ("deformable",),
     ("resnext",),
     ("config", "forms"),
     ("weights",),

@@ -7,7 +7,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.architecture import Architecture
+from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.detection import get_cfg
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import check_value
@@ -26,10 +26,6 @@ ARCHITECTURE_KEYS = {
 _REASONS = {
     "MODEL.RESNETS.DEPTH": (
         " (18 and 34 have basic blocks, where a cardinality changes nothing: figure 4 of the paper)"
-    ),
-    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (
-        "; for deformable convolutions write detectron2's own MODEL.BACKBONE.NAME, "
-        "build_resnet_backbone or build_resnet_fpn_backbone"
     ),
 }
 
@@ -66,6 +62,18 @@ def write_architecture(architecture: Architecture, prefix: str = "") -> dict[str
     }
 
 
+def read_deformable(resnets: CfgNode) -> Deformable | None:
+    """Read which stages are deformable, and how; None where no stage is.
+
+    Args:
+        resnets: MODEL.RESNETS. DEFORM_MODULATED and DEFORM_NUM_GROUPS then have no effect.
+    """
+    stages = [name for name, on in zip(FEATURES[1:], resnets.DEFORM_ON_PER_STAGE) if on]
+    if not stages:
+        return None
+    return Deformable(tuple(stages), resnets.DEFORM_MODULATED, resnets.DEFORM_NUM_GROUPS)
+
+
 def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Translate MODEL.RESNETS into the arguments of ``ResNeXt``, without ``in_channels``."""
     resnets = cfg.MODEL.RESNETS
@@ -75,6 +83,7 @@ def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
         "out_features": tuple(resnets.OUT_FEATURES),
         "stride_in_1x1": resnets.STRIDE_IN_1X1,
         "dilate_res5": resnets.RES5_DILATION == 2,
+        "deformable": read_deformable(resnets),
     }
 
 
@@ -109,6 +118,7 @@ def check_backbone(cfg: CfgNode) -> None:
             f"MODEL.RESNETS.RES5_DILATION = {dilation}, but there is no res5 in "
             f"MODEL.RESNETS.OUT_FEATURES = {features}; write 1, or ['res5']"
         )
+    _check_deformable(cfg.MODEL.RESNETS)
 
 
 def refuse_foreign_keys(cfg: CfgNode, node: str) -> None:
@@ -138,4 +148,39 @@ def refuse_foreign_keys(cfg: CfgNode, node: str) -> None:
         raise ValueError(
             f"{key} = {value!r} would be ignored: it is no key of detectron2, but of another "
             f"project, whose backbone reads it; {remedy}, or that project's MODEL.BACKBONE.NAME"
+        )
+
+
+def _check_deformable(resnets: CfgNode) -> None:
+    stages, names = resnets.DEFORM_ON_PER_STAGE, FEATURES[1:]
+    if len(stages) != len(names):
+        raise ValueError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE = {stages} has {len(stages)} entries; write True "
+            f"or False for each of {', '.join(names)}"
+        )
+    deformable = read_deformable(resnets)
+    if deformable is not None:
+        deformable.check(read_architecture(resnets))
+
+
+def check_c4_head(cfg: CfgNode) -> None:
+    """Refuse values of MODEL.RESNETS that the res5 of a C4 head does not honor.
+
+    Args:
+        cfg: of a detector whose MODEL.ROI_HEADS run res5 on every region.
+
+    Raises:
+        ValueError: naming the key, its value and what to write.
+    """
+    resnets, name = cfg.MODEL.RESNETS, cfg.MODEL.ROI_HEADS.NAME
+    if resnets.RES5_DILATION != 1:
+        raise ValueError(
+            f"MODEL.RESNETS.RES5_DILATION = {resnets.RES5_DILATION}, but {name} runs an undilated "
+            "res5 on every region; write 1"
+        )
+    stages = resnets.DEFORM_ON_PER_STAGE
+    if any(stages[3:]):
+        raise ValueError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE = {stages}, but {name} runs a res5 without "
+            f"deformable convolutions on every region; write {[*stages[:3], False]}"
         )

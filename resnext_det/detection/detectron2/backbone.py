@@ -16,9 +16,10 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
-from resnext_det.architecture import Architecture
+from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.backbone import (
     check_backbone,
+    check_c4_head,
     read_architecture,
     read_backbone_arguments,
     refuse_foreign_keys,
@@ -41,6 +42,7 @@ class ResNeXtBackbone(ResNeXt, Backbone):
         out_features: Sequence[str] = ("res4",),
         stride_in_1x1: bool = False,
         dilate_res5: bool = False,
+        deformable: Deformable | None = None,
         in_channels: int = 3,
         freeze_at: int = 0,
     ) -> None:
@@ -52,6 +54,7 @@ class ResNeXtBackbone(ResNeXt, Backbone):
             out_features=out_features,
             stride_in_1x1=stride_in_1x1,
             dilate_res5=dilate_res5,
+            deformable=deformable,
             in_channels=in_channels,
         )
         self.freeze(freeze_at)
@@ -68,7 +71,7 @@ def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
     """Build the backbone that ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` describe.
 
     Raises:
-        ValueError: a value is not honored, such as DEPTH 34 or deformable convolutions.
+        ValueError: a value is not honored, such as DEPTH 34.
     """
     check_backbone(cfg)
     return ResNeXtBackbone(
@@ -111,12 +114,8 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
         check_backbone(cfg)
+        check_c4_head(cfg)
         resnets = cfg.MODEL.RESNETS
-        if resnets.RES5_DILATION != 1:
-            raise ValueError(
-                f"MODEL.RESNETS.RES5_DILATION = {resnets.RES5_DILATION}, but ResNeXtRes5ROIHeads "
-                "runs an undilated res5 on every region; write 1"
-            )
         architecture = read_architecture(cfg.MODEL.RESNETS)
         stage = make_stage(
             architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1

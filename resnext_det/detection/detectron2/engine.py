@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from resnext_det.config import check
-from resnext_det.config.backbone import check_backbone
+from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
 from resnext_det.config.values import check_value, find_unsupported
@@ -62,6 +62,8 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         if _uses_our_backbone(cfg):
             check_backbone(cfg)
+            if _has_c4_head(cfg):
+                check_c4_head(cfg)
     else:
         check(cfg)
     on_cpu = distributed.choose_device(cfg.MODEL.DEVICE).startswith("cpu")
@@ -245,6 +247,12 @@ def _explain_missing_annotations(files: Sequence[str]) -> Iterator[None]:
 def _uses_our_backbone(cfg: CfgNode) -> bool:
     """Tell whether the backbone is one that this package registers."""
     return "resnext" in cfg.MODEL.BACKBONE.NAME
+
+
+def _has_c4_head(cfg: CfgNode) -> bool:
+    """Tell whether a res5 runs on every region."""
+    built = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    return built and cfg.MODEL.ROI_HEADS.NAME.endswith("Res5ROIHeads")
 
 
 def _needs_detectron2_data(cfg: CfgNode) -> bool:
