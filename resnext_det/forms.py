@@ -106,6 +106,11 @@ class _Paths(nn.Module):
     def __init__(self, block: Bottleneck, *names: str) -> None:
         """Make the paths from copies of the convolutions ``names`` of a block in form C."""
         super().__init__()
+        if block.conv2_offset is not None:
+            raise ValueError(
+                "a block with a deformable convolution is not converted to another form; give a "
+                "network without deformable stages"
+            )
         if any(layer.bias is not None for layer in (block.conv1, block.conv2, block.conv3)):
             raise ValueError(
                 "a block whose convolutions have biases has no other form; "
@@ -144,7 +149,8 @@ class FormA(_Paths):
         block: a block in form C, whose numbers are copied.
 
     Raises:
-        ValueError: the block has biases, or a norm that mixes the channels of two paths.
+        ValueError: the block has biases or a deformable convolution, or a norm that mixes the
+            channels of two paths.
     """
 
     def __init__(self, block: Bottleneck) -> None:
@@ -163,7 +169,8 @@ class FormB(_Paths):
         block: a block in form C, whose numbers are copied.
 
     Raises:
-        ValueError: the block has biases, or a norm that mixes the channels of two paths.
+        ValueError: the block has biases or a deformable convolution, or a norm that mixes the
+            channels of two paths.
     """
 
     def __init__(self, block: Bottleneck) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnext_det.architecture import Architecture
+from resnext_det.architecture import Architecture, Deformable
 from resnext_det.forms import FormA, FormB, convert
 from resnext_det.resnext import Bottleneck, ResNeXt, ResNeXtClassifier
 
@@ -218,6 +218,11 @@ def test_what_has_no_other_form_is_refused() -> None:
     strange.conv1.norm = nn.Identity()
     with pytest.raises(ValueError, match="a Identity cannot be split"):
         FormA(strange)
+    deformable = Bottleneck(
+        16, 16, bottleneck_channels=8, cardinality=4, deformable=Deformable(("res2",))
+    )
+    with pytest.raises(ValueError, match="deformable convolution is not converted"):
+        convert(nn.Sequential(deformable), "B")
     model = nn.Sequential(make_block(4), mixed)
     with pytest.raises(ValueError, match="split"):
         convert(model, "A")

@@ -75,3 +75,13 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
             elif "bbox_pred.weight" in name or "anchor_deltas.weight" in name:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.02)
+
+
+def move_points(model: nn.Module, seed: int = 0) -> None:
+    """Draw the convolutions that say where is sampled, so that points move by about a pixel."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "conv2_offset" in name:
+                scale = 1.0 if name.endswith("bias") else 0.3 * parameter[0].numel() ** -0.5
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))

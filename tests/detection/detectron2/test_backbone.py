@@ -180,13 +180,15 @@ DETECTOR: list[Any] = [
     *override("TEST", DETECTIONS_PER_IMAGE=10),
 ]
 
-DEFORM = (False, True, True, True)
 REFUSED = {
     ("MODEL.RESNETS.DEPTH", 34): "DEPTH = 34 is not supported; write .* 50 .*basic blocks",
     ("MODEL.RESNETS.NORM", "LN"): "NORM = 'LN' is not supported; write 'FrozenBN'",
     ("MODEL.RESNETS.RES5_DILATION", 4): "RES5_DILATION = 4 is not supported; write 1 or 2",
-    ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", DEFORM): "ON_PER_STAGE .*build_resnet_backbone",
-    ("MODEL.RESNETS.DEFORM_MODULATED", True): "DEFORM_MODULATED = True is not supported",
+    (
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+        (True,),
+    ): "has 1 entries; write .* res2, res3, res4, res5",
+    ("MODEL.RESNETS.DEFORM_NUM_GROUPS", 0): "DEFORM_NUM_GROUPS = 0 is out of range; write 1",
     ("MODEL.RESNETS.OUT_FEATURES", ("res6",)): "= .'res6'.: write one or more of stem, res2",
     ("MODEL.RESNETS.NUM_GROUPS", 0): "NUM_GROUPS = 0 is out of range; write 1 or more",
 }

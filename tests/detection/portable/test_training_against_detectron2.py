@@ -38,6 +38,9 @@ VARIANTS: dict[str, list[Any]] = {
         *override("MODEL.RESNETS", NORM="FrozenBN"),
         *override("MODEL.BACKBONE", FREEZE_AT=2),
     ],
+    "deformable": override(
+        "MODEL.RESNETS", DEFORM_ON_PER_STAGE=[False, True, False, True], DEFORM_MODULATED=True
+    ),
     "cosine": ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.NESTEROV", True],
 }
 
