@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from resnext_det.architecture import Deformable
-from resnext_det.layers import ConvNorm, FrozenBatchNorm2d
+from resnext_det.layers import ConvNorm
 
 _POINTS = 9  # of a 3x3 kernel
 
@@ -41,9 +41,8 @@ class DeformableConvNorm(ConvNorm):
                 the sigmoid.
         """
         weight, bias = self.weight, self.bias
-        norm = self.norm
-        if isinstance(norm, FrozenBatchNorm2d):
-            (weight, bias), norm = self._fold(norm), None
+        if self.has_frozen_norm:
+            weight, bias = self._fold_norm()
         # The operator knows no bfloat16 on a CPU, and casts to float32 by itself on a GPU.
         dtype = torch.promote_types(x.dtype, torch.float32)
         sampling = sampling.to(dtype)
@@ -60,8 +59,8 @@ class DeformableConvNorm(ConvNorm):
         ).to(x.dtype)
         if not x.is_contiguous():
             out = out.contiguous(memory_format=torch.channels_last)
-        if norm is not None:
-            out = norm(out)
+        if self.norm is not None and not self.has_frozen_norm:
+            out = self.norm(out)
         return out if self.activation is None else self.activation(out)
 
 

@@ -15,8 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from resnext_det.layers import ConvNorm, FrozenBatchNorm2d
-from resnext_det.resnext import Bottleneck
+from resnext_det.layers import FROZEN_NORMS, ConvNorm
+from resnext_det.resnext import Bottleneck, CNNBlock
 
 
 def split_convolution(convolution: ConvNorm, count: int, *, dim: int) -> list[ConvNorm]:
@@ -67,7 +67,7 @@ def _split_norm(norm: nn.Module | None, count: int) -> Sequence[nn.Module | None
                 f'norm "GN" has {norm.num_groups} groups, which do not split into {count} paths; '
                 f'choose a cardinality that divides {norm.num_groups}, or the norm "BN"'
             )
-    elif not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)):
+    elif not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm, *FROZEN_NORMS)):
         raise ValueError(f'a {type(norm).__name__} cannot be split; choose the norm "BN"')
     states = [
         {
@@ -100,12 +100,12 @@ def _copy_norm(norm: nn.Module, state: dict[str, Tensor], factor: float) -> nn.M
     return resized
 
 
-class _Paths(nn.Module):
+class _Paths(CNNBlock):
     """A block of parallel paths: the base of forms A and B."""
 
     def __init__(self, block: Bottleneck, *names: str) -> None:
         """Make the paths from copies of the convolutions ``names`` of a block in form C."""
-        super().__init__()
+        super().__init__(block.in_channels, block.out_channels, block.stride)
         if block.conv2_offset is not None:
             raise ValueError(
                 "a block with a deformable convolution is not converted to another form; give a "
@@ -237,7 +237,10 @@ def _join_paths(block: FormA | FormB) -> Bottleneck:
         conv3.norm = copy.deepcopy(block.norm)
     with torch.device("meta"):  # neither memory nor random numbers: every layer is replaced
         joined = Bottleneck(
-            conv1.in_channels, conv3.out_channels, bottleneck_channels=conv2.out_channels
+            block.in_channels,
+            block.out_channels,
+            bottleneck_channels=conv2.out_channels,
+            stride=block.stride,
         )
     joined.residual, joined.shortcut = block.residual, copy.deepcopy(block.shortcut)
     joined.conv1, joined.conv2, joined.conv3 = conv1, conv2, conv3

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
+Norm = str | Callable[[int], nn.Module | None] | None
+"""Which norm follows a convolution: a name in ``NORMS``, or what makes it from its channels."""
+
+
+def compute_scale_and_shift(
+    weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Compute (scale, shift) of a norm with frozen statistics, in float32 or float64.
+
+    The norm is ``x * scale + shift``. All have its channels as their only dimension.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    scale = weight.to(dtype) * (var.to(dtype) + eps).rsqrt()
+    return scale, bias.to(dtype) - mean.to(dtype) * scale
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -23,14 +38,15 @@ class FrozenBatchNorm2d(nn.Module):
         eps: added to the variance. The variance starts at 1 - eps, so the norm is the identity.
     """
 
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor | None
+    if TYPE_CHECKING:  # torch.jit.script would read these, and takes no text for a type
+        weight: Tensor
+        bias: Tensor
+        running_mean: Tensor
+        running_var: Tensor
+        num_batches_tracked: Tensor | None
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.num_features = num_features
         self.eps = eps
         self.register_buffer("weight", torch.ones(num_features))
@@ -40,15 +56,11 @@ class FrozenBatchNorm2d(nn.Module):
         # Part of the state only where freeze_norms made this norm from one that counted.
         self.register_buffer("num_batches_tracked", None)
 
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Compute (scale, shift), each of shape (num_features,), in float32 or float64."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        scale = self.weight.to(dtype) * (self.running_var.to(dtype) + self.eps).rsqrt()
-        return scale, self.bias.to(dtype) - self.running_mean.to(dtype) * scale
-
     def forward(self, x: Tensor) -> Tensor:
-        scale, shift = (v.to(x.dtype).reshape(1, -1, 1, 1) for v in self.scale_and_shift())
-        return x * scale + shift
+        scale, shift = compute_scale_and_shift(
+            self.weight, self.bias, self.running_mean, self.running_var, self.eps
+        )
+        return x * scale.to(x.dtype).reshape(1, -1, 1, 1) + shift.to(x.dtype).reshape(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -67,11 +79,19 @@ class FrozenBatchNorm2d(nn.Module):
         if given == ["weight", "bias"] and local_metadata.get("version", 0) < 2:
             state_dict[prefix + "running_mean"] = torch.zeros_like(self.running_mean)
             state_dict[prefix + "running_var"] = torch.ones_like(self.running_var)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *rest)
 
 
-class FrozenStatisticsBatchNorm2d(FrozenBatchNorm2d):
-    """A FrozenBatchNorm2d whose weight and bias are trained ("FrozenStatisticsBN")."""
+class FrozenStatisticsBatchNorm2d(FrozenBatchNorm2d, nn.InstanceNorm2d):  # type: ignore[misc]
+    """A FrozenBatchNorm2d whose weight and bias are trained ("FrozenStatisticsBN").
+
+    It is called an instance norm, which with fixed statistics computes the same, because torch and
+    detectron2 go by types: WEIGHT_DECAY_NORM holds for an instance norm, and none of what computes
+    statistics or exchanges batch norms (PreciseBN, ``convert_sync_batchnorm``) takes it for one.
+    """
+
+    _version = 1  # an nn.BatchNorm2d takes the state without a count
+    affine, track_running_stats = True, False
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps)
@@ -107,6 +127,13 @@ def _make_group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels)
 
 
+FROZEN_NORMS: set[type[nn.Module]] = {FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d}
+"""The norms that ``ConvNorm`` multiplies into its weights: those of exactly these types.
+
+Each computes ``x * scale + shift`` from what ``compute_scale_and_shift`` takes, as its attributes
+weight, bias, running_mean, running_var and eps. The plugin adds detectron2's own frozen norm.
+"""
+
 NORMS: dict[str, Callable[[int], nn.Module | None]] = {
     "": lambda channels: None,
     "FrozenBN": FrozenBatchNorm2d,
@@ -118,15 +145,17 @@ NORMS: dict[str, Callable[[int], nn.Module | None]] = {
 """The values of ``MODEL.RESNETS.NORM``: each makes the norm of a map from its channels."""
 
 
-def make_norm(name: str, channels: int) -> nn.Module | None:
-    """Make the norm called ``name`` in ``NORMS`` for maps of so many channels; None for "".
+def make_norm(norm: Norm, channels: int) -> nn.Module | None:
+    """Make a norm for maps of so many channels; None where ``norm`` is "" or None.
 
     Raises:
         ValueError: the name is unknown; "GN" has 32 groups, and they do not divide the channels.
     """
-    if name not in NORMS:
-        raise ValueError(f"norm {name!r} is not known; choose one of {', '.join(map(repr, NORMS))}")
-    return NORMS[name](channels)
+    if norm is None or callable(norm):
+        return norm and norm(channels)
+    if norm not in NORMS:
+        raise ValueError(f"norm {norm!r} is not known; choose one of {', '.join(map(repr, NORMS))}")
+    return NORMS[norm](channels)
 
 
 class ConvNorm(nn.Conv2d):
@@ -139,12 +168,18 @@ class ConvNorm(nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups: ``nn.Conv2d``'s.
         bias: whether the convolution has a bias; None: exactly where there is no norm.
-        norm: a name in ``NORMS``; "" for none.
+        norm: a name in ``NORMS``, "" for none, or a callable that makes a norm from its channels.
         activation: applied last; it may work in place (``torch.relu_``).
 
     Raises:
         ValueError: the norm is unknown or does not fit the channels.
     """
+
+    # torch.jit.script reads ``has_frozen_norm`` once and compiles one of the two ways.
+    __constants__ = [*nn.Conv2d.__constants__, "has_frozen_norm"]
+    __jit_unused_properties__ = ("has_frozen_norm",)
+    if TYPE_CHECKING:
+        norm: Any
 
     def __init__(
         self,
@@ -157,32 +192,49 @@ class ConvNorm(nn.Conv2d):
         dilation: int = 1,
         groups: int = 1,
         bias: bool | None = None,
-        norm: str = "",
+        norm: Norm = "",
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        has_bias = norm == "" if bias is None else bias
+        made = make_norm(norm, out_channels)
+        has_bias = made is None if bias is None else bias
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, has_bias
         )
-        self.norm = make_norm(norm, out_channels)
+        self.norm = made
         self.activation = activation
 
+    @property
+    def has_frozen_norm(self) -> bool:
+        """Whether the norm is of one of ``FROZEN_NORMS``; it may be exchanged at any time."""
+        return type(self.norm) in FROZEN_NORMS
+
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.norm, FrozenBatchNorm2d):
-            x = self._conv_forward(x, *self._fold(self.norm))
+        if self.has_frozen_norm:
+            weight, bias = self._fold_norm()
+            x = self._conv_forward(x, weight, bias)
         else:
             x = self._conv_forward(x, self.weight, self.bias)
             if self.norm is not None:
                 x = self.norm(x)
-        return x if self.activation is None else self.activation(x)
+        if self.activation is not None:
+            x = self.activation(x)
+        return x
 
-    def _fold(self, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+    def _fold_norm(self) -> tuple[Tensor, Tensor]:
         """Compute (weight, bias) of the one convolution that equals this one with its norm."""
-        scale, shift = norm.scale_and_shift()
+        scale, shift = compute_scale_and_shift(
+            self.norm.weight,
+            self.norm.bias,
+            self.norm.running_mean,
+            self.norm.running_var,
+            self.norm.eps,
+        )
+        bias = self.bias
+        if bias is not None:
+            shift = shift + bias * scale
         weight = self.weight * scale.reshape(-1, 1, 1, 1)
-        bias = shift if self.bias is None else shift + self.bias * scale
         # The product was taken in float32 at least; autocast, if any, casts it for the convolution.
-        return weight.to(self.weight.dtype), bias.to(self.weight.dtype)
+        return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture, Deformable
-from resnext_det.layers import ConvNorm, freeze_norms
+from resnext_det.layers import ConvNorm, Norm, freeze_norms
 
 FEATURES = ("stem", "res2", "res3", "res4", "res5")
+Part = TypeVar("Part", bound="CNNBlock")
 
 
 def initialize(convolution: nn.Conv2d) -> None:
@@ -26,17 +28,37 @@ def initialize(convolution: nn.Conv2d) -> None:
         nn.init.zeros_(convolution.bias)
 
 
-class Stem(nn.Module):
+class CNNBlock(nn.Module):
+    """A part of the network that is frozen as one: the stem, or a block of a stage.
+
+    Args:
+        in_channels, out_channels: of its input and output.
+        stride: the size of its input, divided by that of its output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+
+    def freeze(self: Part) -> Part:
+        """Give the parameters no gradient, and make the batch norms frozen ones; return self."""
+        freeze_norms(self).requires_grad_(False)
+        return self
+
+
+class Stem(CNNBlock):
     """Apply a 7x7 convolution, norm, ReLU and max pool: images to maps of a quarter of their size.
 
     For small images (appendix A) a 3x3 convolution, norm and ReLU, which keep the size.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, norm: str, for_small_images: bool = False
+        self, in_channels: int, out_channels: int, *, norm: Norm, for_small_images: bool = False
     ) -> None:
-        super().__init__()
-        kernel, stride, self.stride = (3, 1, 1) if for_small_images else (7, 2, 4)
+        kernel, stride, total_stride = (3, 1, 1) if for_small_images else (7, 2, 4)
+        super().__init__(in_channels, out_channels, total_stride)
         convolution = partial(ConvNorm, stride=stride, padding=kernel // 2, bias=False, norm=norm)
         self.conv1 = convolution(in_channels, out_channels, kernel)
         initialize(self.conv1)
@@ -48,7 +70,7 @@ class Stem(nn.Module):
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N, 64, H/4, W/4)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(CNNBlock):
     """Compute relu(shortcut(x) + conv3(relu(conv2(relu(conv1(x)))))) (figure 3c of the paper).
 
     The convolutions are 1x1, 3x3 in groups and 1x1, each with its norm.
@@ -60,7 +82,8 @@ class Bottleneck(nn.Module):
         stride: of the 3x3 convolution and the projection.
         dilation: of the 3x3 convolution.
         stride_in_1x1: put the stride into the first 1x1 convolution instead, as Caffe's ResNets do.
-        norm: a name in ``resnext_det.layers.NORMS``.
+        norm: a name in ``resnext_det.layers.NORMS``, or a callable that makes a norm from its
+            channels.
         residual: False leaves out shortcut and sum (the plain networks of section 5.1).
         deformable: makes the 3x3 convolution deformable; its stages do not matter here.
     """
@@ -75,11 +98,11 @@ class Bottleneck(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         stride_in_1x1: bool = False,
-        norm: str = "FrozenBN",
+        norm: Norm = "FrozenBN",
         residual: bool = True,
         deformable: Deformable | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, out_channels, stride)
         self.residual = residual
         middle = bottleneck_channels
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
@@ -117,7 +140,9 @@ class Bottleneck(nn.Module):
         out = torch.relu_(out)
         out = self.conv3(out)  # (N, out_channels, H/stride, W/stride)
         if self.residual:
-            out += x if self.shortcut is None else self.shortcut(x)
+            if self.shortcut is not None:
+                x = self.shortcut(x)
+            out += x
         return torch.relu_(out)
 
 
@@ -125,11 +150,12 @@ def make_stage(
     architecture: Architecture | str,
     name: str,
     *,
-    norm: str = "FrozenBN",
+    norm: Norm = "FrozenBN",
     stride_in_1x1: bool = False,
     dilate: bool = False,
     deformable: Deformable | None = None,
     out_channels: int | None = None,
+    block_class: type[Bottleneck] = Bottleneck,
 ) -> nn.Sequential:
     """Make the blocks of one stage, "res2" to "res5", in channels-last memory.
 
@@ -143,6 +169,7 @@ def make_stage(
         deformable: which stages have deformable convolutions; None: no stage.
         out_channels: what the architecture has, which is checked; for configurations whose other
             entries refer to it, as those of detectron2's LazyConfig do.
+        block_class: what the blocks are; a subclass adds methods.
 
     Raises:
         ValueError: no network or stage has this name; the norm is unknown or does not fit the
@@ -158,7 +185,7 @@ def make_stage(
     if deformable is not None:
         deformable.check(architecture)
     block = partial(
-        Bottleneck,
+        block_class,
         bottleneck_channels=stage.bottleneck_channels,
         cardinality=stage.cardinality,
         dilation=2 if dilate else 1,
@@ -186,7 +213,8 @@ class ResNeXt(nn.Module):
     """A backbone: images (N, C, H, W) to {name: map of out_channels[name] channels}.
 
     A map's size is the image's, divided by out_strides[name] and rounded up. Stages beyond the last
-    requested feature are not built, as in detectron2. Memory is channels-last.
+    requested feature are thrown away once their weights are drawn, as in detectron2: from one seed
+    whatever is built next has the same weights. Memory is channels-last.
 
     Args:
         norm, stride_in_1x1: see ``Bottleneck``.
@@ -200,11 +228,16 @@ class ResNeXt(nn.Module):
             in forward: the images have another shape.
     """
 
+    # What the parts are; a subclass may add methods to them.
+    stem_class: type[Stem] = Stem
+    block_class: type[Bottleneck] = Bottleneck
+    __jit_unused_properties__ = ("stages",)
+
     def __init__(
         self,
         architecture: Architecture,
         *,
-        norm: str = "FrozenBN",
+        norm: Norm = "FrozenBN",
         out_features: Sequence[str] = ("res4",),
         stride_in_1x1: bool = False,
         dilate_res5: bool = False,
@@ -221,10 +254,9 @@ class ResNeXt(nn.Module):
         self.architecture = architecture
         self.in_channels = in_channels
         self.out_features = tuple(out_features)
-        stages = stages[: max(map(known.index, out_features))]
-        self.stage_names = tuple(stage.name for stage in stages)
+        self.stage_names = known[1 : max(map(known.index, out_features)) + 1]
         channels, small = architecture.stem_channels, architecture.for_small_images
-        self.stem = Stem(in_channels, channels, norm=norm, for_small_images=small)
+        self.stem = self.stem_class(in_channels, channels, norm=norm, for_small_images=small)
         stride = self.stem.stride
         shapes = {"stem": (channels, stride)}
         make = partial(
@@ -233,10 +265,14 @@ class ResNeXt(nn.Module):
             norm=norm,
             stride_in_1x1=stride_in_1x1,
             deformable=deformable,
+            block_class=self.block_class,
         )
         for stage in stages:
             dilate = dilate_res5 and stage.name == "res5"
-            self.add_module(stage.name, make(stage.name, dilate=dilate))
+            made = make(stage.name, dilate=dilate)
+            if stage.name not in self.stage_names:
+                continue
+            self.add_module(stage.name, made)
             stride *= 1 if dilate else stage.stride
             shapes[stage.name] = stage.out_channels, stride
         self.to(memory_format=torch.channels_last)
@@ -244,14 +280,16 @@ class ResNeXt(nn.Module):
         self.out_strides = {name: shapes[name][1] for name in out_features}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        self._check_shape(images)
+        if not torch.jit.is_scripting():
+            self._check_shape(images)
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (N, 64, H/4, W/4)
         features = {"stem": x} if "stem" in self.out_features else {}
-        for name in self.stage_names:
-            # (N, 256, H/4, W/4) in res2; each later stage doubles the channels and halves the size.
-            x = self.get_submodule(name)(x)
-            if name in self.out_features:
-                features[name] = x
+        for name, stage in self.named_children():  # which torch.jit.script can follow
+            if name in self.stage_names:
+                # (N, 256, H/4, W/4) in res2; each next one doubles the channels, halves the size.
+                x = stage(x)
+                if name in self.out_features:
+                    features[name] = x
         return features
 
     def freeze(self, at: int) -> ResNeXt:
@@ -270,9 +308,16 @@ class ResNeXt(nn.Module):
             raise ValueError(
                 f"cannot freeze at {at!r}; give FREEZE_AT 0 (nothing), 1 (stem), ... 5 (res5)"
             )
-        for name in ("stem", *self.stage_names)[: max(at, 0)]:
-            freeze_norms(self.get_submodule(name)).requires_grad_(False)
+        parts: list[Any] = [[self.stem], *self.stages]
+        for blocks in parts[: max(at, 0)]:
+            for block in blocks:
+                block.freeze()
         return self
+
+    @property
+    def stages(self) -> list[nn.Sequential]:
+        """The stages that are built, each a Sequential of its blocks."""
+        return [getattr(self, name) for name in self.stage_names]
 
     def _check_shape(self, images: Tensor) -> None:
         # While torch.jit traces, sizes are tensors, and comparing them would be a warning.

@@ -16,6 +16,7 @@ from resnext_det.layers import (
     ConvNorm,
     FrozenBatchNorm2d,
     FrozenStatisticsBatchNorm2d,
+    compute_scale_and_shift,
     freeze_norms,
     make_norm,
 )
@@ -109,7 +110,10 @@ class TestConvNorm:
         assert (output - expected).abs().max() / expected.abs().max() < 0.01
         output.float().sum().backward()
         assert ours.weight.grad is not None and ours.weight.grad.dtype == torch.float32
-        scale, shift = ours.norm.scale_and_shift()
+        norm = ours.norm
+        scale, shift = compute_scale_and_shift(
+            norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
+        )
         assert scale.dtype == shift.dtype == torch.float32 and scale.shape == shift.shape == (12,)
 
     @pytest.mark.parametrize("norm", ["", *FROZEN, "BN", "SyncBN"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -87,11 +87,12 @@ def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def check_backbone(cfg: CfgNode) -> None:
+def check_backbone(cfg: CfgNode, *, norms: Collection[str] = ()) -> None:
     """Refuse keys and values of MODEL.RESNETS and MODEL.BACKBONE that a ResNeXt does not honor.
 
     Args:
         cfg: a configuration of this package or of detectron2; no other node is read.
+        norms: the values of NORM that the caller honors, if not those of the portable engine.
 
     Raises:
         ValueError: naming the key, its value and what to write.
@@ -103,6 +104,11 @@ def check_backbone(cfg: CfgNode) -> None:
         *list_keys(defaults.MODEL.RESNETS, "MODEL.RESNETS."),
         "MODEL.BACKBONE.FREEZE_AT",
     ]:
+        if key == "MODEL.RESNETS.NORM" and norms:
+            if (norm := cfg.MODEL.RESNETS.NORM) not in norms:
+                words = " or ".join(map(repr, norms))
+                raise ValueError(f"{key} = {norm!r} is not supported; write {words}")
+            continue
         try:
             check_value(cfg, key, get_value(defaults, key))
         except ValueError as error:

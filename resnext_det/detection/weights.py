@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnext_det.config import load_config
-from resnext_det.layers import ConvNorm, FrozenBatchNorm2d
+from resnext_det.layers import ConvNorm
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.weights import (
     Preprocessing,
@@ -190,7 +190,7 @@ def _is_frozen_unloaded(layer: ConvNorm) -> bool:
     does not change that.
     """
     norm = layer.norm
-    if layer.weight.requires_grad and not isinstance(norm, FrozenBatchNorm2d):
+    if layer.weight.requires_grad and not layer.has_frozen_norm:
         return False
     if norm is None:
         return layer.bias is not None and not bool(layer.bias.any())

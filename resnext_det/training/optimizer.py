@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnext_det.layers import FrozenStatisticsBatchNorm2d
-
 GradientClipper = Callable[[torch.optim.Optimizer], None]
 """Changes the gradients of an optimizer's parameters in place, before its step."""
 
 CLIP_TYPES = ("value", "norm")
 
-# Those that detectron2 counts as norms, and ours. Subclasses count too.
+# Those that detectron2 counts as norms; FrozenStatisticsBatchNorm2d is an InstanceNorm2d.
 _NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -32,7 +30,6 @@ _NORMS = (
     nn.InstanceNorm3d,
     nn.LayerNorm,
     nn.LocalResponseNorm,
-    FrozenStatisticsBatchNorm2d,
 )
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 _BATCH_NORMS = ("statistics", "folded", "none")
 _FROZEN_NORMS = ("FrozenBN", "FrozenStatisticsBN")
-_ANY_BATCH_NORM = (*_FROZEN_NORMS, "BN", "SyncBN")
+_SYNCHRONIZED = ("SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")  # the last are detectron2's
+_ANY_BATCH_NORM = (*_FROZEN_NORMS, "BN", *_SYNCHRONIZED)
 _EPS = 1e-5
 _TOLERANCE = 5e-3
 

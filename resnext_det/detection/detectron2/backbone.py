@@ -7,10 +7,12 @@ parameter names and features are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from detectron2.layers import ShapeSpec
+from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.roi_heads import Res5ROIHeads
@@ -24,21 +26,66 @@ from resnext_det.config.backbone import (
     read_backbone_arguments,
     refuse_foreign_keys,
 )
-from resnext_det.resnext import ResNeXt, make_stage
+from resnext_det.layers import FROZEN_NORMS, Norm
+from resnext_det.resnext import Bottleneck, ResNeXt, Stem, make_stage
+
+FROZEN_NORMS.add(FrozenBatchNorm2d)
+
+# Ours, and those that detectron2's get_norm has a name for.
+_OUR_NORMS = ("FrozenStatisticsBN", "GN")
+_THEIR_NORMS = ("nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN", "")
+NORMS = ("FrozenBN", "BN", "SyncBN", *_OUR_NORMS, *_THEIR_NORMS)
+"""The values of MODEL.RESNETS.NORM on detectron2."""
+
+
+def choose_norm(norm: Norm) -> Norm:
+    """Choose what makes the norm that detectron2's ``get_norm`` makes, of its own types.
+
+    FrozenStatisticsBN, which it lacks, is ours; GN is the same but for what an error says.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if isinstance(norm, str) and norm not in NORMS:
+        raise ValueError(f"norm {norm!r} is not known; choose one of {', '.join(map(repr, NORMS))}")
+    return norm if norm in _OUR_NORMS else partial(get_norm, norm)
+
+
+class _Block(CNNBlockBase):
+    """Make a block of ours detectron2's, so that it is frozen by detectron2's own norms."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super(CNNBlockBase, self).__init__(*args, **kwargs)
+
+
+class ResNeXtStem(_Block, Stem):
+    """A ``Stem`` that is detectron2's ``CNNBlockBase``."""
+
+
+class ResNeXtBlock(_Block, Bottleneck):
+    """A ``Bottleneck`` that is detectron2's ``CNNBlockBase``."""
 
 
 class ResNeXtBackbone(ResNeXt, Backbone):
     """Make our network detectron2's ``Backbone``; arguments and features are ``ResNeXt``'s.
 
+    Norms and blocks are of detectron2's types, and its attributes are there: what is written for
+    its ResNet, such as ``FrozenBatchNorm2d.convert_frozenbatchnorm2d_to_batchnorm2d(backbone)`` or
+    ``backbone.res2[0].freeze()``, works.
+
     Args:
+        norm: a name in ``NORMS`` of this module, or a callable, as detectron2's ``get_norm`` takes.
         freeze_at: detectron2's ``MODEL.BACKBONE.FREEZE_AT``, see ``ResNeXt.freeze``.
     """
+
+    stem_class = ResNeXtStem
+    block_class = ResNeXtBlock
 
     def __init__(
         self,
         architecture: Architecture | str,
         *,
-        norm: str = "FrozenBN",
+        norm: Norm = "FrozenBN",
         out_features: Sequence[str] = ("res4",),
         stride_in_1x1: bool = False,
         dilate_res5: bool = False,
@@ -50,20 +97,24 @@ class ResNeXtBackbone(ResNeXt, Backbone):
             architecture = Architecture.parse(architecture)
         super().__init__(
             architecture,
-            norm=norm,
+            norm=choose_norm(norm),
             out_features=out_features,
             stride_in_1x1=stride_in_1x1,
             dilate_res5=dilate_res5,
             deformable=deformable,
             in_channels=in_channels,
         )
+        # What detectron2's ``Backbone.output_shape`` goes by, of every stage that is built.
+        self._out_features = list(out_features)
+        self._out_feature_channels = {"stem": self.stem.out_channels}
+        self._out_feature_strides = {"stem": self.stem.stride}
+        stride = self.stem.stride
+        for name, stage in zip(self.stage_names, self.stages):
+            blocks: list[Any] = list(stage)
+            stride *= math.prod(block.stride for block in blocks)
+            self._out_feature_channels[name] = blocks[-1].out_channels
+            self._out_feature_strides[name] = stride
         self.freeze(freeze_at)
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {
-            name: ShapeSpec(channels=self.out_channels[name], stride=self.out_strides[name])
-            for name in self.out_features
-        }
 
 
 @BACKBONE_REGISTRY.register()
@@ -73,7 +124,7 @@ def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
     Raises:
         ValueError: a value is not honored, such as DEPTH 34.
     """
-    check_backbone(cfg)
+    check_backbone(cfg, norms=NORMS)
     return ResNeXtBackbone(
         **read_backbone_arguments(cfg),
         in_channels=input_shape.channels,
@@ -113,11 +164,15 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
-        check_backbone(cfg)
+        check_backbone(cfg, norms=NORMS)
         check_c4_head(cfg)
         resnets = cfg.MODEL.RESNETS
         architecture = read_architecture(cfg.MODEL.RESNETS)
         stage = make_stage(
-            architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
+            architecture,
+            "res5",
+            norm=choose_norm(resnets.NORM),
+            stride_in_1x1=resnets.STRIDE_IN_1X1,
+            block_class=ResNeXtBlock,
         )
         return stage, architecture.stages()[-1].out_channels

@@ -22,6 +22,7 @@ from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
 from resnext_det.config.values import check_value, find_unsupported
+from resnext_det.detection.detectron2.backbone import NORMS
 from resnext_det.detection.detectron2.catalog import check_names
 from resnext_det.detection.detectron2.datasets import Data, open_data
 from resnext_det.detection.detectron2.evaluation import evaluate_all
@@ -61,7 +62,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
     if beyond := find_unsupported(cfg):
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         if _uses_our_backbone(cfg):
-            check_backbone(cfg)
+            check_backbone(cfg, norms=NORMS)
             if _has_c4_head(cfg):
                 check_c4_head(cfg)
     else:

@@ -164,7 +164,8 @@ def test_detectron2s_detectors_run_on_it_as_on_their_own(name: str, c4_head: str
     boxes, expected_boxes = found.pred_boxes.tensor, expected.pred_boxes.tensor
     torch.testing.assert_close(boxes, expected_boxes, rtol=1e-3, atol=1e-2)
     if "Mask" in name:
-        assert torch.equal(found.pred_masks, expected.pred_masks)
+        # A pixel whose probability is 0.5 may fall to either side.
+        assert int((found.pred_masks != expected.pred_masks).sum()) <= 2
 
 
 DETECTOR: list[Any] = [
@@ -182,7 +183,7 @@ DETECTOR: list[Any] = [
 
 REFUSED = {
     ("MODEL.RESNETS.DEPTH", 34): "DEPTH = 34 is not supported; write .* 50 .*basic blocks",
-    ("MODEL.RESNETS.NORM", "LN"): "NORM = 'LN' is not supported; write 'FrozenBN'",
+    ("MODEL.RESNETS.NORM", "LRN"): "NORM = 'LRN' is not supported; write 'FrozenBN' .*'LN'",
     ("MODEL.RESNETS.RES5_DILATION", 4): "RES5_DILATION = 4 is not supported; write 1 or 2",
     (
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
