@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.rules import get_value
-from resnext_det.config.values import FPN_BACKBONES, check_values
+from resnext_det.config.values import C4_HEADS, FPN_BACKBONES, check_values
 from resnext_det.resnext import FEATURES
 
 
@@ -23,7 +23,7 @@ def check(cfg: CfgNode) -> None:
     _check_proposals(cfg)
     _check_input(cfg)
     _check_dilation(cfg)
-    if "ROI_HEADS" in list_parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
+    if "ROI_HEADS" in list_parts_in_use(cfg) and uses_c4_head(cfg):
         check_c4_head(cfg)
     check_backbone(cfg)
     _check_features(cfg)
@@ -39,6 +39,11 @@ def check(cfg: CfgNode) -> None:
 def uses_fpn(cfg: CfgNode) -> bool:
     """Tell whether the backbone is a feature pyramid."""
     return cfg.MODEL.BACKBONE.NAME in FPN_BACKBONES
+
+
+def uses_c4_head(cfg: CfgNode) -> bool:
+    """Tell whether res5 runs on every region, under detectron2's name of this head or ours."""
+    return cfg.MODEL.ROI_HEADS.NAME in C4_HEADS
 
 
 def list_features(cfg: CfgNode) -> tuple[str, ...]:
@@ -201,16 +206,16 @@ def _check_box_head(cfg: CfgNode) -> None:
     given = (
         f"MODEL.ROI_BOX_HEAD.NAME = {box.NAME!r}, NUM_FC = {box.NUM_FC}, NUM_CONV = {box.NUM_CONV}"
     )
-    if heads.NAME == "Res5ROIHeads":
+    if uses_c4_head(cfg):
         if list(heads.IN_FEATURES) != ["res4"] or uses_fpn(cfg):
             raise ValueError(
-                f"MODEL.ROI_HEADS.IN_FEATURES = {heads.IN_FEATURES}, but Res5ROIHeads continues "
+                f"MODEL.ROI_HEADS.IN_FEATURES = {heads.IN_FEATURES}, but {heads.NAME} continues "
                 "res4 of a plain backbone; write ['res4'], or MODEL.ROI_HEADS.NAME: "
                 "StandardROIHeads"
             )
         if box.NAME or box.NUM_FC or box.NUM_CONV:
             raise ValueError(
-                f"{given}, but Res5ROIHeads has no box head; write '', 0 and 0, or "
+                f"{given}, but {heads.NAME} has no box head; write '', 0 and 0, or "
                 "MODEL.ROI_HEADS.NAME: StandardROIHeads"
             )
     elif not box.NAME or box.NUM_FC + box.NUM_CONV == 0:

@@ -13,6 +13,9 @@ from resnext_det.config.rules import Rules, get_value, spread_ranges
 from resnext_det.layers import NORMS
 
 FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone")
+C4_HEADS = ("Res5ROIHeads", "ResNeXtRes5ROIHeads")
+"""Names of one head: detectron2's own, and the plugin's, whose res5 is that of any depth."""
+
 PLAIN_BACKBONES = ("build_resnext_backbone", "build_resnet_backbone")
 _LOSS_TYPES = ("smooth_l1", "giou", "diou", "ciou")
 _TRAINED_NORMS = ("", "GN", "BN", "SyncBN")
@@ -34,7 +37,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.RPN.HEAD_NAME": ("StandardRPNHead",),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
-    "MODEL.ROI_HEADS.NAME": ("Res5ROIHeads", "StandardROIHeads"),
+    "MODEL.ROI_HEADS.NAME": (*C4_HEADS, "StandardROIHeads"),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
@@ -99,6 +102,11 @@ _RULES = Rules(SUPPORTED_VALUES, RANGES, _OPTIONAL)
 
 check_value = _RULES.check_value
 is_supported = _RULES.is_supported
+
+
+def unify_names(value: Any) -> Any:
+    """Give the two names of the C4 head as one, and any other value as it is."""
+    return C4_HEADS[0] if value in C4_HEADS else value
 
 
 def find_unsupported(cfg: CfgNode) -> list[str]:

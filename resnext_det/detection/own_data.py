@@ -17,6 +17,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
+from resnext_det.config.checks import uses_c4_head
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.data.annotations.splitting import hold_out, is_made_of
 from resnext_det.data.coco import CocoDataset, count_classes, load_coco, register_files
@@ -258,7 +259,7 @@ def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int)
         cores=max(1, math.floor(count_processors())),
         processes=cfg.SOLVER.REFERENCE_WORLD_SIZE or processes,
         network=network * (resnets.RES2_OUT_CHANNELS / 256) ** 2,
-        c4=cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads",
+        c4=uses_c4_head(cfg),
         tested=bool(cfg.DATASETS.TEST),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resnext_det.config.backbone import ARCHITECTURE_KEYS
+from resnext_det.config.values import unify_names
 from resnext_det.evaluation.coco import describe_limit
 from resnext_det.paper.figures import (
     CROP_224,
@@ -138,7 +139,7 @@ def _compare_configurations(runs: Sequence[Run]) -> Iterator[str]:
         for run in runs:
             if key not in run.config:
                 continue  # detectron2's own configurations hold more keys, of parts switched off
-            value = run.config[key]
+            value = unify_names(run.config[key])
             if key == "MODEL.WEIGHTS":
                 value = "a file" if value else "empty"
             holders[str(value) or "''"].append(str(run.output_dir))

@@ -15,6 +15,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.values import unify_names
 
 KEY = "detector"
 """The name in a file under which a ``TrainedDetector`` stands, as plain data."""
@@ -198,4 +199,6 @@ def _decides_numbers(key: str) -> bool:
 
 
 def _make_plain(value: Any) -> Any:
-    return [_make_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_make_plain(each) for each in value]
+    return unify_names(value)

@@ -44,6 +44,7 @@ TINY = split("""MODEL.RESNETS.DEPTH 26 MODEL.RESNETS.STEM_OUT_CHANNELS 8
 MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS.NORM BN
 MODEL.BACKBONE.FREEZE_AT 0
 """)
+OURS = ["MODEL.ROI_HEADS.NAME", "ResNeXtRes5ROIHeads"]
 RPN_ALONE = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
 GIVEN = ["MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"]
 
@@ -93,7 +94,11 @@ MODEL.RPN.CONV_DIMS [0] | MODEL.RPN.CONV_DIMS = [0]
 MODEL.RESNETS.OUT_FEATURES ['res4','res5'] MODEL.ROI_HEADS.IN_FEATURES ['res5']
   | MODEL.ROI_HEADS.IN_FEATURES = ['res5']
   | write ['res4'], or MODEL.ROI_HEADS.NAME: StandardROIHeads
-MODEL.ROI_BOX_HEAD.NUM_FC 2 | NUM_FC = 2 | Res5ROIHeads has no box head | StandardROIHeads
+MODEL.ROI_BOX_HEAD.NUM_FC 2 | NUM_FC = 2, NUM_CONV = 0, but Res5ROIHeads has no box head
+  | StandardROIHeads
+OURS MODEL.ROI_BOX_HEAD.NUM_FC 2 | NUM_FC = 2 | but ResNeXtRes5ROIHeads has no box head
+OURS MODEL.RESNETS.RES5_DILATION 2 | but ResNeXtRes5ROIHeads runs an undilated res5
+FPN OURS MODEL.ROI_HEADS.IN_FEATURES ['p4'] | but ResNeXtRes5ROIHeads continues res4
 MODEL.ROI_HEADS.NAME StandardROIHeads | NAME = '', NUM_FC = 0 | FastRCNNConvFCHead | NUM_FC 2
 HEAD MODEL.ROI_BOX_HEAD.NUM_FC 0 | NUM_FC = 0, NUM_CONV = 0 | NUM_FC 2
 MODEL.LOAD_PROPOSALS True | LOAD_PROPOSALS = True | NAME = 'RPN' contradict
@@ -165,7 +170,7 @@ class TestRefused:
     @pytest.mark.parametrize("case", read_table(CONTRADICTIONS))
     def test_a_contradiction(self, case: str) -> None:
         changes, *words = case.split(" | ")
-        named = {"FPN": FPN, "HEAD": HEAD, "RPN_ALONE": RPN_ALONE, "GIVEN": GIVEN}
+        named = {"FPN": FPN, "HEAD": HEAD, "OURS": OURS, "RPN_ALONE": RPN_ALONE, "GIVEN": GIVEN}
         text = get_refusal(*(word for name in changes.split() for word in named.get(name, [name])))
         assert [word for word in words if word not in text] == [], text
 

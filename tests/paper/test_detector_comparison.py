@@ -350,6 +350,14 @@ def test_what_the_runs_differ_in_is_said(
     assert differing == ([] if note is None else [note.format(r=r, x=x)])
 
 
+def test_the_two_names_of_the_c4_head_are_no_difference(write: Write) -> None:
+    folders = [
+        write(f"{index}", "R-50", MODEL__ROI_HEADS={"NAME": name})
+        for index, name in enumerate(("Res5ROIHeads", "ResNeXtRes5ROIHeads"))
+    ]
+    assert not [note for note in compare_folders(*folders).notes if "HEADS" in note]
+
+
 def test_of_many_runs_the_exceptions_are_named(write: Write) -> None:
     folders = [write(f"r{seed}", "R-50", seed=seed, INPUT__FORMAT="RGB") for seed in range(5)]
     odd = write("odd", "X-50-32x4d", INPUT__FORMAT="BGR", SOLVER__STEPS=[60000])

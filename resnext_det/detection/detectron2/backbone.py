@@ -13,7 +13,13 @@ from functools import partial
 from typing import Any
 
 from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY, Backbone
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    Backbone,
+    GeneralizedRCNN,
+)
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
@@ -36,6 +42,8 @@ _OUR_NORMS = ("FrozenStatisticsBN", "GN")
 _THEIR_NORMS = ("nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN", "")
 NORMS = ("FrozenBN", "BN", "SyncBN", *_OUR_NORMS, *_THEIR_NORMS)
 """The values of MODEL.RESNETS.NORM on detectron2."""
+
+_THEIR_BLOCKS = 3  # of the res5 of detectron2's Res5ROIHeads
 
 
 def choose_norm(norm: Norm) -> Norm:
@@ -117,14 +125,46 @@ class ResNeXtBackbone(ResNeXt, Backbone):
         self.freeze(freeze_at)
 
 
+def refuse_other_res5(cfg: Any) -> None:
+    """Refuse detectron2's own C4 head where its res5 is not that of the configured network.
+
+    Raises:
+        ValueError: ``Res5ROIHeads``, or a class derived from it, would build another one.
+    """
+    name, kind = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.META_ARCHITECTURE
+    if name not in ROI_HEADS_REGISTRY or "fpn" in cfg.MODEL.BACKBONE.NAME:
+        return
+    if kind not in META_ARCH_REGISTRY or not issubclass(
+        META_ARCH_REGISTRY.get(kind), GeneralizedRCNN
+    ):
+        return  # without such heads
+    build = getattr(ROI_HEADS_REGISTRY.get(name), "_build_res5_block", None)
+    if getattr(build, "__func__", None) is not Res5ROIHeads._build_res5_block.__func__:
+        return
+    depth, norm = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.NORM
+    blocks, reason = read_architecture(cfg.MODEL.RESNETS).stages()[-1].blocks, ""
+    if blocks != _THEIR_BLOCKS:
+        reason = (
+            f"builds a res5 of {_THEIR_BLOCKS} blocks for every MODEL.RESNETS.DEPTH, and that of "
+            f"DEPTH = {depth} has {blocks}"
+        )
+    elif norm == "FrozenStatisticsBN":
+        reason = f"cannot build MODEL.RESNETS.NORM = {norm!r}"
+    if reason:
+        ours = ResNeXtRes5ROIHeads.__name__
+        remedy = f"write {ours}" if name == Res5ROIHeads.__name__ else f"derive it from {ours}"
+        raise ValueError(f"MODEL.ROI_HEADS.NAME = {name!r} {reason}; {remedy}")
+
+
 @BACKBONE_REGISTRY.register()
 def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
     """Build the backbone that ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT`` describe.
 
     Raises:
-        ValueError: a value is not honored, such as DEPTH 34.
+        ValueError: a value is not honored, such as DEPTH 34; see ``refuse_other_res5``.
     """
     check_backbone(cfg, norms=NORMS)
+    refuse_other_res5(cfg)
     return ResNeXtBackbone(
         **read_backbone_arguments(cfg),
         in_channels=input_shape.channels,

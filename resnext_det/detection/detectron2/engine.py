@@ -19,9 +19,10 @@ from torch import nn
 
 from resnext_det.config import check
 from resnext_det.config.backbone import check_backbone, check_c4_head
+from resnext_det.config.checks import list_parts_in_use, uses_c4_head
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
-from resnext_det.config.values import check_value, find_unsupported
+from resnext_det.config.values import C4_HEADS, check_value, find_unsupported
 from resnext_det.detection.detectron2.backbone import NORMS
 from resnext_det.detection.detectron2.catalog import check_names
 from resnext_det.detection.detectron2.datasets import Data, open_data
@@ -63,7 +64,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         if _uses_our_backbone(cfg):
             check_backbone(cfg, norms=NORMS)
-            if _has_c4_head(cfg):
+            if "ROI_HEADS" in list_parts_in_use(cfg) and uses_c4_head(cfg):
                 check_c4_head(cfg)
     else:
         check(cfg)
@@ -200,8 +201,8 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = str(distributed.resolve_device(cfg.MODEL.DEVICE))  # detectron2 has no "auto"
-    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and _uses_our_backbone(cfg):
-        cfg.MODEL.ROI_HEADS.NAME = "ResNeXtRes5ROIHeads"
+    if uses_c4_head(cfg) and _uses_our_backbone(cfg):
+        cfg.MODEL.ROI_HEADS.NAME = C4_HEADS[1]
     try:
         return build_model(cfg)
     except (AssertionError, KeyError) as error:
@@ -248,12 +249,6 @@ def _explain_missing_annotations(files: Sequence[str]) -> Iterator[None]:
 def _uses_our_backbone(cfg: CfgNode) -> bool:
     """Tell whether the backbone is one that this package registers."""
     return "resnext" in cfg.MODEL.BACKBONE.NAME
-
-
-def _has_c4_head(cfg: CfgNode) -> bool:
-    """Tell whether a res5 runs on every region."""
-    built = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-    return built and cfg.MODEL.ROI_HEADS.NAME.endswith("Res5ROIHeads")
 
 
 def _needs_detectron2_data(cfg: CfgNode) -> bool:

@@ -7,7 +7,7 @@ from torch import nn
 
 from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
-from resnext_det.config.checks import list_parts_in_use, uses_fpn
+from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import read_settings
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
@@ -83,7 +83,7 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     kind: type[ROIHeads]
     head: nn.Module
-    if heads.NAME == "Res5ROIHeads":
+    if uses_c4_head(cfg):
         kind, resnets = Res5ROIHeads, cfg.MODEL.RESNETS
         architecture, stride = read_architecture(resnets), resnets.STRIDE_IN_1X1
         head = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=stride)
