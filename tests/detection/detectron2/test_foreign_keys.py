@@ -40,6 +40,7 @@ def test_deeplabs_keys_at_their_neutral_values_build_deeplabs_network(dilation: 
     add_deeplab_config(cfg)
     cfg.MODEL.RESNETS.STEM_TYPE, cfg.MODEL.RESNETS.RES5_MULTI_GRID = "basic", [1, 1, 1]
     cfg.MODEL.RESNETS.RES5_DILATION = dilation
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 32, 8
     ours = build_backbone(cfg, ShapeSpec(channels=3)).eval()
     theirs = build_resnet_deeplab_backbone(cfg, ShapeSpec(channels=3)).eval()
     randomize(ours, seed=0)
