@@ -12,8 +12,7 @@ from torch import Tensor
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.weights.conversion import select_backbone
-from resnext_det.weights.file import WeightFile, find_architecture
-from resnext_det.weights.preprocessing import Preprocessing
+from resnext_det.weights.file import WeightFile, find_architecture, find_deformable_settings
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SIZE = 224
@@ -26,7 +25,9 @@ def describe(file: WeightFile) -> dict[str, Any]:
     there is none); ``parameters`` (trained values in the file, without batch norms' statistics),
     ``backbone_parameters`` of them; ``classes`` of a classifier; ``multiply_adds`` of the network
     on an image of 224x224 (a detector's backbone's; with the stride in the 3x3 convolutions,
-    whatever the file's); ``preprocessing``; ``metadata``; ``left_out``: how many names in the file
+    whatever the file's, and without the offsets of deformable ones); ``deformable``: the keys of
+    MODEL.RESNETS that tell the deformable stages, with their values, empty where there are none;
+    ``preprocessing``; ``metadata``; ``left_out``: how many names in the file
     are of another network's heads; ``class_names`` of the outputs; ``versions`` of the libraries
     that trained a detector, and its ``metrics`` by test set; ``configuration``: the values of one
     that fits, a trained detector's own where the file holds it.
@@ -51,6 +52,7 @@ def describe(file: WeightFile) -> dict[str, Any]:
         "parameters": _count_parameters(file.state),
         "backbone_parameters": _count_parameters(backbone),
         "classes": classes,
+        "deformable": find_deformable_settings(file.state),
         "multiply_adds": architecture and architecture.multiply_adds(_SIZE, _SIZE, classes),
         "preprocessing": file.preprocessing and file.preprocessing.as_dict(),
         "metadata": dict(file.metadata),
@@ -62,7 +64,7 @@ def describe(file: WeightFile) -> dict[str, Any]:
         else {},
         "configuration": dict(detector.config)
         if detector
-        else _make_configuration(architecture, file.preprocessing),
+        else _make_configuration(file, architecture),
     }
 
 
@@ -82,6 +84,12 @@ def format_description(description: Mapping[str, Any]) -> str:
         f"parameters: {description['parameters']:,}, {description['backbone_parameters']:,} of "
         "them the backbone's" + (f"; {classes} classes" if classes else "")
     )
+    if description["deformable"]:
+        told = description["deformable"].items()
+        lines.append(
+            f"deformable convolutions: {', '.join(f'{key} {value}' for key, value in told)}; "
+            "their offsets are not among the multiply-adds"
+        )
     if description["left_out"]:
         lines.append(f"no part of a ResNeXt: {description['left_out']} names")
     metadata = {"license": "not known", **description["metadata"]}
@@ -122,11 +130,9 @@ def _count_parameters(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for name, tensor in state.items() if not name.endswith(_STATISTICS))
 
 
-def _make_configuration(
-    architecture: Architecture | None, preprocessing: Preprocessing | None
-) -> dict[str, Any]:
+def _make_configuration(file: WeightFile, architecture: Architecture | None) -> dict[str, Any]:
     """Collect detectron2's keys that the weights decide, with their values."""
-    resnets: dict[str, Any] = {}
+    preprocessing, resnets = file.preprocessing, find_deformable_settings(file.state)
     if architecture:
         resnets |= write_architecture(architecture)
     if preprocessing is None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -128,7 +129,10 @@ def _read_from_catalog(name: str, *, mapped: bool) -> WeightFile:
 
 _STAGES = ("res2", "res3", "res4", "res5")
 _OF_A_BLOCK = re.compile(r"(res[2-5])\.(\d{1,4})\.(.*)")
-_PARTS_OF_A_BLOCK = re.compile(r"(conv[123]|shortcut)\.(weight|norm\.\w+)")
+_PARTS_OF_A_BLOCK = re.compile(
+    r"(conv[123]|shortcut)\.(weight|norm\.\w+)|conv2_offset\.(weight|bias)"
+)
+_OFFSETS = re.compile(r"(?:.*\.)?(res[2-5])\.\d+\.conv2_offset\.bias")
 _SHORTCUT = re.compile(r"res\d\.\d+\.shortcut\.weight")
 _OF_A_DETECTOR = re.compile(
     r"(?:backbone\.(?:bottom_up\.)?|bottom_up\.|roi_heads\.(?=res5\.))((?:stem|res[2-5])\..*)"
@@ -191,6 +195,30 @@ def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
     )
     _check_convolutions(state, architecture, _STAGES[: len(blocks)])
     return architecture
+
+
+def find_deformable_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Find the keys of MODEL.RESNETS that tell a network's deformable stages, with their values.
+
+    Args:
+        state: weights under our names: of a classifier, a backbone or a whole detector.
+
+    Returns:
+        DEFORM_ON_PER_STAGE, DEFORM_MODULATED and DEFORM_NUM_GROUPS; the last two are left out where
+        the number of channels allows both kinds. Empty where no stage is deformable.
+    """
+    offsets = {found[1]: state[name] for name in state if (found := _OFFSETS.fullmatch(name))}
+    if not offsets:
+        return {}
+    settings: dict[str, Any] = {"DEFORM_ON_PER_STAGE": [stage in offsets for stage in _STAGES]}
+    channels = next(iter(offsets.values())).numel()
+    kinds = [
+        (modulated, size) for modulated, size in ((False, 18), (True, 27)) if not channels % size
+    ]
+    if len(kinds) == 1:
+        ((modulated, size),) = kinds
+        settings |= {"DEFORM_MODULATED": modulated, "DEFORM_NUM_GROUPS": channels // size}
+    return settings
 
 
 def extract_detector_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from resnext_det.config.backbone import ARCHITECTURE_KEYS, write_architecture
 from resnext_det.files import list_first
-from resnext_det.weights.file import WeightFile, guess_architecture, read_weights
+from resnext_det.weights.file import (
+    WeightFile,
+    find_deformable_settings,
+    guess_architecture,
+    read_weights,
+)
 from resnext_det.weights.preprocessing import (
     find_batch_norm,
 )
@@ -27,6 +32,7 @@ _PREDICTOR = "roi_heads.box_predictor."
 # The layers with outputs for each class: Faster R-CNN's (a cascade's), those of masks, RetinaNet's.
 _OF_CLASSES = (_PREDICTOR, "roi_heads.mask_head.predictor.", "head.cls_score.")
 _STEM = "stem.conv1.weight"
+_OFFSET = re.compile(r"\.conv2_offset\.")
 _LONGEST = 140
 _KINDS = ("loaded", "missing", "unexpected", "wrong shape")
 _MODULE = re.compile(r"(?:.*\.)?(?:stem|res[2-5]|linear)(?=\.)|[^.]+(?:\.[^.]+)?(?=\.)")
@@ -44,6 +50,7 @@ class LoadReport:
         new_classes: outputs for classes that start at random: the file has other classes.
         wrong_shape: are in the file in another shape; then nothing is loaded.
         left_out: names in the file of what no network here has; see ``WeightFile``.
+        zero_offsets: offsets of deformable convolutions that are set to 0: the file has plain ones.
     """
 
     format: str
@@ -53,11 +60,16 @@ class LoadReport:
     new_classes: tuple[str, ...] = ()
     wrong_shape: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    zero_offsets: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         told = _tell(
             (self.new_classes, "the file has other classes, so {} start at random"),
             (self.missing, "{} keep their random start"),
+            (
+                self.zero_offsets,
+                "{} tensors of offsets begin at 0, as the file has no deformable convolutions",
+            ),
             (self.unused, "{} of the file have no place here"),
             (self.left_out, "{} of the file are no part of a backbone"),
         )
@@ -66,7 +78,12 @@ class LoadReport:
     def count_by_module(self) -> dict[str, Counter[str]]:
         """Count by module: stem, res2 ..., in a detector ``backbone.res2``, ``roi_heads.res5``."""
         counts: dict[str, Counter[str]] = defaultdict(Counter)
-        kinds = (self.loaded, (*self.missing, *self.new_classes), self.unused, self.wrong_shape)
+        kinds = (
+            self.loaded,
+            (*self.missing, *self.new_classes, *self.zero_offsets),
+            self.unused,
+            self.wrong_shape,
+        )
         for kind, names in zip(_KINDS, kinds):
             for name in names:
                 module = _MODULE.match(name)
@@ -145,21 +162,28 @@ def load_weights(
     found = {
         name: tensor for name, tensor in placed.items() if name in own and name not in restarted
     }
+    # Plain convolutions sample where those of a deformable stage do that has no offsets.
+    of_plain = not whole and not any(map(_OFFSET.search, placed))
+    zero_offsets = tuple(filter(_OFFSET.search, own)) if of_plain else ()
+    begun = {*found, *restarted, *zero_offsets}
     wrong = [name for name, tensor in found.items() if tensor.shape != own[name].shape]
     report = LoadReport(
         format=file.format,
         loaded=tuple(name for name in found if name not in wrong),
-        missing=_drop_counters(n for n in own if n not in found and n not in restarted),
+        missing=_drop_counters(n for n in own if n not in begun),
         unused=_drop_counters(name for name in placed if name not in own),
         new_classes=restarted,
         wrong_shape=tuple(wrong),
         left_out=file.left_out,
+        zero_offsets=zero_offsets,
     )
     _check_fit(file, report, own, found)
     _check_folded(file, model, found)
     with torch.no_grad():
         for name, tensor in found.items():
             own[name].copy_(tensor)
+        for name in zero_offsets:
+            own[name].zero_()
     level = logging.WARNING if restarted else logging.INFO
     logger.log(level, "%s: %s\n%s", file.path, report, report.table())
     return report
@@ -306,6 +330,12 @@ def _find_remedy(
     if theirs is not None and theirs != guess_architecture(own):
         keys = ", ".join(f"{key} {value}" for key, value in write_architecture(theirs).items())
         return f"the file is {theirs}: set MODEL.RESNETS.{keys}"
+    if any(map(_OFFSET.search, [*names, *shapes])):
+        settings = find_deformable_settings(file.state).items()
+        return (
+            "the file has deformable convolutions: set MODEL.RESNETS."
+            f"{', '.join(f'{key} {value}' for key, value in settings)} (a classifier has none)"
+        )
     if len(shapes) == 1 and shapes[0].endswith(_STEM):
         return (
             "the images have another number of channels; give weights for them, or load these with "

@@ -51,6 +51,11 @@ _OF_PARTS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ),
     (r"DATASETS\.PRECOMPUTED_\w*", "MODEL.LOAD_PROPOSALS", operator.not_),
     (r"MODEL\.FPN\..*", "MODEL.BACKBONE.NAME", lambda name: "fpn" not in name),
+    (
+        r"MODEL\.RESNETS\.DEFORM_(MODULATED|NUM_GROUPS)",
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+        lambda stages: not any(stages),
+    ),
     (r"MODEL\.ROI_BOX_HEAD\.FC_DIM", "MODEL.ROI_BOX_HEAD.NUM_FC", operator.not_),
     (r"MODEL\.ROI_BOX_HEAD\.CONV_DIM", "MODEL.ROI_BOX_HEAD.NUM_CONV", operator.not_),
     (

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from resnext_det.architecture import Architecture
 from resnext_det.files import write_file
 from resnext_det.weights.conversion import convert_preprocessing
-from resnext_det.weights.file import WeightFile, find_architecture, guess_architecture
+from resnext_det.weights.file import (
+    WeightFile,
+    find_architecture,
+    find_deformable_settings,
+    guess_architecture,
+)
 from resnext_det.weights.formats import TORCHVISION
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing
 from resnext_det.weights.safetensors import write_safetensors
@@ -248,6 +253,11 @@ def _rename(name: str) -> str:
 
 
 def _check_network(architecture: Architecture, state: Mapping[str, Tensor]) -> None:
+    if find_deformable_settings(state):
+        raise ValueError(
+            "these weights have deformable convolutions, and torchvision's ResNet has none; write "
+            "another format"
+        )
     if "res5.0.conv1.weight" not in state:
         raise ValueError(
             f"these weights end before res5, and torchvision's {architecture} does not; give those "

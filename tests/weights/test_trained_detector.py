@@ -13,6 +13,10 @@ RPN = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
 FAST: list[Any] = [
     *("MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals")
 ]
+DEFORMABLE: list[Any] = [
+    *FPN,
+    *("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]),
+]
 
 
 def find_keys(detector: list[Any], *changes: Any) -> list[str]:
@@ -34,6 +38,8 @@ def find_keys(detector: list[Any], *changes: Any) -> list[str]:
         ("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", 7, FAST, []),
         ("MODEL.FPN.FUSE_TYPE", "avg", FPN, []),
         ("MODEL.ROI_BOX_HEAD.FC_DIM", 7, FPN, []),
+        ("MODEL.RESNETS.DEFORM_NUM_GROUPS", 2, DEFORMABLE, []),
+        ("MODEL.RESNETS.DEFORM_MODULATED", True, DEFORMABLE, []),
     ],
 )
 def test_settings_of_parts_that_are_not_used_change_nothing(
