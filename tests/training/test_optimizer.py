@@ -36,7 +36,7 @@ CLIPS = [
 ]
 
 
-def make_toy_model(*, ours: bool = False) -> nn.Module:
+def make_toy_model() -> nn.Module:
     """Several norms, biases, a frozen and a shared layer; random weights of a fixed seed."""
     torch.manual_seed(5)
     shared = nn.Linear(8, 8)
@@ -44,7 +44,7 @@ def make_toy_model(*, ours: bool = False) -> nn.Module:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3),
         *norms,
-        FrozenStatisticsBatchNorm2d(8) if ours else nn.Identity(),
+        FrozenStatisticsBatchNorm2d(8),
         nn.Conv2d(8, 8, 1, bias=False),
         nn.Flatten(),
         nn.LayerNorm(8),
@@ -117,7 +117,7 @@ def test_steps_and_state_are_detectron2s(
 
 
 def test_groups_by_hand() -> None:
-    model = make_toy_model(ours=True)
+    model = make_toy_model()
     settings = OptimizerSettings(
         0.1, weight_decay=0.01, weight_decay_norm=0.0, weight_decay_bias=0.5, bias_lr_factor=2
     )
