@@ -12,6 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from resnext_det.data import coco
+from resnext_det.training import processes
+from tests import fork_server
 from tests.detection.helpers import write_sets
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -51,6 +53,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``launch`` fork its processes from a server; a spawned one loads torch for seconds."""
+    monkeypatch.setattr(processes, "start_processes", fork_server.start_processes)
 
 
 @pytest.fixture

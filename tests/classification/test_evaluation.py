@@ -114,6 +114,7 @@ def test_dense_is_a_plain_loop(weights: Path, images: Path) -> None:
     assert found.protocol == "dense 224, 288"
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_several_processes_find_the_same(weights: Path, images: Path) -> None:
     (alone,) = evaluate(weights, images / "val", size=32)
     (together,) = evaluate(weights, images / "val", size=32, num_gpus=2, num_workers=1)

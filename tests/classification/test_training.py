@@ -248,6 +248,7 @@ def train_in_float64(config: str, output_dir: str, overrides: tuple[str, ...]) -
 UNTESTED = (*ONE_EPOCH, "DATASETS.TEST", "")
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("norm", ["GN", "BN"])
 def test_two_processes(config: Path, tmp_path: Path, norm: str) -> None:
     """One process and two see the same images, augmented alike.

@@ -131,6 +131,7 @@ def kill_itself(*_: Any) -> None:
     distributed.barrier()
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the killed process, not the lost connection of the other one."""
     monkeypatch.setattr("resnext_det.detection.jobs._run_task", kill_itself)

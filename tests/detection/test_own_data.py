@@ -149,6 +149,7 @@ def test_training_data_alone_are_enough(
     assert "--schedule auto" not in caplog.text
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_every_process_gets_the_sets_and_the_schedule_of_the_first(
     sets: Sets, tmp_path: Path
 ) -> None:

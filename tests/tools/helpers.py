@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.fork_server import Program
+
 ROOT = Path(__file__).parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -30,24 +32,34 @@ def start_tool(
     *arguments: object,
     program: tuple[str, ...] = (sys.executable,),
     cwd: Path | None = None,
-    new_session: bool = True,
 ) -> subprocess.Popen[str]:
     """Start a tool in a process, and a group of processes, of its own."""
-    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", PYTHONIOENCODING="utf-8")
     return subprocess.Popen(
         [*program, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        env=environment,
+        env=make_environment(),
         cwd=cwd,
-        start_new_session=new_session,
+        start_new_session=True,
     )
 
 
-def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+def fork_tool(tool: str, *arguments: object) -> Program:
+    """Start a tool like ``start_tool``, some seconds sooner, as torch is loaded already."""
+    file = ROOT / "tools" / f"{tool}.py"
+    return Program(file, [str(argument) for argument in arguments], make_environment())
+
+
+def make_environment() -> dict[str, str]:
+    """Make the environment of a tool that no launcher has started."""
+    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", PYTHONIOENCODING="utf-8")
+    return environment
+
+
+def finish(process: subprocess.Popen[str] | Program, status: int = 0) -> tuple[str, str]:
     """Wait for a tool that has to end with this status; returns what it printed, and its errors."""
     output, errors = process.communicate(timeout=120)
     assert process.returncode == status, output + errors

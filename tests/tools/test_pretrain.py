@@ -16,7 +16,7 @@ from resnext_det.paper.miniature import list_networks
 from resnext_det.weights import read_weights
 from tests.classification.helpers import RESNETS, write_config, write_images
 from tests.detection.helpers import FPN
-from tests.tools.helpers import finish, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, run_tool
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -67,10 +67,9 @@ def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
     changes = (
         "SOLVER.EPOCHS 400 SOLVER.CHECKPOINT_EPOCHS 400 TEST.EVAL_EPOCHS 0 DATALOADER.NUM_WORKERS"
     )
-    process = start_tool(
+    process = fork_tool(
         *("pretrain", "--config-file", config, "--resume", "--num-gpus", processes),
         *("OUTPUT_DIR", out, *changes.split(), 2 if to_all else 0),
-        new_session=to_all,
     )
     metrics = out / "metrics.json"
     deadline = time.monotonic() + 60

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,13 +19,15 @@ from PIL import Image
 from resnext_det.config import load_config
 from resnext_det.training.checkpoint import Checkpointer
 from tests.detection.helpers import C4_CHANGES, as_flags, as_overrides, json_lines, write_config
-from tests.tools.helpers import TORCHRUN, finish, run_tool, start_tool
+from tests.fork_server import Program
+from tests.tools.helpers import TORCHRUN, finish, fork_tool, run_tool, start_tool
 from tests.training.helpers import assert_same
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 run = partial(run_tool, "train_net")
 start = partial(start_tool, "train_net")
+fork = partial(fork_tool, "train_net")
 STEPS = 60  # some 30 ms each; a run is stopped in the first 20
 PERIOD = 2
 
@@ -48,7 +49,7 @@ def common(
     return ["--engine", request.param, "--config-file", str(config), *as_flags(sets)]
 
 
-def wait_for_a_random_step(process: subprocess.Popen[str], folder: Path) -> None:
+def wait_for_a_random_step(process: Program, folder: Path) -> None:
     """Wait for a checkpoint and some moment more, so that the end falls anywhere in a step."""
     iteration = random.randrange(1, STEPS // 3, PERIOD)
     deadline = time.monotonic() + 60
@@ -86,7 +87,7 @@ def assert_ended_like(folder: Path, other: Path) -> None:
 def uninterrupted(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a whole run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    output, _ = finish(start(*common, *training(0, folder)))
+    output, _ = finish(fork(*common, *training(0, folder)))
     assert (
         output.splitlines()[-1].startswith("tiny_val: AP ")
         and str(folder) in output.splitlines()[-1]
@@ -98,14 +99,14 @@ def uninterrupted(common: list[str], tmp_path_factory: pytest.TempPathFactory) -
 def test_killed_and_resumed_equals_uninterrupted(
     common: list[str], tmp_path: Path, workers: int, uninterrupted: Path
 ) -> None:
-    process = start(*common, *training(workers, tmp_path))
+    process = fork(*common, *training(workers, tmp_path))
     wait_for_a_random_step(process, tmp_path)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "model_final.pth").exists()
     if workers:
-        finish(start("--resume", *common, *training(workers, tmp_path)))
+        finish(fork("--resume", *common, *training(workers, tmp_path)))
     else:
         assert run("--resume", *common, *training(workers, tmp_path)) == 0
     assert_ended_like(tmp_path, uninterrupted)
@@ -115,7 +116,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     common: list[str], tmp_path: Path, uninterrupted: Path
 ) -> None:
     """Ctrl-C reaches every process of the group, the loading ones too."""
-    process = start(*common, *training(2, tmp_path))
+    process = fork(*common, *training(2, tmp_path))
     wait_for_a_random_step(process, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 from resnext_det.training.schedule import LearningRateSchedule, ScheduleSettings, build_schedule
 from resnext_det.training.state import TrainingState
+from tests import fork_server
 
 STEPS = 24
 PERIOD = 4
@@ -110,9 +110,7 @@ def drop_log(files: Files) -> Files:
 
 def run_in_another_process(target: Any, *args: Any) -> int | None:
     """Exit code of ``target(*args)``; a fork server loads torch once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "tests.training.helpers"])
-    process = context.Process(target=target, args=args)
+    process = fork_server.get_context().Process(target=target, args=args)
     process.start()
     process.join(100)
     return process.exitcode

@@ -8,7 +8,7 @@ import signal
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -41,12 +41,14 @@ class Regression(nn.Module):
         return {"loss": (self.body(x)[:, 0] - x.sum(1)).square().mean()}
 
 
-def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
+def train_share(
+    output_dir: str, interrupt: Literal["itself"] | int | None = None
+) -> dict[str, Any]:
     """Train on this process's share of each batch; returns what the test looks at.
 
     Args:
-        interrupt: who gets a signal from process 1 after iteration 12: "itself", its "parent",
-            or no one.
+        interrupt: who gets a signal from process 1 after iteration 12: "itself", the process of
+            this number, or no one.
     """
     torch.set_num_threads(1)
     setup_logging(output_dir, console=False)
@@ -72,9 +74,9 @@ def train_share(output_dir: str, interrupt: str = "") -> dict[str, Any]:
         )
         if step.iteration == 12 and rank == 1 and interrupt == "itself":
             os.kill(os.getpid(), signal.SIGINT)
-        if step.iteration == 12 and rank == 1 and interrupt == "parent":
-            os.kill(os.getppid(), signal.SIGTERM)
-            time.sleep(2)  # until the parent has told both
+        elif step.iteration == 12 and rank == 1 and interrupt is not None:
+            os.kill(interrupt, signal.SIGTERM)
+            time.sleep(2)  # until that one has told both
 
     with MetricsWriter(output_dir, total_steps=STEPS, start=start, progress_bar=False) as metrics:
         train_loop(
@@ -123,6 +125,7 @@ def work_in_turn(folder: str, patience: float) -> bool:
     return all(distributed.gather_objects(found))
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_the_main_process_is_first(tmp_path: Path) -> None:
     assert launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "made"), 60.0))
     with pytest.raises(Exception, match=r"(?i)timed out"):
@@ -140,12 +143,14 @@ def fail_first(folder: str) -> None:
         Path(folder, "second").touch()
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_the_main_process_fails_first(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is gone"):
         launch(fail_first, TWO, device="cpu", args=(str(tmp_path),))
     assert (tmp_path / "second").exists()
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     alone = launch(train_share, device="cpu", args=(str(tmp_path / "one"),))
     together, message, resumed = launch(train_and_resume, TWO, device="cpu", args=(str(tmp_path),))
@@ -174,9 +179,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert torch.equal(resumed["weights"][name], tensor)
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_signal_to_the_launching_process_stops_all(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted, match=r"model_00000\d\d\.pth.*--resume") as interrupted:
-        launch(train_share, TWO, device="cpu", args=(str(tmp_path), "parent"))
+        launch(train_share, TWO, device="cpu", args=(str(tmp_path), os.getpid()))
     checkpoint = interrupted.value.checkpoint
     assert checkpoint is not None
     assert Checkpointer(tmp_path).load(checkpoint)["iteration"] == interrupted.value.iteration >= 12

@@ -175,6 +175,7 @@ def fail_in_one(folder: str) -> list[tuple[str, str]]:
     return [one for ours in distributed.gather_objects(raised) for one in ours]
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_where_one_process_fails_all_stop_with_a_checkpoint(tmp_path: Path) -> None:
     outcome = launch(fail_in_one, Processes(num_gpus=2), device="cpu", args=(str(tmp_path),))
     assert [kind for kind, _ in outcome] == [

@@ -77,6 +77,7 @@ def first_step() -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_train_as_one() -> None:
     """All regions are trained on, equally many in every image: two halves make the whole."""
     alone = first_step()

@@ -161,6 +161,7 @@ def propose_in_processes(folder: str, sets: dict[str, tuple[str, str]], weights:
     assert Path(folder, "train.pkl").is_file()  # in every process, as soon as it goes on
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_propose_as_one(tmp_path: Path, sets: Sets, files: tuple[Path, Path]) -> None:
     texts = {name: (str(annotations), str(images)) for name, (annotations, images) in sets.items()}
     weights = str(files[0].with_name("weights.pth"))
