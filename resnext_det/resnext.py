@@ -280,6 +280,10 @@ class ResNeXt(nn.Module):
         self.out_strides = {name: shapes[name][1] for name in out_features}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.compute_features(images)
+
+    def compute_features(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the maps of images (N, C, H, W), see the class."""
         if not torch.jit.is_scripting():
             self._check_shape(images)
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (N, 64, H/4, W/4)
@@ -369,4 +373,4 @@ class ResNeXtClassifier(ResNeXt):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Compute the last map, before it is averaged: (N, 2048, H/32, W/32), rounded up."""
-        return super().forward(images)[self.out_features[0]]
+        return self.compute_features(images)[self.out_features[0]]

@@ -420,7 +420,7 @@ def test_autocast_is_near_float32(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-def test_tracing_compiling_and_copying_give_the_same(norm: str) -> None:
+def test_tracing_scripting_compiling_and_copying_give_the_same(norm: str) -> None:
     model = randomize(ResNeXtClassifier(TINY, 10, norm=norm)).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -428,6 +428,7 @@ def test_tracing_compiling_and_copying_give_the_same(norm: str) -> None:
         traced = torch.jit.trace(model, images)
         other = torch.randn(1, 3, 96, 64)
         torch.testing.assert_close(traced(other), model(other))
+        torch.testing.assert_close(torch.jit.script(model)(other), model(other), rtol=0, atol=0)
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(images), expected)
         torch.testing.assert_close(copy.deepcopy(model)(images), expected, rtol=0, atol=0)

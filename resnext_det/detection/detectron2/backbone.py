@@ -24,6 +24,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
+from resnext_det import resnext
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.backbone import (
     check_backbone,
@@ -33,7 +34,7 @@ from resnext_det.config.backbone import (
     refuse_foreign_keys,
 )
 from resnext_det.layers import FROZEN_NORMS, Norm
-from resnext_det.resnext import Bottleneck, ResNeXt, Stem, make_stage
+from resnext_det.resnext import Bottleneck, ResNeXt, Stem
 
 FROZEN_NORMS.add(FrozenBatchNorm2d)
 
@@ -72,6 +73,19 @@ class ResNeXtStem(_Block, Stem):
 
 class ResNeXtBlock(_Block, Bottleneck):
     """A ``Bottleneck`` that is detectron2's ``CNNBlockBase``."""
+
+
+def make_stage(
+    architecture: Architecture | str, name: str, *, norm: Norm = "FrozenBN", **options: Any
+) -> nn.Sequential:
+    """Make the blocks of one stage of detectron2's types, such as the res5 of a C4 detector.
+
+    Args:
+        norm: a name in ``NORMS`` of this module, or a callable.
+        architecture, name, options: see ``resnext_det.resnext.make_stage``.
+    """
+    norm = choose_norm(norm)
+    return resnext.make_stage(architecture, name, norm=norm, block_class=ResNeXtBlock, **options)
 
 
 class ResNeXtBackbone(ResNeXt, Backbone):
@@ -123,6 +137,11 @@ class ResNeXtBackbone(ResNeXt, Backbone):
             self._out_feature_channels[name] = blocks[-1].out_channels
             self._out_feature_strides[name] = stride
         self.freeze(freeze_at)
+
+    def freeze(self, freeze_at: int = 0) -> ResNeXtBackbone:
+        """Freeze the first parts of the network, see ``ResNeXt.freeze``; return self."""
+        super().freeze(freeze_at)
+        return self
 
 
 def refuse_other_res5(cfg: Any) -> None:
@@ -209,10 +228,6 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
         resnets = cfg.MODEL.RESNETS
         architecture = read_architecture(cfg.MODEL.RESNETS)
         stage = make_stage(
-            architecture,
-            "res5",
-            norm=choose_norm(resnets.NORM),
-            stride_in_1x1=resnets.STRIDE_IN_1X1,
-            block_class=ResNeXtBlock,
+            architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
         )
         return stage, architecture.stages()[-1].out_channels

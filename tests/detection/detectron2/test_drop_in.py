@@ -18,9 +18,13 @@ from detectron2.modeling import Backbone, build_backbone, build_model  # noqa: E
 from detectron2.solver.build import get_default_optimizer_params  # noqa: E402
 from fvcore.nn.precise_bn import update_bn_stats  # noqa: E402
 
-from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtBackbone  # noqa: E402
+from resnext_det.detection.detectron2.backbone import (  # noqa: E402
+    NORMS,
+    ResNeXtBackbone,
+    make_stage,
+)
 from resnext_det.forms import convert  # noqa: E402
-from resnext_det.layers import FrozenStatisticsBatchNorm2d  # noqa: E402
+from resnext_det.layers import FROZEN_NORMS, FrozenStatisticsBatchNorm2d  # noqa: E402
 from tests.detection.helpers import STAGES, override  # noqa: E402
 
 NARROW = override("MODEL.RESNETS", WIDTH_PER_GROUP=8, STEM_OUT_CHANNELS=32, RES2_OUT_CHANNELS=64)
@@ -270,10 +274,39 @@ def test_a_block_is_frozen_as_detectron2s() -> None:
         for backbone in (ours, theirs):
             assert backbone.res4[1].freeze() is backbone.res4[1]
             assert backbone.stem.freeze() is backbone.stem
-            assert backbone.freeze(3) is backbone
+            assert backbone.freeze(freeze_at=3) is backbone.freeze() is backbone
     assert list_norms(ours) == list_norms(theirs)
     found, expected = ([p.requires_grad for p in model.parameters()] for model in (ours, theirs))
     assert found == expected
+
+
+def test_a_stage_alone_is_of_detectron2s_types() -> None:
+    """The res5 of a C4 detector in LazyConfig, whatever its norm."""
+    with torch.device("meta"):
+        frozen, trained = (
+            make_stage("X-50-4x8d", "res5", norm=norm) for norm in ("FrozenBN", "BN")
+        )
+        assert isinstance(trained[0].freeze(), CNNBlockBase)
+    norms = [m for m in frozen.modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert len(norms) == 10
+    assert {*list_norms(trained[0]).values()} == {FrozenBatchNorm2d}
+    assert {*list_norms(trained[1]).values()} == {nn.BatchNorm2d}
+
+
+def test_hooks_see_frozen_norms_where_nothing_is_folded() -> None:
+    backbone = ResNeXtBackbone("X-26-2x4d", out_features=["res2"])
+    images, seen = torch.randn(1, 3, 32, 32), []
+    backbone.stem.conv1.norm.register_forward_hook(lambda *given: seen.append(given))
+    expected = backbone(images)["res2"]
+    assert not seen
+    folded = {*FROZEN_NORMS}
+    FROZEN_NORMS.clear()
+    try:
+        found = backbone(images)["res2"]
+    finally:
+        FROZEN_NORMS.update(folded)
+    assert len(seen) == 1
+    torch.testing.assert_close(found, expected)
 
 
 def test_blocks_of_another_form_are_frozen() -> None:
