@@ -86,9 +86,8 @@ def test_detectron2_is_asked_for_and_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    for name in [
-        name for name in sys.modules if name.startswith("resnext_det.detection.detectron2.")
-    ]:
+    loaded = ("detectron2.", "resnext_det.detection.detectron2.")
+    for name in [name for name in sys.modules if name.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, name)
     words = r"'detectron2' cannot be used here .*install.* write --engine portable"
     with pytest.raises(ValueError, match=words):
