@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 
 from resnext_det.data.annotations.coco_json import read_category_names
-from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets
+from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets, load_coco
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,
@@ -24,6 +25,8 @@ from resnext_det.detection.detectron2.catalog import check_names, lend_datasets
 from resnext_det.files import escape_controls, list_first
 from resnext_det.instances import Boxes, Instances
 from resnext_det.weights import WeightFile
+
+logger = logging.getLogger(__name__)
 
 
 def convert_sample(sample: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +107,16 @@ def open_data(
         train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
         yield Data(False, train_sets, test_sets, [*train_sets, *test_sets][0].class_names)
         return
+    # Annotations are read once more by detectron2, with what it alone knows in them.
+    train_sets = [load_coco(name) for name in cfg.DATASETS.TRAIN if training and name in ours]
+    test_sets = [load_coco(name) for name in cfg.DATASETS.TEST if name in ours]
+    look_at_data(train_sets, test_sets, everything=check_data)
+    if check_data and set(used) - set(ours):
+        logger.warning(
+            "The images of %s are not looked at: detectron2 alone knows these sets.",
+            ", ".join(sorted(set(used) - set(ours))),
+        )
+    del train_sets, test_sets
     with lend_datasets(ours):
         classes = _find_class_names(used)
         known = get_detector_classes(start)

@@ -54,10 +54,12 @@ def take_snapshot() -> list[Any]:
     ]
 
 
-def run(folder: Path, *changes: Any) -> Any:
+def run(folder: Path, *changes: Any, check_data: bool = False) -> Any:
     folder.mkdir(exist_ok=True)
     given = ["SOLVER.MAX_ITER", 1, "SOLVER.STEPS", (), "CUDNN_BENCHMARK", True, *changes]
-    job = Job(write_config(folder), folder / "out", tuple(as_overrides(given)), engine="detectron2")
+    words = tuple(as_overrides(given))
+    file, out = write_config(folder), folder / "out"
+    job = Job(file, out, words, engine="detectron2", check_data=check_data)
     return train(job).per_dataset
 
 
@@ -107,13 +109,24 @@ def test_a_users_set_of_the_same_name_is_never_passed_over(
     assert take_snapshot() == before
 
 
-def test_the_same_files_may_stand_in_both(tmp_path: Path, sets: Sets) -> None:
+def test_what_detectron2_loads_is_looked_at_before(tmp_path: Path, sets: Sets) -> None:
+    coco.register_coco("gone", sets["tiny_train"][0], tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"dataset 'gone' .* do not exist"):
+        run(tmp_path, *CROPS, *override("DATASETS", TRAIN=("gone",), TEST=()))
+    assert not list(tmp_path.glob("out/*.pth"))
+
+
+def test_the_same_files_may_stand_in_both(
+    tmp_path: Path, sets: Sets, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, (file, images) in sets.items():
         register_coco_instances(name, {}, os.path.relpath(file), str(images))
     register_coco_instances("mine", {}, *map(str, sets["tiny_val"]))
     before = take_snapshot()
     for changes in ([], [*CROPS, "DATASETS.TEST", ("mine",)]):
-        assert set(run(tmp_path / str(len(changes)), *changes)) <= {"tiny_val", "mine"}
+        folder = tmp_path / str(len(changes))
+        assert set(run(folder, *changes, check_data=True)) <= {"tiny_val", "mine"}
+    assert caplog.text.count("The images of mine are not looked at: detectron2 alone") == 1
     assert take_snapshot()[0] == before[0]
 
 
