@@ -236,6 +236,24 @@ class ConvNorm(nn.Conv2d):
         # The product was taken in float32 at least; autocast, if any, casts it for the convolution.
         return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
 
+    def is_frozen_at_random(self) -> bool:
+        """Tell whether it, or its norm, is frozen while the norm still has its initial values.
+
+        Without a norm, the bias is checked. Such a layer computes with random weights, or under a
+        norm that normalizes nothing, and training does not change that. Norms that were folded into
+        scale and bias, as Caffe2's, have a bias.
+        """
+        norm = self.norm
+        if self.weight.requires_grad and not self.has_frozen_norm:
+            return False
+        if norm is None:
+            return self.bias is not None and not bool(self.bias.any())
+        weight, bias, mean = (
+            getattr(norm, name, None) for name in ("weight", "bias", "running_mean")
+        )
+        moved = any(values is not None and bool(values.any()) for values in (bias, mean))
+        return not moved and (weight is None or bool((weight == 1).all()))
+
 
 def freeze_norms(module: nn.Module) -> nn.Module:
     """Replace every BatchNorm2d and SyncBatchNorm by a FrozenBatchNorm2d with the same numbers.

@@ -6,6 +6,7 @@ names. How many blocks and channels there are, an ``Architecture`` says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.layers import ConvNorm, Norm, freeze_norms
+
+logger = logging.getLogger(__name__)
 
 FEATURES = ("stem", "res2", "res3", "res4", "res5")
 Part = TypeVar("Part", bound="CNNBlock")
@@ -233,6 +236,8 @@ class ResNeXt(nn.Module):
     block_class: type[Bottleneck] = Bottleneck
     __jit_unused_properties__ = ("stages",)
 
+    _start_is_known = False  # weights were loaded, or were looked for in the first forward pass
+
     def __init__(
         self,
         architecture: Architecture,
@@ -286,6 +291,8 @@ class ResNeXt(nn.Module):
         """Compute the maps of images (N, C, H, W), see the class."""
         if not torch.jit.is_scripting():
             self._check_shape(images)
+            if self.training:
+                self._warn_if_frozen_at_random()
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (N, 64, H/4, W/4)
         features = {"stem": x} if "stem" in self.out_features else {}
         for name, stage in self.named_children():  # which torch.jit.script can follow
@@ -331,6 +338,37 @@ class ResNeXt(nn.Module):
                 f"the images have the shape {tuple(images.shape)}; "
                 f"give four dimensions (N, {self.in_channels}, H, W)"
             )
+
+    def _warn_if_frozen_at_random(self) -> None:
+        """Warn of frozen layers with random weights; once, at the first forward pass in training.
+
+        A network whose weights were all loaded by ``load_state_dict``, whatever they are, is not
+        looked at; a trace or an export leaves it to the next pass.
+        """
+        traced = torch.jit.is_tracing() or type(self.stem.conv1.weight) is not nn.Parameter
+        if self._start_is_known or traced or self.stem.conv1.weight.is_meta:
+            return
+        self._start_is_known = True
+        layers = [layer for layer in self.modules() if isinstance(layer, ConvNorm)]
+        random = sum(layer.is_frozen_at_random() for layer in layers)
+        grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if random and not (grouped and torch.distributed.get_rank()):
+            logger.warning(
+                "%d of %d convolutions of the backbone are frozen, or their norms are, at the "
+                "values they were made with, so the network learns badly, if at all; load the "
+                "weights of a trained one (MODEL.WEIGHTS, train.init_checkpoint), or start from "
+                "random ones with the norm GN or SyncBN and FREEZE_AT 0",
+                *(random, len(layers)),
+            )
+
+    # torch.compile runs it while it compiles, and puts nothing into the graph: this is what
+    # torch.compiler.assume_constant_result does after an import that takes seconds.
+    _warn_if_frozen_at_random._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if all(f"{prefix}{name}" in state_dict for name, _ in self.named_parameters()):
+            self._start_is_known = True
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class ResNeXtClassifier(ResNeXt):

@@ -174,29 +174,13 @@ def check_frozen_layers_are_loaded(model: nn.Module) -> None:
         ValueError: there are such layers; no weights were loaded into them.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, ConvNorm)}
-    random = [name for name, layer in layers.items() if _is_frozen_unloaded(layer)]
+    random = [name for name, layer in layers.items() if layer.is_frozen_at_random()]
     if random:
         raise ValueError(
             f"{len(random)} of {len(layers)} convolutions (first {random[0]!r}) are frozen, or "
             "their norms are, at the values they were made with, and would train to nothing; set "
             f"MODEL.WEIGHTS to a file of a trained network, or start from scratch: {_FROM_RANDOM}"
         )
-
-
-def _is_frozen_unloaded(layer: ConvNorm) -> bool:
-    """Tell whether a layer is frozen while its norm still has its initial values.
-
-    Without a norm, the bias is checked. Such a layer computes with random weights, and training
-    does not change that.
-    """
-    norm = layer.norm
-    if layer.weight.requires_grad and not layer.has_frozen_norm:
-        return False
-    if norm is None:
-        return layer.bias is not None and not bool(layer.bias.any())
-    weight, bias, mean = (getattr(norm, name, None) for name in ("weight", "bias", "running_mean"))
-    moved = any(values is not None and bool(values.any()) for values in (bias, mean))
-    return not moved and (weight is None or bool((weight == 1).all()))
 
 
 def load_detector(model: nn.Module, file: WeightFile) -> None:
