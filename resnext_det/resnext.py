@@ -340,13 +340,15 @@ class ResNeXt(nn.Module):
             )
 
     def _warn_if_frozen_at_random(self) -> None:
-        """Warn of frozen layers with random weights; once, at the first forward pass in training.
+        """Warn of frozen layers with random weights; once, at the first pass that takes gradients.
 
         A network whose weights were all loaded by ``load_state_dict``, whatever they are, is not
         looked at; a trace or an export leaves it to the next pass.
         """
-        traced = torch.jit.is_tracing() or type(self.stem.conv1.weight) is not nn.Parameter
-        if self._start_is_known or traced or self.stem.conv1.weight.is_meta:
+        if self._start_is_known or not torch.is_grad_enabled() or torch.jit.is_tracing():
+            return
+        weight = self.stem.conv1.weight
+        if type(weight) is not nn.Parameter or weight.is_meta:  # as while torch.export runs
             return
         self._start_is_known = True
         layers = [layer for layer in self.modules() if isinstance(layer, ConvNorm)]

@@ -184,7 +184,7 @@ names = ["detection", "detection.detectron2"]
 assert ours == ["resnext_det", *(f"resnext_det.{name}" for name in names)], ours
 assert threading.active_count() == 1
 network = resnext_det.ResNeXt(resnext_det.Architecture(26, 4, 8, stem_channels=8, res2_channels=32))
-assert network(torch.zeros(1, 3, 32, 32))["res4"].shape == (1, 128, 2, 2)
+assert network.eval()(torch.zeros(1, 3, 32, 32))["res4"].shape == (1, 128, 2, 2)
 try:
     import cv2
 except ModuleNotFoundError as error:
