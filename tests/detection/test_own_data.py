@@ -267,6 +267,10 @@ def test_facts_of_a_gpu(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (facts,) = told
     assert (facts.gpu_memory, facts.processes, facts.images) == (11, 2, TRAIN_IMAGES - 3)
     assert (facts.pretrained, facts.network, facts.c4, facts.tested) == (True, 1.0, False, True)
+    deformable = ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, True, True, True]")
+    job = replace(job, train_data=as_words(sets["tiny_train"]), overrides=deformable)
+    job.configuration()
+    assert told[1].network == 2.0
     content = json.loads((tmp_path / "data" / "instances_train_train.json").read_text())
     areas = sorted(each["bbox"][2] * each["bbox"][3] for each in content["annotations"])
     assert facts.boxes == len(areas) and 192 <= facts.side <= 256
