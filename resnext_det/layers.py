@@ -99,6 +99,12 @@ class FrozenStatisticsBatchNorm2d(FrozenBatchNorm2d, nn.InstanceNorm2d):  # type
         self.bias = nn.Parameter(self.bias)
 
 
+SYNCHRONIZED_ON_CPU = (
+    'norm "SyncBN" cannot train on the CPU within a process group: torch synchronizes only GPUs; '
+    'set MODEL.RESNETS.NORM to "BN", "GN" or "FrozenBN", or train on GPUs'
+)
+
+
 class SynchronizedBatchNorm2d(nn.SyncBatchNorm):
     """An ``nn.SyncBatchNorm`` that explains where it cannot train ("SyncBN").
 
@@ -111,10 +117,7 @@ class SynchronizedBatchNorm2d(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
         if grouped and self.training and x.device.type == "cpu":
-            raise ValueError(
-                'norm "SyncBN" cannot train on the CPU within a process group: torch synchronizes '
-                'only GPUs; set MODEL.RESNETS.NORM to "BN", "GN" or "FrozenBN", or train on GPUs'
-            )
+            raise ValueError(SYNCHRONIZED_ON_CPU)
         return super().forward(x)
 
 

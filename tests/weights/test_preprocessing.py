@@ -120,7 +120,9 @@ def test_a_configuration_that_fits_passes(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("norm", ["FrozenBN", "FrozenStatisticsBN", "BN", "SyncBN", "GN"])
+@pytest.mark.parametrize(
+    "norm", ["FrozenBN", "FrozenStatisticsBN", "BN", "SyncBN", "naiveSyncBN_N", "GN", "LN"]
+)
 @pytest.mark.parametrize("batch_norm", ["statistics", "folded", "none"])
 def test_folded_norms_go_with_frozen_ones_alone(batch_norm: str, norm: str) -> None:
     found = find_differences(
@@ -129,7 +131,7 @@ def test_folded_norms_go_with_frozen_ones_alone(batch_norm: str, norm: str) -> N
     fits = (
         norm.startswith("Frozen")
         or batch_norm == "none"
-        or (batch_norm == "statistics" and norm != "GN")
+        or (batch_norm == "statistics" and norm not in ("GN", "LN"))
     )
     assert found == ([] if fits else [("MODEL.RESNETS.NORM", norm, "FrozenBN")])
 

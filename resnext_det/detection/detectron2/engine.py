@@ -30,6 +30,7 @@ from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
 from resnext_det.detection.training import train_detector
 from resnext_det.detection.weights import load_detector, read_start, read_trained
+from resnext_det.layers import SYNCHRONIZED_ON_CPU
 from resnext_det.training import distributed
 from resnext_det.training.loop import Step
 from resnext_det.training.metrics import PERIOD, MetricsWriter
@@ -112,6 +113,7 @@ def _train_on(
     recorded = set_seed(cfg, resume=resume)
     cfg = scale_to_processes(recorded, distributed.get_world_size())
     model = build_detector(cfg).train()
+    _check_synchronized_norms(model)
     optimizer = build_optimizer(cfg, model)
     multiplier = build_lr_scheduler(cfg, optimizer)._multiplier  # where in the training -> factor
     precise_bn = None
@@ -215,6 +217,14 @@ def _set_up(cfg: CfgNode) -> None:
     set_up(cfg)
     if distributed.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _check_synchronized_norms(model: nn.Module) -> None:
+    """Refuse norms that torch cannot train in several processes on the CPU."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if synchronized and on_cpu and distributed.get_world_size() > 1:
+        raise ValueError(SYNCHRONIZED_ON_CPU)
 
 
 def _compute_precise_statistics(precise_bn: PreciseBN, model: nn.Module) -> None:

@@ -39,6 +39,10 @@ CASCADE: list[Any] = [
     *override("MODEL.ROI_HEADS", NAME="CascadeROIHeads"),
     *override("MODEL.ROI_BOX_HEAD", CLS_AGNOSTIC_BBOX_REG=True),
 ]
+LAYER_NORM: list[Any] = [
+    *override("MODEL.RESNETS", NORM="LN"),
+    *override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.0),
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,9 @@ def make_job(folder: Path, datasets: tuple[tuple[str, str, str], ...], *changes:
     )
 
 
-@pytest.mark.parametrize("changes", [RETINANET, CASCADE], ids=["RetinaNet", "Cascade R-CNN"])
+@pytest.mark.parametrize(
+    "changes", [RETINANET, CASCADE, LAYER_NORM], ids=["RetinaNet", "Cascade R-CNN", "LN"]
+)
 def test_boxes_are_loaded_and_evaluated_as_ever(
     tmp_path: Path, datasets: tuple[tuple[str, str, str], ...], changes: list[Any]
 ) -> None:

@@ -156,3 +156,16 @@ def test_mixed_precision_that_torchvision_lacks_is_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=words):
         run("detectron2", tmp_path, *changes)
     assert run("portable", tmp_path, *changes, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
+
+
+@pytest.mark.parametrize("node", ["RESNETS", "FPN"])
+def test_synchronized_norms_in_processes_on_the_cpu_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str
+) -> None:
+    """Before the first step, and not by an error of torch within it."""
+    cfg = detectron2.load_config(write_config(tmp_path), [f"MODEL.{node}.NORM", "SyncBN"])
+    model = detectron2.build_detector(cfg)
+    detectron2._check_synchronized_norms(model)  # one process takes them for batch norms
+    monkeypatch.setattr("resnext_det.training.distributed.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"torch synchronizes only GPUs.*or train on GPUs"):
+        detectron2._check_synchronized_norms(model)
