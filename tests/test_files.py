@@ -8,7 +8,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -174,12 +173,13 @@ def test_another_process_waits_and_finds_the_file(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file"
     with lock_file(path):
         other = start_other_process(path)
-        time.sleep(2)
+        assert other.stderr is not None
+        told = other.stderr.readline()  # as it begins to wait
         assert other.poll() is None and not path.exists()
         write_text(path, "made here")
-    out, log = other.communicate(timeout=60)
+    out, _ = other.communicate(timeout=300)
     assert out == "found made here\n"
-    assert f"Waiting for another process that is making {path}." in log
+    assert f"Waiting for another process that is making {path}." in told
     assert list(path.parent.iterdir()) == [path]  # the lock is gone
 
 
@@ -187,7 +187,7 @@ def test_a_lock_is_free_after_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with pytest.raises(ValueError, match="no such set"), lock_file(path):
         raise ValueError("no such set")
-    out, log = start_other_process(path).communicate(timeout=60)
+    out, log = start_other_process(path).communicate(timeout=300)
     assert out == "made\n" and "Waiting" not in log
 
 

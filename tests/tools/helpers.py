@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,10 +46,29 @@ def start_tool(
     )
 
 
-def fork_tool(tool: str, *arguments: object) -> Program:
-    """Start a tool like ``start_tool``, some seconds sooner, as torch is loaded already."""
+def fork_tool(tool: str, *arguments: object, **launched: object) -> Program:
+    """Start a tool like ``start_tool``, some seconds sooner, as torch is loaded already.
+
+    Args:
+        launched: what a launcher adds to the environment.
+    """
     file = ROOT / "tools" / f"{tool}.py"
-    return Program(file, [str(argument) for argument in arguments], make_environment())
+    environment = make_environment() | {name: str(value) for name, value in launched.items()}
+    return Program(file, [str(argument) for argument in arguments], environment)
+
+
+def fork_like_torchrun(tool: str, *arguments: object) -> tuple[str, str]:
+    """Run a tool in two processes that know what torchrun tells them; returns what they printed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+    started = [
+        fork_tool(tool, *arguments, RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port, **group)
+        for rank in (0, 1)
+    ]
+    ends = [finish(process) for process in started]
+    return "".join(output for output, _ in ends), "".join(errors for _, errors in ends)
 
 
 def make_environment() -> dict[str, str]:
@@ -61,7 +81,7 @@ def make_environment() -> dict[str, str]:
 
 def finish(process: subprocess.Popen[str] | Program, status: int = 0) -> tuple[str, str]:
     """Wait for a tool that has to end with this status; returns what it printed, and its errors."""
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == status, output + errors
     return output, errors
 

@@ -72,7 +72,7 @@ def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
         *("OUTPUT_DIR", out, *changes.split(), 2 if to_all else 0),
     )
     metrics = out / "metrics.json"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.05)
     if to_all:

@@ -10,7 +10,7 @@ import torch
 
 from tests.detection.helpers import C4_CHANGES, as_flags, as_overrides, write_sets
 from tests.detection.test_two_step import make_jobs
-from tests.tools.helpers import TORCHRUN, finish, load_tool, start_tool
+from tests.tools.helpers import fork_like_torchrun, load_tool
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -58,7 +58,7 @@ def test_two_processes_under_torchrun(command: list[str], tmp_path: Path) -> Non
     """They meet once for both steps; there are several sets to propose on."""
     several = ["DATASETS.TRAIN", "('tiny_train', 'tiny_val')", "SOLVER.MAX_ITER", 2]
     given = (*command, *several, *as_overrides(C4_CHANGES))
-    output, _ = finish(start_tool("train_two_step", *given, program=TORCHRUN))
+    output, _ = fork_like_torchrun("train_two_step", *given)
     assert output.count("everything is in") == 1
     written = {path.name for path in (tmp_path / "both" / "rpn" / "inference").glob("*.pkl")}
     assert written == {"proposals_tiny_train.pkl", "proposals_tiny_val.pkl"}

@@ -112,7 +112,7 @@ def run_in_another_process(target: Any, *args: Any) -> int | None:
     """Exit code of ``target(*args)``; a fork server loads torch once."""
     process = fork_server.get_context().Process(target=target, args=args)
     process.start()
-    process.join(100)
+    process.join(300)
     return process.exitcode
 
 

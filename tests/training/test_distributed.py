@@ -16,7 +16,7 @@ from torch import nn
 
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.interruption import TrainingInterrupted
+from resnext_det.training.interruption import StopRequest, TrainingInterrupted
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
@@ -76,7 +76,8 @@ def train_share(
             os.kill(os.getpid(), signal.SIGINT)
         elif step.iteration == 12 and rank == 1 and interrupt is not None:
             os.kill(interrupt, signal.SIGTERM)
-            time.sleep(2)  # until that one has told both
+            while not StopRequest.is_noted():  # the last to be told
+                time.sleep(0.01)
 
     with MetricsWriter(output_dir, total_steps=STEPS, start=start, progress_bar=False) as metrics:
         train_loop(
@@ -115,11 +116,11 @@ def train_and_resume(folder: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
     return whole, message, train_share(f"{folder}/stopped")
 
 
-def work_in_turn(folder: str, patience: float) -> bool:
-    """Let the main process make a folder in three seconds; tell whether the other finds it."""
+def work_in_turn(folder: str, seconds: float, patience: float) -> bool:
+    """Let the main process make a folder in some time; tell whether the other finds it."""
     with distributed.run_main_process_first(timedelta(seconds=patience)):
         if distributed.get_rank() == 0:
-            time.sleep(3)
+            time.sleep(seconds)
             Path(folder).mkdir()
         found = Path(folder).is_dir()
     return all(distributed.gather_objects(found))
@@ -127,9 +128,9 @@ def work_in_turn(folder: str, patience: float) -> bool:
 
 @pytest.mark.usefixtures("quick_start")
 def test_the_main_process_is_first(tmp_path: Path) -> None:
-    assert launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "made"), 60.0))
+    assert launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "made"), 1.0, 60.0))
     with pytest.raises(Exception, match=r"(?i)timed out"):
-        launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "late"), 1.0))
+        launch(work_in_turn, TWO, device="cpu", args=(str(tmp_path / "late"), 3.0, 1.0))
 
 
 def fail_first(folder: str) -> None:

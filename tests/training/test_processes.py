@@ -52,7 +52,7 @@ def test_an_error_in_one_process_is_raised_as_itself() -> None:
     began = time.perf_counter()
     with pytest.raises(ValueError, match="images of process 1 are missing"):
         launch(fail, Processes(num_gpus=2), device="cpu", args=(ValueError,))
-    assert time.perf_counter() - began < 60
+    assert time.perf_counter() - began < 300  # a group that waits gives up after half an hour
 
 
 def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,10 +138,10 @@ def flip_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 def read_or_refuse(data: bytes, path: Path, *, mapped: bool = False) -> str:
     """Read a file and return "read" or "refused".
 
-    Any error but a ValueError, and any reading of over five seconds, fails the test.
+    Any error but a ValueError, and over five seconds of computing, fail the test.
     """
     path.write_bytes(data)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         read_container(path, mapped=mapped)
     except ValueError as error:
@@ -149,7 +149,7 @@ def read_or_refuse(data: bytes, path: Path, *, mapped: bool = False) -> str:
         outcome = "refused"
     else:
         outcome = "read"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     return outcome
 
 

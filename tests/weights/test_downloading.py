@@ -281,7 +281,7 @@ def test_processes_that_want_one_file_download_it_once(server: Server, tmp_path:
     processes = [context.Process(target=_download_in_process, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    assert all(results.get(timeout=30) for _ in processes)
+    assert all(results.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
     assert len(server.requests) == 1
@@ -329,7 +329,7 @@ def test_a_folder_without_permission(server: Server, tmp_path: Path) -> None:
             target=_error_of_nobody, args=(server.url("/x"), tmp_path / "a" / "x", results)
         )
         process.start()
-        assert "cannot be written (Permission denied)" in results.get(timeout=30)
+        assert "cannot be written (Permission denied)" in results.get(timeout=300)
         process.join()
     finally:
         tmp_path.chmod(0o755)

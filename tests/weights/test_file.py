@@ -702,7 +702,7 @@ def test_envelopes_within_envelopes_end(tmp_path: Path) -> None:
 
 def test_a_long_text_as_configuration_takes_no_time(small: Any, tmp_path: Path) -> None:
     text = "MODEL:\n" * 50_000 + "  mean=[1," * 50_000 + "style='" * 50_000
-    start = time.perf_counter()
+    start = time.process_time()
     read(tmp_path, torch_bytes(mm({"cfg": text})(small)))
     read(
         tmp_path,
@@ -710,7 +710,7 @@ def test_a_long_text_as_configuration_takes_no_time(small: Any, tmp_path: Path) 
             {"model_state": pycls_state(small), "cfg": "MODEL:\n" + "  a: b\n" * 100_000 + text}
         ),
     )
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

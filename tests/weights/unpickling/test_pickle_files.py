@@ -262,13 +262,13 @@ def make_bombs() -> dict[str, bytes]:
 def test_a_bomb_is_refused_before_it_takes_memory(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "bomb.pkl", make_bombs()[name])
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()  # however busy the machine is
     with pytest.raises(ValueError, match=r"bomb.pkl is (refused|damaged|cut short)"):
         read_plain_pickle(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * path.stat().st_size + 64 * MIB
-    assert time.perf_counter() - start < 20  # with every allocation traced
+    assert time.process_time() - start < 10  # with every allocation traced
 
 
 def test_a_memo_index_takes_no_memory(tmp_path: Path) -> None:
