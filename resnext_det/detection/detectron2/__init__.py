@@ -67,6 +67,6 @@ class _Registering:
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
+        _register()
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
-        _register()
