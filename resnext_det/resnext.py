@@ -331,12 +331,15 @@ class ResNeXt(nn.Module):
         return [getattr(self, name) for name in self.stage_names]
 
     def _check_shape(self, images: Tensor) -> None:
+        # Read from the weight, which, like the whole stem, may have been exchanged for another.
+        first = getattr(self.stem, "conv1", None)
+        channels = first.weight.shape[1] if isinstance(first, ConvNorm) else "C"
         # While torch.jit traces, sizes are tensors, and comparing them would be a warning.
-        traced = torch.jit.is_tracing()
-        if images.dim() != 4 or not (traced or images.shape[1] == self.in_channels):
+        unchecked = channels == "C" or torch.jit.is_tracing()
+        if images.dim() != 4 or not (unchecked or images.shape[1] == channels):
             raise ValueError(
                 f"the images have the shape {tuple(images.shape)}; "
-                f"give four dimensions (N, {self.in_channels}, H, W)"
+                f"give four dimensions (N, {channels}, H, W)"
             )
 
     def _warn_if_frozen_at_random(self) -> None:

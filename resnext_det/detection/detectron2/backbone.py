@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
@@ -22,6 +23,7 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.roi_heads import Res5ROIHeads
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from resnext_det import resnext
@@ -144,6 +146,11 @@ class ResNeXtBackbone(ResNeXt, Backbone):
         return self
 
 
+def convert_cfg(cfg: Any) -> CfgNode:
+    """Convert an OmegaConf configuration, whose lists are no lists; detectron2 builds from both."""
+    return CfgNode(OmegaConf.to_container(cfg)) if isinstance(cfg, DictConfig) else cfg
+
+
 def refuse_other_res5(cfg: Any) -> None:
     """Refuse detectron2's own C4 head where its res5 is not that of the configured network.
 
@@ -182,6 +189,7 @@ def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
     Raises:
         ValueError: a value is not honored, such as DEPTH 34; see ``refuse_other_res5``.
     """
+    cfg = convert_cfg(cfg)
     check_backbone(cfg, norms=NORMS)
     refuse_other_res5(cfg)
     return ResNeXtBackbone(
@@ -223,6 +231,7 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
+        cfg = convert_cfg(cfg)
         check_backbone(cfg, norms=NORMS)
         check_c4_head(cfg)
         resnets = cfg.MODEL.RESNETS
