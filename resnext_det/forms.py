@@ -52,7 +52,7 @@ def join_convolutions(convolutions: Sequence[ConvNorm], *, dim: int, groups: int
 def _copy(like: ConvNorm, weight: Tensor, norm: nn.Module | None, groups: int = 1) -> ConvNorm:
     """Copy a convolution, with another weight and norm, and without its activation."""
     convolution = copy.deepcopy(like)
-    convolution.weight.data = weight.clone(memory_format=torch.channels_last)
+    convolution.weight.data = weight.clone(memory_format=torch.contiguous_format)
     convolution.out_channels, convolution.in_channels = len(weight), weight.shape[1] * groups
     convolution.groups, convolution.norm, convolution.activation = groups, norm, None
     return convolution

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = str | Callable[[int], nn.Module | None] | None
 """Which norm follows a convolution: a name in ``NORMS``, or what makes it from its channels."""
+
+# Other processors' builds have no kernels of oneDNN for it.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and (
+    torch.backends.cpu.get_cpu_capability().startswith("AVX")
+)
 
 
 def compute_scale_and_shift(
@@ -214,7 +220,10 @@ class ConvNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.has_frozen_norm:
             weight, bias = self._fold_norm()
-            x = self._conv_forward(x, weight, bias)
+            if not torch.jit.is_scripting() and self._is_faster_dilated(x):
+                x = F.conv2d(x, weight, bias, self.stride, self.padding, 2, self.groups)
+            else:
+                x = self._conv_forward(x, weight, bias)
         else:
             x = self._conv_forward(x, self.weight, self.bias)
             if self.norm is not None:
@@ -222,6 +231,23 @@ class ConvNorm(nn.Conv2d):
         if self.activation is not None:
             x = self.activation(x)
         return x
+
+    def _is_faster_dilated(self, x: Tensor) -> bool:
+        """Tell whether a 1x1 convolution, which has nothing to dilate, is faster if called dilated.
+
+        On one thread torch multiplies matrices where it could call oneDNN, which is a fifth faster
+        on large maps; but dilated convolutions it gives to oneDNN. Exported graphs stay plain.
+        """
+        return (
+            _HAS_ONEDNN
+            and self.kernel_size == (1, 1)
+            and self.stride == (1, 1)
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and torch.get_num_threads() == 1
+            and not torch.jit.is_tracing()
+            and not torch.compiler.is_compiling()
+        )
 
     def _fold_norm(self) -> tuple[Tensor, Tensor]:
         """Compute (weight, bias) of the one convolution that equals this one with its norm."""

@@ -134,6 +134,7 @@ class Bottleneck(CNNBlock):
                 initialize(layer)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)  # and so is what it becomes
         out = torch.relu_(self.conv1(x))  # (N, bottleneck_channels, H, W)
         # (N, bottleneck_channels, H/stride, W/stride)
         if self.conv2_offset is None:
@@ -160,7 +161,7 @@ def make_stage(
     out_channels: int | None = None,
     block_class: type[Bottleneck] = Bottleneck,
 ) -> nn.Sequential:
-    """Make the blocks of one stage, "res2" to "res5", in channels-last memory.
+    """Make the blocks of one stage, "res2" to "res5".
 
     ``make_stage("X-50-32x4d", "res5")`` is the head of a C4 detector (detectron2's Res5ROIHeads).
     The result has the attributes ``in_channels``, ``out_channels`` and ``stride``.
@@ -205,7 +206,7 @@ def make_stage(
         )
     first = block(stage.in_channels, channels, stride=stride)
     others = [block(channels, channels) for _ in range(1, stage.blocks)]
-    blocks = nn.Sequential(first, *others).to(memory_format=torch.channels_last)
+    blocks = nn.Sequential(first, *others)
     shape = {"in_channels": stage.in_channels, "out_channels": channels, "stride": stride}
     for attribute, value in shape.items():
         setattr(blocks, attribute, value)
@@ -217,7 +218,9 @@ class ResNeXt(nn.Module):
 
     A map's size is the image's, divided by out_strides[name] and rounded up. Stages beyond the last
     requested feature are thrown away once their weights are drawn, as in detectron2: from one seed
-    whatever is built next has the same weights. Memory is channels-last.
+    whatever is built next has the same weights.
+
+    Maps are channels-last in memory, which is faster; parameters are contiguous.
 
     Args:
         norm, stride_in_1x1: see ``Bottleneck``.
@@ -225,6 +228,10 @@ class ResNeXt(nn.Module):
         dilate_res5: see ``make_stage``; detectron2's RES5_DILATION 2.
         deformable: see ``make_stage``.
         in_channels: of the images.
+
+    Attributes:
+        contiguous_features: copy the returned maps into contiguous memory, which RoIAlign reads;
+            False at first.
 
     Raises:
         ValueError: a feature or norm is unknown, or the norm or ``deformable`` does not fit;
@@ -259,6 +266,7 @@ class ResNeXt(nn.Module):
         self.architecture = architecture
         self.in_channels = in_channels
         self.out_features = tuple(out_features)
+        self.contiguous_features = False
         self.stage_names = known[1 : max(map(known.index, out_features)) + 1]
         channels, small = architecture.stem_channels, architecture.for_small_images
         self.stem = self.stem_class(in_channels, channels, norm=norm, for_small_images=small)
@@ -280,7 +288,6 @@ class ResNeXt(nn.Module):
             self.add_module(stage.name, made)
             stride *= 1 if dilate else stage.stride
             shapes[stage.name] = stage.out_channels, stride
-        self.to(memory_format=torch.channels_last)
         self.out_channels = {name: shapes[name][0] for name in out_features}
         self.out_strides = {name: shapes[name][1] for name in out_features}
 
@@ -294,13 +301,17 @@ class ResNeXt(nn.Module):
             if self.training:
                 self._warn_if_frozen_at_random()
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (N, 64, H/4, W/4)
-        features = {"stem": x} if "stem" in self.out_features else {}
+        features: dict[str, Tensor] = {}
+        if "stem" in self.out_features:
+            features["stem"] = x
         for name, stage in self.named_children():  # which torch.jit.script can follow
             if name in self.stage_names:
                 # (N, 256, H/4, W/4) in res2; each next one doubles the channels, halves the size.
                 x = stage(x)
                 if name in self.out_features:
                     features[name] = x
+        if self.contiguous_features:
+            return {name: x.contiguous() for name, x in features.items()}
         return features
 
     def freeze(self, at: int) -> ResNeXt:

@@ -327,3 +327,29 @@ class TestFreezeNorms:
     def test_without_statistics_is_refused(self) -> None:
         with pytest.raises(ValueError, match="track_running_stats=True"):
             freeze_norms(nn.Sequential(nn.BatchNorm2d(6, track_running_stats=False)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_1x1_convolution_and_its_gradients_are_right_on_any_threads(
+    threads: int, channels_last: bool
+) -> None:
+    """On one thread it is called dilated; the reference is float64, where it is not."""
+    torch.manual_seed(0)
+    layer = ConvNorm(64, 32, kernel_size=1, norm="FrozenBN")
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 64, 40, 60).contiguous(memory_format=memory).requires_grad_()
+    reference, exact = copy.deepcopy(layer).double(), x.detach().double().requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        out = layer(x)
+        out.square().mean().backward()
+    finally:
+        torch.set_num_threads(before)
+    expected = reference(exact)
+    expected.square().mean().backward()
+    assert out.is_contiguous(memory_format=memory)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5)
+    for found, wanted in ((layer.weight, reference.weight), (x, exact)):
+        torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=1e-4, atol=1e-8)

@@ -389,16 +389,17 @@ class TestInitialValues:
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
 @pytest.mark.parametrize("training", [False, True])
-def test_memory_is_channels_last(norm: str, training: bool) -> None:
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_maps_are_channels_last_and_parameters_contiguous(
+    norm: str, training: bool, contiguous: bool
+) -> None:
     model = ResNeXt(SMALL, norm=norm, out_features=STAGES).train(training)
-    assert all(
-        p.is_contiguous(memory_format=torch.channels_last)
-        for p in model.parameters()
-        if p.dim() == 4
-    )
+    model.contiguous_features = contiguous
+    vector = nn.utils.parameters_to_vector(model.parameters())  # which fails on other memory
+    assert vector.numel() == sum(p.numel() for p in model.parameters())
     for name, x in model(torch.randn(2, 3, 64, 96)).items():
-        assert x.is_contiguous(memory_format=torch.channels_last), name
-        assert not x.is_contiguous(), name
+        assert x.is_contiguous(memory_format=torch.channels_last) == (not contiguous), name
+        assert x.is_contiguous() == contiguous, name
         assert x.shape == (
             2,
             model.out_channels[name],
@@ -487,8 +488,8 @@ def test_the_network_exports(norm: str) -> None:
     exported = torch.export.export(network, (images[:2],), dynamic_shapes=DYNAMIC, strict=False)
     found, expected = exported.module()(images), network(images)
     assert list(found) == list(expected) == ["res2", "res5"]
-    for name, values in expected.items():
-        torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-6)
+    for name, values in expected.items():  # by rounding, since one thread runs other kernels
+        assert find_difference(found[name], values) < 1e-6
 
 
 def test_the_network_exports_to_onnx(tmp_path: Path) -> None:

@@ -227,7 +227,6 @@ class Res5ROIHeads(ROIHeads):
     head_name = "res5"
 
     def compute_vectors(self, regions: Tensor) -> Tensor:
-        regions = regions.to(memory_format=torch.channels_last)  # (R, 1024, 14, 14)
         return self.get_submodule("res5")(regions).mean(dim=[2, 3])  # (R, 2048)
 
 
