@@ -52,15 +52,21 @@ class Program:
     """Run a Python file as a program, in a process and a group of processes of its own.
 
     It has those methods of ``subprocess.Popen`` that tests use.
+
+    Args:
+        environment: all of it; of Python's own variables PYTHONIOENCODING is heeded.
+        cwd: the working folder.
     """
 
-    def __init__(self, file: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, file: Path, arguments: list[str], environment: dict[str, str], cwd: Path
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for path in self._outputs:
             path.touch()
         self._process = get_context().Process(
-            target=_run_program, args=(file, arguments, environment, self._outputs, os.getcwd())
+            target=_run_program, args=(file, arguments, environment, self._outputs, cwd)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -93,7 +99,7 @@ class Program:
 
 
 def _run_program(
-    file: Path, arguments: list[str], environment: dict[str, str], outputs: list[Path], cwd: str
+    file: Path, arguments: list[str], environment: dict[str, str], outputs: list[Path], cwd: Path
 ) -> None:
     """Make a process like one of a shell's, and run the program in it."""
     os.setsid()
@@ -103,6 +109,8 @@ def _run_program(
     for number, path in enumerate(outputs, 1):
         with path.open("ab") as written:
             os.dup2(written.fileno(), number)
-    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, encoding="utf-8") for n in (1, 2))
+    encoding, _, errors = environment["PYTHONIOENCODING"].partition(":")
+    sys.stdout = os.fdopen(1, "w", encoding=encoding, errors=errors or "strict")
+    sys.stderr = os.fdopen(2, "w", encoding=encoding, errors="backslashreplace", buffering=1)
     sys.argv = [str(file), *arguments]
     runpy.run_path(str(file), run_name="__main__")

@@ -46,15 +46,17 @@ def start_tool(
     )
 
 
-def fork_tool(tool: str, *arguments: object, **launched: object) -> Program:
+def fork_tool(
+    tool: str, *arguments: object, cwd: Path | None = None, **variables: object
+) -> Program:
     """Start a tool like ``start_tool``, some seconds sooner, as torch is loaded already.
 
     Args:
-        launched: what a launcher adds to the environment.
+        variables: what is added to the environment.
     """
     file = ROOT / "tools" / f"{tool}.py"
-    environment = make_environment() | {name: str(value) for name, value in launched.items()}
-    return Program(file, [str(argument) for argument in arguments], environment)
+    environment = make_environment() | {name: str(value) for name, value in variables.items()}
+    return Program(file, [str(argument) for argument in arguments], environment, cwd or Path.cwd())
 
 
 def fork_like_torchrun(tool: str, *arguments: object) -> tuple[str, str]:

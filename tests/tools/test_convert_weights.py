@@ -22,7 +22,7 @@ from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, check_preprocessing, load_weights, read_weights
 from resnext_det.weights.file import extract_detector_backbone
 from resnext_det.weights.writing import SUFFIXES, write_weights
-from tests.tools.helpers import finish, read_error, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, read_error, run_tool, start_tool
 from tests.weights.helpers import (
     HEADS,
     NOTES,
@@ -279,7 +279,7 @@ def test_a_detector_without_its_configuration(
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)
     flags = ("model_final.pth", "backbone.pkl", "--backbone-only")
-    _, errors = finish(start_tool("convert_weights", *flags, cwd=tmp_path), status)
+    _, errors = finish(fork_tool("convert_weights", *flags, cwd=tmp_path), status)
     assert re.match(reason, errors) and len(errors.splitlines()) == 1
 
 

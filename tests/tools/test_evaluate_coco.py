@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 
 from resnext_det.evaluation.coco import evaluate_coco
 from tests.evaluation.helpers import random_set
-from tests.tools.helpers import ROOT, finish, read_error, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, read_error, run_tool, start_tool
 
 run = partial(run_tool, "evaluate_coco")
 
@@ -55,17 +53,13 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_table(
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict"])
-def test_a_console_that_lacks_letters_gets_escapes(
-    files: tuple[Path, Path], encoding: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_console_that_lacks_letters_gets_escapes(files: tuple[Path, Path], encoding: str) -> None:
     content = json.loads(files[0].read_text())
     content["categories"][0]["name"] = "红细胞"
     files[0].write_text(json.dumps(content))
-    command = [sys.executable, str(ROOT / "tools/evaluate_coco.py"), *files, "--per-category"]
-    monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert r"\u7ea2\u7ec6\u80de " in done.stdout and done.stderr == ""
+    started = fork_tool("evaluate_coco", *files, "--per-category", PYTHONIOENCODING=encoding)
+    output, errors = finish(started)
+    assert r"\u7ea2\u7ec6\u80de " in output and errors == ""
 
 
 def test_a_reader_that_leaves_early_is_no_error(files: tuple[Path, Path]) -> None:

@@ -169,7 +169,7 @@ CASES = {
     ),
     "timm, safetensors": Case("timm", (), IMAGENET_RGB, make_safetensors, lambda n: n.state_dict()),
     "mmpretrain": Case(
-        *("mmpretrain", (101,), IMAGENET_RGB, torch_bytes),
+        *("mmpretrain", (26, 32, 4), IMAGENET_RGB, torch_bytes),
         lambda n: {"state_dict": mmpretrain_state(n), "meta": {}},
     ),
     "mmdetection, of Caffe's style": Case(
