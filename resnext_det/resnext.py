@@ -361,7 +361,7 @@ class ResNeXt(nn.Module):
         """
         if self._start_is_known or not torch.is_grad_enabled() or torch.jit.is_tracing():
             return
-        weight = self.stem.conv1.weight
+        weight = next(self.parameters(), None)
         if type(weight) is not nn.Parameter or weight.is_meta:  # as while torch.export runs
             return
         self._start_is_known = True
