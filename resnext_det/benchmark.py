@@ -1,4 +1,4 @@
-"""Timings beside other implementations: the network up to res5, and the loading of images.
+"""Timings beside other implementations: detectors, the network up to res5, loading of images.
 
 Machines are noisy, so implementations take turns, and a ratio compares turns of the same seconds.
 """
@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,13 +24,18 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms import InterpolationMode, v2
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
+from resnext_det.config.loading import load_config
 from resnext_det.data.images.augmentation import PaperAugmentation
 from resnext_det.data.reading import decode_rgb
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.instances import Boxes, Instances
 from resnext_det.resnext import ResNeXt
+from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 from resnext_det.weights import KNOWN
 
 FEATURES = ("res2", "res3", "res4", "res5")
 MODES = ("inference", "training")
+DETECTORS = {"FPN": "base/fpn.yaml", "C4": "base/c4.yaml"}
 _SIZE = 224
 
 
@@ -190,6 +196,109 @@ def _build_detectron2_trunk(architecture: Architecture, freeze_at: int) -> nn.Mo
     ]
     stem = resnet.BasicStem(3, architecture.stem_channels, norm="FrozenBN")
     return resnet.ResNet(stem, stages, out_features=list(FEATURES), freeze_at=freeze_at)
+
+
+def time_detectors(
+    architecture: Architecture,
+    kind: str,
+    *,
+    mode: str,
+    batch: int,
+    height: int,
+    width: int,
+    device: torch.device,
+    repeats: int = 7,
+) -> list[Timing]:
+    """Time a whole Faster R-CNN of every implementation, in float32, on a batch of random images.
+
+    Args:
+        kind: a key of ``DETECTORS``.
+        mode: ``inference``, or ``training``: losses, backward and a step of SGD, with FREEZE_AT 2,
+            on eight boxes an image.
+        repeats: turns that count, after one that does not.
+
+    Returns:
+        The timings of the plugin in detectron2 ("resnext_det"), of detectron2's own and of the
+        portable engine; the last alone where detectron2 is not installed.
+    """
+    samples = _make_samples(batch, height, width)
+    steps: dict[str, Callable[[], None]] = {}
+    for name, model in build_detectors(architecture, kind).items():
+        model.to(device).train(mode == "training")
+        steps[name] = _make_detector_step(model, samples, theirs=name != "portable")
+    return take_turns(steps, device, repeats)
+
+
+def build_detectors(architecture: Architecture, kind: str) -> dict[str, nn.Module]:
+    """Build Faster R-CNNs with the same random weights: the plugin's, detectron2's, the portable.
+
+    Blocks add little to their input, as trained ones do, so that maps and boxes stay finite.
+    """
+    overrides: list[Any] = ["MODEL.RESNETS.DEPTH", architecture.depth]
+    overrides += ["MODEL.RESNETS.NUM_GROUPS", architecture.cardinality]
+    overrides += ["MODEL.RESNETS.WIDTH_PER_GROUP", architecture.width, "MODEL.DEVICE", "cpu"]
+    portable = build_detector(load_config(DETECTORS[kind], overrides))
+    for name, value in portable.named_buffers():
+        if name.endswith("conv3.norm.weight"):
+            value.fill_(0.25)
+    if importlib.util.find_spec("detectron2") is None:
+        return {"portable": portable}
+    from detectron2.modeling import build_model
+
+    from resnext_det.detection.detectron2 import engine
+
+    cfg = engine.load_config(DETECTORS[kind], overrides)
+    models: dict[str, nn.Module] = {"resnext_det": engine.build_detector(cfg)}
+    cfg.defrost()
+    for node in (cfg.MODEL.BACKBONE, cfg.MODEL.ROI_HEADS):
+        node.NAME = node.NAME.replace("resnext", "resnet").replace("ResNeXt", "")
+    if architecture.depth in (50, 101, 152):  # those that detectron2 has
+        models["detectron2"] = build_model(cfg)
+    for model in models.values():
+        model.load_state_dict(portable.state_dict())
+    return {**models, "portable": portable}
+
+
+def _make_samples(batch: int, height: int, width: int) -> list[dict[str, Any]]:
+    size = torch.tensor([width, height])
+    samples = []
+    for _ in range(batch):
+        corners = torch.rand(8, 2) * size * 0.6
+        boxes = torch.cat([corners, corners + (0.05 + 0.35 * torch.rand(8, 2)) * size], dim=1)
+        truth = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.arange(8))
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        samples.append({"image": image, "instances": truth})
+    return samples
+
+
+def _make_detector_step(
+    model: nn.Module, samples: list[dict[str, Any]], *, theirs: bool
+) -> Callable[[], None]:
+    """Make the step of a detector; ``theirs`` are detectron2's, which take its own types."""
+    if theirs:
+        from detectron2.utils.events import EventStorage
+
+        from resnext_det.detection.detectron2.datasets import convert_sample
+
+        samples = [convert_sample(sample) for sample in samples]
+    optimizer = build_optimizer(model, OptimizerSettings(base_lr=1e-6))
+
+    def train() -> None:
+        optimizer.zero_grad()
+        sum(model(samples).values()).backward()
+        optimizer.step()
+
+    def step() -> None:
+        if not model.training:
+            with torch.no_grad():
+                model(samples)
+        elif theirs:
+            with EventStorage():
+                train()
+        else:
+            train()
+
+    return step
 
 
 def time_loading(

@@ -16,6 +16,7 @@ from resnext_det.benchmark import (
     Timing,
     build_trunks,
     format_timings,
+    time_detectors,
     time_loading,
     time_trunks,
 )
@@ -55,6 +56,17 @@ def test_every_turn_is_reported(mode: str) -> None:
         : 2 + DETECTRON2
     ]
     assert all(len(timing.seconds) == 2 and min(timing.seconds) > 0 for timing in timings)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("FPN", "training"), ("C4", "inference")])
+def test_whole_detectors_are_timed(kind: str, mode: str) -> None:
+    sizes = {"batch": 1, "height": 32, "width": 32, "repeats": 1}
+    timings = time_detectors(
+        Architecture(50, 2, 4), kind, mode=mode, device=torch.device("cpu"), **sizes
+    )
+    names = ["resnext_det", "detectron2", "portable"] if DETECTRON2 else ["portable"]
+    assert [timing.name for timing in timings] == names
+    assert all(len(timing.seconds) == 1 and min(timing.seconds) > 0 for timing in timings)
 
 
 def test_loading_is_timed_on_one_thread() -> None:

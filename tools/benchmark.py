@@ -1,12 +1,14 @@
-"""Time the network beside torchvision's and detectron2's.
+"""Time detectors, and the network alone, beside detectron2's and torchvision's.
 
     resnext-det benchmark
+    resnext-det benchmark --detectors FPN C4 --mode training --batch 2 --height 320 --width 480
     resnext-det benchmark --networks R-50 --mode training --batch 2 --height 480 --width 640
     resnext-det benchmark --device cuda --dtype bfloat16 --batch 2 --height 800 --width 1333
     resnext-det benchmark --mode loading     # a training image of a JPEG file, beside torchvision
 
-detectron2 takes part where it is installed. The networks take turns; the median and the spread of
-the turns are printed.
+detectron2 takes part where it is installed, and "resnext_det" is then the plugin in it; without it
+detectors are those of the portable engine. All take turns; median and spread are printed.
+OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
@@ -34,6 +36,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="inference",
         help="default: inference",
     )
+    parser.add_argument(
+        "--detectors",
+        nargs="+",
+        choices=("FPN", "C4"),
+        default=[],
+        help="whole Faster R-CNNs instead of the network alone, in float32",
+    )
     for flag, number in (("--batch", 1), ("--height", 800), ("--width", 1088), ("--repeats", 7)):
         parser.add_argument(flag, type=int, default=number, metavar="N", help=f"default: {number}")
     parser.add_argument(
@@ -41,10 +50,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help="auto, cuda or cpu (default: cpu)")
     options = parser.parse_args(arguments)
-    others = ("networks", "batch", "height", "width", "dtype", "device")
+    others = ("networks", "detectors", "batch", "height", "width", "dtype", "device")
     given = [f"--{name}" for name in others if getattr(options, name) != parser.get_default(name)]
     if options.mode == "loading" and given:
         parser.error(f"{', '.join(given)}: of no effect with --mode loading")
+    if options.detectors and options.dtype != "float32":
+        parser.error("--dtype: of no effect with --detectors")
     return options
 
 
@@ -53,7 +64,12 @@ def benchmark(options: argparse.Namespace) -> Iterator[str]:
     import torch
 
     from resnext_det.architecture import Architecture
-    from resnext_det.benchmark import format_timings, time_loading, time_trunks
+    from resnext_det.benchmark import (
+        format_timings,
+        time_detectors,
+        time_loading,
+        time_trunks,
+    )
     from resnext_det.training.distributed import resolve_device
 
     if options.mode == "loading":
@@ -63,19 +79,19 @@ def benchmark(options: argparse.Namespace) -> Iterator[str]:
         return
     device = resolve_device(options.device, setting="--device")
     shape = f"{options.batch}x3x{options.height}x{options.width}"
+    names = ("mode", "batch", "height", "width", "repeats")
+    shared = {name: getattr(options, name) for name in names}
     for name in options.networks:
-        timings = time_trunks(
-            Architecture.parse(name),
-            mode=options.mode,
-            batch=options.batch,
-            height=options.height,
-            width=options.width,
-            device=device,
-            dtype=getattr(torch, options.dtype),
-            repeats=options.repeats,
-        )
-        yield f"\n{name}, {options.mode}, {shape}, {options.dtype}, {options.device}"
-        yield f"\n{format_timings(timings)}"
+        architecture = Architecture.parse(name)
+        for kind in options.detectors or [""]:
+            if kind:
+                timings = time_detectors(architecture, kind, device=device, **shared)
+            else:
+                dtype = getattr(torch, options.dtype)
+                timings = time_trunks(architecture, device=device, dtype=dtype, **shared)
+            title = f"{name} {kind}".strip()
+            yield f"\n{title}, {options.mode}, {shape}, {options.dtype}, {options.device}"
+            yield f"\n{format_timings(timings)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
