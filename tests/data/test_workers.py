@@ -53,5 +53,6 @@ def workers_that_were_forked() -> list[Any]:
     return load()
 
 
-def test_a_spawned_process_forks_its_workers() -> None:
+@pytest.mark.usefixtures("quick_start")
+def test_a_process_of_a_group_forks_its_workers() -> None:
     assert launch(workers_that_were_forked, Processes(num_gpus=2), device="cpu") == [0, 1, 2, 3]

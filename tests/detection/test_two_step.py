@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from resnext_det.data import coco
 from resnext_det.data.proposals import read_proposals
 from resnext_det.detection import two_step
 from resnext_det.detection.jobs import Job, Metrics
@@ -115,16 +116,29 @@ def test_both_steps(jobs: Pair, calls: list[Any], tmp_path: Path) -> None:
     assert calls == ["rpn", ["tiny_train"], "fast_rcnn"]
 
 
+@pytest.fixture(scope="module")
+def whole(
+    sets: dict[str, tuple[Path, Path]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Pair, dict[str, str]]:
+    """An unbroken run, and its numbers."""
+    jobs = make_jobs(sets, tmp_path_factory.mktemp("whole"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as alone:
+        alone.setattr(coco, "_registered", {})
+        numbers = as_texts(train_two_step(*jobs))
+    torch.set_num_threads(threads)
+    return jobs, numbers
+
+
 @pytest.mark.parametrize(
     "where", ["in step one", "before the proposals", "in step two", "after the end"]
 )
 def test_a_broken_run_goes_on(
-    sets: dict[str, tuple[Path, Path]], jobs: Pair, calls: list[Any], tmp_path: Path, where: str
+    whole: tuple[Pair, dict[str, str]], jobs: Pair, calls: list[Any], tmp_path: Path, where: str
 ) -> None:
     """A broken run ends with the weights of an unbroken one, and does nothing twice."""
-    whole = make_jobs(sets, tmp_path / "whole")
-    expected = as_texts(train_two_step(*whole))
-    calls.clear()
+    whole_jobs, expected = whole
     rpn, fast_rcnn = (replace(job, resume=True) for job in jobs)
     if where == "in step one":  # a training of fewer iterations stands for one that was broken off
         two_step.train(set_iterations(rpn, 2))
@@ -142,7 +156,7 @@ def test_a_broken_run_goes_on(
     calls.clear()
     assert as_texts(train_two_step(rpn, fast_rcnn)) == expected
     assert calls == due
-    for job, other in zip(whole, (rpn, fast_rcnn)):
+    for job, other in zip(whole_jobs, (rpn, fast_rcnn)):
         state, wanted = read_weights(other), read_weights(job)
         assert state.keys() == wanted.keys()
         assert all(torch.equal(state[name], wanted[name]) for name in wanted)
