@@ -88,6 +88,13 @@ def test_loaded_weights_are_not_told(load: Any, caplog: pytest.LogCaptureFixture
     assert count_warnings(copy.deepcopy(model), caplog) == 0
 
 
+def test_a_stem_of_a_users_is_taken_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    model: Any = build()
+    model.stem = nn.Conv2d(3, 8, 4, stride=4)
+    assert count_warnings(model, caplog) == 1
+    assert "28 of 28 convolutions" in caplog.text
+
+
 def test_a_file_of_weights_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_weights(move_norms(build()), tmp_path / "weights.pkl")
     model = build()
