@@ -220,7 +220,10 @@ class ConvNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.has_frozen_norm:
             weight, bias = self._fold_norm()
-            if not torch.jit.is_scripting() and self._is_faster_dilated(x):
+            dilated = False
+            if not torch.jit.is_scripting():  # alone, or torch.jit.script compiles what it is for
+                dilated = self._is_faster_dilated(x)
+            if dilated:
                 x = F.conv2d(x, weight, bias, self.stride, self.padding, 2, self.groups)
             else:
                 x = self._conv_forward(x, weight, bias)
