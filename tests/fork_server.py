@@ -1,7 +1,7 @@
 """Start the processes of tests from a server that has loaded torch, which alone takes seconds.
 
 A process is as new as a spawned one: what it runs is pickled, and it has no threads of torch's.
-Tests of spawning itself, of signals to the launching process and of cold starts do without.
+Tests of spawning itself and of cold starts do without.
 """
 
 from __future__ import annotations
