@@ -227,12 +227,15 @@ def _build_fpn(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FP
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
     for convolution in fpn.output_convs:
-        convolution.activation = _copy_contiguous  # as RoIAlign needs it, of every level
+        convolution.activation = _ContiguousCopy()  # as RoIAlign needs it, of every level
     return fpn
 
 
-def _copy_contiguous(x: Tensor) -> Tensor:
-    return x.contiguous()
+class _ContiguousCopy(nn.Module):
+    """Copy a map into contiguous memory; a module, as torch.jit.script takes no function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous()
 
 
 @ROI_HEADS_REGISTRY.register()

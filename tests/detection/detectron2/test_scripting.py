@@ -110,7 +110,10 @@ def read_back(scripted: Any) -> Any:
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "FrozenStatisticsBN", "GN", ""])
 def test_a_scripted_backbone_gives_what_it_gave(norm: str) -> None:
-    """Each norm, whether it is folded or not; the backbone itself stays as it was."""
+    """Each norm, whether it is folded or not; the backbone itself stays as it was.
+
+    On one thread the backbone calls other kernels than its script, which round otherwise.
+    """
     features = ["stem", "res2", "res3"]
     backbone = ResNeXtBackbone("X-26-4x16d", norm=norm, out_features=features, freeze_at=1).eval()
     randomize(backbone, seed=1)
@@ -118,6 +121,6 @@ def test_a_scripted_backbone_gives_what_it_gave(norm: str) -> None:
     scripted = read_back(torch.jit.script(backbone))
     found, expected = scripted(images), backbone(images)
     assert list(found) == list(expected) == features
-    assert all(torch.equal(found[name], expected[name]) for name in features)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert names == list(backbone.state_dict()) == list(scripted.state_dict())
     assert all(isinstance(stage, nn.Sequential) for stage in backbone.stages)
