@@ -235,6 +235,7 @@ class ConvNorm(nn.Conv2d):
             x = self.activation(x)
         return x
 
+    @torch.jit.unused
     def _is_faster_dilated(self, x: Tensor) -> bool:
         """Tell whether a 1x1 convolution, which has nothing to dilate, is faster if called dilated.
 
@@ -242,14 +243,14 @@ class ConvNorm(nn.Conv2d):
         on large maps; but dilated convolutions it gives to oneDNN. Exported graphs stay plain.
         """
         return (
-            _HAS_ONEDNN
+            not torch.compiler.is_compiling()  # the compiler knows nothing of threads
+            and not torch.jit.is_tracing()
+            and _HAS_ONEDNN
             and self.kernel_size == (1, 1)
             and self.stride == (1, 1)
             and x.device.type == "cpu"
             and x.dtype == torch.float32
             and torch.get_num_threads() == 1
-            and not torch.jit.is_tracing()
-            and not torch.compiler.is_compiling()
         )
 
     def _fold_norm(self) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ DETECTORS: dict[str, list[Any]] = {
         *override("MODEL.ANCHOR_GENERATOR", SIZES=[[32], [64], [128], [256], [512]]),
     ],
 }
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Compute on two threads: on one, 1x1 convolutions that are not scripted run other kernels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
