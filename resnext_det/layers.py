@@ -160,8 +160,10 @@ def make_norm(norm: Norm, channels: int) -> nn.Module | None:
     Raises:
         ValueError: the name is unknown; "GN" has 32 groups, and they do not divide the channels.
     """
-    if norm is None or callable(norm):
-        return norm and norm(channels)
+    if norm is None:
+        return None
+    if callable(norm):
+        return norm(channels)
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} is not known; choose one of {', '.join(map(repr, NORMS))}")
     return NORMS[norm](channels)
