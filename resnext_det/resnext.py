@@ -344,13 +344,13 @@ class ResNeXt(nn.Module):
     def _check_shape(self, images: Tensor) -> None:
         # Read from the weight, which, like the whole stem, may have been exchanged for another.
         first = getattr(self.stem, "conv1", None)
-        channels = first.weight.shape[1] if isinstance(first, ConvNorm) else "C"
+        channels = first.weight.shape[1] if isinstance(first, ConvNorm) else None
         # While torch.jit traces, sizes are tensors, and comparing them would be a warning.
-        unchecked = channels == "C" or torch.jit.is_tracing()
-        if images.dim() != 4 or not (unchecked or images.shape[1] == channels):
+        is_checked = channels is not None and not torch.jit.is_tracing()
+        if images.dim() != 4 or (is_checked and images.shape[1] != channels):
             raise ValueError(
                 f"the images have the shape {tuple(images.shape)}; "
-                f"give four dimensions (N, {channels}, H, W)"
+                f"give four dimensions (N, {channels or 'C'}, H, W)"
             )
 
     def _warn_if_frozen_at_random(self) -> None:
@@ -399,7 +399,7 @@ class ResNeXtClassifier(ResNeXt):
         self,
         architecture: Architecture,
         num_classes: int = 1000,
-        norm: str = "BN",
+        norm: Norm = "BN",
         *,
         stride_in_1x1: bool = False,
         in_channels: int = 3,

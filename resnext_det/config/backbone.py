@@ -143,14 +143,12 @@ def refuse_foreign_keys(cfg: CfgNode, node: str) -> None:
         value = get_value(cfg, key)
         if key in known or value is None or value is False:
             continue
-        remedy = f"leave it out (cfg.{node}.pop({key.removeprefix(node + '.')!r}))"
+        name = key.removeprefix(f"{node}.").split(".")[0]
+        remedy = f"leave it out (cfg.{node}.pop({name!r}))"
         if key in _NEUTRAL_VALUES:
-            neutral = _NEUTRAL_VALUES[key]
-            if value == neutral or (
-                isinstance(value, (list, tuple)) and value and all(each == 1 for each in value)
-            ):
+            if value == _NEUTRAL_VALUES[key]:
                 continue
-            remedy = f"write {neutral!r}"
+            remedy = f"write {_NEUTRAL_VALUES[key]!r}"
         raise ValueError(
             f"{key} = {value!r} would be ignored: it is no key of detectron2, but of another "
             f"project, whose backbone reads it; {remedy}, or that project's MODEL.BACKBONE.NAME"

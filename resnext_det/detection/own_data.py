@@ -33,7 +33,7 @@ from resnext_det.training.threads import count_processors
 Load = Callable[[Sequence[str]], CfgNode]
 
 _RESNEXT_50 = Architecture(50, 32, 4).multiply_adds()
-_DEFORMABLE = 2.0  # times as long a step of X-50 with FPN takes, measured on a CPU
+_DEFORMABLE_COST = 2.0  # how many times as long a step takes: X-50 with FPN on a CPU
 
 
 @dataclass
@@ -251,7 +251,7 @@ def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int)
     except ValueError:  # one of detectron2's alone
         network = 1.0
     if any(resnets.DEFORM_ON_PER_STAGE):
-        network *= _DEFORMABLE
+        network *= _DEFORMABLE_COST
     return Facts(
         images=len(records),
         boxes=len(object_sides),

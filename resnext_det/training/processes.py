@@ -140,14 +140,14 @@ def launch(
 
 
 def _call(main: Callable[..., Any], args: tuple[Any, ...], advice: Advice) -> Any:
-    with _give_back_settings(), explain_small_machines(advice):
+    with _restore_settings(), explain_small_machines(advice):
         fit_threads(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         return main(*args)
 
 
 @contextmanager
-def _give_back_settings() -> Iterator[None]:
-    """Give the threads and cudnn's search back to a program that a job runs in, as they were."""
+def _restore_settings() -> Iterator[None]:
+    """Restore torch's threads and cudnn's search at the end, for the program that a job runs in."""
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     try:
         yield

@@ -71,7 +71,7 @@ def log_too(*names: str) -> Iterator[None]:
     """
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger.level, logger.propagate) for logger in loggers]
-    forwarding = [_Forwarding(logger) for logger in loggers]
+    forwarding = [_ForwardingHandler(logger) for logger in loggers]
     for logger, handler in zip(loggers, forwarding, strict=True):
         logger.setLevel(logging.INFO)
         logger.propagate = False
@@ -85,7 +85,7 @@ def log_too(*names: str) -> Iterator[None]:
             logger.propagate = propagate
 
 
-class _Forwarding(logging.Handler):
+class _ForwardingHandler(logging.Handler):
     """Give a logger's messages to this package's handlers; to the console if it shows none."""
 
     def __init__(self, logger: logging.Logger) -> None:

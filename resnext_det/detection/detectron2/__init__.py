@@ -22,8 +22,8 @@ def register_with_detectron2() -> None:
     """
     if _REGISTRIES in sys.modules:
         _register()
-    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
+    elif not any(isinstance(finder, _RegistryFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegistryFinder())
 
 
 def _register() -> None:
@@ -35,7 +35,7 @@ def _register() -> None:
     register_handler(PathManager)  # MODEL.WEIGHTS resnext://...
 
 
-class _AfterImport(MetaPathFinder):
+class _RegistryFinder(MetaPathFinder):
     """Find detectron2's registries as the other finders do, and fill them when imported, once."""
 
     def find_spec(
@@ -47,17 +47,17 @@ class _AfterImport(MetaPathFinder):
         found = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = cast(Loader, _Registering(spec.loader, self))
+            spec.loader = cast(Loader, _RegistryLoader(spec.loader, self))
         return spec
 
 
-class _Registering:
+class _RegistryLoader:
     """Load a module as its own loader does, and then register what is ours.
 
     Both the module's loader and Python's list of finders are then what they were.
     """
 
-    def __init__(self, loader: Loader, finder: _AfterImport) -> None:
+    def __init__(self, loader: Loader, finder: _RegistryFinder) -> None:
         self._loader, self._finder = loader, finder
 
     def __getattr__(self, name: str) -> Any:

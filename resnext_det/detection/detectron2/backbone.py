@@ -7,10 +7,9 @@ parameter names and features are the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d, ShapeSpec, get_norm
@@ -132,11 +131,10 @@ class ResNeXtBackbone(ResNeXt, Backbone):
         self._out_features = list(out_features)
         self._out_feature_channels = {"stem": self.stem.out_channels}
         self._out_feature_strides = {"stem": self.stem.stride}
-        stride = self.stem.stride
-        for name, stage in zip(self.stage_names, self.stages):
-            blocks: list[Any] = list(stage)
-            stride *= math.prod(block.stride for block in blocks)
-            self._out_feature_channels[name] = blocks[-1].out_channels
+        stride, stages = self.stem.stride, cast(list[Any], self.stages)
+        for name, stage in zip(self.stage_names, stages):
+            stride *= stage.stride
+            self._out_feature_channels[name] = stage.out_channels
             self._out_feature_strides[name] = stride
         self.freeze(freeze_at)
 
@@ -248,7 +246,7 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
         check_backbone(cfg, norms=NORMS)
         check_c4_head(cfg)
         resnets = cfg.MODEL.RESNETS
-        architecture = read_architecture(cfg.MODEL.RESNETS)
+        architecture = read_architecture(resnets)
         stage = make_stage(
             architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
         )

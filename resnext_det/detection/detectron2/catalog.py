@@ -14,7 +14,7 @@ from detectron2.data.datasets import load_coco_json
 from resnext_det.data.coco import find_dataset, is_built_in, list_datasets, locate_dataset
 
 
-def register_datasets(names: Sequence[str] = ()) -> None:
+def register_datasets(names: Sequence[str] | None = None) -> None:
     """Register this project's datasets in detectron2's catalogs, for detectron2's own tools.
 
     They are the generated ones, ``shapes_train`` and ``shapes_val``, and those of
@@ -22,12 +22,13 @@ def register_datasets(names: Sequence[str] = ()) -> None:
     Nothing else registers them: ``import resnext_det`` leaves the catalogs alone.
 
     Args:
-        names: of datasets; by default all.
+        names: of datasets; None: all.
 
     Raises:
         ValueError: a name is unknown, or stands for another set in detectron2's catalog.
     """
-    names = names or list_datasets()
+    if names is None:
+        names = list_datasets()
     check_names(names)
     for name in names:
         if name not in DatasetCatalog:

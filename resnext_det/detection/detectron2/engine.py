@@ -22,8 +22,8 @@ from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
-from resnext_det.config.values import C4_HEADS, check_value, find_unsupported
-from resnext_det.detection.detectron2.backbone import NORMS
+from resnext_det.config.values import check_value, find_unsupported
+from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtRes5ROIHeads
 from resnext_det.detection.detectron2.catalog import check_names
 from resnext_det.detection.detectron2.datasets import Data, open_data
 from resnext_det.detection.detectron2.evaluation import evaluate_all
@@ -204,7 +204,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.DEVICE = str(distributed.resolve_device(cfg.MODEL.DEVICE))  # detectron2 has no "auto"
     if uses_c4_head(cfg) and _uses_our_backbone(cfg):
-        cfg.MODEL.ROI_HEADS.NAME = C4_HEADS[1]
+        cfg.MODEL.ROI_HEADS.NAME = ResNeXtRes5ROIHeads.__name__
     try:
         return build_model(cfg)
     except (AssertionError, KeyError) as error:
@@ -220,7 +220,11 @@ def _set_up(cfg: CfgNode) -> None:
 
 
 def _check_synchronized_norms(model: nn.Module) -> None:
-    """Refuse norms that torch cannot train in several processes on the CPU."""
+    """Refuse norms that torch cannot train in several processes on the CPU.
+
+    Raises:
+        ValueError: the model is on the CPU, and has such norms.
+    """
     on_cpu = next(model.parameters()).device.type == "cpu"
     synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if synchronized and on_cpu and distributed.get_world_size() > 1:
