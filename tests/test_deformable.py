@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -145,6 +146,16 @@ def test_it_runs_under_autocast_in_bfloat16_and_on_no_image() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert model.bfloat16()(images.bfloat16())["res5"].dtype == torch.bfloat16
     assert model.float().eval()(images[:0])["res5"].shape == (0, 128, 2, 3)
+
+
+def test_it_scripts_compiles_and_copies() -> None:
+    model = ResNeXt(TINY, out_features=("res4",), deformable=Deformable(("res4",), True, 2)).eval()
+    move_points(model)
+    images = torch.randn(1, 3, 64, 96)
+    expected = model(images)["res4"]
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for other in (torch.jit.script(model), compiled, copy.deepcopy(model)):
+        assert torch.equal(other(images)["res4"], expected)
 
 
 @pytest.mark.parametrize(

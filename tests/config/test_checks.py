@@ -63,6 +63,14 @@ MODEL.RESNETS.RES5_DILATION 2 | RES5_DILATION = 2 | Res5ROIHeads | write 1
 HEAD MODEL.RESNETS.RES5_DILATION 2 | RES5_DILATION = 2 | no res5 in MODEL.RESNETS.OUT_FEATURES
   | ['res5']
 FPN MODEL.RESNETS.RES5_DILATION 2 | RES5_DILATION = 2 | pyramid | write 1
+MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True] | but Res5ROIHeads runs a res5 without
+  | write [False, True, True, False]
+OURS MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,False,False,True] | but ResNeXtRes5ROIHeads runs a
+FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [True,True] | has 2 entries; write True or False for each
+FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [0,1,1,1] | every entry has to be True or False
+FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [True,False,False,False] MODEL.RESNETS.DEFORM_NUM_GROUPS 3
+  | the 64 channels of res2's deformable convolutions do not divide into 3 groups
+FPN MODEL.RESNETS.DEFORM_NUM_GROUPS 0 | out of range | write 1 or more
 FPN MODEL.FPN.IN_FEATURES [] | MODEL.FPN.IN_FEATURES = [] | write ['res2', 'res3', 'res4', 'res5']
 FPN MODEL.FPN.IN_FEATURES ['res3','res5'] | ['res3', 'res5'] must be neighboring
 FPN MODEL.FPN.IN_FEATURES ['res2','res3'] | end in 'res5'
@@ -286,7 +294,8 @@ def test_every_key_is_read_or_has_one_value(
     small = ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 2]
     first = make_config(*common, *FPN, *clip, "OUTPUT_DIR", str(tmp_path / "first"))
     engine.train(make_recording(first))
-    second = make_config(*common, *small, "OUTPUT_DIR", str(tmp_path / "second"))
+    deformable = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, False]]
+    second = make_config(*common, *small, *deformable, "OUTPUT_DIR", str(tmp_path / "second"))
     engine.train(make_recording(second))
     given = {1: (np.array([[4, 4, 30, 30]], np.float32), np.ones(1, np.float32))}
     write_proposals(tmp_path / "given.pkl", {**given, 2: given[1]})

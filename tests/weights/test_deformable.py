@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from resnext_det.architecture import Deformable
+from resnext_det.detection.weights import check_frozen_layers_are_loaded
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import load_weights, read_weights, write_weights
 from resnext_det.weights.conversion import extract_backbone
@@ -35,7 +36,7 @@ SETTINGS = {
 }
 
 
-def backbone(*stages: str, **options: Any) -> nn.Module:
+def backbone(*stages: str, **options: Any) -> Any:
     deformable = Deformable(stages, **options) if stages else None
     return fill_randomly(ResNeXt(SMALL, out_features=STAGES, deformable=deformable)).eval()
 
@@ -140,3 +141,11 @@ def test_torchvision_has_none(tmp_path: Path) -> None:
     model = ResNeXt(THIN, out_features=("res5",), deformable=Deformable(("res5",)))
     with pytest.raises(ValueError, match="have deformable convolutions, and torchvision's"):
         write_weights(model, tmp_path / "x.pth", "torchvision", preprocessing=TORCHVISION)
+
+
+def test_a_stage_that_is_frozen_with_its_offsets_at_zero_is_no_random_one(tmp_path: Path) -> None:
+    model = backbone("res2", "res3").freeze(3)
+    load_weights(model, save(backbone().state_dict(), tmp_path))
+    check_frozen_layers_are_loaded(model)
+    with pytest.raises(ValueError, match=r"of 22 convolutions .* are frozen"):
+        check_frozen_layers_are_loaded(ResNeXt(SMALL, deformable=Deformable(("res2",))).freeze(3))
