@@ -63,18 +63,6 @@ def idiom(function: Callable[[Callable[..., Any]], Any]) -> Callable[[Callable[.
 
 
 @idiom
-def count_blocks(build: Callable[..., Any]) -> Any:
-    return sum(isinstance(module, CNNBlockBase) for module in build().modules())
-
-
-@idiom
-def freeze_by_keyword(build: Callable[..., Any]) -> Any:
-    model = build("BN")
-    assert model.freeze(freeze_at=3) is model and model.freeze() is model
-    return [name for name, p in model.named_parameters() if p.requires_grad]
-
-
-@idiom
 def freeze_stages_by_hand(build: Callable[..., Any]) -> Any:
     model = build("BN")
     model.stem.freeze()
