@@ -155,7 +155,8 @@ def test_it_scripts_compiles_and_copies() -> None:
     expected = model(images)["res4"]
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for other in (torch.jit.script(model), compiled, copy.deepcopy(model)):
-        assert torch.equal(other(images)["res4"], expected)
+        # By rounding, since one thread runs other kernels.
+        torch.testing.assert_close(other(images)["res4"], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

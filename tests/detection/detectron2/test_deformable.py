@@ -15,11 +15,11 @@ from detectron2.config import LazyCall, get_cfg, instantiate  # noqa: E402
 from detectron2.layers import DeformConv, ShapeSpec, deform_conv  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.modeling.backbone import build_backbone  # noqa: E402
-from torchvision.ops import deform_conv2d  # noqa: E402
 
 from resnext_det.architecture import Deformable  # noqa: E402
 from resnext_det.deformable import DeformableConvNorm  # noqa: E402
 from resnext_det.detection.detectron2.backbone import ResNeXtBackbone  # noqa: E402
+from tests.detection.detectron2.test_zoo import convolve_modulated, describe  # noqa: E402
 from tests.detection.detectron2_reference import move_points, randomize  # noqa: E402
 from tests.detection.helpers import STAGES, override  # noqa: E402
 
@@ -47,15 +47,6 @@ def build_both(*changes: Any) -> list[nn.Module]:
     return built
 
 
-def list_all(model: nn.Module) -> tuple[list[Any], ...]:
-    """List what the state holds in its order, what is trained, and which norms are frozen."""
-    return (
-        [(name, value.shape) for name, value in model.state_dict().items()],
-        [name for name, parameter in model.named_parameters() if parameter.requires_grad],
-        [name for name, layer in model.named_modules() if "Frozen" in type(layer).__name__],
-    )
-
-
 @pytest.mark.parametrize(("groups", "stride", "dilation"), [(1, 1, 1), (4, 2, 1), (2, 1, 2)])
 def test_the_layer_equals_detectron2s_to_the_bit(groups: int, stride: int, dilation: int) -> None:
     torch.manual_seed(0)
@@ -67,12 +58,6 @@ def test_the_layer_equals_detectron2s_to_the_bit(groups: int, stride: int, dilat
     sampling = 2 * torch.randn(2, 18, -(-9 // stride), -(-11 // stride))
     with torch.no_grad():
         assert torch.equal(ours(x, sampling), theirs(x, sampling))
-
-
-def convolve(x: Any, offset: Any, mask: Any, weight: Any, bias: Any, *sizes: Any) -> Any:
-    """Compute detectron2's modulated convolution, which needs a GPU, by torchvision's operator."""
-    stride, padding, dilation, _groups, _deformable_groups = sizes
-    return deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +73,7 @@ def convolve(x: Any, offset: Any, mask: Any, weight: Any, bias: Any, *sizes: Any
 def test_features_equal_detectron2s(
     norm: str, changes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deform_conv, "modulated_deform_conv", convolve)
+    monkeypatch.setattr(deform_conv, "modulated_deform_conv", convolve_modulated)
     ours, theirs = (model.eval() for model in build_both("MODEL.RESNETS.NORM", norm, *changes))
     randomize(ours)
     move_points(ours)
@@ -129,14 +114,14 @@ def test_the_same_is_frozen_under_the_same_keys(norm: str, at: int, changes: lis
     freeze = ["MODEL.RESNETS.NORM", norm, "MODEL.BACKBONE.FREEZE_AT", at]
     with torch.device("meta"):
         ours, theirs = build_both(*changes, *freeze)
-    assert list_all(ours) == list_all(theirs)
+    assert describe(ours) == describe(theirs)
 
 
 def test_a_key_without_a_deformable_stage_has_no_effect() -> None:
     plain = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False] * 4]
     with torch.device("meta"):
         ours, theirs = build_both(*plain, *MODULATED)
-        assert list_all(ours) == list_all(theirs) == list_all(build_both(*plain)[0])
+        assert describe(ours) == describe(theirs) == describe(build_both(*plain)[0])
 
 
 def test_a_c4_head_has_no_deformable_res5() -> None:

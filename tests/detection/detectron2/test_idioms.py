@@ -22,7 +22,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2 import model_zoo  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
-from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d, ShapeSpec  # noqa: E402
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec  # noqa: E402
 from detectron2.modeling.backbone import build_backbone  # noqa: E402
 from detectron2.solver.build import get_default_optimizer_params  # noqa: E402
 from detectron2.utils.analysis import parameter_count  # noqa: E402

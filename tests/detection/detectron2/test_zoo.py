@@ -102,13 +102,13 @@ def test_it_trains_as_on_detectron2s_own(
 
 @pytest.fixture(autouse=True)
 def _modulated_convolutions_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let detectron2's own, which are written for a GPU, be computed by torchvision's operator."""
+    monkeypatch.setattr(deform_conv, "modulated_deform_conv", convolve_modulated)
 
-    def convolve(x: Any, offset: Any, mask: Any, weight: Any, bias: Any, *sizes: Any) -> Any:
-        stride, padding, dilation, _groups, _deformable_groups = sizes
-        return deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
 
-    monkeypatch.setattr(deform_conv, "modulated_deform_conv", convolve)
+def convolve_modulated(x: Any, offset: Any, mask: Any, weight: Any, bias: Any, *sizes: Any) -> Any:
+    """Compute detectron2's modulated convolution, which needs a GPU, by torchvision's operator."""
+    stride, padding, dilation, _groups, _deformable_groups = sizes
+    return deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
 
 
 def measure_differences(file: str) -> tuple[float, float]:
