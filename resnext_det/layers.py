@@ -52,7 +52,9 @@ class FrozenBatchNorm2d(nn.Module):
         num_batches_tracked: Tensor | None
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(
+            self
+        )  # not super's, which in FrozenStatisticsBatchNorm2d is another norm
         self.num_features = num_features
         self.eps = eps
         self.register_buffer("weight", torch.ones(num_features))
@@ -97,7 +99,7 @@ class FrozenStatisticsBatchNorm2d(FrozenBatchNorm2d, nn.InstanceNorm2d):  # type
     """
 
     _version = 1  # an nn.BatchNorm2d takes the state without a count
-    affine, track_running_stats = True, False
+    affine, track_running_stats, momentum = True, False, 0.1  # what instance norms have
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps)
@@ -223,7 +225,8 @@ class ConvNorm(nn.Conv2d):
         if self.has_frozen_norm:
             weight, bias = self._fold_norm()
             dilated = False
-            if not torch.jit.is_scripting():  # alone, or torch.jit.script compiles what it is for
+            # A condition of its own: torch.jit.script compiles all that stands behind an "and".
+            if not torch.jit.is_scripting():
                 dilated = self._is_faster_dilated(x)
             if dilated:
                 x = F.conv2d(x, weight, bias, self.stride, self.padding, 2, self.groups)
@@ -237,7 +240,6 @@ class ConvNorm(nn.Conv2d):
             x = self.activation(x)
         return x
 
-    @torch.jit.unused
     def _is_faster_dilated(self, x: Tensor) -> bool:
         """Tell whether a 1x1 convolution, which has nothing to dilate, is faster if called dilated.
 
