@@ -86,6 +86,14 @@ def test_what_has_no_effect_on_loading_is_refused(capsys: pytest.CaptureFixture[
     assert "--networks, --batch: of no effect with --mode loading" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--batch", "--height", "--width", "--repeats"])
+def test_numbers_below_one_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOL))["main"]([flag, "0"])
+    assert stop.value.code == 2
+    assert f"{flag} 0: write 1 or more" in capsys.readouterr().err
+
+
 def test_ratios_are_medians_of_turns() -> None:
     text = format_timings([Timing("a", (1.0, 2.0, 1.0)), Timing("b", (2.0, 4.0, 9.0), 3 * 2**20)])
     assert [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")] == [

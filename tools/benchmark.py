@@ -50,6 +50,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help="auto, cuda or cpu (default: cpu)")
     options = parser.parse_args(arguments)
+    for name in ("batch", "height", "width", "repeats"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: write 1 or more")
     others = ("networks", "detectors", "batch", "height", "width", "dtype", "device")
     given = [f"--{name}" for name in others if getattr(options, name) != parser.get_default(name)]
     if options.mode == "loading" and given:

@@ -151,7 +151,8 @@ def refuse_foreign_keys(cfg: CfgNode, node: str) -> None:
             remedy = f"write {_NEUTRAL_VALUES[key]!r}"
         raise ValueError(
             f"{key} = {value!r} would be ignored: it is no key of detectron2, but of another "
-            f"project, whose backbone reads it; {remedy}, or that project's MODEL.BACKBONE.NAME"
+            f"project, whose backbone reads it; {remedy}, or name that backbone in "
+            "MODEL.BACKBONE.NAME"
         )
 
 

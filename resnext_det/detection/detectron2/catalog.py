@@ -14,7 +14,7 @@ from detectron2.data.datasets import load_coco_json
 from resnext_det.data.coco import find_dataset, is_built_in, list_datasets, locate_dataset
 
 
-def register_datasets(names: Sequence[str] | None = None) -> None:
+def register_datasets(names: str | Sequence[str] | None = None) -> None:
     """Register this project's datasets in detectron2's catalogs, for detectron2's own tools.
 
     They are the generated ones, ``shapes_train`` and ``shapes_val``, and those of
@@ -22,13 +22,15 @@ def register_datasets(names: Sequence[str] | None = None) -> None:
     Nothing else registers them: ``import resnext_det`` leaves the catalogs alone.
 
     Args:
-        names: of datasets; None: all.
+        names: of datasets, or one name; None: all.
 
     Raises:
         ValueError: a name is unknown, or stands for another set in detectron2's catalog.
     """
     if names is None:
         names = list_datasets()
+    elif isinstance(names, str):
+        names = [names]
     check_names(names)
     for name in names:
         if name not in DatasetCatalog:

@@ -151,7 +151,8 @@ def test_datasets_are_registered_on_request(
     with pytest.raises(ValueError, match=r"'shapes_val' stands for .* register yours by another"):
         register_datasets()
     assert "shapes_train" not in DatasetCatalog
-    register_datasets(["tiny_val"])
+    register_datasets("tiny_val")
+    assert "tiny_val" in DatasetCatalog and "tiny_train" not in DatasetCatalog
     check_names(["tiny_val", "coco_2017_val"])
 
 
