@@ -23,7 +23,7 @@ def check(cfg: CfgNode) -> None:
     _check_proposals(cfg)
     _check_input(cfg)
     _check_dilation(cfg)
-    if "ROI_HEADS" in list_parts_in_use(cfg) and uses_c4_head(cfg):
+    if uses_c4_head(cfg):
         check_c4_head(cfg)
     check_backbone(cfg)
     _check_features(cfg)
@@ -43,7 +43,7 @@ def uses_fpn(cfg: CfgNode) -> bool:
 
 def uses_c4_head(cfg: CfgNode) -> bool:
     """Tell whether res5 runs on every region, under detectron2's name of this head or ours."""
-    return cfg.MODEL.ROI_HEADS.NAME in C4_HEADS
+    return "ROI_HEADS" in list_parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME in C4_HEADS
 
 
 def list_features(cfg: CfgNode) -> tuple[str, ...]:

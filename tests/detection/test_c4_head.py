@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from resnext_det.config import get_cfg
+from resnext_det.config.checks import uses_c4_head
 from resnext_det.config.values import C4_HEADS
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
@@ -47,3 +49,13 @@ def test_a_file_of_one_name_goes_on_under_the_other(
     predicted = [Predictor(weights[0], ["MODEL.ROI_HEADS.NAME", name])(image) for name in names]
     assert len(predicted[0]) > 0 and torch.equal(predicted[0].scores, predicted[1].scores)
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING and "HEADS" in r.message]
+
+
+@pytest.mark.parametrize("name", C4_HEADS)
+def test_a_detector_without_regions_has_none_whatever_the_name(name: str) -> None:
+    """The default is this head's name, also for RetinaNet: its schedule is chosen without res5."""
+    cfg = get_cfg()
+    cfg.MODEL.ROI_HEADS.NAME = name
+    assert uses_c4_head(cfg)
+    for cfg.MODEL.META_ARCHITECTURE in ("ProposalNetwork", "RetinaNet"):
+        assert not uses_c4_head(cfg)

@@ -19,7 +19,7 @@ from torch import nn
 
 from resnext_det.config import check
 from resnext_det.config.backbone import check_backbone, check_c4_head
-from resnext_det.config.checks import list_parts_in_use, uses_c4_head
+from resnext_det.config.checks import uses_c4_head
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
 from resnext_det.config.values import check_value, find_unsupported
@@ -65,7 +65,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         if _uses_our_backbone(cfg):
             check_backbone(cfg, norms=NORMS)
-            if "ROI_HEADS" in list_parts_in_use(cfg) and uses_c4_head(cfg):
+            if uses_c4_head(cfg):
                 check_c4_head(cfg)
     else:
         check(cfg)
@@ -203,7 +203,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = str(distributed.resolve_device(cfg.MODEL.DEVICE))  # detectron2 has no "auto"
-    if uses_c4_head(cfg) and _uses_our_backbone(cfg):
+    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and _uses_our_backbone(cfg):
         cfg.MODEL.ROI_HEADS.NAME = ResNeXtRes5ROIHeads.__name__
     try:
         return build_model(cfg)
