@@ -171,6 +171,17 @@ def make_norm(norm: Norm, channels: int) -> nn.Module | None:
     return NORMS[norm](channels)
 
 
+def keep_gradient_contiguous(weight: Tensor) -> Tensor:
+    """Return a weight of any shape whose gradient is contiguous, as ``torch.autograd.grad`` gives.
+
+    Convolutions of channels-last maps give channels-last gradients, of which ``view(-1)`` fails.
+    The copy is the one that ``backward`` makes anyway, where it writes them into ``grad``.
+    """
+    if weight.requires_grad and torch.is_grad_enabled():
+        return weight.reshape(-1).reshape(weight.shape)
+    return weight
+
+
 class ConvNorm(nn.Conv2d):
     """Convolve, normalize and activate, under detectron2's keys: weight, bias, norm.weight ...
 
@@ -233,7 +244,7 @@ class ConvNorm(nn.Conv2d):
             else:
                 x = self._conv_forward(x, weight, bias)
         else:
-            x = self._conv_forward(x, self.weight, self.bias)
+            x = self._conv_forward(x, keep_gradient_contiguous(self.weight), self.bias)
             if self.norm is not None:
                 x = self.norm(x)
         if self.activation is not None:
@@ -269,7 +280,7 @@ class ConvNorm(nn.Conv2d):
         bias = self.bias
         if bias is not None:
             shift = shift + bias * scale
-        weight = self.weight * scale.reshape(-1, 1, 1, 1)
+        weight = keep_gradient_contiguous(self.weight) * scale.reshape(-1, 1, 1, 1)
         # The product was taken in float32 at least; autocast, if any, casts it for the convolution.
         return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
 

@@ -382,7 +382,8 @@ class ResNeXt(nn.Module):
     _warn_if_frozen_at_random._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if all(f"{prefix}{name}" in state_dict for name, _ in self.named_parameters()):
+        names = (name for name in self.state_dict() if not name.endswith("num_batches_tracked"))
+        if all(f"{prefix}{name}" in state_dict for name in names):
             self._start_is_known = True
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -112,6 +112,10 @@ def test_weights_that_fit_nowhere_or_in_part_are_told(caplog: pytest.LogCaptureF
     model.load_state_dict({k: v for k, v in given.items() if "res5" not in k}, strict=False)
     assert count_warnings(model, caplog) == 1
     assert "7 of 29 convolutions" in caplog.text
+    model = build()
+    model.load_state_dict({k: v for k, v in given.items() if ".norm." not in k}, strict=False)
+    assert count_warnings(model, caplog) == 1
+    assert "29 of 29 convolutions" in caplog.text
 
 
 def test_a_compiled_network_tells_it_without_a_break(caplog: pytest.LogCaptureFixture) -> None:

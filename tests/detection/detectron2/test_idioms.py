@@ -213,6 +213,20 @@ def compute_gradients_by_function(build: Callable[..., Any]) -> Any:
     return torch.func.grad(compute)(parameters)["res2.0.conv1.weight"]
 
 
+@idiom
+def flatten_gradients(build: Callable[..., Any]) -> Any:
+    """As penalties, influence functions and meta-learning do with what was not accumulated."""
+    found = []
+    for norm in ("FrozenBN", "BN"):
+        model = build(norm).eval()
+        loss = model(IMAGES)["res5"].square().mean()
+        gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+        found.append(torch.cat([gradient.view(-1) for gradient in gradients]))
+        found[-1].square().sum().backward()
+        found.append(nn.utils.parameters_to_vector(p.grad for p in model.parameters()))
+    return found
+
+
 @pytest.mark.parametrize("function", IDIOMS, ids=lambda function: function.__name__)
 def test_it_gives_the_same(function: Callable[..., Any]) -> None:
     found = function(partial(build, "build_resnext_backbone"))
