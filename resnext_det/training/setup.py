@@ -65,15 +65,16 @@ def setup_logging(output_dir: str | Path | None, *, console: bool = True) -> log
 
 @contextmanager
 def log_too(*names: str) -> Iterator[None]:
-    """Let further packages' messages go where this package's go, for a while; also a decorator.
+    """Send further packages' messages where this package's go, for a while; also a decorator.
 
-    Handlers that they have of their own get them too. Their loggers are then as they were.
+    The log gets what is INFO or above; handlers of their own keep what they get. Their loggers are
+    then as they were.
     """
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger.level, logger.propagate) for logger in loggers]
     forwarding = [_ForwardingHandler(logger) for logger in loggers]
     for logger, handler in zip(loggers, forwarding, strict=True):
-        logger.setLevel(logging.INFO)
+        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
         logger.propagate = False
         logger.addHandler(handler)
     try:
@@ -89,7 +90,7 @@ class _ForwardingHandler(logging.Handler):
     """Give a logger's messages to this package's handlers; to the console if it shows none."""
 
     def __init__(self, logger: logging.Logger) -> None:
-        super().__init__()
+        super().__init__(logging.INFO)
         self._shown = any(type(handler) is logging.StreamHandler for handler in logger.handlers)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnext_det.config import get_cfg
-from resnext_det.training.setup import set_up, setup_logging
+from resnext_det.training.setup import log_too, set_up, setup_logging
 
 
 def test_letters_of_any_script_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +42,25 @@ def test_a_console_that_is_gone_is_left_in_silence(
         os.dup2(os.open(os.devnull, os.O_WRONLY), gone.fileno())
     assert capfd.readouterr().err == ""
     assert (tmp_path / "log.txt").read_text(encoding="utf-8").count("INFO: ") == 2
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.DEBUG, logging.WARNING])
+def test_another_packages_log_is_lent_and_given_back(tmp_path: Path, level: int) -> None:
+    """A program's own handler misses nothing meanwhile, as detectron2's, which writes DEBUG."""
+    other, own = logging.getLogger(f"another_package.{level}"), io.StringIO()
+    other.setLevel(level)
+    other.addHandler(logging.StreamHandler(own))
+    before = (other.level, other.propagate, [*other.handlers])
+    setup_logging(tmp_path, console=False)
+    with pytest.raises(KeyboardInterrupt), log_too(other.name):
+        other.debug("fine")
+        other.info("coarse")
+        raise KeyboardInterrupt
+    other.info("later")
+    written = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert written.endswith(f"another_package.{level} INFO: coarse\n") and "fine" not in written
+    assert ("fine" in own.getvalue()) == (level == logging.DEBUG) and "coarse" in own.getvalue()
+    assert (other.level, other.propagate, other.handlers) == before
 
 
 def test_an_output_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
