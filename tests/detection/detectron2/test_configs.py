@@ -11,12 +11,14 @@ import torch
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from resnext_det.config import load_config  # noqa: E402
+from resnext_det.config import config_file, load_config  # noqa: E402
 from resnext_det.detection.detectron2 import engine as detectron2  # noqa: E402
 from resnext_det.detection.detectron2.datasets import convert_sample  # noqa: E402
 from resnext_det.detection.detectron2.engine import build_detector  # noqa: E402
 from tests.detection.detectron2_reference import assert_same_instances, randomize  # noqa: E402
 from tests.test_configs import DISTINCT, SMALL_STEP, get_name, step_sample, train_one_step  # noqa: E402
+
+CONFIG = config_file("modern/faster_rcnn_X50_32x4d_FPN_1x.yaml")
 
 
 @pytest.mark.parametrize("path", DISTINCT, ids=get_name)
@@ -47,3 +49,15 @@ def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> N
     (key,) = found
     assert list(output) == [key]
     assert_same_instances(found[key], output[key])
+
+
+def test_the_first_lines_of_the_documentation_give_the_configuration_that_it_names() -> None:
+    """What differs is where it runs and writes, and a mask head that neither has."""
+    page = (Path(__file__).parents[3] / "docs" / "detectron2.md").read_text(encoding="utf-8")
+    lines: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], lines)
+    found, expected = lines["cfg"], lines["get_cfg"]()
+    expected.merge_from_file(str(CONFIG))
+    for cfg in (found, expected):
+        cfg.OUTPUT_DIR, cfg.MODEL.DEVICE, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = "", "cpu", 0
+    assert found == expected
