@@ -22,7 +22,8 @@ def register_with_detectron2() -> None:
     """
     if _REGISTRIES in sys.modules:
         _register()
-    elif not any(isinstance(finder, _RegistryFinder) for finder in sys.meta_path):
+    # By name: a reload makes another class, and two such finders would ask each other forever.
+    elif not any(type(finder).__module__ == __name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegistryFinder())
 
 

@@ -122,6 +122,22 @@ def test_the_import_brings_the_builders_and_changes_nothing_else(tmp_path: Path)
             assert (what, len(names)) == (what, len(alone[what]) + len(new))
 
 
+def test_a_reload_before_detectron2_is_imported(tmp_path: Path) -> None:
+    """As notebooks do; two finders would ask each other for the module without end."""
+    code = """
+import importlib, importlib.util, sys
+import resnext_det
+importlib.reload(resnext_det.detection.detectron2)
+importlib.reload(resnext_det)
+for name in [name for name in sys.modules if name.startswith("resnext_det")]:
+    del sys.modules[name]
+import resnext_det
+assert importlib.util.find_spec("detectron2.modeling") is not None
+"""
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_broken_detectron2_tells_its_own_error(tmp_path: Path) -> None:
     """The package and the portable engine work; who imports detectron2 sees why that fails."""
     broken = tmp_path / "detectron2"
