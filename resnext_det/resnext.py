@@ -230,8 +230,8 @@ class ResNeXt(nn.Module):
         in_channels: of the images.
 
     Attributes:
-        contiguous_features: copy the returned maps into contiguous memory, which RoIAlign reads;
-            False at first.
+        contiguous_features: copy the returned maps into contiguous memory, on which any ``view``
+            works; what computes from them is then slower. False at first.
 
     Raises:
         ValueError: a feature or norm is unknown, or the norm or ``deformable`` does not fit;

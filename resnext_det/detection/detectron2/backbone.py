@@ -23,7 +23,7 @@ from detectron2.modeling import (
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from resnext_det import resnext
 from resnext_det.architecture import Architecture, Deformable
@@ -190,13 +190,11 @@ def build_resnext_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNeXtBackbone:
     cfg = convert_cfg(cfg)
     check_backbone(cfg, norms=NORMS)
     refuse_other_res5(cfg)
-    backbone = ResNeXtBackbone(
+    return ResNeXtBackbone(
         **read_backbone_arguments(cfg),
         in_channels=input_shape.channels,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
-    backbone.contiguous_features = True
-    return backbone
 
 
 @BACKBONE_REGISTRY.register()
@@ -215,8 +213,7 @@ def build_retinanet_resnext_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FP
 
 def _build_fpn(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FPN:
     refuse_foreign_keys(cfg, "MODEL.FPN")
-    bottom_up.contiguous_features = False  # the pyramid's convolutions are faster so
-    fpn = FPN(
+    return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
@@ -224,16 +221,6 @@ def _build_fpn(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FP
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
-    for convolution in fpn.output_convs:
-        convolution.activation = _ContiguousCopy()  # as RoIAlign needs it, of every level
-    return fpn
-
-
-class _ContiguousCopy(nn.Module):
-    """Copy a map into contiguous memory; a module, as torch.jit.script takes no function."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.contiguous()
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -49,7 +49,6 @@ def _build_backbone(cfg: CfgNode) -> ResNeXt | FPN:
     bottom_up = ResNeXt(**read_backbone_arguments(cfg), in_channels=len(cfg.MODEL.PIXEL_MEAN))
     bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     if not uses_fpn(cfg):
-        bottom_up.contiguous_features = True
         return bottom_up
     fpn = cfg.MODEL.FPN
     return FPN(

@@ -40,14 +40,7 @@ class FPN(nn.Module):
         self.levels = [int(math.log2(bottom_up.out_strides[name])) for name in in_features]
         for name, level in zip(in_features, self.levels):
             lateral = ConvNorm(bottom_up.out_channels[name], out_channels, kernel_size=1, norm=norm)
-            output = ConvNorm(
-                out_channels,
-                out_channels,
-                kernel_size=3,
-                padding=1,
-                norm=norm,
-                activation=Tensor.contiguous,  # as RoIAlign needs it, of every level
-            )
+            output = ConvNorm(out_channels, out_channels, kernel_size=3, padding=1, norm=norm)
             for convolution in (lateral, output):
                 nn.init.kaiming_uniform_(convolution.weight, a=1)
                 if convolution.bias is not None:
