@@ -1,4 +1,4 @@
-"""Time detectors, and the network alone, beside detectron2's and torchvision's.
+"""Time detectors, and networks alone, beside detectron2's and torchvision's.
 
     resnext-det benchmark
     resnext-det benchmark --detectors FPN C4 --mode training --batch 2 --height 320 --width 480

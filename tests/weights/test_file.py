@@ -235,7 +235,8 @@ def original_input(picture: Path, channels: Input) -> Tensor:
 def configuration(architecture: Architecture, *changes: Any) -> CfgNode:
     cfg = get_cfg()
     fixed = ["MODEL.BACKBONE.NAME", "build_resnext_backbone", "MODEL.DEVICE", "cpu"]
-    cfg.merge_from_list([*fixed, *list_keys(architecture), *changes])
+    head = ["MODEL.ROI_HEADS.NAME", "ResNeXtRes5ROIHeads"]
+    cfg.merge_from_list([*fixed, *head, *list_keys(architecture), *changes])
     return cfg
 
 

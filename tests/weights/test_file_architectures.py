@@ -152,7 +152,7 @@ def change(**changes: tuple[int, ...] | None) -> State:
             rename_torchvision(build_on_meta(timm.create_model, "res2net50_26w_4s")),
             r"which no ResNeXt has",
         ),
-        (change(res5__1__conv2_offset__weight=(18, 256, 3, 3)), "res5.1.conv2_offset.weight"),
+        (change(res5__1__conv4__weight=(18, 256, 3, 3)), "res5.1.conv4.weight"),
         (change(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
         (change(res3__0__shortcut__weight=None), "lack res3.0.shortcut.weight"),
         (change(res3__1__shortcut__weight=(64, 64, 1, 1)), "res3.1.shortcut.weight, where"),
