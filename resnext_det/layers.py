@@ -52,9 +52,8 @@ class FrozenBatchNorm2d(nn.Module):
         num_batches_tracked: Tensor | None
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        nn.Module.__init__(
-            self
-        )  # not super's, which in FrozenStatisticsBatchNorm2d is another norm
+        # Not super's, which in FrozenStatisticsBatchNorm2d is another norm.
+        nn.Module.__init__(self)
         self.num_features = num_features
         self.eps = eps
         self.register_buffer("weight", torch.ones(num_features))
@@ -229,7 +228,7 @@ class ConvNorm(nn.Conv2d):
 
     @property
     def has_frozen_norm(self) -> bool:
-        """Whether the norm is of one of ``FROZEN_NORMS``; it may be exchanged at any time."""
+        """Tell whether the norm, which may be exchanged any time, is of one of ``FROZEN_NORMS``."""
         return type(self.norm) in FROZEN_NORMS
 
     def forward(self, x: Tensor) -> Tensor:

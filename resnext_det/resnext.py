@@ -281,13 +281,12 @@ class ResNeXt(nn.Module):
             block_class=self.block_class,
         )
         for stage in stages:
-            dilate = dilate_res5 and stage.name == "res5"
-            made = make(stage.name, dilate=dilate)
+            made: Any = make(stage.name, dilate=dilate_res5 and stage.name == "res5")
             if stage.name not in self.stage_names:
                 continue
             self.add_module(stage.name, made)
-            stride *= 1 if dilate else stage.stride
-            shapes[stage.name] = stage.out_channels, stride
+            stride *= made.stride
+            shapes[stage.name] = made.out_channels, stride
         self.out_channels = {name: shapes[name][0] for name in out_features}
         self.out_strides = {name: shapes[name][1] for name in out_features}
 

@@ -1,4 +1,4 @@
-"""What the examples share: ResNeXt-50 (32x4d), and the images that its weights expect.
+"""Configure what the examples share: ResNeXt-50 (32x4d), and the images its weights expect.
 
 An example is run by detectron2's own tool, tools/lazyconfig_train_net.py:
 

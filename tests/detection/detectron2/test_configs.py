@@ -52,7 +52,7 @@ def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> N
 
 
 def test_the_first_lines_of_the_documentation_give_the_configuration_that_it_names() -> None:
-    """What differs is where it runs and writes, and a mask head that neither has."""
+    """Compare the page's lines with its YAML file: device, output and unused mask head differ."""
     page = (Path(__file__).parents[3] / "docs" / "detectron2.md").read_text(encoding="utf-8")
     lines: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], lines)

@@ -1,4 +1,4 @@
-"""What a user's program touches on detectron2's own ResNet is there on ours, and does the same."""
+"""Compare attributes, norms and freezing of our backbone with those of detectron2's ResNet."""
 
 from __future__ import annotations
 

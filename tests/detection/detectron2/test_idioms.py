@@ -1,4 +1,4 @@
-"""What users write for detectron2's ResNet gives the same on our backbone."""
+"""Run what users write for detectron2's ResNet on it and on our backbone: both give the same."""
 
 from __future__ import annotations
 
