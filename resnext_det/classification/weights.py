@@ -24,8 +24,8 @@ from resnext_det.weights import (
     write_weights,
 )
 from resnext_det.weights.conversion import extract_backbone
-from resnext_det.weights.file import find_architecture
 from resnext_det.weights.preprocessing import find_batch_norm
+from resnext_det.weights.structure import find_architecture
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from resnext_det.weights.file import WeightFile, extract_detector_backbone, guess_architecture
+from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, are_close, find_batch_norm
+from resnext_det.weights.structure import extract_detector_backbone, guess_architecture
 
 logger = logging.getLogger(__name__)
 

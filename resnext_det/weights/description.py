@@ -12,7 +12,8 @@ from torch import Tensor
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.weights.conversion import select_backbone
-from resnext_det.weights.file import WeightFile, find_architecture, find_deformable_settings
+from resnext_det.weights.file import WeightFile
+from resnext_det.weights.structure import find_architecture, find_deformable_settings
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SIZE = 224

@@ -171,27 +171,33 @@ class NativeWeights(NamedTuple):
     prefix: str = ""
 
 
-def convert_to_native(state: Mapping[str, Tensor]) -> NativeWeights:
+def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) -> NativeWeights:
     """Rename weights to ours, and recognize the library by the names alone.
 
     A convolution's bias, which none of ours has, goes into the norm behind it, and Caffe2's folded
     batch norms get the mean 0 and the variance 1 - 1e-5: both compute what the file's network
     computes.
 
+    Args:
+        state: weights by the file's names.
+        prefix: of the network to take, where there are several; None: there is one.
+
     Raises:
         ValueError: the names are of no known format or of several networks, or one of them is
             strange to its format.
     """
+    if prefix is not None:
+        state = _select(state, prefix)
     state, left_out = _unwrap(state)
     if any(name.startswith(_OF_DETECTOR) for name in state) and any(
         name.endswith("stem.conv1.weight") for name in state
     ):
         kept = {name: tensor for name, tensor in state.items() if not _CONSTANTS.fullmatch(name)}
         return NativeWeights("detector", kept)
-    table, prefix = _find_table(state)
+    table, found = _find_table(state)
     native: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        ours = _rename(table, prefix, name)
+        ours = _rename(table, found, name)
         if ours is None:
             left_out.append(name)
             continue
@@ -208,7 +214,22 @@ def convert_to_native(state: Mapping[str, Tensor]) -> NativeWeights:
     if table.format == "caffe2":
         _add_statistics(native, state, table)
     _fold_biases(native)
-    return NativeWeights(table.format, native, tuple(left_out), prefix)
+    return NativeWeights(table.format, native, tuple(left_out), found)
+
+
+def _select(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the weights under a prefix, without it."""
+    selected = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+    if not selected:
+        raise ValueError(
+            f"none of the weights is under the prefix {prefix!a:.80}; leave it out, and the error "
+            "names those that are there"
+        )
+    return selected
 
 
 def _unwrap(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

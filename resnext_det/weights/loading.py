@@ -16,15 +16,11 @@ from torch import Tensor, nn
 
 from resnext_det.config.backbone import ARCHITECTURE_KEYS, write_architecture
 from resnext_det.files import list_first
-from resnext_det.weights.file import (
-    WeightFile,
-    find_deformable_settings,
-    guess_architecture,
-    read_weights,
-)
+from resnext_det.weights.file import WeightFile, read_weights
 from resnext_det.weights.preprocessing import (
     find_batch_norm,
 )
+from resnext_det.weights.structure import find_deformable_settings, guess_architecture
 
 logger = logging.getLogger(__name__)
 

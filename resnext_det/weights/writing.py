@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from resnext_det.architecture import Architecture
 from resnext_det.files import write_file
 from resnext_det.weights.conversion import convert_preprocessing
-from resnext_det.weights.file import (
-    WeightFile,
+from resnext_det.weights.file import WeightFile
+from resnext_det.weights.formats import TORCHVISION
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing
+from resnext_det.weights.safetensors import write_safetensors
+from resnext_det.weights.structure import (
     find_architecture,
     find_deformable_settings,
     guess_architecture,
 )
-from resnext_det.weights.formats import TORCHVISION
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing
-from resnext_det.weights.safetensors import write_safetensors
 from resnext_det.weights.trained_detector import KEY
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from resnext_det.config import load_config
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, check_preprocessing, load_weights, read_weights
-from resnext_det.weights.file import extract_detector_backbone
+from resnext_det.weights.structure import extract_detector_backbone
 from resnext_det.weights.writing import SUFFIXES, write_weights
 from tests.tools.helpers import finish, fork_tool, read_error, run_tool, start_tool
 from tests.weights.helpers import (

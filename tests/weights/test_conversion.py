@@ -17,7 +17,7 @@ from resnext_det.resnext import ResNeXt
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.weights import KNOWN, Preprocessing, load_weights, read_weights
 from resnext_det.weights.conversion import convert_preprocessing, extract_backbone
-from resnext_det.weights.file import extract_detector_backbone
+from resnext_det.weights.structure import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.foreign_names import detectron2_state, random_network
 from tests.weights.helpers import (

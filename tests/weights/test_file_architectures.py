@@ -14,7 +14,7 @@ from torch import Tensor
 from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
-from resnext_det.weights.file import (
+from resnext_det.weights.structure import (
     extract_detector_backbone,
     find_architecture,
     guess_architecture,

@@ -12,7 +12,7 @@ from torch import nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.resnext import ResNeXt
-from resnext_det.weights.file import extract_detector_backbone
+from resnext_det.weights.structure import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.helpers import (
     DETECTRON2_FPN,
