@@ -71,6 +71,22 @@ def locate(name: str) -> tuple[Path, Entry]:
     return path, known
 
 
+def recognize(path: Path) -> Entry | None:
+    """Recognize a file that was downloaded by hand, by its name and its checksum.
+
+    Names are compared first, so that no other file is read for its checksum. Where no checksum is
+    published, a file is not recognized.
+    """
+    for entry in ENTRIES.values():
+        if entry.sha256 and entry.path.name == path.name:
+            try:
+                verify(path, sha256=entry.sha256)
+            except ValueError:
+                continue
+            return entry
+    return None
+
+
 def format_catalog() -> str:
     """Write every entry as a line of a table, for people to choose from."""
     rows = [

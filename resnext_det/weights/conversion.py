@@ -14,7 +14,14 @@ import yaml
 from torch import Tensor
 
 from resnext_det.weights.file import WeightFile
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, are_close, find_batch_norm
+from resnext_det.weights.preprocessing import (
+    KNOWN,
+    Preprocessing,
+    are_close,
+    find_batch_norm,
+    list_fields,
+)
+from resnext_det.weights.publishers import FROM_WEIGHTS
 from resnext_det.weights.structure import extract_detector_backbone, guess_architecture
 
 logger = logging.getLogger(__name__)
@@ -69,7 +76,11 @@ def add_preprocessing_beside(file: WeightFile) -> WeightFile:
             f"{config} is damaged, so the preprocessing of {file.path} is not known; correct it, "
             "or move it away"
         ) from error
-    return replace(file, preprocessing=_read_preprocessing(values, file.state))
+    found = _read_preprocessing(values, file.state)
+    if found is None:
+        return file
+    origins = dict.fromkeys(list_fields(), _CONFIG_FILE) | {"batch_norm": FROM_WEIGHTS}
+    return replace(file, preprocessing=found, origins={**file.origins, **origins})
 
 
 def _read_preprocessing(values: Any, state: Mapping[str, Tensor]) -> Preprocessing | None:

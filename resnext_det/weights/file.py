@@ -7,17 +7,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.weights.containers import Contents, read_container, unpack_weights
 from resnext_det.weights.formats import NativeWeights, convert_to_native, join_paths
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
-from resnext_det.weights.publishers import find_publisher, read_class_names
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
+from resnext_det.weights.publishers import (
+    FROM_WEIGHTS,
+    find_publisher,
+    is_usual,
+    read_class_names,
+)
 from resnext_det.weights.structure import guess_architecture
 from resnext_det.weights.torch7_models import convert_torch7_network
 from resnext_det.weights.trained_detector import KEY, TrainedDetector
+
+if TYPE_CHECKING:
+    from resnext_det.weights.catalog_entries import Entry
 
 _CATALOG = "resnext://"
 _ADDRESS = re.compile(r"[a-z][a-z0-9-]+:")  # https:, detectron2:, s3:, hf-hub: ...
@@ -37,6 +46,9 @@ class WeightFile:
         architecture: found by the shapes; None where they are of no ResNeXt.
         preprocessing: which the weights need; None where it is not known.
         metadata: author, license, top1, url ..., as far as they are known.
+        origins: where each fact is from: a field of ``preprocessing`` or a key of ``metadata``, and
+            short words, such as "the file", "config.json", "the catalog", "the weights" (what
+            tensors prove), or "usual for torchvision's files" for what is no fact but a default.
         left_out: names in the file that are no part of a backbone or classifier, such as another
             library's detection heads.
         class_names: of a classifier's or detector's outputs, in their order; None where the file
@@ -51,9 +63,18 @@ class WeightFile:
     architecture: Architecture | None = None
     preprocessing: Preprocessing | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict, repr=False)
     left_out: tuple[str, ...] = field(default=(), repr=False)
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
     detector: TrainedDetector | None = field(default=None, repr=False)
+
+    def is_usual(self, fact: str) -> bool:
+        """Tell whether a field of ``preprocessing`` or key of ``metadata`` is only a default.
+
+        Names tell the network and not how it was trained: such a default gives way to whatever is
+        stated.
+        """
+        return is_usual(self.origins.get(fact))
 
 
 def read_weights(
@@ -83,6 +104,15 @@ def read_weights(
             "download it yourself and give the file's path, or a name of the catalog "
             f"({_CATALOG}torchvision/X-50-32x4d)"
         )
+    from resnext_det.weights.catalog import recognize
+
+    file, entry = _read_file(path, mapped=mapped, prefix=prefix), recognize(path)
+    if entry is None or entry.architecture != file.architecture:
+        return file
+    return _add_entry(file, entry)
+
+
+def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
     kind, found = read_container(path, mapped=mapped)
     try:
         if kind == "torch7":
@@ -106,6 +136,7 @@ def read_weights(
         architecture=architecture,
         preprocessing=publisher.preprocessing,
         metadata=publisher.metadata,
+        origins=publisher.origins,
         left_out=native.left_out,
         class_names=(detector and detector.class_names) or read_class_names(contents, native),
         detector=detector,
@@ -113,19 +144,30 @@ def read_weights(
 
 
 def _read_from_catalog(name: str, *, mapped: bool, prefix: str | None) -> WeightFile:
-    """Read a file of the catalog, whose word goes before what the names in the file suggest."""
     from resnext_det.weights.catalog import locate
 
     path, entry = locate(name)
-    file = read_weights(path, mapped=mapped, prefix=prefix)
+    file = _read_file(path, mapped=mapped, prefix=prefix)
     if file.architecture != entry.architecture:
         raise ValueError(
             f"{path} holds {file.architecture or 'no ResNeXt'}, and {name} is "
             f"{entry.architecture}; remove the file, and it is downloaded anew"
         )
+    return _add_entry(file, entry)
+
+
+def _add_entry(file: WeightFile, entry: Entry) -> WeightFile:
+    """Add what the catalog knows, which goes before what the names in the file suggest."""
     preprocessing = replace(KNOWN[entry.preprocessing], batch_norm=find_batch_norm(file.state))
-    facts: dict[str, object] = {"name": name, "resize_test": entry.resize}
+    facts: dict[str, object] = {"name": entry.name, "resize_test": entry.resize}
     keys = ("url", "page", "license", "top1", "interpolation")
     facts |= {key: getattr(entry, key) for key in keys}
     known = {key: str(value) for key, value in facts.items() if value is not None}
-    return replace(file, preprocessing=preprocessing, metadata={**file.metadata, **known})
+    # A publisher's usual interpolation is that of its published files.
+    origins = dict.fromkeys((*known, "interpolation", *list_fields()), "the catalog")
+    return replace(
+        file,
+        preprocessing=preprocessing,
+        metadata={**file.metadata, **known},
+        origins={**file.origins, **origins, "batch_norm": FROM_WEIGHTS},
+    )

@@ -92,6 +92,11 @@ class Preprocessing:
         return cls(**{**values, **triples})
 
 
+def list_fields() -> tuple[str, ...]:
+    """List the names of the fields of a ``Preprocessing``."""
+    return tuple(field.name for field in fields(Preprocessing))
+
+
 def _is_real(number: object) -> bool:
     """Tell whether something may be a pixel's mean or std; nan and True may not."""
     return type(number) in (int, float) and abs(number) < 1e6  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ Where neither tells, the preprocessing stays unknown: a wrong one costs accuracy
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,11 +16,21 @@ from torch import Tensor
 from resnext_det.architecture import Architecture
 from resnext_det.weights.containers import Contents
 from resnext_det.weights.formats import NativeWeights
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
 
 _LONGEST_TEXT = 1 << 20
 _LONGEST_NOTE = 500
 _EPS = 1e-5
+FROM_WEIGHTS = "the weights"
+"""The origin of what tensors prove, such as their kind of batch norm."""
+_FROM_FILE = "the file"
+_USUAL = "usual for "
+_NAMES = {
+    "msra": "MSRA",
+    "fair": "FAIR",
+    "detectron1": "Detectron",
+    "paper": "fb.resnet.torch",
+}
 _LICENSES = {
     "torchvision": "the file does not say; torchvision's own are BSD-3-Clause, timm's Apache-2.0, "
     "but WSL, SSL and SWSL weights, which have the same names, are for non-commercial use",
@@ -42,14 +52,25 @@ class Publisher(NamedTuple):
     """The format, preprocessing and metadata of a weight file, found by who published it.
 
     Attributes:
-        format: see ``WeightFile``.
-        preprocessing: None where it is not known.
-        metadata: texts by name.
+        format, preprocessing, metadata, origins: see ``WeightFile``.
     """
 
     format: str
     preprocessing: Preprocessing | None
     metadata: dict[str, str]
+    origins: dict[str, str]
+
+
+class _Found(NamedTuple):
+    """A preprocessing, and where it is from.
+
+    Attributes:
+        preprocessing: a key of ``KNOWN``, or what the file describes.
+        origin: "" where the names of the weights alone speak for it, so that it is only usual.
+    """
+
+    preprocessing: str | Preprocessing
+    origin: str = ""
 
 
 def find_publisher(
@@ -68,20 +89,43 @@ def find_publisher(
     """
     format = _find_format(kind, contents, native)
     metadata = _read_metadata(contents.beside)
+    origins = _read_origins(contents.beside, metadata)
     if "preprocessing" in _own_words(contents.beside):
         own = Preprocessing.from_dict(contents.beside["preprocessing"])
-        return Publisher(format, own, metadata)
-    known = _find_preprocessing(format, contents, native, architecture)
-    preprocessing = KNOWN[known] if isinstance(known, str) else known
-    if isinstance(known, str):
-        metadata.setdefault("license", _LICENSES[known])
-        # How images were resized in testing: by Pillow's bilinear filter or OpenCV's, near it.
-        metadata.setdefault("interpolation", "torch7_bicubic" if known == "paper" else "bilinear")
+        origins |= _read_origins(contents.beside, list_fields())
+        return Publisher(format, own, metadata, origins)
+    found = _find_preprocessing(format, contents, native, architecture)
+    if found is None:
+        return Publisher(format, None, metadata, origins)
+    known, origin = found
+    usual_origin = _name_usual(format, known)
+    batch_norm = find_batch_norm(native.state)
+    if isinstance(known, Preprocessing):
+        preprocessing = replace(known, batch_norm=batch_norm)
+    else:
+        preprocessing = replace(KNOWN[known], batch_norm=batch_norm)
+        usual = {
+            "license": _LICENSES[known],
+            # How images were resized in testing: by Pillow's bilinear filter or OpenCV's, near it.
+            "interpolation": "torch7_bicubic" if known == "paper" else "bilinear",
+        }
+        origins = {**dict.fromkeys(usual, usual_origin), **origins}
+        metadata = {**usual, **metadata}
         if known == "detectron1" and architecture is not None and architecture.cardinality == 1:
-            preprocessing = replace(KNOWN[known], stride_in_1x1=True)  # those are MSRA's
-    if preprocessing is not None:
-        preprocessing = replace(preprocessing, batch_norm=find_batch_norm(native.state))
-    return Publisher(format, preprocessing, metadata)
+            preprocessing = replace(preprocessing, stride_in_1x1=True)  # those are MSRA's
+    origins |= dict.fromkeys(list_fields(), origin or usual_origin) | {"batch_norm": FROM_WEIGHTS}
+    return Publisher(format, preprocessing, metadata, origins)
+
+
+def is_usual(origin: object) -> bool:
+    """Tell whether an origin is that of a default, and not of a fact; see ``WeightFile``."""
+    return isinstance(origin, str) and origin.startswith(_USUAL)
+
+
+def _name_usual(format: str, known: str | Preprocessing) -> str:
+    """Name the origin of what is usual: "usual for torchvision's files"."""
+    name = format if format in ("timm", "mmdetection") else str(known)
+    return f"{_USUAL}{_NAMES.get(name, name)}'s files"
 
 
 def read_class_names(contents: Contents, native: NativeWeights) -> tuple[str, ...] | None:
@@ -121,37 +165,44 @@ def _find_format(kind: str, contents: Contents, native: NativeWeights) -> str:
 
 def _find_preprocessing(
     format: str, contents: Contents, native: NativeWeights, architecture: Architecture | None
-) -> str | Preprocessing | None:
-    """Return a key of ``KNOWN``, or the preprocessing that the file describes, or None."""
+) -> _Found | None:
+    """Find the preprocessing that the file tells, or that is usual; None where there is neither.
+
+    Weights of no network here have none, and neither have those for images of other than three
+    channels: another library's file of familiar names is none of these publishers'.
+    """
     beside, state = contents.beside, native.state
+    stem = state.get("stem.conv1.weight")
+    if architecture is None or stem is None or stem.shape[1] != 3:
+        return None
     if format in ("torchvision", "timm"):
         # mmdetection's converter makes such names of Caffe's ResNets: alone under "state_dict" and
         # without counters. It folds the norms too, which nothing else of these names does.
         counted = any(name.endswith("num_batches_tracked") for name in state)
         alone = contents.envelope == "state_dict" and set(beside) <= {"meta"}
         may_be_caffe = not counted and (alone or find_batch_norm(state) == "folded")
-        return None if may_be_caffe else "torchvision"
+        return None if may_be_caffe else _Found("torchvision")
     if format in ("mmpretrain", "mmdetection"):
         return _read_openmmlab(format, beside.get("meta"), architecture)
     if format == "pycls":
         return _read_pycls(beside.get("cfg"))
     if format == "torch7":
-        return "paper"
+        return _Found("paper")
     if format == "caffe2":
-        return _find_detectron(state, architecture)
+        found = _find_detectron(state, architecture)
+        return _Found(found) if found else None
     author = beside.get("__author__")
     if format == "detectron2" and isinstance(author, str):
         for word in ("torchvision", "timm", "pycls", "mmpretrain"):
-            if word in author.lower():
-                return "torchvision" if word == "timm" else word
+            if word in author.lower():  # as converters write it, whoever trained the weights
+                return _Found("torchvision" if word == "timm" else word)
         if re.search("msra|fair|facebook|caffe2|detectron", author.lower()):
-            return _find_detectron(state, architecture)
+            found = _find_detectron(state, architecture)
+            return _Found(found, "the author in the file") if found else None
     return None
 
 
-def _read_openmmlab(
-    format: str, meta: Any, architecture: Architecture | None
-) -> str | Preprocessing | None:
+def _read_openmmlab(format: str, meta: Any, architecture: Architecture) -> _Found | None:
     """Read the configuration in ``meta``, a text.
 
     Without one, mmpretrain has one preprocessing, and mmdetection several.
@@ -159,8 +210,8 @@ def _read_openmmlab(
     values = [meta.get(key) for key in ("config", "cfg")] if isinstance(meta, dict) else []
     texts = [value[:_LONGEST_TEXT] for value in values if isinstance(value, str)]
     if not texts:
-        several = architecture is None or architecture.cardinality == 1 or architecture.width == 8
-        return None if format == "mmdetection" and several else "mmpretrain"
+        several = architecture.cardinality == 1 or architecture.width == 8
+        return None if format == "mmdetection" and several else _Found("mmpretrain")
     number = r"\s*(-?\d+(?:\.\d*)?)\s*"
     triple = rf"[\"']?\s*[=:]\s*[\[(]{number},{number},{number},?\s*[\])]"
     means, stds, to_rgb, styles = (
@@ -183,11 +234,16 @@ def _read_openmmlab(
             "stride_in_1x1": styles == {"caffe"},
         }
     )
-    return "mmpretrain" if found == KNOWN["mmpretrain"] else found
+    known = "mmpretrain" if found == KNOWN["mmpretrain"] else found
+    return _Found(known, "the configuration in the file")
 
 
-def _read_pycls(text: Any) -> str | Preprocessing:
-    """Read pycls's configuration: networks of MODEL.TYPE resnet may have the stride in the 1x1."""
+def _read_pycls(text: Any) -> _Found:
+    """Read pycls's configuration: networks of MODEL.TYPE resnet may have the stride in the 1x1.
+
+    Channel order, mean and std are constants of pycls's code.
+    """
+    origin = "the configuration in the file" if isinstance(text, str) and text else ""
     text = text[:_LONGEST_TEXT] if isinstance(text, str) else ""
 
     def find(node: str, line: str) -> re.Match[str] | None:
@@ -200,18 +256,28 @@ def _read_pycls(text: Any) -> str | Preprocessing:
             "weights of that epsilon"
         )
     if find("MODEL", "TYPE: resnet") and find("RESNET", "STRIDE_1X1: true"):
-        return replace(KNOWN["pycls"], stride_in_1x1=True)
-    return "pycls"
+        return _Found(replace(KNOWN["pycls"], stride_in_1x1=True), origin)
+    return _Found("pycls", origin)
 
 
-def _find_detectron(state: Mapping[str, Tensor], architecture: Architecture | None) -> str | None:
-    if architecture is None or "stem.conv1.norm.running_var" not in state:  # with group norms
+def _find_detectron(state: Mapping[str, Tensor], architecture: Architecture) -> str | None:
+    if "stem.conv1.norm.running_var" not in state:  # with group norms
         return None
     if find_batch_norm(state) == "folded":
         return "detectron1"
     if str(architecture) in ("R-50", "R-101", "R-152"):
         return "msra"
     return "fair" if str(architecture) == "X-101-32x8d" else None
+
+
+def _read_origins(beside: Mapping[str, Any], facts: Iterable[str]) -> dict[str, str]:
+    """Read where a file's own words are from: ``write_weights`` wrote which were only usual."""
+    said = beside.get("origins")
+    usual = said if isinstance(said, dict) else {}
+    return {
+        fact: usual[fact][:_LONGEST_NOTE] if is_usual(usual.get(fact)) else _FROM_FILE
+        for fact in facts
+    }
 
 
 def _read_metadata(beside: Mapping[str, Any]) -> dict[str, str]:

@@ -111,6 +111,13 @@ def write_weights(
         "metadata": metadata,
         "class_names": list(class_names or ()) if "linear.weight" in state else None,
     }
+    if isinstance(source, WeightFile):
+        # What is only usual stays so: the file must not say it as a fact.
+        label["origins"] = {
+            fact: origin
+            for fact, origin in source.origins.items()
+            if source.is_usual(fact) and (fact in metadata or preprocessing is source.preprocessing)
+        }
     if isinstance(source, WeightFile) and source.detector is not None:
         label[KEY] = source.detector.as_dict()
     label = {key: value for key, value in label.items() if value}
