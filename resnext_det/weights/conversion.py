@@ -22,6 +22,7 @@ from resnext_det.weights.preprocessing import (
     list_fields,
 )
 from resnext_det.weights.publishers import FROM_WEIGHTS
+from resnext_det.weights.rounding import compute_exactly
 from resnext_det.weights.structure import extract_detector_backbone, guess_architecture
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,8 @@ def convert_preprocessing(
         target: what they are to need.
 
     Returns:
-        A new dict; all tensors but conv1's are the same.
+        A new dict; all tensors but conv1's are the same. Where its std changes, conv1 of 16 bits
+        becomes float32, as 16 bits do not hold the product; in another order it keeps its type.
 
     Raises:
         ValueError: the means, the stride or the kind of batch norm differ, which no weights make up
@@ -189,5 +191,8 @@ def convert_preprocessing(
     if std != target.std:
         theirs, ours = (torch.tensor(each, dtype=torch.float64) for each in (std, target.std))
         ratio = (ours / theirs).to(weight.device).view(1, 3, 1, 1)
-        weight = (weight.double() * ratio).to(weight.dtype)
+        before = weight.dtype
+        weight = compute_exactly(lambda weight: weight * ratio, weight)
+        if weight.dtype != before:
+            logger.info("%s was %s and becomes %s.", found[0], before, weight.dtype)
     return {**state, found[0]: weight}

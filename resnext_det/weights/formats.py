@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resnext_det.files import list_first
+from resnext_det.weights.rounding import choose_type, compute_exactly
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -304,8 +305,9 @@ def _add_statistics(
         norm = ours and ours.removesuffix("weight")
         if norm and not {f"{norm}running_mean", f"{norm}running_var"} & native.keys():
             scale = native[f"{norm}weight"]
-            native[f"{norm}running_mean"] = torch.zeros(scale.shape)
-            native[f"{norm}running_var"] = torch.full(scale.shape, 1 - _EPS)
+            dtype = choose_type(scale)  # 1 - eps is 1 in 16 bits
+            native[f"{norm}running_mean"] = torch.zeros(scale.shape, dtype=dtype)
+            native[f"{norm}running_var"] = torch.full(scale.shape, 1 - _EPS, dtype=dtype)
 
 
 def _fold_biases(native: dict[str, Tensor]) -> None:
@@ -324,9 +326,13 @@ def _fold_biases(native: dict[str, Tensor]) -> None:
                 "file is damaged"
             )
         if mean.any():
-            native[f"{norm}running_mean"] = mean - added
+            native[f"{norm}running_mean"] = compute_exactly(torch.sub, mean, added)
         elif added.any():
-            native[f"{norm}bias"] = bias + added * weight * (variance + _EPS).rsqrt()
+            native[f"{norm}bias"] = compute_exactly(_add_bias, bias, added, weight, variance)
+
+
+def _add_bias(bias: Tensor, added: Tensor, weight: Tensor, variance: Tensor) -> Tensor:
+    return bias + added * weight * (variance + _EPS).rsqrt()
 
 
 def join_paths(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

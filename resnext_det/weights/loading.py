@@ -20,6 +20,7 @@ from resnext_det.weights.file import WeightFile, read_weights
 from resnext_det.weights.preprocessing import (
     find_batch_norm,
 )
+from resnext_det.weights.rounding import compute_exactly
 from resnext_det.weights.structure import find_deformable_settings, guess_architecture
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,8 @@ def load_weights(
 
     A file of a whole detector must fit whole. A file of a classifier or backbone goes into the part
     of the model that is one: ``backbone``, ``backbone.bottom_up`` of a pyramid, and its res5 into
-    ``roi_heads.res5`` of a C4 detector.
+    ``roi_heads.res5`` of a C4 detector. The model's tensors keep their type: float32 takes 16 bits
+    as they are, and rounds float64.
 
     Args:
         model: a detector, a ResNeXt or a ResNeXtClassifier.
@@ -207,8 +209,9 @@ def _inflate(weight: Tensor, own: Tensor) -> Tensor:
     if weight.ndim != 4 or weight.shape[1] != 3 or channels == 3:
         return weight
     if channels == 1:
-        return weight.sum(1, keepdim=True)
-    return weight.repeat(1, math.ceil(channels / 3), 1, 1)[:, :channels] * (3 / channels)
+        return compute_exactly(lambda weight: weight.sum(1, keepdim=True), weight)
+    repeated = weight.repeat(1, math.ceil(channels / 3), 1, 1)[:, :channels]
+    return compute_exactly(lambda weight: weight * (3 / channels), repeated)
 
 
 def _find_other_classes(

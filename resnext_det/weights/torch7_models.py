@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnext_det.weights.rounding import compute_exactly
 from resnext_det.weights.torch7 import TorchObject
 
 _NORM_EPS = 1e-5
@@ -136,7 +137,7 @@ def _convert_layer(name: str, convolution: TorchObject, norm: TorchObject) -> di
         _check(
             bias.shape == (channels,), f"{name}'s bias is {tuple(bias.shape)}, not ({channels},)"
         )
-        vectors["running_mean"] = vectors["running_mean"] - bias
+        vectors["running_mean"] = compute_exactly(torch.sub, vectors["running_mean"], bias)
     norms = {f"{name}.norm.{key}": tensor for key, tensor in vectors.items()}
     return {f"{name}.weight": weight, **norms}
 
@@ -171,9 +172,12 @@ def _get_variance(norm: TorchObject, name: str) -> Tensor:
     )
     if isinstance(norm.fields.get("running_std"), Tensor):
         # files of 2015 have 1 / sqrt(variance + epsilon) there
-        return _get_tensor(norm, "running_std", name).pow(-2) - _NORM_EPS
+        inverse = _get_tensor(norm, "running_std", name)
+        return compute_exactly(lambda inverse: inverse.pow(-2) - _NORM_EPS, inverse)
     variance = _get_tensor(norm, "running_var", name)
-    return variance if eps == _NORM_EPS else variance + (eps - _NORM_EPS)
+    if eps == _NORM_EPS:
+        return variance
+    return compute_exactly(lambda variance: variance + (eps - _NORM_EPS), variance)
 
 
 def _get_tensor(module: TorchObject, key: str, name: str) -> Tensor:

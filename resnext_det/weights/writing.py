@@ -58,7 +58,8 @@ def write_weights(
     detectron2 loads too. safetensors: our names. These carry preprocessing, architecture, metadata,
     class names and what the file of a detector says of it along, and no counters of batch norms.
     torchvision: its names, for its own preprocessing, and nothing else; see
-    ``make_torchvision_state``. Values stay as they are.
+    ``make_torchvision_state``. Values stay as they are; a type that a format lacks (bfloat16 in a
+    .pkl, float8) becomes float32, with a warning.
 
     Args:
         source: a ResNeXt, a ResNeXtClassifier, a detector, or the state of one, under our names; or
@@ -86,7 +87,7 @@ def write_weights(
                 "%d of the names in %s are no part of a ResNeXt and are left out (the first is %s)",
                 *(len(source.left_out), source.path, ascii(source.left_out[0])[:80]),
             )
-    state = _get_state(source)
+    state = _widen(_get_state(source), format)
     found = guess_architecture(state)
     if architecture is not None and found != architecture:
         raise ValueError(
@@ -133,7 +134,7 @@ def write_weights(
         _write(path, lambda file: torch.save(contents, file))
         return
     label["__author__"] = metadata.get("author", _AUTHOR)
-    arrays = {name: _make_array(name, tensor) for name, tensor in state.items()}
+    arrays = {name: _make_array(tensor) for name, tensor in state.items()}
     _write(path, lambda file: _pickle({"model": arrays, **label}, file))
 
 
@@ -172,12 +173,26 @@ def _make_plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _make_array(name: str, tensor: Tensor) -> Any:
-    if tensor.dtype == torch.bfloat16:
-        raise ValueError(
-            f"{name} is of {tensor.dtype}, which numpy lacks; convert it to torch.float32, or "
-            "write another format"
+def _widen(state: Mapping[str, Tensor], format: str) -> dict[str, Tensor]:
+    """Convert tensors of types that a format lacks to float32, which holds them exactly."""
+    lacks_bfloat16 = format == "detectron2"  # numpy does; and no format here has float8
+    wide = {
+        name: tensor.float()
+        for name, tensor in state.items()
+        if tensor.is_floating_point()
+        and (tensor.element_size() == 1 or (lacks_bfloat16 and tensor.dtype == torch.bfloat16))
+    }
+    if wide:
+        kinds = sorted({str(state[name].dtype) for name in wide})
+        logger.warning(
+            "%d tensors of %s are written as torch.float32, with the same values: the format %s "
+            "has no such type.",
+            *(len(wide), " and ".join(kinds), format),
         )
+    return {**state, **wide}
+
+
+def _make_array(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().numpy()
 
 

@@ -86,12 +86,6 @@ def test_a_file_from_torchvision_comes_back_to_it(format: str, tmp_path: Path) -
         ("weights.pth", "native", {}, "no weights to write"),
         ("weights.pth", "native", {"a": 1}, "'a' is int, not a tensor"),
         (
-            "weights.pkl",
-            "detectron2",
-            {"a": torch.zeros(1, dtype=torch.bfloat16)},
-            "a is of torch.bfloat16, which numpy",
-        ),
-        (
             "weights.safetensors",
             "safetensors",
             {"a": torch.zeros(1, dtype=torch.complex64)},
