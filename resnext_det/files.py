@@ -9,13 +9,20 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
+
+# Folders of systems and tools that are hidden without a dot, in lower case: of macOS's archives,
+# Synology, QNAP, Windows, Linux and Python.
+_SYSTEM_FOLDERS = {
+    *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+    *("$recycle.bin", "system volume information", "lost+found", "__pycache__"),
+}
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -120,6 +127,54 @@ def shipped_folder(name: str) -> Path:
     """Find ``configs`` or ``tools``: inside the installed package, or beside it in a clone."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def is_hidden(name: str) -> bool:
+    """Tell a name that systems and tools keep for themselves: .git, ._a.jpg, __MACOSX, @eaDir."""
+    return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
+
+
+def find_hidden(path: str) -> str | None:
+    """Find the first hidden part of a relative path, with what is above it; None without one.
+
+    "cat/.ipynb_checkpoints/a.jpg" gives "cat/.ipynb_checkpoints".
+    """
+    parts = path.split("/")
+    for number, part in enumerate(parts, 1):
+        if part not in (".", "..") and is_hidden(part):
+            return "/".join(parts[:number])
+    return None
+
+
+def walk_visible(top: Path, suffixes: Collection[str], *, follow: bool = False) -> list[Path]:
+    """List the files of a folder and of those below it, sorted, without what is hidden in it.
+
+    A warning tells of hidden folders, and of hidden files that end in one of ``suffixes``, in lower
+    case. With ``follow``, links to folders are followed.
+    """
+    visible: list[Path] = []
+    hidden: list[str] = []
+    for folder, below, files in os.walk(top, followlinks=follow):
+        visible += (Path(folder, name) for name in files if not is_hidden(name))
+        passed_over = [name for name in below if is_hidden(name)]
+        below[:] = [name for name in below if not is_hidden(name)]
+        passed_over += (
+            name
+            for name in files
+            if is_hidden(name) and os.path.splitext(name)[1].lower() in suffixes
+        )
+        hidden += (os.path.relpath(os.path.join(folder, name), top) for name in passed_over)
+    warn_of_hidden(str(top), hidden)
+    return sorted(visible)
+
+
+def warn_of_hidden(where: str, hidden: Sequence[str]) -> None:
+    """Warn that hidden files and folders are passed over, if there are any."""
+    if hidden:
+        logger.warning(
+            "%s: passed over %d hidden files and folders: %s",
+            *(where, len(hidden), list_first(sorted(hidden))),
+        )
 
 
 def list_first(names: Iterable[str], count: int = 5) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnext_det.data.coco import CocoDataset
 from resnext_det.detection.video import is_camera, is_video
-from resnext_det.files import list_first
+from resnext_det.files import list_first, walk_visible
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ def find_images(
 ) -> list[Path]:
     """Find the image files among files and folders, each once, those of a folder by name.
 
-    A warning counts the files in folders that are no images, which are passed over.
+    A warning counts the files in folders that are no images, which are passed over, as is what is
+    hidden in them.
 
     Args:
         inputs: files, whatever their names, numbers of cameras, such as 0, and folders, which are
@@ -54,12 +55,12 @@ def find_images(
     for entry in map(Path, inputs or known or ()):
         if not entry.exists() and not is_camera(entry):
             raise FileNotFoundError(f"{entry} does not exist; {_GIVE}")
-        for path in sorted(entry.rglob("*")) if entry.is_dir() else [entry]:
+        for path in walk_visible(entry, readable) if entry.is_dir() else [entry]:
             resolved = path.resolve()
             if entry.is_dir() and (not path.is_file() or avoided in resolved.parents):
                 continue
             if entry.is_dir() and path.suffix.lower() not in readable:
-                others[path.suffix.lower()] += not path.name.startswith(".")
+                others[path.suffix.lower()] += 1
             elif entry.is_dir() and known is not None and resolved not in known:
                 strange += 1
             else:

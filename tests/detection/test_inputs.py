@@ -54,6 +54,23 @@ def test_folders_are_searched_and_each_image_comes_once(
     ]  # asked for by name
 
 
+def test_hidden_images_of_folders_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("a.png", ".hidden/a.png", "._a.png", "deep/__MACOSX/b.png", "deep/c.png")
+    for name in (*names, ".DS_Store.png"):
+        draw(tmp_path / ".cache" / name)
+    (tmp_path / ".cache" / ".DS_Store").touch()
+    found = find_images([tmp_path / ".cache"])
+    assert found == [tmp_path / ".cache" / name for name in ("a.png", "deep/c.png")]
+    assert caplog.messages == [
+        f"{tmp_path}/.cache: passed over 4 hidden files and folders: "
+        ".DS_Store.png, ._a.png, .hidden, deep/__MACOSX"
+    ]
+    hidden = tmp_path / ".cache" / "._a.png"  # asked for by name
+    assert find_images([hidden]) == [hidden]
+
+
 def test_inputs_that_hold_no_image(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for inputs, words in (

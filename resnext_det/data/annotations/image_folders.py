@@ -8,10 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from resnext_det.data.reading import RECORD_REMEDY, explain_unreadable, is_turned, open_image
+from resnext_det.files import walk_visible
 
 
 class ImageFolder:
-    """List the images of a folder and its folders.
+    """List the images of a folder and its folders, without hidden ones.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -24,10 +25,9 @@ class ImageFolder:
             )
         extensions = Image.registered_extensions()
         self.names = sorted(
-            Path(top, file).relative_to(folder).as_posix()
-            for top, _, files in os.walk(folder, followlinks=True)
-            for file in files
-            if os.path.splitext(file)[1].lower() in extensions
+            file.relative_to(folder).as_posix()
+            for file in walk_visible(folder, extensions, follow=True)
+            if file.suffix.lower() in extensions
         )
         self._known = set(self.names)
         self._places = {os.path.splitext(name)[0]: name for name in reversed(self.names)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext_det.data.reading import describe_irregular_file
-from resnext_det.files import list_first
+from resnext_det.files import is_hidden, list_first
 
 _START_SIZE = 1 << 16  # bytes that are looked at
 _MOST_PARSED = 1 << 28  # bytes of JSON that are read whole
@@ -124,8 +124,9 @@ _SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml")
 
 def _list_files(folder: Path) -> Iterator[Path]:
     for top, below, files in os.walk(folder):
-        below.sort()
-        yield from (Path(top, file) for file in files if file.lower().endswith(_SUFFIXES))
+        below[:] = sorted(name for name in below if not is_hidden(name))
+        visible = (file for file in files if not is_hidden(file))
+        yield from (Path(top, file) for file in visible if file.lower().endswith(_SUFFIXES))
 
 
 def _decode(start: bytes) -> str:

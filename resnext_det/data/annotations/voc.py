@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext_det.data.annotations.image_folders import ImageFolder, read_size
-from resnext_det.files import list_first
+from resnext_det.files import list_first, walk_visible
 
 _LEVELS = 3  # folders above a list of names where Annotations is looked for
 _SIZE = ("width", "height")
@@ -60,7 +60,9 @@ def read_voc(annotations: Path) -> tuple[list[VocImage], set[str]]:
         raise FileNotFoundError(
             f"there is no folder {folder} of Pascal VOC's XML files; give the folder that has them"
         )
-    files = sorted(path for path in folder.rglob("*.xml") if path.is_file())
+    files = [
+        path for path in walk_visible(folder, {".xml"}) if path.suffix == ".xml" and path.is_file()
+    ]
     if not files:
         raise ValueError(f"folder {folder} has no XML file; give the folder of Pascal VOC's files")
     images = [_read_file(path, folder) for path in files]

@@ -12,7 +12,7 @@ import yaml
 
 from resnext_det.data.annotations.image_folders import ImageFolder, read_size
 from resnext_det.data.annotations.other_formats import is_yolo_label
-from resnext_det.files import list_first
+from resnext_det.files import find_hidden, list_first
 
 _NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "_darknet.labels")
 _LEVELS = 3  # folders above the labels where class names are looked for
@@ -179,7 +179,8 @@ def _refuse_strays(folder: Path, images: ImageFolder, image_dir: Path) -> None:
     strays = [
         path
         for path in sorted(folder.rglob("*.txt"))
-        if path.relative_to(folder).as_posix() not in known
+        if (name := path.relative_to(folder).as_posix()) not in known
+        and find_hidden(name) is None
         and path.is_file()
         and is_yolo_label(_read_text(path))
     ]

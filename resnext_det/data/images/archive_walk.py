@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from resnext_det.files import find_hidden
+
 IMAGE_SUFFIXES = tuple(IMG_EXTENSIONS)
 """The suffixes of images in lower case, those of ``torchvision.datasets.ImageFolder``."""
 
@@ -37,8 +39,8 @@ class Member:
 
 
 def is_image(name: str) -> bool:
-    """Tell an image by its suffix, as ImageFolder does; ``._name`` files of macOS are none."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not posixpath.basename(name).startswith("._")
+    """Tell an image by its suffix, as ImageFolder does."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def walk_archive(
@@ -47,7 +49,9 @@ def walk_archive(
     """Find every image of an archive and of the archives in it, in their order.
 
     ILSVRC2012_img_train.tar holds an archive for each class. Directories, devices and files that
-    are no images are passed over.
+    are no images are passed over. Hidden images are listed, and a hidden archive as if it were an
+    image, so that who leaves them out can tell of them: macOS puts ``._n01440764.tar``, which is no
+    archive, beside ``n01440764.tar``.
 
     Args:
         progress: called with the number of bytes that have been passed since the last call.
@@ -79,10 +83,13 @@ def _walk(
             is_tar = member.name.lower().endswith(".tar")
             if member.isdir() or not (is_tar or is_image(member.name)):
                 continue
+            is_visible = find_hidden(member.name) is None
+            if not (is_visible or member.isreg()):
+                continue
             _check_member(member, archive, size)
             path = posixpath.join(folder, posixpath.normpath(member.name.lstrip("/")))
             begin_of_member = begin + member.offset_data
-            if not is_tar:
+            if not (is_tar and is_visible):
                 yield Member(*posixpath.split(path), begin_of_member, member.size)
                 continue
             if not nested:

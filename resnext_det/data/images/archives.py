@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from resnext_det.data.images.archive_walk import IMAGE_SUFFIXES, walk_archive
 from resnext_det.data.images.array_files import pack, read_arrays, unpack, write_arrays
+from resnext_det.data.images.hidden import find_visible
 from resnext_det.data.images.image_set import ImageSet, check_no_splits
 from resnext_det.data.images.storage import Archive, ArchiveSource, PackedPaths
 from resnext_det.files import cache_folder, list_first, lock_file
@@ -29,8 +30,8 @@ def open_archive(path: Path, inside: str = "") -> ImageSet:
 
     ILSVRC2012_img_train.tar and fall11_whole.tar are of the second kind. Classes and images are
     those that ``torchvision.datasets.ImageFolder`` finds in the extracted archive, in its order;
-    the ``._name`` files of macOS are left out. A folder that alone holds all class folders, as
-    ``train/``, is passed over.
+    hidden ones are left out, as in ``open_class_folders``. A folder that alone holds all class
+    folders, as ``train/``, is passed over.
 
     Args:
         inside: the folder in the archive that holds the class folders, where that is not clear.
@@ -43,6 +44,10 @@ def open_archive(path: Path, inside: str = "") -> ImageSet:
     parts = [tuple(folder.split("/")[1:]) for folder in source.paths.list_folders()]
     wanted = tuple(part for part in inside.split("/") if part)
     below = [folder[len(wanted) :] if folder[: len(wanted)] == wanted else None for folder in parts]
+    source, has_images = _leave_out_hidden(
+        str(path), source, [None if folder is None else "/".join(folder) for folder in below]
+    )
+    below = [folder if has_images[number] else None for number, folder in enumerate(below)]
     known = [folder for folder in below if folder is not None]
     if not known:
         found = list_first(sorted({folder[0] for folder in parts if folder}), 10)
@@ -78,9 +83,10 @@ def open_archives_of_classes(
         ValueError: an archive holds no images, or archives; see ``walk_archive``.
     """
     source = index_archives(folder, names)
+    source, has_images = _leave_out_hidden(str(folder), source, source.paths.list_folders())
     classes = [
-        source.archives[number].name.removesuffix(_TAR)
-        for number in source.archive_of_folder.tolist()
+        source.archives[number].name.removesuffix(_TAR) if has_images[at] else None
+        for at, number in enumerate(source.archive_of_folder.tolist())
     ]
     empty = sorted(set(names).difference(f"{name}{_TAR}" for name in classes))
     if empty and not allow_empty:
@@ -89,6 +95,27 @@ def open_archives_of_classes(
             "remove them to do without these classes"
         )
     return _label(str(folder), source, classes)
+
+
+def open_flat_archive(path: Path) -> ArchiveSource:
+    """Open all images of an archive, whatever folders they are in, without hidden ones.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``index_archive``.
+    """
+    source = index_archive(path)
+    folders = [folder.partition("/")[2] for folder in source.paths.list_folders()]
+    return _leave_out_hidden(str(path), source, folders)[0]
+
+
+def _leave_out_hidden(
+    where: str, source: ArchiveSource, folders: Sequence[str | None]
+) -> tuple[ArchiveSource, np.ndarray]:
+    """Leave out hidden images; also tell which folders have images then: bool (F,)."""
+    visible = find_visible(where, source.paths, folders)
+    if not visible.all():
+        source = source.take(np.flatnonzero(visible))
+    return source, np.bincount(source.paths.folder_of, minlength=len(folders)) > 0
 
 
 def _measure_depth(folders: Sequence[tuple[str, ...]]) -> int:
@@ -117,6 +144,8 @@ def _label(name: str, source: ArchiveSource, class_of_folder: Sequence[str | Non
 
 def index_archive(path: Path) -> ArchiveSource:
     """Find every image of one archive and of the archives in it, by folder and then by name.
+
+    It has the hidden ones too, which ``open_archive`` leaves out.
 
     The headers are read once, with a bar that shows the progress on a terminal. The index is kept
     in ``PATH.index.npz`` or, where that cannot be written, below ``$RESNEXT_DET_CACHE``, and holds

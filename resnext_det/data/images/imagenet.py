@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_det.data.images.archives import index_archive
+from resnext_det.data.images.archives import open_flat_archive
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.locations import open_flat_folder, open_path
 from resnext_det.data.images.storage import ArchiveSource, FileSource
+from resnext_det.files import is_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,11 @@ def open_imagenet(folder: Path, split: str) -> ImageSet:
             "folder or .tar of class folders"
         )
     entries = os.scandir(place) if place.is_dir() else ()
-    has_folders = any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    has_folders = any(entry.is_dir() and not is_hidden(entry.name) for entry in entries)
     if split == "train" or has_folders:
         found = replace(open_path(place), name=name)
     else:
-        source = open_flat_folder(place) if place.is_dir() else index_archive(place)
+        source = open_flat_folder(place) if place.is_dir() else open_flat_archive(place)
         found = _label(name, place, source, read_validation_wnids(folder))
     if (len(found), len(found.class_names)) != (NUM_IMAGES[split], NUM_CLASSES):
         logger.warning(

@@ -12,9 +12,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_datas
 from tqdm import tqdm
 
 from resnext_det.data.images.archives import open_archive, open_archives_of_classes
+from resnext_det.data.images.hidden import find_visible
 from resnext_det.data.images.image_set import ImageSet, check_no_splits
 from resnext_det.data.images.storage import FileSource, PackedPaths
-from resnext_det.files import list_first
+from resnext_det.files import is_hidden, list_first, warn_of_hidden
 
 ACCEPTED = (
     "a folder of class folders, a folder of one .tar for each class, a .tar of either (FILE.tar, "
@@ -34,15 +35,18 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
     """
     path = Path(where).expanduser()
     if path.is_dir():
-        entries = [entry for entry in os.scandir(path) if entry.name != "lost+found"]
+        entries = [*os.scandir(path)]
+        hidden = [entry.name for entry in entries if is_hidden(entry.name)]
+        entries = [entry for entry in entries if not is_hidden(entry.name)]
         archives = [e.name for e in entries if e.name.endswith(".tar") and e.is_file()]
-        folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+        folders = [e.name for e in entries if e.is_dir()]
         if archives and folders:
             raise ValueError(
                 f"folder {path} has folders ({min(folders)} ...) and archives ({min(archives)} "
                 "...), so it is not clear which of them are the classes; move the others away"
             )
         if archives:
+            warn_of_hidden(str(path), [name for name in hidden if name.endswith(".tar")])
             return open_archives_of_classes(path, archives, allow_empty=allow_empty)
         return open_class_folders(path, allow_empty=allow_empty)
     for file in (path, *path.parents):
@@ -58,7 +62,9 @@ def open_path(where: str | Path, *, allow_empty: bool = False) -> ImageSet:
 def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
     """Open ``ROOT/CLASS/**/NAME.jpg``.
 
-    Classes and images are those of ``torchvision.datasets.ImageFolder``, in its order.
+    Classes and images are those of ``torchvision.datasets.ImageFolder``, in its order, without
+    hidden ones (``.git``, ``.ipynb_checkpoints``, ``__MACOSX``, ``._name.jpg`` ...), of which a
+    warning tells.
 
     Args:
         root: the folder of the class folders.
@@ -71,12 +77,17 @@ def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
     if not root.is_dir():
         raise FileNotFoundError(f"folder {root} does not exist; give a folder of class folders")
     try:
-        class_names, _ = find_classes(root)
+        every, _ = find_classes(root)
     except FileNotFoundError:
+        every = []
+    class_names = [name for name in every if not is_hidden(name)]
+    hidden = [name for name in every if is_hidden(name)]
+    if not class_names:
+        remark = f" but hidden ones ({list_first(hidden)})" if hidden else ""
         raise FileNotFoundError(
-            f"folder {root} holds no class folders; give the folder that holds one folder of "
-            "images for each class"
-        ) from None
+            f"folder {root} holds no class folders{remark}; give the folder that holds one folder "
+            "of images for each class"
+        )
     check_no_splits(str(root), class_names)
     labels, prefix = array("q"), os.path.join(root, "")
 
@@ -86,8 +97,11 @@ def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
                 labels.append(label)
                 yield os.path.split(path[len(prefix) :])
 
-    source = FileSource(root, PackedPaths.pack(find_paths()))
-    found = ImageSet(str(root), tuple(class_names), np.frombuffer(labels, np.int64), source)
+    paths = PackedPaths.pack(find_paths())
+    visible = find_visible(str(root), paths, paths.list_folders(), hidden)
+    source = FileSource(root, paths.take(np.flatnonzero(visible)))
+    of_visible = np.frombuffer(labels, np.int64)[visible]
+    found = ImageSet(str(root), tuple(class_names), of_visible, source)
     if not allow_empty:
         _check_no_class_is_empty(found, root)
     return found
@@ -97,22 +111,20 @@ def _check_no_class_is_empty(found: ImageSet, root: Path) -> None:
     empty = [name for name, count in zip(found.class_names, found.count_images()) if count == 0]
     if not empty:
         return
-    hidden = [name for name in empty if name.startswith(".")]
-    remark = (
-        f" ({hidden[0]} is hidden, but every folder in {root} counts as a class)" if hidden else ""
-    )
     raise FileNotFoundError(
         f"folder {root} holds no images for {len(empty)} of its {len(found.class_names)} classes: "
-        f"{list_first(empty)}{remark}; images end in {', '.join(IMG_EXTENSIONS)}: put some there, "
-        "or remove these folders"
+        f"{list_first(empty)}; images end in {', '.join(IMG_EXTENSIONS)}: put some there, or move "
+        "these folders elsewhere"
     )
 
 
 def open_flat_folder(root: Path) -> FileSource:
-    """Open the images of one folder, by name, without those in its folders."""
+    """Open the images of one folder, by name, without those in its folders and hidden ones."""
     names = (entry.name for entry in os.scandir(root))
     found = sorted(name for name in names if name.lower().endswith(IMG_EXTENSIONS))
-    return FileSource(root, PackedPaths.pack(("", name) for name in found))
+    paths = PackedPaths.pack(("", name) for name in found)
+    visible = find_visible(str(root), paths, paths.list_folders())
+    return FileSource(root, paths.take(np.flatnonzero(visible)))
 
 
 def open_list(images: Path, list_file: Path, classes_file: Path) -> ImageSet:

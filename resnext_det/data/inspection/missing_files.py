@@ -14,6 +14,7 @@ from PIL import Image
 
 from resnext_det.data.reading import describe_irregular_file
 from resnext_det.data.records import Records
+from resnext_det.files import is_hidden
 
 _MOST_NAMES = 1000  # missing names that a reason is looked for, evenly chosen
 _SEARCH_SECONDS = 3.0  # in folders, for files that may be meant
@@ -170,6 +171,7 @@ def _walk(image_dir: Path) -> Iterator[str]:
     for top, depth in ((image_dir, None), (image_dir.resolve().parent, _DEPTH_BESIDE)):
         prefix = "" if top == image_dir else "../"
         for folder, below, files in os.walk(top):
+            below[:] = [name for name in below if not is_hidden(name)]
             relative = os.path.relpath(folder, top).replace(os.sep, "/")
             if depth is not None and (
                 relative.count("/") + 2 > depth or os.path.samefile(folder, image_dir)

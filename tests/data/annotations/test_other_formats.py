@@ -91,6 +91,10 @@ FOLDERS: dict[str, tuple[list[str], str]] = {
     ),
     "labelme": (["labelme.json"], "its first JSON file, labelme.json, is a labelme file of one"),
     "tables": (["a.csv"], r"a folder of tables \(a.csv\); convert"),
+    "hidden files": (
+        [".vscode/labelme.json", ".git/a.csv", "._1.txt", "photo.jpg"],
+        "a folder without annotations; give the COCO file",
+    ),
     "nothing": ([], "an empty folder; give the COCO file"),
     "photographs": (["photo.jpg"], "a folder without annotations; give the COCO file"),
 }

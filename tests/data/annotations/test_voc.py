@@ -68,6 +68,19 @@ def test_the_annotations_are_cocos(tmp_path: Path) -> None:
     }
 
 
+def test_hidden_files_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_voc(tmp_path, "a", [("dog", (1, 1, 60, 40))])
+    expected = convert(tmp_path)
+    write_voc(tmp_path, ".ipynb_checkpoints/a-checkpoint", [("cat", (1, 1, 60, 40))])
+    for folder, name in (("Annotations", "._a.xml"), ("JPEGImages", "._a.jpg")):
+        (tmp_path / folder / name).write_bytes(b"\x00\x05\x16\x07")
+    assert convert(tmp_path) == expected
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "passed over 2 hidden files and folders: ._a.xml, .ipynb_checkpoints",
+        "passed over 2 hidden files and folders: ._a.jpg, .ipynb_checkpoints",
+    ]
+
+
 def make_random(folder: Path) -> None:
     random = np.random.RandomState(0)
     for place in "abcd":

@@ -87,6 +87,23 @@ def test_boxes_equal_those_of_supervision(tmp_path: Path) -> None:
         assert [row["category_id"] for row in rows] == found.class_id.tolist()
 
 
+def test_hidden_images_and_labels_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image without a label would count as background, a label without an image as an error."""
+    description, images = write_yolo(tmp_path, {"a": "1 0.5 0.5 0.25 0.5\n"})
+    expected = convert_yolo(description, images)
+    write_yolo(tmp_path, {"._a": None, ".ipynb_checkpoints/a-checkpoint": None, "@eaDir/a": None})
+    (images / ".DS_Store").touch()
+    for name in (".ipynb_checkpoints/a-checkpoint", ".ipynb_checkpoints/b"):
+        (tmp_path / "labels" / f"{name}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    assert convert_yolo(description, images) == expected
+    (message,) = caplog.messages
+    assert message == (
+        f"{images}: passed over 3 hidden files and folders: ._a.png, .ipynb_checkpoints, @eaDir"
+    )
+
+
 _NAMES = [
     ("classes.txt", "nut\r\nbolt"),
     ("data.yaml", "names:\n  1: bolt\n  0: nut\n"),
