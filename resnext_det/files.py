@@ -177,6 +177,16 @@ def warn_of_hidden(where: str, hidden: Sequence[str]) -> None:
         )
 
 
+def shorten_path(path: str) -> str:
+    """Shorten a path to its last two parts, which are the same on every machine.
+
+    "/home/me/pets/val" gives "pets/val", a name without folders itself, and "A:B:C" each of three.
+    """
+    no_names = {"", ".", "..", "~"}
+    every = ([p for p in each.split("/") if p not in no_names] for each in path.split(":"))
+    return ":".join("/".join(parts[-2:]) for parts in every)
+
+
 def list_first(names: Iterable[str], count: int = 5) -> str:
     """Join the first names for a message: "a, b, c and 7 more"."""
     every = list(names)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from resnext_det.classification.protocols import EvaluationProtocol
+from resnext_det.data.images.catalog import name_image_set
 from resnext_det.data.images.image_set import ImageSet, relabel
 from resnext_det.data.images.loaders import build_image_test_loader
 from resnext_det.evaluation.classification import ClassificationMetrics, Tally
-from resnext_det.files import list_first, write_text
+from resnext_det.files import list_first, shorten_path, write_text
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training import distributed
 from resnext_det.training.interruption import leave_if_asked
@@ -86,7 +90,7 @@ def evaluate_on(
     network.train(was_training)
     found = [
         replace(
-            tally.compute_metrics(protocol.name, images.name),
+            tally.compute_metrics(protocol.name, name_image_set(images.name)),
             resize=protocol.resize,
             interpolation=protocol.interpolation,
         )
@@ -163,15 +167,38 @@ def find_columns(class_names: Sequence[str], outputs: Sequence[str]) -> Tensor:
 def write_metrics(folder: Path, found: Sequence[ClassificationMetrics]) -> list[Path]:
     """Write each test into ``folder/test``, under a name that no other test has.
 
-    Such as ``imagenet_val_crop_224_of_shorter_side_256_bilinear_1000_way.json``.
+    Such as ``imagenet_val_crop_224_of_shorter_side_256_bilinear_1000_way.json``. The same test on
+    the same set is replaced, also where an older version wrote it under the path of the set.
     """
     written = []
     for metrics in found:
         name = f"{metrics.dataset[-_LONGEST_NAME:]} {metrics.describe_test()} {metrics.ways} way"
         name = re.sub("[^A-Za-z0-9.-]+", "_", name).strip("._")
-        written.append(folder / "test" / f"{name}.json")
-        write_text(written[-1], metrics.to_json())
+        text = metrics.to_json()
+        tests = {file: _identify_test(file.read_bytes()) for file in folder.glob("test/*.json")}
+        same = [file for file, test in tests.items() if test == _identify_test(text.encode())]
+        names = (f"{name}{f'_{number}' if number > 1 else ''}.json" for number in count(1))
+        places = (folder / "test" / each for each in names)
+        place = next(place for place in places if place in same or place not in tests)
+        write_text(place, text)
+        for file in same:
+            if file != place:
+                file.unlink()
+        written.append(place)
     return written
+
+
+def _identify_test(text: bytes) -> tuple[Any, ...] | None:
+    """Tell a test by the set and how its images were scored; None for another file."""
+    try:
+        test = json.loads(text)
+        images = test["images"] + len(test["skipped"])
+        classes = [each["name"] for each in test["classes"]]
+        set_name = shorten_path(test["dataset"])
+        scored = test["protocol"], test["resize"], test["interpolation"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return set_name, images, classes, *scored
 
 
 def flatten_metrics(found: Sequence[ClassificationMetrics]) -> dict[str, float]:

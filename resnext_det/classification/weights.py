@@ -12,6 +12,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.classification.build import get_preprocessing
 from resnext_det.classification.evaluation import find_columns
+from resnext_det.data.images.catalog import name_image_set
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.files import list_first
 from resnext_det.forms import convert
@@ -132,8 +133,9 @@ def write_classifier(
     """Write the weights in form C, with preprocessing, classes, training and, if known, top-1."""
     metadata = {**describe_training(cfg), "epochs": str(epochs)}
     if metrics is not None:
-        metadata |= {"tested_on": cfg.DATASETS.TEST, "protocol": metrics.protocol}
-        metadata |= {"top1": f"{metrics.top1:.3f}", "top5": f"{metrics.top5:.3f}"}
+        metadata |= {"tested_on": name_image_set(cfg.DATASETS.TEST), "protocol": metrics.protocol}
+        tops = {name: value for name, value in metrics.as_dict().items() if name.startswith("top")}
+        metadata |= {name: f"{value:.3f}" for name, value in tops.items()}
     form_c = classifier if cfg.MODEL.FORM == "C" else convert(copy.deepcopy(classifier), "C")
     write_weights(
         form_c,
@@ -149,7 +151,7 @@ def describe_training(cfg: CfgNode) -> dict[str, str]:
     """Describe a training for its weights: the set, the seed, and the images of its tests."""
     keys = ("INTERPOLATION", "SIZE_TEST", "RESIZE_TEST")
     images = {key.lower(): str(cfg.INPUT[key]) for key in keys}
-    return {"trained_on": cfg.DATASETS.TRAIN, "seed": str(cfg.SEED), **images}
+    return {"trained_on": name_image_set(cfg.DATASETS.TRAIN), "seed": str(cfg.SEED), **images}
 
 
 def read_top1(path: Path) -> float:

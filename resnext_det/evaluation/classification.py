@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,12 @@ from resnext_det.files import format_json
 logger = logging.getLogger(__name__)
 
 TOP = 5
-"""How many of the best outputs top-5 looks at; with fewer classes all of them, and it is 100."""
+"""How many of the best outputs top-5 looks at."""
+
+
+def has_top5(ways: int) -> bool:
+    """Tell whether top-5 says anything: of five classes or fewer it is 100, whatever the scores."""
+    return ways > TOP
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,12 @@ class ClassificationMetrics:
     Attributes:
         num_images: images that were scored.
         top1, top5: percent of them whose label has the best, or one of the five best scores; see
-            ``Tally`` for ties.
+            ``Tally`` for ties. None is top-5 where no more than five classes compete, see
+            ``has_top5``.
         cross_entropy: mean of -log softmax(scores)[label], in nats.
         class_names: of the outputs that competed, in their order.
-        class_images, class_top1, class_top5: the same of every class by itself.
+        class_images, class_top1, class_top5: the same of every class by itself; no class has
+            a top-5 where the whole has none.
         skipped: names of the images left out, sorted: they count neither as right nor as wrong.
         dataset, protocol: the name of the set, and how images were scored, such as "crop 224".
         resize, interpolation: the shorter side of the images before they were cropped, None where
@@ -40,7 +48,7 @@ class ClassificationMetrics:
 
     num_images: int
     top1: float
-    top5: float
+    top5: float | None
     cross_entropy: float
     class_names: tuple[str, ...] = field(repr=False)
     class_images: tuple[int, ...] = field(repr=False)
@@ -58,11 +66,18 @@ class ClassificationMetrics:
         return len(self.class_names)
 
     def as_dict(self) -> dict[str, float]:
-        """Name the three numbers: ``top1``, ``top5``, ``cross_entropy``."""
-        return {name: getattr(self, name) for name in ("top1", "top5", "cross_entropy")}
+        """Name the numbers that say something: ``top1``, ``top5`` if any, ``cross_entropy``."""
+        return {
+            "top1": self.top1,
+            **({} if self.top5 is None else {"top5": self.top5}),
+            "cross_entropy": self.cross_entropy,
+        }
 
     def to_json(self) -> str:
-        """Write everything as a JSON object; null stands for nan."""
+        """Write everything as a JSON object; null stands for nan.
+
+        There is no ``top5`` where no more than five classes compete.
+        """
         content = {
             "dataset": self.dataset,
             "protocol": self.protocol,
@@ -74,7 +89,7 @@ class ClassificationMetrics:
             "skipped": self.skipped,
             "classes": [
                 dict(zip(("name", "images", "top1", "top5"), row)) for row in self._list_classes()
-            ],
+            ],  # a row without top-5 is shorter, and so is its object
         }
         return format_json(content)
 
@@ -88,34 +103,40 @@ class ClassificationMetrics:
         figures = (
             f"top-{k} {value:.2f} % (error {100 - value:.2f})"
             for k, value in ((1, self.top1), (TOP, self.top5))
+            if value is not None
         )
         text = f"{', '.join(figures)} of {self.num_images} images, {self.ways}-way"
+        if self.top5 is None:
+            text += f" (top-{TOP} of {self.ways} classes is always 100)"
         return text + (f"; {len(self.skipped)} skipped" if self.skipped else "")
 
     def format_table(self, *, per_class: bool = False) -> str:
         """Format the numbers in columns; per class those that have images, the worst first."""
-        headers = ["images", "ways", "top1", "top5", "error1", "error5", "cross_entropy"]
-        errors = [100 - self.top1, 100 - self.top5]
-        row = [self.num_images, self.ways, self.top1, self.top5, *errors, self.cross_entropy]
-        text = tabulate([row], headers=headers, tablefmt="pipe", floatfmt=".3f")
+        accuracies = {"1": self.top1, **({} if self.top5 is None else {"5": self.top5})}
+        row = {
+            **{"images": self.num_images, "ways": self.ways},
+            **{f"top{k}": value for k, value in accuracies.items()},
+            **{f"error{k}": 100 - value for k, value in accuracies.items()},
+            "cross_entropy": self.cross_entropy,
+        }
+        text = tabulate([row.values()], headers=[*row], tablefmt="pipe", floatfmt=".3f")
         if not per_class:
             return text
         rows = sorted((row for row in self._list_classes() if row[1]), key=lambda row: row[2:])
-        cells = [
-            (name, str(images), f"{top1:.3f}", f"{top5:.3f}") for name, images, top1, top5 in rows
-        ]
+        cells = [(row[0], str(row[1]), *(f"{value:.3f}" for value in row[2:])) for row in rows]
         table = tabulate(
             cells,
-            ["class", "images", "top1", "top5"],
+            ["class", "images", "top1", "top5"][: 3 if self.top5 is None else 4],
             tablefmt="pipe",
-            colalign=("left", "right", "right", "right") if cells else None,
+            colalign=("left", *["right"] * (len(cells[0]) - 1)) if cells else None,
             disable_numparse=True,
         )
         return f"{text}\n\n{table}"
 
-    def _list_classes(self) -> list[tuple[str, int, float, float]]:
-        columns = self.class_names, self.class_images, self.class_top1, self.class_top5
-        return list(zip(*columns, strict=True))
+    def _list_classes(self) -> list[tuple[Any, ...]]:
+        """List name, images, top-1 and, where there is one, top-5 of each class."""
+        columns = [self.class_names, self.class_images, self.class_top1]
+        return list(zip(*columns, *([self.class_top5] if self.class_top5 else []), strict=True))
 
 
 class Tally:
@@ -195,12 +216,14 @@ class Tally:
         return ClassificationMetrics(
             num_images=total,
             top1=_to_percent(top1, total),
-            top5=_to_percent(top5, total),
+            top5=_to_percent(top5, total) if has_top5(len(self.class_names)) else None,
             cross_entropy=self._cross_entropy / total if total else float("nan"),
             class_names=self.class_names,
             class_images=tuple(images),
             class_top1=tuple(map(_to_percent, of_top1, images)),
-            class_top5=tuple(map(_to_percent, of_top5, images)),
+            class_top5=tuple(map(_to_percent, of_top5, images))
+            if has_top5(len(self.class_names))
+            else (),
             skipped=tuple(sorted(self.skipped)),
             protocol=protocol,
             dataset=dataset,

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnext_det.config.backbone import ARCHITECTURE_KEYS
 from resnext_det.config.values import unify_names
+from resnext_det.evaluation.classification import has_top5
 from resnext_det.evaluation.coco import describe_limit
 from resnext_det.paper.figures import (
     CROP_224,
@@ -88,6 +89,8 @@ def list_classifier_notes(
         yield from _doubt_images(run)
         yield from _doubt_checkpoint(run)
     yield from _find_equal_seeds(rows)
+    if any(run.setting.ways and not has_top5(run.setting.ways) for run in runs):
+        yield "top-5 of five classes or fewer is always right and says nothing, so it is left out"
     if any(len(row.runs) == 1 for row in rows):
         yield "an error without ± is of one run: train with several seeds (SEED) to see its spread"
 

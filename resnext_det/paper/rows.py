@@ -41,8 +41,8 @@ class Row:
         return self.paper.get(metric)
 
     def estimate(self, metric: str) -> Estimate | None:
-        """Take the mean and the sample standard deviation over the runs; None without runs."""
-        values = [run.figures[metric] for run in self.runs]
+        """Take the mean and the sample standard deviation over the runs; None where none has it."""
+        values = [run.figures[metric] for run in self.runs if metric in run.figures]
         if not values:
             return None
         spread = statistics.stdev(values) if len(values) > 1 else None

@@ -12,8 +12,10 @@ import yaml
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
+from resnext_det.evaluation.classification import has_top5
 from resnext_det.evaluation.coco import name_task
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
+from resnext_det.files import shorten_path
 from resnext_det.paper.figures import AVERAGE_PRECISIONS, DATASETS, ERRORS, MINIVAL, Setting
 
 FINAL = "model_final.pth"
@@ -31,7 +33,8 @@ class Run:
     Attributes:
         output_dir: its folder, as it was given.
         setting: what it was trained and tested on, the network and the protocol.
-        figures: what was measured, in percent: AP50 and AP, or the errors top1 and top5.
+        figures: what was measured, in percent: AP50 and AP, or the errors top1 and top5, which is
+            not there where no more than five classes competed.
         seed: None where the configuration names none, or a new one was drawn.
         config: the whole configuration, by dotted key.
         last_checkpoint: the newest checkpoint's name, ``FINAL`` after a whole training; or None.
@@ -121,21 +124,12 @@ def read_classifier(output_dir: str | Path) -> list[Run]:
             f"{folder / 'test'} holds no *.json: the run "
             + (f"was not tested; write {command} --output-dir {folder}" if ended else _NOT_ENDED)
         )
-    tests = [
-        _read_test(
-            file,
-            ERRORS,
-            ("protocol", "ways", "images", "skipped"),
-            other="it is no test of a classifier; test the run again",
-            empty="no image was tested; test on a set that has some",
-        )
-        for file in files
-    ]
+    tests = [_read_classification(file) for file in files]
     return [
         Run(
             output_dir=folder,
             setting=Setting(_name_dataset(config, test), network, test["protocol"], test["ways"]),
-            figures={metric: 100 - test[metric] for metric in ERRORS},
+            figures={metric: 100 - test[metric] for metric in _list_errors(test["ways"])},
             seed=_read_seed(config),
             config=config,
             last_checkpoint=FINAL if ended else _read_last_checkpoint(folder),
@@ -143,6 +137,22 @@ def read_classifier(output_dir: str | Path) -> list[Run]:
         )
         for test in tests
     ]
+
+
+def _read_classification(file: Path) -> dict[str, Any]:
+    """Read the file of a classifier's test, of which older ones have a top-5 of any classes."""
+    keys, other = ("protocol", "ways", "images", "skipped"), "it is no test of a classifier"
+    empty, again = "no image was tested; test on a set that has some", "test the run again"
+    content = _read_test(file, (), keys, other=f"{other}; {again}", empty=empty)
+    ways = content["ways"]
+    if not isinstance(ways, int):
+        raise ValueError(f"{file}: ways is {ways!r}, which is no number of classes; {again}")
+    return _read_test(file, _list_errors(ways), keys, other=f"{other}; {again}", empty=empty)
+
+
+def _list_errors(ways: int) -> tuple[str, ...]:
+    """Name the errors that say something of a test of so many classes."""
+    return tuple(name for name in ERRORS if name != "top5" or has_top5(ways))
 
 
 def read_classifiers(output_dirs: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
@@ -297,7 +307,10 @@ def _name_dataset(config: Mapping[str, Any], test: Mapping[str, Any]) -> str:
         names if isinstance(names, str) else ", ".join(names or ())
         for names in (config.get("DATASETS.TRAIN"), config.get("DATASETS.TEST"))
     )
-    tested_on = test.get("dataset") or tested_on
+    trained_on, tested_on = (
+        shorten_path(name or "")  # older versions wrote whole paths
+        for name in (trained_on, test.get("dataset") or tested_on)
+    )
     for name, dataset in DATASETS.items():
         if trained_on == dataset.train and tested_on in dataset.tests:
             return name

@@ -198,9 +198,51 @@ def test_no_test_replaces_another_one(weights: Path, images: Path, tmp_path: Pat
     found = [json.loads(file.read_text()) for file in files]
     assert len({(test["dataset"], test["resize"], test["interpolation"]) for test in found}) == 4
     assert sorted(test["resize"] for test in found) == [32, 32, 32, 64]
-    assert any(
-        "_val_crop_32_of_shorter_side_64_torch7_bicubic_3_way.json" in file.name for file in files
-    )
+    name = f"{images.name}_val_crop_32_of_shorter_side_64_torch7_bicubic_3_way.json"
+    assert name in {file.name for file in files}
+
+
+def test_written_tests_do_not_tell_the_machine(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same from two machines, by absolute and relative paths, and a broken image's name too."""
+    written = []
+    for machine in ("home/me", "mnt"):
+        root = write_images(tmp_path / machine / "pets")
+        broken = root / "val" / "light" / "1.png"
+        broken.write_bytes(broken.read_bytes()[:300])
+        monkeypatch.chdir(root)
+        for where in (root / "val", Path("./val"), Path("../pets/val")):
+            found = evaluate(weights, where, size=32, skip_broken=True)
+            (file,) = write_metrics(tmp_path / machine, found)
+            written.append((file.name, file.read_text()))
+        (single,) = (tmp_path / machine / "test").iterdir()
+        assert single == file
+    assert len(set(written)) == 1
+    assert written[0][0] == "pets_val_crop_32_of_shorter_side_32_torch7_bicubic_3_way.json"
+    content = json.loads(written[0][1])
+    assert (content["dataset"], content["skipped"]) == ("pets/val", ["light/1.png"])
+
+
+def test_a_test_under_an_older_name_is_replaced_and_another_set_is_kept(tmp_path: Path) -> None:
+    """Older versions wrote the path of the machine, in the name and in the file."""
+    tally = Tally([f"class {index}" for index in range(7)])
+    tally.add(torch.eye(7), torch.arange(7))
+    metrics = replace(tally.compute_metrics("crop 32", "/home/me/pets/val"), resize=32)
+    (old,) = write_metrics(tmp_path, [metrics])
+    old = old.rename(tmp_path / "test" / "home_me_pets_val_crop_32_7_way.json")
+    (tmp_path / "test" / "notes.json").write_text("[]")
+    tally.add(torch.eye(7), torch.zeros(7, dtype=torch.int64))  # of another set with twice as many
+    other = replace(tally.compute_metrics("crop 32", "pets/val"), resize=32)
+    paths = [write_metrics(tmp_path, [each])[0] for each in (other, other)]
+    assert len({*paths, old}) == 2 and old.exists()
+    (new,) = write_metrics(tmp_path, [replace(metrics, dataset="pets/val")])
+    assert not old.exists() and new != paths[0]
+    assert sorted(each.name for each in (tmp_path / "test").iterdir()) == [
+        "notes.json",
+        "pets_val_crop_32_of_shorter_side_32_7_way.json",
+        "pets_val_crop_32_of_shorter_side_32_7_way_2.json",
+    ]
 
 
 def test_some_outputs_compete_alone() -> None:
@@ -327,6 +369,6 @@ def test_a_broken_image_is_named_and_skipped_on_request(
     with pytest.raises(ValueError, match=r"light.1\.png"):
         evaluate(weights, root / "val", size=32, num_workers=1)
     (found,) = evaluate(weights, root / "val", size=32, skip_broken=True)
-    assert found.num_images == 8 and found.skipped == (str(broken),)
+    assert found.num_images == 8 and found.skipped == ("light/1.png",)
     assert "left out" in caplog.text and str(broken) in caplog.text
     assert np.sum(found.class_images) == 8

@@ -138,6 +138,12 @@ def test_what_is_left(config: Path, tmp_path: Path) -> None:
     (test,) = (tmp_path / "test").iterdir()
     assert json.loads(test.read_text())["top1"] == metrics.top1
     lines = json_lines(tmp_path / "metrics.json")
+    # Three classes have no top-5, and what is written does not tell where it was written.
+    written = [test.read_text(), *map(str, lines), str(file.metadata)]
+    assert not any("top5" in text or str(tmp_path.parent) in text for text in written)
+    assert "top5" not in (tmp_path / "log.txt").read_text()
+    assert file.metadata["trained_on"].endswith("/train")
+    assert test.name.startswith(file.metadata["tested_on"].replace("/", "_"))
     assert [line["test/top1"] for line in lines if "test/top1" in line][-1] == metrics.top1
     assert all(line["images_per_second"] > 0 for line in lines if "images_per_second" in line)
     best = max(line["test/top1"] for line in lines if "test/top1" in line)

@@ -53,11 +53,14 @@ def test_counts_are_those_of_a_plain_loop(classes: int, decimals: int) -> None:
     right = {k: [rank < k for rank in ranks] for k in (1, 5)}
     assert (metrics.num_images, metrics.ways) == (300, classes)
     assert metrics.top1 == 100 * sum(right[1]) / 300
-    assert metrics.top5 == 100 * sum(right[5]) / 300
+    assert metrics.top5 == (100 * sum(right[5]) / 300 if classes > 5 else None)
+    assert len(metrics.class_top5) == (classes if classes > 5 else 0)
     for index in range(classes):
         of_class = [row for row, label in enumerate(labels.tolist()) if label == index]
         assert metrics.class_images[index] == len(of_class)
-        for k, value in ((1, metrics.class_top1[index]), (5, metrics.class_top5[index])):
+        figures = [(1, metrics.class_top1[index])]
+        figures += [(5, value) for value in metrics.class_top5[index : index + 1]]
+        for k, value in figures:
             if of_class:
                 assert value == 100 * sum(right[k][row] for row in of_class) / len(of_class)
             else:
@@ -74,11 +77,20 @@ def test_without_ties_it_is_the_papers_score() -> None:
     assert 0 < metrics.top1 < metrics.top5 < 100
 
 
-def test_fewer_than_five_classes_make_top5_the_top_of_all() -> None:
-    scores, labels = random_batch(50, 3)
-    metrics = tallied(scores, labels)
-    assert metrics.top5 == 100
-    assert metrics.top1 < 100
+@pytest.mark.parametrize("classes", [1, 3, 5, 6])
+def test_top5_of_five_classes_or_fewer_is_no_result(classes: int) -> None:
+    """It would be 100, an error of 0.00, whatever the network."""
+    metrics = tallied(*random_batch(50, classes))
+    told = [metrics.summarize(), metrics.format_table(per_class=True), metrics.to_json()]
+    if classes == 6:
+        assert metrics.top5 is not None and all("top5" in text for text in told[1:])
+        return
+    assert metrics.top5 is None and [*metrics.as_dict()] == ["top1", "cross_entropy"]
+    assert not any("top5" in text or "error5" in text for text in told[1:3])
+    assert told[0].endswith(
+        f"of 50 images, {classes}-way (top-5 of {classes} classes is always 100)"
+    ) and told[0].startswith(f"top-1 {metrics.top1:.2f} % (error {100 - metrics.top1:.2f}) of")
+    assert "cross_entropy" in told[1] and f"{metrics.top1:.3f}" in told[1]
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 3.5, -1e30])

@@ -20,6 +20,7 @@ from resnext_det.evaluation.classification import Tally
 from resnext_det.paper.comparison import Comparison, compare_classifiers
 from resnext_det.paper.figures import CROP_320, DATASETS, DENSE, RECIPES, TABLES
 from resnext_det.paper.presentation import convert_to_json, format_comparison
+from resnext_det.paper.rows import Estimate
 from resnext_det.paper.runs import read_classifier
 
 # Copied from the paper by hand: net; what tells rows of one net apart; top-1 and top-5 error, "-"
@@ -471,6 +472,28 @@ def test_figures_of_another_network_are_noted(write: Write) -> None:
     assert notes[1].startswith(
         "the paper's figures of dense testing are of an entry to ILSVRC 2016"
     )
+
+
+def test_top5_of_five_classes_or_fewer_is_no_error(write: Write) -> None:
+    """Older versions wrote a top-5 of 100, and whole paths."""
+    paths = {"DATASETS__TRAIN": "/home/me/pets/train", "DATASETS__TEST": "/home/me/pets/val"}
+    old = write("old", error=20.0, top5=0.0, ways=5, tested_on="/home/me/pets/val", **paths)
+    new = write("new", error=30.0, ways=5, tested_on="pets/val", SEED=1, **paths)
+    test = new / "test" / "crop 224.json"
+    content = json.loads(test.read_text())
+    del content["top5"]
+    test.write_text(json.dumps(content))
+    comparison = compare_folders(old, new)
+    (row,) = comparison.rows
+    assert row.setting.dataset == "pets/val (trained on pets/train)"
+    assert len(row.runs) == 2 and row.estimate("top5") is None
+    assert row.estimate("top1") == Estimate(25, pytest.approx(50**0.5))
+    assert any(line.endswith("2 - 25.00 ± 7.07 - -") for line in list_lines(comparison))
+    assert "top-5 of five classes or fewer is always right and says nothing, so it is left out" in (
+        comparison.notes
+    )
+    (cells,) = next(iter(json.loads(convert_to_json(comparison))["tables"].values()))
+    assert cells["top5"]["measured"] is None and "top5" not in cells["runs"][0]
 
 
 def test_folders_of_no_run_are_refused(write: Write, tmp_path: Path) -> None:

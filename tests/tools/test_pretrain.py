@@ -156,7 +156,7 @@ def test_table_8_in_miniature(
     table = capsys.readouterr().out
     for name in ("R26_1x8d", "X26_2x6d"):
         weights = out / name / "classifier" / "model_final.pth"
-        assert read_weights(weights).metadata["trained_on"] == str(images / "train")
+        assert read_weights(weights).metadata["trained_on"] == f"{images.name}/train"
         for kind, start in (("seed", str(weights)), ("random_seed", "")):
             for seed in (0, 1):
                 found = yaml.safe_load((out / name / f"{kind}_{seed}" / "config.yaml").read_text())

@@ -15,6 +15,7 @@ from resnext_det.data.images.image_set import ImageSet, relabel
 from resnext_det.data.images.imagenet import open_imagenet
 from resnext_det.data.images.imagenet5k import open_imagenet5k, read_imagenet5k_classes
 from resnext_det.data.images.locations import ACCEPTED, open_class_folders, open_path
+from resnext_det.files import shorten_path
 
 
 def open_image_set(where: str | Path, *, root: Path | None = None) -> ImageSet:
@@ -32,7 +33,7 @@ def open_image_set(where: str | Path, *, root: Path | None = None) -> ImageSet:
     name = os.fspath(where)
     if name in _OPENERS:
         return _OPENERS[name](get_datasets_root() if root is None else root)
-    if any(mark in name for mark in (os.sep, ":", ".")) or Path(name).exists():
+    if _is_path(name):
         return open_path(where)
     near = difflib.get_close_matches(name, _OPENERS, n=1)
     guess = f" (did you mean {near[0]}?)" if near else ""
@@ -40,6 +41,21 @@ def open_image_set(where: str | Path, *, root: Path | None = None) -> ImageSet:
         f"image set {name!r} is neither a name nor a path{guess}; names are "
         f"{', '.join(list_image_sets())}; a path is {ACCEPTED}"
     )
+
+
+def name_image_set(where: str) -> str:
+    """Name a set for results, alike on every machine: its name, or the end of its path.
+
+    "imagenet_val" gives itself, "/home/me/pets/val" and, in /home/me/pets, "val" give "pets/val".
+    """
+    if where in _OPENERS or not _is_path(where):
+        return where
+    parts = (os.path.abspath(os.path.expanduser(part)) for part in where.split(":"))
+    return shorten_path(":".join(parts))
+
+
+def _is_path(name: str) -> bool:
+    return any(mark in name for mark in (os.sep, ":", ".")) or Path(name).exists()
 
 
 def list_image_sets() -> tuple[str, ...]:

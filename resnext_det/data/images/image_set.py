@@ -35,6 +35,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name_image(self, index: int) -> str:
+        """Name an image by its path in the set, which is the same on every machine, for results."""
+        return self.source.name(range(len(self))[index])
+
     def locate(self, index: int) -> str:
         """Name an image for errors and logs by its path, or ``archive.tar/path/in/it``."""
         return self.source.locate(range(len(self))[index])

@@ -36,7 +36,8 @@ class _Sample(NamedTuple):
     views: Tensor | list[Tensor] | None  # None where the image is broken and was left out
     label: int
     file_name: str
-    broken: tuple[tuple[str, str], ...]  # (name, what is wrong) of every image that was skipped
+    # (name in the set, what is wrong) of every image that was skipped
+    broken: tuple[tuple[str, str], ...]
 
 
 def build_image_train_loader(
@@ -145,7 +146,7 @@ class _TrainingImages(Dataset):
             else:
                 label, name = int(self._images.labels[index]), self._images.locate(index)
                 return position, _Sample(view, label, name, tuple(broken))
-            broken.append((self._images.locate(index), str(failure.error)))
+            broken.append((self._images.name_image(index), str(failure.error)))
             index = random_state.randint(len(self._images))
         return position, failure
 
@@ -160,7 +161,7 @@ class _TestImages(Dataset):
             views = self._views(self._images.read(index))
         except (ValueError, OSError) as error:
             failure = Failure(error, name)
-            broken = (name, str(failure.error))
+            broken = (self._images.name_image(index), str(failure.error))
             return index, _Sample(None, label, name, (broken,)) if self._skip_broken else failure
         return index, _Sample(views, label, name, ())
 

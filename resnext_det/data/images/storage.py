@@ -102,6 +102,8 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
+    def name(self, index: int) -> str: ...
+
     def locate(self, index: int) -> str: ...
 
     def read(self, index: int) -> np.ndarray: ...
@@ -116,6 +118,9 @@ class FileSource:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
 
     def locate(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
@@ -162,6 +167,9 @@ class ArchiveSource:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
 
     def locate(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
@@ -218,6 +226,9 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def name(self, index: int) -> str:
+        return os.path.basename(self.locate(index))
+
     def locate(self, index: int) -> str:
         file, number = divmod(index, len(self.pixels) // len(self.files))
         return f"{self.files[file]}, image {number}"
@@ -234,6 +245,10 @@ class JoinedSource:
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
+
+    def name(self, index: int) -> str:
+        part, index = self._find(index)
+        return part.name(index)
 
     def locate(self, index: int) -> str:
         part, index = self._find(index)
