@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "evaluate_coco",
     "pretrain": "pretrain",
     "evaluate-classifier": "evaluate_classifier",
+    "inspect": "inspect_weights",
     "convert": "convert_weights",
     "compare": "compare",
     "compare-classifiers": "compare_classifiers",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,25 +15,41 @@ from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.weights.conversion import select_backbone
 from resnext_det.weights.file import WeightFile
+from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.structure import find_architecture, find_deformable_settings
 
+_CLASS_SCORES = re.compile(r"roi_heads\.box_predictor\.(?:0\.)?cls_score\.weight")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SIZE = 224
+
+
+KEYS = (
+    *("path", "bytes", "format", "kind", "dtype", "architecture", "not_recognized", "parameters"),
+    *("backbone_parameters", "classes", "deformable", "multiply_adds", "batch_norm"),
+    *("preprocessing", "metadata", "origins", "usual", "left_out", "class_names", "versions"),
+    *("metrics", "configuration"),
+)
+"""What a description has."""
 
 
 def describe(file: WeightFile) -> dict[str, Any]:
     """Describe a file as plain data, with None for what is not known.
 
-    Keys: ``path``, ``bytes``, ``format``; ``architecture`` (its name) and ``not_recognized`` (why
-    there is none); ``parameters`` (trained values in the file, without batch norms' statistics),
-    ``backbone_parameters`` of them; ``classes`` of a classifier; ``multiply_adds`` of the network
-    on an image of 224x224 (a detector's backbone's; with the stride in the 3x3 convolutions,
-    whatever the file's, and without the offsets of deformable ones); ``deformable``: the keys of
-    MODEL.RESNETS that tell the deformable stages, with their values, empty where there are none;
-    ``preprocessing``; ``metadata``; ``left_out``: how many names in the file
-    are of another network's heads; ``class_names`` of the outputs; ``versions`` of the libraries
-    that trained a detector, and its ``metrics`` by test set; ``configuration``: the values of one
-    that fits, a trained detector's own where the file holds it.
+    Keys: ``path``, ``bytes``, ``format``; ``kind``: "detector", "classifier" or "backbone";
+    ``dtype``: of its numbers, of several the most frequent first ("float16, float32");
+    ``architecture`` (its name) and ``not_recognized`` (why there is none); ``parameters`` (trained
+    values in the file, without batch norms' statistics), ``backbone_parameters`` of them;
+    ``classes`` of a classifier or detector; ``multiply_adds`` of the network on an image of 224x224
+    (a detector's backbone's; with the stride in the 3x3 convolutions, whatever the file's, and
+    without the offsets of deformable ones); ``deformable``: the keys of MODEL.RESNETS that tell the
+    deformable stages, with their values, empty where there are none; ``batch_norm``: see
+    ``Preprocessing``; ``preprocessing``: of a detector of gray images with one mean and std;
+    ``metadata``; ``origins``: where each fact of ``preprocessing`` and ``metadata`` is from;
+    ``usual``: the facts that are only usual for such files, and not known of this one;
+    ``left_out``: how many names in the file are of another network's heads; ``class_names`` of the
+    outputs; ``versions`` of the libraries that trained a detector, and its ``metrics`` by test set;
+    ``configuration``: the values of one that fits, a trained detector's own where the file holds
+    it; empty where no network is recognized.
     """
     architecture: Architecture | None = None
     reason: str | None = None
@@ -44,28 +62,32 @@ def describe(file: WeightFile) -> dict[str, Any]:
     bias = file.state.get("linear.bias")
     classes = None if bias is None else len(bias)
     path, detector = Path(file.path), file.detector
+    preprocessing, origins = _describe_preprocessing(file)
     return {
         "path": file.path,
         "bytes": path.stat().st_size if path.is_file() else None,
         "format": file.format,
+        "kind": _find_kind(file),
+        "dtype": _find_dtypes(file.state),
         "architecture": architecture and str(architecture),
         "not_recognized": reason,
         "parameters": _count_parameters(file.state),
         "backbone_parameters": _count_parameters(backbone),
-        "classes": classes,
+        "classes": _count_classes(file) if file.format == "detector" else classes,
         "deformable": find_deformable_settings(file.state),
         "multiply_adds": architecture and architecture.multiply_adds(_SIZE, _SIZE, classes),
-        "preprocessing": file.preprocessing and file.preprocessing.as_dict(),
+        "batch_norm": find_batch_norm(file.state),
+        "preprocessing": preprocessing,
         "metadata": dict(file.metadata),
+        "origins": origins,
+        "usual": [fact for fact in origins if file.is_usual(fact)],
         "left_out": len(file.left_out),
         "class_names": list(file.class_names or ()),
         "versions": dict(detector.versions) if detector else {},
         "metrics": {name: dict(found) for name, found in detector.metrics.items()}
         if detector
         else {},
-        "configuration": dict(detector.config)
-        if detector
-        else _make_configuration(file, architecture),
+        "configuration": _make_configuration(file, architecture) if architecture else {},
     }
 
 
@@ -110,7 +132,12 @@ def format_description(description: Mapping[str, Any]) -> str:
     preprocessing = description["preprocessing"]
     if preprocessing is None:
         lines.append("preprocessing: not known; ask whoever trained it")
-    elif preprocessing["batch_norm"] == "folded":
+    elif len(preprocessing["mean"]) == 1:
+        lines.append(
+            f"preprocessing: gray images, mean {preprocessing['mean'][0]:g}, std "
+            f"{preprocessing['std'][0]:g}"
+        )
+    if description["batch_norm"] == "folded":
         lines.append("batch norm: folded into scale and bias, for FrozenBN alone")
     if preprocessing and preprocessing["stride_in_1x1"]:
         lines.append("stride in the 1x1 convolutions: somewhat fewer multiply-adds than these")
@@ -127,17 +154,64 @@ def _make_printable(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
+def _find_kind(file: WeightFile) -> str:
+    if file.format == "detector":
+        return "detector"
+    return "classifier" if "linear.weight" in file.state else "backbone"
+
+
+def _find_dtypes(state: Mapping[str, Tensor]) -> str:
+    """Name the types of the numbers, the most frequent first; counters do not count."""
+    counts: Counter[str] = Counter()
+    for tensor in state.values():
+        if tensor.is_floating_point() or tensor.ndim:
+            counts[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    return ", ".join(name for name, _ in counts.most_common())
+
+
+def _count_classes(file: WeightFile) -> int | None:
+    """Count the classes of a detector, by its names for them or by its outputs."""
+    if file.class_names:
+        return len(file.class_names)
+    rows = [len(tensor) for name, tensor in file.state.items() if _CLASS_SCORES.fullmatch(name)]
+    return rows[0] - 1 if rows else None  # one is the background's
+
+
+def _describe_preprocessing(file: WeightFile) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Describe the preprocessing, and where each fact is from; also of gray images.
+
+    A ``Preprocessing`` has three channels. A detector of images of one channel has its mean and std
+    in its configuration.
+    """
+    origins = {"batch_norm": "the weights", **file.origins}
+    if file.preprocessing is not None or file.detector is None:
+        return file.preprocessing and file.preprocessing.as_dict(), origins
+    config = file.detector.config
+    try:
+        found = {
+            "channel_order": config["INPUT"]["FORMAT"],
+            "mean": list(config["MODEL"]["PIXEL_MEAN"]),
+            "std": list(config["MODEL"]["PIXEL_STD"]),
+            "stride_in_1x1": config["MODEL"]["RESNETS"]["STRIDE_IN_1X1"],
+            "batch_norm": find_batch_norm(file.state),
+        }
+    except (KeyError, TypeError):
+        return None, origins
+    return found, {**origins, **dict.fromkeys(found, "the file"), "batch_norm": "the weights"}
+
+
 def _count_parameters(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for name, tensor in state.items() if not name.endswith(_STATISTICS))
 
 
-def _make_configuration(file: WeightFile, architecture: Architecture | None) -> dict[str, Any]:
+def _make_configuration(file: WeightFile, architecture: Architecture) -> dict[str, Any]:
     """Collect detectron2's keys that the weights decide, with their values."""
-    preprocessing, resnets = file.preprocessing, find_deformable_settings(file.state)
-    if architecture:
-        resnets |= write_architecture(architecture)
+    if file.detector is not None:
+        return dict(file.detector.config)
+    preprocessing = file.preprocessing
+    resnets = find_deformable_settings(file.state) | write_architecture(architecture)
     if preprocessing is None:
-        return {"MODEL": {"RESNETS": resnets}} if resnets else {}
+        return {"MODEL": {"RESNETS": resnets}}
     resnets["STRIDE_IN_1X1"] = preprocessing.stride_in_1x1
     if preprocessing.batch_norm == "folded":
         resnets["NORM"] = "FrozenBN"

@@ -1,0 +1,265 @@
+"""Diagnose files of weights: what each is, what it lacks for detection, which configuration fits.
+
+``doctor_text.py`` writes the diagnoses for people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnext_det.files import list_first
+from resnext_det.weights.conversion import (
+    add_preprocessing_beside,
+    assume_preprocessing,
+    select_backbone,
+)
+from resnext_det.weights.description import KEYS, describe
+from resnext_det.weights.file import WeightFile, read_weights
+from resnext_det.weights.health import check_numbers
+from resnext_det.weights.preprocessing import are_close
+from resnext_det.weights.shipped_configs import choose_config
+
+SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pyth", ".safetensors", ".t7", ".tar")
+"""Of the files that are taken from a folder."""
+
+_HUB_CONFIG = "config.json"
+_RUN_CONFIG = "config.yaml"  # both engines write it beside a run's checkpoints
+# What tells the kind of a detector whose file holds no configuration.
+_PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_", "DC5"))
+_TRAIN_DATA = ("--train-data", "annotations.json", "photos/")
+_TEST_DATA = ("--test-data", "annotations.json", "photos/")
+
+_ENDS_AT_RES4 = (
+    "the weights end at res4: enough for an RPN alone, and a detector is refused without its res5"
+)
+_SAY_IT = (
+    "the preprocessing is not known, and under another one accuracy is lost without an error: ask "
+    "whoever trained the weights, and add --preprocessing, a publisher's name or numbers such as "
+    "RGB:123.675,116.28,103.53:58.395,57.12,57.375"
+)
+_FOLDED = (
+    "batch norms are folded into scale and bias, so they must stay frozen (MODEL.RESNETS.NORM "
+    "FrozenBN)"
+)
+_NO_STATISTICS = (
+    "the norms have no statistics: they are group norms, or batch norms that lost theirs"
+)
+
+
+def list_files(sources: Iterable[str]) -> list[str]:
+    """List what to diagnose: of a folder its files of weights, everything else as it is given.
+
+    A folder laid out as the hub's (config.json beside the weights) is one file.
+    """
+    found: list[str] = []
+    for source in sources:
+        folder = Path(source).expanduser()
+        inside: list[str] = []
+        if os.path.isdir(folder) and not os.path.isfile(folder / _HUB_CONFIG):
+            with contextlib.suppress(OSError):  # reading it says the reason
+                inside = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIXES))
+        found += [str(Path(source) / name) for name in inside] or [source]
+    return found
+
+
+def diagnose(
+    source: str, *, prefix: str | None = None, preprocessing: str | None = None
+) -> dict[str, Any]:
+    """Diagnose a file of weights, without an error for what is wrong with it.
+
+    Args:
+        source: a path, or a name of the catalog or of the hub.
+        prefix: see ``read_weights``.
+        preprocessing: see ``assume_preprocessing``.
+
+    Returns:
+        Plain data: the keys of ``describe``, all None where the file is not read, and ``file``: the
+        source as it was given; ``usable``: a network is recognized, and its numbers compute
+        something; ``error``: why the file is not read, or None; ``lacks``: what detection needs and
+        the file has not, in words such as "res5" and "preprocessing"; ``faults``: why it is not
+        usable, and ``warnings``: what to look at, in sentences; ``config_file``: that fits with the
+        fewest changes, None for a detector that holds its own; ``overrides``: what is to change in
+        it, by key; ``commands``: lines for a shell by what they do: "convert", "train", "evaluate",
+        "predict", "classify".
+    """
+    found: dict[str, Any] = {"file": source, "usable": False, "error": None}
+    found |= {"lacks": [], "faults": [], "warnings": []}
+    found |= {"config_file": None, "overrides": {}, "commands": {}, **dict.fromkeys(KEYS)}
+    try:
+        file = add_preprocessing_beside(read_weights(source, mapped=True, prefix=prefix))
+        if preprocessing:
+            file = assume_preprocessing(file, preprocessing)
+        found |= describe(file)
+    except (ValueError, OSError) as error:
+        told = str(error).removeprefix(f"weights {source}: ")
+        return found | {"error": told, "faults": [told]}
+    health = check_numbers(file.state)
+    missing = _find_missing(file) if found["architecture"] else []
+    found["faults"] = [*missing, *health.faults]
+    if not found["architecture"]:
+        found["faults"].insert(0, f"no network is recognized: {found['not_recognized']}")
+    found["lacks"] = _find_lacks(found, file)
+    found["warnings"] = [*_warn(found), *health.warnings]
+    if found["faults"]:
+        return found
+    found["usable"] = True
+    _fit(found, file)
+    found["commands"] = _write_commands(found, prefix, preprocessing)
+    return found
+
+
+def _find_missing(file: WeightFile) -> list[str]:
+    """Find norms that a recognized network lacks, which make it less than a whole backbone."""
+    backbone = select_backbone(file)
+    norms = [
+        f"{name.removesuffix('weight')}norm."
+        for name in backbone
+        if re.fullmatch(r".*(conv[123]|shortcut)\.weight", name)
+    ]
+    with_statistics = any(name.endswith("running_var") for name in backbone)
+    for ending, what in (("weight", "norms"), ("running_var", "statistics of norms")):
+        missing = [f"{norm}{ending}" for norm in norms if f"{norm}{ending}" not in backbone]
+        if missing and (ending == "weight" or with_statistics):
+            return [f"{len(missing)} of {len(norms)} {what} are missing ({list_first(missing, 2)})"]
+    return []
+
+
+def _find_lacks(found: Mapping[str, Any], file: WeightFile) -> list[str]:
+    if not found["architecture"]:
+        return ["network"]
+    return [
+        word
+        for word, lacks in (
+            ("res5", not any(re.match(r"(.*\.)?res5\.", name) for name in file.state)),
+            ("preprocessing", found["preprocessing"] is None),
+            ("configuration", found["kind"] == "detector" and file.detector is None),
+        )
+        if lacks
+    ]
+
+
+def _warn(found: Mapping[str, Any]) -> list[str]:
+    if not found["architecture"]:
+        return []
+    return [
+        text
+        for text, applies in (
+            (_ENDS_AT_RES4, "res5" in found["lacks"]),
+            (_SAY_IT, "preprocessing" in found["lacks"]),
+            (_FOLDED, found["batch_norm"] == "folded"),
+            (_NO_STATISTICS, found["batch_norm"] == "none"),
+        )
+        if applies
+    ]
+
+
+def _fit(found: dict[str, Any], file: WeightFile) -> None:
+    """Add the configuration that fits, and what is to change in it."""
+    if file.detector is not None:
+        return
+    beside = Path(file.path).with_name(_RUN_CONFIG)
+    if found["kind"] == "detector" and beside.is_file():
+        found["config_file"] = str(beside)
+        return
+    resnets = dict(found["configuration"]["MODEL"]["RESNETS"])
+    if found["batch_norm"] == "none":
+        resnets["NORM"] = "GN"
+    kind = "RPN" if "res5" in found["lacks"] else "FPN"
+    if found["kind"] == "detector":
+        kind = next((kind for part, kind in _PARTS if any(part in n for n in file.state)), "RPN")
+    fit = choose_config(resnets, file.preprocessing, kind=kind, classes=_classes(found))
+    found["config_file"], found["overrides"] = fit
+
+
+def _classes(found: Mapping[str, Any]) -> int | None:
+    return found["classes"] if found["kind"] == "detector" else None
+
+
+def _write_commands(
+    found: Mapping[str, Any], prefix: str | None, preprocessing: str | None
+) -> dict[str, str]:
+    """Write lines for a shell that convert, train, evaluate and predict with a file."""
+    file, said = found["file"], ["--preprocessing", preprocessing] if preprocessing else []
+    commands = {}
+    if prefix is not None:  # which convert alone takes; what it writes says the preprocessing
+        commands["convert"] = ["convert", file, "backbone.safetensors", "--prefix", prefix, *said]
+        file, said = "backbone.safetensors", []
+    config = ["--config-file", found["config_file"]] if found["config_file"] else []
+    pairs = [str(word) for pair in found["overrides"].items() for word in pair]
+    weights = ["--weights", file, *said]
+    train = ["train", *config, *weights]
+    if found["kind"] == "detector":
+        commands["train"] = [*train, *_TRAIN_DATA, "OUTPUT_DIR", "output/more", *pairs]
+        commands["evaluate"] = ["train", "--eval-only", *train[1:], *_TEST_DATA, *pairs]
+        commands["predict"] = ["predict", *config, *weights, "photos/", *pairs]
+    else:
+        # The paper's two steps have a schedule of their own.
+        schedule = [] if "res5" in found["lacks"] else ["--schedule", "auto"]
+        commands["train"] = [*train, *schedule, *_TRAIN_DATA, "OUTPUT_DIR", "output/new", *pairs]
+        trained = ["--weights", "output/new/model_final.pth"]
+        commands["evaluate"] = ["train", "--eval-only", *trained, *_TEST_DATA]
+    if found["kind"] == "classifier":
+        commands["classify"] = ["evaluate-classifier", file, "imagenet/val", *said]
+    return {what: shlex.join(["resnext-det", *words]) for what, words in commands.items()}
+
+
+def compare(diagnoses: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say of the files of each network whether they need one preprocessing.
+
+    Returns:
+        A sentence for every network of which there are several usable files.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for found in diagnoses:
+        if found["usable"]:
+            groups.setdefault(found["architecture"], []).append(found)
+    return [_compare(name, group) for name, group in groups.items() if len(group) > 1]
+
+
+def _compare(name: str, group: list[Mapping[str, Any]]) -> str:
+    """Say whether the files of one network need one preprocessing, and who needs which."""
+    kinds: list[list[Mapping[str, Any]]] = []
+    for found in group:
+        for kind in kinds:
+            if _need_the_same(kind[0], found):
+                kind.append(found)
+                break
+        else:
+            kinds.append([found])
+    needs = [describe_images(kind[0]["preprocessing"]) for kind in kinds]
+    if len(kinds) == 1:
+        return f"{name}: {len(group)} files, one preprocessing ({needs[0]})"
+    told = "; ".join(
+        f"{need}: {list_first((Path(found['file']).name for found in kind), 3)}"
+        for need, kind in zip(needs, kinds)
+    )
+    return (
+        f"{name}: {len(group)} files, {len(kinds)} preprocessings; under another's a file loses "
+        f"accuracy without an error: {told}"
+    )
+
+
+def describe_images(preprocessing: Mapping[str, Any] | None) -> str:
+    """Describe a preprocessing in a few words."""
+    if preprocessing is None:
+        return "not known"
+    mean, std = (
+        " ".join(f"{number:.4g}" for number in preprocessing[key]) for key in ("mean", "std")
+    )
+    stride = ", stride in the 1x1" if preprocessing["stride_in_1x1"] else ""
+    return f"{preprocessing['channel_order']}, mean {mean}, std {std}{stride}"
+
+
+def _need_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two files need the same preprocessing, but for rounding."""
+    a, b = one["preprocessing"], other["preprocessing"]
+    if a is None or b is None:
+        return a is b
+    same = all(a[key] == b[key] for key in ("channel_order", "stride_in_1x1"))
+    return same and all(are_close(a[key], b[key]) for key in ("mean", "std"))

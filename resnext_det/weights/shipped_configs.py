@@ -1,0 +1,73 @@
+"""Choose the shipped configuration that fits weights with the fewest changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from fvcore.common.config import CfgNode
+
+from resnext_det.config.loading import load_config
+from resnext_det.config.rules import get_value
+from resnext_det.files import shipped_folder
+from resnext_det.weights.preprocessing import Preprocessing, find_differences
+
+# The configurations that detectors of a kind may take, the first of equals first.
+_CANDIDATES = {
+    "FPN": ("modern/*_FPN_1x.yaml",),
+    "C4": ("modern/*_C4_1x.yaml",),
+    "DC5": ("modern/*_DC5_1x.yaml",),
+    "RPN": ("two_step/rpn_*.yaml",),  # all that a backbone without res5 can do
+}
+# For generated pictures, so only where the network is just the one of these.
+_ONLY_AS_IT_IS = ("quickstart/faster_rcnn_*_FPN_*.yaml",)
+
+
+class Fit(NamedTuple):
+    """A shipped configuration, and what is to change in it.
+
+    Attributes:
+        config_file: relative to configs/, as ``--config-file`` takes it.
+        overrides: the values that are to change, by key.
+    """
+
+    config_file: str
+    overrides: dict[str, Any]
+
+
+def choose_config(
+    resnets: Mapping[str, Any],
+    preprocessing: Preprocessing | None,
+    *,
+    kind: str = "FPN",
+    classes: int | None = None,
+) -> Fit:
+    """Choose the shipped configuration of a detector that needs the fewest changes.
+
+    Args:
+        resnets: keys of MODEL.RESNETS and the values that the weights need.
+        preprocessing: which they need; None: not known, and nothing is changed for it.
+        kind: of the detector: "FPN", "C4", "DC5", or "RPN" for one of proposals alone.
+        classes: of a trained detector.
+    """
+    fits = []
+    for path, cfg in _read_candidates(kind):
+        needed = {f"MODEL.RESNETS.{key}": value for key, value in resnets.items()}
+        if classes is not None and kind != "RPN":
+            needed["MODEL.ROI_HEADS.NUM_CLASSES"] = classes
+        found = {key: value for key, value in needed.items() if get_value(cfg, key) != value}
+        if preprocessing is not None:
+            found |= {key: value for key, _, value in find_differences(preprocessing, cfg)}
+        if found and path.startswith("quickstart"):
+            continue
+        fits.append(Fit(path, found))
+    return min(fits, key=lambda fit: len(fit.overrides))
+
+
+@cache
+def _read_candidates(kind: str) -> tuple[tuple[str, CfgNode], ...]:
+    folder = shipped_folder("configs")
+    patterns = (*_CANDIDATES[kind], *(_ONLY_AS_IT_IS if kind == "FPN" else ()))
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    return tuple((file.relative_to(folder).as_posix(), load_config(file)) for file in files)

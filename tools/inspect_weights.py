@@ -1,0 +1,83 @@
+"""Tell what files of weights are, and which configuration fits them.
+
+    resnext-det inspect resnext50_32x4d.pth
+    resnext-det inspect downloads/ output/model_final.pth resnext://torchvision/X-50-32x4d
+    resnext-det inspect checkpoint.pth --prefix student.backbone.
+    resnext-det inspect *.pth --json
+
+FILE is a file of any format that the project reads, a folder with such files, a name of the catalog
+(resnext://...) or of the hub (hf-hub:OWNER/NAME). One file gets a page: its network and numbers,
+each fact with where it is from, what is missing or wrong, the configuration that fits, and lines
+for the shell. Several get a table first. Nothing in a file is run and nothing is written.
+
+--json prints a list with an object for each file: file, usable, error (why it is not read, or
+null), lacks, faults, warnings, config_file, overrides, commands, and, null where it is not read,
+path, bytes, format, kind, dtype, architecture, not_recognized, parameters, backbone_parameters,
+classes, deformable, multiply_adds, batch_norm, preprocessing, metadata, origins (where each fact is
+from), usual (the facts that are only usual for such files), left_out, class_names, versions,
+metrics, configuration.
+
+The exit status is 0 where every file is usable, and 1 where one is not read, its network not
+recognized or its numbers broken; the others are told all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+
+from resnext_det.command_line import build_parser, finish
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = build_parser("inspect", __doc__)
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="files of weights, folders of them, and names of the catalog and the hub",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--prefix",
+        help="what stands before the names of the network that is meant, if there are several",
+    )
+    parser.add_argument(
+        "--preprocessing",
+        help="the preprocessing that the weights need, if they do not say it: a publisher",
+    )
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> Iterator[str]:
+    """Diagnose the files; yield what is to be printed."""
+    from resnext_det.files import format_json, list_first
+    from resnext_det.weights.doctor import diagnose, list_files
+    from resnext_det.weights.doctor_text import find_look, format_diagnoses
+
+    found = [
+        diagnose(file, prefix=options.prefix, preprocessing=options.preprocessing)
+        for file in list_files(options.files)
+    ]
+    yield format_json(found) if options.json else format_diagnoses(found, find_look(sys.stdout))
+    broken = [each["file"] for each in found if not each["usable"]]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(found)} files cannot be used: {list_first(broken)}"
+            if len(found) > 1
+            else f"{list_first(broken)} cannot be used"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    options = parse(arguments)
+    return finish(lambda: run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
