@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 FLOORS = (
-    ("architecture", "layers", "instances", "files"),
+    ("architecture", "layers", "instances", "files", "console"),
     ("deformable",),
     ("resnext",),
     ("config", "forms"),

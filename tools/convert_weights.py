@@ -116,6 +116,10 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         description = describe(file)
         text = format_description(description).rstrip()
         yield json.dumps(description, indent=1) if options.json else text
+        if not description["architecture"]:
+            raise ValueError(
+                f"{options.input}: no network is recognized, {description['not_recognized']}"
+            )
         return
     file = change_images(file, options.channel_order, options.pixel_std)
     write_weights(file, options.output, options.format or choose_format(options.output))

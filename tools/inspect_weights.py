@@ -54,9 +54,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> Iterator[str]:
     """Diagnose the files; yield what is to be printed."""
+    from resnext_det.console import find_look
     from resnext_det.files import format_json, list_first
     from resnext_det.weights.doctor import diagnose, list_files
-    from resnext_det.weights.doctor_text import find_look, format_diagnoses
+    from resnext_det.weights.doctor_text import format_diagnoses
 
     found = [
         diagnose(file, prefix=options.prefix, preprocessing=options.preprocessing)

@@ -116,7 +116,11 @@ def format_description(description: Mapping[str, Any]) -> str:
     if description["left_out"]:
         lines.append(f"no part of a ResNeXt: {description['left_out']} names")
     metadata = {"license": "not known", **description["metadata"]}
-    lines += [f"{name}: {text}" for name, text in metadata.items()]
+    usual = {*description["usual"]} - {"license"}  # whose text says as much
+    lines += [
+        f"{name}: {text}{' (usual for such files, not known)' * (name in usual)}"
+        for name, text in metadata.items()
+    ]
     if description["class_names"]:
         lines.append(f"class names: {', '.join(description['class_names'])}")
     if description["versions"]:
@@ -137,6 +141,7 @@ def format_description(description: Mapping[str, Any]) -> str:
             f"preprocessing: gray images, mean {preprocessing['mean'][0]:g}, std "
             f"{preprocessing['std'][0]:g}"
         )
+    lines += _tell_origins(description)
     if description["batch_norm"] == "folded":
         lines.append("batch norm: folded into scale and bias, for FrozenBN alone")
     if preprocessing and preprocessing["stride_in_1x1"]:
@@ -147,6 +152,20 @@ def format_description(description: Mapping[str, Any]) -> str:
             description["configuration"], sort_keys=False, default_flow_style=None
         )
     return text
+
+
+def _tell_origins(description: Mapping[str, Any]) -> list[str]:
+    """Say where the facts of the preprocessing are from, in a line for each origin."""
+    facts: dict[str, list[str]] = {}
+    for fact in description["preprocessing"] or ():
+        if fact in description["origins"]:
+            facts.setdefault(description["origins"][fact], []).append(fact)
+    return [
+        f"{', '.join(names)}: {origin}, not known of this one"
+        if names[0] in description["usual"]
+        else f"{', '.join(names)}: from {origin}"
+        for origin, names in facts.items()
+    ]
 
 
 def _make_printable(text: str) -> str:
@@ -184,8 +203,10 @@ def _describe_preprocessing(file: WeightFile) -> tuple[dict[str, Any] | None, di
     in its configuration.
     """
     origins = {"batch_norm": "the weights", **file.origins}
-    if file.preprocessing is not None or file.detector is None:
-        return file.preprocessing and file.preprocessing.as_dict(), origins
+    if file.preprocessing is not None:
+        return file.preprocessing.as_dict(), origins
+    if file.detector is None:
+        return None, origins
     config = file.detector.config
     try:
         found = {

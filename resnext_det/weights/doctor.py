@@ -43,6 +43,10 @@ _SAY_IT = (
     "whoever trained the weights, and add --preprocessing, a publisher's name or numbers such as "
     "RGB:123.675,116.28,103.53:58.395,57.12,57.375"
 )
+_NO_CONFIG = (
+    "the file does not hold the configuration of its detector, so nothing is compared with it but "
+    "names and shapes: give the one it was trained under as --config-file"
+)
 _FOLDED = (
     "batch norms are folded into scale and bias, so they must stay frozen (MODEL.RESNETS.NORM "
     "FrozenBN)"
@@ -63,7 +67,11 @@ def list_files(sources: Iterable[str]) -> list[str]:
         inside: list[str] = []
         if os.path.isdir(folder) and not os.path.isfile(folder / _HUB_CONFIG):
             with contextlib.suppress(OSError):  # reading it says the reason
-                inside = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIXES))
+                inside = sorted(
+                    name
+                    for name in os.listdir(folder)
+                    if name.endswith(SUFFIXES) and os.path.isfile(folder / name)
+                )
         found += [str(Path(source) / name) for name in inside] or [source]
     return found
 
@@ -138,7 +146,7 @@ def _find_lacks(found: Mapping[str, Any], file: WeightFile) -> list[str]:
         for word, lacks in (
             ("res5", not any(re.match(r"(.*\.)?res5\.", name) for name in file.state)),
             ("preprocessing", found["preprocessing"] is None),
-            ("configuration", found["kind"] == "detector" and file.detector is None),
+            ("configuration", _needs_config(found, file) and not _find_config(file)),
         )
         if lacks
     ]
@@ -152,6 +160,7 @@ def _warn(found: Mapping[str, Any]) -> list[str]:
         for text, applies in (
             (_ENDS_AT_RES4, "res5" in found["lacks"]),
             (_SAY_IT, "preprocessing" in found["lacks"]),
+            (_NO_CONFIG, "configuration" in found["lacks"]),
             (_FOLDED, found["batch_norm"] == "folded"),
             (_NO_STATISTICS, found["batch_norm"] == "none"),
         )
@@ -159,13 +168,22 @@ def _warn(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _needs_config(found: Mapping[str, Any], file: WeightFile) -> bool:
+    return found["kind"] == "detector" and file.detector is None
+
+
+def _find_config(file: WeightFile) -> str | None:
+    """Find the configuration that a run has left beside its weights."""
+    beside = Path(file.path).with_name(_RUN_CONFIG)
+    return str(beside) if beside.is_file() else None
+
+
 def _fit(found: dict[str, Any], file: WeightFile) -> None:
     """Add the configuration that fits, and what is to change in it."""
     if file.detector is not None:
         return
-    beside = Path(file.path).with_name(_RUN_CONFIG)
-    if found["kind"] == "detector" and beside.is_file():
-        found["config_file"] = str(beside)
+    if _needs_config(found, file) and (beside := _find_config(file)):
+        found["config_file"] = beside
         return
     resnets = dict(found["configuration"]["MODEL"]["RESNETS"])
     if found["batch_norm"] == "none":
@@ -209,43 +227,31 @@ def _write_commands(
     return {what: shlex.join(["resnext-det", *words]) for what, words in commands.items()}
 
 
-def compare(diagnoses: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say of the files of each network whether they need one preprocessing.
+def compare(diagnoses: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """Compare the preprocessings that usable files of one network need.
 
     Returns:
-        A sentence for every network of which there are several usable files.
+        For every network of which there are several files: the files by their preprocessing, which
+        is told in words. Numbers that differ by rounding alone are one.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[tuple[Any, list[str]]]] = {}
     for found in diagnoses:
-        if found["usable"]:
-            groups.setdefault(found["architecture"], []).append(found)
-    return [_compare(name, group) for name, group in groups.items() if len(group) > 1]
+        if not found["usable"]:
+            continue
+        kinds = groups.setdefault(found["architecture"], [])
+        needed = found["preprocessing"]
+        files = next((files for other, files in kinds if _are_one(needed, other)), None)
+        if files is None:
+            kinds.append((needed, files := []))
+        files.append(found["file"])
+    return {
+        network: {_describe_images(needed): files for needed, files in kinds}
+        for network, kinds in groups.items()
+        if sum(len(files) for _, files in kinds) > 1
+    }
 
 
-def _compare(name: str, group: list[Mapping[str, Any]]) -> str:
-    """Say whether the files of one network need one preprocessing, and who needs which."""
-    kinds: list[list[Mapping[str, Any]]] = []
-    for found in group:
-        for kind in kinds:
-            if _need_the_same(kind[0], found):
-                kind.append(found)
-                break
-        else:
-            kinds.append([found])
-    needs = [describe_images(kind[0]["preprocessing"]) for kind in kinds]
-    if len(kinds) == 1:
-        return f"{name}: {len(group)} files, one preprocessing ({needs[0]})"
-    told = "; ".join(
-        f"{need}: {list_first((Path(found['file']).name for found in kind), 3)}"
-        for need, kind in zip(needs, kinds)
-    )
-    return (
-        f"{name}: {len(group)} files, {len(kinds)} preprocessings; under another's a file loses "
-        f"accuracy without an error: {told}"
-    )
-
-
-def describe_images(preprocessing: Mapping[str, Any] | None) -> str:
+def _describe_images(preprocessing: Mapping[str, Any] | None) -> str:
     """Describe a preprocessing in a few words."""
     if preprocessing is None:
         return "not known"
@@ -256,10 +262,9 @@ def describe_images(preprocessing: Mapping[str, Any] | None) -> str:
     return f"{preprocessing['channel_order']}, mean {mean}, std {std}{stride}"
 
 
-def _need_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two files need the same preprocessing, but for rounding."""
-    a, b = one["preprocessing"], other["preprocessing"]
-    if a is None or b is None:
-        return a is b
-    same = all(a[key] == b[key] for key in ("channel_order", "stride_in_1x1"))
-    return same and all(are_close(a[key], b[key]) for key in ("mean", "std"))
+def _are_one(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Tell whether two preprocessings are one, but for rounding."""
+    if one is None or other is None:
+        return one is other
+    same = all(one[key] == other[key] for key in ("channel_order", "stride_in_1x1"))
+    return same and all(are_close(one[key], other[key]) for key in ("mean", "std"))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import textwrap
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from pathlib import PurePath
+from typing import Any
 
-from resnext_det.files import escape_controls
+from resnext_det.console import Cell, Look, indent_text, measure, wrap, wrap_command
+from resnext_det.files import escape_controls, list_first
 from resnext_det.weights.doctor import compare
 
-_NARROWEST, _WIDEST = 40, 120
 _PAGE = 96  # columns, where there are more
-_COLORS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 # Signs where letters beyond ASCII can be shown and where they cannot, their color and meaning.
 _MARKS = {
     "good": ("✓", "+", "green", "usable"),
@@ -24,7 +19,7 @@ _MARKS = {
 }
 _SIGNS = {
     "known": ("●", "=", "green", "known"),
-    "usual": ("○", "~", "yellow", "usual for such files, and not known of this one"),
+    "usual": ("○", "~", "yellow", "usual for such files"),
     "unknown": ("?", "?", "red", "not known"),
 }
 _LABEL, _VALUE = 16, 26  # columns of a page
@@ -45,56 +40,10 @@ _NORMS = {
     "none": "without statistics",
 }
 
-Cell = tuple[str, str]  # a text and its color
-
-
-class Look(NamedTuple):
-    """What a console can show.
-
-    Attributes:
-        width: in columns.
-        color: whether it shows colors.
-        unicode: whether it shows letters beyond ASCII.
-    """
-
-    width: int = 80
-    color: bool = False
-    unicode: bool = True
-
-    def paint(self, text: str, color: str) -> str:
-        """Color a text, where colors are shown."""
-        return f"\033[{_COLORS[color]}m{text}\033[0m" if self.color and color and text else text
-
-    def sign(self, kinds: Mapping[str, tuple[str, str, str, str]], kind: str) -> Cell:
-        """Choose a sign, with its color."""
-        return kinds[kind][0 if self.unicode else 1], kinds[kind][2]
-
-    def fit(self, cell: Cell, width: int, *, right: bool = False) -> str:
-        """Cut a text to a width, from its start, or pad it; and color it."""
-        text, color = cell
-        dots = "…" if self.unicode else "..."
-        if _measure(text) > width:
-            while text and _measure(text) > width - len(dots):
-                text = text[1:]
-            text = dots[:width] + text
-        blank = " " * (width - _measure(text))
-        return f"{blank * right}{self.paint(text, color)}{blank * (not right)}"
-
-
-def find_look(stream: TextIO) -> Look:
-    """Find out what the console behind a stream shows.
-
-    Its width is that of the terminal, COLUMNS where that is set, and 80 where there is none. There
-    are colors on a terminal alone, and never where NO_COLOR is set.
-    """
-    width = min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    try:
-        "✓✗●○─…".encode(stream.encoding or "ascii")
-        unicode = True
-    except (UnicodeEncodeError, LookupError):
-        unicode = False
-    return Look(width, stream.isatty() and not plain, unicode)
+_USUAL = (
+    "what is usual for such files is no fact about this one: if it was trained otherwise, say so "
+    "by --preprocessing"
+)
 
 
 def format_diagnoses(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> str:
@@ -108,10 +57,15 @@ def format_diagnoses(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> str:
     return "\n\n".join("\n".join(line.rstrip() for line in page) for page in pages)
 
 
+def _sign(look: Look, kinds: Mapping[str, tuple[str, str, str, str]], kind: str) -> Cell:
+    """Choose a sign, with its color."""
+    return kinds[kind][0 if look.unicode else 1], kinds[kind][2]
+
+
 def _write_table(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> Iterator[str]:
     rows = [_make_row(found, look) for found in diagnoses]
     titles = [(title, "dim") for title in _TITLES]
-    widths = [max(_measure(text) for text, _ in column) for column in zip(titles, *rows)]
+    widths = [max(measure(text) for text, _ in column) for column in zip(titles, *rows)]
     for column, least in _SHRINK:
         beyond = sum(map(_take, widths)) - look.width
         if beyond > 0:
@@ -130,14 +84,21 @@ def _write_table(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> Iterator
     yield join(titles) + look.paint("for detection", "dim") * inline
     yield look.paint(("─" if look.unicode else "-") * look.width, "dim")
     for found, row in zip(diagnoses, rows):
-        told = [look.paint(line, "dim") for line in _wrap(_sum_up(found), look.width - indent)]
+        told = [look.paint(line, "dim") for line in wrap(_sum_up(found), look.width - indent)]
         yield join(row) + (told.pop(0) if inline else "")
         yield from (" " * indent + line for line in told)
     yield ""
     yield from _write_legend(diagnoses, look)
-    for sentence in compare(diagnoses):
+    for network, needed in compare(diagnoses).items():
         yield ""
-        yield from _wrap(escape_controls(sentence), look.width)
+        if len(needed) == 1:
+            yield f"all files of {network} need one preprocessing"
+            continue
+        text = f"files of {network} need {len(needed)} preprocessings: under another's they lose "
+        yield from wrap(f"{text}accuracy, and no error says so", look.width)
+        for images, files in needed.items():
+            line = f"{images}: {list_first((PurePath(file).name for file in files), 4)}"
+            yield from indent_text(line, look.width, 4)
 
 
 def _take(width: int) -> int:
@@ -147,13 +108,13 @@ def _take(width: int) -> int:
 
 def _make_row(found: Mapping[str, Any], look: Look) -> list[Cell]:
     images = found["preprocessing"]
-    sign, color = look.sign(_SIGNS, _judge_fact(found, "channel_order"))
+    sign, color = _sign(look, _SIGNS, _judge_fact(found, "channel_order"))
     order = {None: "", "L": " gray"}.get(images and images["channel_order"])
     if order is None:
         order = f" {images['channel_order']}"
     network = f"{found['architecture'] or ''}{' deformable' if found['deformable'] else ''}"
     return [
-        look.sign(_MARKS, _judge(found)),
+        _sign(look, _MARKS, _judge(found)),
         (escape_controls(found["file"]), "bold"),
         (network, ""),
         (found["format"] or "", ""),
@@ -171,7 +132,7 @@ def _write_legend(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> Iterato
         ("images ", _SIGNS, facts),
     ):
         told = [
-            f"{look.paint(*look.sign(kinds, kind))} {kinds[kind][3]}"
+            f"{look.paint(*_sign(look, kinds, kind))} {kinds[kind][3]}"
             for kind in kinds
             if kind in used
         ]
@@ -182,12 +143,11 @@ def _write_legend(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> Iterato
 def _write_page(found: Mapping[str, Any], look: Look, *, short: bool = False) -> Iterator[str]:
     """Write all that is known of a file; or, shortly, its images, notes and how to train."""
     look = look._replace(width=min(look.width, _PAGE))
-    mark = look.paint(*look.sign(_MARKS, _judge(found)))
+    mark = look.paint(*_sign(look, _MARKS, _judge(found)))
     yield f"{mark} {look.paint(escape_controls(found['file']), 'bold')}"
     if found["error"] is None:
-        yield from _indent(_introduce(found), look.width, 2)
-        if not short:
-            yield ""
+        yield from indent_text(_introduce(found), look.width, 2)
+        yield ""
         for label, value, fact in _list_facts(found):
             if not short or fact in (found["preprocessing"] or ("preprocessing",)):
                 yield from _write_fact(label, value, fact, found, look)
@@ -195,17 +155,19 @@ def _write_page(found: Mapping[str, Any], look: Look, *, short: bool = False) ->
         yield from _write_heading("for detection", look)
     if found["usable"] and not short:
         yield from _write_note("good", _tell_what_is_there(found), look)
+        if found["usual"]:
+            yield from _write_note("usual", _USUAL, look)
     for kind, mark in (("faults", "bad"), ("warnings", "look")):
         for text in found[kind]:
             yield from _write_note(mark, text, look)
     if found["usable"]:
         yield from _write_heading("configuration", look)
-        yield from _indent(_describe_config(found), look.width, 4)
+        yield from indent_text(_describe_config(found), look.width, 4)
         yield from (f"      {key} {value}" for key, value in found["overrides"].items())
     for name, command in found["commands"].items():
         if not short or name in ("convert", "train"):
             yield from _write_heading(_DOES[name], look)
-            yield from _wrap_command(command, look.width)
+            yield from wrap_command(command, look.width)
 
 
 def _write_heading(text: str, look: Look) -> tuple[str, str]:
@@ -213,8 +175,8 @@ def _write_heading(text: str, look: Look) -> tuple[str, str]:
 
 
 def _write_note(kind: str, text: str, look: Look) -> Iterator[str]:
-    first, *others = _wrap(escape_controls(text), look.width - 6)
-    yield f"    {look.paint(*look.sign(_MARKS, kind))} {first}"
+    first, *others = wrap(escape_controls(text), look.width - 6)
+    yield f"    {look.paint(*_sign(look, _MARKS | _SIGNS, kind))} {first}"
     yield from (f"      {line}" for line in others)
 
 
@@ -272,14 +234,15 @@ def _write_fact(
     """Write a fact with where it is from, behind it or, where that is too long, below."""
     value, origin = escape_controls(value), found["origins"].get(fact, "")
     kind = _judge_fact(found, fact) if value else "unknown"
-    tail = ""
+    words, sign = "", ""
     if fact and not (value and not origin) and not (fact == "license" and kind == "usual"):
         words = {"known": f"from {origin}", "usual": origin, "unknown": "not known"}[kind]
-        tail = f"{look.paint(*look.sign(_SIGNS, kind))} {words}"
-    indent = " " * (_LABEL + 2)
-    first, *others = _wrap(value, look.width - len(indent))
-    blank = " " * (max(_VALUE, _measure(first)) + 2 - _measure(first))
-    behind = not others and len(indent) + _measure(first + blank + origin) + 7 <= look.width
+        sign = look.paint(*_sign(look, _SIGNS, kind))
+    tail, indent = f"{sign} {words}".strip(), " " * (_LABEL + 2)
+    first, *others = wrap(value, look.width - len(indent))
+    column = _VALUE if look.width >= 72 else 0
+    blank = " " * (max(column, measure(first)) + 2 - measure(first))
+    behind = not others and measure(f"{indent}{first}{blank}= {words}") <= look.width
     head = f"  {look.fit((escape_controls(label), 'dim'), _LABEL)}"
     yield head + (tail if not value else first + blank + tail if behind else first)
     yield from (indent + line for line in others)
@@ -330,38 +293,3 @@ def _format_size(count: int | None) -> str:
     if count is None:
         return ""
     return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
-
-
-def _wrap_command(command: str, width: int) -> Iterator[str]:
-    """Break a line for a shell before its flags and settings, with backslashes."""
-    words, groups = shlex.split(command), []
-    for word in words:
-        new = word.startswith("--") or (word[:1].isupper() and ("." in word or "_" in word))
-        if new or not groups:
-            groups.append([word])
-        else:
-            groups[-1].append(word)
-    line = "    "
-    for group in groups:
-        text = shlex.join(group)
-        if line.strip() and _measure(f"{line}{text} \\") > width:
-            yield f"{line}\\"
-            line = "        "
-        line += f"{text} "
-    yield line
-
-
-def _indent(text: str, width: int, count: int) -> Iterator[str]:
-    return (" " * count + line for line in _wrap(text, width - count))
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
-
-
-def _measure(text: str) -> int:
-    """Count the columns of a text: East Asian letters take two, accents none."""
-    return sum(
-        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
-        for letter in text
-    )

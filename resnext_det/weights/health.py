@@ -39,7 +39,8 @@ def check_numbers(state: Mapping[str, Tensor]) -> Health:
         for name, tensor in state.items()
         if tensor.is_floating_point() and tensor.numel()
     }
-    faults, warnings = [], []
+    faults: list[str] = []
+    warnings: list[str] = []
 
     def tell(into: list[str], text: str, is_so: Callable[[str, float, float], bool]) -> None:
         names = [name for name, (low, high) in extremes.items() if is_so(name, low, high)]

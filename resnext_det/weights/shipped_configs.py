@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
@@ -13,7 +14,7 @@ from resnext_det.config.rules import get_value
 from resnext_det.files import shipped_folder
 from resnext_det.weights.preprocessing import Preprocessing, find_differences
 
-# The configurations that detectors of a kind may take, the first of equals first.
+# The configurations that detectors of a kind may take.
 _CANDIDATES = {
     "FPN": ("modern/*_FPN_1x.yaml",),
     "C4": ("modern/*_C4_1x.yaml",),
@@ -45,6 +46,8 @@ def choose_config(
 ) -> Fit:
     """Choose the shipped configuration of a detector that needs the fewest changes.
 
+    Of several with as few it is the one of the nearest depth.
+
     Args:
         resnets: keys of MODEL.RESNETS and the values that the weights need.
         preprocessing: which they need; None: not known, and nothing is changed for it.
@@ -61,8 +64,9 @@ def choose_config(
             found |= {key: value for key, _, value in find_differences(preprocessing, cfg)}
         if found and path.startswith("quickstart"):
             continue
-        fits.append(Fit(path, found))
-    return min(fits, key=lambda fit: len(fit.overrides))
+        distance = abs(cfg.MODEL.RESNETS.DEPTH - resnets.get("DEPTH", cfg.MODEL.RESNETS.DEPTH))
+        fits.append((len(found), distance, Fit(path, found)))
+    return min(fits, key=itemgetter(0, 1))[2]
 
 
 @cache

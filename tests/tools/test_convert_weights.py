@@ -131,8 +131,9 @@ def test_what_is_not_known_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     state = ResNeXt(SMALL, out_features=("res5",)).state_dict()
     del state["res4.1.conv2.weight"]
     torch.save(state, tmp_path / "weights.pth")
-    assert run("--inspect", tmp_path / "weights.pth") == 0
-    text = capsys.readouterr().out
+    assert run("--inspect", tmp_path / "weights.pth") == 1
+    text, error = capsys.readouterr()
+    assert error.startswith("error: ") and "no network is recognized" in error
     assert "# architecture: not recognized, the weights lack res4.1.conv2.weight\n" in text
     assert "# license: not known\n" in text
     assert "# preprocessing: not known; ask whoever trained it\n" in text
