@@ -38,7 +38,7 @@ COMMANDS = {
     "imagenet5k": "make_imagenet5k",
 }
 
-# Choices of flags that two commands have; a test compares them with the library's.
+# What flags take that several commands have; a test compares it with the library's.
 ENGINES = ("auto", "portable", "detectron2")
 PREPROCESSINGS = ("torchvision", "mmpretrain", "msra", "fair", "detectron1", "pycls", "paper")
 
@@ -184,7 +184,19 @@ def add_fit_config_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit-config",
         action="store_true",
-        help="set the preprocessing to the one that MODEL.WEIGHTS needs",
+        help="set network and preprocessing to those that MODEL.WEIGHTS needs",
+    )
+    add_preprocessing_flag(parser)
+
+
+def add_preprocessing_flag(parser: argparse.ArgumentParser, what: str = "MODEL.WEIGHTS") -> None:
+    """Add ``--preprocessing``, which says what a file of weights needs and does not tell."""
+    parser.add_argument(
+        "--preprocessing",
+        metavar="PUBLISHER|NUMBERS",
+        help=f"what {what} needs, if it does not say it: {', '.join(PREPROCESSINGS)}, or channel "
+        "order, mean and std on the scale 0-255, such as RGB:123.7,116.3,103.5:58.4,57.1,57.4 or "
+        "RGB:127.5:127.5 (:stride_in_1x1 may follow)",
     )
 
 
@@ -256,6 +268,7 @@ def build_job(
         resume=options.resume,
         overwrite=options.overwrite,
         fit_config=options.fit_config,
+        preprocessing=options.preprocessing,
         weights=getattr(options, "weights", None),
         datasets=tuple(read_dataset_flags(options)),
         check_data=options.check_data,

@@ -80,8 +80,6 @@ def test_a_command_runs_as_its_tool_does(capsys: pytest.CaptureFixture[str]) -> 
         ("evaluate", "--backend", BACKENDS),
         ("evaluate-classifier", "--protocol", PROTOCOLS),
         ("evaluate-classifier", "--interpolation", INTERPOLATIONS),
-        ("evaluate-classifier", "--preprocessing", KNOWN),
-        ("convert", "--preprocessing", KNOWN),
         ("convert", "--format", SUFFIXES),
         ("benchmark", "--mode", (*MODES, "loading")),
     ],
@@ -91,6 +89,17 @@ def test_choices_are_those_of_the_library(
 ) -> None:
     """They stand in the commands too, which must not import the library to know them."""
     assert f" {flag} {{{','.join(values)}}} " in get_help(capsys, command)
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "two-step", "predict", "pretrain", "evaluate-classifier", "convert"]
+)
+def test_every_command_with_weights_takes_their_preprocessing(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(get_help(capsys, command).split())
+    assert "--preprocessing PUBLISHER|NUMBERS" in text
+    assert f"if it does not say it: {', '.join(KNOWN)}, or channel order" in text
 
 
 def test_numbers_in_help_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:

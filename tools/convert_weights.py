@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext_det.command_line import PREPROCESSINGS, build_parser, finish
+from resnext_det.command_line import add_preprocessing_flag, build_parser, finish
 
 if TYPE_CHECKING:
     from resnext_det.weights.file import WeightFile
@@ -52,11 +52,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="leave out the classifier, or the heads of a detector",
     )
-    parser.add_argument(
-        "--preprocessing",
-        choices=PREPROCESSINGS,
-        help="the publisher whose preprocessing INPUT needs, if it does not say it",
-    )
+    add_preprocessing_flag(parser, "INPUT")
     parser.add_argument(
         "--channel-order", choices=("RGB", "BGR"), help="change conv1 to take this order"
     )

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnext_det.command_line import (
-    PREPROCESSINGS,
+    add_preprocessing_flag,
     add_process_flags,
     build_parser,
     finish,
@@ -69,11 +69,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=("torch7_bicubic", "bicubic", "bilinear"),
         help="default: as in training",
     )
-    parser.add_argument(
-        "--preprocessing",
-        choices=PREPROCESSINGS,
-        help="the publisher whose preprocessing the weights need, if they do not say it",
-    )
+    add_preprocessing_flag(parser, "the file")
     parser.add_argument(
         "--per-class", action="store_true", help="print every class too, the worst first"
     )

@@ -84,6 +84,7 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
         overrides=tuple(options.overrides),
         engine="portable",
         fit_config=options.fit_config,
+        preprocessing=options.preprocessing,
         datasets=datasets,
         weights=options.weights,
     )
@@ -92,7 +93,7 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
     dataset = load_coco(name) if name else None
     paths = find_images(options.inputs, outside=options.output, dataset=dataset)
     detections, images = predict_files(
-        Predictor(cfg, options.overrides),
+        Predictor(cfg, options.overrides, preprocessing=options.preprocessing),
         paths,
         options.classes,
         output_dir=options.output,

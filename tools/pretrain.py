@@ -58,6 +58,7 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[str]:
         resume=options.resume,
         overwrite=options.overwrite,
         fit_config=options.fit_config,
+        preprocessing=options.preprocessing,
         **read_process_flags(options),
     )
     trained = pretrain_seeds(job, seeds) if seeds else [pretrain(job)]

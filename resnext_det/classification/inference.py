@@ -23,7 +23,8 @@ class Classifier:
     Args:
         weights: a file of any source, or a name of the catalog.
         class_names: of the outputs, in their order; by default those in the file, or "class 0" ...
-        preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
+        preprocessing: a publisher or numbers, where the weights do not say what they need; see
+            ``parse_preprocessing``.
         device: "auto" (cuda where there is a GPU, else cpu), "cuda" or "cpu".
 
     Raises:

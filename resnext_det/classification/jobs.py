@@ -14,7 +14,7 @@ from resnext_det.classification.datasets import open_once
 from resnext_det.classification.evaluation import evaluate_on
 from resnext_det.classification.protocols import BATCH_SIZES, protocol_of
 from resnext_det.classification.weights import FINAL, load_classifier
-from resnext_det.config.classification import load_classifier_config
+from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
@@ -23,6 +23,7 @@ from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.processes import TESTING, Processes, launch
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.conversion import assume_preprocessing
+from resnext_det.weights.preprocessing import parse_preprocessing
 from resnext_det.weights.requirements import read_needed_overrides
 
 
@@ -36,8 +37,10 @@ class ClassificationJob(Processes):
         overrides: KEY VALUE pairs that follow the file.
         resume: go on from the newest checkpoint in the output folder.
         overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
-        fit_config: take channel order, pixel mean and std and STRIDE_IN_1X1 from what
-            ``MODEL.WEIGHTS`` needs.
+        fit_config: take the network (DEPTH ... of MODEL.RESNETS), channel order, pixel mean and std
+            and STRIDE_IN_1X1 from what ``MODEL.WEIGHTS`` needs.
+        preprocessing: what is true of ``MODEL.WEIGHTS``, where the file does not tell: a publisher
+            or numbers, see ``parse_preprocessing``.
     """
 
     config_file: str | Path
@@ -46,6 +49,7 @@ class ClassificationJob(Processes):
     resume: bool = False
     overwrite: bool = False
     fit_config: bool = False
+    preprocessing: str | None = None
 
     def configuration(self) -> CfgNode:
         """Load the configuration with every override.
@@ -53,12 +57,20 @@ class ClassificationJob(Processes):
         Raises:
             ValueError, FileNotFoundError: see ``load_classifier_config``.
         """
+        if self.preprocessing is not None:
+            parse_preprocessing(self.preprocessing)  # an error comes before any work
         overrides = list(self.overrides)
         if self.output_dir is not None:
             overrides += ["OUTPUT_DIR", str(self.output_dir)]
         cfg = load_classifier_config(self.config_file, overrides)
         if self.fit_config and cfg.MODEL.WEIGHTS:
-            needed = read_needed_overrides(cfg, cfg.MODEL.WEIGHTS)
+            needed = read_needed_overrides(
+                cfg,
+                cfg.MODEL.WEIGHTS,
+                overridden=self.overrides[::2],
+                preprocessing=self.preprocessing,
+                defaults=get_classifier_cfg(),
+            )
             cfg = load_classifier_config(self.config_file, [*overrides, *needed])
         return cfg
 
@@ -133,7 +145,13 @@ def pretrain_seeds(job: ClassificationJob, seeds: Sequence[int]) -> list[Pretrai
 
 
 def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
-    return training.train(job.configuration(), resume=job.resume, overwrite=job.overwrite)
+    return training.train(
+        job.configuration(),
+        resume=job.resume,
+        overwrite=job.overwrite,
+        overridden=job.overrides[::2],
+        preprocessing=job.preprocessing,
+    )
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,8 @@ class EvaluationJob(Processes):
         weights: a file, or a name of the catalog.
         dataset: a name or a path, see ``open_image_set``.
         protocol, size, resize, scales, interpolation: see ``protocol_of``.
-        preprocessing: a name in ``KNOWN``, where the weights do not say what they need.
+        preprocessing: a publisher or numbers, where the weights do not say what they need; see
+            ``parse_preprocessing``.
         amp: compute in bfloat16.
         device: "cuda" or "cpu"; None or "auto" for cuda where there is a GPU, else cpu.
         batch_size: images of a process at once; None for ``BATCH_SIZES``.
@@ -178,6 +197,8 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
     Raises:
         ValueError, FileNotFoundError: weights, set or settings are wrong, or an image is broken.
     """
+    if job.preprocessing is not None:
+        parse_preprocessing(job.preprocessing)  # an error comes before any process is started
     device = distributed.choose_device(job.device or distributed.AUTO)
     distributed.resolve_device(device, setting="--device")
     return list(launch(_test, job, device=device, args=(job,), advice=TESTING) or ())

@@ -5,6 +5,7 @@ Scores are numbers whose softmax is the prediction: logits, or logs of averaged 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 
 from resnext_det.data.images.cropping import CenterCrop, DenseScales, TenCrop
 from resnext_det.resnext import ResNeXtClassifier
-from resnext_det.weights import KNOWN, Preprocessing, WeightFile
+from resnext_det.weights import Preprocessing, WeightFile
+from resnext_det.weights.preprocessing import format_preprocessing, list_statements
+
+logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("center", "ten-crop", "dense")
 
@@ -192,6 +196,8 @@ def protocol_of(
 ) -> EvaluationProtocol:
     """Choose the protocol for a file of weights: what is not given is as in training, or usual.
 
+    A warning says what is only usual and not known of the file.
+
     Args:
         file: the weights, which say their preprocessing.
         kind: "center" for the central crop, "ten-crop" for the four corners, the center and their
@@ -209,17 +215,18 @@ def protocol_of(
     if file.preprocessing is None:
         raise ValueError(
             f"{file.path} does not say which preprocessing its weights need; "
-            f"name it with --preprocessing: {', '.join(KNOWN)}"
+            f"name it with --preprocessing: {list_statements()}"
         )
     trained = file.metadata
     small = file.architecture is not None and file.architecture.for_small_images
+    sized = size is not None or resize is not None
     size_in_training = int(trained.get("size_test", 32 if small else 224))
     size = size_in_training if size is None else size
     if resize is None:
         known = trained.get("resize_test", 256 if size == 224 else size)
         resize = int(known) if size == size_in_training else size
     usual = "torch7_bicubic" if file.format == "native" else "bilinear"
-    return make_protocol(
+    protocol = make_protocol(
         kind,
         file.preprocessing,
         size=size,
@@ -228,6 +235,39 @@ def protocol_of(
         interpolation=interpolation or trained.get("interpolation") or usual,
         window=8 if small else 7,
     )
+    _tell_usual(file, protocol, sized=sized, interpolated=interpolation is not None)
+    return protocol
+
+
+def _tell_usual(
+    file: WeightFile, protocol: EvaluationProtocol, *, sized: bool, interpolated: bool
+) -> None:
+    """Warn of what is only usual for a file, and shown to the network as if it were known.
+
+    Args:
+        sized: the user gave the size of the crop or of the shorter side.
+        interpolated: the user gave the interpolation.
+    """
+    assert file.preprocessing is not None
+    told, flags = [], []
+    if any(map(file.is_usual, ("channel_order", "mean", "std"))):
+        told.append(format_preprocessing(file.preprocessing))
+        flags.append("--preprocessing")
+    resized = protocol.resize is not None and not sized
+    if resized and ("resize_test" not in file.metadata or file.is_usual("resize_test")):
+        told.append(f"{protocol.name} of shorter side {protocol.resize}")
+        flags.append("--size and --resize")
+    if not interpolated and (
+        "interpolation" not in file.metadata or file.is_usual("interpolation")
+    ):
+        told.append(protocol.interpolation)
+        flags.append("--interpolation")
+    if told:
+        logger.warning(
+            "%s does not tell how images were prepared in its publisher's tests; it is tested as "
+            "is usual, which is not known to be right: %s. %s would say it.",
+            *(file.path, ", ".join(told), ", ".join(flags)),
+        )
 
 
 def _check_effect(kind: str, **settings: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -51,6 +51,7 @@ from resnext_det.training.schedule import build_schedule
 from resnext_det.training.setup import record_config, set_seed, set_up
 from resnext_det.training.state import MovingAverage, TrainingState
 from resnext_det.training.threads import watch_crowding
+from resnext_det.weights.conversion import refuse_statement
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,12 @@ _AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def train(
-    cfg: CfgNode, *, resume: bool = False, overwrite: bool = False
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    overridden: Collection[str] = (),
+    preprocessing: str | None = None,
 ) -> list[ClassificationMetrics]:
     """Train as ``cfg`` says; every process of a training calls it.
 
@@ -67,6 +73,7 @@ def train(
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training
             that had ended is tested.
         overwrite: remove the run in ``OUTPUT_DIR``; without either, a folder with a run is refused.
+        overridden, preprocessing: see ``load_initial_weights``.
 
     Returns:
         What ``evaluate_on`` finds after the last epoch; nothing where there is no test set.
@@ -79,7 +86,18 @@ def train(
     device = set_up(cfg)
     cfg = set_seed(cfg, resume=resume)
     train_set, test_set = open_sets(cfg)
-    training = _Training(cfg, train_set, test_set, device)
+    model = build_classifier(cfg, len(train_set.class_names))
+    if cfg.MODEL.WEIGHTS:
+        load_initial_weights(
+            cfg,
+            model,
+            train_set.class_names,
+            overridden=overridden,
+            preprocessing=preprocessing,
+        )
+    else:
+        refuse_statement(preprocessing)
+    training = _Training(cfg, train_set, test_set, model, device)
     start = training.resume() if resume else 0
     if overwrite:
         remove_run(cfg.OUTPUT_DIR)
@@ -104,14 +122,19 @@ class _Training:
     """One training: its parts, and what happens after its steps."""
 
     def __init__(
-        self, cfg: CfgNode, train_set: ImageSet, test_set: ImageSet | None, device: torch.device
+        self,
+        cfg: CfgNode,
+        train_set: ImageSet,
+        test_set: ImageSet | None,
+        classifier: ResNeXtClassifier,
+        device: torch.device,
     ) -> None:
         self.cfg, self.train_set, self.test_set, self.device = cfg, train_set, test_set, device
         self.epoch = count_iterations(cfg, len(train_set))
         self.stop = cfg.SOLVER.EPOCHS * self.epoch
         self.found: list[ClassificationMetrics] = []
         self.best_top1 = -1.0
-        self.classifier = self._build()
+        self.classifier = self._prepare(classifier)
         amp, ema = cfg.SOLVER.AMP, cfg.SOLVER.EMA
         self.amp_dtype = _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None
         self.scaler = torch.amp.GradScaler(device.type) if self.amp_dtype == torch.float16 else None
@@ -129,15 +152,13 @@ class _Training:
             parts={name: part for name, part in parts.items() if part is not None},
         )
 
-    def _build(self) -> ResNeXtClassifier:
-        model, names = self.cfg.MODEL, self.train_set.class_names
-        classifier = build_classifier(self.cfg, len(names))
-        if model.WEIGHTS:
-            load_initial_weights(self.cfg, classifier, names)
+    def _prepare(self, classifier: ResNeXtClassifier) -> ResNeXtClassifier:
+        """Bring the classifier, which is of form C, into its form and onto the device."""
         count = sum(parameter.numel() for parameter in classifier.parameters())
-        logger.info("%s, %d parameters, form %s", classifier.architecture, count, model.FORM)
-        if model.FORM != "C":
-            convert(classifier, model.FORM)
+        form = self.cfg.MODEL.FORM
+        logger.info("%s, %d parameters, form %s", classifier.architecture, count, form)
+        if form != "C":
+            convert(classifier, form)
         return classifier.to(self.device)
 
     def resume(self) -> int:

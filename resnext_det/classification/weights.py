@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.classification.build import get_preprocessing
 from resnext_det.classification.evaluation import find_columns
+from resnext_det.config.classification import get_classifier_cfg
 from resnext_det.data.images.catalog import name_image_set
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.files import list_first
@@ -24,7 +25,7 @@ from resnext_det.weights import (
     read_weights,
     write_weights,
 )
-from resnext_det.weights.conversion import extract_backbone
+from resnext_det.weights.conversion import assume_preprocessing, extract_backbone
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.structure import find_architecture
 
@@ -76,15 +77,25 @@ def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
 
 
 def load_initial_weights(
-    cfg: CfgNode, classifier: ResNeXtClassifier, class_names: Sequence[str]
+    cfg: CfgNode,
+    classifier: ResNeXtClassifier,
+    class_names: Sequence[str],
+    *,
+    overridden: Collection[str] = (),
+    preprocessing: str | None = None,
 ) -> None:
     """Load ``MODEL.WEIGHTS``, from which a training starts.
 
     The linear layer is sorted by class name; for other classes it starts at random, with a warning.
     From a detector's file the backbone is taken.
 
+    Args:
+        overridden: keys that the user gave by hand, see ``check_configuration``.
+        preprocessing: what the user states of the weights, see ``assume_preprocessing``.
+
     Raises:
-        ValueError, FileNotFoundError: see ``load_weights`` and ``check_configuration``.
+        ValueError, FileNotFoundError: see ``load_weights``, ``assume_preprocessing`` and
+            ``check_configuration``.
     """
     file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
     if file.format == "detector":
@@ -93,7 +104,9 @@ def load_initial_weights(
             file.path,
         )
         file = extract_backbone(file)
-    check_configuration(cfg, file)
+    if preprocessing is not None:
+        file = assume_preprocessing(file, preprocessing)
+    check_configuration(cfg, file, overridden=overridden, defaults=get_classifier_cfg())
     load_weights(classifier, _fit_linear(file, class_names))
 
 

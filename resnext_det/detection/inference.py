@@ -40,6 +40,8 @@ class Predictor:
             ``MODEL.WEIGHTS`` names a file of a whole detector.
         overrides: KEY VALUE pairs that change the configuration, and hold, aloud, against the one
             in the file.
+        preprocessing: what is true of the weights, where their file does not tell, see
+            ``parse_preprocessing``; the configuration is held to it.
 
     Attributes:
         cfg: the configuration, with the overrides.
@@ -52,7 +54,13 @@ class Predictor:
             ``MODEL.DEVICE``; the configuration is of one step of the protocol in two steps.
     """
 
-    def __init__(self, cfg: CfgNode | str | Path, overrides: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode | str | Path,
+        overrides: Sequence[Any] = (),
+        *,
+        preprocessing: str | None = None,
+    ) -> None:
         if not isinstance(cfg, CfgNode):
             cfg = load_trained_config(cfg, overrides)
         elif overrides:
@@ -67,7 +75,7 @@ class Predictor:
         self.cfg = cfg
         self.image_format: str = cfg.INPUT.FORMAT
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
-        file = read_trained(cfg, overridden=overrides[::2])
+        file = read_trained(cfg, overridden=overrides[::2], preprocessing=preprocessing)
         self.known_names = file.class_names or ()
         self.class_names = name_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.known_names)
         self.model = build_detector(cfg)

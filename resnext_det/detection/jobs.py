@@ -25,6 +25,7 @@ from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.processes import Processes, count_processes, launch
 from resnext_det.training.setup import CONFIG_FILE, setup_logging
+from resnext_det.weights.preprocessing import parse_preprocessing
 from resnext_det.weights.requirements import read_needed_overrides
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Engine(Protocol):
         resume: bool = False,
         overwrite: bool = False,
         overridden: Collection[str] = (),
+        preprocessing: str | None = None,
         check_data: bool = False,
     ) -> Mapping[str, DatasetMetrics]: ...
 
@@ -61,6 +63,7 @@ class Engine(Protocol):
         *,
         resume: bool = False,
         overridden: Collection[str] = (),
+        preprocessing: str | None = None,
         check_data: bool = False,
     ) -> Mapping[str, DatasetMetrics]: ...
 
@@ -71,6 +74,7 @@ class Engine(Protocol):
         *,
         resume: bool = False,
         overridden: Collection[str] = (),
+        preprocessing: str | None = None,
     ) -> None: ...
 
 
@@ -111,9 +115,11 @@ class Job(Processes):
         engine: ``portable``, ``detectron2``, or ``auto``.
         resume: go on from the newest checkpoint in the output folder.
         overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
-        fit_config: take channel order, pixel mean and std, STRIDE_IN_1X1 and NORM from what the
-            weights need, and all that decides its numbers from a trained detector's; ``overrides``
-            hold against the latter.
+        fit_config: take the network (DEPTH ... of MODEL.RESNETS), channel order, pixel mean and
+            std, STRIDE_IN_1X1 and NORM from what the weights need, and all that decides its numbers
+            from a trained detector's; ``overrides`` hold against the latter.
+        preprocessing: what is true of the weights, where their file does not tell: a publisher or
+            numbers, see ``parse_preprocessing``.
         datasets: (name, annotations, images) of COCO sets to register; ``train`` and ``evaluate``
             refuse them where ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name none of them.
         train_data, test_data: (annotations, images) of COCO sets that become ``DATASETS.TRAIN`` and
@@ -131,6 +137,7 @@ class Job(Processes):
     resume: bool = False
     overwrite: bool = False
     fit_config: bool = False
+    preprocessing: str | None = None
     datasets: tuple[tuple[str, str, str], ...] = ()
     train_data: tuple[str, str] | None = None
     test_data: tuple[str, str] | None = None
@@ -158,6 +165,8 @@ class Job(Processes):
         """Load the configuration; return it, and what was decided for it."""
         for name, annotations_file, image_dir in self.datasets:
             register_coco(name, annotations_file, image_dir)
+        if self.preprocessing is not None:
+            parse_preprocessing(self.preprocessing)  # an error comes before any work
         load_config = find_engine(self.engine).load_config
         overrides = self._list_overrides()
         source = self._choose_source(overrides, training=training)
@@ -185,12 +194,17 @@ class Job(Processes):
         cfg = load_config(source, overrides)
         weights = locate_weights(cfg, resume=self.resume)
         if self.fit_config and weights:
-            overrides += read_needed_overrides(
+            needed = read_needed_overrides(
                 cfg,
                 weights,
                 overridden=self.overrides[::2],
                 training=training and isinstance(weights, str),
+                preprocessing=self.preprocessing,
             )
+            if needed:
+                pairs = map(" ".join, zip(needed[::2], needed[1::2]))
+                fitted.told.append(f"Fitted to {weights}: {', '.join(pairs)}.")
+            overrides += needed
             cfg = load_config(source, overrides)
         if training:
             fitted.warnings += _check_rate(cfg, overrides, lambda words: load_config(source, words))
@@ -367,7 +381,11 @@ def _run_task(
     for dataset in (*job.datasets, *fitted.datasets):
         register_coco(*dataset)
     engine = find_engine(job.engine)
-    by_hand: dict[str, Any] = {"resume": job.resume, "overridden": job.overrides[::2]}
+    by_hand: dict[str, Any] = {
+        "resume": job.resume,
+        "overridden": job.overrides[::2],
+        "preprocessing": job.preprocessing,
+    }
     if fitted.told or fitted.warnings:
         with contextlib.suppress(OSError, ValueError):  # of the folder, which the engine explains
             setup_logging(cfg.OUTPUT_DIR)

@@ -21,6 +21,7 @@ from resnext_det.weights import (
     load_weights,
     read_weights,
 )
+from resnext_det.weights.conversion import assume_preprocessing, refuse_statement
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.trained_detector import KEY, describe_training
 
@@ -45,7 +46,11 @@ def locate_weights(cfg: CfgNode, *, resume: bool = False) -> str | Path:
 
 
 def read_start(
-    cfg: CfgNode, *, resume: bool, overridden: Collection[str] = ()
+    cfg: CfgNode,
+    *,
+    resume: bool,
+    overridden: Collection[str] = (),
+    preprocessing: str | None = None,
 ) -> WeightFile | None:
     """Read the weights that a training starts from, and hold the configuration to them.
 
@@ -54,12 +59,15 @@ def read_start(
 
     Args:
         overridden: keys that the user gave by hand, see ``check_configuration``.
+        preprocessing: what the user states of the weights, see ``assume_preprocessing``.
 
     Raises:
-        ValueError, FileNotFoundError: see ``read_weights`` and ``check_configuration``.
+        ValueError, FileNotFoundError: see ``read_weights``, ``assume_preprocessing`` and
+            ``check_configuration``.
     """
     source = locate_weights(cfg, resume=resume)
     if not source:
+        refuse_statement(preprocessing)
         return None
     try:
         file = read_weights(source, mapped=True)
@@ -72,19 +80,25 @@ def read_start(
             "no --config-file; or from random weights, which takes several times as long: "
             f"{_FROM_RANDOM}"
         ) from None
+    if preprocessing is not None:
+        file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden, training=isinstance(source, str))
     return file
 
 
 def read_trained(
-    cfg: CfgNode, *, resume: bool = False, overridden: Collection[str] = ()
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overridden: Collection[str] = (),
+    preprocessing: str | None = None,
 ) -> WeightFile:
     """Read the weights of a trained detector, and hold the configuration to them.
 
     Args:
         resume: take the newest checkpoint of ``OUTPUT_DIR``, if there is one, and not
             ``MODEL.WEIGHTS``.
-        overridden: keys that the user gave by hand, see ``check_configuration``.
+        overridden, preprocessing: as ``read_start``.
 
     Raises:
         ValueError, FileNotFoundError: as ``read_start``; there are none.
@@ -96,6 +110,8 @@ def read_trained(
             "path of its file, such as model_final.pth in the OUTPUT_DIR of a training"
         )
     file = read_weights(source, mapped=True)
+    if preprocessing is not None:
+        file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden)
     return file
 

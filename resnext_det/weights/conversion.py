@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import (
-    KNOWN,
     Preprocessing,
     are_close,
     find_batch_norm,
+    format_preprocessing,
     list_fields,
+    parse_preprocessing,
 )
-from resnext_det.weights.publishers import FROM_WEIGHTS
+from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS
 from resnext_det.weights.rounding import compute_exactly
 from resnext_det.weights.structure import extract_detector_backbone, guess_architecture
 
@@ -101,28 +102,58 @@ def _read_preprocessing(values: Any, state: Mapping[str, Tensor]) -> Preprocessi
         return None
 
 
-def assume_preprocessing(file: WeightFile, name: str) -> WeightFile:
-    """Give weights the preprocessing that the user names, a key of ``KNOWN``.
+def assume_preprocessing(file: WeightFile, statement: str) -> WeightFile:
+    """Give weights the preprocessing that the user states; what is only usual gives way to it.
 
-    What the names in the file suggest gives way, with a warning.
+    Args:
+        statement: see ``parse_preprocessing``.
 
     Raises:
-        ValueError: the file itself states another one.
+        ValueError: it cannot be read, or the file itself or the catalog tells another one.
     """
-    assumed = replace(KNOWN[name], batch_norm=find_batch_norm(file.state))
     known = file.preprocessing
-    if known is None or known == assumed:
-        return replace(file, preprocessing=assumed)
-    if file.format in ("native", "detector"):
+    assumed = replace(parse_preprocessing(statement), batch_norm=find_batch_norm(file.state))
+    differing = () if known is None else tuple(_list_differing(known, assumed))
+    facts = [name for name in differing if not file.is_usual(name)]
+    if known is not None and facts:
+        origin = file.origins.get(facts[0], FROM_FILE)
         raise ValueError(
-            f"{file.path} needs {known.as_dict()}, as it says itself, and --preprocessing {name} "
-            "contradicts that; leave it out"
+            f"{file.path} needs {format_preprocessing(known)}, as "
+            f"{'it says itself' if origin == FROM_FILE else f'{origin} says'}, and --preprocessing "
+            f"{statement} contradicts that; leave it out"
         )
-    logger.warning(
-        "%s needs %s, by the names in it; it is taken as --preprocessing %s says.",
-        *(file.path, known.as_dict(), name),
-    )
-    return replace(file, preprocessing=assumed)
+    if known is not None and differing:
+        logger.info(
+            "%s is taken as --preprocessing %s says; %s would be %s.",
+            *(file.path, statement, format_preprocessing(known), file.origins[differing[0]]),
+        )
+    stated = [
+        name
+        for name in list_fields()
+        if name != "batch_norm" and (known is None or file.is_usual(name))
+    ]
+    preprocessing = replace(known or assumed, **{name: getattr(assumed, name) for name in stated})
+    origins = dict.fromkeys(stated, "--preprocessing") | {"batch_norm": FROM_WEIGHTS}
+    return replace(file, preprocessing=preprocessing, origins={**file.origins, **origins})
+
+
+def refuse_statement(statement: str | None) -> None:
+    """Refuse ``--preprocessing`` where there are no weights of which it could be true."""
+    if statement is not None:
+        raise ValueError(
+            f"--preprocessing {statement} is of weights, and MODEL.WEIGHTS is empty; name their "
+            "file, or leave --preprocessing out"
+        )
+
+
+def _list_differing(one: Preprocessing, other: Preprocessing) -> Iterator[str]:
+    """List the fields of images and stride that differ, but for rounding."""
+    for name in ("channel_order", "stride_in_1x1"):
+        if getattr(one, name) != getattr(other, name):
+            yield name
+    for name in ("mean", "std"):
+        if not are_close(getattr(one, name), getattr(other, name)):
+            yield name
 
 
 def change_preprocessing(file: WeightFile, target: Preprocessing) -> WeightFile:

@@ -316,24 +316,31 @@ def _explain_classes(
 def _find_remedy(
     file: WeightFile, own: Mapping[str, Tensor], names: Sequence[str], shapes: Sequence[str]
 ) -> str:
+    theirs, ours = file.architecture, guess_architecture(own)
+    fit = "or add --fit-config" + " and --preprocessing" * (file.preprocessing is None)
+    other = ""
+    if theirs is not None and theirs != ours:
+        keys = ", ".join(f"{key} {value}" for key, value in write_architecture(theirs).items())
+        other = f"the file is {theirs}: set MODEL.RESNETS.{keys}, {fit}"
     if file.format == "detector":
         return (
-            "use the configuration that the file was trained with (config.yaml beside it), or its "
-            "backbone alone, which resnext-det convert --backbone-only takes out"
+            f"{other}{'; ' * bool(other)}use the configuration that the file was trained with "
+            "(config.yaml beside it), or its backbone alone, which resnext-det convert "
+            "--backbone-only takes out"
         )
     if names and not shapes and all(".norm." in name for name in names):
         return (
-            "the norm is another: set MODEL.RESNETS.NORM to the file's, FrozenBN for any batch norm"
+            "the norm is another: set MODEL.RESNETS.NORM to the file's, FrozenBN for any batch "
+            f"norm, {fit}"
         )
-    theirs = file.architecture
-    if theirs is not None and theirs != guess_architecture(own):
-        keys = ", ".join(f"{key} {value}" for key, value in write_architecture(theirs).items())
-        return f"the file is {theirs}: set MODEL.RESNETS.{keys}"
+    if other:
+        return other
     if any(map(_OFFSET.search, [*names, *shapes])):
         settings = find_deformable_settings(file.state).items()
         return (
             "the file has deformable convolutions: set MODEL.RESNETS."
-            f"{', '.join(f'{key} {value}' for key, value in settings)} (a classifier has none)"
+            f"{', '.join(f'{key} {value}' for key, value in settings)}, {fit} (a classifier has "
+            "none)"
         )
     if len(shapes) == 1 and shapes[0].endswith(_STEM):
         return (

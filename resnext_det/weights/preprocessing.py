@@ -17,7 +17,10 @@ from torch import Tensor
 _BATCH_NORMS = ("statistics", "folded", "none")
 _FROZEN_NORMS = ("FrozenBN", "FrozenStatisticsBN")
 _SYNCHRONIZED = ("SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")  # the last are detectron2's
-_ANY_BATCH_NORM = (*_FROZEN_NORMS, "BN", *_SYNCHRONIZED)
+
+ANY_BATCH_NORM = (*_FROZEN_NORMS, "BN", *_SYNCHRONIZED)
+"""The values of MODEL.RESNETS.NORM that are batch norms."""
+
 _EPS = 1e-5
 _TOLERANCE = 5e-3
 
@@ -120,6 +123,68 @@ KNOWN: dict[str, Preprocessing] = {
 Detectron 1 (its ResNeXts; its ResNets have their stride in the 1x1), pycls, the paper (Torch 7)."""
 
 
+_STRIDE_WORD = "stride_in_1x1"
+_EXAMPLE = "RGB:123.7,116.3,103.5:58.4,57.1,57.4"
+
+
+def list_statements() -> str:
+    """List what ``parse_preprocessing`` understands: publishers, and an example of numbers."""
+    return f"{', '.join(KNOWN)}, or numbers such as {_EXAMPLE}"
+
+
+def parse_preprocessing(text: str) -> Preprocessing:
+    """Read what ``--preprocessing`` says.
+
+    Args:
+        text: a publisher of ``KNOWN``; or channel order, mean and std on the scale 0-255, such as
+            "RGB:123.7,116.3,103.5:58.4,57.1,57.4", where one number stands for three ("RGB:0:255"
+            for pixels divided by 255), and after them perhaps ":stride_in_1x1".
+
+    Returns:
+        With ``batch_norm`` "statistics" where numbers are given; the weights tell it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text in KNOWN:
+        return KNOWN[text]
+    order, *parts = text.split(":")
+    stride = parts[2:] == [_STRIDE_WORD]
+    try:
+        mean, std = (
+            tuple(float(number) for number in part.split(","))
+            for part in (parts[:2] if stride else parts)
+        )
+    except ValueError:
+        raise ValueError(
+            f"--preprocessing {text!a:.80} is no publisher ({', '.join(KNOWN)}) and no numbers, "
+            f"such as {_EXAMPLE}: channel order, mean and std, on the scale 0-255, where one "
+            f"number stands for three, and :{_STRIDE_WORD} may follow"
+        ) from None
+    triples: list[Any] = [each * 3 if len(each) == 1 else each for each in (mean, std)]
+    try:
+        found = Preprocessing(order, triples[0], triples[1], stride_in_1x1=stride)
+    except ValueError as error:
+        raise ValueError(f"--preprocessing {text!a:.80}: {error}") from None
+    if max(found.std) < 1:
+        scaled = (",".join(f"{255 * number:g}" for number in each) for each in triples)
+        raise ValueError(
+            f"--preprocessing {text!a:.80} has the std of pixels on the scale 0-1; write it on the "
+            f"scale 0-255, {order}:{':'.join(scaled)}"
+        )
+    return found
+
+
+def format_preprocessing(preprocessing: Preprocessing) -> str:
+    """Write it as ``parse_preprocessing`` reads it; the kind of batch norm is left out."""
+    numbers = (
+        ",".join(f"{number:.10g}" for number in (each[:1] if len(set(each)) == 1 else each))
+        for each in (preprocessing.mean, preprocessing.std)
+    )
+    stride = [_STRIDE_WORD] if preprocessing.stride_in_1x1 else []
+    return ":".join([preprocessing.channel_order, *numbers, *stride])
+
+
 def find_batch_norm(state: Mapping[str, Tensor]) -> str:
     """Find the kind of a network's batch norms, see ``Preprocessing.batch_norm``.
 
@@ -157,7 +222,7 @@ def find_differences(preprocessing: Preprocessing, cfg: CfgNode) -> list[tuple[s
                 found.append((f"MODEL.{key}", list(cfg.MODEL[key]), list(numbers)))
     if needed.stride_in_1x1 != resnets.STRIDE_IN_1X1:
         found.append(("MODEL.RESNETS.STRIDE_IN_1X1", resnets.STRIDE_IN_1X1, needed.stride_in_1x1))
-    norms = _FROZEN_NORMS if needed.batch_norm == "folded" else _ANY_BATCH_NORM
+    norms = _FROZEN_NORMS if needed.batch_norm == "folded" else ANY_BATCH_NORM
     if needed.batch_norm != "none" and resnets.NORM not in norms:
         found.append(("MODEL.RESNETS.NORM", resnets.NORM, "FrozenBN"))
     return found

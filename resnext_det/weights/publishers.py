@@ -23,7 +23,8 @@ _LONGEST_NOTE = 500
 _EPS = 1e-5
 FROM_WEIGHTS = "the weights"
 """The origin of what tensors prove, such as their kind of batch norm."""
-_FROM_FILE = "the file"
+FROM_FILE = "the file"
+"""The origin of what a file says of itself."""
 _USUAL = "usual for "
 _NAMES = {
     "msra": "MSRA",
@@ -275,7 +276,7 @@ def _read_origins(beside: Mapping[str, Any], facts: Iterable[str]) -> dict[str, 
     said = beside.get("origins")
     usual = said if isinstance(said, dict) else {}
     return {
-        fact: usual[fact][:_LONGEST_NOTE] if is_usual(usual.get(fact)) else _FROM_FILE
+        fact: usual[fact][:_LONGEST_NOTE] if is_usual(usual.get(fact)) else FROM_FILE
         for fact in facts
     }
 

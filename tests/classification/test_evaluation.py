@@ -352,12 +352,21 @@ def test_the_preprocessing_that_the_names_tell_can_be_stated_otherwise(
     """torchvision's names say how torchvision trained; someone may have trained otherwise."""
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "own.pth")
-    stated = evaluate(tmp_path / "own.pth", images / "val", size=32, preprocessing="fair")
-    assert "by the names in it; it is taken as --preprocessing fair says" in caplog.text
+    usual = evaluate(tmp_path / "own.pth", images / "val", size=32)
+    assert "as is usual, which is not known to be right: RGB:123.675," in caplog.text
     caplog.clear()
-    assert evaluate(tmp_path / "own.pth", images / "val", size=32, preprocessing="torchvision")
-    assert "--preprocessing" not in caplog.text
+    stated = evaluate(tmp_path / "own.pth", images / "val", size=32, preprocessing="fair")
+    for words in ("torchvision", "RGB:123.675,116.28,103.53:58.395,57.12,57.375"):
+        same = evaluate(
+            *(tmp_path / "own.pth", images / "val"),
+            size=32,
+            interpolation="bilinear",
+            preprocessing=words,
+        )
+        assert same[0].cross_entropy == usual[0].cross_entropy
+    assert "RGB:123" not in caplog.text  # nothing is only usual
     assert stated[0].num_images == 9
+    assert stated[0].cross_entropy != usual[0].cross_entropy
 
 
 def test_a_broken_image_is_named_and_skipped_on_request(

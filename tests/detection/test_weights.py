@@ -14,13 +14,15 @@ import yaml
 
 from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
+from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import check_frozen_layers_are_loaded, read_start
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
-from resnext_det.weights import KNOWN
+from resnext_det.weights import KNOWN, read_weights
 from tests.detection.helpers import as_datasets, as_overrides, override, write_config
 from tests.test_resnext import SMALL, TINY, randomize
+from tests.weights.helpers import fill_randomly, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -99,13 +101,79 @@ def test_what_says_nothing_cannot_be_fitted_to(job: Job, tmp_path: Path) -> None
     train(job)
 
 
+def write_bare(tmp_path: Path) -> Path:
+    """Write a file of torchvision's names, which says nothing, and is of another network."""
+    path = tmp_path / "bare.pth"
+    torch.save(fill_randomly(torchvision_network()).state_dict(), path)
+    return path
+
+
+OWN = ("INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [127.5] * 3, "MODEL.PIXEL_STD", [127.5] * 3)
+
+
+def test_own_normalization_is_stated_and_kept(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network of torchvision's names, trained on (x / 255 - 0.5) / 0.5, of another depth.
+
+    The YAML states it, and --fit-config fits the network and leaves the statement; the detector's
+    file then says it as a fact, against which another statement is an error.
+    """
+    bare = change(job, "MODEL.WEIGHTS", write_bare(tmp_path), fit_config=True)
+    values = yaml.safe_load(Path(job.config_file).read_text())
+    stated = load_config(job.config_file, as_overrides(OWN))
+    values["INPUT"]["FORMAT"] = "RGB"
+    values["MODEL"] |= {key: list(stated.MODEL[key]) for key in ("PIXEL_MEAN", "PIXEL_STD")}
+    Path(job.config_file).write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=r"the file is X-26-2x4d: set (.*), or add --fit-config"):
+        train(replace(bare, fit_config=False))
+    caplog.clear()
+    train(bare)
+    told = [record for record in caplog.records if "--preprocessing" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert "--preprocessing RGB:127.5:127.5, or" in told[0].getMessage()
+    assert "bare.pth: MODEL.RESNETS." in caplog.text  # what was fitted
+    final = read_weights(tmp_path / "out" / "model_final.pth")
+    assert final.preprocessing is not None
+    assert (final.preprocessing.mean, final.preprocessing.std) == ((127.5,) * 3, (127.5,) * 3)
+    assert not final.is_usual("std")
+    weights = ("MODEL.WEIGHTS", tmp_path / "out" / "model_final.pth", *TESTED)
+    again = change(job, *weights, output_dir=tmp_path / "again", fit_config=True)
+    assert evaluate(replace(again, preprocessing="RGB:127.5:127.5")).per_dataset
+    with pytest.raises(ValueError, match="as it says itself, and --preprocessing pycls contra"):
+        evaluate(replace(again, preprocessing="pycls"))
+    caplog.clear()
+    train(replace(bare, preprocessing="RGB:127.5:127.5", overwrite=True))
+    assert "as the configuration says" not in caplog.text
+
+
+def test_a_statement_fits_the_configuration(job: Job, tmp_path: Path) -> None:
+    """Of a bare file, whatever the configuration left at its defaults; and a detector's own."""
+    bare = change(job, "MODEL.WEIGHTS", write_bare(tmp_path), fit_config=True)
+    with pytest.raises(ValueError, match=r"'RGB:0\.5' is no publisher"):
+        train(replace(bare, preprocessing="RGB:0.5"))
+    train(replace(bare, preprocessing="BGR:1,2,3:4"))
+    recorded = load_config(tmp_path / "out" / "config.yaml")
+    assert (recorded.INPUT.FORMAT, recorded.MODEL.PIXEL_MEAN) == ("BGR", [1.0, 2.0, 3.0])
+    state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    torch.save({"model": state}, tmp_path / "plain.pth")
+    cfg = recorded.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(tmp_path / "plain.pth"), "cpu"
+    Predictor(cfg, preprocessing="BGR:1,2,3:4")
+    with pytest.raises(ValueError, match=r"needs another configuration(?s:.*)add --fit-config"):
+        Predictor(cfg, preprocessing="RGB:1,2,3:4")
+    with pytest.raises(ValueError, match=r"msra is of weights, and MODEL\.WEIGHTS is empty"):
+        train(change(job, "MODEL.WEIGHTS", "", preprocessing="msra", overwrite=True))
+
+
 def test_gray_images_take_the_sum_of_the_colors(job: Job, tmp_path: Path) -> None:
     gray = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [116.0], "MODEL.PIXEL_STD", [57.0])
     train(change(job, *gray))
     trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     given = torch.load(tmp_path / "classifier.pth", weights_only=True)["model"]["stem.conv1.weight"]
     found = trained["model"]["backbone.bottom_up.stem.conv1.weight"]
-    assert torch.equal(found, given.sum(1, keepdim=True))
+    assert torch.equal(found, given.double().sum(1, keepdim=True).float())
     assert "preprocessing" not in trained
 
 

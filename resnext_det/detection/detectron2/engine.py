@@ -87,6 +87,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     overridden: Collection[str] = (),
+    preprocessing: str | None = None,
     check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it, as the portable engine's ``train``.
@@ -95,7 +96,7 @@ def train(
     """
     check_output_dir(cfg, resume=resume, overwrite=overwrite)
     _set_up(cfg)
-    start = read_start(cfg, resume=resume, overridden=overridden)
+    start = read_start(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     with open_data(
         cfg,
         _needs_detectron2_data(cfg),
@@ -160,11 +161,12 @@ def evaluate(
     *,
     resume: bool = False,
     overridden: Collection[str] = (),
+    preprocessing: str | None = None,
     check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector, as the portable engine's ``evaluate``."""
     _set_up(cfg)
-    file = read_trained(cfg, resume=resume, overridden=overridden)
+    file = read_trained(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     by_detectron2 = _needs_detectron2_data(cfg)
     with open_data(cfg, by_detectron2, file, training=False, check_data=check_data) as data:
         if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
@@ -181,12 +183,13 @@ def propose(
     *,
     resume: bool = False,
     overridden: Collection[str] = (),
+    preprocessing: str | None = None,
 ) -> None:
     """Write the proposals of a trained ProposalNetwork, as the portable engine's ``propose``."""
     check_proposes(cfg)
     _set_up(cfg)
     check_names(list(files))
-    file = read_trained(cfg, resume=resume, overridden=overridden)
+    file = read_trained(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     model = build_detector(cfg)
     load_detector(model, file)
     propose_on_all(cfg, model, files)

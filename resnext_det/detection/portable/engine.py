@@ -50,6 +50,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     overridden: Collection[str] = (),
+    preprocessing: str | None = None,
     check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it; every process of a training calls this.
@@ -58,6 +59,7 @@ def train(
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one.
         overwrite: remove the run in ``OUTPUT_DIR``; without either, a folder with a run is refused.
         overridden: keys that the user gave by hand, which hold against a detector's file.
+        preprocessing: what the user states of the weights, see ``parse_preprocessing``.
         check_data: decode every image before, see ``look_at_data``.
 
     Returns:
@@ -70,7 +72,7 @@ def train(
     """
     check_output_dir(cfg, resume=resume, overwrite=overwrite)
     device = set_up(cfg)
-    start = read_start(cfg, resume=resume, overridden=overridden)
+    start = read_start(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     train_sets, test_sets = load_datasets(cfg, "TRAIN"), load_datasets(cfg, "TEST", needed=False)
     look_at_data(train_sets, test_sets, everything=check_data)
     train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
@@ -98,6 +100,7 @@ def evaluate(
     *,
     resume: bool = False,
     overridden: Collection[str] = (),
+    preprocessing: str | None = None,
     check_data: bool = False,
 ) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector on ``DATASETS.TEST``.
@@ -105,7 +108,7 @@ def evaluate(
     Args:
         resume: take the newest checkpoint of ``OUTPUT_DIR``, if there is one, and not
             ``MODEL.WEIGHTS``.
-        overridden, check_data: as ``train``.
+        overridden, preprocessing, check_data: as ``train``.
 
     Returns:
         as ``train``.
@@ -115,7 +118,7 @@ def evaluate(
             not those of a whole detector.
     """
     device = set_up(cfg)
-    file = read_trained(cfg, resume=resume, overridden=overridden)
+    file = read_trained(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     test_sets = load_datasets(cfg, "TEST")
     look_at_data([], test_sets, everything=check_data)
     _, test_sets = arrange_classes(cfg, [], test_sets, file)
@@ -132,12 +135,13 @@ def propose(
     *,
     resume: bool = False,
     overridden: Collection[str] = (),
+    preprocessing: str | None = None,
 ) -> None:
     """Write the proposals of a trained ProposalNetwork.
 
     Args:
         files: name of a dataset -> file to write.
-        resume, overridden: as ``evaluate``.
+        resume, overridden, preprocessing: as ``evaluate``.
 
     Raises:
         ValueError, FileNotFoundError: as ``evaluate``; the model gives no proposals.
@@ -145,7 +149,7 @@ def propose(
     """
     check_proposes(cfg)
     device = set_up(cfg)
-    file = read_trained(cfg, resume=resume, overridden=overridden)
+    file = read_trained(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     model = _build_model(cfg, device)
     load_detector(model, file)
     propose_on_all(cfg, model, files)
