@@ -92,7 +92,8 @@ def test_choices_are_those_of_the_library(
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "two-step", "predict", "pretrain", "evaluate-classifier", "convert"]
+    "command",
+    ["train", "two-step", "predict", "pretrain", "evaluate-classifier", "convert", "inspect"],
 )
 def test_every_command_with_weights_takes_their_preprocessing(
     command: str, capsys: pytest.CaptureFixture[str]

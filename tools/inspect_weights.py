@@ -28,7 +28,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 
-from resnext_det.command_line import build_parser, finish
+from resnext_det.command_line import add_preprocessing_flag, build_parser, finish
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -45,10 +45,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--prefix",
         help="what stands before the names of the network that is meant, if there are several",
     )
-    parser.add_argument(
-        "--preprocessing",
-        help="the preprocessing that the weights need, if they do not say it: a publisher",
-    )
+    add_preprocessing_flag(parser, "FILE")
     return parser.parse_args(arguments)
 
 
