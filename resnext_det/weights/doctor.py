@@ -35,25 +35,22 @@ _PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_"
 _TRAIN_DATA = ("--train-data", "annotations.json", "photos/")
 _TEST_DATA = ("--test-data", "annotations.json", "photos/")
 
-_ENDS_AT_RES4 = (
-    "the weights end at res4: enough for an RPN alone, and a detector is refused without its res5"
-)
+# Warnings: what is so in a few words, for the table, and behind a colon what follows from it.
+_ENDS_AT_RES4 = "no res5: enough for an RPN alone, and a detector is refused without it"
 _SAY_IT = (
-    "the preprocessing is not known, and under another one accuracy is lost without an error: ask "
-    "whoever trained the weights, and add --preprocessing, a publisher's name or numbers such as "
+    "preprocessing not known: under another one accuracy is lost without an error, so ask whoever "
+    "trained the weights, and add --preprocessing, a publisher's name or numbers such as "
     "RGB:123.675,116.28,103.53:58.395,57.12,57.375"
 )
 _NO_CONFIG = (
-    "the file does not hold the configuration of its detector, so nothing is compared with it but "
-    "names and shapes: give the one it was trained under as --config-file"
+    "configuration not known: nothing is compared but names and shapes, so give the one that the "
+    "detector was trained under as --config-file"
 )
 _FOLDED = (
-    "batch norms are folded into scale and bias, so they must stay frozen (MODEL.RESNETS.NORM "
+    "folded batch norms: they are scale and bias alone, and must stay frozen (MODEL.RESNETS.NORM "
     "FrozenBN)"
 )
-_NO_STATISTICS = (
-    "the norms have no statistics: they are group norms, or batch norms that lost theirs"
-)
+_NO_STATISTICS = "norms without statistics: group norms, or batch norms that lost theirs"
 
 
 def list_files(sources: Iterable[str]) -> list[str]:
@@ -91,10 +88,10 @@ def diagnose(
         source as it was given; ``usable``: a network is recognized, and its numbers compute
         something; ``error``: why the file is not read, or None; ``lacks``: what detection needs and
         the file has not, in words such as "res5" and "preprocessing"; ``faults``: why it is not
-        usable, and ``warnings``: what to look at, in sentences; ``config_file``: that fits with the
-        fewest changes, None for a detector that holds its own; ``overrides``: what is to change in
-        it, by key; ``commands``: lines for a shell by what they do: "convert", "train", "evaluate",
-        "predict", "classify".
+        usable, in sentences; ``warnings``: what to look at, each a few words and, behind a colon,
+        what follows from it; ``config_file``: that fits with the fewest changes, None for a
+        detector that holds its own; ``overrides``: what is to change in it, by key; ``commands``:
+        lines for a shell by what they do: "convert", "train", "evaluate", "predict", "classify".
     """
     found: dict[str, Any] = {"file": source, "usable": False, "error": None}
     found |= {"lacks": [], "faults": [], "warnings": []}

@@ -92,10 +92,12 @@ def _write_table(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> Iterator
     for network, needed in compare(diagnoses).items():
         yield ""
         if len(needed) == 1:
-            yield f"all files of {network} need one preprocessing"
+            yield f"the files of {network} need one preprocessing"
             continue
-        text = f"files of {network} need {len(needed)} preprocessings: under another's they lose "
-        yield from wrap(f"{text}accuracy, and no error says so", look.width)
+        text = (
+            f"the files of {network} differ in the preprocessing that they need: under another's "
+        )
+        yield from wrap(f"{text}they lose accuracy, and no error says so", look.width)
         for images, files in needed.items():
             line = f"{images}: {list_first((PurePath(file).name for file in files), 4)}"
             yield from indent_text(line, look.width, 4)
@@ -275,10 +277,7 @@ def _sum_up(found: Mapping[str, Any]) -> str:
         averages = [each["AP"] for each in found["metrics"].values() if "AP" in each]
         ap = f", AP {averages[0]:.1f}" if averages else ""
         parts.insert(0, f"a detector{classes}{ap}")
-    lacks = [word for word in found["lacks"] if word != "configuration"]
-    if lacks:
-        parts.append(f"lacks {', '.join(lacks)}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *(text.partition(":")[0] for text in found["warnings"])])
 
 
 def _describe_config(found: Mapping[str, Any]) -> str:

@@ -15,11 +15,11 @@ _NAMED = 3  # names that a sentence tells
 
 
 class Health(NamedTuple):
-    """What is wrong with weights, each in a sentence.
+    """What is wrong with weights.
 
     Attributes:
-        faults: with these a network computes nothing of use.
-        warnings: what may be meant, and seldom is.
+        faults: with these a network computes nothing of use; each a sentence.
+        warnings: what may be meant, and seldom is; each a few words, a colon, and the rest.
     """
 
     faults: tuple[str, ...] = ()
@@ -69,13 +69,13 @@ def check_numbers(state: Mapping[str, Tensor]) -> Health:
         )
     if _is_untrained(extremes):
         warnings.append(
-            "every norm is as it began, with scale 1, bias 0, and mean 0 and variance 1 if it has "
-            "them, so the network was never trained"
+            "never trained: every norm is as it began, with scale 1, bias 0, and mean 0 and "
+            "variance 1 if it has them"
         )
         return Health(tuple(faults), tuple(warnings))
     tell(
         warnings,
-        "all weights are one number in {}",
+        "constant weights: all are one number in {}",
         lambda name, low, high: (
             state[name].ndim > 1
             and low == high
@@ -85,7 +85,7 @@ def check_numbers(state: Mapping[str, Tensor]) -> Health:
     )
     tell(
         warnings,
-        "the norm's scale is 0 throughout, so that nothing comes through, in {}",
+        "norms of scale 0: nothing comes through {}",
         lambda name, low, high: name.endswith("norm.weight") and low == high == 0,
     )
     return Health(tuple(faults), tuple(warnings))

@@ -53,9 +53,9 @@ def test_many_names_are_counted() -> None:
     ("name", "value", "of_health"),
     [
         ("res3.0.conv1.norm.running_var", -1e-3, "there are variances below 0"),
-        ("res3.0.conv1.weight", 0.0, "all weights are one number in res3.0.conv1.weight"),
-        ("linear.weight", 0.5, "all weights are one number in linear.weight"),
-        ("res3.0.conv1.norm.weight", 0.0, "the norm's scale is 0 throughout"),
+        ("res3.0.conv1.weight", 0.0, "constant weights: all are one number in res3.0.conv1.weight"),
+        ("linear.weight", 0.5, "constant weights: all are one number in linear.weight"),
+        ("res3.0.conv1.norm.weight", 0.0, "norms of scale 0: "),
     ],
 )
 def test_other_faults(name: str, value: float, of_health: str) -> None:
