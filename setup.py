@@ -76,7 +76,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["resnext_det", "resnext_det.*"]),
-    package_data={"resnext_det": ["py.typed"]},
+    package_data={"resnext_det": ["py.typed", "weights/shapes/*"]},
     cmdclass={"build_py": BuildWithFolders},
     entry_points={"console_scripts": ["resnext-det = resnext_det.command_line:main"]},
     install_requires=[

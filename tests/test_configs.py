@@ -37,6 +37,9 @@ DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_")
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith(DETECTORS))
 SHAPES = {"quickstart", "miniature"}
 """Folders whose networks learn generated shapes, from random weights or a classifier's."""
+STARTED = [path for path in LEAVES if not SHAPES & set(path.parts)]
+"""Those that start from weights of the catalog."""
+STARTED += [CONFIGS / "quickstart" / "faster_rcnn_X26_8x4d_FPN_shapes.yaml"]
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
 DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
@@ -196,9 +199,7 @@ def _says(content: object, key: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in LEAVES if not SHAPES & set(path.parts)], ids=get_name
-)
+@pytest.mark.parametrize("path", STARTED, ids=get_name)
 def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
     cfg = load_config(path)
     weights = catalog.find_entry(cfg.MODEL.WEIGHTS)

@@ -51,7 +51,8 @@ def test_the_package_works_without_the_clone(tmp_path: Path) -> None:
         files = (ROOT / name).rglob("*")
         inside = "" if name == "resnext_det" else "resnext_det/"
         shipped = {f"{inside}{file.relative_to(ROOT).as_posix()}" for file in files}
-        assert {one for one in shipped if one.endswith((".py", ".yaml", "py.typed"))} <= names
+        ends = (".py", ".yaml", "py.typed", ".safetensors")
+        assert {one for one in shipped if one.endswith(ends)} <= names
     commands = (tmp_path / "resnext_det.egg-info" / "entry_points.txt").read_text()
     assert "resnext-det = resnext_det.command_line:main" in commands
 
@@ -65,6 +66,8 @@ def test_the_package_works_without_the_clone(tmp_path: Path) -> None:
     )
     found, groups = run("-c", load, cwd=empty, path=installed).splitlines()
     assert Path(found).is_relative_to(installed) and groups == "32"
+    read = "import resnext_det as r; print(r.read_weights('resnext://shapes/X-26-8x4d').path)"
+    assert Path(run("-c", read, cwd=empty, path=installed).strip()).is_relative_to(installed)
 
 
 def test_what_is_imported_is_declared() -> None:

@@ -33,6 +33,8 @@ _FROM_RANDOM = (
     "MODEL.FPN.NORM GN"
 )
 
+_SHIPPED = "quickstart/faster_rcnn_X26_8x4d_FPN_shapes.yaml"
+
 
 def locate_weights(cfg: CfgNode, *, resume: bool = False) -> str | Path:
     """Locate the weights of a job, ``MODEL.WEIGHTS``; with ``resume`` the newest checkpoint.
@@ -75,10 +77,11 @@ def read_start(
         if "://" not in cfg.MODEL.WEIGHTS:
             raise
         raise FileNotFoundError(
-            f"{error}; or start from a file of yours, MODEL.WEIGHTS FILE; or from a detector that "
-            "you have, such as the quickstart's: --weights output/quickstart/model_final.pth and "
-            "no --config-file; or from random weights, which takes several times as long: "
-            f"{_FROM_RANDOM}"
+            f"{error}; or start from the small network that travels with the package, by "
+            f"--config-file {_SHIPPED}; or from a file of yours, MODEL.WEIGHTS FILE; or from a "
+            "detector that you have, such as the quickstart's: --weights "
+            "output/quickstart/model_final.pth and no --config-file; or from random weights, which "
+            f"takes several times as long: {_FROM_RANDOM}"
         ) from None
     if preprocessing is not None:
         file = assume_preprocessing(file, preprocessing)
@@ -131,6 +134,12 @@ def load_trained_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgN
     """
     values = read_trained_config(path)
     if values is None:
+        file = read_weights(path, mapped=True)
+        if file.format != "detector":
+            raise ValueError(
+                f"{path} is {_name_kind(file)} and no detector; train a detector from it, with a "
+                "configuration whose MODEL.WEIGHTS it is"
+            )
         raise ValueError(
             f"{path} does not hold the configuration of its detector, as files of trainings here "
             "do; give one beside it, with MODEL.WEIGHTS"
@@ -208,10 +217,14 @@ def load_detector(model: nn.Module, file: WeightFile) -> None:
     report = load_weights(model, file)
     if report.missing:
         raise ValueError(
-            f"MODEL.WEIGHTS = {file.path} holds a backbone and not a whole detector: "
+            f"MODEL.WEIGHTS = {file.path} holds {_name_kind(file)} and not a whole detector: "
             f"{len(report.missing)} tensors, such as {report.missing[0]}, would be random; give "
             "the file of a trained detector"
         )
+
+
+def _name_kind(file: WeightFile) -> str:
+    return "a classifier" if "linear.weight" in file.state else "a backbone"
 
 
 def describe_detector(

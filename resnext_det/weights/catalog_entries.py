@@ -1,4 +1,5 @@
-"""List the published ImageNet weights, each figure from the page that its entry names.
+"""List the published ImageNet weights, each figure from the page that its entry names, and a small
+network that travels with the package.
 
 A checksum is what the publisher writes into the file's name: the first eight digits of its SHA-256.
 Who writes none has None here; a download is then held to its size, and Detectron's to the MD5
@@ -29,13 +30,14 @@ class Entry:
 
     Attributes:
         name: in the catalog, as ``resnext://torchvision/X-50-32x4d``.
-        url: of the file, https.
+        url: of the file, https; "" for one that travels with the package.
         architecture: the network.
         preprocessing: a key of ``preprocessing.KNOWN``.
         license: its SPDX identifier.
         top1: accuracy on ImageNet-1k's validation images, per cent; None where none is published.
+            Of the network of this package, on shape_images_val.
         page: where the figures are from.
-        sha256: the first digits of the file's SHA-256; None where none is published.
+        sha256: the file's SHA-256, or its first digits; None where none is published.
         md5_url: where the publisher gives the file's MD5, for a download to be checked with.
         mebibytes: the file's size, rounded; None where none is published.
         resize: the shorter side of images before the crop of 224 pixels, in the test of top1.
@@ -56,9 +58,16 @@ class Entry:
     interpolation: str | None = None
 
     @property
+    def is_shipped(self) -> bool:
+        """Tell whether the file travels with the package and is never downloaded."""
+        return not self.url
+
+    @property
     def path(self) -> Path:
-        """Name the file's place in the cache; the file may be put there by hand."""
-        publisher = self.name.removeprefix(PREFIX).rpartition("/")[0]
+        """Name the file's place: in the package, or in the cache, where it may be put by hand."""
+        publisher, _, network = self.name.removeprefix(PREFIX).rpartition("/")
+        if self.is_shipped:
+            return Path(__file__).parent / publisher / f"{network}.safetensors"
         return cache_folder() / publisher / urlsplit(self.url).path.rpartition("/")[2]
 
     @property
@@ -72,7 +81,7 @@ class Entry:
     def verification(self) -> str:
         """The check of a download, beside the size that the server states."""
         if self.sha256:
-            return f"SHA-256 {self.sha256}..."
+            return f"SHA-256 {self.sha256[:8]}..."
         return "MD5 beside the file" if self.md5_url else "size"
 
 
@@ -212,7 +221,25 @@ _DETECTRON1 = _make_entries(
     md5=True,
 )
 
-_ALL = (*_TORCHVISION, *_MMPRETRAIN, *_GLUON, *_PYCLS, *_PAPER, *_MSRA, *_FAIR, *_DETECTRON1)
+# Its recipe trains it in minutes on a CPU: see resnext_det/weights/shapes/README.md.
+_SHAPES = (
+    Entry(
+        name=f"{PREFIX}shapes/X-26-8x4d",
+        url="",
+        architecture=Architecture(26, 8, 4, stem_channels=32, res2_channels=64),
+        preprocessing="torchvision",
+        license="Apache-2.0",
+        top1=93.833,
+        page="configs/quickstart/classifier_X26_8x4d_shapes.yaml",
+        sha256="147934838fd05ad3e38d3e419d84d1824975f70b5f8ce7628613e7d1bb97cd28",
+        mebibytes=1.97,
+        resize=64,
+        interpolation="torch7_bicubic",
+    ),
+)
+
+_DETECTRON = (*_MSRA, *_FAIR, *_DETECTRON1)
+_ALL = (*_TORCHVISION, *_MMPRETRAIN, *_GLUON, *_PYCLS, *_PAPER, *_DETECTRON, *_SHAPES)
 
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ALL}
 """Every entry by its name."""

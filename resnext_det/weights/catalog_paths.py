@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from iopath.common.file_io import PathHandler, PathManager  # type: ignore[import-untyped]
 
+from resnext_det.files import cache_folder
 from resnext_det.weights.catalog import locate
 from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.downloading import explain_write_errors, lock_download
@@ -35,14 +36,16 @@ class CatalogPathHandler(PathHandler):
 
         Args:
             path: a name of the catalog.
-            force: download and convert again.
+            force: download, unless it is the package's own, and convert again.
 
         Raises:
             FileNotFoundError, ValueError: as ``catalog.locate`` and ``read_weights``.
         """
         self._check_kwargs(options)
         if force and path in ENTRIES:
-            ENTRIES[path].path.unlink(missing_ok=True)
+            known = ENTRIES[path]
+            source = _name_converted(known) if known.is_shipped else known.path
+            source.unlink(missing_ok=True)
         source, known = locate(path)
         return str(_convert(source, known))
 
@@ -75,12 +78,12 @@ def register_handler(path_manager: PathManager) -> None:
 
 
 def _convert(source: Path, known: Entry) -> Path:
-    """Convert a catalog file to detectron2's format, beside it, unless that is there and newer."""
+    """Convert a catalog file to detectron2's format, unless that is there and newer."""
     # Imported here: detectron2 registers this module's paths wherever the package is imported.
     from resnext_det.weights.file import read_weights
     from resnext_det.weights.writing import write_weights
 
-    path = source.with_name(f"{source.name}.detectron2-{_FORMAT}.pkl")
+    path = _name_converted(known)
     if _is_newer(path, source):
         return path
     with lock_download(path):
@@ -90,6 +93,16 @@ def _convert(source: Path, known: Entry) -> Path:
                 write_weights(weights, path, format="detectron2")
             logger.info("%s is served to detectron2 as %s.", known.name, path)
     return path
+
+
+def _name_converted(known: Entry) -> Path:
+    """Name the file made for detectron2: beside the catalog's, or in the cache where that is the
+    package's own, whose folder may be closed to writing."""
+    path = known.path
+    if known.is_shipped:
+        name = f"{path.stem}-{(known.sha256 or '')[:8]}{path.suffix}"  # versions share the cache
+        path = cache_folder() / path.parent.name / name
+    return path.with_name(f"{path.name}.detectron2-{_FORMAT}.pkl")
 
 
 def _is_newer(path: Path, source: Path) -> bool:

@@ -162,7 +162,7 @@ def _add_entry(file: WeightFile, entry: Entry) -> WeightFile:
     facts: dict[str, object] = {"name": entry.name, "resize_test": entry.resize}
     keys = ("url", "page", "license", "top1", "interpolation")
     facts |= {key: getattr(entry, key) for key in keys}
-    known = {key: str(value) for key, value in facts.items() if value is not None}
+    known = {key: str(value) for key, value in facts.items() if value not in (None, "")}
     # A publisher's usual interpolation is that of its published files.
     origins = dict.fromkeys((*known, "interpolation", *list_fields()), "the catalog")
     return replace(
