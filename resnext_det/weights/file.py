@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.weights.containers import Contents, read_container, unpack_weights
-from resnext_det.weights.formats import NativeWeights, convert_to_native, join_paths
+from resnext_det.weights.formats import NativeWeights, convert_to_native
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
 from resnext_det.weights.publishers import (
     FROM_WEIGHTS,
@@ -120,7 +120,7 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
             contents, native = Contents(state, {}, ""), NativeWeights("torch7", state)
         else:
             contents = unpack_weights(found)
-            native = convert_to_native(join_paths(contents.state), prefix)
+            native = convert_to_native(contents.state, prefix)
         architecture = guess_architecture(native.state)
         publisher = find_publisher(kind, contents, native, architecture)
         said, detector = contents.beside.get(KEY), None

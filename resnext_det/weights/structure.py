@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS, Architecture
+from resnext_det.weights.other_networks import find_cause
 
 _STAGES = ("res2", "res3", "res4", "res5")
 _OF_A_BLOCK = re.compile(r"(res[2-5])\.(\d{1,4})\.(.*)")
@@ -46,6 +47,10 @@ def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
     """
     if "stem.conv1.weight" not in state:
         state = extract_detector_backbone(state)
+    strange = [name for name in state if _is_strange(name)]
+    cause = find_cause(state, strange)
+    if cause:
+        raise ValueError(cause)
     blocks = _count_blocks(state)
     depths = [depth for depth, n in BLOCKS_PER_STAGE.items() if n[: len(blocks)] == blocks]
     if len(depths) != 1:
@@ -132,14 +137,18 @@ def extract_detector_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return backbone
 
 
+def _is_strange(name: str) -> bool:
+    """Tell whether a name stands in a block or the stem, and is of nothing that a ResNeXt has."""
+    found = _OF_A_BLOCK.fullmatch(name)
+    return found is not None and not _PARTS_OF_A_BLOCK.fullmatch(found[3])
+
+
 def _count_blocks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Count the blocks of res2, res3 ..., as far as there are stages."""
     numbers: dict[str, set[int]] = {}
     for name in state:
         found = _OF_A_BLOCK.fullmatch(name)
         if found:
-            if not _PARTS_OF_A_BLOCK.fullmatch(found[3]):
-                raise ValueError(f"the weights have {name!a:.80}, which no ResNeXt has")
             numbers.setdefault(found[1], set()).add(int(found[2]))
     stages = _STAGES[: len(numbers)]
     for stage in stages:

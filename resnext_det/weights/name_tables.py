@@ -1,0 +1,177 @@
+"""The names of weights in other libraries beside ours, which are detectron2's: a row a layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+Rows = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """The names of one library.
+
+    Attributes:
+        format: the library.
+        rows: a pattern of its names -> ours. ``{stage}`` counts from ``first_stage`` where ours
+            begins at res2, ``{block}`` from ``first_block`` where ours begins at 0.
+        stem: its name of the first convolution's weight.
+        own: a pattern of names that stand inside of the network, and so must be understood; others
+            are heads and parts of something larger.
+    """
+
+    format: str
+    rows: Rows
+    stem: str
+    first_stage: int
+    own: str
+    first_block: int = 0
+
+    def rename(self, name: str) -> str | None:
+        """Return our name; None for a name that is in no row."""
+        for theirs, ours in self.rows:
+            found = _compile_row(theirs).fullmatch(name)
+            if found:
+                parts = found.groupdict()
+                stage = int(parts.get("stage") or 0) - self.first_stage + 2
+                block = int(parts.get("block") or 0) - self.first_block
+                if parts.get("stage") and not 2 <= stage <= 5:
+                    return None
+                return ours.format(stage=stage, block=block, tensor=parts.get("tensor"))
+        return None
+
+    @cached_property
+    def block(self) -> str:
+        """The row of the first convolution's weight of every block."""
+        ours = ("res{stage}.{block}.conv1.{tensor}", "res{stage}.{block}.conv1.weight")
+        row = next(theirs for theirs, name in self.rows if name in ours)
+        return row.replace("{tensor}", "weight")
+
+    def find_prefix(self, name: str) -> str | None:
+        """Return what stands before the first convolution's weight of a block; None elsewhere."""
+        if not name.endswith(self.block.rpartition("}")[2]):
+            return None
+        found = _compile_row(self.block, before=r"(?:^|[./])", after=r"\Z").search(name)
+        return None if found is None else name[: found.start("row")]
+
+
+_TENSORS = "weight|bias|running_mean|running_var|num_batches_tracked"
+
+
+@cache
+def _compile_row(row: str, *, before: str = "", after: str = "") -> re.Pattern[str]:
+    text = re.escape(row)
+    for part, pattern in (("stage", r"\d"), ("block", r"\d{1,3}"), ("tensor", _TENSORS)):
+        text = text.replace(rf"\{{{part}\}}", f"(?P<{part}>{pattern})")
+    return re.compile(f"{before}(?P<row>{text}){after}", re.ASCII)
+
+
+_BLOCK_LAYERS = ("conv1", "conv2", "conv3", "shortcut")
+_LAYERS = ("stem.conv1", *(f"res{{stage}}.{{block}}.{layer}" for layer in _BLOCK_LAYERS))
+
+
+def _make_rows(layers: Iterable[tuple[str, str]], heads: Iterable[str]) -> Rows:
+    """Make a library's rows of its (convolution, norm) in the order of ``_LAYERS``, and heads."""
+    rows = [(f"{head}.{{tensor}}", "linear.{tensor}") for head in heads]
+    for (convolution, norm), ours in zip(layers, _LAYERS):
+        rows.append((f"{convolution}.{{tensor}}", f"{ours}.{{tensor}}"))
+        rows.append((f"{norm}.{{tensor}}", f"{ours}.norm.{{tensor}}"))
+    return tuple(rows)
+
+
+_CAFFE2_NORMS = {
+    "weight": ("bn_s", "bn_gamma", "gn_s"),
+    "bias": ("bn_b", "bn_beta", "gn_b"),
+    "running_mean": ("bn_rm", "bn_running_mean"),
+    "running_var": ("bn_riv", "bn_running_var"),
+}
+
+
+def _make_caffe2_rows() -> Iterator[tuple[str, str]]:
+    branches = [f"res{{stage}}_{{block}}_branch{branch}" for branch in ("2a", "2b", "2c", "1")]
+    layers = list(zip(("conv1", *branches), _LAYERS))
+    for theirs, ours in [*layers, ("pred", "linear"), ("fc1000", "linear")]:
+        yield f"{theirs}_w", f"{ours}.weight"
+        yield f"{theirs}_b", f"{ours}.bias"
+    for theirs, ours in layers:
+        norm = "res_conv1" if theirs == "conv1" else theirs
+        for tensor, suffixes in _CAFFE2_NORMS.items():
+            for suffix in suffixes:
+                yield f"{norm}_{suffix}", f"{ours}.norm.{tensor}"
+
+
+_TORCHVISION_LAYERS = (
+    ("conv1", "bn1"),
+    ("layer{stage}.{block}.conv1", "layer{stage}.{block}.bn1"),
+    ("layer{stage}.{block}.conv2", "layer{stage}.{block}.bn2"),
+    ("layer{stage}.{block}.conv3", "layer{stage}.{block}.bn3"),
+    ("layer{stage}.{block}.downsample.0", "layer{stage}.{block}.downsample.1"),
+)
+_PYCLS_LAYERS = (
+    ("stem.conv", "stem.bn"),
+    ("s{stage}.b{block}.f.a", "s{stage}.b{block}.f.a_bn"),
+    ("s{stage}.b{block}.f.b", "s{stage}.b{block}.f.b_bn"),
+    ("s{stage}.b{block}.f.c", "s{stage}.b{block}.f.c_bn"),
+    ("s{stage}.b{block}.proj", "s{stage}.b{block}.bn"),
+)
+_OF_TRANSFORMERS = "encoder.stages.{stage}.layers.{block}"
+_TRANSFORMERS_LAYERS = (
+    ("embedder.embedder.convolution", "embedder.embedder.normalization"),
+    *(
+        (f"{_OF_TRANSFORMERS}.{layer}.convolution", f"{_OF_TRANSFORMERS}.{layer}.normalization")
+        for layer in ("layer.0", "layer.1", "layer.2", "shortcut")
+    ),
+)
+_OUR_LAYERS = tuple((layer, f"{layer}.norm") for layer in _LAYERS)
+_OUR_OFFSETS = "res{stage}.{block}.conv2_offset.{tensor}"
+
+TORCHVISION = NameTable(
+    "torchvision",
+    (
+        *_make_rows(_TORCHVISION_LAYERS, ("fc", "head.fc", "last_linear")),
+        # mmcv's deformable convolutions, whose offsets and masks are in detectron2's order; the
+        # second name is that of its versions before 1.0.
+        ("layer{stage}.{block}.conv2.conv_offset.{tensor}", _OUR_OFFSETS),
+        ("layer{stage}.{block}.conv2_offset.{tensor}", _OUR_OFFSETS),
+    ),
+    "conv1.weight",
+    first_stage=1,
+    own=r"(?:conv1|bn1|layer[1-4]|stem|norm1|maxpool|relu|prelu|act1?)\..*",
+)
+TABLES = (
+    # detectron2's convert-torchvision-to-d2.py writes the classifier as stem.fc.
+    NameTable(
+        "detectron2",
+        (*_make_rows(_OUR_LAYERS, ("linear", "stem.fc")), (_OUR_OFFSETS, _OUR_OFFSETS)),
+        "stem.conv1.weight",
+        first_stage=2,
+        own=r"(?:stem|res[2-5])\..*",
+    ),
+    TORCHVISION,
+    NameTable(
+        "pycls",
+        _make_rows(_PYCLS_LAYERS, ("head.fc",)),
+        "stem.conv.weight",
+        first_stage=1,
+        own=r"(?:stem|s[1-4])\..*",
+        first_block=1,
+    ),
+    NameTable(
+        "caffe2",
+        tuple(_make_caffe2_rows()),
+        "conv1_w",
+        first_stage=2,
+        own=r"(?!.*_momentum)(?:conv1|res_conv1|res\d_\d+_branch).*",
+    ),
+    # Hugging Face's, whose stride is in the 3x3 unless config.json says downsample_in_bottleneck.
+    NameTable(
+        "transformers",
+        _make_rows(_TRANSFORMERS_LAYERS, ("classifier.1",)),
+        "embedder.embedder.convolution.weight",
+        first_stage=0,
+        own=r"(?:embedder|encoder)\..*",
+    ),
+)
