@@ -8,7 +8,8 @@
     resnext-det convert resnext50_32x4d.pth bgr.pkl --channel-order BGR --pixel-std 1 1 1
 
 INPUT is a name of the catalog (resnext://...) or a file of any format that the project knows; its
-contents tell which. --inspect prints YAML: comments, and the settings that fit the file.
+contents tell which. --inspect prints YAML: comments, and the settings that fit the file. --prefix
+chooses one of several networks in a file.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="leave out the classifier, or the heads of a detector",
     )
     add_preprocessing_flag(parser, "INPUT")
+    parser.add_argument(
+        "--prefix",
+        help="of the network to read, if INPUT has several: what stands before its names",
+    )
     parser.add_argument(
         "--channel-order", choices=("RGB", "BGR"), help="change conv1 to take this order"
     )
@@ -103,13 +108,17 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         raise ValueError(
             f"{options.output} exists; choose another name, or replace it with --force"
         )
-    file = add_preprocessing_beside(read_weights(options.input, mapped=options.inspect))
+    file = add_preprocessing_beside(
+        read_weights(options.input, mapped=options.inspect, prefix=options.prefix)
+    )
     if options.preprocessing:
         file = assume_preprocessing(file, options.preprocessing)
     if options.backbone_only:
         file = extract_backbone(file)
     if options.inspect:
         description = describe(file)
+        if description["architecture"] is None:
+            raise ValueError(f"{file.path}: {description['not_recognized']}")
         text = format_description(description).rstrip()
         yield json.dumps(description, indent=1) if options.json else text
         if not description["architecture"]:

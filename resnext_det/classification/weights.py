@@ -64,7 +64,8 @@ def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
     if missing:
         raise ValueError(
             f"{file.path} has no {' and no '.join(missing)}: it is a backbone without a "
-            "classifier; give the file that it was taken from"
+            f"classifier{_describe_heads(file)}; give the file of a classifier with one linear "
+            "layer named fc, or the file that the backbone was taken from"
         )
     classifier = ResNeXtClassifier(
         architecture,
@@ -74,6 +75,13 @@ def load_classifier(source: str | Path | WeightFile) -> ResNeXtClassifier:
     )
     load_weights(classifier, file)
     return classifier.eval()
+
+
+def _describe_heads(file: WeightFile) -> str:
+    """Name what was left out of a file, as its head may be there under another name."""
+    if not file.left_out:
+        return ""
+    return f" ({list_first((ascii(n)[1:-1][:80] for n in file.left_out), 6)} were left out)"
 
 
 def load_initial_weights(

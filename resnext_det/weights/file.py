@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from resnext_det.weights.trained_detector import KEY, TrainedDetector
 if TYPE_CHECKING:
     from resnext_det.weights.catalog_entries import Entry
 
+logger = logging.getLogger(__name__)
+
 _CATALOG = "resnext://"
 _ADDRESS = re.compile(r"[a-z][a-z0-9-]+:")  # https:, detectron2:, s3:, hf-hub: ...
 
@@ -49,6 +52,8 @@ class WeightFile:
         origins: where each fact is from: a field of ``preprocessing`` or a key of ``metadata``, and
             short words, such as "the file", "config.json", "the catalog", "the weights" (what
             tensors prove), or "usual for torchvision's files" for what is no fact but a default.
+        prefix: what stands before the network's names in the file, without names of wrappers such
+            as ``module.``.
         left_out: names in the file that are no part of a backbone or classifier, such as another
             library's detection heads.
         class_names: of a classifier's or detector's outputs, in their order; None where the file
@@ -65,6 +70,7 @@ class WeightFile:
     metadata: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict, repr=False)
     left_out: tuple[str, ...] = field(default=(), repr=False)
+    prefix: str = ""
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
     detector: TrainedDetector | None = field(default=None, repr=False)
 
@@ -118,6 +124,11 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
         if kind == "torch7":
             state = convert_torch7_network(found)
             contents, native = Contents(state, {}, ""), NativeWeights("torch7", state)
+            if prefix:
+                raise ValueError(
+                    f"there are no names in a Torch 7 file, and so no prefix {prefix!a:.80}; leave "
+                    "--prefix out"
+                )
         else:
             contents = unpack_weights(found)
             native = convert_to_native(contents.state, prefix)
@@ -129,6 +140,8 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
             detector = TrainedDetector.from_dict(said)
     except ValueError as error:
         raise ValueError(f"weights {path}: {error}") from error
+    if native.prefix:
+        logger.info("%s: the network under the prefix %s is read.", path, ascii(native.prefix)[:99])
     return WeightFile(
         path=str(path),
         format=publisher.format,
@@ -138,6 +151,7 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
         metadata=publisher.metadata,
         origins=publisher.origins,
         left_out=native.left_out,
+        prefix=native.prefix,
         class_names=(detector and detector.class_names) or read_class_names(contents, native),
         detector=detector,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
@@ -21,7 +22,12 @@ from resnext_det.weights.preprocessing import (
     find_batch_norm,
 )
 from resnext_det.weights.rounding import compute_exactly
-from resnext_det.weights.structure import find_deformable_settings, guess_architecture
+from resnext_det.weights.structure import (
+    extract_detector_backbone,
+    find_cause_in_blocks,
+    find_deformable_settings,
+    guess_architecture,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -266,6 +272,8 @@ def _check_fit(
     file: WeightFile, report: LoadReport, own: Mapping[str, Tensor], found: Mapping[str, Tensor]
 ) -> None:
     """Refuse weights that do not fill the part of the model that they are for."""
+    if report.missing or report.unused or report.wrong_shape:
+        _check_kind(file)
     missing, unused, shapes = report.missing, report.unused, report.wrong_shape
     if file.format != "detector":
         # A C4 backbone ends at res4, and a classifier's file does not.
@@ -293,6 +301,19 @@ def _check_fit(
         f"{file.path} does not fit the model: {', '.join(told)}; {remedy}. Nothing was loaded; by "
         f"module:\n{report.table()}"
     )
+
+
+def _check_kind(file: WeightFile) -> None:
+    """Refuse a network that is no ResNeXt by its cause, before names are counted."""
+    if file.architecture is not None:
+        return
+    cause = None
+    with contextlib.suppress(ValueError):
+        cause = find_cause_in_blocks(
+            extract_detector_backbone(file.state) if file.format == "detector" else file.state
+        )
+    if cause:
+        raise ValueError(f"{file.path} does not fit the model: {cause}. Nothing was loaded")
 
 
 def _explain_classes(

@@ -38,8 +38,6 @@ class NameTable:
                 parts = found.groupdict()
                 stage = int(parts.get("stage") or 0) - self.first_stage + 2
                 block = int(parts.get("block") or 0) - self.first_block
-                if parts.get("stage") and not 2 <= stage <= 5:
-                    return None
                 return ours.format(stage=stage, block=block, tensor=parts.get("tensor"))
         return None
 

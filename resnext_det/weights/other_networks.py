@@ -13,7 +13,7 @@ from resnext_det.files import list_first
 from resnext_det.weights.name_tables import TABLES
 
 _REMEDY = "give those of a plain ResNeXt or ResNet with bottleneck blocks, such as ResNeXt-50"
-_BASIC = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-34"}
+_BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-34"}
 _BLOCK = re.compile(r"(res[2-5])\.(\d{1,4})\.")
 
 # Parts inside of a network of this family that change what it computes.
@@ -108,13 +108,14 @@ def _find_cause_of_shapes(state: Mapping[str, Tensor], blocks: tuple[int, ...]) 
     """Find networks whose names are a plain ResNet's, and whose shapes are not."""
     stem, norm = state.get("stem.conv1.weight"), state.get("res2.1.conv1.norm.weight")
     conv, conv3 = state.get("res2.1.conv1.weight"), state.get("res2.0.conv3.weight")
-    before = norm is not None and conv is not None and conv.dim() == 4 and norm.dim() == 1
-    if before and len(norm) == conv.shape[1] != conv.shape[0]:
+    known = norm is not None and conv is not None and norm.dim() == 1 and conv.dim() == 4
+    if known and len(norm) == conv.shape[1] != conv.shape[0]:  # type: ignore[arg-type, union-attr]
         return _refuse("a network with pre-activation (ResNet v2: norms before convolutions)")
     depths = {depth for depth, n in BLOCKS_PER_STAGE.items() if n == blocks}
     small = stem is not None and stem.dim() == 4 and stem.shape[2] == 3
     first = state.get("res2.0.conv1.weight")
-    if small and conv3 is not None and first is not None and len(first) == len(conv3):
+    one_width = conv3 is not None and first is not None and first.shape[:1] == conv3.shape[:1]
+    if small and one_width and not depths:
         return _refuse("a RegNet (its blocks have one width)")
     if small and depths & set(DETECTION_DEPTHS):
         return _refuse(

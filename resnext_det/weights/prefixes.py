@@ -24,6 +24,7 @@ _OF_DETECTOR = ("roi_heads.", "proposal_generator.", "backbone.fpn_")
 _STAGE = re.compile(
     r"(?:^|[./])((?:[A-Za-z_]{1,24}\.?)?)(\d{1,2})\.\d{1,3}\.conv1\.weight\Z", re.ASCII
 )
+_NO_STAGE = re.compile(r"res[016-9]\.")
 _MOST_ANCESTORS = 4
 
 
@@ -48,7 +49,8 @@ class Network:
         if not name.startswith(self.prefix):
             return self._rename_head(name)
         bare = self._move(name)
-        return None if bare is None else self.table.rename(bare)
+        ours = None if bare is None else self.table.rename(bare)
+        return None if ours is None or _NO_STAGE.match(ours) else ours
 
     def has_inside(self, name: str) -> bool:
         """Tell whether a weight stands inside of the network, and is no head's."""
@@ -141,9 +143,9 @@ def _find_numbered(
     """
     first = stages[0]
     inner = f"{prefix}{word}" if not word or word.endswith(".") else None
-    stems = [("conv1.", "bn1."), ("stem.0.", "stem.1.")]
-    if first:  # layer0 = nn.Sequential(conv1, bn1, relu, maxpool), or a module of these
-        stems += [(f"{word}0.0.", f"{word}0.1."), (f"{word}0.conv1.", f"{word}0.bn1.")]
+    # layer0 = nn.Sequential(conv1, bn1, relu, maxpool), or a module of these
+    nests = {f"{word}0.0.": f"{word}0.1.", f"{word}0.conv1.": f"{word}0.bn1."} if first else {}
+    stems = [("conv1.", "bn1."), ("stem.0.", "stem.1."), *nests.items()]
     if inner is not None:
         stems += [(f"{word}{n}.", f"{word}{n + 1}.") for n in range(first - 1)]
     for convolution, norm in stems:
@@ -157,11 +159,12 @@ def _find_numbered(
             (f"{word}{number}.", f"layer{number if named else index}.")
             for index, number in enumerate(numbers, 1)
         ]
-        if convolution.startswith(f"{word}0."):
+        nested = convolution in nests
+        if nested:
             places.append((f"{word}0.", "stem."))
-        elif inner is not None and convolution.startswith(word):
-            begin = int(convolution[len(word) : -1])
-            between = set(range(begin + 2, numbers[-1])) - set(numbers)
+        if inner is not None and convolution.startswith(word):
+            begin = 1 if nested else int(convolution[len(word) : -1]) + 2
+            between = set(range(begin, numbers[-1])) - set(numbers)
             places += [(f"{word}{number}.", "maxpool.") for number in sorted(between)]
         if all(theirs.startswith(word) for theirs, _ in places) and inner is not None:
             prefix, cut = inner, len(word)

@@ -42,7 +42,9 @@ _LICENSES = {
     "pycls": "MIT, if it is one of pycls's own",
     "paper": "CC-BY-NC-4.0, if it is one of the paper's own",
 }
-_OF_MMDETECTION = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.")
+_WRAPPED = r"(?:(?:module|_orig_mod|model|network|net)\.)*"
+_OF_MMDETECTION = re.compile(rf"{_WRAPPED}(?:neck|rpn_head|roi_head|bbox_head|mask_head)\.")
+_OF_MMPRETRAINS_BACKBONE = re.compile(rf"{_WRAPPED}backbone\.")
 _OF_MMPRETRAIN = {"mmcls_version", "mmpretrain_version", "mmengine_version"}
 # The words that write_weights writes beside weights, each with a field that it has there: other
 # libraries may use the words for something else.
@@ -152,11 +154,9 @@ def _find_format(kind: str, contents: Contents, native: NativeWeights) -> str:
         return "native" if _own_words(contents.beside) and kind != "pickle" else "detectron2"
     if native.format != "torchvision":
         return native.format
-    if "mmdet_version" in versions or any(
-        name.startswith(_OF_MMDETECTION) for name in native.left_out
-    ):
+    if "mmdet_version" in versions or any(_OF_MMDETECTION.match(name) for name in native.left_out):
         return "mmdetection"
-    if native.prefix == "backbone." or versions & _OF_MMPRETRAIN:
+    if _OF_MMPRETRAINS_BACKBONE.fullmatch(native.prefix) or versions & _OF_MMPRETRAIN:
         return "mmpretrain"
     of_timm = {"arch", "version", "metric"} <= set(contents.beside)
     if kind == "safetensors" or contents.envelope == "state_dict_ema" or of_timm:

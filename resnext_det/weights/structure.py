@@ -47,8 +47,7 @@ def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
     """
     if "stem.conv1.weight" not in state:
         state = extract_detector_backbone(state)
-    strange = [name for name in state if _is_strange(name)]
-    cause = find_cause(state, strange)
+    cause = find_cause_in_blocks(state)
     if cause:
         raise ValueError(cause)
     blocks = _count_blocks(state)
@@ -135,6 +134,11 @@ def extract_detector_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             "ResNeXt or of a detector that has one"
         )
     return backbone
+
+
+def find_cause_in_blocks(state: Mapping[str, Tensor]) -> str | None:
+    """Find why a backbone, under our names, is of no ResNeXt; None where nothing known is wrong."""
+    return find_cause(state, [name for name in state if _is_strange(name)])
 
 
 def _is_strange(name: str) -> bool:

@@ -134,7 +134,9 @@ def test_what_is_no_offset_is_no_network(tmp_path: Path) -> None:
     state["res3.0.conv2_offset.norm.weight"] = torch.zeros(3)
     file = read_weights(save(state, tmp_path))
     assert file.architecture is None
-    assert "conv2_offset.norm.weight', which no ResNeXt has" in describe(file)["not_recognized"]
+    assert (
+        "nothing like 'res3.0.conv2_offset.norm.weight' inside" in describe(file)["not_recognized"]
+    )
 
 
 def test_torchvision_has_none(tmp_path: Path) -> None:

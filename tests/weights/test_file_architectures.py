@@ -134,11 +134,11 @@ def change(**changes: tuple[int, ...] | None) -> State:
         ({"stem.conv1.weight": torch.empty(64, 3, 7, 7)}, "have no blocks"),
         (
             rename_torchvision(build_on_meta(torchvision.models.resnet18)),
-            "lack res2.0.conv3.weight",
+            r"basic blocks of two convolutions \(ResNet-18\), which is not supported; give those",
         ),
         (
             rename_torchvision(build_on_meta(torchvision.models.resnet34)),
-            "lack res2.0.conv3.weight",
+            r"basic blocks of two convolutions \(ResNet-34\)",
         ),
         (
             rename_torchvision(build_on_meta(timm.create_model, "resnet50d")),
@@ -146,11 +146,11 @@ def change(**changes: tuple[int, ...] | None) -> State:
         ),
         (
             rename_torchvision(build_on_meta(timm.create_model, "seresnext50_32x4d")),
-            r"have 'res2.0.se.*which no ResNeXt has",
+            r"with squeeze-and-excitation \(SE\): it has 'res2.0.se.",
         ),
         (
             rename_torchvision(build_on_meta(timm.create_model, "res2net50_26w_4s")),
-            r"which no ResNeXt has",
+            r"convolutions over parts of the channels \(Res2Net\)",
         ),
         (change(res5__1__conv4__weight=(18, 256, 3, 3)), "res5.1.conv4.weight"),
         (change(res4__1__conv2__weight=None), "lack res4.1.conv2.weight"),
@@ -163,7 +163,8 @@ def change(**changes: tuple[int, ...] | None) -> State:
         (change(res2__7__conv1__weight=(32, 32, 1, 1)), "lack some of the blocks of res2"),
         (change(res2__0__conv2__weight=(32, 0, 3, 3)), "no weight of a convolution"),
         (change(res2__0__conv2__weight=()), "no weight of a convolution"),
-        (change(stem__conv1__weight=(8, 3, 7)), "no weight of a convolution"),
+        (change(stem__conv1__weight=(8, 3, 7)), r"of 1D convolutions \(stem.conv1.weight is \(8"),
+        (change(stem__conv1__weight=(8, 3)), "no weight of a convolution"),
     ],
 )
 def test_other_networks_are_not(state: State, reason: str) -> None:

@@ -95,7 +95,7 @@ TRAPS = {
     ),
     "2 the stride in the 1x1": Trap("a.pkl", of_torchvision, RGB, BACKBONE, "STRIDE_IN_1X1: False"),
     "3 names that match nothing": Trap(
-        "a.pth", prefix_names("features.", detectron2_state), IN_3X3, 0, "are of no known format"
+        "a.pth", prefix_names("features_", detectron2_state), IN_3X3, 0, "are of no known format"
     ),
     "3 torchvision's names": Trap(
         "a.pth", prefix_names("", lambda n: n.state_dict()), [*RGB, *IN_3X3], 0, ""
