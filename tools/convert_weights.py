@@ -117,8 +117,6 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         file = extract_backbone(file)
     if options.inspect:
         description = describe(file)
-        if description["architecture"] is None:
-            raise ValueError(f"{file.path}: {description['not_recognized']}")
         text = format_description(description).rstrip()
         yield json.dumps(description, indent=1) if options.json else text
         if not description["architecture"]:
