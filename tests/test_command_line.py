@@ -103,6 +103,29 @@ def test_every_command_with_weights_takes_their_preprocessing(
     assert f"if it does not say it: {', '.join(KNOWN)}, or channel order" in text
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--config-file", "quickstart/faster_rcnn_X26_8x4d_FPN_shapes.yaml"),
+        (
+            *("two-step", "--rpn", "two_step/rpn_X50_32x4d.yaml"),
+            *("--fast-rcnn", "two_step/fast_rcnn_X50_32x4d.yaml"),
+        ),
+        ("predict", "--config-file", "quickstart/faster_rcnn_X26_8x4d_FPN_shapes.yaml", "."),
+        ("pretrain", "--config-file", "miniature/cpu/classifier_X26_32x1d.yaml"),
+        ("evaluate-classifier", "weights.pth", "photos"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_preprocessing_that_is_none_is_refused_before_the_work(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main([words[0], "--preprocessing", "RGB:127.5", *words[1:]]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: --preprocessing 'RGB:127.5' is no publisher (torchvision, ")
+    assert said.count("\n") == 1
+
+
 def test_numbers_in_help_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     said = get_help(capsys, "evaluate-classifier")
     assert f"(default: {' '.join(map(str, DENSE_SCALES))})" in said

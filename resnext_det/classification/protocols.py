@@ -265,7 +265,7 @@ def _tell_usual(
     if told:
         logger.warning(
             "%s does not tell how images were prepared in its publisher's tests; it is tested as "
-            "is usual, which is not known to be right: %s. %s would say it.",
+            "is usual, which is not known to be right: %s. Say it with %s.",
             *(file.path, ", ".join(told), ", ".join(flags)),
         )
 

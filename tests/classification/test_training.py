@@ -50,6 +50,7 @@ from tests.training.helpers import (
     read_files,
     run_in_another_process,
 )
+from tests.weights.helpers import THIN, save, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -455,6 +456,44 @@ def test_the_configuration_is_fitted_to_the_weights(config: Path, tmp_path: Path
         run(config, tmp_path / "refused", *changes)
     fitted = run(config, tmp_path / "fitted", *changes, fit_config=True)
     assert read_weights(fitted.weights).preprocessing == KNOWN["pycls"]
+
+
+def test_own_normalization_of_a_bare_file(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network of torchvision's names, another than the configuration's, trained on x / 255.
+
+    The configuration states it, --fit-config fits the network, and the new file says it as a fact.
+    """
+    bare = save(torchvision_network(3).state_dict(), tmp_path, "bare.pth")
+    own = ("MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [255.0] * 3)
+    changes = (*STILL, "MODEL.WEIGHTS", bare, *own)
+    with pytest.raises(ValueError, match=r"the file is X-26-2x4d: set .*, or add --fit-config"):
+        run(config, tmp_path / "other", *changes)
+    caplog.clear()
+    trained = run(config, tmp_path / "stated", *changes, fit_config=True)
+    assert "--preprocessing RGB:0:255, or" in caplog.text
+    file = read_weights(trained.weights)
+    assert file.architecture == THIN
+    assert file.preprocessing == replace(KNOWN["torchvision"], mean=(0.0,) * 3, std=(255.0,) * 3)
+    assert not file.is_usual("std")
+    caplog.clear()
+    again = run(
+        config,
+        tmp_path / "again",
+        *(*STILL, "MODEL.WEIGHTS", bare),
+        fit_config=True,
+        preprocessing="RGB:0:255",
+    )
+    assert read_weights(again.weights).preprocessing == file.preprocessing
+    assert "as the configuration says" not in caplog.text
+    with pytest.raises(ValueError, match="as it says itself, and --preprocessing pycls contra"):
+        run(
+            config,
+            tmp_path / "against",
+            *(*STILL, "MODEL.WEIGHTS", trained.weights),
+            preprocessing="pycls",
+        )
 
 
 def test_a_checkpoint_is_tested_as_its_training_was(config: Path, tmp_path: Path) -> None:

@@ -158,6 +158,10 @@ def test_the_preprocessing_is_taken_from_the_weights(
     assert run(*given) == 1
     assert "add --fit-config" in capsys.readouterr().err
     assert run("--fit-config", *given) == 0
+    plain = [*COMMON, "IMG_0001.JPG", *WEIGHTS]  # which say nothing of themselves
+    assert run("--preprocessing", "RGB:127.5:127.5", *plain) == 1
+    assert "PIXEL_STD: [127.5, 127.5, 127.5]" in capsys.readouterr().err
+    assert run("--preprocessing", "RGB:127.5:127.5", "--fit-config", *plain) == 0
 
 
 @pytest.mark.parametrize(
