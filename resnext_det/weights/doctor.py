@@ -30,8 +30,12 @@ SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pyth", ".safetensors", ".t
 
 _HUB_CONFIG = "config.json"
 _RUN_CONFIG = "config.yaml"  # both engines write it beside a run's checkpoints
-# What tells the kind of a detector whose file holds no configuration.
-_PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_", "DC5"))
+# Names that tell the kind of a detector whose file holds no configuration, and those of kinds that
+# no shipped configuration is for: masks, keypoints, cascades, RetinaNet, panoptic segmentation.
+_PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_head.", "DC5"))
+_OTHER_HEADS = re.compile(
+    r"(roi_heads\.(mask|keypoint)_|roi_heads\.box_\w+\.\d\.|head\.|sem_seg_).*"
+)
 _TRAIN_DATA = ("--train-data", "annotations.json", "photos/")
 _TEST_DATA = ("--test-data", "annotations.json", "photos/")
 
@@ -45,6 +49,10 @@ _SAY_IT = (
 _NO_CONFIG = (
     "configuration not known: nothing is compared but names and shapes, so give the one that the "
     "detector was trained under as --config-file"
+)
+_OTHER_KIND = (
+    "no shipped configuration is of its kind: its backbone can start another detector, and the "
+    "whole needs its own, as --config-file"
 )
 _FOLDED = (
     "folded batch norms: they are scale and bias alone, and must stay frozen (MODEL.RESNETS.NORM "
@@ -62,8 +70,8 @@ def list_files(sources: Iterable[str]) -> list[str]:
     for source in sources:
         folder = Path(source).expanduser()
         inside: list[str] = []
-        if os.path.isdir(folder) and not os.path.isfile(folder / _HUB_CONFIG):
-            with contextlib.suppress(OSError):  # reading it says the reason
+        if _is_plain_folder(source):
+            with contextlib.suppress(OSError):
                 inside = sorted(
                     name
                     for name in os.listdir(folder)
@@ -71,6 +79,11 @@ def list_files(sources: Iterable[str]) -> list[str]:
                 )
         found += [str(Path(source) / name) for name in inside] or [source]
     return found
+
+
+def _is_plain_folder(source: str) -> bool:
+    folder = Path(source).expanduser()
+    return os.path.isdir(folder) and not os.path.isfile(folder / _HUB_CONFIG)
 
 
 def diagnose(
@@ -97,6 +110,10 @@ def diagnose(
     found |= {"lacks": [], "faults": [], "warnings": []}
     found |= {"config_file": None, "overrides": {}, "commands": {}, **dict.fromkeys(KEYS)}
     try:
+        if _is_plain_folder(source):
+            raise ValueError(
+                f"{source} is a folder without files of weights ({', '.join(SUFFIXES)}); name one"
+            )
         file = add_preprocessing_beside(read_weights(source, mapped=True, prefix=prefix))
         if preprocessing:
             file = assume_preprocessing(file, preprocessing)
@@ -114,7 +131,8 @@ def diagnose(
     if found["faults"]:
         return found
     found["usable"] = True
-    _fit(found, file)
+    if file.detector is None:
+        _fit(found, file)
     found["commands"] = _write_commands(found, prefix, preprocessing)
     return found
 
@@ -143,7 +161,10 @@ def _find_lacks(found: Mapping[str, Any], file: WeightFile) -> list[str]:
         for word, lacks in (
             ("res5", not any(re.match(r"(.*\.)?res5\.", name) for name in file.state)),
             ("preprocessing", found["preprocessing"] is None),
-            ("configuration", _needs_config(found, file) and not _find_config(file)),
+            (
+                "configuration",
+                found["kind"] == "detector" and file.detector is None and not _find_config(file),
+            ),
         )
         if lacks
     ]
@@ -165,10 +186,6 @@ def _warn(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _needs_config(found: Mapping[str, Any], file: WeightFile) -> bool:
-    return found["kind"] == "detector" and file.detector is None
-
-
 def _find_config(file: WeightFile) -> str | None:
     """Find the configuration that a run has left beside its weights."""
     beside = Path(file.path).with_name(_RUN_CONFIG)
@@ -177,23 +194,31 @@ def _find_config(file: WeightFile) -> str | None:
 
 def _fit(found: dict[str, Any], file: WeightFile) -> None:
     """Add the configuration that fits, and what is to change in it."""
-    if file.detector is not None:
-        return
-    if _needs_config(found, file) and (beside := _find_config(file)):
+    if found["kind"] == "detector" and (beside := _find_config(file)):
         found["config_file"] = beside
         return
     resnets = dict(found["configuration"]["MODEL"]["RESNETS"])
     if found["batch_norm"] == "none":
         resnets["NORM"] = "GN"
-    kind = "RPN" if "res5" in found["lacks"] else "FPN"
+    kind, classes = "RPN" if "res5" in found["lacks"] else "FPN", None
     if found["kind"] == "detector":
-        kind = next((kind for part, kind in _PARTS if any(part in n for n in file.state)), "RPN")
-    fit = choose_config(resnets, file.preprocessing, kind=kind, classes=_classes(found))
-    found["config_file"], found["overrides"] = fit
+        of_detector = _find_detector_kind(file)
+        if of_detector is None:
+            found["warnings"].append(_OTHER_KIND)
+        else:
+            kind, classes = of_detector, found["classes"]
+    found["config_file"], found["overrides"] = choose_config(
+        resnets, file.preprocessing, kind=kind, classes=classes
+    )
 
 
-def _classes(found: Mapping[str, Any]) -> int | None:
-    return found["classes"] if found["kind"] == "detector" else None
+def _find_detector_kind(file: WeightFile) -> str | None:
+    """Find the kind of shipped configuration that a detector's names are of; None: of no such."""
+    if any(map(_OTHER_HEADS.match, file.state)):
+        return None
+    kind = next((kind for part, kind in _PARTS if any(part in n for n in file.state)), "RPN")
+    proposes_alone = not any(name.startswith("roi_heads.") for name in file.state)
+    return None if kind == "FPN" and proposes_alone else kind
 
 
 def _write_commands(
@@ -201,22 +226,26 @@ def _write_commands(
 ) -> dict[str, str]:
     """Write lines for a shell that convert, train, evaluate and predict with a file."""
     file, said = found["file"], ["--preprocessing", preprocessing] if preprocessing else []
+    whole = found["kind"] == "detector" and _OTHER_KIND not in found["warnings"]
+    taken_out = ["--backbone-only"] if found["kind"] == "detector" and not whole else []
+    taken_out += ["--prefix", prefix] if prefix is not None else []  # which convert alone knows
     commands = {}
-    if prefix is not None:  # which convert alone takes; what it writes says the preprocessing
-        commands["convert"] = ["convert", file, "backbone.safetensors", "--prefix", prefix, *said]
-        file, said = "backbone.safetensors", []
+    if taken_out:
+        commands["convert"] = ["convert", file, "backbone.safetensors", *taken_out, *said]
+        file, said = "backbone.safetensors", []  # which says its preprocessing
     config = ["--config-file", found["config_file"]] if found["config_file"] else []
     pairs = [str(word) for pair in found["overrides"].items() for word in pair]
     weights = ["--weights", file, *said]
-    train = ["train", *config, *weights]
-    if found["kind"] == "detector":
-        commands["train"] = [*train, *_TRAIN_DATA, "OUTPUT_DIR", "output/more", *pairs]
-        commands["evaluate"] = ["train", "--eval-only", *train[1:], *_TEST_DATA, *pairs]
-        commands["predict"] = ["predict", *config, *weights, "photos/", *pairs]
+    if whole:
+        given = [*config, *weights]
+        commands["train"] = ["train", *given, *_TRAIN_DATA, "OUTPUT_DIR", "output/more", *pairs]
+        commands["evaluate"] = ["train", "--eval-only", *given, *_TEST_DATA, *pairs]
+        commands["predict"] = ["predict", *given, "photos/", *pairs]
     else:
         # The paper's two steps have a schedule of their own.
-        schedule = [] if "res5" in found["lacks"] else ["--schedule", "auto"]
-        commands["train"] = [*train, *schedule, *_TRAIN_DATA, "OUTPUT_DIR", "output/new", *pairs]
+        data = [] if "res5" in found["lacks"] else ["--schedule", "auto"]
+        data += [*_TRAIN_DATA, "OUTPUT_DIR", "output/new"]
+        commands["train"] = ["train", *config, *weights, *data, *pairs]
         trained = ["--weights", "output/new/model_final.pth"]
         commands["evaluate"] = ["train", "--eval-only", *trained, *_TEST_DATA]
     if found["kind"] == "classifier":
@@ -244,7 +273,7 @@ def compare(diagnoses: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[
     return {
         network: {_describe_images(needed): files for needed, files in kinds}
         for network, kinds in groups.items()
-        if sum(len(files) for _, files in kinds) > 1
+        if sum(len(files) for _, files in kinds) > 1 and any(needed for needed, _ in kinds)
     }
 
 

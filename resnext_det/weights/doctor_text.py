@@ -153,7 +153,7 @@ def _write_page(found: Mapping[str, Any], look: Look, *, short: bool = False) ->
         for label, value, fact in _list_facts(found):
             if not short or fact in (found["preprocessing"] or ("preprocessing",)):
                 yield from _write_fact(label, value, fact, found, look)
-    if not short or found["warnings"]:
+    if found["error"] is None and (not short or found["warnings"]):
         yield from _write_heading("for detection", look)
     if found["usable"] and not short:
         yield from _write_note("good", _tell_what_is_there(found), look)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from resnext_det.architecture import Architecture
 from resnext_det.config import config_file, load_config
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import load_trained_config
@@ -30,6 +31,7 @@ from tests.weights.helpers import (
     configuration,
     detector,
     fill_randomly,
+    list_keys,
     save,
     torchvision_network,
 )
@@ -139,6 +141,46 @@ def test_a_detector_of_another_program(head: str, tmp_path: Path) -> None:
     assert found["overrides"]["MODEL.ROI_HEADS.NUM_CLASSES"] == 5
 
 
+@pytest.mark.detectron2
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ("COCO-Detection/faster_rcnn_R_50_FPN_1x", "FPN"),
+        ("COCO-Detection/faster_rcnn_R_50_C4_1x", "C4"),
+        ("COCO-Detection/faster_rcnn_R_50_DC5_1x", "DC5"),
+        ("COCO-Detection/rpn_R_50_C4_1x", "rpn_"),
+        ("COCO-Detection/rpn_R_50_FPN_1x", None),
+        ("COCO-Detection/retinanet_R_50_FPN_1x", None),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x", None),
+        ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x", None),
+        ("Misc/cascade_mask_rcnn_R_50_FPN_1x", None),
+        ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", None),
+    ],
+)
+def test_detectors_of_detectron2s_zoo(config: str, kind: str | None, tmp_path: Path) -> None:
+    """Where no shipped configuration is of their kind, their backbone is what can be used."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.config import get_cfg
+    from detectron2.model_zoo import get_config_file
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file(f"{config}.yaml"))
+    small = Architecture(50, 4, 8, stem_channels=8, res2_channels=32)
+    heads = ["MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.FPN.OUT_CHANNELS", 32]
+    cfg.merge_from_list([*list_keys(small), "MODEL.DEVICE", "cpu", *heads])
+    found = diagnose_state({"model": fill_randomly(build_model(cfg)).state_dict()}, tmp_path)
+    assert found["architecture"] == str(small) and "configuration" in found["lacks"]
+    if "rcnn" in config:
+        assert found["classes"] == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if kind is None:
+        assert any("no shipped configuration" in warning for warning in found["warnings"])
+        assert "--backbone-only" in found["commands"]["convert"]
+        assert "--weights backbone.safetensors" in found["commands"]["train"]
+    else:
+        assert kind in found["config_file"] and "convert" not in found["commands"]
+
+
 def save_detector(path: Path, *changes: object) -> dict[str, Any]:
     """Save a detector that knows its configuration, as a training does; returns its diagnosis."""
     cfg = configuration(*changes)
@@ -205,7 +247,7 @@ def test_folders_and_names(tmp_path: Path) -> None:
     names = ["resnext://torchvision/X-50-32x4d", "none.pth", str(tmp_path / "empty"), str(hub)]
     first = [str(tmp_path / "a.safetensors"), str(tmp_path / "b.pth")]
     assert list_files([str(tmp_path), *names]) == [*first, *names]
-    assert "is a folder" in diagnose(str(tmp_path / "empty"))["error"]
+    assert "is a folder without files" in diagnose(str(tmp_path / "empty"))["error"]
 
 
 def read_pairs(command: str) -> list[str]:
@@ -254,8 +296,13 @@ def test_a_prefix_is_taken_out_first(tmp_path: Path) -> None:
 def test_what_the_user_says_is_known(tmp_path: Path) -> None:
     found = diagnose_state(backbone(), tmp_path, preprocessing="fair")
     assert found["preprocessing"]["channel_order"] == "BGR" and found["lacks"] == []
+    assert found["origins"]["mean"] == "--preprocessing" and "mean" not in found["usual"]
     assert "--preprocessing fair" in found["commands"]["train"]
     assert found["config_file"].startswith("quickstart/")
+    numbers = "RGB:127.5:127.5"
+    found = diagnose_state(backbone(), tmp_path, preprocessing=numbers)
+    assert found["overrides"]["MODEL.PIXEL_MEAN"] == [127.5] * 3
+    assert f"--preprocessing {numbers}" in found["commands"]["train"]
 
 
 def test_files_of_one_network_are_compared(tmp_path: Path) -> None:
@@ -270,7 +317,10 @@ def test_files_of_one_network_are_compared(tmp_path: Path) -> None:
     names = {images: [Path(file).stem for file in files] for images, files in kinds.items()}
     assert list(names.values()) == [["a", "b"], ["c"], ["d"]]
     assert next(iter(names)).startswith("RGB, mean 123.7 116.3 103.5, std ")
-    assert compare(found[:1]) == {} and len(compare(found[:2])[network]) == 1
+    assert (
+        compare(found[:1]) == compare([found[3], {**found[3]}]) == {}
+        and len(compare(found[:2])[network]) == 1
+    )
 
 
 def test_a_mapped_file_takes_no_memory(tmp_path: Path) -> None:
