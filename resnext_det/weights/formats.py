@@ -107,7 +107,7 @@ def _choose_network(state: Mapping[str, Tensor], prefix: str | None) -> Network:
             f"there is no network under the prefix {prefix!a:.80}; there are "
             f"{_describe_networks(state, networks)}"
         )
-    if len(named) == 1 or _are_equal(state, named):
+    if len(named) == 1 or _are_one(state, named):
         return named[0]
     raise ValueError(
         f"there are several networks among the weights: {_describe_networks(state, named)}; choose "
@@ -132,9 +132,9 @@ def _describe_networks(state: Mapping[str, Tensor], networks: Sequence[Network])
     return list_first([*described, *networks[_MOST_NAMED:]], _MOST_NAMED)  # type: ignore[list-item]
 
 
-def _are_equal(state: Mapping[str, Tensor], networks: Sequence[Network]) -> bool:
-    """Tell whether networks are one and the same, which a module holds under several names."""
-    if len(networks) > _MOST_NAMED or any(each.detector is not None for each in networks):
+def _are_one(state: Mapping[str, Tensor], networks: Sequence[Network]) -> bool:
+    """Tell whether others are the first network's layers in nn.Sequential, under more names."""
+    if len(networks) > _MOST_NAMED or not all(each.places for each in networks[1:]):
         return False
     first, *others = (_rename(each, state)[0] for each in networks)
     names = [name for name in first if name not in _LINEAR]

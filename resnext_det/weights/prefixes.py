@@ -95,7 +95,7 @@ def find_networks(state: Mapping[str, Tensor]) -> list[Network]:
         state: weights by name, without wrappers.
 
     Returns:
-        The networks, in the order of their first blocks.
+        The networks: first those under a table's own names, in the order of their blocks.
     """
     found: dict[tuple[str, str], Network] = {}
     numbered: dict[tuple[str, str], set[int]] = defaultdict(set)
