@@ -45,6 +45,7 @@ EXTRAS = {
     "fast-eval": ["hotcoco>=1.3.0"],
     "plots": ["matplotlib>=3.9"],
     "imagenet": ["scipy>=1.11"],  # reads ILSVRC2012_devkit_t12.tar.gz
+    "hub": ["huggingface-hub>=0.30"],  # downloads MODEL.WEIGHTS hf-hub:OWNER/NAME
 }
 TEST = [
     *(name for names in EXTRAS.values() for name in names),

@@ -1,4 +1,4 @@
-"""Open the catalog's ``resnext://`` paths through iopath, above all for detectron2's own tools.
+"""Open ``resnext://`` and ``hf-hub:`` names through iopath, above all for detectron2's own tools.
 
 detectron2's checkpointer knows its own names and Caffe2's, and tells a file's format by its suffix:
 torchvision's ``conv1.weight`` it would not find a place for, and merely warn. So it is served the
@@ -15,6 +15,7 @@ from typing import IO, Any
 from iopath.common.file_io import PathHandler, PathManager  # type: ignore[import-untyped]
 
 from resnext_det.files import cache_folder
+from resnext_det.weights import hub
 from resnext_det.weights.catalog import locate
 from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.downloading import explain_write_errors, lock_download
@@ -25,40 +26,45 @@ _FORMAT = 1  # of the converted files; a change of the conversion raises it
 
 
 class CatalogPathHandler(PathHandler):
-    """Serve ``resnext://torchvision/X-50-32x4d`` as a local file in detectron2's format, which is
-    downloaded and converted on first use."""
+    """Serve ``resnext://torchvision/X-50-32x4d`` and ``hf-hub:timm/resnext50_32x4d.a1h_in1k`` as
+    local files in detectron2's format, which are downloaded and converted on first use."""
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [PREFIX]
+        return [PREFIX, hub.PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **options: Any) -> str:
         """Return the path of the converted file.
 
         Args:
-            path: a name of the catalog.
+            path: a name of the catalog or of the hub.
             force: download, unless it is the package's own, and convert again.
 
         Raises:
             FileNotFoundError, ValueError: as ``catalog.locate`` and ``read_weights``.
         """
         self._check_kwargs(options)
+        if path.startswith(hub.PREFIX):
+            source = hub.download_from_hub(path, force=force)
+            commit, repository = source.parent.name, hub.HubName.parse(path).repository
+            folder = cache_folder() / "hf-hub" / repository
+            return str(_convert(source, folder / f"{commit}.detectron2-{_FORMAT}.pkl", path))
         if force and path in ENTRIES:
             known = ENTRIES[path]
             source = _name_converted(known) if known.is_shipped else known.path
             source.unlink(missing_ok=True)
         source, known = locate(path)
-        return str(_convert(source, known))
+        return str(_convert(source, _name_converted(known), known.name))
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> IO[Any]:
         self._check_kwargs(options)
         if mode not in ("r", "rb"):
             raise ValueError(
-                f"{path} is of the catalog and cannot be opened in mode {mode!r}; open it with 'rb'"
+                f"{path} is for reading and cannot be opened in mode {mode!r}; open it with 'rb'"
             )
         return open(self._get_local_path(path), "rb", buffering)
 
     def _exists(self, path: str, **options: Any) -> bool:
-        return path in ENTRIES
+        return path in ENTRIES or path.startswith(hub.PREFIX)
 
     _isfile = _exists
 
@@ -67,7 +73,8 @@ class CatalogPathHandler(PathHandler):
 
 
 def register_handler(path_manager: PathManager) -> None:
-    """Give a path manager, as ``detectron2.utils.file_io.PathManager``, the paths ``resnext://``.
+    """Give a path manager, as ``detectron2.utils.file_io.PathManager``, the catalog's and hub's
+    names.
 
     A second call changes nothing.
     """
@@ -77,21 +84,20 @@ def register_handler(path_manager: PathManager) -> None:
         logger.debug("%s is registered already.", PREFIX)
 
 
-def _convert(source: Path, known: Entry) -> Path:
-    """Convert a catalog file to detectron2's format, unless that is there and newer."""
+def _convert(source: Path, path: Path, name: str) -> Path:
+    """Convert a named file to detectron2's format, unless that is there and newer."""
     # Imported here: detectron2 registers this module's paths wherever the package is imported.
     from resnext_det.weights.file import read_weights
     from resnext_det.weights.writing import write_weights
 
-    path = _name_converted(known)
     if _is_newer(path, source):
         return path
     with lock_download(path):
         if not _is_newer(path, source):
-            weights = read_weights(known.name)
+            weights = read_weights(name)
             with explain_write_errors(path):
                 write_weights(weights, path, format="detectron2")
-            logger.info("%s is served to detectron2 as %s.", known.name, path)
+            logger.info("%s is served to detectron2 as %s.", name, path)
     return path
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from resnext_det.architecture import Architecture
+from resnext_det.weights import hub
 from resnext_det.weights.containers import Contents, read_container, unpack_weights
 from resnext_det.weights.formats import NativeWeights, convert_to_native
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
@@ -20,9 +21,11 @@ from resnext_det.weights.publishers import (
     FROM_WEIGHTS,
     find_publisher,
     is_usual,
+    name_usual,
     read_class_names,
 )
 from resnext_det.weights.structure import guess_architecture
+from resnext_det.weights.timm_config import CONFIG, read_config, read_facts
 from resnext_det.weights.torch7_models import convert_torch7_network
 from resnext_det.weights.trained_detector import KEY, TrainedDetector
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CATALOG = "resnext://"
-_ADDRESS = re.compile(r"[a-z][a-z0-9-]+:")  # https:, detectron2:, s3:, hf-hub: ...
+_ADDRESS = re.compile(r"[a-z][a-z0-9_-]+:")  # https:, detectron2:, s3:, hf-hub: ...
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,10 @@ def read_weights(
     """Read weights of any known format, recognized by content; no code in the file is run.
 
     Args:
-        source: the path of a file, or a name of the catalog (``resnext://torchvision/X-50-32x4d``),
-            which is downloaded on first use.
+        source: the path of a file, a name of the catalog (``resnext://torchvision/X-50-32x4d``) or
+            of the Hugging Face hub (``hf-hub:timm/resnext50_32x4d.a1h_in1k``), which is downloaded
+            on first use, or a folder with a model.safetensors, as ``hf download`` makes it. A
+            config.json of timm's beside the weights tells their preprocessing.
         mapped: tensors may be parts of the mapped file and take memory only where they are used.
             The file must then stay as it is as long as they live.
         prefix: of the network to read, where the file has several: what stands before its names,
@@ -103,13 +108,21 @@ def read_weights(
     """
     if str(source).startswith(_CATALOG):
         return _read_from_catalog(str(source), mapped=mapped, prefix=prefix)
+    if str(source).startswith(hub.PREFIX):
+        path = hub.download_from_hub(str(source))
+        return _read_with_config(path, str(source), mapped=mapped, prefix=prefix)
     path = Path(source).expanduser()
     if _ADDRESS.match(str(source)) and not os.path.exists(path):
         raise ValueError(
             f"MODEL.WEIGHTS = {source!s:.200} is an address, and nothing is downloaded from there; "
-            "download it yourself and give the file's path, or a name of the catalog "
-            f"({_CATALOG}torchvision/X-50-32x4d)"
+            "download it yourself and give the file's path, a name of the catalog "
+            f"({_CATALOG}torchvision/X-50-32x4d), or {hub.PREFIX}OWNER/NAME for a repository of "
+            "the Hugging Face hub"
         )
+    if path.is_dir():
+        path = hub.find_weights(path)
+    if path.name in hub.WEIGHTS:
+        return _read_with_config(path, None, mapped=mapped, prefix=prefix)
     from resnext_det.weights.catalog import recognize
 
     file, entry = _read_file(path, mapped=mapped, prefix=prefix), recognize(path)
@@ -184,4 +197,44 @@ def _add_entry(file: WeightFile, entry: Entry) -> WeightFile:
         preprocessing=preprocessing,
         metadata={**file.metadata, **known},
         origins={**file.origins, **origins, "batch_norm": FROM_WEIGHTS},
+    )
+
+
+def _read_with_config(
+    path: Path, name: str | None, *, mapped: bool, prefix: str | None
+) -> WeightFile:
+    """Read weights laid out as the hub's: what the config.json beside them tells are facts.
+
+    What the file itself states goes before it.
+
+    Args:
+        name: in the hub; None for a folder of the user's.
+    """
+    config = read_config(path.parent)
+    file = _read_file(path, mapped=mapped, prefix=prefix)
+    if name is not None:
+        known = {"name": name, "commit": path.parent.name}
+        origins = file.origins | dict.fromkeys(known, "the hub")
+        file = replace(file, metadata=file.metadata | known, origins=origins)
+    if config is None or file.format == "detector":
+        return file
+    facts = read_facts(path.parent, config, file.state, file.architecture)
+    origins = dict(file.origins)
+
+    def is_open(fact: str) -> bool:
+        return fact not in origins or is_usual(origins[fact])
+
+    metadata = {key: text for key, text in facts.metadata.items() if is_open(key)}
+    preprocessing, taken = file.preprocessing, set(metadata)
+    if facts.preprocessing is not None and (preprocessing is None or is_open("mean")):
+        preprocessing, taken = facts.preprocessing, taken | set(list_fields())
+    usual = name_usual("timm")
+    origins |= {fact: CONFIG if fact in facts.stated else usual for fact in taken}
+    return replace(
+        file,
+        format="timm" if file.format == "torchvision" else file.format,
+        preprocessing=preprocessing,
+        metadata=file.metadata | metadata,
+        origins=origins | {"batch_norm": FROM_WEIGHTS},
+        class_names=file.class_names or facts.class_names,
     )

@@ -101,7 +101,7 @@ def find_publisher(
     if found is None:
         return Publisher(format, None, metadata, origins)
     known, origin = found
-    usual_origin = _name_usual(format, known)
+    usual_origin = name_usual(format if format in ("timm", "mmdetection") else str(known))
     batch_norm = find_batch_norm(native.state)
     if isinstance(known, Preprocessing):
         preprocessing = replace(known, batch_norm=batch_norm)
@@ -125,10 +125,9 @@ def is_usual(origin: object) -> bool:
     return isinstance(origin, str) and origin.startswith(_USUAL)
 
 
-def _name_usual(format: str, known: str | Preprocessing) -> str:
+def name_usual(publisher: str) -> str:
     """Name the origin of what is usual: "usual for torchvision's files"."""
-    name = format if format in ("timm", "mmdetection") else str(known)
-    return f"{_USUAL}{_NAMES.get(name, name)}'s files"
+    return f"{_USUAL}{_NAMES.get(publisher, publisher)}'s files"
 
 
 def read_class_names(contents: Contents, native: NativeWeights) -> tuple[str, ...] | None:
