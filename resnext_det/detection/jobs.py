@@ -19,7 +19,7 @@ from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.own_data import Fitted, fit_to_data
-from resnext_det.detection.weights import locate_weights, read_trained_config
+from resnext_det.detection.weights import explain_no_config, locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
@@ -242,7 +242,7 @@ class Job(Processes):
             return values
         if self.train_data is not None:
             return DEFAULT_CONFIG
-        missing = f"{weights} does not hold that of its detector" if weights else "there is none"
+        missing = explain_no_config(weights) if weights else "there is none"
         beside = Path(weights).with_name(CONFIG_FILE) if weights else None
         example = f", such as {beside}," if beside is not None and beside.is_file() else ","
         raise ValueError(

@@ -134,16 +134,7 @@ def load_trained_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgN
     """
     values = read_trained_config(path)
     if values is None:
-        file = read_weights(path, mapped=True)
-        if file.format != "detector":
-            raise ValueError(
-                f"{path} is {_name_kind(file)} and no detector; train a detector from it, with a "
-                "configuration whose MODEL.WEIGHTS it is"
-            )
-        raise ValueError(
-            f"{path} does not hold the configuration of its detector, as files of trainings here "
-            "do; give one beside it, with MODEL.WEIGHTS"
-        )
+        raise ValueError(f"{explain_no_config(path)}; give one beside it, with MODEL.WEIGHTS")
     return load_config(
         values, ["MODEL.WEIGHTS", str(path), "MODEL.DEVICE", "auto", *map(str, overrides)]
     )
@@ -168,6 +159,14 @@ def read_trained_config(path: str | Path) -> Mapping[str, Any] | None:
         if not isinstance(workers, int) or workers > cores:
             values["DATALOADER"] = {key: loader[key] for key in loader if key != "NUM_WORKERS"}
     return values
+
+
+def explain_no_config(path: str | Path) -> str:
+    """Say why a file of weights holds no configuration of a detector."""
+    file = read_weights(path, mapped=True)
+    if file.format == "detector":
+        return f"{path} does not hold the configuration of its detector, as files of trainings do"
+    return f"{path} is {_name_kind(file)}, from which a detector may be trained, and no detector"
 
 
 def load_pretrained(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from resnext_det.config import load_config
+from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, train
 from resnext_det.detection.weights import load_trained_config
 from resnext_det.weights import check_configuration, read_weights
@@ -54,5 +55,10 @@ def test_the_quickstart_and_its_comparison_differ_in_little() -> None:
 
 
 def test_it_is_told_to_be_no_detector() -> None:
-    with pytest.raises(ValueError, match=r"is a classifier.*train a detector from it"):
+    words = "is a classifier, from which a detector may be trained, and no detector"
+    with pytest.raises(ValueError, match=words):
         load_trained_config(NAME)
+    with pytest.raises(ValueError, match=words):
+        Job(weights=NAME).configuration()
+    with pytest.raises(ValueError, match="holds a classifier and not a whole detector"):
+        Predictor(load_config(QUICKSTART))

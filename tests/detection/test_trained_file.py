@@ -238,7 +238,7 @@ def test_a_file_of_another_program_says_nothing(job: Job, tmp_path: Path) -> Non
     torch.save({"model": model, "detector": "faster_rcnn"}, tmp_path / "plain.pth")
     plain: Any = replace(job, output_dir=tmp_path / "again", weights=tmp_path / "plain.pth")
     assert evaluate(plain).per_dataset["tiny_val"].as_dict() == get_numbers(trained)
-    words = r"plain\.pth does not hold that of its detector; .* such as .*config\.yaml, or"
+    words = r"plain\.pth does not hold the config.*; give one .* such as .*config\.yaml, or"
     (tmp_path / "config.yaml").touch()
     with pytest.raises(ValueError, match=words):
         evaluate(replace(plain, config_file=None))
