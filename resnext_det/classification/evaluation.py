@@ -93,6 +93,7 @@ def evaluate_on(
             tally.compute_metrics(protocol.name, name_image_set(images.name)),
             resize=protocol.resize,
             interpolation=protocol.interpolation,
+            usual=protocol.usual,
         )
         for tally in counts.gather()
     ]

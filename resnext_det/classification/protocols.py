@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -130,10 +130,13 @@ class EvaluationProtocol:
     Attributes:
         views: makes the crops of an image, or the whole image at several scales.
         window: for whole images, see ``compute_dense_logits``.
+        usual: of "preprocessing", "resize" and "interpolation" what is only usual for files such as
+            that of the weights, and not known of it.
     """
 
     views: CenterCrop | TenCrop | DenseScales
     window: int = 7
+    usual: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -235,39 +238,40 @@ def protocol_of(
         interpolation=interpolation or trained.get("interpolation") or usual,
         window=8 if small else 7,
     )
-    _tell_usual(file, protocol, sized=sized, interpolated=interpolation is not None)
-    return protocol
-
-
-def _tell_usual(
-    file: WeightFile, protocol: EvaluationProtocol, *, sized: bool, interpolated: bool
-) -> None:
-    """Warn of what is only usual for a file, and shown to the network as if it were known.
-
-    Args:
-        sized: the user gave the size of the crop or of the shorter side.
-        interpolated: the user gave the interpolation.
-    """
-    assert file.preprocessing is not None
-    told, flags = [], []
-    if any(map(file.is_usual, ("channel_order", "mean", "std"))):
-        told.append(format_preprocessing(file.preprocessing))
-        flags.append("--preprocessing")
-    resized = protocol.resize is not None and not sized
-    if resized and ("resize_test" not in file.metadata or file.is_usual("resize_test")):
-        told.append(f"{protocol.name} of shorter side {protocol.resize}")
-        flags.append("--size and --resize")
-    if not interpolated and (
-        "interpolation" not in file.metadata or file.is_usual("interpolation")
-    ):
-        told.append(protocol.interpolation)
-        flags.append("--interpolation")
-    if told:
+    unknown = _find_usual(file, protocol, sized=sized, interpolated=interpolation is not None)
+    if unknown:
         logger.warning(
             "%s does not tell how images were prepared in its publisher's tests; it is tested as "
             "is usual, which is not known to be right: %s. Say it with %s.",
-            *(file.path, ", ".join(told), ", ".join(flags)),
+            file.path,
+            ", ".join(unknown.values()),
+            ", ".join(f"--{name}" for name in unknown),
         )
+    return replace(protocol, usual=tuple(unknown))
+
+
+def _find_usual(
+    file: WeightFile, protocol: EvaluationProtocol, *, sized: bool, interpolated: bool
+) -> dict[str, str]:
+    """Find what of a test is only usual for a file, see ``EvaluationProtocol.usual``; and say it.
+
+    Args:
+        sized, interpolated: the user gave the size of the crop or the shorter side, and the
+            interpolation.
+    """
+    assert file.preprocessing is not None
+    found = {}
+    if any(map(file.is_usual, ("channel_order", "mean", "std"))):
+        found["preprocessing"] = format_preprocessing(file.preprocessing)
+    if not sized and protocol.resize is not None and _is_unknown(file, "resize_test"):
+        found["resize"] = f"{protocol.name} of shorter side {protocol.resize}"
+    if not interpolated and _is_unknown(file, "interpolation"):
+        found["interpolation"] = protocol.interpolation
+    return found
+
+
+def _is_unknown(file: WeightFile, fact: str) -> bool:
+    return fact not in file.metadata or file.is_usual(fact)
 
 
 def _check_effect(kind: str, **settings: Any) -> None:

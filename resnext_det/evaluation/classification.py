@@ -44,6 +44,8 @@ class ClassificationMetrics:
         dataset, protocol: the name of the set, and how images were scored, such as "crop 224".
         resize, interpolation: the shorter side of the images before they were cropped, None where
             the protocol's name has it, and how they were resized.
+        usual: what of "preprocessing", "resize" and "interpolation" is not known of the weights and
+            only usual for their kind.
     """
 
     num_images: int
@@ -59,6 +61,7 @@ class ClassificationMetrics:
     protocol: str = ""
     resize: int | None = None
     interpolation: str = ""
+    usual: tuple[str, ...] = ()
 
     @property
     def ways(self) -> int:
@@ -83,6 +86,7 @@ class ClassificationMetrics:
             "protocol": self.protocol,
             "resize": self.resize,
             "interpolation": self.interpolation,
+            **({"usual": self.usual} if self.usual else {}),
             "images": self.num_images,
             "ways": self.ways,
             **self.as_dict(),
@@ -108,6 +112,8 @@ class ClassificationMetrics:
         text = f"{', '.join(figures)} of {self.num_images} images, {self.ways}-way"
         if self.top5 is None:
             text += f" (top-{TOP} of {self.ways} classes is always 100)"
+        if self.usual:
+            text += f"; {', '.join(self.usual)} as is usual, not known"
         return text + (f"; {len(self.skipped)} skipped" if self.skipped else "")
 
     def format_table(self, *, per_class: bool = False) -> str:

@@ -354,6 +354,8 @@ def test_the_preprocessing_that_the_names_tell_can_be_stated_otherwise(
     torch.save(torchvision.models.resnet50(num_classes=3).state_dict(), tmp_path / "own.pth")
     usual = evaluate(tmp_path / "own.pth", images / "val", size=32)
     assert "as is usual, which is not known to be right: RGB:123.675," in caplog.text
+    assert "preprocessing, interpolation as is usual, not known" in usual[0].summarize()
+    assert json.loads(usual[0].to_json())["usual"] == ["preprocessing", "interpolation"]
     caplog.clear()
     stated = evaluate(tmp_path / "own.pth", images / "val", size=32, preprocessing="fair")
     for words in ("torchvision", "RGB:123.675,116.28,103.53:58.395,57.12,57.375"):
@@ -364,6 +366,7 @@ def test_the_preprocessing_that_the_names_tell_can_be_stated_otherwise(
             preprocessing=words,
         )
         assert same[0].cross_entropy == usual[0].cross_entropy
+        assert not same[0].usual and "usual" not in json.loads(same[0].to_json())
     assert "RGB:123" not in caplog.text  # nothing is only usual
     assert stated[0].num_images == 9
     assert stated[0].cross_entropy != usual[0].cross_entropy
