@@ -36,6 +36,7 @@ _PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_h
 _OTHER_HEADS = re.compile(
     r"(roi_heads\.(mask|keypoint)_|roi_heads\.box_\w+\.\d\.|head\.|sem_seg_).*"
 )
+_IMAGENET = 1000  # classes
 _TRAIN_DATA = ("--train-data", "annotations.json", "photos/")
 _TEST_DATA = ("--test-data", "annotations.json", "photos/")
 
@@ -249,7 +250,8 @@ def _write_commands(
         trained = ["--weights", "output/new/model_final.pth"]
         commands["evaluate"] = ["train", "--eval-only", *trained, *_TEST_DATA]
     if found["kind"] == "classifier":
-        commands["classify"] = ["evaluate-classifier", file, "imagenet/val", *said]
+        pictures = "imagenet/val" if found["classes"] == _IMAGENET else "pictures/val"
+        commands["classify"] = ["evaluate-classifier", file, pictures, *said]
     return {what: shlex.join(["resnext-det", *words]) for what, words in commands.items()}
 
 

@@ -121,7 +121,7 @@ def _make_row(found: Mapping[str, Any], look: Look) -> list[Cell]:
         (network, ""),
         (found["format"] or "", ""),
         (_format_size(found["bytes"]), ""),
-        (found["dtype"] or "", ""),
+        ((found["dtype"] or "").replace(", ", "+", 1).partition(" ")[0], ""),
         (f"{sign}{order}" if found["architecture"] else "", color),
     ]
 

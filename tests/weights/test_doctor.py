@@ -282,8 +282,8 @@ def test_the_commands_can_be_run(publisher: str, tmp_path: Path) -> None:
 def test_a_prefix_is_taken_out_first(tmp_path: Path) -> None:
     state = {
         f"{who}.{name}": tensor
-        for who in ("student", "teacher")
-        for name, tensor in fill_randomly(torchvision_network()).state_dict().items()
+        for seed, who in enumerate(("student", "teacher"))
+        for name, tensor in fill_randomly(torchvision_network(), seed).state_dict().items()
     }
     assert diagnose_state(state, tmp_path)["error"]
     found = diagnose_state(state, tmp_path, prefix="student.")
@@ -298,7 +298,9 @@ def test_what_the_user_says_is_known(tmp_path: Path) -> None:
     assert found["preprocessing"]["channel_order"] == "BGR" and found["lacks"] == []
     assert found["origins"]["mean"] == "--preprocessing" and "mean" not in found["usual"]
     assert "--preprocessing fair" in found["commands"]["train"]
-    assert found["config_file"].startswith("quickstart/")
+    assert found["config_file"].startswith("modern/")
+    found = diagnose_state(backbone(), tmp_path, preprocessing="torchvision")
+    assert found["config_file"].startswith("quickstart/") and found["overrides"] == {}
     numbers = "RGB:127.5:127.5"
     found = diagnose_state(backbone(), tmp_path, preprocessing=numbers)
     assert found["overrides"]["MODEL.PIXEL_MEAN"] == [127.5] * 3

@@ -56,7 +56,11 @@ def test_what_is_chosen_fits(publisher: str, kind: str) -> None:
 
 def test_the_quickstart_is_for_its_own_network_alone() -> None:
     small = Architecture(26, 8, 4, stem_channels=32, res2_channels=64)
-    for publisher, groups, fits in (("fair", 8, True), ("torchvision", 8, False)):
+    for publisher, groups, fits in (
+        ("torchvision", 8, True),
+        ("fair", 8, False),
+        ("torchvision", 4, False),
+    ):
         resnets = {**write_architecture(small), "NUM_GROUPS": groups, "NORM": "BN"}
         file, _ = choose_config(resnets, KNOWN[publisher])
         assert file.startswith("quickstart" if fits else "modern"), publisher
