@@ -45,8 +45,9 @@ _OTHERS = (
     (r"(?:wide_)?resnex?t\d+(?:[cdest]|t[ns])(?:_.*)?", "has a stem of several convolutions"),
     (r"resnet(?:10|14|18|34)", "has basic blocks of two convolutions"),
 )
-# Arguments of timm's networks that change no number in testing.
+# Arguments of timm's networks that change no number in testing, or that the shapes tell.
 _HARMLESS = {
+    *("layers", "cardinality", "base_width", "channels"),
     *("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate", "drop_block_rate"),
     *("zero_init_last", "img_size", "scriptable", "exportable", "no_jit", "device", "dtype"),
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
@@ -207,25 +208,26 @@ def _check_shapes(
     architecture: Architecture | None,
 ) -> None:
     name = values["architecture"]
-    if _parse_architecture(name) != architecture:
+    if architecture is None:
         raise ValueError(
-            f"{path} says that the network is {name}, and the weights beside it are of "
-            f"{architecture or 'another one'}; put them beside their own {CONFIG}, or move this "
-            "away"
+            f"{path} says that the network is {name}, and the weights beside it are of another "
+            f"one; put them beside their own {CONFIG}, or move this away"
+        )
+    channels = state["stem.conv1.weight"].shape[1] if "stem.conv1.weight" in state else None
+    size = _read_size(path, said, "input_size")
+    if size and channels is not None and size[0] != channels:
+        raise ValueError(
+            f"{path} has the input_size {list(size)}, and the weights beside it are for images of "
+            f"{channels} channels; put them beside their own {CONFIG}, or move this away"
         )
     outputs = len(state["linear.bias"]) if "linear.bias" in state else None
     classes = values.get("num_classes", said.get("num_classes"))
-    channels = state["stem.conv1.weight"].shape[1] if "stem.conv1.weight" in state else None
-    size = _read_size(path, said, "input_size")
-    for key, told, found in (
-        ("num_classes", classes, outputs),
-        ("input_size", size and size[0], channels),
-    ):
-        if told and found is not None and told != found:
-            raise ValueError(
-                f"{path} has the {key} {told!a:.60}, and the weights beside it need {found}; put "
-                f"them beside their own {CONFIG}, or move this away"
-            )
+    if _parse_architecture(name) != architecture or (classes and outputs not in (None, classes)):
+        logger.warning(
+            "%s says that the network is %s of %s classes, and the weights beside it are of %s, %s "
+            "classes; what it says of images is taken, and is wrong if it is of other weights.",
+            *(path, name, ascii(classes)[:40], architecture, outputs or "no"),
+        )
     pool = values.get("global_pool")
     if outputs is not None and pool not in _AVERAGES:
         raise ValueError(
