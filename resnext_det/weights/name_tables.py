@@ -63,7 +63,8 @@ _TENSORS = "weight|bias|running_mean|running_var|num_batches_tracked"
 def _compile_row(row: str, *, before: str = "", after: str = "") -> re.Pattern[str]:
     text = re.escape(row)
     for part, pattern in (("stage", r"\d"), ("block", r"\d{1,3}"), ("tensor", _TENSORS)):
-        text = text.replace(rf"\{{{part}\}}", f"(?P<{part}>{pattern})")
+        text = text.replace(rf"\{{{part}\}}", f"(?P<{part}>{pattern})", 1)
+        text = text.replace(rf"\{{{part}\}}", f"(?P={part})")
     return re.compile(f"{before}(?P<row>{text}){after}", re.ASCII)
 
 
@@ -123,6 +124,31 @@ _TRANSFORMERS_LAYERS = (
         for layer in ("layer.0", "layer.1", "layer.2", "shortcut")
     ),
 )
+_OF_PYTORCHCV = "stage{stage}.unit{block}"
+_PYTORCHCV_LAYERS = tuple(
+    (f"{layer}.conv", f"{layer}.bn")
+    for layer in (
+        "init_block.conv",
+        *(f"{_OF_PYTORCHCV}.body.conv{number}" for number in (1, 2, 3)),
+        f"{_OF_PYTORCHCV}.identity_conv",
+    )
+)
+# nn.Sequential in nn.Sequential, as a converter made them of the paper's own files of Torch 7.
+_PRETRAINEDMODELS_LAYERS = (
+    ("0", "1"),
+    ("{stage}.{block}.0.0.0.0", "{stage}.{block}.0.0.0.1"),
+    ("{stage}.{block}.0.0.0.3", "{stage}.{block}.0.0.0.4"),
+    ("{stage}.{block}.0.0.1", "{stage}.{block}.0.0.2"),
+    ("{stage}.{block}.0.1.0", "{stage}.{block}.0.1.1"),
+)
+_OF_CLASSY = "blocks.{stage}.block{stage}-{block}"
+_CLASSY_LAYERS = (
+    ("initial_block.0", "initial_block.1"),
+    (f"{_OF_CLASSY}.convolutional_block.0", f"{_OF_CLASSY}.convolutional_block.1"),
+    (f"{_OF_CLASSY}.convolutional_block.3", f"{_OF_CLASSY}.convolutional_block.4"),
+    (f"{_OF_CLASSY}.convolutional_block.6", f"{_OF_CLASSY}.bn"),
+    (f"{_OF_CLASSY}.downsample.0", f"{_OF_CLASSY}.downsample.1"),
+)
 _OUR_LAYERS = tuple((layer, f"{layer}.norm") for layer in _LAYERS)
 _OUR_OFFSETS = "res{stage}.{block}.conv2_offset.{tensor}"
 
@@ -134,10 +160,16 @@ TORCHVISION = NameTable(
         # second name is that of its versions before 1.0.
         ("layer{stage}.{block}.conv2.conv_offset.{tensor}", _OUR_OFFSETS),
         ("layer{stage}.{block}.conv2_offset.{tensor}", _OUR_OFFSETS),
+        # mmdetection's group norms
+        ("gn1.{tensor}", "stem.conv1.norm.{tensor}"),
+        *(
+            (f"layer{{stage}}.{{block}}.gn{n}.{{tensor}}", f"{_LAYERS[n]}.norm.{{tensor}}")
+            for n in (1, 2, 3)
+        ),
     ),
     "conv1.weight",
     first_stage=1,
-    own=r"(?:conv1|bn1|layer[1-4]|stem|norm1|maxpool|relu|prelu|act1?)\..*",
+    own=r"(?:conv1|[bg]n1|layer[1-4]|stem|norm1|maxpool|relu|prelu|act1?)\..*",
 )
 TABLES = (
     # detectron2's convert-torchvision-to-d2.py writes the classifier as stem.fc.
@@ -171,5 +203,29 @@ TABLES = (
         "embedder.embedder.convolution.weight",
         first_stage=0,
         own=r"(?:embedder|encoder)\..*",
+    ),
+    # pytorchcv's, whose ResNets have the stride in the 1x1, and its variants "b" in the 3x3.
+    NameTable(
+        "pytorchcv",
+        _make_rows(_PYTORCHCV_LAYERS, ("output",)),
+        "init_block.conv.conv.weight",
+        first_stage=1,
+        own=r"(?:init_block|stage[1-4])\..*",
+        first_block=1,
+    ),
+    NameTable(
+        "pretrainedmodels",
+        _make_rows(_PRETRAINEDMODELS_LAYERS, ("last_linear",)),
+        "0.weight",
+        first_stage=4,
+        own=r"[014-7]\..*",
+    ),
+    # Classy Vision's; the parts of "_module.0" in its names are taken for a wrapper's.
+    NameTable(
+        "classy_vision",
+        _make_rows(_CLASSY_LAYERS, ()),
+        "initial_block.0.weight",
+        first_stage=0,
+        own=r"(?:initial_block|blocks)\..*",
     ),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, DETECTION_DEPTHS
 from resnext_det.files import list_first
-from resnext_det.weights.name_tables import TABLES
+from resnext_det.weights.name_tables import TABLES, TORCHVISION
 
 _REMEDY = "give those of a plain ResNeXt or ResNet with bottleneck blocks, such as ResNeXt-50"
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-34"}
@@ -65,7 +65,10 @@ _FAMILIES = (
     (r"\bpatch_embeddings\.|\battention\.|\battn\.qkv\b|\bself_attn\.", "a transformer"),
     (r"\bpaths\.\d|\.attn\.fc_reduce\b", "an SKNet"),
 )
-_DEEP_STEM = re.compile(r"(?:.*[./])?(?:conv1|stem)\.[01]\.(?:[01]\.)?weight", re.DOTALL)
+_DEEP_STEM = re.compile(
+    r"(?:.*[./])?(?:(?:conv1|stem)\.[01]\.(?:[01]\.|conv\.)?|init_block\.conv1\.conv\.)weight",
+    re.DOTALL,
+)
 _MOST_LOOKED_AT = 3000
 
 
@@ -141,10 +144,9 @@ def find_cause_of_names(state: Mapping[str, Tensor]) -> str:
                 f"weights named {names} have a stem of several convolutions (ResNet-C, -D and "
                 f"their like), where a ResNeXt has one of 7x7; {_REMEDY}"
             )
-        known = ", ".join(table.stem for table in TABLES)
         return (
             f"weights named {names} have blocks of a ResNet and no first convolution of it under "
-            f"the same prefix ({known}); give the whole network's"
+            f"the same prefix ({TORCHVISION.stem}, for torchvision); give the whole network's"
         )
     looked_at = list(islice(state, _MOST_LOOKED_AT))
     for pattern, what in _FAMILIES:
@@ -153,8 +155,8 @@ def find_cause_of_names(state: Mapping[str, Tensor]) -> str:
             return f"weights named {names} look like those of {what} ({found!a:.80}); {_REMEDY}"
     return (
         f"weights named {names} are of no known format; give a ResNet or ResNeXt of torchvision, "
-        "timm, mmpretrain, mmdetection, detectron2, Detectron, pycls, transformers or the paper, "
-        "or a checkpoint of this project"
+        "timm, mmpretrain, mmdetection, detectron2, Detectron, pycls, transformers, pytorchcv, "
+        "Classy Vision or the paper, or a checkpoint of this project"
     )
 
 

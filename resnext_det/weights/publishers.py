@@ -31,7 +31,10 @@ _NAMES = {
     "fair": "FAIR",
     "detectron1": "Detectron",
     "paper": "fb.resnet.torch",
+    "classy_vision": "Classy Vision",
 }
+# Formats whose preprocessing is another's, and whose name says more about a file.
+_OF_THEIR_OWN = ("timm", "mmdetection", "classy_vision", "pytorchcv", "pretrainedmodels")
 _LICENSES = {
     "torchvision": "the file does not say; torchvision's own are BSD-3-Clause, timm's Apache-2.0, "
     "but WSL, SSL and SWSL weights, which have the same names, are for non-commercial use",
@@ -101,7 +104,7 @@ def find_publisher(
     if found is None:
         return Publisher(format, None, metadata, origins)
     known, origin = found
-    usual_origin = name_usual(format if format in ("timm", "mmdetection") else str(known))
+    usual_origin = name_usual(format if format in _OF_THEIR_OWN else str(known))
     batch_norm = find_batch_norm(native.state)
     if isinstance(known, Preprocessing):
         preprocessing = replace(known, batch_norm=batch_norm)
@@ -186,8 +189,11 @@ def _find_preprocessing(
         return _read_openmmlab(format, beside.get("meta"), architecture)
     if format == "pycls":
         return _read_pycls(beside.get("cfg"))
-    if format == "torch7":
+    if format in ("torch7", "pretrainedmodels"):  # the latter has the paper's own, converted
         return _Found("paper")
+    # A ResNet of pytorchcv has the stride in its 1x1 or not, and its names do not tell.
+    if format == "classy_vision" or (format == "pytorchcv" and architecture.cardinality > 1):
+        return _Found("torchvision")
     if format == "caffe2":
         found = _find_detectron(state, architecture)
         return _Found(found) if found else None
