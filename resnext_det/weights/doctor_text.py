@@ -157,7 +157,7 @@ def _write_page(found: Mapping[str, Any], look: Look, *, short: bool = False) ->
         yield from _write_heading("for detection", look)
     if found["usable"] and not short:
         yield from _write_note("good", _tell_what_is_there(found), look)
-        if found["usual"]:
+        if {*found["usual"]} & {*(found["preprocessing"] or ())}:
             yield from _write_note("usual", _USUAL, look)
     for kind, mark in (("faults", "bad"), ("warnings", "look")):
         for text in found[kind]:
