@@ -17,6 +17,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.weights.containers import Contents
 from resnext_det.weights.formats import NativeWeights
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
+from resnext_det.weights.training_arguments import ORIGIN, read_arguments
 
 _LONGEST_TEXT = 1 << 20
 _LONGEST_NOTE = 500
@@ -120,6 +121,11 @@ def find_publisher(
         if known == "detectron1" and architecture is not None and architecture.cardinality == 1:
             preprocessing = replace(preprocessing, stride_in_1x1=True)  # those are MSRA's
     origins |= dict.fromkeys(list_fields(), origin or usual_origin) | {"batch_norm": FROM_WEIGHTS}
+    if format in ("torchvision", "timm"):
+        told = read_arguments(contents.beside.get("args"))
+        preprocessing = replace(preprocessing, **told.images)
+        metadata |= told.metadata
+        origins |= dict.fromkeys((*told.images, *told.metadata), ORIGIN)
     return Publisher(format, preprocessing, metadata, origins)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from resnext_det.weights import catalog_entries, read_weights, write_weights
 from resnext_det.weights.conversion import add_preprocessing_beside
-from resnext_det.weights.preprocessing import KNOWN, list_fields
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, list_fields
 from tests.weights.foreign_names import mmpretrain_state, pycls_state
 from tests.weights.helpers import SMALL, THIN, fill_randomly, save, torchvision_network
 from tests.weights.test_conversion import run_of_ours
@@ -67,6 +68,37 @@ def test_what_a_file_tells_is_a_fact(network: nn.Module, tmp_path: Path) -> None
         assert [file.origins[fact] for fact in IMAGES] == ["the configuration in the file"] * 4
         assert not any(map(file.is_usual, list_fields()))
         assert all(map(file.is_usual, file.metadata))  # license and interpolation
+
+
+def test_the_arguments_of_a_training(network: nn.Module, tmp_path: Path) -> None:
+    """timm's script writes mean and std where they were given, torchvision's never."""
+    timm = {"mean": [0.5] * 3, "std": [0.5], "interpolation": "bicubic", "crop_pct": 0.95}
+    contents = {
+        "state_dict": network.state_dict(),
+        **{"arch": "resnext50_32x4d", "version": 2, "metric": 77.5},
+        "args": Namespace(**timm, img_size=None),
+    }
+    file = read_weights(save(contents, tmp_path))
+    assert file.preprocessing == Preprocessing("RGB", (127.5,) * 3, (127.5,) * 3)
+    found = {"interpolation": "bicubic", "size_test": "224", "resize_test": "235"}
+    assert found.items() <= file.metadata.items()
+    for fact in ("channel_order", "mean", "std", *found):
+        assert file.origins[fact] == "the arguments in the file"
+    assert file.is_usual("stride_in_1x1") and file.is_usual("license")
+
+    sizes = {"val_resize_size": 232, "val_crop_size": 224}
+    args = Namespace(**sizes, interpolation="bilinear", mean="x", std=[1e9], img_size=[3])
+    file = read_weights(save({"model": network.state_dict(), "args": args}, tmp_path))
+    assert file.preprocessing == KNOWN["torchvision"] and file.is_usual("mean")
+    assert (file.metadata["resize_test"], file.is_usual("resize_test")) == ("232", False)
+    assert not file.is_usual("interpolation")
+
+    nothing = {"mean": None, "std": None, "interpolation": "", "crop_pct": None}
+    for arguments in (Namespace(**nothing), nothing, "--lr 0.1", None):
+        contents["args"] = arguments
+        file = read_weights(save(contents, tmp_path))
+        assert file.is_usual("mean") and file.is_usual("interpolation")
+        assert "size_test" not in file.metadata
 
 
 def test_an_author(native: dict[str, Tensor], tmp_path: Path) -> None:
