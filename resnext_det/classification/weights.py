@@ -25,6 +25,7 @@ from resnext_det.weights import (
     read_weights,
     write_weights,
 )
+from resnext_det.weights.catalog import advise_shipped
 from resnext_det.weights.conversion import assume_preprocessing, extract_backbone
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.structure import find_architecture
@@ -105,7 +106,10 @@ def load_initial_weights(
         ValueError, FileNotFoundError: see ``load_weights``, ``assume_preprocessing`` and
             ``check_configuration``.
     """
-    file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
+    try:
+        file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}{advise_shipped(cfg.MODEL.WEIGHTS)}") from None
     if file.format == "detector":
         logger.warning(
             "%s is a detector's: its backbone is taken, and the linear layer starts at random.",

@@ -21,6 +21,7 @@ from resnext_det.weights import (
     load_weights,
     read_weights,
 )
+from resnext_det.weights.catalog import advise_shipped
 from resnext_det.weights.conversion import assume_preprocessing, refuse_statement
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.trained_detector import KEY, describe_training
@@ -32,8 +33,6 @@ _FROM_RANDOM = (
     "MODEL.WEIGHTS '' MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM GN, and with a pyramid "
     "MODEL.FPN.NORM GN"
 )
-
-_SHIPPED = "quickstart/faster_rcnn_X26_8x4d_FPN_shapes.yaml"
 
 
 def locate_weights(cfg: CfgNode, *, resume: bool = False) -> str | Path:
@@ -74,14 +73,13 @@ def read_start(
     try:
         file = read_weights(source, mapped=True)
     except FileNotFoundError as error:
-        if "://" not in cfg.MODEL.WEIGHTS:
+        if not (shipped := advise_shipped(cfg.MODEL.WEIGHTS)):
             raise
         raise FileNotFoundError(
-            f"{error}; or start from the small network that travels with the package, by "
-            f"--config-file {_SHIPPED}; or from a file of yours, MODEL.WEIGHTS FILE; or from a "
-            "detector that you have, such as the quickstart's: --weights "
-            "output/quickstart/model_final.pth and no --config-file; or from random weights, which "
-            f"takes several times as long: {_FROM_RANDOM}"
+            f"{error}{shipped}; or from a file of yours, MODEL.WEIGHTS FILE; or from a detector "
+            "that you have, such as the quickstart's: --weights output/quickstart/model_final.pth "
+            "and no --config-file; or from random weights, which takes several times as long: "
+            f"{_FROM_RANDOM}"
         ) from None
     if preprocessing is not None:
         file = assume_preprocessing(file, preprocessing)

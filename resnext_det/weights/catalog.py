@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from resnext_det.weights import hub
 from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.downloading import download, verify
 
@@ -41,6 +42,18 @@ def _find_near(name: str) -> list[str]:
     lowered = {known.removeprefix(PREFIX).lower(): known for known in ENTRIES}
     alike = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), lowered, n=4, cutoff=0)
     return list(dict.fromkeys([*same, *(lowered[known] for known in alike)]))[:4]
+
+
+def advise_shipped(source: str) -> str:
+    """Name the network that travels with the package, to follow the error of weights that cannot be
+    downloaded; "" where ``source`` is not downloaded."""
+    known = ENTRIES.get(source)
+    if not source.startswith((PREFIX, hub.PREFIX)) or (known and known.is_shipped):
+        return ""
+    return (
+        "; or start from the small network that travels with the package, MODEL.WEIGHTS "
+        "resnext://shapes/X-26-8x4d --fit-config"
+    )
 
 
 def locate(name: str) -> tuple[Path, Entry]:

@@ -204,3 +204,17 @@ def test_a_detectors_configuration(tmp_path: Path) -> None:
 def test_the_generated_set_is_not_mistaken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shape_images_train"):
         open_image_set("shape_images_tain", root=tmp_path)
+
+
+def test_weights_that_cannot_be_downloaded(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str, **options: object) -> None:
+        raise FileNotFoundError(f"{path} cannot be reached")
+
+    monkeypatch.setattr("resnext_det.classification.weights.read_weights", fail)
+    words = "reached; or start from the small network that travels with the package, MODEL.WEIGHTS"
+    with pytest.raises(FileNotFoundError, match=words):
+        run(config, tmp_path / "out", "MODEL.WEIGHTS", "resnext://torchvision/R-50")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth cannot be reached$"):
+        run(config, tmp_path / "out", "MODEL.WEIGHTS", "nowhere.pth")

@@ -12,8 +12,10 @@ import torch
 from resnext_det.config import load_config
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, train
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import load_trained_config
-from resnext_det.weights import check_configuration, read_weights
+from resnext_det.weights import check_configuration, load_weights, read_weights
+from resnext_det.weights.catalog import advise_shipped
 from tests.detection.helpers import as_datasets, as_overrides
 
 NAME = "resnext://shapes/X-26-8x4d"
@@ -52,6 +54,21 @@ def test_the_quickstart_and_its_comparison_differ_in_little() -> None:
         ours, theirs = dict(start.MODEL[key]), dict(random.MODEL[key])
         assert {name for name in ours if ours[name] != theirs[name]} <= {"NORM"}
     assert start.INPUT == random.INPUT and start.DATASETS == random.DATASETS
+
+
+@pytest.mark.parametrize(
+    "config", ["modern/faster_rcnn_X50_32x4d_FPN_1x.yaml", "faster_rcnn_R50_1x64d.yaml"]
+)
+def test_any_configuration_is_fitted_to_it(config: str) -> None:
+    """As the error tells that weights cannot be downloaded."""
+    words = advise_shipped("resnext://torchvision/R-50").partition(", ")[2].split()
+    assert words == ["MODEL.WEIGHTS", NAME, "--fit-config"]
+    assert advise_shipped("hf-hub:timm/x") and not advise_shipped(NAME)
+    assert not advise_shipped("model_final.pth")
+    given = (*words[:2], "MODEL.ROI_BOX_HEAD.FC_DIM", "8", "MODEL.DEVICE", "cpu")
+    cfg = Job(config, overrides=given, fit_config=True, engine="portable").configuration()
+    load_weights(build_detector(cfg), NAME)
+    check_configuration(cfg, read_weights(NAME), training=True)
 
 
 def test_it_is_told_to_be_no_detector() -> None:
