@@ -139,7 +139,9 @@ def diagnose(
 
 
 def _find_missing(file: WeightFile) -> list[str]:
-    """Find norms that a recognized network lacks, which make it less than a whole backbone."""
+    """Find what makes a recognized network less than a detector's whole backbone."""
+    if file.architecture is not None and not file.architecture.shortcuts:
+        return ["the network has no shortcuts, and no detector takes such"]
     backbone = select_backbone(file)
     norms = [
         f"{name.removesuffix('weight')}norm."
@@ -198,9 +200,6 @@ def _fit(found: dict[str, Any], file: WeightFile) -> None:
     if found["kind"] == "detector" and (beside := _find_config(file)):
         found["config_file"] = beside
         return
-    resnets = dict(found["configuration"]["MODEL"]["RESNETS"])
-    if found["batch_norm"] == "none":
-        resnets["NORM"] = "GN"
     kind, classes = "RPN" if "res5" in found["lacks"] else "FPN", None
     if found["kind"] == "detector":
         of_detector = _find_detector_kind(file)
@@ -208,9 +207,7 @@ def _fit(found: dict[str, Any], file: WeightFile) -> None:
             found["warnings"].append(_OTHER_KIND)
         else:
             kind, classes = of_detector, found["classes"]
-    found["config_file"], found["overrides"] = choose_config(
-        resnets, file.preprocessing, kind=kind, classes=classes
-    )
+    found["config_file"], found["overrides"] = choose_config(file, kind=kind, classes=classes)
 
 
 def _find_detector_kind(file: WeightFile) -> str | None:

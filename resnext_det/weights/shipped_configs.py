@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -10,9 +9,10 @@ from typing import Any, NamedTuple
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.loading import load_config
-from resnext_det.config.rules import get_value
 from resnext_det.files import shipped_folder
-from resnext_det.weights.preprocessing import Preprocessing, find_differences
+from resnext_det.weights.file import WeightFile
+from resnext_det.weights.preprocessing import find_differences
+from resnext_det.weights.requirements import find_network_differences
 
 # The configurations that detectors of a kind may take.
 _CANDIDATES = {
@@ -37,35 +37,29 @@ class Fit(NamedTuple):
     overrides: dict[str, Any]
 
 
-def choose_config(
-    resnets: Mapping[str, Any],
-    preprocessing: Preprocessing | None,
-    *,
-    kind: str = "FPN",
-    classes: int | None = None,
-) -> Fit:
-    """Choose the shipped configuration of a detector that needs the fewest changes.
+def choose_config(file: WeightFile, *, kind: str = "FPN", classes: int | None = None) -> Fit:
+    """Choose the shipped configuration of a detector that fits weights with the fewest changes.
 
     Of several with as few it is the one of the nearest depth.
 
     Args:
-        resnets: keys of MODEL.RESNETS and the values that the weights need.
-        preprocessing: which they need; None: not known, and nothing is changed for it.
+        file: of a network that is recognized. Where its preprocessing is not known, nothing is
+            changed for it.
         kind: of the detector: "FPN", "C4", "DC5", or "RPN" for one of proposals alone.
         classes: of a trained detector.
     """
+    assert file.architecture is not None
     fits = []
     for path, cfg in _read_candidates(kind):
-        needed = {f"MODEL.RESNETS.{key}": value for key, value in resnets.items()}
-        if classes is not None and kind != "RPN":
-            needed["MODEL.ROI_HEADS.NUM_CLASSES"] = classes
-        found = {key: value for key, value in needed.items() if get_value(cfg, key) != value}
-        if preprocessing is not None:
-            found |= {key: value for key, _, value in find_differences(preprocessing, cfg)}
-        if found and path.startswith("quickstart"):
+        found = find_network_differences(cfg, file)
+        found += find_differences(file.preprocessing, cfg) if file.preprocessing else []
+        overrides = {key: value for key, _, value in found}
+        if classes not in (None, cfg.MODEL.ROI_HEADS.NUM_CLASSES) and kind != "RPN":
+            overrides["MODEL.ROI_HEADS.NUM_CLASSES"] = classes
+        if overrides and path.startswith("quickstart"):
             continue
-        distance = abs(cfg.MODEL.RESNETS.DEPTH - resnets.get("DEPTH", cfg.MODEL.RESNETS.DEPTH))
-        fits.append((len(found), distance, Fit(path, found)))
+        distance = abs(cfg.MODEL.RESNETS.DEPTH - file.architecture.depth)
+        fits.append((len(overrides), distance, Fit(path, overrides)))
     return min(fits, key=itemgetter(0, 1))[2]
 
 

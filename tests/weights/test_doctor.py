@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,12 @@ def test_group_norms_get_their_configuration(tmp_path: Path) -> None:
     found = diagnose_state(backbone("GN"), tmp_path)
     assert found["batch_norm"] == "none" and found["overrides"]["MODEL.RESNETS.NORM"] == "GN"
     assert any("group norms" in warning for warning in found["warnings"])
+
+
+def test_a_network_without_shortcuts_is_no_backbone(tmp_path: Path) -> None:
+    model = ResNeXt(replace(QUICKSTART, shortcuts=False), norm="BN", out_features=("res5",))
+    (fault,) = diagnose_state(fill_randomly(model).state_dict(), tmp_path)["faults"]
+    assert "no shortcuts" in fault
 
 
 def test_an_rpn_needs_no_res5(tmp_path: Path) -> None:

@@ -8,13 +8,20 @@ import pytest
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import config_file, load_config
-from resnext_det.config.backbone import write_architecture
+from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import KNOWN, find_differences
 from resnext_det.weights.shipped_configs import Fit, choose_config
 
 
 def choose(name: str, publisher: str = "torchvision", **options: Any) -> Fit:
-    return choose_config(write_architecture(Architecture.parse(name)), KNOWN[publisher], **options)
+    return choose_config(describe_file(Architecture.parse(name), publisher), **options)
+
+
+def describe_file(architecture: Architecture, publisher: str) -> WeightFile:
+    """A file of which no weight is looked at."""
+    return WeightFile(
+        "w.pth", "native", {}, architecture=architecture, preprocessing=KNOWN[publisher]
+    )
 
 
 @pytest.mark.parametrize("name", ["R-50", "X-50-32x4d", "R-101", "X-101-32x4d"])
@@ -55,12 +62,11 @@ def test_what_is_chosen_fits(publisher: str, kind: str) -> None:
 
 
 def test_the_quickstart_is_for_its_own_network_alone() -> None:
-    small = Architecture(26, 8, 4, stem_channels=32, res2_channels=64)
     for publisher, groups, fits in (
         ("torchvision", 8, True),
         ("fair", 8, False),
         ("torchvision", 4, False),
     ):
-        resnets = {**write_architecture(small), "NUM_GROUPS": groups, "NORM": "BN"}
-        file, _ = choose_config(resnets, KNOWN[publisher])
+        small = Architecture(26, groups, 4, stem_channels=32, res2_channels=64)
+        file, _ = choose_config(describe_file(small, publisher))
         assert file.startswith("quickstart" if fits else "modern"), publisher
