@@ -55,7 +55,10 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     from resnext_det.files import format_json, list_first
     from resnext_det.weights.doctor import diagnose, list_files
     from resnext_det.weights.doctor_text import format_diagnoses
+    from resnext_det.weights.preprocessing import parse_preprocessing
 
+    if options.preprocessing is not None:
+        parse_preprocessing(options.preprocessing)  # once, and not as an error of each file
     found = [
         diagnose(file, prefix=options.prefix, preprocessing=options.preprocessing)
         for file in list_files(options.files)

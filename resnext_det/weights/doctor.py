@@ -126,7 +126,7 @@ def diagnose(
     missing = _find_missing(file) if found["architecture"] else []
     found["faults"] = [*missing, *health.faults]
     if not found["architecture"]:
-        found["faults"].insert(0, f"no network is recognized: {found['not_recognized']}")
+        found["faults"].insert(0, found["not_recognized"])
     found["lacks"] = _find_lacks(found, file)
     found["warnings"] = [*_warn(found), *health.warnings]
     if found["faults"]:

@@ -34,6 +34,7 @@ _DOES = {
     "predict": "detect",
     "classify": "test the classifier",
 }
+_LABELS = {"size_test": "tested on", "resize_test": "resized to"}  # the shorter side, in pixels
 _NORMS = {
     "statistics": "with mean and variance",
     "folded": "folded into scale and bias",
@@ -147,13 +148,15 @@ def _write_page(found: Mapping[str, Any], look: Look, *, short: bool = False) ->
     look = look._replace(width=min(look.width, _PAGE))
     mark = look.paint(*_sign(look, _MARKS, _judge(found)))
     yield f"{mark} {look.paint(escape_controls(found['file']), 'bold')}"
-    if found["error"] is None:
-        yield from indent_text(_introduce(found), look.width, 2)
-        yield ""
-        for label, value, fact in _list_facts(found):
-            if not short or fact in (found["preprocessing"] or ("preprocessing",)):
-                yield from _write_fact(label, value, fact, found, look)
-    if found["error"] is None and (not short or found["warnings"]):
+    if found["error"] is not None:
+        yield from indent_text(escape_controls(found["error"]), look.width, 2)
+        return
+    yield from indent_text(_introduce(found), look.width, 2)
+    yield ""
+    for label, value, fact in _list_facts(found):
+        if not short or fact in (found["preprocessing"] or ("preprocessing",)):
+            yield from _write_fact(label, value, fact, found, look)
+    if not short or found["warnings"]:
         yield from _write_heading("for detection", look)
     if found["usable"] and not short:
         yield from _write_note("good", _tell_what_is_there(found), look)
@@ -220,7 +223,8 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "preprocessing", "", "preprocessing"
     yield "batch norms", _NORMS[found["batch_norm"]], "batch_norm"
     metadata = {**found["metadata"], "license": found["metadata"].get("license", "")}
-    yield from ((key, text, key) for key, text in metadata.items())
+    for key, text in metadata.items():
+        yield _LABELS.get(key, key.replace("_", " ")), text, key
     if found["versions"]:
         yield "trained with", ", ".join(" ".join(each) for each in found["versions"].items()), ""
     for name, numbers in found["metrics"].items():
@@ -271,18 +275,19 @@ def _sum_up(found: Mapping[str, Any]) -> str:
     """Say in a line what detection can do with a file."""
     if not found["usable"]:
         return escape_controls("; ".join(found["faults"]))
-    parts = [_describe_config(found)]
+    parts = []
     if found["kind"] == "detector":
         classes = f" of {found['classes']} classes" if found["classes"] else ""
         averages = [each["AP"] for each in found["metrics"].values() if "AP" in each]
         ap = f", AP {averages[0]:.1f}" if averages else ""
-        parts.insert(0, f"a detector{classes}{ap}")
+        parts.append(f"a detector{classes}{ap}")
+    parts.append(_describe_config(found))
     return "; ".join([*parts, *(text.partition(":")[0] for text in found["warnings"])])
 
 
 def _describe_config(found: Mapping[str, Any]) -> str:
     if found["config_file"] is None:
-        return "its own configuration, which the file holds"
+        return "the file holds its configuration"
     count = len(found["overrides"])
     changes = f" with {count} change{'s' * (count > 1)}" if count else ""
     return f"{escape_controls(found['config_file'])}{changes}"

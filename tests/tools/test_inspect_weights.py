@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.helpers import finish, fork_tool, run_tool
+from tests.tools.helpers import finish, fork_tool, read_error, run_tool
 from tests.weights.helpers import fill_randomly, save, torchvision_network
 
 run = partial(run_tool, "inspect_weights")
@@ -60,3 +60,8 @@ def test_every_key_of_json_is_in_the_help(theirs: Path, capsys: pytest.CaptureFi
         run("--help")
     said = capsys.readouterr().out.replace(",", " ").replace(":", " ").split()
     assert set(found) <= {word.strip(".") for word in said}
+
+
+def test_a_preprocessing_that_is_none(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(theirs, "--preprocessing", "RGB:1") == 1
+    assert "--preprocessing 'RGB:1' is no publisher" in read_error(capsys)

@@ -83,7 +83,7 @@ def test_half_precision(tmp_path: Path) -> None:
         ("norm", ["preprocessing"], "29 of 29 norms are missing"),
         ("res3.0.conv1.norm.running_var", ["preprocessing"], "1 of 29 statistics of norms"),
         ("res3.0.conv1.norm.weight", ["preprocessing"], "1 of 29 norms are missing"),
-        ("res3.0.conv1.weight", ["network"], "no network is recognized: "),
+        ("res3.0.conv1.weight", ["network"], "the weights lack res3.0.conv1.weight"),
     ],
 )
 def test_what_is_lacking(dropped: str, lacks: list[str], fault: str | None, tmp_path: Path) -> None:
