@@ -313,3 +313,21 @@ def test_sizes_that_are_not_given(
         rounding="up" if interpolation == "torch7_bicubic" else "half_even",
     )
     assert torch.equal(cast(torch.Tensor, protocol.views(image)), expected(image))
+
+
+def test_what_is_only_usual_is_said(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fact and what the user gives are quiet; a converted file's usual values stay usual."""
+    file = read_weights(weights)  # which tells its preprocessing
+    facts = {"resize_test": "232", "interpolation": "bicubic"}
+    known = replace(file, metadata=facts, origins=dict.fromkeys(facts, "the catalog"))
+    assert protocol_of(known).usual == ()
+    guessed = replace(known, origins={**known.origins, "interpolation": "usual for timm's files"})
+    assert protocol_of(replace(file, metadata={}), resize=240, interpolation="bicubic").usual == ()
+    assert not caplog.records
+    assert protocol_of(guessed).usual == ("interpolation",)
+    assert "not known to be right: bicubic. Say it with --interpolation." in caplog.text
+    assert protocol_of(guessed, "dense").usual == ("interpolation",)
+    assert protocol_of(replace(file, metadata={})).usual == ("resize", "interpolation")
+    assert "crop 224 of shorter side 256, torch7_bicubic. Say it with --resize, --i" in caplog.text
+    names = replace(guessed, origins={**guessed.origins, "std": "usual for timm's files"})
+    assert protocol_of(names, interpolation="bicubic").usual == ("preprocessing",)
