@@ -268,7 +268,6 @@ def test_fitting_what_is_not_known_names_the_flag(tmp_path: Path) -> None:
 NETWORKS: dict[str, dict[str, Any]] = {
     "small": {"architecture": SMALL},
     "R-50": {"architecture": Architecture(50)},
-    "X-101": {"architecture": Architecture.parse("X-101-32x4d")},
     "GN": {"architecture": Architecture(26, 32, 4), "norm": "GN"},
     "deformable": {
         "architecture": THIN,
