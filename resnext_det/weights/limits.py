@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import BufferedReader
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 _SLACK = 64 << 20
 MOST_DIMENSIONS = 32
 _MOST_ELEMENTS = 2**48
+_SHOWN = 8
 AGAIN = "copy or download the file again"
 
 DTYPES = {
@@ -46,12 +49,21 @@ class Budget:
         self.left = 2 * file_size + _SLACK
 
     def take(self, size: int) -> None:
+        """Count memory that the contents keep."""
         self.left -= size
         if self.left < 0:
-            raise Unreadable(
-                "is refused: its contents would take more than twice its size in memory, which no "
-                "weights do"
-            )
+            self._refuse()
+
+    def check(self, size: int) -> None:
+        """Refuse memory that there is no room for, without counting it: it is freed at once."""
+        if size > self.left:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        raise Unreadable(
+            "is refused: its contents would take more than twice its size in memory, which no "
+            "weights do"
+        )
 
 
 def read_exactly(file: BufferedReader, size: int) -> bytes:
@@ -75,7 +87,16 @@ def check_shape(shape: Sequence[int]) -> None:
         and all(type(size) is int and size >= 0 for size in shape)
         and math.prod(filter(None, shape)) <= _MOST_ELEMENTS
     ):
-        raise Unreadable(f"is damaged: a tensor has the shape {tuple(shape)!r:.80}; {AGAIN}")
+        raise Unreadable(f"is damaged: a tensor has the shape {show_numbers(shape)}; {AGAIN}")
+
+
+def show_numbers(numbers: Iterable[Any]) -> str:
+    """Show the first few numbers; what else stands among them could be long, or be endless."""
+    shown = (
+        str(each) if type(each) is int and each.bit_length() < 64 else type(each).__name__
+        for each in islice(numbers, _SHOWN)
+    )
+    return f"({', '.join(shown)})"
 
 
 def view_values(
@@ -92,7 +113,8 @@ def view_values(
         type(number) is int and 0 <= number < 2**62 for number in place
     ):
         raise Unreadable(
-            f"is damaged: a tensor has strides {tuple(strides)!r:.80} at {offset!r:.40}; {AGAIN}"
+            f"is damaged: a tensor has strides {show_numbers(strides)} at "
+            f"{show_numbers([offset])}; {AGAIN}"
         )
     elements = math.prod(sizes)
     if not elements:
@@ -100,12 +122,12 @@ def view_values(
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides))
     if last >= len(values):
         raise Unreadable(
-            f"is damaged: a tensor of sizes {tuple(sizes)!r:.80} and strides "
-            f"{tuple(strides)!r:.80} at {offset} reaches beyond its {len(values)} values; {AGAIN}"
+            f"is damaged: a tensor of sizes {show_numbers(sizes)} and strides "
+            f"{show_numbers(strides)} at {offset} reaches beyond its {len(values)} values; {AGAIN}"
         )
     if elements > len(values):
         raise Unreadable(
-            f"is refused: a tensor of sizes {tuple(sizes)!r:.80} has only {len(values)} values, by "
+            f"is refused: a tensor of sizes {show_numbers(sizes)} has {len(values)} values, by "
             "strides of 0; save its clone()"
         )
     return values.as_strided(tuple(sizes), tuple(strides), offset)

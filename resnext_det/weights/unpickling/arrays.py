@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from resnext_det.weights.limits import AGAIN, Unreadable, check_shape, read_exactly
-from resnext_det.weights.unpickling.objects import Unbuilt, admit, refuse_call
+from resnext_det.weights.unpickling.objects import (
+    Name,
+    Placeholder,
+    Unbuilt,
+    admit,
+    make_placeholder,
+)
 from resnext_det.weights.unpickling.stream import LongText, PickleStream
 
 _DTYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
@@ -22,36 +28,41 @@ class UnbuiltDtype(Unbuilt):
     """A dtype of bool, int, uint or float; the byte order is its state."""
 
     __slots__ = ("dtype",)
+    class_name = "numpy.dtype"
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         super().__init__()
         self.dtype = dtype
 
-    def build(self, stream: PickleStream, state: Any) -> UnbuiltDtype:
+    def build(self, stream: PickleStream, state: Any) -> Any:
         if state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
-            raise Unreadable("is refused: it holds an array of records; save arrays of numbers")
-        self.dtype = self.dtype.newbyteorder(state[1])
-        self.built = self
-        return self
+            self.built = make_placeholder(stream, "numpy.dtype", (self.dtype.str,))
+        else:
+            self.dtype = self.dtype.newbyteorder(state[1])
+            self.built = self
+        return self.built
 
 
 class UnbuiltArray(Unbuilt):
     """An array whose shape, dtype and values are its state."""
 
     __slots__ = ()
+    class_name = "numpy.ndarray"
 
-    def build(self, stream: PickleStream, state: Any) -> np.ndarray[Any, Any]:
+    def build(self, stream: PickleStream, state: Any) -> Any:
         _, shape, dtype, fortran, values = state
         self.built = _read_array(stream, values, dtype, shape, "F" if fortran else "C")
         return self.built
 
 
-def _read_array(
-    stream: PickleStream, values: Any, dtype: Any, shape: Any, order: Any
-) -> np.ndarray[Any, Any]:
-    """Read an array, in this machine's byte order, from bytes or from their place in the file."""
+def _read_array(stream: PickleStream, values: Any, dtype: Any, shape: Any, order: Any) -> Any:
+    """Read an array, in this machine's byte order, from bytes or from their place in the file.
+
+    One of another dtype (texts, objects, dates, complex numbers) becomes a placeholder.
+    """
     if not isinstance(dtype, UnbuiltDtype):
-        raise TypeError("no dtype")
+        kind = dtype.arguments if isinstance(dtype, Placeholder) else ("?",)
+        return make_placeholder(stream, "numpy.ndarray", kind[:1])
     check_shape(shape)
     needed = math.prod(shape) * dtype.dtype.itemsize
     longest = shortest = values.size if isinstance(values, LongText) else len(values)
@@ -102,32 +113,32 @@ def _fill_from_utf8(stream: PickleStream, target: np.ndarray[Any, Any], size: in
 
 def _make_dtype(
     stream: PickleStream, name: Any, align: Any = False, copy: Any = False
-) -> UnbuiltDtype:
+) -> UnbuiltDtype | Placeholder:
     text = name.decode("latin1") if isinstance(name, bytes) else name
     if not isinstance(text, str) or not _DTYPES.fullmatch(text):
-        raise Unreadable(
-            f"is refused: it holds an array of dtype {text!r:.40}; arrays of bool, int, uint and "
-            "float are read"
-        )
+        return make_placeholder(stream, "numpy.dtype", (name,))
     return UnbuiltDtype(np.dtype(text))
 
 
-def _reconstruct(stream: PickleStream, kind: Any, shape: Any, code: Any) -> UnbuiltArray:
-    if getattr(kind, "name", "") != "numpy.ndarray":
-        raise Unreadable("is refused: it holds a subclass of numpy's array; save plain arrays")
-    return UnbuiltArray()
+def _reconstruct(
+    stream: PickleStream, kind: Any, shape: Any, code: Any
+) -> UnbuiltArray | Placeholder:
+    """Begin an array; one of a subclass becomes a placeholder."""
+    name = kind.name if isinstance(kind, Name) else "?"
+    return UnbuiltArray() if name == "numpy.ndarray" else make_placeholder(stream, name)
 
 
-def _make_scalar(stream: PickleStream, dtype: Any, values: Any) -> Any:
-    return _read_array(stream, values, dtype, (1,), "C")[0]
+def _make_scalar(stream: PickleStream, dtype: Any, values: Any = b"") -> Any:
+    found = _read_array(stream, values, dtype, (1,), "C")
+    return found if isinstance(found, Placeholder) else found[0]
 
 
 def _read_buffer(
     stream: PickleStream, values: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
-) -> np.ndarray[Any, Any]:
+) -> Any:
     """Read an array of protocol 5, with its axes in another order since numpy 2.3."""
     array = _read_array(stream, values, dtype, shape, order)
-    return array if axes is None else array.transpose(axes)
+    return array if axes is None or isinstance(array, Placeholder) else array.transpose(axes)
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -138,9 +149,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 NUMPY = admit(
     {
         "numpy.dtype": _make_dtype,
-        "numpy.ndarray": refuse_call,
         **{f"numpy.core.{name}": function for name, function in _FUNCTIONS.items()},
         **{f"numpy._core.{name}": function for name, function in _FUNCTIONS.items()},
     }
 )
-"""The names that pickles of numpy's arrays ask for, under "_core" since numpy 2.0."""
+"""The names that pickles of numpy's arrays call, under "_core" since numpy 2.0."""

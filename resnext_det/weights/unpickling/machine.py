@@ -1,4 +1,4 @@
-"""An interpreter of pickle's instructions, protocols 0 to 5, that calls only what is admitted.
+"""An interpreter of pickle's instructions, protocols 0 to 5, that calls nothing that is named.
 
 Instructions have the names that the standard library's ``pickletools`` gives them.
 """
@@ -14,28 +14,28 @@ from typing import Any
 
 from resnext_det.weights.limits import AGAIN, Budget, Unreadable
 from resnext_det.weights.unpickling.objects import (
-    Admitted,
-    Attributes,
+    Name,
     OuterTuple,
     PendingTuple,
+    Placeholder,
     Unbuilt,
-    check_key,
     finish,
+    make_key,
+    make_placeholder,
 )
 from resnext_det.weights.unpickling.stream import TEXTS, Pending, PickleStream
 
 _INDEXES = {"BINGET": "<B", "LONG_BINGET": "<I", "BINPUT": "<B", "LONG_BINPUT": "<I"}
-_NEEDING_CODE = ("EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ_EX")
+_EXTENSIONS = {"EXT1": "<B", "EXT2": "<H", "EXT4": "<i"}
 
 # The most memory that an instruction takes, for a place on the stack and an object. Items, texts
-# and arrays are counted where they are made.
+# arrays and placeholders are counted where they are made.
 _USUAL_COST = 16
 _COSTS = {
     **dict.fromkeys(("BININT", "BININT2", "BINFLOAT", "INT", "LONG", "FLOAT"), 48),
     **dict.fromkeys(("LONG1", "LONG4", "MARK"), 48),
     **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST", "TUPLE"), 96),
     **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"), 80),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), 104),
     **dict.fromkeys(("EMPTY_SET", "FROZENSET"), 256),
 }
 
@@ -48,8 +48,9 @@ class PickleMachine(PickleStream):
 
     Args:
         file, end, budget: see ``PickleStream``.
-        admitted: what the pickle may ask for, by "module.name": ``Admitted``, or a constant.
-        persistent: returns the object for a persistent id (torch's storages); None refuses them.
+        known: the names that something is done for, by "module.name": a ``Name``, or a constant.
+        persistent: returns the object for a persistent id (torch's storages), of this stream and
+            the id; None: all become placeholders.
     """
 
     def __init__(
@@ -58,15 +59,17 @@ class PickleMachine(PickleStream):
         *,
         end: int,
         budget: Budget,
-        admitted: Mapping[str, Any],
-        persistent: Callable[[Any], Any] | None = None,
+        known: Mapping[str, Any],
+        persistent: Callable[[PickleStream, Any], Any] | None = None,
     ) -> None:
         super().__init__(file, end=end, budget=budget)
-        self.admitted = admitted
+        self.known = known
         self.persistent = persistent
         self.stack: list[Any] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: list[Any] = []
+        self.memo_beyond: dict[int, Any] = {}  # of indexes that do not count up from 0
+        self.unknown: dict[str, Name] = {}
 
     def read(self) -> Any:
         """Read the pickled object; the file then stands behind it.
@@ -99,7 +102,7 @@ class PickleMachine(PickleStream):
     def pop_to_mark(self) -> list[Any]:
         """Take the newest mark, and all that was put since, from the stack."""
         start = self.marks.pop()
-        self.budget.take(32 * (len(self.stack) - start))  # they are copied once or twice
+        self.budget.check(32 * (len(self.stack) - start))  # they are copied once or twice
         items = self.stack[start:]
         del self.stack[start:]
         return items
@@ -124,6 +127,7 @@ class PickleMachine(PickleStream):
         """Make a container of all that was put since the mark."""
         items = self.pop_to_mark()
         if name == "LIST":
+            self.budget.take(9 * len(items))
             self.stack.append([finish(self, item) for item in items])
         elif name == "DICT":
             self.stack.append({})
@@ -132,14 +136,15 @@ class PickleMachine(PickleStream):
             self._put_tuple(items)
         else:
             self.budget.take(100 * len(items))
-            self.stack.append(frozenset(check_key(item) for item in items))
+            self.stack.append(frozenset([make_key(self, item) for item in items]))
 
     def append(self, name: str) -> None:
         items = [self.pop()] if name == "APPEND" else self.pop_to_mark()
-        if type(self.stack[-1]) is not list:
+        target = self.stack[-1].members if type(self.stack[-1]) is Placeholder else self.stack[-1]
+        if type(target) is not list:
             raise TypeError("no list")
-        self.budget.take(32 + 8 * len(items))
-        self.stack[-1].extend([finish(self, item) for item in items])
+        self.budget.take(32 + 9 * len(items))
+        target.extend([finish(self, item) for item in items])
 
     def set_items(self, name: str) -> None:
         if name == "SETITEMS":
@@ -150,17 +155,27 @@ class PickleMachine(PickleStream):
 
     def add_items(self, name: str) -> None:
         items = self.pop_to_mark()
-        if type(self.stack[-1]) is not set:
-            raise TypeError("no set")
         self.budget.take(100 * len(items))
-        self.stack[-1].update([check_key(item) for item in items])
+        members = [make_key(self, item) for item in items]
+        if isinstance(self.stack[-1], Placeholder):
+            self.stack[-1].members.extend(members)
+        elif type(self.stack[-1]) is set:
+            self.stack[-1].update(members)
+        else:
+            raise TypeError("no set")
 
     def memoize(self, name: str) -> None:
-        index = len(self.memo) if name == "MEMOIZE" else self._read_index(name)
-        self.memo[index] = self.stack[-1]
+        beyond = self.memo_beyond
+        index = len(self.memo) + len(beyond) if name == "MEMOIZE" else self._read_index(name)
+        if index == len(self.memo):
+            self.memo.append(self.stack[-1])
+        else:
+            self.budget.take(104)
+            beyond[index] = self.stack[-1]
 
     def recall(self, name: str) -> None:
-        found = self.memo[self._read_index(name)]
+        index = self._read_index(name)
+        found = self.memo_beyond[index] if index in self.memo_beyond else self.memo[index]
         built = isinstance(found, Unbuilt) and found.built is not None
         self.stack.append(found.built if built else found)
 
@@ -174,52 +189,71 @@ class PickleMachine(PickleStream):
         self.stack.append(self.stack[-1])
 
     def ask(self, name: str) -> None:
-        """Put the function or class of a name on the stack, if it is admitted."""
+        """Put what is known of the function or class of a name on the stack."""
         if name == "STACK_GLOBAL":
             attribute, module = self.pop(), self.pop()
         else:
             module, attribute = self.read_name(), self.read_name()
-        is_text = isinstance(module, str) and isinstance(attribute, str)
-        asked = f"{module}.{attribute}" if is_text else "something"
-        if asked not in self.admitted or name == "INST":
-            raise Unreadable(
-                f"is refused: it asks for {ascii(asked)[1:-1]:.100}, which could run code; where "
-                "you trust its source, save its weights alone, by name"
-            )
-        self.stack.append(self.admitted[asked])
+        if not isinstance(module, str) or not isinstance(attribute, str):
+            raise TypeError("no name")
+        asked = f"{module}.{attribute}"
+        self.stack.append(self.known[asked] if asked in self.known else self._make_name(asked))
+        if name == "INST":
+            self._call(self.stack.pop(), tuple(self.pop_to_mark()))
+
+    def extend(self, name: str) -> None:
+        """Put a placeholder for a code of copyreg's registry on the stack."""
+        code = self.read_number(_EXTENSIONS[name])
+        self.stack.append(self._make_name(f"copyreg.extension {code}"))
 
     def call(self, name: str) -> None:
+        if name == "OBJ":
+            function, *items = self.pop_to_mark()
+            self._call(function, tuple(items))
+            return
+        options = (finish(self, self.pop()),) if name == "NEWOBJ_EX" else ()
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, Admitted) or not isinstance(arguments, tuple):
-            raise Unreadable("is refused: it calls what is no function, which could run code")
-        self.stack.append(function.call(self, *arguments))
+        if not isinstance(arguments, tuple):
+            raise TypeError("no arguments")
+        self._call(function, (*arguments, *options), called=name == "REDUCE")
 
     def build(self, name: str) -> None:
         """Give an object its state."""
         state, target = self.pop(), self.pop()
         if isinstance(target, Unbuilt) and target.built is None:
-            self.stack.append(target.build(self, state))
-        elif isinstance(target, OrderedDict | Attributes):
-            if isinstance(target, Attributes) and target.takes_state and isinstance(state, dict):
-                self.budget.take(200 * len(state))
-                target.update(state)
-            self.stack.append(target)  # else attributes beside the items, as a state_dict has them
-        else:
-            raise Unreadable(
-                f"is refused: it sets the state of a {type(target).__name__}, which could run code"
-            )
+            target = target.build(self, state)
+        elif isinstance(target, Placeholder):
+            target.state = finish(self, state)
+        elif not isinstance(target, OrderedDict):  # its attributes are left out
+            raise TypeError("no state")
+        self.stack.append(target)
 
     def find_persistent(self, name: str) -> None:
         """Put an object on the stack that lies outside of the pickle."""
-        if self.persistent is None or name == "PERSID":
-            raise Unreadable(
-                "is refused: it names objects outside of itself, as only a part of a larger file "
-                "does"
-            )
-        self.stack.append(self.persistent(self.pop()))
+        identifier = self.read_name() if name == "PERSID" else self.pop()
+        if self.persistent is None:
+            self.stack.append(make_placeholder(self, "a persistent id"))
+        else:
+            self.stack.append(self.persistent(self, identifier))
+
+    def _make_name(self, name: str) -> Name:
+        if name not in self.unknown:
+            self.budget.take(400 + 4 * len(name))
+            self.unknown[name] = Name(name)
+        return self.unknown[name]
+
+    def _call(self, function: Any, arguments: tuple[Any, ...], *, called: bool = True) -> None:
+        if not isinstance(function, Name | Placeholder):
+            raise TypeError("no function")
+        if isinstance(function, Name) and function.call is not None:
+            made = function.call(self, *arguments)
+        else:
+            made = make_placeholder(self, function.name, arguments, called=called)
+        self.stack.append(made)
 
     def _put_tuple(self, items: list[Any]) -> None:
         """Put a tuple on the stack, a pending one if something in it is pending, two deep."""
+        self.budget.take(8 * len(items))
         kind: type[tuple[Any, ...]] = tuple
         if any(isinstance(item, OuterTuple) for item in items):
             items = [finish(self, item) for item in items]
@@ -234,7 +268,7 @@ class PickleMachine(PickleStream):
             raise TypeError("no dict")
         self.budget.take(160 + 50 * len(items))
         for name, value in zip(items[::2], items[1::2]):
-            self.stack[-1][check_key(name)] = finish(self, value)
+            self.stack[-1][make_key(self, name)] = finish(self, value)
 
     def _read_index(self, name: str) -> int:
         if name in _INDEXES:
@@ -248,9 +282,9 @@ def _refuse_instruction(code: bytes) -> None:
     names = [each.name for each in pickletools.opcodes if each.code == code.decode("latin1")]
     if not names:
         raise Unreadable(f"is no pickle, or damaged: byte {code!r} is no instruction; {AGAIN}")
-    reason = "which could run code" if names[0] in _NEEDING_CODE else "which no weights need"
     raise Unreadable(
-        f"is refused: it uses pickle's {names[0]}, {reason}; save its weights alone, by name"
+        f"is refused: it uses pickle's {names[0]}, for arrays that lie outside of it; pickle it "
+        "without a buffer_callback"
     )
 
 
@@ -289,7 +323,8 @@ _METHODS: dict[Callable[[PickleMachine, str], None], tuple[str, ...]] = {
     PickleMachine.drop: ("POP", "POP_MARK"),
     PickleMachine.repeat: ("DUP",),
     PickleMachine.ask: ("GLOBAL", "STACK_GLOBAL", "INST"),
-    PickleMachine.call: ("REDUCE", "NEWOBJ"),
+    PickleMachine.extend: tuple(_EXTENSIONS),
+    PickleMachine.call: ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ"),
     PickleMachine.build: ("BUILD",),
     PickleMachine.find_persistent: ("PERSID", "BINPERSID"),
 }

@@ -1,7 +1,8 @@
-"""The objects that a pickle may ask for, made without importing or calling what it names.
+"""What a pickle names: plain data is made as it is, anything else becomes a placeholder.
 
-Plain data is made as it is. What other libraries' checkpoints carry beside the weights, such as
-configurations and dates, becomes a dict of its attributes or items.
+Nothing that a pickle names is imported or called. So an object beside the weights (a training
+configuration, a date, a generator's state) cannot do anything, and does not keep them from being
+read.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import torch
 
 from resnext_det.weights.limits import Unreadable
 from resnext_det.weights.unpickling.stream import LongText, Pending, PickleStream
 
 _DEEPEST = 64
+_PLACEHOLDER_COST = 250
+_LONGEST_KEY = 1 << 16
+_MOST_IN_A_KEY = 16
 
 
 class PendingTuple(tuple[Any, ...], Pending):
@@ -32,19 +36,6 @@ class OuterTuple(PendingTuple):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted(Pending):
-    """A name that a pickle may ask for, and what is done when the pickle calls it.
-
-    Attributes:
-        name: as in "collections.OrderedDict".
-        call: takes the pickle's stream and the arguments.
-    """
-
-    name: str
-    call: Callable[..., Any]
-
-
 class Unbuilt(Pending):
     """An object whose state follows; ``built`` is the finished one."""
 
@@ -57,39 +48,115 @@ class Unbuilt(Pending):
         raise NotImplementedError
 
 
-class Attributes(dict[Any, Any]):
-    """An object of a class that is not imported, as a dict of what it held."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Name:
+    """A class or function that a pickle names.
 
-    takes_state = True
+    Attributes:
+        name: as in "collections.OrderedDict".
+        call: what is done when the pickle calls it, with the pickle's stream and the arguments;
+            None: a placeholder is made.
+    """
+
+    name: str
+    call: Callable[..., Any] | None = None
+
+
+class Placeholder(dict[Any, Any]):
+    """Stand for an object that is not made, since its class or function is not imported.
+
+    It is a dict of the items that the pickle gives it, as it does to objects of dict's subclasses.
+    It equals itself alone, and may be a key.
+
+    Attributes:
+        name: of the class or function, as in "argparse.Namespace".
+        called: the pickle calls the function, and does not only make an object of a class.
+        arguments: of the call.
+        members: what the pickle appends to the object, as to a list.
+        state: what the pickle gives the object as its state; mostly a dict of its attributes.
+    """
+
+    __slots__ = ("arguments", "called", "members", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = (), *, called: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        self.called = called
+        self.arguments = arguments
+        self.members: list[Any] = []
+        self.state: Any = None
+
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{self.name:.80}, not imported>"
+
+
+def make_placeholder(
+    stream: PickleStream, name: str, arguments: tuple[Any, ...] = (), *, called: bool = False
+) -> Placeholder:
+    """Make a placeholder, and count its memory, with that of its arguments."""
+    stream.budget.take(_PLACEHOLDER_COST + 8 * len(arguments))
+    finished = tuple(finish(stream, each) for each in arguments)
+    return Placeholder(name, finished, called=called)
 
 
 def finish(stream: PickleStream, item: Any) -> Any:
-    """Return an item as a part of the contents; what is still pending is read, or refused."""
+    """Return an item as a part of the contents: what is still pending is read, or replaced."""
     if not isinstance(item, Pending):
         return item
     if isinstance(item, LongText):
         return stream.read_long_text(item)
     if isinstance(item, PendingTuple):
+        stream.budget.take(64 + 8 * len(item))
         return tuple(finish(stream, each) for each in item)
     if isinstance(item, Unbuilt) and item.built is not None and not isinstance(item.built, Pending):
         return item.built
-    kind = type(item).__name__.removeprefix("Unbuilt").lower()
-    raise Unreadable(
-        f"is refused: it holds {item.name if isinstance(item, Admitted) else kind} itself, not an "
-        "object made by it; save arrays by name"
-    )
+    return make_placeholder(stream, item.class_name)
 
 
-def check_key(item: Any) -> Any:
-    """Return what may be a dict's key or a set's member.
+def make_key(stream: PickleStream, item: Any) -> Any:
+    """Return what may be a dict's key or a set's member, or a placeholder for it.
 
-    Tuples may not: to hash tuples in tuples can take forever.
+    Tuples of numbers can be made that all have one hash, and tuples in tuples that take forever to
+    hash. So only small tuples are keys, some thousand of them in a file; all others, long texts and
+    long integers are replaced by a placeholder, which is hashed by its identity.
     """
-    if item is None or isinstance(item, str | bytes | int | float | np.generic):
+    item = finish(stream, item)
+    if _is_cheap(item):
         return item
-    raise Unreadable(
-        f"is refused: it has a {type(item).__name__} as a key; names and numbers may be keys"
-    )
+    if type(item).__hash__ is None:
+        raise TypeError(f"a {type(item).__name__} as a key")
+    if isinstance(item, complex | tuple) and stream.costly_keys and _is_small(item):
+        stream.costly_keys -= 1
+        return item
+    return make_placeholder(stream, f"builtins.{type(item).__name__}", (item,))
+
+
+def _is_cheap(item: Any) -> bool:
+    """Tell whether hashing and comparing an item takes next to no time."""
+    if isinstance(item, str | bytes):
+        return len(item) <= _LONGEST_KEY
+    if isinstance(item, int):
+        return item.bit_length() <= 64
+    return item is None or isinstance(item, float | np.generic | torch.dtype | Name | Placeholder)
+
+
+def _is_small(item: Any) -> bool:
+    """Tell whether a tuple holds few and cheap items, those of tuples in it among them."""
+    waiting, seen = [item], 0
+    while waiting:
+        each = waiting.pop()
+        seen += 1
+        if isinstance(each, tuple) and len(each) <= _MOST_IN_A_KEY:
+            waiting.extend(each)
+        elif not (_is_cheap(each) or isinstance(each, complex)):
+            return False
+        if seen > _MOST_IN_A_KEY:
+            return False
+    return True
 
 
 def check_depth(contents: Any) -> None:
@@ -109,128 +176,88 @@ def check_depth(contents: Any) -> None:
     )
 
 
-def admit(calls: Mapping[str, Callable[..., Any]]) -> dict[str, Admitted]:
-    """Make a table of what a pickle may ask for, by "module.name"."""
-    return {name: Admitted(name, call) for name, call in calls.items()}
-
-
-def refuse_call(stream: PickleStream, *arguments: Any) -> Any:
-    """Refuse to call a name that may only be passed as an argument."""
-    raise Unreadable(
-        "is refused: it makes an object in a way that no library writes, which could run code; "
-        "save a model's state_dict()"
-    )
+def admit(calls: Mapping[str, Callable[..., Any]]) -> dict[str, Name]:
+    """Make a table of the names that something is done for, by "module.name"."""
+    return {name: Name(name, call) for name, call in calls.items()}
 
 
 def _make_ordered_dict(stream: PickleStream, pairs: Any = ()) -> OrderedDict[Any, Any]:
     stream.budget.take(400 * len(pairs))
-    return OrderedDict((check_key(name), finish(stream, value)) for name, value in pairs)
+    return OrderedDict((make_key(stream, name), finish(stream, value)) for name, value in pairs)
 
 
-def _make_set(stream: PickleStream, members: Any = ()) -> set[Any]:
-    stream.budget.take(200 * len(members))
-    return {check_key(member) for member in members}
-
-
-def _make_frozenset(stream: PickleStream, members: Any = ()) -> frozenset[Any]:
-    return frozenset(_make_set(stream, members))
-
-
-def _make_empty_bytes(stream: PickleStream) -> bytes:
-    """Make empty bytes, which Python 3 writes as ``bytes()`` in protocol 2."""
-    return b""
-
-
-def _encode(stream: PickleStream, text: Any, encoding: str) -> Any:
-    """Make bytes, which Python 3 writes as ``_codecs.encode(text, "latin1")`` in protocol 2."""
-    if encoding not in ("latin1", "latin-1"):
-        raise Unreadable(f"is refused: it encodes text by {encoding!r:.40}, where latin1 is bytes")
-    if isinstance(text, LongText):
-        return LongText(text.start, text.size, text.encoding, as_bytes=True)
-    stream.budget.take(len(text) + 40)
-    return text.encode("latin1")
-
-
-PLAIN = admit(
-    {
-        "collections.OrderedDict": _make_ordered_dict,
-        "builtins.set": _make_set,
-        "__builtin__.set": _make_set,
-        "builtins.frozenset": _make_frozenset,
-        "__builtin__.frozenset": _make_frozenset,
-        "builtins.bytes": _make_empty_bytes,
-        "__builtin__.bytes": _make_empty_bytes,
-        "_codecs.encode": _encode,
-    }
-)
-"""The names that pickles of plain data ask for; ``__builtin__`` is Python 2's."""
-
-_WITH_ATTRIBUTES = (
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "mmengine.config.config.Config",
-    "mmcv.utils.config.Config",
-    *("datetime.date", "datetime.datetime", "datetime.time"),
-    *("datetime.timedelta", "datetime.timezone"),
-)
-_WITH_ITEMS = (
-    "addict.addict.Dict",
-    "collections.Counter",
-    "detectron2.config.config.CfgNode",
-    "easydict.EasyDict",
-    "fvcore.common.config.CfgNode",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-    "yacs.config.CfgNode",
-)
-_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
-_PATH_MODULES = ("pathlib", "pathlib._local")  # the latter in Python 3.13 alone
-_FACTORIES = ("int", "float", "list", "dict")  # of default dicts
-
-
-def _make_attributes(stream: PickleStream, *arguments: Any) -> Attributes:
-    """Make an object without its arguments: no weights depend on a date."""
-    return Attributes()
-
-
-def _make_items(stream: PickleStream, items: Any = None) -> Attributes:
-    made = Attributes()
-    made.takes_state = False
-    if isinstance(items, dict):
-        stream.budget.take(200 * len(items))
-        made.update(items)
-    return made
+def _make_counter(stream: PickleStream, items: Any = ()) -> dict[Any, Any]:
+    stream.budget.take(200 * len(items))
+    return dict(items)
 
 
 def _make_default_dict(stream: PickleStream, factory: Any = None) -> dict[Any, Any]:
     return {}
 
 
-def _make_path(stream: PickleStream, *parts: Any) -> str:
-    stream.budget.take(sum(len(part) for part in parts))
-    return str(PurePosixPath(*(str(check_key(part)) for part in parts)))
+def _make_set(stream: PickleStream, members: Any = ()) -> set[Any]:
+    stream.budget.take(200 * len(members))
+    return {make_key(stream, member) for member in members}
 
 
-def _get_method(stream: PickleStream, owner: Any, name: Any) -> Attributes:
-    """Replace a method of a class above, which mmengine's history holds, by an empty dict."""
-    if not isinstance(owner, Admitted) or owner.name not in FOREIGN:
-        raise Unreadable(
-            f"is refused: it asks for the attribute {name!a:.60} of an object, which could run code"
-        )
-    return Attributes()
+def _make_frozenset(stream: PickleStream, members: Any = ()) -> frozenset[Any]:
+    return frozenset(_make_set(stream, members))
 
 
-FOREIGN = admit(
+def _make_complex(stream: PickleStream, real: float, imaginary: float) -> complex:
+    return complex(real, imaginary)
+
+
+def _make_bytes(stream: PickleStream, *arguments: Any) -> Any:
+    """Make empty bytes, which Python 3 writes as ``bytes()`` in protocol 2."""
+    return make_placeholder(stream, "builtins.bytes", arguments) if arguments else b""
+
+
+def _make_bytearray(stream: PickleStream, values: Any = b"", encoding: str = "latin1") -> bytearray:
+    """Make a bytearray, of bytes or, since Python 2, of a text of latin1."""
+    found = finish(stream, values)
+    if not isinstance(found, str | bytes):
+        raise TypeError("no bytes")
+    stream.budget.take(len(found) + 60)
+    return bytearray(found.encode("latin1") if isinstance(found, str) else found)
+
+
+def _encode(stream: PickleStream, text: Any, encoding: str) -> Any:
+    """Make bytes, which Python 3 writes as ``_codecs.encode(text, "latin1")`` in protocol 2."""
+    if encoding not in ("latin1", "latin-1"):
+        return make_placeholder(stream, "_codecs.encode", (encoding,), called=True)
+    if isinstance(text, LongText):
+        return LongText(text.start, text.size, text.encoding, bytes)
+    stream.budget.take(len(text) + 40)
+    return text.encode("latin1")
+
+
+def _make_object(stream: PickleStream, kind: Any, *arguments: Any) -> Placeholder:
+    """Make a placeholder for an object whose class copyreg calls, as in protocols 0 and 1."""
+    made = make_placeholder(stream, kind.name if isinstance(kind, Name) else "?", arguments)
+    if len(arguments) == 2 and isinstance(arguments[1], dict):  # of a dict's subclass
+        stream.budget.take(200 * len(arguments[1]))
+        made.update(arguments[1])
+    return made
+
+
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    "set": _make_set,
+    "frozenset": _make_frozenset,
+    "bytes": _make_bytes,
+    "bytearray": _make_bytearray,
+    "complex": _make_complex,
+}
+PLAIN = admit(
     {
-        **dict.fromkeys(_WITH_ATTRIBUTES, _make_attributes),
-        **dict.fromkeys(_WITH_ITEMS, _make_items),
-        **{f"{module}.{name}": _make_path for module in _PATH_MODULES for name in _PATHS},
+        "collections.OrderedDict": _make_ordered_dict,
+        "collections.Counter": _make_counter,
         "collections.defaultdict": _make_default_dict,
-        "builtins.getattr": _get_method,
-        "__builtin__.getattr": _get_method,
-        **{f"builtins.{name}": refuse_call for name in _FACTORIES},
-        **{f"__builtin__.{name}": refuse_call for name in _FACTORIES},
+        "_codecs.encode": _encode,
+        "copyreg._reconstructor": _make_object,
+        "copy_reg._reconstructor": _make_object,
+        **{f"builtins.{name}": make for name, make in _BUILTINS.items()},
+        **{f"__builtin__.{name}": make for name, make in _BUILTINS.items()},
     }
 )
-"""The names that checkpoints of other libraries ask for beside their weights."""
+"""The names that pickles of plain data ask for; ``__builtin__`` and copy_reg are Python 2's."""

@@ -18,10 +18,10 @@ import torch
 from resnext_det.weights.limits import AGAIN, Budget, Unreadable, read_exactly
 from resnext_det.weights.unpickling.arrays import NUMPY
 from resnext_det.weights.unpickling.machine import PickleMachine
-from resnext_det.weights.unpickling.objects import FOREIGN, PLAIN, check_depth
+from resnext_det.weights.unpickling.objects import PLAIN, check_depth
 from resnext_det.weights.unpickling.tensors import TORCH, StoredBehind, StoredInside
 
-_ADMITTED = {**FOREIGN, **NUMPY, **PLAIN, **TORCH}
+_KNOWN = {**NUMPY, **PLAIN, **TORCH}
 _LARGEST_DIRECTORY = 2 << 20
 _LOCAL_HEADER = struct.Struct("<4s22x2H")
 _PROTOCOL = 1001
@@ -36,17 +36,18 @@ TORCH_LEGACY = re.compile(
 def read_plain_pickle(path: str | Path) -> Any:
     """Read a pickle of plain data and numpy arrays.
 
-    Read are dict, list, tuple, set, frozenset, str, bytes (a bytearray becomes bytes), int of 64
-    bits, float, bool, None, OrderedDict, and numpy's arrays and scalars of bool, int, uint and
-    float, also of big-endian machines (they come back in this one's order). Python 2's strings
-    become str by latin1. Nothing that the file names is imported or called.
+    Read are dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, bool,
+    None, OrderedDict, and numpy's arrays and scalars of bool, int, uint and float, also of
+    big-endian machines (they come back in this one's order). A Counter or defaultdict becomes a
+    dict, and Python 2's strings str by latin1. Nothing that the file names is imported or called:
+    every other object becomes a ``Placeholder``, every class or function a ``Name``.
 
     Memory stays below twice the file plus 64 MiB; arrays are read straight into their memory.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, cut short, damaged or too deep, asks for anything else (the
-            text names what), or would take more memory than that.
+        ValueError: the file is empty, cut short, damaged or too deep, or would take more memory
+            than that.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,8 +57,7 @@ def read_plain_pickle(path: str | Path) -> Any:
         raise ValueError(f"{path} is empty; {AGAIN}")
     try:
         with path.open("rb") as file:
-            admitted = {**PLAIN, **NUMPY}
-            contents = PickleMachine(file, end=size, budget=Budget(size), admitted=admitted).read()
+            contents = PickleMachine(file, end=size, budget=Budget(size), known=_KNOWN).read()
             if file.tell() != size:
                 left = size - file.tell()
                 raise Unreadable(f"is damaged: its pickle ends {left} bytes before it; {AGAIN}")
@@ -92,7 +92,7 @@ def read_torch_zip(path: Path, *, mapped: bool = False) -> Any:
         start, length = entries[f"{prefix}data.pkl"]
         file.seek(start)
         machine = PickleMachine(
-            file, end=start + length, budget=budget, admitted=_ADMITTED, persistent=storages.find
+            file, end=start + length, budget=budget, known=_KNOWN, persistent=storages.find
         )
         contents = machine.read()
         if file.tell() != start + length:
@@ -213,7 +213,7 @@ def read_torch_legacy(path: Path) -> Any:
 
         def read_pickle() -> Any:
             machine = PickleMachine(
-                file, end=size, budget=budget, admitted=_ADMITTED, persistent=storages.find
+                file, end=size, budget=budget, known=_KNOWN, persistent=storages.find
             )
             return machine.read()
 
@@ -221,9 +221,7 @@ def read_torch_legacy(path: Path) -> Any:
         file.seek(magic.end() if magic else size)
         protocol, system = read_pickle(), read_pickle()
         if protocol != _PROTOCOL or not isinstance(system, dict):
-            raise Unreadable(
-                f"is damaged: its torch protocol is {protocol!r:.20}, not {_PROTOCOL}; {AGAIN}"
-            )
+            raise Unreadable(f"is damaged: its torch protocol is not {_PROTOCOL}; {AGAIN}")
         if not system.get("little_endian", True):
             raise Unreadable(_BIG_ENDIAN)
         contents = read_pickle()

@@ -12,9 +12,10 @@ from typing import Any
 from resnext_det.weights.limits import AGAIN, Budget, Unreadable, read_exactly
 
 _LONGEST_LINE = 1 << 24
-_LONGEST_NUMBER = 32
+_LONGEST_NUMBER = 4096  # digits, for which the time grows with the square
 _LONGEST_NAME = 1024
-_LONGEST_SHORT_TEXT = 1 << 16
+_LONGEST_SHORT_TEXT = 1024
+_MOST_COSTLY_KEYS = 5000
 
 # How the length is written, and how the bytes become text; Python 2's strings are bytes.
 TEXTS = {
@@ -31,25 +32,32 @@ TEXTS = {
 
 
 class Pending:
-    """The base of objects that may lie on the machine's stack, but not in the contents."""
+    """The base of objects that may lie on the machine's stack, but not in the contents.
+
+    Attributes:
+        class_name: what a placeholder for one is called, where it is not finished.
+    """
 
     __slots__ = ()
+    class_name = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LongText(Pending):
     """Bytes that stay in the file until their use is known: an array reads them into its memory.
 
     Attributes:
         start, size: their place in the file.
         encoding: of the text that they are; None for bytes.
-        as_bytes: the text is to be encoded by latin1, as Python 3 writes bytes in protocol 2.
+        kind: what they become. Python 3 writes bytes as a text of latin1 in protocol 2.
+        found: what they became, so that all references to them share it.
     """
 
     start: int
     size: int
     encoding: str | None
-    as_bytes: bool = False
+    kind: type[str] | type[bytes] | type[bytearray]
+    found: str | bytes | bytearray | None = None
 
 
 class PickleStream:
@@ -59,12 +67,16 @@ class PickleStream:
         file: open for bytes.
         end: the position in the file at which the pickle must have ended.
         budget: of memory, which the pickle may use up.
+
+    Attributes:
+        costly_keys: how many tuples may still be keys; see ``make_key``.
     """
 
     def __init__(self, file: BufferedReader, *, end: int, budget: Budget) -> None:
         self.file = file
         self.end = end
         self.budget = budget
+        self.costly_keys = _MOST_COSTLY_KEYS
 
     def read_number(self, layout: str) -> Any:
         """Read a number of a layout of ``struct``."""
@@ -79,36 +91,31 @@ class PickleStream:
         text = self.read_number_line()
         if text in (b"00", b"01"):
             return text == b"01"
-        return _check_integer(int(text.removesuffix(b"L")))
+        return int(text.removesuffix(b"L"))
 
     def read_name(self) -> str:
         """Read a line that is a name."""
         return self._read_line(_LONGEST_NAME).decode()
 
     def read_integer(self, size: int) -> int:
-        """Read an integer of up to 64 bits and a sign, written in `size` bytes."""
-        if not 0 <= size <= 9:
-            raise Unreadable(
-                f"is refused: it holds an integer of {size} bytes; integers have up to 64 bits"
-            )
-        return _check_integer(int.from_bytes(read_exactly(self.file, size), "little", signed=True))
+        """Read an integer with a sign, written in `size` bytes."""
+        self._check_left(size)
+        self.budget.take(2 * size)
+        return int.from_bytes(read_exactly(self.file, size), "little", signed=True)
 
-    def read_text(self, kind: str) -> str | bytes | LongText:
+    def read_text(self, kind: str) -> str | bytes | bytearray | LongText:
         """Read a text of known length; a long one stays in the file until its use is known."""
         layout, encoding = TEXTS[kind]
         size = self.read_number(layout)
+        wanted = bytearray if kind == "BYTEARRAY8" else bytes if encoding is None else str
         if 0 <= size <= _LONGEST_SHORT_TEXT:
-            text = _decode(read_exactly(self.file, size), encoding)
+            text = _decode(read_exactly(self.file, size), encoding, wanted)
             self.budget.take(sys.getsizeof(text))
             return text
+        self._check_left(size)
         start = self.file.tell()
-        if not 0 <= size <= self.end - start:
-            raise Unreadable(
-                f"is cut short or damaged: {size} bytes should follow where {self.end - start} are "
-                f"left; {AGAIN}"
-            )
         self.file.seek(size, 1)
-        return LongText(start, size, encoding)
+        return LongText(start, size, encoding, wanted)
 
     def read_unicode_line(self) -> str:
         """Read a text of protocol 0."""
@@ -124,14 +131,25 @@ class PickleStream:
         unescaped: bytes = codecs.escape_decode(line[1:-1])[0]
         return unescaped.decode("latin1")
 
-    def read_long_text(self, text: LongText) -> str | bytes:
+    def read_long_text(self, text: LongText) -> str | bytes | bytearray:
         """Read a long text that turned out to be a part of the contents."""
-        self.budget.take(6 * text.size if text.encoding == "utf-8" else 2 * text.size)
-        position = self.file.tell()
-        self.file.seek(text.start)
-        found = _decode(read_exactly(self.file, text.size), text.encoding)
-        self.file.seek(position)
-        return found.encode("latin1") if text.as_bytes and isinstance(found, str) else found
+        if text.found is None:
+            # the bytes, and a text of up to four bytes a letter
+            self.budget.check(6 * text.size if text.encoding == "utf-8" else 3 * text.size)
+            position = self.file.tell()
+            self.file.seek(text.start)
+            text.found = _decode(read_exactly(self.file, text.size), text.encoding, text.kind)
+            self.budget.take(sys.getsizeof(text.found))
+            self.file.seek(position)
+        return text.found
+
+    def _check_left(self, size: int) -> None:
+        left = self.end - self.file.tell()
+        if not 0 <= size <= left:
+            raise Unreadable(
+                f"is cut short or damaged: {size} bytes should follow where {left} are left; "
+                f"{AGAIN}"
+            )
 
     def _read_line(self, longest: int) -> bytes:
         line = self.file.readline(longest + 1)
@@ -143,16 +161,8 @@ class PickleStream:
         return line[:-1]
 
 
-def _check_integer(value: int) -> int:
-    """Refuse an integer of more than 64 bits: long ones are slow to read."""
-    if not -(2**63) <= value < 2**64:
-        raise Unreadable(
-            "is refused: it holds an integer of more than 64 bits; no weights need such"
-        )
-    return value
-
-
-def _decode(text: bytes, encoding: str | None) -> str | bytes:
+def _decode(taken: bytes, encoding: str | None, kind: type) -> Any:
     if encoding is None:
-        return text
-    return text.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
+        return taken if kind is bytes else kind(taken)
+    text = taken.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
+    return text if kind is str else kind(text, "latin1")
