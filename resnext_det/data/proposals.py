@@ -18,6 +18,7 @@ import torch
 from resnext_det.data.records import XYWH_ABS, Record
 from resnext_det.files import list_first, write_file
 from resnext_det.instances import Boxes, Instances
+from resnext_det.weights.unpickling.descriptions import describe_object
 from resnext_det.weights.unpickling.pickle_files import read_plain_pickle
 
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS
@@ -72,6 +73,11 @@ def read_proposals(path: str | Path) -> Proposals:
     ids, boxes, logits, mode = _split_columns(read_plain_pickle(path), path)
     found: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
     for identity, image_boxes, image_logits in zip(ids, boxes, logits):
+        if not isinstance(identity, str | int | float | np.number):
+            raise ValueError(
+                f"proposals {path}: an image's id is {describe_object(identity)}; write the "
+                "dataset's image ids, which are numbers or texts"
+            )
         where = f"proposals {path}, image {identity!r}"
         if identity in found:
             raise ValueError(
@@ -168,7 +174,9 @@ def _split_columns(contents: Any, path: Path) -> tuple[list[Any], list[Any], lis
     contents = {_WRITTEN_BY_DETECTRON.get(key, key): value for key, value in contents.items()}
     columns = [contents.get(key) for key in _COLUMNS]
     if not all(isinstance(column, (list, tuple, np.ndarray)) for column in columns):
-        raise ValueError(f"proposals {path} have the keys {', '.join(map(str, contents))}; {_FORM}")
+        raise ValueError(
+            f"proposals {path} have the keys {list_first(map(str, contents), 8)}; {_FORM}"
+        )
     ids, boxes, logits = ([*column] for column in columns if column is not None)
     if not len(ids) == len(boxes) == len(logits):
         raise ValueError(
@@ -176,9 +184,10 @@ def _split_columns(contents: Any, path: Path) -> tuple[list[Any], list[Any], lis
             "objectness_logits; write one of each an image"
         )
     mode = contents.get("bbox_mode", XYXY_ABS)
-    if mode not in (XYXY_ABS, XYWH_ABS):
+    if not isinstance(mode, int | np.integer) or mode not in (XYXY_ABS, XYWH_ABS):
+        shown = f"{mode:d}" if isinstance(mode, int) else describe_object(mode)
         raise ValueError(
-            f"proposals {path} have bbox_mode {mode!r}; write 0 (x0, y0, x1, y1) or 1 (x, y, "
+            f"proposals {path} have bbox_mode {shown:.20}; write 0 (x0, y0, x1, y1) or 1 (x, y, "
             "width, height), in pixels"
         )
     return ids, boxes, logits, int(mode)
@@ -188,7 +197,7 @@ def _convert(boxes: Any, logits: Any, mode: int, where: str) -> tuple[np.ndarray
     """Check the proposals of an image, and convert boxes to corners."""
     for array, key, shape in ((boxes, "boxes", "(N, 4)"), (logits, "objectness_logits", "(N,)")):
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            kind = array.dtype if isinstance(array, np.ndarray) else describe_object(array)
             raise ValueError(
                 f"{where}: {key} are {kind}; write numpy arrays of float32, of the shape {shape}"
             )

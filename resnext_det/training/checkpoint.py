@@ -1,7 +1,7 @@
 """Checkpoints that a power cut cannot spoil, in detectron2's names and layout.
 
 A file is written under another name, flushed to the disk and then renamed, so a name never stands
-for half a file. Loading admits tensors and plain data only: no file runs code.
+for half a file. Loading takes tensors and plain data only: no file runs code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import nn
 
 from resnext_det.files import list_first, write_file
 from resnext_det.weights.containers import read_container
+from resnext_det.weights.unpickling.descriptions import describe_object, find_placeholder
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class Checkpointer:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged or cut short, holds no training state, or asks for what
-                is neither a tensor nor plain data.
+            ValueError: the file is damaged or cut short, holds no training state, or something in
+                it is neither a tensor nor plain data.
         """
         path = Path(path)
         if not path.is_file():
@@ -84,6 +85,14 @@ class Checkpointer:
             raise ValueError(
                 f"{path} holds no training state: it has no key 'model'; to start from weights "
                 "alone, set MODEL.WEIGHTS to that file and leave --resume out"
+            )
+        foreign = find_placeholder(contents)
+        if foreign is not None:
+            where, what = foreign
+            raise ValueError(
+                f"{path} cannot be resumed: its {where} is {describe_object(what)}, and only "
+                "tensors and plain data are read; leave it out where the checkpoint is saved, or "
+                "set MODEL.WEIGHTS to that file and leave --resume out"
             )
         return contents
 
@@ -144,6 +153,12 @@ def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Non
             them.
     """
     own = model.state_dict()
+    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise ValueError(
+            f"the checkpoint does not fit the model: there are no tensors under "
+            f"{list_first(others, _SHOWN)}; take another checkpoint of that run"
+        )
     problems = {
         "missing": [name for name in own if name not in state],
         "unexpected": [name for name in state if name not in own],

@@ -15,6 +15,12 @@ from torch import Tensor
 from resnext_det.weights.limits import AGAIN, Unreadable
 from resnext_det.weights.safetensors import read_safetensors
 from resnext_det.weights.torch7 import read_torch7
+from resnext_det.weights.unpickling.descriptions import (
+    describe_object,
+    is_module,
+    is_tensor_form,
+    suggest_saving,
+)
 from resnext_det.weights.unpickling.pickle_files import (
     TORCH_LEGACY,
     read_plain_pickle,
@@ -53,6 +59,8 @@ _OTHERS = (
 # which evaluate those.
 _ENVELOPES: tuple[str, ...] = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state")
 _ENVELOPES += ("model_state_dict", "ema_state_dict", "ema_state", "ema", "network", "blobs")
+_NO_NETWORK = re.compile("optim|sched|scaler|rng|random", re.IGNORECASE)
+_OF_A_WEIGHT = re.compile(r"(?:^|\.)(?:weight|bias|running_mean|running_var)$|_[wb]$")
 _DEEPEST = 4
 _LONGEST_NOTE = 1 << 20
 
@@ -72,15 +80,16 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
     Returns:
         The kind of the file, and its contents:
         ``torch zip`` or ``torch legacy`` (before torch 1.6): what was given to ``torch.save``, with
-        parameters as plain tensors;
+        parameters as plain tensors, and ``Placeholder`` for what is neither a tensor nor plain data
+        (see ``read_plain_pickle``);
         ``pickle``: its object, with numpy arrays as such;
         ``safetensors``: {"state_dict": tensors by name, "__metadata__": texts by name};
         ``torch7``: its object (see ``read_torch7``).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of another format, damaged, cut short, or asks for what is neither
-            a tensor nor plain data; the text says which, and what to do.
+        ValueError: the file is of another format, damaged or cut short, or takes too much memory;
+            the text says which, and what to do.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -142,18 +151,24 @@ class Contents(NamedTuple):
         state: the weights by the file's names, on the CPU.
         beside: what stands beside them: author, meta data, configuration.
         envelope: the name under which the weights stood; "" where they stood alone.
+        left_out: names among the weights that hold no weights: None, a version, a step, a module's
+            ``_extra_state``.
     """
 
     state: dict[str, Tensor]
     beside: dict[str, Any]
     envelope: str
+    left_out: tuple[str, ...] = ()
 
 
 def unpack_weights(contents: Any) -> Contents:
     """Take the weights out of a checkpoint, as tensors.
 
+    They stand under one of the usual words, or under whatever word has the only tensors by name.
+    Several networks under words of their own come back together, with the words before their names.
+
     Raises:
-        ValueError: there are no tensors or arrays by name.
+        ValueError: there are no tensors or arrays by name, or something else under a weight's name.
     """
     beside: dict[str, Any] = {}
     envelope = ""
@@ -166,23 +181,78 @@ def unpack_weights(contents: Any) -> Contents:
     if isinstance(beside.get("__metadata__"), dict):  # of safetensors, where every value is a text
         beside |= {key: _parse_note(text) for key, text in beside.pop("__metadata__").items()}
     if not isinstance(contents, dict) or not contents:
-        what = "nothing" if contents == {} else _describe(contents)
+        what = "nothing" if contents == {} else describe_object(contents)
         raise ValueError(
-            f"there is {what}, where tensors by name are needed; save a model's state_dict()"
+            f"there is {what}, where tensors by name are needed; {suggest_saving(contents)}"
         )
-    state = {_check_name(name): _make_tensor(name, value) for name, value in contents.items()}
-    return Contents(state, beside, envelope)
+    networks = [name for name in contents if _holds_weights(contents, name, deep=False)]
+    if len(networks) > 1 and not _has_weights(contents):
+        beside = {**{key: contents[key] for key in contents if key not in networks}, **beside}
+        contents = {
+            f"{name}.{key}": value for name in networks for key, value in contents[name].items()
+        }
+    return _sort_entries(contents, beside, envelope)
+
+
+def _sort_entries(contents: dict[Any, Any], beside: dict[str, Any], envelope: str) -> Contents:
+    """Tell tensors from what else stands under names; see ``unpack_weights``."""
+    state: dict[str, Tensor] = {}
+    others: dict[Any, Any] = {}
+    for name, value in contents.items():
+        is_number = isinstance(value, Tensor | np.ndarray | np.generic)
+        if is_number and isinstance(name, str) and (value.ndim or "." in name):
+            state[name] = _make_tensor(value)
+        else:
+            others[name] = value
+    # Where there are no tensors at all, the cause is first of all what stands for a whole model.
+    for name in others if state else sorted(others, key=lambda name: not is_module(others[name])):
+        value = others[name]
+        of_a_weight = isinstance(name, str) and _OF_A_WEIGHT.search(name)
+        if not state or (of_a_weight and value is not None) or is_tensor_form(value):
+            where = f"{ascii(envelope)[1:-1]:.40}[{name!a:.80}]" if envelope else f"{name!a:.80}"
+            raise ValueError(
+                f"{where} is {describe_object(value)}, where a tensor is needed; "
+                f"{suggest_saving(value)}"
+            )
+    return Contents(state, beside, envelope, tuple(f"{name!s:.80}" for name in others))
 
 
 def _find_envelope(contents: Any) -> str | None:
     if not isinstance(contents, dict):
         return None
-    found = [name for name in _ENVELOPES if isinstance(contents.get(name), dict) and contents[name]]
+    words = [word for word in _ENVELOPES if isinstance(contents.get(word), dict) and contents[word]]
+    found = [word for word in words if _holds_weights(contents, word, deep=True)]
     if {"model_state", "ema_state"} <= set(found):  # pycls takes the better of the two
         errors = [contents.get(name) for name in ("test_err", "ema_err")]
         best, ema = (error if isinstance(error, int | float) else 100 for error in errors)
         return "model_state" if best <= ema else "ema_state"
-    return found[0] if found else None
+    if not found and not _has_weights(contents):
+        found = [name for name in contents if _holds_weights(contents, name, deep=True)]
+        if len(found) > 1:
+            return None
+    return next(iter(found or words), None)
+
+
+def _has_weights(contents: Any) -> bool:
+    """Tell whether there are tensors by name that could be a convolution's."""
+    return isinstance(contents, dict) and any(
+        isinstance(name, str) and isinstance(value, Tensor | np.ndarray) and value.ndim > 1
+        for name, value in contents.items()
+    )
+
+
+def _holds_weights(contents: dict[Any, Any], name: Any, *, deep: bool) -> bool:
+    """Tell whether an entry of a checkpoint is a network's, by the tensors in it."""
+    if not isinstance(name, str) or _NO_NETWORK.search(name):
+        return False
+    level, seen = [contents.get(name)], set[int]()
+    for _ in range(_DEEPEST if deep else 1):
+        if any(_has_weights(item) for item in level):
+            return True
+        inner = [item for item in level if isinstance(item, dict) and id(item) not in seen]
+        seen.update(id(item) for item in inner)
+        level = [value for item in inner for key, value in item.items() if isinstance(key, str)]
+    return False
 
 
 def _parse_note(text: str) -> Any:
@@ -194,25 +264,7 @@ def _parse_note(text: str) -> Any:
         return text
 
 
-def _check_name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise ValueError(
-            f"there is {_describe(name)} as a name of a tensor; save a model's state_dict()"
-        )
-    return name
-
-
-def _make_tensor(name: str, value: Any) -> Tensor:
+def _make_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray | np.generic):
-        return torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape))
-    raise ValueError(
-        f"there is {_describe(value)} under {name!a:.80}, where a tensor is needed; save a model's "
-        "state_dict(), bare or under 'model' or 'state_dict'"
-    )
-
-
-def _describe(value: Any) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape))

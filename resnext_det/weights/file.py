@@ -163,7 +163,7 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
         preprocessing=publisher.preprocessing,
         metadata=publisher.metadata,
         origins=publisher.origins,
-        left_out=native.left_out,
+        left_out=(*contents.left_out, *native.left_out),
         prefix=native.prefix,
         class_names=(detector and detector.class_names) or read_class_names(contents, native),
         detector=detector,

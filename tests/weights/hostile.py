@@ -53,6 +53,15 @@ def pack_legacy(text: bytes) -> bytes:
 ENVELOPES = {"pickle": bytes, "torch zip": pack_zip, "torch legacy": pack_legacy}
 
 
+def pack(envelope: str, text: bytes) -> bytes:
+    """Put a pickle that names no storages into a file of a kind of ``ENVELOPES``."""
+    if envelope == "torch legacy":
+        return LEGACY_HEAD + text + pickle.dumps([], 2)
+    if envelope == "pickle" and not text.startswith(b"\x80"):
+        return b"\x80\x02" + text  # by which a pickle is known
+    return ENVELOPES[envelope](text)
+
+
 class Call:
     """An object that is pickled as the call of a function."""
 

@@ -689,7 +689,7 @@ def test_a_torch7_file_of_no_resnext_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["state_dict", "model", "blobs", "__metadata__", "meta"])
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, {"a": {}}, {1: 2}, {"a": None}], ids=repr)
 def test_odd_envelopes_are_refused(name: str, value: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"weights .*weights: there is "):
+    with pytest.raises(ValueError, match=r"weights .*weights: .* is (an? |None)"):
         read(tmp_path, torch_bytes({name: value}))
 
 
@@ -697,7 +697,7 @@ def test_envelopes_within_envelopes_end(tmp_path: Path) -> None:
     contents: Any = {"a": torch.ones(1)}
     for _ in range(10):
         contents = {"model": contents}
-    with pytest.raises(ValueError, match="there is a dict under 'model', where a tensor is needed"):
+    with pytest.raises(ValueError, match=r"model\['model'\] is a dict, where a tensor is needed"):
         read(tmp_path, torch_bytes(contents))
 
 

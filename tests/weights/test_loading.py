@@ -416,7 +416,7 @@ def test_a_file_that_asks_for_code_is_refused_and_runs_none(how: str, tmp_path: 
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
     text = catch_error(ResNeXt(SMALL), path)
     assert "weights_only" not in text  # torch's own text recommends to run it
-    assert "is refused: it asks for posix.mkdir, which could run code" in text
+    assert "model['stem.conv1.weight'] is a call of posix.mkdir (which could run code" in text
     assert not trap.exists()
 
 
@@ -425,10 +425,10 @@ def test_a_file_that_asks_for_code_is_refused_and_runs_none(how: str, tmp_path: 
     [
         (torch.zeros(3), "there is a Tensor, where tensors by name are needed; save a model"),
         ({}, "there is nothing, where tensors by name are needed"),
-        ({"model": {}}, "there is a dict under 'model', where a tensor is needed"),
-        ({"epoch": 5, "state": {"a": ONE}}, "there is an int under 'epoch'"),
-        ({"a": ONE, "b": [1]}, "there is a list under 'b', where a tensor is needed"),
-        ({1: ONE}, "there is an int as a name of a tensor"),
+        ({"model": {}}, "'model' is a dict, where a tensor is needed"),
+        ({"epoch": 5, "state": {"a": ONE}}, "'epoch' is an int, where a tensor is needed"),
+        ({"a": ONE, "weight": [1]}, "'weight' is a list, where a tensor is needed"),
+        ({1: ONE}, "1 is a Tensor, where a tensor is needed"),
         ({"encoder.weight": ONE}, "weights named encoder.weight are of no known format"),
         (
             dict.fromkeys(("conv1.weight", "layer1.0.conv1.weight", "layer1.0.x"), ONE),

@@ -25,14 +25,15 @@ _PIECE = 1 << 20
 
 
 class UnbuiltDtype(Unbuilt):
-    """A dtype of bool, int, uint or float; the byte order is its state."""
+    """A dtype of bool, int, uint or float, whose byte order is its state; and this machine's."""
 
-    __slots__ = ("dtype",)
+    __slots__ = ("dtype", "native")
     class_name = "numpy.dtype"
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         super().__init__()
         self.dtype = dtype
+        self.native = dtype.newbyteorder("=")
 
     def build(self, stream: PickleStream, state: Any) -> Any:
         if state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
@@ -73,14 +74,15 @@ def _read_array(stream: PickleStream, values: Any, dtype: Any, shape: Any, order
             f"is damaged: an array of shape {tuple(shape)} needs {needed} bytes, and {longest} are "
             f"there; {AGAIN}"
         )
-    stream.budget.take(256 + needed)
-    flat = np.empty(math.prod(shape), dtype.dtype)
+    stream.budget.take(176 + needed)
+    array = np.empty(tuple(shape), dtype.native, order="F" if order == "F" else "C")
+    flat = array.reshape(-1, order="A")  # of the same memory
     _fill(stream, flat.view(np.uint8), values)
     if flat.dtype.kind == "b":
         np.not_equal(flat.view(np.uint8), 0, out=flat)  # a bool of 2 is undefined
-    elif not flat.dtype.isnative:
-        flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
-    return flat.reshape(tuple(shape), order="F" if order == "F" else "C")
+    elif not dtype.dtype.isnative:
+        flat.byteswap(inplace=True)
+    return array
 
 
 def _fill(stream: PickleStream, target: np.ndarray[Any, Any], values: Any) -> None:

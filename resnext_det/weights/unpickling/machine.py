@@ -28,16 +28,16 @@ from resnext_det.weights.unpickling.stream import TEXTS, Pending, PickleStream
 _INDEXES = {"BINGET": "<B", "LONG_BINGET": "<I", "BINPUT": "<B", "LONG_BINPUT": "<I"}
 _EXTENSIONS = {"EXT1": "<B", "EXT2": "<H", "EXT4": "<i"}
 
-# The most memory that an instruction takes, for a place on the stack and an object. Items, texts
-# arrays and placeholders are counted where they are made.
-_USUAL_COST = 16
+# The most memory that an instruction takes for an object. Items, texts, arrays, placeholders and
+# the machine's own lists are counted where they are made.
 _COSTS = {
-    **dict.fromkeys(("BININT", "BININT2", "BINFLOAT", "INT", "LONG", "FLOAT"), 48),
-    **dict.fromkeys(("LONG1", "LONG4", "MARK"), 48),
-    **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST", "TUPLE"), 96),
-    **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"), 80),
+    **dict.fromkeys(("BININT", "BININT2", "BINFLOAT"), 32),
+    **dict.fromkeys(("INT", "LONG", "FLOAT", "LONG1", "LONG4"), 48),
+    **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST"), 80),
     **dict.fromkeys(("EMPTY_SET", "FROZENSET"), 256),
 }
+_PLACE_COST = 10
+_MARK_COST = 40
 
 
 class PickleMachine(PickleStream):
@@ -66,6 +66,7 @@ class PickleMachine(PickleStream):
         self.known = known
         self.persistent = persistent
         self.stack: list[Any] = []
+        self.counted = self.counted_marks = 0  # places on the stack, and marks
         self.marks: list[int] = []
         self.memo: list[Any] = []
         self.memo_beyond: dict[int, Any] = {}  # of indexes that do not count up from 0
@@ -84,6 +85,9 @@ class PickleMachine(PickleStream):
                 name, cost, method = _INSTRUCTIONS[code]
                 self.budget.take(cost)
                 method(self, name)
+                if len(self.stack) > self.counted:
+                    self.budget.take(_PLACE_COST * (len(self.stack) - self.counted))
+                    self.counted = len(self.stack)
             if len(self.stack) != 1 or self.marks or self.file.tell() > self.end:
                 raise Unreadable(f"is damaged: its pickle ends at a wrong place; {AGAIN}")
             return finish(self, self.stack.pop())
@@ -122,6 +126,9 @@ class PickleMachine(PickleStream):
 
     def mark(self, name: str) -> None:
         self.marks.append(len(self.stack))
+        if len(self.marks) > self.counted_marks:
+            self.budget.take(_MARK_COST)
+            self.counted_marks = len(self.marks)
 
     def gather(self, name: str) -> None:
         """Make a container of all that was put since the mark."""
@@ -167,11 +174,13 @@ class PickleMachine(PickleStream):
     def memoize(self, name: str) -> None:
         beyond = self.memo_beyond
         index = len(self.memo) + len(beyond) if name == "MEMOIZE" else self._read_index(name)
+        item = self.stack[-1]
         if index == len(self.memo):
-            self.memo.append(self.stack[-1])
+            self.budget.take(_PLACE_COST)
+            self.memo.append(item)
         else:
-            self.budget.take(104)
-            beyond[index] = self.stack[-1]
+            self.budget.take(136)
+            beyond[index] = item
 
     def recall(self, name: str) -> None:
         index = self._read_index(name)
@@ -253,7 +262,7 @@ class PickleMachine(PickleStream):
 
     def _put_tuple(self, items: list[Any]) -> None:
         """Put a tuple on the stack, a pending one if something in it is pending, two deep."""
-        self.budget.take(8 * len(items))
+        self.budget.take(48 + 8 * len(items) if items else 0)
         kind: type[tuple[Any, ...]] = tuple
         if any(isinstance(item, OuterTuple) for item in items):
             items = [finish(self, item) for item in items]
@@ -330,7 +339,7 @@ _METHODS: dict[Callable[[PickleMachine, str], None], tuple[str, ...]] = {
 }
 _CODES = {each.name: each.code.encode("latin1") for each in pickletools.opcodes}
 _INSTRUCTIONS = {
-    _CODES[name]: (name, _COSTS.get(name, _USUAL_COST), method)
+    _CODES[name]: (name, _COSTS.get(name, 0), method)
     for method, names in _METHODS.items()
     for name in names
 }

@@ -110,7 +110,7 @@ def finish(stream: PickleStream, item: Any) -> Any:
     if isinstance(item, LongText):
         return stream.read_long_text(item)
     if isinstance(item, PendingTuple):
-        stream.budget.take(64 + 8 * len(item))
+        stream.budget.take(48 + 8 * len(item))
         return tuple(finish(stream, each) for each in item)
     if isinstance(item, Unbuilt) and item.built is not None and not isinstance(item.built, Pending):
         return item.built
@@ -182,21 +182,22 @@ def admit(calls: Mapping[str, Callable[..., Any]]) -> dict[str, Name]:
 
 
 def _make_ordered_dict(stream: PickleStream, pairs: Any = ()) -> OrderedDict[Any, Any]:
-    stream.budget.take(400 * len(pairs))
+    stream.budget.take(400 + 400 * len(pairs))
     return OrderedDict((make_key(stream, name), finish(stream, value)) for name, value in pairs)
 
 
 def _make_counter(stream: PickleStream, items: Any = ()) -> dict[Any, Any]:
-    stream.budget.take(200 * len(items))
+    stream.budget.take(80 + 200 * len(items))
     return dict(items)
 
 
 def _make_default_dict(stream: PickleStream, factory: Any = None) -> dict[Any, Any]:
+    stream.budget.take(80)
     return {}
 
 
 def _make_set(stream: PickleStream, members: Any = ()) -> set[Any]:
-    stream.budget.take(200 * len(members))
+    stream.budget.take(256 + 200 * len(members))
     return {make_key(stream, member) for member in members}
 
 
@@ -205,6 +206,7 @@ def _make_frozenset(stream: PickleStream, members: Any = ()) -> frozenset[Any]:
 
 
 def _make_complex(stream: PickleStream, real: float, imaginary: float) -> complex:
+    stream.budget.take(48)
     return complex(real, imaginary)
 
 

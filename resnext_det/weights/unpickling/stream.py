@@ -14,7 +14,8 @@ from resnext_det.weights.limits import AGAIN, Budget, Unreadable, read_exactly
 _LONGEST_LINE = 1 << 24
 _LONGEST_NUMBER = 4096  # digits, for which the time grows with the square
 _LONGEST_NAME = 1024
-_LONGEST_SHORT_TEXT = 1024
+_LONGEST_SHORT_TEXT = 128
+_LONG_TEXT_COST = 140
 _MOST_COSTLY_KEYS = 5000
 
 # How the length is written, and how the bytes become text; Python 2's strings are bytes.
@@ -113,6 +114,7 @@ class PickleStream:
             self.budget.take(sys.getsizeof(text))
             return text
         self._check_left(size)
+        self.budget.take(_LONG_TEXT_COST)
         start = self.file.tell()
         self.file.seek(size, 1)
         return LongText(start, size, encoding, wanted)

@@ -216,10 +216,8 @@ def _rebuild_tensor(
     One of complex or quantized numbers becomes a placeholder, and so does one that was expanded: it
     has more elements than values.
     """
-    if (
-        isinstance(storage, Placeholder)
-        or isinstance(storage, Storage)
-        and (storage.name not in _STORAGES or any(more[2:]))
+    if isinstance(storage, Placeholder) or (
+        isinstance(storage, Storage) and (storage.name not in _STORAGES or any(more[2:]))
     ):
         return make_placeholder(stream, storage.name)
     if not isinstance(storage, Storage):

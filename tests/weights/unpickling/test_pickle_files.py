@@ -1,8 +1,15 @@
-"""Pickles of plain data and arrays are read as Python reads them; all others are refused."""
+"""Plain data and arrays are read as Python reads them; other objects become placeholders."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import functools
 import os
+import pathlib
 import pickle
 import struct
 import time
@@ -15,8 +22,10 @@ import numpy as np
 import pytest
 import torch
 
+from resnext_det.weights.containers import read_container
+from resnext_det.weights.unpickling.objects import Name, Placeholder
 from resnext_det.weights.unpickling.pickle_files import read_plain_pickle
-from tests.weights.hostile import ENVELOPES, Call, read_or_refuse, truncate
+from tests.weights.hostile import ENVELOPES, Call, pack, truncate
 
 MIB = 1 << 20
 
@@ -164,61 +173,174 @@ def test_arrays_are_read_into_their_place(tmp_path: Path, protocol: int) -> None
 
 
 def make_attacks(folder: Path) -> dict[str, tuple[bytes, str]]:
-    """Make pickles that would run code, each with what its refusal says."""
+    """Make pickles that would run code, each with what its placeholder says."""
     command = f"touch {folder / 'harmed'}"
-    run, asked = Call(os.system, command), f"asks for {os.name}.system"
+    run, asked = Call(os.system, command), f"{os.name}.system"
     evaluated = pickle.dumps(Call(eval, f"__import__('os').system({command!r})"), 4)
     nested = pickle.dumps(Call(torch.storage._load_from_bytes, b"PK\x03\x04"), 2)
     objects = pickle.dumps(np.array([run], dtype=object), 2)
-    records = pickle.dumps(np.zeros(2, dtype=[("a", "f4")]), 2)
-    method = b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93."
-    ordered = b"ccollections\nOrderedDict\n"
-    no_array = b"cnumpy.core.multiarray\n_reconstruct\n" + ordered + b")S'b'\n\x87R."
+    chain = b"cfunctools\npartial\n(cos\nsystem\ntR(S'" + command.encode() + b"'\ntR."
     return {
-        "os.system": (pickle.dumps({"model": run}, 2), asked),
-        "eval": (evaluated, "asks for builtins.eval"),
-        "deep in data": (pickle.dumps([{"a": (run,)}], 0), asked),
-        "reduce chain": (b"cfunctools\nreduce\n(cos\nsystem\n(lS'x'\natR.", "functools.reduce"),
-        "method of a method": (method, "OrderedDict.__init__"),
-        "nested archive": (nested, "_load_from_bytes"),
-        "numpy.load": (b"cnumpy\nload\nS'x'\n\x85R.", "asks for numpy.load"),
-        "numpy's own": (no_array, "subclass"),
-        "INST": (f"(S'{command}'\nios\nsystem\n.".encode(), "asks for os.system"),
-        "INST of an admitted class": (b"(icollections\nOrderedDict\n.", "collections.OrderedDict"),
-        "OBJ": (b"(" + ordered + b"o.", "uses pickle's OBJ"),
-        "NEWOBJ_EX": (b"\x80\x04" + ordered + b")}\x92.", "uses pickle's NEWOBJ_EX"),
-        "an extension": (b"\x80\x02\x82\x01.", "uses pickle's EXT1"),
-        "a persistent id": (b"Pabc\n.", "objects outside of itself"),
-        "a call of data": (b"S'os.system'\n(S'x'\ntR.", "calls what is no function"),
-        "a state for a dict": (b"}}b.", "sets the state of a dict"),
-        "a state for a class": (ordered + b"}b.", "sets the state of"),
-        "a class as data": (ordered + b".", "holds collections.OrderedDict itself"),
-        "a storage": (b"S'storage'\nQ.", "objects outside of itself"),
-        "a buffer": (b"\x80\x05\x97.", "uses pickle's NEXT_BUFFER"),
-        "an array of objects": (objects, "dtype 'O8'"),
-        "an array of records": (records, "dtype 'V4'"),
+        "os.system": (pickle.dumps(run, 2), asked),
+        "eval": (evaluated, "builtins.eval"),
+        "INST": (f"(S'{command}'\nios\nsystem\n.".encode(), "os.system"),
+        "OBJ": (b"(cos\nsystem\nS'" + command.encode() + b"'\no.", "os.system"),
+        "a call of a call": (chain, "functools.partial"),
+        "nested archive": (nested, "torch.storage._load_from_bytes"),
+        "numpy.load": (b"cnumpy\nload\nS'x'\n\x85R.", "numpy.load"),
+        "an array of objects": (objects, "numpy.ndarray"),
+        "NEWOBJ_EX": (b"\x80\x04csubprocess\nPopen\n)}\x92.", "subprocess.Popen"),
+        "a method": (b"\x80\x04\x8c\x02os\x8c\tenviron.x\x93)R.", "os.environ.x"),
     }
 
 
 @pytest.mark.parametrize("envelope", sorted(ENVELOPES))
 @pytest.mark.parametrize("name", sorted(make_attacks(Path())))
 def test_nothing_is_run(tmp_path: Path, name: str, envelope: str) -> None:
-    """Attacks fail in a bare pickle and in both formats of torch.save."""
-    text, message = make_attacks(tmp_path)[name]
-    path = tmp_path / "weights"
-    assert read_or_refuse(ENVELOPES[envelope](text), path) == "refused"
+    """Attacks become placeholders, in a bare pickle and in both formats of torch.save."""
+    text, asked = make_attacks(tmp_path)[name]
+    path = write(tmp_path / "weights", pack(envelope, text))
+    found = read_container(path)[1]
     assert not (tmp_path / "harmed").exists()
-    if envelope == "pickle":
-        with pytest.raises(ValueError, match=message):
-            read_plain_pickle(path)
+    assert isinstance(found, Placeholder)
+    assert found.name == asked
 
 
 def test_the_attacks_are_real(tmp_path: Path) -> None:
     """Python's own unpickler does run them."""
-    for name in ("os.system", "eval", "deep in data", "INST", "an array of objects"):
+    attacks = make_attacks(tmp_path)
+    for name in ("os.system", "eval", "INST", "OBJ", "a call of a call", "an array of objects"):
         (tmp_path / "harmed").unlink(missing_ok=True)
-        pickle.loads(make_attacks(tmp_path)[name][0])
+        pickle.loads(attacks[name][0])
         assert (tmp_path / "harmed").exists(), name
+
+
+ORDERED = b"ccollections\nOrderedDict\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"S'os.system'\n(S'x'\ntR.", "damaged .TypeError"),
+        (b"}}b.", "damaged .TypeError"),
+        (ORDERED + b"}b.", "damaged .TypeError"),
+        (b"}]Ns.", "damaged .TypeError"),
+        (b"\x80\x05\x97.", "refused: it uses pickle's NEXT_BUFFER"),
+    ],
+    ids=["a call of data", "a state for a dict", "a state for a class", "a list as key", "buffer"],
+)
+def test_what_no_pickler_writes_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_plain_pickle(write(tmp_path / "a.pkl", text))
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+class Phase(enum.Enum):
+    TRAIN = "train"
+
+
+@dataclasses.dataclass
+class Settings:
+    rate: float = 0.1
+
+
+class Settable(dict):  # type: ignore[type-arg]
+    """A dict with attributes, as configurations are."""
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_objects_become_placeholders(tmp_path: Path, protocol: int) -> None:
+    """What is not plain data holds what it was given, is a key, and changes nothing beside it."""
+    settable = Settable(depth=50)
+    settable.new = True  # type: ignore[attr-defined]
+    odd: list[Any] = [
+        *(Phase.TRAIN, Settings(), Point(1, 2), collections.deque([1.0]), range(3), slice(1)),
+        *(torch.optim.SGD, datetime.date(2020, 1, 2), functools.partial(int, base=2), settable),
+        *(np.array(["cat"]), np.str_("cat"), np.array([None]), np.zeros(2, "c8"), np.dtype("f4")),
+        *(np.random.default_rng(0), np.ma.masked_array([1.0]), pathlib.PurePosixPath("/a/b")),
+        *(np.zeros(2, [("a", "f4")]), decimal.Decimal("0.1"), len, np.datetime64("2020-01-01")),
+    ]
+    contents = {
+        "odd": odd,
+        torch.optim.SGD: 1,
+        Phase.TRAIN: 2,
+        "w": np.arange(3.0),
+        "odd again": odd,
+    }
+    found = read_plain_pickle(write(tmp_path / "a.pkl", pickle.dumps(contents, protocol)))
+    assert_same(found["w"], np.arange(3.0))
+    assert len(found) == 5
+    assert all(isinstance(each, Placeholder | Name) for each in found["odd"])
+    assert found["odd again"] is found["odd"]
+    by_name = {each.name.rpartition(".")[2]: each for each in found["odd"]}
+    assert by_name["Settings"].state == {"rate": 0.1}
+    assert by_name["Phase"].arguments == ("train",)
+    assert dict(by_name["Settable"]) == {"depth": 50}
+    assert by_name["Settable"].state == {"new": True}
+    assert "SGD" in by_name
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_data_is_read_as_it_is(tmp_path: Path, protocol: int) -> None:
+    """Long integers, tuples as keys and others beside the weights are what was pickled."""
+    wanted = {
+        "integers": [2**64, 2**70, -(2**200), 10**3000, 2**63 - 1],
+        "generator": np.random.default_rng(0).bit_generator.state,
+        "bytearrays": [bytearray(), bytearray(b"abc"), bytearray(b"\xff" * 3000)],
+        "complex": [1j, complex(1, -2)],
+        "keys": {(0, 1): "cat", (): 0, ("a", (1.5, None)): 1, 1j: 2, "k" * 3000: 3},
+        "sets": [{(1, 2), "a"}, frozenset({(1, 2)})],
+        "shared": ["t" * 3000] * 2,
+    }
+    found = read_plain_pickle(write(tmp_path / "a.pkl", pickle.dumps(wanted, protocol)))
+    assert_same(found, wanted)
+    assert found["shared"][0] is found["shared"][1]
+    counted = {"counter": collections.Counter("aab"), "default": collections.defaultdict(list, a=1)}
+    found = read_plain_pickle(write(tmp_path / "a.pkl", pickle.dumps(counted, protocol)))
+    assert found == {"counter": {"a": 2, "b": 1}, "default": {"a": 1}}
+
+
+def make_colliding_tuples(count: int) -> list[tuple[int, int]]:
+    """Make tuples of one hash: the second number makes up for the first (Python's xxHash)."""
+    first, second, third = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    inverse, mask = pow(second, -1, 2**64), 2**64 - 1
+
+    def rotate(value: int, by: int) -> int:
+        return (value << by | value >> (64 - by)) & mask
+
+    found: list[tuple[int, int]] = []
+    number = 0
+    while len(found) < count:
+        number += 1
+        inner = rotate((third + number * second) & mask, 31) * first & mask
+        # the sum of both, which everything after it depends on, is to be 0
+        other = -inner * inverse & mask
+        if other < 2**61 - 1:
+            found.append((number, other))
+    return found
+
+
+@pytest.mark.parametrize("depth", [10, 60])
+def test_tuples_in_tuples_are_hashed_by_identity(tmp_path: Path, depth: int) -> None:
+    """Hashing such a key would take 2**depth steps."""
+    path = write(tmp_path / "a.pkl", b"\x80\x02})" + b"2\x86" * depth + b"Ns.")
+    ((key, value),) = read_plain_pickle(path).items()
+    assert isinstance(key, Placeholder)
+    assert key.name == "builtins.tuple"
+    assert value is None
+
+
+def test_colliding_keys_take_no_time(tmp_path: Path) -> None:
+    """Python's own takes time with the square of their number."""
+    keys = make_colliding_tuples(10_000)
+    assert len({hash(key) for key in keys[:50]}) == 1
+    pairs = b"".join(pickle.dumps(key, 2)[2:-1] + b"N" for key in keys)
+    path = write(tmp_path / "a.pkl", b"\x80\x02}(" + pairs + b"u.")
+    start = time.process_time()
+    assert len(read_plain_pickle(path)) == len(keys)
+    assert time.process_time() - start < 4
 
 
 def make_bombs() -> dict[str, bytes]:
@@ -226,7 +348,9 @@ def make_bombs() -> dict[str, bytes]:
     huge = struct.pack("<Q", 2**60)
     array = pickle.dumps(np.zeros(3, np.float32), 2)
     encoded = b"X" + struct.pack("<I", 60_000) + b"a" * 60_000
-    again = b"h\x00h\x01h\x02\x87R"
+    again = b"h\x00h\x01h\x02\x86R"
+    called = b"cposix\nsystem\nq\x00"
+    deep = b"]q\x00" + b"h\x00h\x00\x86q\x00" * 60  # as many paths as 2**60
     return {
         "bytes": b"\x80\x04\x8e" + huge + b"abc.",
         "more bytes than there are numbers": b"\x80\x04\x8e" + b"\xff" * 8 + b"abc.",
@@ -241,16 +365,29 @@ def make_bombs() -> dict[str, bytes]:
         "array of many dimensions": array.replace(b"K\x03\x85", b"(" + b"K\x01" * 100 + b"t"),
         "lists in lists": b"]" * 200_000 + b"a" * 199_999 + b".",
         "tuples in tuples": b")" + b"\x85" * 200_000 + b".",
-        "hash of tuples in tuples": b"})" + b"2\x86" * 100 + b"Ns.",
+        "calls": called + b"]q\x01(" + b"h\x00)R" * MIB + b"e.",
+        "calls of calls": called + b")R" * (2 * MIB) + b".",
+        "calls in calls": called + b")" + b"\x85h\x00h\x01" * 10 + b"R" * MIB + b".",
+        "copies of arguments": called + b"((" + b"N" * 100_000 + b"tq\x01" + b"h\x00h\x01R" * MIB,
+        "states": called + b")Rq\x01]q\x02(" + b"h\x01(}tb" * MIB + b"e.",
+        "items": called + b")R(" + b"h\x00N" * MIB + b"u" + b"(" + b"}" * MIB + b"e.",
+        "sizes": b"ctorch\nSize\nq\x00((" + b"N" * 100_000 + b"tq\x01" + b"h\x00h\x01\x85R" * MIB,
+        "pairs": ORDERED + b"q\x00(" + b"h\x00)R" * MIB + b"l.",
+        "a device of many paths": deep + b"ctorch\ndevice\nh\x00\x85R.",
+        "a shape of many paths": array.replace(b"K\x03\x85", deep + b"\x85"),
+        "names": b"(" + b"".join(b"ca\n%d\n" % n for n in range(300_000)) + b"l.",
+        "extensions": b"("
+        + b"".join(b"\x84" + struct.pack("<i", n) for n in range(300_000))
+        + b"l.",
         "sets": b"(" + b"\x8f" * (MIB // 2) + b"l.",
         "dicts": b"(" + b"}" * MIB + b"l.",
         "marks": b"(" * MIB + b".",
-        "memo": b"]" + b"\x94" * MIB + b".",
+        "memo": b"]" + b"".join(b"r" + struct.pack("<I", 7 * n) for n in range(MIB)) + b".",
         "bytes from one text": b"".join(
             (
                 b"c_codecs\nencode\nq\x00",
                 encoded,
-                b"q\x01U\x06latin1q\x02\x87(",
+                b"q\x01U\x06latin1q\x02\x86R(",
                 again * 10_000,
                 b"l.",
             )
@@ -258,7 +395,16 @@ def make_bombs() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(make_bombs()))
+LONG_BOMBS = ("calls", "calls of calls", "copies of arguments", "items", "pairs", "states")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG_BOMBS else ())
+        for name in sorted(make_bombs())
+    ],
+)
 def test_a_bomb_is_refused_before_it_takes_memory(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "bomb.pkl", make_bombs()[name])
     tracemalloc.start()
@@ -268,7 +414,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(tmp_path: Path, name: str) -> 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * path.stat().st_size + 64 * MIB
-    assert time.process_time() - start < 10  # with every allocation traced
+    assert time.process_time() - start < 60  # with every allocation traced
 
 
 def test_a_memo_index_takes_no_memory(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Say what a placeholder stands for, and what to save in its stead, for errors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from resnext_det.weights.unpickling.objects import Name, Placeholder
+
+# Tensors that are not read, by what makes them, each with the method that makes a plain tensor.
+_TENSORS = {
+    r"torch\._utils\._rebuild_qtensor|torch\.(?:cuda\.)?QU?Int\w+Storage": (
+        "a quantized tensor",
+        "dequantize()",
+    ),
+    r"torch\._utils\._rebuild_sparse\w*": ("a sparse tensor", "to_dense()"),
+    r"torch\._utils\._rebuild_nested\w*": ("a nested tensor", "to_padded_tensor(0.0)"),
+    r"torch\._utils\._rebuild_meta\w*": (
+        "a tensor of the device meta, which has no values",
+        "to_empty(device='cpu')",
+    ),
+    r"torch\._utils\._rebuild_wrapper\w*": ("a tensor of a subclass", "full_tensor()"),
+    r"torch\._utils\._rebuild_\w+": ("a tensor of another device", "cpu()"),
+    r"torch\.(?:cuda\.)?Complex\w+Storage": ("a complex tensor", "real"),
+    r"torch\.(?:float|u?int|complex)\w+": ("a tensor of {name}", "float()"),
+    r"torch\.Tensor\.expand": ("an expanded tensor, with fewer values than elements", "clone()"),
+    r"torch\.storage\._load_from_bytes": (
+        "a tensor of torch in a pickle that torch.save did not write",
+        "clone()",
+    ),
+}
+_HARMLESS = re.compile(
+    r"torch\._(?:utils|tensor)\._rebuild\w+|numpy\.(?:random\._pickle|_?core|ma)\..*"
+    r"|(?:collections|datetime)\..*|functools\.partial|copyreg\.extension.*|_codecs\.encode"
+    r"|(?:builtins|__builtin__)\.(?:x?range|slice|bytes|object|property|type)"
+)
+_RUNNING = re.compile(r"(?:os|posix|nt|subprocess)\.")  # their classes run programs too
+_FUNCTION = re.compile(r"(?:.*\.)?[a-z_]\w*")
+
+
+def describe_object(value: Any) -> str:
+    """Say in a few words what an object in a file is, as in "an object of argparse.Namespace"."""
+    if isinstance(value, Name):
+        return f"the name {value.name:.100}"
+    if not isinstance(value, Placeholder):
+        kind = type(value).__name__
+        return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+    if is_module(value):
+        return f"a whole model ({value.name:.100}) and not its state_dict"
+    if value.name == "numpy.ndarray":
+        kinds = (kind for kind in value.arguments[:1] if isinstance(kind, str))
+        return f"an array of dtype {next(kinds, '?')!a:.40}"
+    known = _find_tensor(value.name)
+    if known:
+        return known[0].format(name=value.name)
+    if could_run_code(value):
+        return f"a call of {value.name:.100} (which could run code in Python's own pickle)"
+    return f"an object of {value.name:.100}"
+
+
+def could_run_code(value: Any) -> bool:
+    """Tell whether Python's own pickle, where it makes an object, calls an unknown function.
+
+    Classes are told by their capital letter.
+    """
+    if not isinstance(value, Placeholder) or not value.called:
+        return False
+    if _RUNNING.match(value.name):
+        return True
+    return bool(_FUNCTION.fullmatch(value.name)) and not _HARMLESS.fullmatch(value.name)
+
+
+def is_module(value: Any) -> bool:
+    """Tell whether a placeholder stands for a module of torch."""
+    return (
+        isinstance(value, Placeholder)
+        and isinstance(value.state, dict)
+        and "_modules" in value.state
+    )
+
+
+def is_tensor_form(value: Any) -> bool:
+    """Tell whether a placeholder stands for a tensor of a kind that is not read."""
+    return isinstance(value, Placeholder) and _find_tensor(value.name) is not None
+
+
+def find_placeholder(contents: Any) -> tuple[str, Any] | None:
+    """Find the first class, function or object in plain data that was not made.
+
+    Returns:
+        its place, as in "['hooks'][0]", and its placeholder; None where there is none.
+    """
+    level, seen = [("", contents)], set[int]()
+    while level:
+        inner: list[tuple[str, Any]] = []
+        for where, item in level:
+            if isinstance(item, Placeholder | Name):
+                return where, item
+            pairs = item.items() if isinstance(item, dict) else enumerate(item)
+            for key, value in pairs:
+                if isinstance(key, Placeholder | Name):
+                    return f"{where}[...]", key
+                is_inner = isinstance(value, dict | list | tuple | Name)
+                if is_inner and id(value) not in seen:
+                    seen.add(id(value))
+                    inner.append((f"{where}[{key!a:.60}]", value))
+        level = inner
+    return None
+
+
+def suggest_saving(value: Any) -> str:
+    """Say how to save what is needed instead of an object."""
+    if is_module(value):
+        return (
+            'where you trust its source, save that: python -c "import torch; torch.save(torch.load('
+            "'FILE', weights_only=False).state_dict(), 'weights.pth')\""
+        )
+    if could_run_code(value):
+        return "get the weights from their publisher, as a .safetensors file where there is one"
+    if isinstance(value, Placeholder):
+        known = _find_tensor(value.name)
+        method = f"tensor.{known[1]}" if known else "torch.tensor(tensor.tolist())"
+        return (
+            "where you trust its source, load it with torch.load(FILE, weights_only=False), and "
+            f"save plain tensors: torch.save({{name: {method} for name, tensor in "
+            "state.items()}, 'weights.pth')"
+        )
+    return (
+        "save a model's state_dict(), bare or under 'model' or 'state_dict': "
+        "torch.save(model.state_dict(), 'weights.pth')"
+    )
+
+
+def _find_tensor(name: str) -> tuple[str, str] | None:
+    return next((told for form, told in _TENSORS.items() if re.fullmatch(form, name)), None)
