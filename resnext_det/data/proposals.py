@@ -187,7 +187,7 @@ def _split_columns(contents: Any, path: Path) -> tuple[list[Any], list[Any], lis
     if not isinstance(mode, int | np.integer) or mode not in (XYXY_ABS, XYWH_ABS):
         shown = f"{mode:d}" if isinstance(mode, int) else describe_object(mode)
         raise ValueError(
-            f"proposals {path} have bbox_mode {shown:.20}; write 0 (x0, y0, x1, y1) or 1 (x, y, "
+            f"proposals {path} have bbox_mode {shown:.100}; write 0 (x0, y0, x1, y1) or 1 (x, y, "
             "width, height), in pixels"
         )
     return ids, boxes, logits, int(mode)

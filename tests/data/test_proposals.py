@@ -243,7 +243,7 @@ NAN, INFINITE = np.full(40, np.nan, np.float32), np.full((40, 4), np.inf, np.flo
         (changed(1, "boxes", BOX[:, :3]), r"image 3: boxes have the shape \(1, 3\).* \(N, 4\)"),
         (changed(1, "boxes", BOX), r"image 3: .* \(1, 4\) and objectness_logits \(40,\)"),
         (changed(1, "boxes", BOX.astype(np.int64)), r"image 3: boxes are int64; write .* float32"),
-        (changed(1, "objectness_logits", [0.5]), r"image 3: objectness_logits are list; write"),
+        (changed(1, "objectness_logits", [0.5]), r"image 3: objectness_logits are a list; write"),
         (changed(1, "objectness_logits", NAN), r"image 3: a box or a logit is not finite"),
         (changed(2, "boxes", INFINITE), r"image 40: a box or a logit is not finite"),
         (changed(1, "ids", 7), r"image 7 stands there twice"),

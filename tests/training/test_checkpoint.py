@@ -122,11 +122,11 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     ),
     "hostile": (
         lambda path: torch.save({"model": {"a": RunsCode(path.with_name("ran"))}}, path),
-        ("refused", "posix.system"),
+        ("cannot be resumed", "posix.system"),
     ),
     "hostile pickle": (
         lambda path: path.write_bytes(pickle.dumps({"model": RunsCode(path.with_name("ran"))})),
-        ("refused", "posix.system"),
+        ("cannot be resumed", "posix.system"),
     ),
     "weights alone": (
         lambda path: torch.save({"weight": torch.zeros(3)}, path),

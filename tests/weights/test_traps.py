@@ -110,7 +110,7 @@ TRAPS = {
     ),
     "6 code in a pickle": Trap(
         *("a.pkl", with_code, IN_3X3, BACKBONE),
-        "is refused: it asks for posix.mkdir, which could run code",
+        "is a call of posix.mkdir (which could run code",
     ),
     "less than the backbone": Trap(
         "a.pkl", save_less, [*RGB, *IN_3X3], BACKBONE - 15, "15 names are missing"
