@@ -75,9 +75,8 @@ def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) ->
         return _take_detector(state, names, network.detector)
     native, left_out, strange = _rename(network, state)
     if strange:
-        bare = strange[0].removeprefix(network.prefix)
         raise ValueError(
-            f"{bare!a:.80} is no name of {network.table.format}'s ResNeXt: "
+            f"{strange[0]!a:.80} is no name of {network.table.format}'s ResNeXt: "
             f"{find_cause(native, strange)}"
         )
     for name, tensor in native.items():
@@ -159,7 +158,7 @@ def _rename(
 
     Returns:
         The weights under our names; the names of what is no part of the network; and the names of
-        what stands inside of it and is strange to a ResNeXt.
+        what stands inside of it and is strange to a ResNeXt, without the prefix.
 
     Raises:
         ValueError: two weights have one name.
@@ -178,7 +177,7 @@ def _rename(
             elif network.table.format == "detectron2":
                 native[name.removeprefix(network.prefix)] = tensor
             else:
-                strange.append(name)
+                strange.append(name.removeprefix(network.prefix))
         elif ours in native:
             raise ValueError(
                 f"two of the weights are {ours} under our names, the second is {name!a:.80}; "
@@ -186,6 +185,10 @@ def _rename(
             )
         else:
             native[ours] = tensor
+    stem = native.get("stem.conv1.weight")
+    if stem is not None and stem.shape[2:] == (3, 3):  # where these are more of it, and no heads
+        more = tuple(f"{network.prefix}{part}." for part in ("conv2", "bn2", "conv3", "bn3"))
+        strange += [n.removeprefix(network.prefix) for n in left_out if n.startswith(more)]
     # One linear layer is the classifier; of several none is known to be it.
     weights = heads["linear.weight"]
     if len(weights) == 1 and state[weights[0]].dim() == 2 and len(heads["linear.bias"]) <= 1:

@@ -25,7 +25,7 @@ _PARTS = (
     (r"\.(?:ca|sa|cbam|eca|attn|gc|context_block\w*|\w*attention\w*)\.", "attention in its blocks"),
     (r"\.downsample\.[2-9]\.|\.downsample\.1\.weight\Z", "shortcuts with pooling (ResNet-D)"),
     (r"(?:^|\.)(?:prelu|relu|act\d?)\.", "activations with weights (PReLU)"),
-    (r"(?:^|\.)(?:stem|conv1)\.\w+\.|^maxpool\.", "a stem of several convolutions (ResNet-C, -D)"),
+    (r"^(?:stem|conv[123]|bn[23]|maxpool)\.", "a stem of several convolutions (ResNet-C, -D)"),
 )
 # Names that tell what was done to the weights of any network, and what to do.
 _FORMS = (
@@ -35,7 +35,7 @@ _FORMS = (
         "give the weights in floating point that it was made from",
     ),
     (
-        r"\b(?:lora_\w+|hada_w\d\w*|base_layer)\b",
+        r"\b(?:lora_\w+|hada_w\d\w*)\b|\.base_layer\.(?:weight|bias)\Z",
         "is adapted by LoRA",
         "merge the adapter into the whole network's weights (merge_and_unload) and save those",
     ),
@@ -55,7 +55,7 @@ _FORMS = (
 _FAMILIES = (
     (r"\bpatch_embed\.|\bcls_token\b|\bclass_embedding\b|\bconv_proj\.", "a vision transformer"),
     (r"\brelative_position_bias_table\b", "a Swin Transformer"),
-    (r"\bgamma\Z.*|\bdwconv\.|\bdownsample_layers\.|\bconv_dw\.weight\Z.*\bmlp", "a ConvNeXt"),
+    (r"\bblocks\.\d+\.gamma\Z|\bdwconv\.|\bdownsample_layers\.", "a ConvNeXt"),
     (r"\bconv_dw\.|\bconv_pwl?\.|\bdepthwise", "an EfficientNet or MobileNet"),
     (r"\bdenseblock\d", "a DenseNet"),
     (r"\b(?:Mixed_\d\w|Conv2d_\d\w_\dx\d|inception\d\w)\.", "an Inception network"),
@@ -70,6 +70,7 @@ _DEEP_STEM = re.compile(
     re.DOTALL,
 )
 _MOST_LOOKED_AT = 3000
+_LONGEST = 200  # patterns look at no more of a name, so that a long one takes no time
 
 
 def find_cause(state: Mapping[str, Tensor], strange: Sequence[str] = ()) -> str | None:
@@ -77,7 +78,7 @@ def find_cause(state: Mapping[str, Tensor], strange: Sequence[str] = ()) -> str 
 
     Args:
         state: weights under our names.
-        strange: names that stand inside of the network and that no ResNeXt has.
+        strange: names that stand inside of the network and that no ResNeXt has, without prefix.
 
     Returns:
         A sentence with a remedy; None where nothing known is wrong.
@@ -99,7 +100,7 @@ def find_cause(state: Mapping[str, Tensor], strange: Sequence[str] = ()) -> str 
         which = _BASIC.get(blocks, "as those of ResNet-18 and -34")
         return _refuse(f"a network of basic blocks of two convolutions ({which})")
     for pattern, what in _PARTS:
-        found = next((name for name in strange if re.search(pattern, name)), None)
+        found = next((name for name in strange if re.search(pattern, name[:_LONGEST])), None)
         if found is not None:
             return _refuse(f"a network with {what}: it has {found!a:.80}")
     if strange:
@@ -150,7 +151,7 @@ def find_cause_of_names(state: Mapping[str, Tensor]) -> str:
         )
     looked_at = list(islice(state, _MOST_LOOKED_AT))
     for pattern, what in _FAMILIES:
-        found = next((name for name in looked_at if re.search(pattern, name[:1000])), None)
+        found = next((name for name in looked_at if re.search(pattern, name[:_LONGEST])), None)
         if found is not None:
             return f"weights named {names} look like those of {what} ({found!a:.80}); {_REMEDY}"
     return (
@@ -163,7 +164,7 @@ def find_cause_of_names(state: Mapping[str, Tensor]) -> str:
 def _find_form(names: Iterable[str]) -> str | None:
     for name in names:
         for pattern, what, remedy in _FORMS:
-            if re.search(pattern, name[-200:]):
+            if re.search(pattern, name[-_LONGEST:]):
                 return f"the network {what} ({name!a:.80}); {remedy}"
     return None
 

@@ -52,7 +52,7 @@ def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
         raise ValueError(cause)
     blocks = _count_blocks(state)
     depths = [depth for depth, n in BLOCKS_PER_STAGE.items() if n[: len(blocks)] == blocks]
-    if len(depths) != 1:
+    if len(depths) != 1 or len(blocks) < 2:
         known = ", ".join(f"{d}: {'-'.join(map(str, n))}" for d, n in BLOCKS_PER_STAGE.items())
         raise ValueError(
             f"the weights have {'-'.join(map(str, blocks)) or 'no'} blocks in the stages from res2 "

@@ -57,6 +57,7 @@ _PLAIN_ARGUMENTS = {
     **{"output_stride": 32, "stem_type": "", "avg_down": False},
     **{"act_layer": "relu", "replace_stem_pool": False},
 }
+_OTHER_STRIDES = ("downsample_in_bottleneck", "downsample_in_first_stage")
 
 
 class Facts(NamedTuple):
@@ -96,6 +97,11 @@ def read_config(folder: Path) -> dict[str, Any] | None:
             f"known ({ascii(str(error))[1:-1]:.100}); correct it, or move it away"
         ) from error
     if not _is_timms(values):
+        # transformers' ResNet is read, but for the strides that its names do not tell.
+        plain = isinstance(values, dict) and values.get("model_type") == "resnet"
+        if plain and not any(values.get(word) for word in _OTHER_STRIDES):
+            logger.info("%s is transformers'; it tells no preprocessing.", path)
+            return None
         if isinstance(values, dict) and isinstance(values.get("model_type"), str):
             raise ValueError(_refuse_transformers(path, values))
         logger.info("%s is none of timm's, and is passed over.", path)
@@ -121,7 +127,7 @@ def _refuse_transformers(path: Path, values: Mapping[str, Any]) -> str:
     first = names[0] if isinstance(names, list) and names else values["model_type"]
     return (
         f"{path} is of transformers' {first!a:.80} (model_type {values['model_type']!a:.40}), "
-        "whose weights have other names than any that are read here; give timm's of the network, "
+        "which is another network than those here, or has its strides elsewhere; give timm's, "
         "such as hf-hub:timm/resnet50.a1_in1k"
     )
 

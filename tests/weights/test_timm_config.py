@@ -229,7 +229,11 @@ def test_another_programs_is_passed_over(values: Any, folder: Path) -> None:
         (change(test_crop_pct="0.9"), "has the crop_pct '0.9'"),
         (change(interpolation=3), "has the interpolation 3, where timm has a word"),
         (
-            {"model_type": "resnet", "architectures": ["ResNetForImageClassification"]},
+            {
+                "model_type": "resnet",
+                "architectures": ["ResNetForImageClassification"],
+                "downsample_in_bottleneck": True,
+            },
             "is of transformers' 'ResNetForImageClassification' .* hf-hub:timm/resnet50.a1_in1k",
         ),
     ],
