@@ -119,7 +119,7 @@ def read_weights(
             f"({_CATALOG}torchvision/X-50-32x4d), or {hub.PREFIX}OWNER/NAME for a repository of "
             "the Hugging Face hub"
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         path = hub.find_weights(path)
     if path.name in hub.WEIGHTS:
         return _read_with_config(path, None, mapped=mapped, prefix=prefix)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +87,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
             none of those here.
     """
     path = folder / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         if path.stat().st_size > _LARGEST:
@@ -229,10 +231,10 @@ def _check_shapes(
     outputs = len(state["linear.bias"]) if "linear.bias" in state else None
     classes = values.get("num_classes", said.get("num_classes"))
     if _parse_architecture(name) != architecture or (classes and outputs not in (None, classes)):
-        logger.warning(
-            "%s says that the network is %s of %s classes, and the weights beside it are of %s, %s "
-            "classes; what it says of images is taken, and is wrong if it is of other weights.",
-            *(path, name, ascii(classes)[:40], architecture, outputs or "no"),
+        _warn_once(
+            f"{path} says that the network is {name} of {classes!a:.40} classes, and the weights "
+            f"beside it are of {architecture}, {outputs or 'no'} classes; what it says of images "
+            "is taken, and is wrong if it is of other weights."
         )
     pool = values.get("global_pool")
     if outputs is not None and pool not in _AVERAGES:
@@ -281,8 +283,8 @@ def _read_test(path: Path, said: Mapping[str, Any]) -> dict[str, str]:
     size = _read_size(path, said, "test_input_size") or _read_size(path, said, "input_size")
     percent, usual = (said.get(key) or None for key in ("test_crop_pct", "crop_pct"))
     percent = percent or usual or 0.875
-    if type(percent) not in (int, float) or not 0.1 <= percent <= 1:
-        raise _refuse(path, "crop_pct", percent, "a number from 0.1 to 1")
+    if type(percent) not in (int, float) or not 0.5 <= percent <= 1:
+        raise _refuse(path, "crop_pct", percent, "a number from 0.5 to 1")
     mode, interpolation = (said.get(key) or None for key in ("crop_mode", "interpolation"))
     for key, value in (("crop_mode", mode), ("interpolation", interpolation)):
         if not isinstance(value, str | None):
@@ -290,10 +292,10 @@ def _read_test(path: Path, said: Mapping[str, Any]) -> dict[str, str]:
     interpolation = interpolation or "bicubic"
     _, height, width = size or (3, 224, 224)
     if mode not in (None, "center") or height != width or interpolation not in _INTERPOLATIONS:
-        logger.warning(
-            "%s: its test of images of %dx%d by %s, crop_mode %s, is not done here; a test of the "
-            "classifier takes what is usual, and may give another accuracy.",
-            *(path, height, width, ascii(interpolation)[:40], ascii(mode)[:40]),
+        _warn_once(
+            f"{path}: its test of images of {height}x{width} by {interpolation!a:.40}, crop_mode "
+            f"{mode!a:.40}, is not done here; a test of the classifier takes what is usual, and "
+            "may give another accuracy."
         )
         return {}
     return {
@@ -321,6 +323,12 @@ def _read_class_names(
     if len(names) != len(state["linear.bias"]) or not all(isinstance(n, str) for n in names):
         return None
     return tuple(names)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Log a warning once in a process: a training reads its weights several times."""
+    logger.warning("%s", text)
 
 
 def _refuse(path: Path, key: str, value: object, wanted: str) -> ValueError:

@@ -18,10 +18,18 @@ import safetensors.torch
 import torch
 
 from resnext_det.classification.inference import Classifier
+from resnext_det.detection.weights import read_start
 from resnext_det.weights import Preprocessing, read_weights
 from resnext_det.weights.hub import HubName, download_from_hub
+from resnext_det.weights.requirements import read_needed_overrides
 from tests.tools.helpers import run_tool
-from tests.weights.helpers import THIN, configure_detectron2, same_bits, torchvision_network
+from tests.weights.helpers import (
+    THIN,
+    configuration,
+    configure_detectron2,
+    same_bits,
+    torchvision_network,
+)
 from tests.weights.hub_server import COMMIT, OTHER_COMMIT, HubServer, point_to, serve, set_offline
 from tests.weights.test_timm_config import CONFIG, MEAN, STD, change, write_config
 
@@ -224,6 +232,23 @@ def test_a_download_that_broke_off(hub: HubServer) -> None:
 
 
 # --- where names are given
+
+
+def test_a_training_that_cannot_have_them_is_told_of_what_is_here(hub: HubServer) -> None:
+    cfg = configuration("MODEL.WEIGHTS", "hf-hub:me/none")
+    with pytest.raises(
+        FileNotFoundError, match=r"no repository me/none.* travels with the package"
+    ):
+        read_start(cfg, resume=False)
+
+
+def test_a_training_is_held_to_what_they_need(hub: HubServer) -> None:
+    cfg = configuration("MODEL.WEIGHTS", NAME)
+    with pytest.raises(ValueError, match=r"PIXEL_MEAN: \[127.5, 102.0, 76.5\]"):
+        read_start(cfg, resume=False)
+    cfg.merge_from_list(read_needed_overrides(cfg, NAME))
+    found = read_start(cfg, resume=False)
+    assert found is not None and found.metadata["name"] == NAME
 
 
 def test_tools_and_classes_take_names(
