@@ -14,8 +14,8 @@ for the shell. Several get a table first. Nothing in a file is run and nothing i
 null), lacks, faults, warnings, config_file, overrides, commands, and, null where it is not read,
 path, bytes, format, kind, dtype, architecture, not_recognized, parameters, backbone_parameters,
 classes, deformable, multiply_adds, batch_norm, preprocessing, metadata, origins (where each fact is
-from), usual (the facts that are only usual for such files), left_out, class_names, versions,
-metrics, configuration.
+from), usual (the facts that are only usual for such files), left_out, left_out_names, prefix,
+class_names, versions, metrics, configuration.
 
 The exit status is 0 where every file is usable, and 1 where one is not read, its network not
 recognized or its numbers broken; the others are told all the same.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
+from resnext_det.files import list_first
 from resnext_det.weights.conversion import select_backbone
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import find_batch_norm
@@ -21,13 +22,14 @@ from resnext_det.weights.structure import find_architecture, find_deformable_set
 _CLASS_SCORES = re.compile(r"roi_heads\.box_predictor\.(?:0\.)?cls_score\.weight")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SIZE = 224
+_MOST_NAMED = 20
 
 
 KEYS = (
     *("path", "bytes", "format", "kind", "dtype", "architecture", "not_recognized", "parameters"),
     *("backbone_parameters", "classes", "deformable", "multiply_adds", "batch_norm"),
     *("preprocessing", "metadata", "origins", "usual", "left_out", "class_names", "versions"),
-    *("metrics", "configuration"),
+    *("metrics", "configuration", "prefix", "left_out_names"),
 )
 """What a description has."""
 
@@ -46,8 +48,9 @@ def describe(file: WeightFile) -> dict[str, Any]:
     ``Preprocessing``; ``preprocessing``: of a detector of gray images with one mean and std;
     ``metadata``; ``origins``: where each fact of ``preprocessing`` and ``metadata`` is from;
     ``usual``: the facts that are only usual for such files, and not known of this one;
-    ``left_out``: how many names in the file are of another network's heads; ``class_names`` of the
-    outputs; ``versions`` of the libraries that trained a detector, and its ``metrics`` by test set;
+    ``left_out``: how many names in the file are of heads and other networks, and the first 20 of
+    them, ``left_out_names``; ``prefix``: see ``WeightFile``; ``class_names`` of the outputs;
+    ``versions`` of the libraries that trained a detector, and its ``metrics`` by test set;
     ``configuration``: the values of one that fits, a trained detector's own where the file holds
     it; empty where no network is recognized.
     """
@@ -82,6 +85,8 @@ def describe(file: WeightFile) -> dict[str, Any]:
         "origins": origins,
         "usual": [fact for fact in origins if file.is_usual(fact)],
         "left_out": len(file.left_out),
+        "left_out_names": [ascii(name)[1:-1][:80] for name in file.left_out[:_MOST_NAMED]],
+        "prefix": ascii(file.prefix)[1:-1][:80],
         "class_names": list(file.class_names or ()),
         "versions": dict(detector.versions) if detector else {},
         "metrics": {name: dict(found) for name, found in detector.metrics.items()}
@@ -114,7 +119,9 @@ def format_description(description: Mapping[str, Any]) -> str:
             "their offsets are not among the multiply-adds"
         )
     if description["left_out"]:
-        lines.append(f"no part of a ResNeXt: {description['left_out']} names")
+        lines.append(f"no part of a ResNeXt: {describe_left_out(description)}")
+    if description["prefix"]:
+        lines.append(f"prefix of its names: {description['prefix']}")
     metadata = {"license": "not known", **description["metadata"]}
     usual = {*description["usual"]} - {"license"}  # whose text says as much
     lines += [
@@ -166,6 +173,12 @@ def _tell_origins(description: Mapping[str, Any]) -> list[str]:
         else f"{', '.join(names)}: from {origin}"
         for origin, names in facts.items()
     ]
+
+
+def describe_left_out(description: Mapping[str, Any]) -> str:
+    """Write how many names were left out, and the first of them."""
+    count, names = description["left_out"], description["left_out_names"]
+    return f"{count} names ({list_first([*names, *[''] * (count - len(names))], 4)})"
 
 
 def _make_printable(text: str) -> str:

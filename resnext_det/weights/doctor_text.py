@@ -8,6 +8,7 @@ from typing import Any
 
 from resnext_det.console import Cell, Look, indent_text, measure, wrap, wrap_command
 from resnext_det.files import escape_controls, list_first
+from resnext_det.weights.description import describe_left_out
 from resnext_det.weights.doctor import compare
 
 _PAGE = 96  # columns, where there are more
@@ -231,7 +232,9 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         told = (f"{key} {value:.1f}" for key, value in numbers.items() if "-" not in key)
         yield f"on {name}", ", ".join(told), ""
     if found["left_out"]:
-        yield "left out", f"{found['left_out']} names of heads, which a backbone does not need", ""
+        yield "left out", f"{describe_left_out(found)}, which a backbone does not need", ""
+    if found["prefix"]:
+        yield "prefix", found["prefix"], ""
 
 
 def _write_fact(

@@ -106,7 +106,9 @@ def _choose_network(state: Mapping[str, Tensor], prefix: str | None) -> Network:
             f"there is no network under the prefix {prefix!a:.80}; there are "
             f"{_describe_networks(state, networks)}"
         )
-    if len(named) == 1 or _are_one(state, named):
+    # A detector may have two backbones, and a network may have its layers in nn.Sequential too.
+    in_one = named[0].detector is not None and len({each.detector for each in named}) == 1
+    if len(named) == 1 or in_one or _are_one(state, named):
         return named[0]
     raise ValueError(
         f"there are several networks among the weights: {_describe_networks(state, named)}; choose "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -71,8 +71,7 @@ class Network:
         """As mmpretrain's ``head.fc.weight`` beside ``backbone.conv1.weight``."""
         ancestor = self.prefix
         for _ in range(_MOST_ANCESTORS):
-            ancestor = ancestor[:-1].rpartition(".")[0]
-            ancestor += "." if ancestor else ""
+            ancestor = _cut_last(ancestor)
             if name.startswith(ancestor):
                 ours = self.table.rename(name[len(ancestor) :])
                 return ours if ours is not None and ours.startswith("linear.") else None
@@ -104,10 +103,9 @@ def find_networks(state: Mapping[str, Tensor]) -> list[Network]:
         for table in TABLES:
             prefix = table.find_prefix(name)
             if prefix is not None and f"{prefix}{table.stem}" in state:
-                of = prefix.removesuffix("bottom_up.").removesuffix("backbone.")
-                ours = table.format == "detectron2" and of in detectors
-                key = (table.format, prefix)
-                found.setdefault(key, Network(table, prefix, (), of if ours else None))
+                ours = table.format == "detectron2"
+                detector = _find_around(prefix, detectors) if ours else None
+                found.setdefault((table.format, prefix), Network(table, prefix, (), detector))
         stage = _STAGE.search(name) if name.endswith(".conv1.weight") else None
         if stage:
             numbered[name[: stage.start(1)], stage[1]].add(int(stage[2]))
@@ -117,6 +115,23 @@ def find_networks(state: Mapping[str, Tensor]) -> list[Network]:
         if network and network.prefix not in taken:
             found["numbered", network.prefix] = network
     return list(found.values())
+
+
+def _find_around(prefix: str, detectors: Container[str]) -> str | None:
+    """Return the detector's prefix that stands before a backbone's; None where it is in none."""
+    for _ in range(_MOST_ANCESTORS):
+        if prefix in detectors:
+            return prefix
+        if not prefix:
+            return None
+        prefix = _cut_last(prefix)
+    return "" if "" in detectors else None
+
+
+def _cut_last(prefix: str) -> str:
+    """Cut the last part off a prefix: "a.b." becomes "a."."""
+    cut = prefix[:-1].rpartition(".")[0]
+    return f"{cut}." if cut else ""
 
 
 def _find_detectors(state: Mapping[str, Tensor]) -> set[str]:

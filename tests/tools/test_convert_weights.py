@@ -222,7 +222,9 @@ def test_heads_that_are_no_part_of_it_are_left_out_aloud(
     }
     torch.save({"state_dict": {**state, **heads}, "meta": {}}, tmp_path / "detector.pth")
     assert run("--inspect", tmp_path / "detector.pth") == 0
-    assert "# no part of a ResNeXt: 2 names\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"# no part of a ResNeXt: 2 names ({', '.join(heads)})\n" in text
+    assert "# prefix of its names: backbone.\n" in text
     assert (
         run(tmp_path / "detector.pth", tmp_path / "out.pkl", "--preprocessing", "mmpretrain") == 0
     )

@@ -379,3 +379,16 @@ def test_a_deep_prefix_takes_no_time(network: ResNet) -> None:
     begin = time.perf_counter()
     check(convert_to_native(state).state, network)
     assert time.perf_counter() - begin < 20
+
+
+def test_a_detector_of_two_backbones_is_one(network: ResNet) -> None:
+    heads = {"roi_heads.box_head.fc1.weight": torch.ones(1)}
+    pair = {
+        **put_under("backbone.rgb.", detectron2_state(network)),
+        **put_under("backbone.depth.", detectron2_state(network)),
+    }
+    found = convert_to_native({**pair, **heads})
+    assert (found.format, found.prefix, found.left_out) == ("detector", "", ())
+    assert set(found.state) == {*pair, *heads}
+    found = convert_to_native(put_under("model.", {**pair, **heads}) | {"loss.w": torch.ones(1)})
+    assert (found.format, found.prefix, found.left_out) == ("detector", "model.", ("loss.w",))
