@@ -19,6 +19,7 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torchvision.models.resnet import ResNet
+from torchvision.transforms import InterpolationMode
 
 from resnext_det.architecture import Architecture
 from resnext_det.classification.weights import load_classifier
@@ -138,7 +139,7 @@ def name_as_sequential(network: ResNet, *head: nn.Module) -> State:
 FORMS: dict[str, Callable[[ResNet, ResNet], Any]] = {
     "torchvision's references": lambda n, o: {
         **{"model": n.state_dict(), "optimizer": OPTIMIZER, "lr_scheduler": {"last_epoch": 3}},
-        **{"epoch": 3, "args": argparse.Namespace(model="resnext50_32x4d", lr=0.1)},
+        **{"epoch": 3, "args": argparse.Namespace(filter=InterpolationMode.BILINEAR)},
     },
     "torchvision's references with an average": lambda n, o: {
         **{"model": o.state_dict(), "optimizer": OPTIMIZER, "epoch": 3},
@@ -203,6 +204,13 @@ FORMS: dict[str, Callable[[ResNet, ResNet], Any]] = {
     "Classy Vision": lambda n, o: (
         name_as_classy_vision(n) | {"_heads.block3-1.default.fc.weight": torch.zeros(5, 2048)}
     ),
+    "a checkpoint of Classy Vision": lambda n, o: {
+        "input_args": {"config": {"name": "resnext"}},
+        "classy_state_dict": {
+            **{"meters": [], "phase_idx": 1, "optimizer": OPTIMIZER},
+            "base_model": {"model": {"trunk": name_as_classy_vision(n), "heads": {}}},
+        },
+    },
 }
 
 
@@ -214,9 +222,9 @@ def wrap_blocks(network: ResNet) -> ResNet:
     return wrapped
 
 
-def check(path: Path, network: ResNet, *, convert: bool = False) -> None:
+def check(path: Path, network: ResNet, *, convert: bool = False, prefix: str | None = None) -> None:
     """Compare with the network, and read it back from the formats that say everything."""
-    file = read_weights(path)
+    file = read_weights(path, prefix=prefix)
     expected = detectron2_state(network)
     if "linear.weight" not in file.state:
         expected = {name: t for name, t in expected.items() if not name.startswith("linear.")}
@@ -266,6 +274,20 @@ def test_what_timms_training_writes(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = average.module(images)
         torch.testing.assert_close(load_classifier(file)(images), expected, rtol=0, atol=1e-5)
+
+
+def test_networks_of_dino_are_chosen_by_their_prefix(
+    network: ResNet, other: ResNet, tmp_path: Path
+) -> None:
+    """It keeps a student and a teacher, each under a word of its own."""
+    states = {
+        "student": under("module.backbone.", without_head(other)),
+        "teacher": under("backbone.", without_head(network)),
+    }
+    torch.save({**states, "optimizer": OPTIMIZER, "epoch": 1}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"several networks .*student.*X-26-4x4d.*teacher.*--pref"):
+        read_weights(tmp_path / "weights.pth")
+    check(tmp_path / "weights.pth", network, prefix="teacher.")
 
 
 def test_group_norms_of_mmdetection(tmp_path: Path) -> None:
