@@ -121,7 +121,7 @@ def read_weights(
         )
     if os.path.isdir(path):
         path = hub.find_weights(path)
-    if path.name in hub.WEIGHTS:
+    if hub.may_have_config(path):
         return _read_with_config(path, None, mapped=mapped, prefix=prefix)
     from resnext_det.weights.catalog import recognize
 

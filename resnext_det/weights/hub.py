@@ -22,6 +22,8 @@ PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The files of weights in a repository or folder, the first that is there is taken."""
 
+# Files of weights by whose names a config.json beside them may be theirs.
+_BESIDE_CONFIG = re.compile(r"(?:pytorch_)?model\.(?:bin|pth|pt)|.*\.safetensors")
 _NAME = re.compile(r"hf-hub:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _EXAMPLE = f"{PREFIX}timm/resnext50_32x4d.a1h_in1k"
@@ -76,7 +78,7 @@ def download_from_hub(name: str, *, force: bool = False) -> Path:
     wanted = HubName.parse(name)
     config = _fetch(wanted, CONFIG, force=force)
     if config is not None:
-        read_config(config.parent)  # another network is told before its weights are downloaded
+        read_config(config.parent, before_download=True)
         wanted = HubName(wanted.repository, config.parent.name)
     for file in WEIGHTS:
         path = _fetch(wanted, file, force=force)
@@ -171,6 +173,11 @@ def _advise_folder(name: HubName) -> str:
 def _shorten(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return ascii(lines[0])[1:-1][:200] if lines else ""
+
+
+def may_have_config(path: Path) -> bool:
+    """Tell by a file's name whether a config.json beside it may be of its weights."""
+    return _BESIDE_CONFIG.fullmatch(path.name) is not None
 
 
 def find_weights(folder: Path) -> Path:

@@ -79,8 +79,11 @@ class Facts(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
+def read_config(folder: Path, *, before_download: bool = False) -> dict[str, Any] | None:
     """Read the config.json of a timm model; None where there is none, or another program's.
+
+    Args:
+        before_download: the weights are not here yet: refuse other networks of transformers too.
 
     Raises:
         ValueError: it is damaged or too large; it is transformers'; it says that the network is
@@ -100,11 +103,11 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         ) from error
     if not _is_timms(values):
         # transformers' ResNet is read, but for the strides that its names do not tell.
-        plain = isinstance(values, dict) and values.get("model_type") == "resnet"
-        if plain and not any(values.get(word) for word in _OTHER_STRIDES):
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        if kind == "resnet" and not _has_other_features(values):
             logger.info("%s is transformers'; it tells no preprocessing.", path)
             return None
-        if isinstance(values, dict) and isinstance(values.get("model_type"), str):
+        if kind == "resnet" or (before_download and isinstance(kind, str)):
             raise ValueError(_refuse_transformers(path, values))
         logger.info("%s is none of timm's, and is passed over.", path)
         return None
@@ -124,12 +127,19 @@ def _is_timms(values: Any) -> bool:
     )
 
 
+def _has_other_features(values: Mapping[str, Any]) -> bool:
+    """Tell whether a ResNet of transformers has strides or an activation that none here has."""
+    other = any(values.get(word) for word in _OTHER_STRIDES)
+    return other or values.get("hidden_act", "relu") != "relu"
+
+
 def _refuse_transformers(path: Path, values: Mapping[str, Any]) -> str:
     names = values.get("architectures")
     first = names[0] if isinstance(names, list) and names else values["model_type"]
     return (
         f"{path} is of transformers' {first!a:.80} (model_type {values['model_type']!a:.40}), "
-        "which is another network than those here, or has its strides elsewhere; give timm's, "
+        "which is another network than those here, or has its strides elsewhere or another "
+        "activation; give timm's, "
         "such as hf-hub:timm/resnet50.a1_in1k"
     )
 

@@ -163,15 +163,28 @@ def test_names_of_classes(names: Any, found: Any, folder: Path) -> None:
         assert read_weights(write_config(folder, values)).class_names == found
 
 
-def test_it_is_read_beside_the_hubs_names_alone(folder: Path, state: Any) -> None:
-    torch.save(state, write_config(folder, CONFIG) / "mine.pth")
-    assert read_weights(folder / "mine.pth").is_usual("mean")
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("x26.safetensors", True),
+        ("model.pth", True),
+        ("x26.pth", False),
+        ("model_final.pth", False),
+    ],
+)
+def test_beside_which_files_it_is_read(name: str, read: bool, folder: Path, state: Any) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    if name.endswith("pth"):
+        torch.save(state, folder / name)
+    write_config(folder, CONFIG)
+    assert read_weights(folder / name).is_usual("mean") == (not read)
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {"MODEL": {"META_ARCHITECTURE": "GeneralizedRCNN"}},
+        {"model_type": "vit", "architectures": ["ViTModel"]},  # of another model in the folder
         {"encoder_name": "resnet50", "classes": 7},  # segmentation_models_pytorch
         {"architecture": {"mean": 1}},
         {"architecture": "unet", "lr": 0.1},
@@ -236,6 +249,7 @@ def test_another_programs_is_passed_over(values: Any, folder: Path) -> None:
             },
             "is of transformers' 'ResNetForImageClassification' .* hf-hub:timm/resnet50.a1_in1k",
         ),
+        ({"model_type": "resnet", "hidden_act": "gelu"}, "transformers' 'resnet' .* activation"),
     ],
 )
 def test_what_contradicts_or_cannot_be_is_refused(values: Any, words: str, folder: Path) -> None:
