@@ -181,9 +181,15 @@ def unpack_weights(contents: Any) -> Contents:
     if isinstance(beside.get("__metadata__"), dict):  # of safetensors, where every value is a text
         beside |= {key: _parse_note(text) for key, text in beside.pop("__metadata__").items()}
     if not isinstance(contents, dict) or not contents:
-        what = "nothing" if contents == {} else describe_object(contents)
+        empty = contents == {} and not is_module(contents)
+        what = "nothing" if empty else describe_object(contents)
         raise ValueError(
             f"there is {what}, where tensors by name are needed; {suggest_saving(contents)}"
+        )
+    if _is_of_optimizer_alone(contents):
+        raise ValueError(
+            "there is an optimizer's state and no network's; save the model's: "
+            "torch.save(model.state_dict(), 'weights.pth')"
         )
     networks = [name for name in contents if _holds_weights(contents, name, deep=False)]
     if len(networks) > 1 and not _has_weights(contents):
@@ -192,6 +198,16 @@ def unpack_weights(contents: Any) -> Contents:
             f"{name}.{key}": value for name in networks for key, value in contents[name].items()
         }
     return _sort_entries(contents, beside, envelope)
+
+
+def _is_of_optimizer_alone(contents: dict[Any, Any]) -> bool:
+    """Tell whether a checkpoint has an optimizer's state and no weights."""
+    optimizers = [each for each in (contents, *contents.values()) if isinstance(each, dict)]
+    return (
+        any("param_groups" in each for each in optimizers)
+        and not _has_weights(contents)
+        and not any(_holds_weights(contents, name, deep=True) for name in contents)
+    )
 
 
 def _sort_entries(contents: dict[Any, Any], beside: dict[str, Any], envelope: str) -> Contents:

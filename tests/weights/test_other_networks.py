@@ -214,6 +214,20 @@ def test_adapters_and_quantized_names() -> None:
     assert "in shards of FSDP" in catch_cause({"_fsdp_wrapped_module._flat_param": one})
 
 
+def test_an_optimizer_alone(tmp_path: Path) -> None:
+    network = nn.Conv2d(3, 4, 3)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    network(torch.ones(1, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    for content in (state, {"optimizer": state, "epoch": 3}):
+        with pytest.raises(ValueError, match="there is an optimizer's state and no network's; sav"):
+            read_weights(save(content, tmp_path))
+    trunk = random_network(26, 2, 4).state_dict()
+    file = read_weights(save({"optimizer": state, "net": trunk}, tmp_path))
+    assert file.architecture == THIN
+
+
 # --- Hugging Face's transformers
 
 
