@@ -59,6 +59,7 @@ _OTHERS = (
 # which evaluate those.
 _ENVELOPES: tuple[str, ...] = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state")
 _ENVELOPES += ("model_state_dict", "ema_state_dict", "ema_state", "ema", "network", "blobs")
+_ENVELOPES += ("trunk",)  # of Classy Vision, beside "heads"
 _NO_NETWORK = re.compile("optim|sched|scaler|rng|random", re.IGNORECASE)
 _OF_A_WEIGHT = re.compile(r"(?:^|\.)(?:weight|bias|running_mean|running_var)$|_[wb]$")
 _DEEPEST = 4

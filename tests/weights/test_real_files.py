@@ -29,6 +29,7 @@ from tests.weights.foreign_names import blocks, detectron2_state, random_network
 from tests.weights.helpers import drop_counters, same_bits
 
 State = dict[str, Tensor]
+HEADS = {"block3-1": {"default": {"fc.weight": torch.zeros(5, 2048), "fc.bias": torch.zeros(5)}}}
 OPTIMIZER = {"state": {0: {"momentum_buffer": None}}, "param_groups": [{"lr": 0.1}]}
 
 
@@ -208,7 +209,7 @@ FORMS: dict[str, Callable[[ResNet, ResNet], Any]] = {
         "input_args": {"config": {"name": "resnext"}},
         "classy_state_dict": {
             **{"meters": [], "phase_idx": 1, "optimizer": OPTIMIZER},
-            "base_model": {"model": {"trunk": name_as_classy_vision(n), "heads": {}}},
+            "base_model": {"model": {"trunk": name_as_classy_vision(n), "heads": HEADS}},
         },
     },
 }
