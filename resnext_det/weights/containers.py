@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,9 @@ _ENVELOPES += ("trunk",)  # of Classy Vision, beside "heads"
 _NO_NETWORK = re.compile("optim|sched|scaler|rng|random", re.IGNORECASE)
 _OF_A_WEIGHT = re.compile(r"(?:^|\.)(?:weight|bias|running_mean|running_var)$|_[wb]$")
 _DEEPEST = 4
+_LONGEST_WORD = 100
+_MOST_NETWORKS = 16
+_MOST_NAMES = 100_000
 _LONGEST_NOTE = 1 << 20
 
 
@@ -182,8 +186,8 @@ def unpack_weights(contents: Any) -> Contents:
     if isinstance(beside.get("__metadata__"), dict):  # of safetensors, where every value is a text
         beside |= {key: _parse_note(text) for key, text in beside.pop("__metadata__").items()}
     if not isinstance(contents, dict) or not contents:
-        empty = contents == {} and not is_module(contents)
-        what = "nothing" if empty else describe_object(contents)
+        is_empty = type(contents) is dict and not contents
+        what = "nothing" if is_empty else describe_object(contents)
         raise ValueError(
             f"there is {what}, where tensors by name are needed; {suggest_saving(contents)}"
         )
@@ -192,12 +196,13 @@ def unpack_weights(contents: Any) -> Contents:
             "there is an optimizer's state and no network's; save the model's: "
             "torch.save(model.state_dict(), 'weights.pth')"
         )
-    networks = [name for name in contents if _holds_weights(contents, name, deep=False)]
-    if len(networks) > 1 and not _has_weights(contents):
-        beside = {**{key: contents[key] for key in contents if key not in networks}, **beside}
-        contents = {
-            f"{name}.{key}": value for name in networks for key, value in contents[name].items()
-        }
+    if not _has_weights(contents):
+        networks = _list_networks(contents, depth=0)
+        if len(networks) > 1:
+            beside = {**{key: contents[key] for key in contents if key not in networks}, **beside}
+            contents = {
+                f"{name}.{key}": value for name in networks for key, value in contents[name].items()
+            }
     return _sort_entries(contents, beside, envelope)
 
 
@@ -207,7 +212,7 @@ def _is_of_optimizer_alone(contents: dict[Any, Any]) -> bool:
     return (
         any("param_groups" in each for each in optimizers)
         and not _has_weights(contents)
-        and not any(_holds_weights(contents, name, deep=True) for name in contents)
+        and not _list_networks(contents, depth=_DEEPEST)
     )
 
 
@@ -238,16 +243,38 @@ def _find_envelope(contents: Any) -> str | None:
     if not isinstance(contents, dict):
         return None
     words = [word for word in _ENVELOPES if isinstance(contents.get(word), dict) and contents[word]]
-    found = [word for word in words if _holds_weights(contents, word, deep=True)]
+    networks = _list_networks(contents, depth=_DEEPEST)
+    found = [word for word in words if word in networks]
     if {"model_state", "ema_state"} <= set(found):  # pycls takes the better of the two
         errors = [contents.get(name) for name in ("test_err", "ema_err")]
         best, ema = (error if isinstance(error, int | float) else 100 for error in errors)
         return "model_state" if best <= ema else "ema_state"
-    if not found and not _has_weights(contents):
-        found = [name for name in contents if _holds_weights(contents, name, deep=True)]
-        if len(found) > 1:
-            return None
-    return next(iter(found or words), None)
+    if not found and len(networks) == 1 and not _has_weights(contents):
+        return networks[0]
+    return next(iter(found or ([] if len(networks) > 1 else words)), None)
+
+
+def _list_networks(contents: Mapping[Any, Any], depth: int) -> list[str]:
+    """List the words under which there are weights, at most so many dicts deep.
+
+    Where there are very many, or very many names under them, none is listed.
+    """
+    known: dict[tuple[int, int], bool] = {}
+
+    def holds_weights(name: Any, value: Any, left: int) -> bool:
+        of_network = isinstance(name, str) and len(name) <= _LONGEST_WORD
+        if not isinstance(value, dict) or not of_network or _NO_NETWORK.search(name):
+            return False
+        place = (id(value), left)  # what is referred to many times is looked through once
+        if place not in known:
+            known[place] = _has_weights(value) or (
+                left > 0 and any(holds_weights(*item, left - 1) for item in value.items())
+            )
+        return known[place]
+
+    found = [name for name, value in contents.items() if holds_weights(name, value, depth)]
+    many = len(found) > _MOST_NETWORKS or sum(len(contents[name]) for name in found) > _MOST_NAMES
+    return [name for name in found if name in _ENVELOPES] if many else found
 
 
 def _has_weights(contents: Any) -> bool:
@@ -256,20 +283,6 @@ def _has_weights(contents: Any) -> bool:
         isinstance(name, str) and isinstance(value, Tensor | np.ndarray) and value.ndim > 1
         for name, value in contents.items()
     )
-
-
-def _holds_weights(contents: dict[Any, Any], name: Any, *, deep: bool) -> bool:
-    """Tell whether an entry of a checkpoint is a network's, by the tensors in it."""
-    if not isinstance(name, str) or _NO_NETWORK.search(name):
-        return False
-    level, seen = [contents.get(name)], set[int]()
-    for _ in range(_DEEPEST if deep else 1):
-        if any(_has_weights(item) for item in level):
-            return True
-        inner = [item for item in level if isinstance(item, dict) and id(item) not in seen]
-        seen.update(id(item) for item in inner)
-        level = [value for item in inner for key, value in item.items() if isinstance(key, str)]
-    return False
 
 
 def _parse_note(text: str) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -244,3 +245,17 @@ def test_detectron2_resumes_ours_in_mixed_precision(tmp_path: Path) -> None:
     trainer = AMPTrainer(Toy(), [], make_toy_state(tmp_path).optimizer, grad_scaler=scaler)
     trainer.load_state_dict(Checkpointer(tmp_path).load(path)["trainer"]["_trainer"])
     assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()
+
+
+def test_a_training_state_is_never_a_placeholder(tmp_path: Path) -> None:
+    """What is read beside weights is an error in a state to go on from, by its place."""
+    checkpointer = Checkpointer(tmp_path)
+    plain = {"model": {}, "iteration": 2**70, "random_state": {(0, 1): bytearray(b"a")}}
+    assert checkpointer.load(checkpointer.save("a", plain)) == plain
+    hidden = {**plain, "hooks": [{"rng": np.random.default_rng(0)}], "again": [plain, plain]}
+    with pytest.raises(ValueError, match=r"its \['hooks'\]\[0\]\['rng'\] is an object of numpy"):
+        checkpointer.load(checkpointer.save("b", hidden))
+    with pytest.raises(ValueError, match=r"\['keys'\]\[...\] is the name torch.optim.sgd.SGD"):
+        checkpointer.load(checkpointer.save("c", {**plain, "keys": {torch.optim.SGD: 1}}))
+    with pytest.raises(ValueError, match="there are no tensors under weight"):
+        load_model_state(nn.Linear(1, 1), {"weight": 1, "bias": torch.ones(1)})  # type: ignore[dict-item]

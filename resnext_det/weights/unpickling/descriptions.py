@@ -34,7 +34,7 @@ _HARMLESS = re.compile(
     r"|(?:collections|datetime)\..*|functools\.partial|copyreg\.extension.*|_codecs\.encode"
     r"|(?:builtins|__builtin__)\.(?:x?range|slice|bytes|object|property|type)"
 )
-_RUNNING = re.compile(r"(?:os|posix|nt|subprocess)\.")  # their classes run programs too
+_RUNNING = re.compile(r"(?:os|posix|nt|subprocess|commands)\.")  # their classes run programs too
 _FUNCTION = re.compile(r"(?:.*\.)?[a-z_]\w*")
 
 
