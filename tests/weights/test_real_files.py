@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import zipfile
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -321,3 +322,12 @@ def test_stride_of_pytorchcv_is_not_claimed(network: ResNet, tmp_path: Path) -> 
     known, unknown = (read_weights(tmp_path / f"{name}.pth").preprocessing for name in "xr")
     assert known is not None and not known.stride_in_1x1
     assert unknown is None
+
+
+def test_an_exported_program_is_called_one(tmp_path: Path) -> None:
+    """The names are those in a file of torch.export.save."""
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+        for name in ("data/weights/weight_0", "archive_format", "models/model.json"):
+            archive.writestr(f"m/{name}", "pt2")
+    with pytest.raises(ValueError, match=r"an exported program .* torch\.export\.load and save"):
+        read_weights(tmp_path / "m.pt2")

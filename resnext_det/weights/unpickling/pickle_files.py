@@ -173,6 +173,11 @@ def _refuse_other_archives(names: list[str]) -> None:
             "is a TorchScript archive, which holds code; load it with torch.jit.load and save its "
             "state_dict()"
         )
+    if any(name.rpartition("/")[2] == "archive_format" for name in names):
+        raise Unreadable(
+            "is an exported program (torch.export); load it with torch.export.load and save its "
+            "state_dict"
+        )
     if any(name.endswith(".npy") for name in names):
         raise Unreadable(
             "is an archive of numpy (.npz); save its arrays, as tensors by name, with torch.save"
