@@ -7,6 +7,7 @@ So it travels with them, and ``requirements.check_configuration`` compares a con
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -54,19 +55,21 @@ class Preprocessing:
         for name, choices in (("channel_order", ("RGB", "BGR")), ("batch_norm", _BATCH_NORMS)):
             if getattr(self, name) not in choices:
                 words = " or ".join(map(repr, choices))
-                raise ValueError(f"{name} is {getattr(self, name)!a:.40}; write {words}")
+                raise ValueError(f"{name} is {_show(getattr(self, name)):.40}; write {words}")
         if not isinstance(self.stride_in_1x1, bool):
-            raise ValueError(f"stride_in_1x1 is {self.stride_in_1x1!a:.40}; write True or False")
+            raise ValueError(
+                f"stride_in_1x1 is {_show(self.stride_in_1x1):.40}; write True or False"
+            )
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if not isinstance(numbers, tuple) or [*map(_is_real, numbers)] != [True] * 3:
                 raise ValueError(
-                    f"{name} is {numbers!a:.80}; write three numbers on the scale 0-255"
+                    f"{name} is {_show(numbers):.80}; write three numbers on the scale 0-255"
                 )
         if min(self.std) <= 0:
             raise ValueError(
-                f"std is {self.std!a:.80}, and pixels are divided by it; write numbers above 0, 1 "
-                "for none"
+                f"std is {_show(self.std):.80}, and pixels are divided by it; write numbers above "
+                "0, 1 for none"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -241,3 +244,8 @@ def list_overrides(cfg: CfgNode, preprocessing: Preprocessing) -> list[str]:
     """List the KEY VALUE overrides that make a configuration fit; none where it does."""
     found = find_differences(preprocessing, cfg)
     return [str(word) for key, _, needed in found for word in (key, needed)]
+
+
+def _show(value: Any) -> str:
+    """Show the beginning of a value of a file, whose lists may be in each other without end."""
+    return ascii(value) if isinstance(value, str) else ascii(reprlib.repr(value))[1:-1]

@@ -207,3 +207,13 @@ def test_what_is_not_known_is_said(
     assert [record.levelname for record in caplog.records] == ["WARNING" if warned else "INFO"]
     assert "does not say which preprocessing its weights were trained with" in caplog.text
     assert "INPUT.FORMAT BGR" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["channel_order", "mean", "stride_in_1x1", "batch_norm"])
+def test_lists_in_each_other_take_no_time(name: str) -> None:
+    """To write such a list out would take 2**60 steps."""
+    endless: list[Any] = []
+    for _ in range(60):
+        endless = [endless, endless]
+    with pytest.raises(ValueError, match=f"{name} is .*; write"):
+        Preprocessing.from_dict({**KNOWN["torchvision"].as_dict(), name: endless})
