@@ -28,6 +28,7 @@ from resnext_det.weights.structure import guess_architecture
 from resnext_det.weights.timm_config import CONFIG, read_config, read_facts
 from resnext_det.weights.torch7_models import convert_torch7_network
 from resnext_det.weights.trained_detector import KEY, TrainedDetector
+from resnext_det.weights.training_arguments import check_network
 
 if TYPE_CHECKING:
     from resnext_det.weights.catalog_entries import Entry
@@ -145,6 +146,7 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
         else:
             contents = unpack_weights(found)
             native = convert_to_native(contents.state, prefix)
+            check_network(contents.beside, path.name)
         architecture = guess_architecture(native.state)
         publisher = find_publisher(kind, contents, native, architecture)
         said, detector = contents.beside.get(KEY), None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
+from resnext_det.weights.training_arguments import ANTI_ALIASED
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,7 @@ _PLAIN = re.compile(
     r"(?:_gn|_v1b)?"
 )
 _OTHERS = (
-    (
-        r".*(?:aa|blur)\d+.*",
-        "is anti-aliased: it blurs or averages its maps before every stride, though names and "
-        "shapes of its weights may be a plain ResNet's",
-    ),
+    (r".*(?:aa|blur)\d+.*", ANTI_ALIASED),
     (r"(?:se|eca|ge|gc|sk|cbam|bat_|lambda).*", "has attention modules"),
     (r"(?:wide_)?resnex?t\d+(?:[cdest]|t[ns])(?:_.*)?", "has a stem of several convolutions"),
     (r"resnet(?:10|14|18|34)", "has basic blocks of two convolutions"),

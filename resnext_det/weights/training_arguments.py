@@ -7,14 +7,31 @@ references/classification/train.py has them in its code. Both may tell the image
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from resnext_det.weights.unpickling.objects import Placeholder
 
 ORIGIN = "the arguments in the file"
 
 _SIZES = (16, 4096)  # of images, in pixels
 _INTERPOLATIONS = ("bilinear", "bicubic")
 _USUAL_SIZE = 224  # of a test by timm's script, where none was given
+
+ANTI_ALIASED = (
+    "is anti-aliased: it blurs or averages its maps before every stride, though names and shapes "
+    "of its weights may be a plain ResNet's"
+)
+"""What timm's resnetaa50 and resnetblur50 are, for errors."""
+_ANTI_ALIASED_NAME = re.compile(r"(?:^|[\W_])(?:wide_)?(?:se|eca)?resnex?t(?:aa|blur)\d+", re.ASCII)
+# Where a training writes its network's name, and arguments that names and shapes do not tell.
+_OF_TRAINING = ("args", "hyper_parameters")
+_NAMES_OF_NETWORK = ("arch", "model", "model_name", "architecture")
+_PLAIN_FEATURES = {
+    **{"aa_layer": None, "act_layer": "relu", "output_stride": 32},
+    **{"replace_stem_pool": False, "avg_down": False},
+}
 
 
 class Arguments(NamedTuple):
@@ -31,8 +48,7 @@ class Arguments(NamedTuple):
 
 def read_arguments(found: object) -> Arguments:
     """Read ``args``; what is of another script, or not understood, is passed over."""
-    if not isinstance(found, Mapping):
-        return Arguments({}, {})
+    found = read_attributes(found)
     sizes = {key: _read_size(found.get(key)) for key in ("img_size", "val_crop_size")}
     crop, resize = sizes["val_crop_size"], _read_size(found.get("val_resize_size"))
     percent = found.get("crop_pct")
@@ -52,6 +68,47 @@ def read_arguments(found: object) -> Arguments:
     if given:
         given["channel_order"] = "RGB"  # as timm's script reads every image
     return Arguments(given, {key: str(value) for key, value in told.items() if value})
+
+
+def check_network(beside: Mapping[str, Any], file_name: str) -> None:
+    """Refuse weights whose names and shapes are a plain ResNet's, where a training tells otherwise.
+
+    timm's CheckpointSaver writes the network's name as ``arch`` beside the weights, and the
+    arguments of the script as ``args``, with the name as ``model`` and what changes the network as
+    ``model_kwargs``; files that it publishes begin with the network's name.
+
+    Raises:
+        ValueError: the network computes other features than ours from the same weights.
+    """
+    remedy = "give the weights of a plain ResNet or ResNeXt (or correct it, if it is wrong)"
+    if _ANTI_ALIASED_NAME.match(file_name):
+        raise ValueError(
+            f"by the file's name the network {ANTI_ALIASED}; give the weights of a plain ResNet "
+            "or ResNeXt (or rename the file, if it is one's)"
+        )
+    places = {"": beside}
+    places |= {f"{word}.": read_attributes(beside.get(word)) for word in _OF_TRAINING}
+    for place, values in places.items():
+        for key in _NAMES_OF_NETWORK:
+            name = values.get(key)
+            if isinstance(name, str) and _ANTI_ALIASED_NAME.search(name[:200]):
+                raise ValueError(
+                    f"{place}{key} beside them says that the network is {name!a:.80}, which "
+                    f"{ANTI_ALIASED}; {remedy}"
+                )
+        for key, value in read_attributes(values.get("model_kwargs")).items():
+            if key in _PLAIN_FEATURES and value is not None and value != _PLAIN_FEATURES[key]:
+                raise ValueError(
+                    f"{place}model_kwargs beside them says that the network was built with "
+                    f"{key} = {value!a:.60}, which changes what it computes; {remedy}"
+                )
+
+
+def read_attributes(found: object) -> Mapping[Any, Any]:
+    """Read the entries of a dict, or the attributes of an object such as an argparse.Namespace."""
+    if isinstance(found, Placeholder) and isinstance(found.state, dict):
+        return found.state
+    return found if isinstance(found, Mapping) else {}
 
 
 def _read_size(value: object) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -419,6 +420,43 @@ def test_what_timm_saves_gives_its_features(name: str, tmp_path: Path) -> None:
         scale = wanted.abs().max()
         assert 0 < scale < float("inf")
         torch.testing.assert_close(found / scale, wanted / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        (
+            {"arch": "resnetaa50"},
+            "^weights .*: arch beside them says .*'resnetaa50', which is anti",
+        ),
+        (
+            {"args": Namespace(model="timm/resnetblur50.bt_in1k")},
+            "args.model beside .*anti-aliased",
+        ),
+        ({"args": Namespace(model_kwargs={"act_layer": "silu"})}, "act_layer = 'silu', which cha"),
+        ({"args": Namespace(model="resnet50", model_kwargs={"output_stride": 32})}, ""),
+        ({"arch": "aa50"}, ""),
+        ({"arch": ["resnetaa50"], "args": "resnetaa50"}, ""),
+    ],
+)
+def test_what_a_training_tells_of_the_network(
+    beside: Any, words: str, state: Any, tmp_path: Path
+) -> None:
+    """Names and shapes of weights are a plain ResNet's."""
+    path = tmp_path / "model_best.pth.tar"
+    torch.save({"state_dict": state, **beside}, path)
+    if words:
+        with pytest.raises(ValueError, match=words):
+            read_weights(path)
+    else:
+        read_weights(path)
+
+
+def test_the_name_of_a_published_file_tells_the_network(state: Any, tmp_path: Path) -> None:
+    path = tmp_path / "resnetaa50_a1h-4cf422b3.pth"
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="by the file's name the network is anti-aliased"):
+        read_weights(path)
 
 
 @pytest.mark.slow
