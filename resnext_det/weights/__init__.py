@@ -1,8 +1,27 @@
-"""Weights: read files without running their code, check that they fit, load them, write them."""
+"""Weights: read files without running their code, check that they fit, load them, write them.
+
+Read the files in this order:
+
+- ``file.py``, where ``read_weights`` puts together what the others find out.
+- A file's contents: ``containers.py`` over ``unpickling/``, ``safetensors.py``, ``torch7.py`` with
+  ``torch7_models.py``; ``limits.py`` bounds their memory.
+- Its network: ``formats.py`` renames weights by ``name_tables.py`` where ``prefixes.py`` finds a
+  network; ``structure.py`` tells its architecture, and ``other_networks.py`` why it has none.
+- Its training: ``publishers.py`` and ``preprocessing.py``, from what ``training_arguments.py`` and
+  ``timm_config.py`` read; ``trained_detector.py`` for the file of a whole detector.
+- Its source: ``catalog.py`` over ``catalog_entries.py`` and ``downloading.py``, ``hub.py``;
+  ``catalog_paths.py`` serves both to detectron2.
+- Its use: ``requirements.py`` holds a configuration to it, ``loading.py`` puts it into a model (a
+  ``load_report.py`` tells what came of it), ``conversion.py`` and ``writing.py`` make other files;
+  ``rounding.py`` chooses the type of what is computed.
+- ``description.py`` and ``doctor.py`` (with ``health.py``, ``shipped_configs.py`` and
+  ``doctor_text.py``) tell people what a file is.
+"""
 
 from resnext_det.weights.conversion import convert_preprocessing
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.loading import LoadReport, load_weights
+from resnext_det.weights.load_report import LoadReport
+from resnext_det.weights.loading import load_weights
 from resnext_det.weights.preprocessing import (
     KNOWN,
     Preprocessing,

@@ -28,7 +28,9 @@ from resnext_det.weights.structure import extract_detector_backbone, guess_archi
 
 logger = logging.getLogger(__name__)
 
-_CONFIG_FILE = "config.yaml"  # both engines write it beside a run's checkpoints
+RUN_CONFIG = "config.yaml"
+"""The configuration of a run, which both engines write beside its checkpoints."""
+
 _ROUNDING = 1e-4  # means this near are one, written with other digits (123.675 and 123.68)
 
 
@@ -68,7 +70,7 @@ def select_backbone(file: WeightFile) -> dict[str, Tensor]:
 def add_preprocessing_beside(file: WeightFile) -> WeightFile:
     """Give a detector's file the preprocessing of the config.yaml beside it, where its own is not
     known; other files stay as they are."""
-    config = Path(file.path).with_name(_CONFIG_FILE)
+    config = Path(file.path).with_name(RUN_CONFIG)
     if file.format != "detector" or file.preprocessing is not None or not config.is_file():
         return file
     try:
@@ -81,7 +83,7 @@ def add_preprocessing_beside(file: WeightFile) -> WeightFile:
     found = _read_preprocessing(values, file.state)
     if found is None:
         return file
-    origins = dict.fromkeys(list_fields(), _CONFIG_FILE) | {"batch_norm": FROM_WEIGHTS}
+    origins = dict.fromkeys(list_fields(), RUN_CONFIG) | {"batch_norm": FROM_WEIGHTS}
     return replace(file, preprocessing=found, origins={**file.origins, **origins})
 
 

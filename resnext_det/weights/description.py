@@ -17,6 +17,7 @@ from resnext_det.files import list_first
 from resnext_det.weights.conversion import select_backbone
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import find_batch_norm
+from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS
 from resnext_det.weights.structure import find_architecture, find_deformable_settings
 
 _CLASS_SCORES = re.compile(r"roi_heads\.box_predictor\.(?:0\.)?cls_score\.weight")
@@ -215,7 +216,7 @@ def _describe_preprocessing(file: WeightFile) -> tuple[dict[str, Any] | None, di
     A ``Preprocessing`` has three channels. A detector of images of one channel has its mean and std
     in its configuration.
     """
-    origins = {"batch_norm": "the weights", **file.origins}
+    origins = {"batch_norm": FROM_WEIGHTS, **file.origins}
     if file.preprocessing is not None:
         return file.preprocessing.as_dict(), origins
     if file.detector is None:
@@ -231,7 +232,7 @@ def _describe_preprocessing(file: WeightFile) -> tuple[dict[str, Any] | None, di
         }
     except (KeyError, TypeError):
         return None, origins
-    return found, {**origins, **dict.fromkeys(found, "the file"), "batch_norm": "the weights"}
+    return found, {**origins, **dict.fromkeys(found, FROM_FILE), "batch_norm": FROM_WEIGHTS}
 
 
 def _count_parameters(state: Mapping[str, Tensor]) -> int:

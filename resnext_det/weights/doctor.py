@@ -15,6 +15,7 @@ from typing import Any
 
 from resnext_det.files import list_first
 from resnext_det.weights.conversion import (
+    RUN_CONFIG,
     add_preprocessing_beside,
     assume_preprocessing,
     select_backbone,
@@ -24,12 +25,11 @@ from resnext_det.weights.file import WeightFile, read_weights
 from resnext_det.weights.health import check_numbers
 from resnext_det.weights.preprocessing import are_close
 from resnext_det.weights.shipped_configs import choose_config
+from resnext_det.weights.timm_config import CONFIG
 
 SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pyth", ".safetensors", ".t7", ".tar")
 """Of the files that are taken from a folder."""
 
-_HUB_CONFIG = "config.json"
-_RUN_CONFIG = "config.yaml"  # both engines write it beside a run's checkpoints
 # Names that tell the kind of a detector whose file holds no configuration, and those of kinds that
 # no shipped configuration is for: masks, keypoints, cascades, RetinaNet, panoptic segmentation.
 _PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_head.", "DC5"))
@@ -84,7 +84,7 @@ def list_files(sources: Iterable[str]) -> list[str]:
 
 def _is_plain_folder(source: str) -> bool:
     folder = Path(source).expanduser()
-    return os.path.isdir(folder) and not os.path.isfile(folder / _HUB_CONFIG)
+    return os.path.isdir(folder) and not os.path.isfile(folder / CONFIG)
 
 
 def diagnose(
@@ -191,7 +191,7 @@ def _warn(found: Mapping[str, Any]) -> list[str]:
 
 def _find_config(file: WeightFile) -> str | None:
     """Find the configuration that a run has left beside its weights."""
-    beside = Path(file.path).with_name(_RUN_CONFIG)
+    beside = Path(file.path).with_name(RUN_CONFIG)
     return str(beside) if beside.is_file() else None
 
 

@@ -68,7 +68,10 @@ class Network:
         return None if moved else bare
 
     def _rename_head(self, name: str) -> str | None:
-        """As mmpretrain's ``head.fc.weight`` beside ``backbone.conv1.weight``."""
+        """Return our name of a classifier's weight that stands above the prefix, else None.
+
+        mmpretrain's ``head.fc.weight`` stands so, beside ``backbone.conv1.weight``.
+        """
         ancestor = self.prefix
         for _ in range(_MOST_ANCESTORS):
             ancestor = _cut_last(ancestor)

@@ -176,7 +176,7 @@ def _suggest_statement(cfg: CfgNode, file: WeightFile, found: list[_Difference])
     )
 
 
-def _suggest_conversion(preprocessing: Preprocessing, found: list[tuple[str, Any, Any]]) -> str:
+def _suggest_conversion(preprocessing: Preprocessing, found: list[_Difference]) -> str:
     have = {key.rpartition(".")[2]: value for key, value, _ in found}
     mean = have.get("PIXEL_MEAN", preprocessing.mean)
     mean = mean[::-1] if "FORMAT" in have else mean

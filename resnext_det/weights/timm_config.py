@@ -105,7 +105,7 @@ def read_config(folder: Path, *, before_download: bool = False) -> dict[str, Any
             logger.info("%s is transformers'; it tells no preprocessing.", path)
             return None
         if kind == "resnet" or (before_download and isinstance(kind, str)):
-            raise ValueError(_refuse_transformers(path, values))
+            raise ValueError(_explain_transformers(path, values))
         logger.info("%s is none of timm's, and is passed over.", path)
         return None
     _check_network(path, values)
@@ -130,14 +130,14 @@ def _has_other_features(values: Mapping[str, Any]) -> bool:
     return other or values.get("hidden_act", "relu") != "relu"
 
 
-def _refuse_transformers(path: Path, values: Mapping[str, Any]) -> str:
+def _explain_transformers(path: Path, values: Mapping[str, Any]) -> str:
+    """Say that a config.json is of a network of transformers that is not read here."""
     names = values.get("architectures")
     first = names[0] if isinstance(names, list) and names else values["model_type"]
     return (
         f"{path} is of transformers' {first!a:.80} (model_type {values['model_type']!a:.40}), "
         "which is another network than those here, or has its strides elsewhere or another "
-        "activation; give timm's, "
-        "such as hf-hub:timm/resnet50.a1_in1k"
+        "activation; give timm's, such as hf-hub:timm/resnet50.a1_in1k"
     )
 
 

@@ -25,7 +25,12 @@ _PIECE = 1 << 20
 
 
 class UnbuiltDtype(Unbuilt):
-    """A dtype of bool, int, uint or float, whose byte order is its state; and this machine's."""
+    """A dtype of bool, int, uint or float, whose byte order is its state.
+
+    Attributes:
+        dtype: in the file's byte order, once that is known.
+        native: in this machine's byte order.
+    """
 
     __slots__ = ("dtype", "native")
     class_name = "numpy.dtype"
