@@ -22,7 +22,7 @@ from resnext_det.weights.preprocessing import (
     list_fields,
     parse_preprocessing,
 )
-from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS
+from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS, name_converted
 from resnext_det.weights.rounding import compute_exactly
 from resnext_det.weights.structure import extract_detector_backbone, guess_architecture
 
@@ -161,6 +161,8 @@ def _list_differing(one: Preprocessing, other: Preprocessing) -> Iterator[str]:
 def change_preprocessing(file: WeightFile, target: Preprocessing) -> WeightFile:
     """Convert a file's weights to another preprocessing, with what it says of its detector.
 
+    A warning tells where the file's own is only usual for it.
+
     Raises:
         ValueError: the file's own is not known; see ``convert_preprocessing``.
     """
@@ -176,7 +178,15 @@ def change_preprocessing(file: WeightFile, target: Preprocessing) -> WeightFile:
         config["MODEL"] |= {"PIXEL_MEAN": list(target.mean), "PIXEL_STD": list(target.std)}
         detector = replace(detector, config=config)
     state = convert_preprocessing(file.state, file.preprocessing, target)
-    return replace(file, state=state, preprocessing=target, detector=detector)
+    usual = [name for name in ("channel_order", "mean", "std") if file.is_usual(name)]
+    if usual:
+        logger.warning(
+            "%s is converted from %s, which is %s and not known of it; if it was trained "
+            "otherwise, say so with --preprocessing.",
+            *(file.path, format_preprocessing(file.preprocessing), file.origins[usual[0]]),
+        )
+    origins = file.origins | {name: name_converted(file.origins[name]) for name in usual}
+    return replace(file, state=state, preprocessing=target, detector=detector, origins=origins)
 
 
 def convert_preprocessing(

@@ -20,6 +20,7 @@ from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_n
 from resnext_det.weights.publishers import (
     FROM_WEIGHTS,
     find_publisher,
+    is_converted,
     is_usual,
     name_usual,
     read_class_names,
@@ -224,7 +225,9 @@ def _read_with_config(
     origins = dict(file.origins)
 
     def is_open(fact: str) -> bool:
-        return fact not in origins or is_usual(origins[fact])
+        # What was converted is of this file, and the config.json of the one before.
+        origin = origins.get(fact)
+        return origin is None or (is_usual(origin) and not is_converted(origin))
 
     metadata = {key: text for key, text in facts.metadata.items() if is_open(key)}
     preprocessing, taken = file.preprocessing, set(metadata)

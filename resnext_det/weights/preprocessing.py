@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -149,10 +149,11 @@ def parse_preprocessing(text: str) -> Preprocessing:
     Raises:
         ValueError: it is neither.
     """
-    if text in KNOWN:
-        return KNOWN[text]
-    order, *parts = text.split(":")
-    stride = parts[2:] == [_STRIDE_WORD]
+    name = text.strip().lower()
+    if name in KNOWN or name == "timm":  # whose own files need what torchvision's do
+        return KNOWN["torchvision" if name == "timm" else name]
+    order, *parts = (part.strip() for part in text.split(":"))
+    stride = [part.lower() for part in parts[2:]] == [_STRIDE_WORD]
     try:
         mean, std = (
             tuple(float(number) for number in part.split(","))
@@ -166,16 +167,33 @@ def parse_preprocessing(text: str) -> Preprocessing:
         ) from None
     triples: list[Any] = [each * 3 if len(each) == 1 else each for each in (mean, std)]
     try:
-        found = Preprocessing(order, triples[0], triples[1], stride_in_1x1=stride)
+        found = Preprocessing(order.upper(), triples[0], triples[1], stride_in_1x1=stride)
     except ValueError as error:
         raise ValueError(f"--preprocessing {text!a:.80}: {error}") from None
-    if max(found.std) < 1:
-        scaled = (",".join(f"{255 * number:g}" for number in each) for each in triples)
+    if not all(0 <= number <= 255 for number in found.mean):
         raise ValueError(
-            f"--preprocessing {text!a:.80} has the std of pixels on the scale 0-1; write it on the "
-            f"scale 0-255, {order}:{':'.join(scaled)}"
+            f"--preprocessing {text!a:.80}: mean is {found.mean}, and no pixel is; write numbers "
+            "from 0 to 255"
+        )
+    if have_scale_of_one(found.mean, found.std):
+        mean, std = (_scale(each) if max(each) <= 1 else each for each in (found.mean, found.std))
+        scaled = replace(found, mean=mean, std=std)
+        raise ValueError(
+            f"--preprocessing {text!a:.80} has numbers on the scale 0-1; write all on the scale "
+            f"0-255, {format_preprocessing(scaled)}"
         )
     return found
+
+
+def have_scale_of_one(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Tell whether a mean or std can only be of pixels on the scale 0-1."""
+    return max(std) < 1 or 0 < max(mean) < 1
+
+
+def _scale(numbers: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Bring numbers from the scale 0-1 to 0-255."""
+    first, second, third = (round(255 * number, 6) for number in numbers)
+    return first, second, third
 
 
 def format_preprocessing(preprocessing: Preprocessing) -> str:

@@ -27,6 +27,8 @@ FROM_WEIGHTS = "the weights"
 FROM_FILE = "the file"
 """The origin of what a file says of itself."""
 _USUAL = "usual for "
+_OF_CONVERTED = "'s converted files"
+_IS_USUAL = re.compile(rf"{_USUAL}[\w. -]{{1,40}}'s (?:converted )?files", re.ASCII)
 _NAMES = {
     "msra": "MSRA",
     "fair": "FAIR",
@@ -49,6 +51,12 @@ _LICENSES = {
 _WRAPPED = r"(?:(?:module|_orig_mod|model|network|net)\.)*"
 _OF_MMDETECTION = re.compile(rf"{_WRAPPED}(?:neck|rpn_head|roi_head|bbox_head|mask_head)\.")
 _OF_MMPRETRAINS_BACKBONE = re.compile(rf"{_WRAPPED}backbone\.")
+# The images of a test, as ``classification.protocols`` understands them.
+_ANY, _SIDE = re.compile(r".*", re.DOTALL), re.compile(r"[1-9]\d{1,3}", re.ASCII)
+_OF_TESTS = {
+    **{"size_test": _SIDE, "resize_test": _SIDE},
+    "interpolation": re.compile("bilinear|bicubic|torch7_bicubic"),
+}
 _OF_MMPRETRAIN = {"mmcls_version", "mmpretrain_version", "mmengine_version"}
 # The words that write_weights writes beside weights, each with a field that it has there: other
 # libraries may use the words for something else.
@@ -137,6 +145,16 @@ def is_usual(origin: object) -> bool:
 def name_usual(publisher: str) -> str:
     """Name the origin of what is usual: "usual for torchvision's files"."""
     return f"{_USUAL}{_NAMES.get(publisher, publisher)}'s files"
+
+
+def name_converted(usual: str) -> str:
+    """Name the origin of what was converted from what is usual for a publisher's files."""
+    return usual if is_converted(usual) else usual.removesuffix("'s files") + _OF_CONVERTED
+
+
+def is_converted(origin: object) -> bool:
+    """Tell whether an origin is of what was converted from a default."""
+    return is_usual(origin) and str(origin).endswith(_OF_CONVERTED)
 
 
 def read_class_names(contents: Contents, native: NativeWeights) -> tuple[str, ...] | None:
@@ -286,19 +304,25 @@ def _read_origins(beside: Mapping[str, Any], facts: Iterable[str]) -> dict[str, 
     """Read where a file's own words are from: ``write_weights`` wrote which were only usual."""
     said = beside.get("origins")
     usual = said if isinstance(said, dict) else {}
+    origins = {fact: usual[fact] if is_usual(usual.get(fact)) else FROM_FILE for fact in facts}
     return {
-        fact: usual[fact][:_LONGEST_NOTE] if is_usual(usual.get(fact)) else FROM_FILE
-        for fact in facts
+        fact: origin
+        if origin == FROM_FILE or _IS_USUAL.fullmatch(origin)
+        else name_usual("its publisher")
+        for fact, origin in origins.items()
     }
 
 
 def _read_metadata(beside: Mapping[str, Any]) -> dict[str, str]:
-    """Read the short texts that ``write_weights`` wrote, and detectron2's author."""
+    """Read the short texts that ``write_weights`` wrote, and detectron2's author.
+
+    Without what is no image of a test: other programs write such words too.
+    """
     own = beside.get("metadata")
     texts = {str(key): value for key, value in own.items()} if isinstance(own, dict) else {}
     texts.setdefault("author", beside.get("__author__"))
     return {
         key[:_LONGEST_NOTE]: text[:_LONGEST_NOTE]
         for key, text in texts.items()
-        if isinstance(text, str)
+        if isinstance(text, str) and _OF_TESTS.get(key, _ANY).fullmatch(text)
     }

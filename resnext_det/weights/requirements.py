@@ -24,6 +24,7 @@ from resnext_det.weights.preprocessing import (
     find_batch_norm,
     find_differences,
     format_preprocessing,
+    have_scale_of_one,
     list_fields,
 )
 from resnext_det.weights.structure import find_deformable_settings
@@ -92,7 +93,7 @@ def check_configuration(
                 *(file.path, key, theirs, have),
             )
         found = [entry for entry in found if entry[0] not in overridden]
-    stated = _find_stated(file, found, overridden, defaults)
+    stated = _find_stated(cfg, file, found, overridden, defaults)
     found = [entry for entry in found if entry not in stated]
     if found:
         contradictions = "; ".join(f"{key} is {have}" for key, have, _ in found)
@@ -109,15 +110,22 @@ def check_configuration(
 
 
 def _find_stated(
-    file: WeightFile, found: list[_Difference], overridden: Collection[str], defaults: CfgNode
+    cfg: CfgNode,
+    file: WeightFile,
+    found: list[_Difference],
+    overridden: Collection[str],
+    defaults: CfgNode,
 ) -> list[_Difference]:
     """Find the differences in which a configuration overrules what is only usual for a file.
 
     Channel order, mean and std are stated together, and the stride alone: by a value that is not
-    the default, or that was given by hand. Nobody states what was left at the defaults.
+    the default, or that was given by hand. Nobody states what was left at the defaults, and numbers
+    on the scale 0-1 are a mistake.
     """
     stated: list[_Difference] = []
     for fields in _STATEMENTS:
+        if "MODEL.PIXEL_MEAN" in fields and _has_scale_of_one(cfg):
+            continue
         entries = [entry for entry in found if entry[0] in fields]
         usual = all(file.is_usual(fields[key]) for key, *_ in entries)
         if usual and any(
@@ -125,6 +133,11 @@ def _find_stated(
         ):
             stated += entries
     return stated
+
+
+def _has_scale_of_one(cfg: CfgNode) -> bool:
+    """Tell whether a configuration has the mean and std of pixels on the scale 0-1."""
+    return have_scale_of_one(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
 
 
 def _tell_usual(cfg: CfgNode, file: WeightFile, stated: list[_Difference]) -> None:
@@ -170,6 +183,8 @@ def _suggest_statement(cfg: CfgNode, file: WeightFile, found: list[_Difference])
     ]
     if not usual:
         return ""
+    if _has_scale_of_one(cfg):
+        return " (Those of the configuration are on the scale 0-1, and pixels here 0-255.)"
     return (
         f" That is {file.origins[usual[0]]}, and the file itself does not tell: if it was trained "
         f"as the configuration says, add --preprocessing {_state_preprocessing(cfg, file)}."
@@ -239,7 +254,7 @@ def read_needed_overrides(
     if file.detector is not None:
         found = [entry for entry in found if entry[0] not in overridden]
     else:
-        stated = _find_stated(file, found, overridden, defaults)
+        stated = _find_stated(cfg, file, found, overridden, defaults)
         found = [entry for entry in found if entry not in stated]
         found += find_network_differences(cfg, file)
     return [str(word) for key, _, theirs in found for word in (key, theirs)]

@@ -17,6 +17,7 @@ ORIGIN = "the arguments in the file"
 
 _SIZES = (16, 4096)  # of images, in pixels
 _INTERPOLATIONS = ("bilinear", "bicubic")
+_TIMMS = {"crop_pct", "interpolation"}  # are in all arguments of timm's script
 _USUAL_SIZE = 224  # of a test by timm's script, where none was given
 
 ANTI_ALIASED = (
@@ -49,12 +50,12 @@ class Arguments(NamedTuple):
 def read_arguments(found: object) -> Arguments:
     """Read ``args``; what is of another script, or not understood, is passed over."""
     found = read_attributes(found)
-    sizes = {key: _read_size(found.get(key)) for key in ("img_size", "val_crop_size")}
-    crop, resize = sizes["val_crop_size"], _read_size(found.get("val_resize_size"))
+    keys = ("img_size", "val_crop_size", "val_resize_size")
+    size, crop, resize = (_read_size(found.get(key)) for key in keys)
     percent = found.get("crop_pct")
-    if isinstance(percent, float) and 0.1 <= percent <= 1:
-        crop = sizes["img_size"] or _USUAL_SIZE
-        resize = math.floor(crop / percent)
+    if isinstance(percent, int | float) and 0.1 <= percent <= 1:
+        crop = _read_side(found.get("input_size"), size or _USUAL_SIZE)
+        resize = math.floor(crop / percent) if crop else None
     told = {
         "size_test": crop,
         "resize_test": resize if crop else None,
@@ -62,12 +63,45 @@ def read_arguments(found: object) -> Arguments:
     }
     if told["interpolation"] not in _INTERPOLATIONS:  # timm's is "" where it was not given
         del told["interpolation"]
-    lowest = {"mean": 0, "std": 0.001}
-    images = {key: _read_numbers(found.get(key), low) for key, low in lowest.items()}
-    given: dict[str, Any] = {key: numbers for key, numbers in images.items() if numbers}
-    if given:
-        given["channel_order"] = "RGB"  # as timm's script reads every image
-    return Arguments(given, {key: str(value) for key, value in told.items() if value})
+    return Arguments(_read_images(found), {key: str(value) for key, value in told.items() if value})
+
+
+def _read_images(found: Mapping[Any, Any]) -> dict[str, Any]:
+    """Read mean and std; the order of channels only where timm's script read every image as RGB."""
+    numbers = {key: _read_numbers(found.get(key)) for key in ("mean", "std")}
+    given = {key: each for key, each in numbers.items() if each is not None}
+    if not given or min(given.get("std", (1,))) < 0.001:
+        return {}
+    # A mean alone is on the scale 0-1 unless it cannot be; std tells it of both.
+    scale = 255 if max(given["std" if "std" in given else "mean"]) <= 1 else 1
+    if scale == 255 and any(max(each) > 1 for each in given.values()):
+        return {}
+    images: dict[str, Any] = {
+        key: tuple(round(each * scale, 6) for each in triple) for key, triple in given.items()
+    }
+    return images | ({"channel_order": "RGB"} if set(found) >= _TIMMS else {})
+
+
+def _read_size(value: object) -> int | None:
+    return value if type(value) is int and _SIZES[0] <= value <= _SIZES[1] else None
+
+
+def _read_side(size: object, usual: int) -> int | None:
+    """Read the side of images from timm's ``input_size``, (3, height, width); None: not square."""
+    if not isinstance(size, list | tuple) or len(size) != 3:
+        return usual
+    return _read_size(size[1]) if size[1] == size[2] else None
+
+
+def _read_numbers(value: object) -> tuple[float, float, float] | None:
+    """Read a mean or std of three channels, or one for all, on either scale."""
+    value = [value] if type(value) in (int, float) else value
+    if not isinstance(value, list | tuple) or len(value) not in (1, 3):
+        return None
+    if not all(type(each) in (int, float) and 0 <= each <= 255 for each in value):
+        return None
+    first, second, third = (*value, *value, *value)[:3]
+    return float(first), float(second), float(third)
 
 
 def check_network(beside: Mapping[str, Any], file_name: str) -> None:
@@ -109,16 +143,3 @@ def read_attributes(found: object) -> Mapping[Any, Any]:
     if isinstance(found, Placeholder) and isinstance(found.state, dict):
         return found.state
     return found if isinstance(found, Mapping) else {}
-
-
-def _read_size(value: object) -> int | None:
-    return value if type(value) is int and _SIZES[0] <= value <= _SIZES[1] else None
-
-
-def _read_numbers(value: object, lowest: float) -> tuple[float, ...] | None:
-    """Read a mean or std on the scale 0-1, of three channels or one for all, on that of 0-255."""
-    if not isinstance(value, list | tuple) or len(value) not in (1, 3):
-        return None
-    if not all(type(each) in (int, float) and lowest <= each <= 1 for each in value):
-        return None
-    return tuple(round(each * 255, 6) for each in (*value, *value, *value)[:3])

@@ -3,6 +3,7 @@ preprocessing."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.resnext import ResNeXt
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.weights import KNOWN, Preprocessing, load_weights, read_weights
-from resnext_det.weights.conversion import convert_preprocessing, extract_backbone
+from resnext_det.weights.conversion import (
+    change_preprocessing,
+    convert_preprocessing,
+    extract_backbone,
+)
 from resnext_det.weights.structure import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.foreign_names import detectron2_state, random_network
@@ -28,6 +33,8 @@ from tests.weights.helpers import (
     configure_detectron2,
     fill_randomly,
     same_bits,
+    save,
+    torchvision_network,
 )
 
 Trained = tuple[dict[str, Any], Preprocessing]
@@ -223,3 +230,21 @@ def test_another_mean_is_refused() -> None:
 def test_without_a_conv1_of_three_channels_there_is_no_conversion(state: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match=r"have no stem.conv1.weight for three channels"):
         convert_preprocessing(state, KNOWN["torchvision"], KNOWN["pycls"])
+
+
+def test_what_was_usual_stays_so_by_another_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """BGR is usual for none of torchvision's files, and is no fact of a converted one."""
+    file = read_weights(save(torchvision_network().state_dict(), tmp_path))
+    source = KNOWN["torchvision"]
+    target = replace(source, channel_order="BGR", mean=source.mean[::-1], std=(1.0, 1.0, 1.0))
+    converted = change_preprocessing(file, target)
+    assert "is usual for torchvision's files and not known of it" in caplog.text
+    write_weights(converted, tmp_path / "model.safetensors", "safetensors")
+    config = {"architecture": "resnext50_32x4d", "mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    again = read_weights(tmp_path / "model.safetensors")  # the config.json is another file's
+    assert again.preprocessing == target
+    assert again.origins["std"] == "usual for torchvision's converted files"
+    assert again.is_usual("channel_order") and again.is_usual("mean")

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from resnext_det.weights import catalog_entries, read_weights, write_weights
 from resnext_det.weights.conversion import add_preprocessing_beside
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing, list_fields
+from resnext_det.weights.preprocessing import (
+    KNOWN,
+    Preprocessing,
+    format_preprocessing,
+    list_fields,
+)
 from tests.weights.foreign_names import mmpretrain_state, pycls_state
 from tests.weights.helpers import SMALL, THIN, fill_randomly, save, torchvision_network
 from tests.weights.test_conversion import run_of_ours
@@ -190,3 +195,52 @@ def test_a_file_downloaded_by_hand_is_the_catalogs(
         assert read_weights(path).is_usual("mean")
     monkeypatch.setitem(catalog_entries.ENTRIES, entry.name, entry)
     assert read_weights(path.rename(tmp_path / "other.pth")).is_usual("mean")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "images"),
+    [
+        ({"mean": [0.5] * 3, "std": 0.5}, "RGB:127.5:127.5"),
+        ({"mean": [127.5] * 3, "std": [127.5] * 3}, "RGB:127.5:127.5"),
+        ({"mean": 0, "std": 1}, "RGB:0:255"),
+        ({"mean": [103.5, 116.3, 123.7], "std": [0.5] * 3}, None),
+        ({"mean": [0.5] * 3, "std": [0.0] * 3}, None),
+        ({"mean": [0.5] * 2}, None),
+    ],
+)
+def test_the_arguments_of_ones_own_script(
+    network: nn.Module, arguments: dict[str, Any], images: str | None, tmp_path: Path
+) -> None:
+    """They tell the numbers on either scale; that images were read as RGB is timm's habit alone."""
+    contents = {"model": network.state_dict(), "args": Namespace(**arguments)}
+    file = read_weights(save(contents, tmp_path))
+    assert file.preprocessing is not None
+    assert file.is_usual("channel_order") and file.is_usual("mean") == (images is None)
+    if images is not None:
+        assert format_preprocessing(file.preprocessing) == images
+
+
+def test_the_size_of_images_of_timms_script(network: nn.Module, tmp_path: Path) -> None:
+    arguments = {"crop_pct": 1, "interpolation": "", "input_size": [3, 256, 256]}
+    for size, side in (([3, 256, 256], "256"), ([3, 256, 224], None), (None, "224")):
+        args = Namespace(**arguments | {"input_size": size})
+        file = read_weights(save({"state_dict": network.state_dict(), "args": args}, tmp_path))
+        assert file.metadata.get("size_test") == side
+        assert file.metadata.get("resize_test") == side
+
+
+def test_what_a_file_says_of_itself_may_be_anything(network: nn.Module, tmp_path: Path) -> None:
+    """Sizes and origins are printed and computed with, so they are taken only as we write them."""
+    metadata = {"size_test": "abc", "resize_test": "9" * 9, "interpolation": "random", "top1": "7"}
+    origins = {
+        "mean": "usual for \x1b[31m",
+        "std": "usual for timm's files",
+        "channel_order": 5,
+        3: "usual for x",
+    }
+    own = KNOWN["torchvision"].as_dict()
+    contents = {"preprocessing": own, "metadata": metadata, "origins": origins}
+    file = read_weights(save({"model": network.state_dict(), **contents}, tmp_path))
+    assert file.metadata == {"top1": "7"}
+    assert file.origins["mean"] == "usual for its publisher's files" and file.is_usual("mean")
+    assert file.origins["std"] == origins["std"] and file.origins["channel_order"] == "the file"

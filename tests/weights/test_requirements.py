@@ -87,6 +87,20 @@ def test_a_publisher_is_its_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "plain"),
+    [
+        (" TorchVision ", "torchvision"),
+        ("timm", "torchvision"),
+        ("rgb: 127.5, 127.5, 127.5 : 58", "RGB:127.5:58"),
+        ("RGB:1.2e2:1:Stride_In_1x1", "RGB:120:1:stride_in_1x1"),
+        ("RGB:0:1", "RGB:0:1"),
+    ],
+)
+def test_a_statement_may_be_spelled_otherwise(words: str, plain: str) -> None:
+    assert parse_preprocessing(words) == parse_preprocessing(plain)
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         ("", "is no publisher (torchvision, mmpretrain"),
@@ -96,11 +110,16 @@ def test_a_publisher_is_its_numbers(name: str) -> None:
         ("RGB:1:2:3", ":stride_in_1x1 may follow"),
         ("RGB:1:2:stride_in_1x1:4", "no numbers"),
         ("RGB:a:b", "no numbers"),
-        ("rgb:1:2", "channel_order is 'rgb'; write 'RGB' or 'BGR'"),
+        ("GRB:1:2", "channel_order is 'GRB'; write 'RGB' or 'BGR'"),
         ("RGB:1,2:3", "mean is (1.0, 2.0); write three numbers"),
         ("RGB:1:nan", "std is (nan, nan, nan); write three numbers"),
         ("RGB:1:0", "pixels are divided by it; write numbers above 0"),
-        ("RGB:0.5:0.5", "write it on the scale 0-255, RGB:127.5,127.5,127.5:127.5,127.5,127.5"),
+        ("RGB:0.5:0.5", "write all on the scale 0-255, RGB:127.5:127.5"),
+        ("RGB:0.5:1", "write all on the scale 0-255, RGB:127.5:255"),
+        ("RGB:0.485,0.456,0.406:58", "write all on the scale 0-255, RGB:123.675,116.28,103.53:58"),
+        ("RGB:127.5:0.5:stride_in_1x1", "0-255, RGB:127.5:127.5:stride_in_1x1"),
+        ("RGB:-1:1", "mean is (-1.0, -1.0, -1.0), and no pixel is; write numbers from 0 to 255"),
+        ("RGB:256:1", "and no pixel is"),
         ("RGB:\x1b[31m", "'RGB:\\x1b[31m' is no publisher"),
     ],
 )
@@ -330,3 +349,10 @@ def test_a_detectors_own_file_is_fitted_as_before(tmp_path: Path) -> None:
     found = dict(zip(needed[::2], needed[1::2]))
     assert found["MODEL.RESNETS.DEPTH"] == "26"
     assert found["MODEL.PIXEL_STD"] == "[255.0, 255.0, 255.0]"
+
+
+def test_numbers_on_the_scale_0_to_1_are_no_statement() -> None:
+    """They are the commonest mistake in a configuration of pixels, and never right here."""
+    cfg = make_cfg(*RGB, MEAN, [0.485, 0.456, 0.406], STD, [0.229, 0.224, 0.225])
+    with pytest.raises(ValueError, match="are on the scale 0-1, and pixels here 0-255"):
+        check_configuration(cfg, make_file(usual=True))
