@@ -7,33 +7,47 @@ from typing import Any
 
 from resnext_det.weights.unpickling.objects import Name, Placeholder
 
-# Tensors that are not read, by what makes them, each with the method that makes a plain tensor.
-_TENSORS = {
+# Tensors that are not read, by what makes them, each with what makes a plain tensor of it.
+_TENSORS: dict[str, tuple[str, str | None]] = {
     r"torch\._utils\._rebuild_qtensor|torch\.(?:cuda\.)?QU?Int\w+Storage": (
         "a quantized tensor",
-        "dequantize()",
+        "tensor.dequantize()",
     ),
-    r"torch\._utils\._rebuild_sparse\w*": ("a sparse tensor", "to_dense()"),
-    r"torch\._utils\._rebuild_nested\w*": ("a nested tensor", "to_padded_tensor(0.0)"),
+    r"torch\._utils\._rebuild_sparse\w*": ("a sparse tensor", "tensor.to_dense()"),
+    r"torch\._utils\._rebuild_nested\w*": (
+        "a nested tensor",
+        "tensor.to_padded_tensor(0.0) if tensor.is_nested else tensor",
+    ),
     r"torch\._utils\._rebuild_meta\w*": (
         "a tensor of the device meta, which has no values",
-        "to_empty(device='cpu')",
+        None,
     ),
-    r"torch\._utils\._rebuild_wrapper\w*": ("a tensor of a subclass", "full_tensor()"),
-    r"torch\._utils\._rebuild_\w+": ("a tensor of another device", "cpu()"),
-    r"torch\.(?:cuda\.)?Complex\w+Storage": ("a complex tensor", "real"),
-    r"torch\.(?:float|u?int|complex)\w+": ("a tensor of {name}", "float()"),
-    r"torch\.Tensor\.expand": ("an expanded tensor, with fewer values than elements", "clone()"),
+    r"torch\._utils\._rebuild_wrapper\w*": (
+        "a tensor of a subclass",
+        "tensor.full_tensor() if hasattr(tensor, 'full_tensor') else tensor",
+    ),
+    r"torch\._utils\._rebuild_\w+": ("a tensor of another device", "tensor.cpu()"),
+    r"torch\.(?:cuda\.)?Complex\w+Storage": ("a complex tensor", "tensor.real"),
+    r"torch\.(?:float|u?int|complex)\w+": ("a tensor of {name}", "tensor.float()"),
+    r"torch\.Tensor\.expand": (
+        "an expanded tensor, with fewer values than elements",
+        "tensor.clone()",
+    ),
     r"torch\.storage\._load_from_bytes": (
         "a tensor of torch in a pickle that torch.save did not write",
-        "clone()",
+        "tensor.clone()",
     ),
 }
 _HARMLESS = re.compile(
-    r"torch\._(?:utils|tensor)\._rebuild\w+|numpy\.(?:random\._pickle|_?core|ma)\..*"
-    r"|(?:collections|datetime)\..*|functools\.partial|copyreg\.extension.*|_codecs\.encode"
-    r"|(?:builtins|__builtin__)\.(?:x?range|slice|bytes|object|property|type)"
+    r"torch\._(?:utils|tensor)\._rebuild\w+|torch\.serialization\._get_layout"
+    r"|numpy\.(?:random|_?core|ma)\..*|pandas\.(?:_libs\..*_unpickle\w*|.*\._new_\w*Index)"
+    r"|(?:collections|datetime|time|array)\..*|functools\.partial|copyreg\.extension.*"
+    r"|_codecs\.encode|itertools\.(?:chain|count|cycle|islice|i?zip|repeat)|logging\.getLogger"
+    r"|(?:re|_regex|regex\._regex|regex\._main)\._?compile|_?operator\.(?:attr|item)getter"
+    r"|(?:builtins|__builtin__)"
+    r"\.(?:x?range|slice|bytes|object|property|type|enumerate|iter|reversed|zip)"
 )
+_NUMBERS = ("numpy.matrix", "numpy.memmap")
 _RUNNING = re.compile(r"(?:os|posix|nt|subprocess|commands)\.")  # their classes run programs too
 _FUNCTION = re.compile(r"(?:.*\.)?[a-z_]\w*")
 
@@ -118,12 +132,9 @@ def suggest_saving(value: Any) -> str:
     if could_run_code(value):
         return "get the weights from their publisher, as a .safetensors file where there is one"
     if isinstance(value, Placeholder):
-        known = _find_tensor(value.name)
-        method = f"tensor.{known[1]}" if known else "torch.tensor(tensor.tolist())"
         return (
-            "where you trust its source, load it with torch.load(FILE, weights_only=False), and "
-            f"save plain tensors: torch.save({{name: {method} for name, tensor in "
-            "state.items()}, 'weights.pth')"
+            "where you trust its source, load it in Python (torch.load(FILE, weights_only=False), "
+            f"or pickle.load), and save {_suggest_tensors(value)}"
         )
     return (
         "save a model's state_dict(), bare or under 'model' or 'state_dict': "
@@ -131,5 +142,24 @@ def suggest_saving(value: Any) -> str:
     )
 
 
-def _find_tensor(name: str) -> tuple[str, str] | None:
+def _suggest_tensors(value: Placeholder) -> str:
+    """Write the call that saves plain tensors where an object stands among them."""
+    known = _find_tensor(value.name)
+    made = known[1] if known else None
+    if value.name in _NUMBERS:
+        made = "torch.tensor(tensor.tolist())"
+    if made:
+        return (
+            f"plain tensors: torch.save({{name: {made} for name, tensor in state.items()}}, "
+            "'weights.pth')"
+        )
+    if known:
+        return "the network anew, with its numbers"
+    return (
+        "the tensors alone: torch.save({name: tensor for name, tensor in state.items() if "
+        "torch.is_tensor(tensor)}, 'weights.pth')"
+    )
+
+
+def _find_tensor(name: str) -> tuple[str, str | None] | None:
     return next((told for form, told in _TENSORS.items() if re.fullmatch(form, name)), None)

@@ -242,6 +242,11 @@ class PickleMachine(PickleStream):
         identifier = self.read_name() if name == "PERSID" else self.pop()
         if self.persistent is None:
             self.stack.append(make_placeholder(self, "a persistent id"))
+        elif name == "PERSID":
+            raise Unreadable(
+                "is refused: its tensors were saved with pickle protocol 0, which loses their "
+                "places, so that torch itself cannot read it; save it anew with pickle_protocol=2"
+            )
         else:
             self.stack.append(self.persistent(self, identifier))
 

@@ -29,7 +29,9 @@ _BIG_ENDIAN = "was saved on a big-endian machine; load and save it on a little-e
 
 # The first pickle of an old file is this number, and nothing else.
 TORCH_LEGACY = re.compile(
-    rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL
+    rb"(?:\x80[\x02-\x05](?:\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
+    rb"|L119547037146038801333356L\n)\.",  # of protocols 0 and 1
+    re.DOTALL,
 )
 
 
