@@ -99,6 +99,8 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
     path = Path(path).expanduser()
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file of weights in it")
+    if not path.is_file() and path.exists():
+        raise ValueError(f"{path} is a pipe, socket or device; give a file of weights")
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there; give the path of a file of weights (MODEL.WEIGHTS, in a "

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 RUN_CONFIG = "config.yaml"
 """The configuration of a run, which both engines write beside its checkpoints."""
 
-_ROUNDING = 1e-4  # means this near are one, written with other digits (123.675 and 123.68)
+ROUNDING = 1e-4  # means this near are one, written with other digits (123.675 and 123.68)
 
 
 def extract_backbone(file: WeightFile) -> WeightFile:
@@ -218,7 +218,7 @@ def convert_preprocessing(
             )
     swapped = source.channel_order != target.channel_order
     mean, std = (numbers[::-1] if swapped else numbers for numbers in (source.mean, source.std))
-    if not are_close(mean, target.mean, _ROUNDING):
+    if not are_close(mean, target.mean, ROUNDING):
         raise ValueError(
             f"the weights are for the mean {list(mean)} in {target.channel_order}, not "
             f"{list(target.mean)}, and no weights make up for another mean: a convolution pads "

@@ -91,17 +91,21 @@ def _write_table(diagnoses: Sequence[Mapping[str, Any]], look: Look) -> Iterator
         yield from (" " * indent + line for line in told)
     yield ""
     yield from _write_legend(diagnoses, look)
+    usual = {found["file"] for found in diagnoses if {*(found["usual"] or ())} & {"mean", "std"}}
     for network, needed in compare(diagnoses).items():
         yield ""
         if len(needed) == 1:
-            yield f"the files of {network} need one preprocessing"
+            known = usual.isdisjoint(*needed.values())
+            condition = "" if known else ", if what is usual for such files is true of them"
+            yield from wrap(f"the files of {network} need one preprocessing{condition}", look.width)
             continue
         text = (
             f"the files of {network} differ in the preprocessing that they need: under another's "
         )
         yield from wrap(f"{text}they lose accuracy, and no error says so", look.width)
         for images, files in needed.items():
-            line = f"{images}: {list_first((PurePath(file).name for file in files), 4)}"
+            names = (f"{PurePath(file).name}{' (usual)' * (file in usual)}" for file in files)
+            line = f"{images}: {list_first(names, 4)}"
             yield from indent_text(line, look.width, 4)
 
 

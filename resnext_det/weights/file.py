@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CATALOG = "resnext://"
-_ADDRESS = re.compile(r"[a-z][a-z0-9_-]+:")  # https:, detectron2:, s3:, hf-hub: ...
+_ADDRESS = re.compile(r"[a-z][a-z0-9_-]+:", re.IGNORECASE)  # https:, detectron2:, s3:, hf-hub: ...
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,8 @@ def read_needed_overrides(
 
     Args:
         source: a path, or a name of the catalog.
-        overridden: keys that the user gave by hand, which hold against a detector's file.
+        overridden: keys that the user gave by hand, which hold against a detector's file; against
+            facts of others they are an error.
         preprocessing: what the user states of the file, see ``parse_preprocessing``.
         defaults: see ``check_configuration``.
 
@@ -257,7 +258,19 @@ def read_needed_overrides(
         stated = _find_stated(cfg, file, found, overridden, defaults)
         found = [entry for entry in found if entry not in stated]
         found += find_network_differences(cfg, file)
+        _refuse_overridden(file, [entry for entry in found if entry[0] in overridden])
     return [str(word) for key, _, theirs in found for word in (key, theirs)]
+
+
+def _refuse_overridden(file: WeightFile, found: list[_Difference]) -> None:
+    """Refuse what the user gave by hand and ``--fit-config`` would replace."""
+    if found:
+        given = "; ".join(f"{key} {have}" for key, have, _ in found)
+        needed = "; ".join(f"{key} {theirs}" for key, _, theirs in found)
+        raise ValueError(
+            f"{given} is given by hand, and MODEL.WEIGHTS = {file.path} needs {needed}; leave that "
+            "out, and --fit-config sets it, or leave --fit-config out"
+        )
 
 
 def find_network_differences(cfg: CfgNode, file: WeightFile) -> list[_Difference]:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import write_file
-from resnext_det.weights.conversion import convert_preprocessing
+from resnext_det.weights.conversion import ROUNDING, convert_preprocessing
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.formats import TORCHVISION
-from resnext_det.weights.preprocessing import KNOWN, Preprocessing
+from resnext_det.weights.preprocessing import KNOWN, Preprocessing, are_close
 from resnext_det.weights.safetensors import write_safetensors
 from resnext_det.weights.structure import (
     find_architecture,
@@ -254,6 +254,13 @@ def make_torchvision_state(
         )
     _check_network(find_architecture(state), state)
     preprocessing = _check_preprocessing(preprocessing)
+    swapped = preprocessing.channel_order != "RGB"
+    mean = preprocessing.mean[::-1] if swapped else preprocessing.mean
+    if not are_close(mean, KNOWN["torchvision"].mean, ROUNDING):
+        raise ValueError(
+            f"these weights are for the mean {list(mean)} in RGB, and torchvision's format implies "
+            f"{list(KNOWN['torchvision'].mean)}, for which no weights make up; write another format"
+        )
     target = replace(KNOWN["torchvision"], batch_norm=preprocessing.batch_norm)
     state = convert_preprocessing(state, preprocessing, target)
     renamed = {}

@@ -89,6 +89,9 @@ def test_no_file(tmp_path: Path) -> None:
         read_container(tmp_path / "a")
     with pytest.raises(ValueError, match="is a folder"):
         read_container(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(ValueError, match="is a pipe, socket or device"):
+        read_container(tmp_path / "pipe.pth")
 
 
 @pytest.mark.parametrize("kind", sorted(make_samples()))

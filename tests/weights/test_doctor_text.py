@@ -115,3 +115,14 @@ def test_commands_that_are_broken_into_lines_stay_what_they_are(
         for part in re.findall(r"^    (resnext-det (?:.*\\\n)*.*)", text, re.M)
     ]
     assert joined == [shlex.split(line) for line in diagnoses[1]["commands"].values()]
+
+
+def test_what_is_usual_is_no_fact_in_a_comparison(tmp_path: Path) -> None:
+    network = torchvision_network()
+    files = [str(save(network.state_dict(), tmp_path, name)) for name in ("one.pth", "two.pth")]
+    look = Look(width=100)
+    text = format_diagnoses([*map(diagnose, files)], look)
+    assert "need one preprocessing, if what is usual for such files is true of them" in text
+    write_weights(classifier(), tmp_path / "own.pth", "native", preprocessing=KNOWN["pycls"])
+    text = format_diagnoses([*map(diagnose, [*files, str(tmp_path / "own.pth")])], look)
+    assert "one.pth (usual), two.pth (usual)" in text and "own.pth (usual)" not in text

@@ -356,3 +356,20 @@ def test_numbers_on_the_scale_0_to_1_are_no_statement() -> None:
     cfg = make_cfg(*RGB, MEAN, [0.485, 0.456, 0.406], STD, [0.229, 0.224, 0.225])
     with pytest.raises(ValueError, match="are on the scale 0-1, and pixels here 0-255"):
         check_configuration(cfg, make_file(usual=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.DEPTH 101 is given by hand, and .*DEPTH 26"),
+        (MEAN, [1.0, 2.0, 3.0], r"PIXEL_MEAN \[1.0, 2.0, 3.0\] is given by hand, and .*123.675"),
+    ],
+)
+def test_what_is_given_by_hand_is_not_fitted(
+    key: str, value: object, told: str, tmp_path: Path
+) -> None:
+    write_weights(ResNeXtClassifier(THIN, 3), tmp_path / "w.pth", "native", preprocessing=IMAGENET)
+    cfg = make_cfg(key, value)
+    with pytest.raises(ValueError, match=told):
+        read_needed_overrides(cfg, tmp_path / "w.pth", overridden=[key])
+    assert key in read_needed_overrides(cfg, tmp_path / "w.pth")

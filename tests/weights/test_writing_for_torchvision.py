@@ -123,7 +123,7 @@ def other(architecture: Architecture, **options: Any) -> nn.Module:
             KNOWN["msra"],
             "STRIDE_IN_1X1 True.*torchvision's ResNet has it in the 3x3",
         ),
-        (lambda: classifier(), KNOWN["detectron1"], "mean"),
+        (lambda: classifier(), KNOWN["detectron1"], "for which no weights make up; write another"),
         (lambda: other(Architecture(26, 2, 4, 32)), TORCHVISION, "have 32, 256 and 3 channels"),
         (lambda: other(Architecture(26, 2, 4, 64, 64)), TORCHVISION, "have 64, 64 and 3 channels"),
         (lambda: other(THIN, in_channels=4), TORCHVISION, "have 64, 256 and 4 channels"),
