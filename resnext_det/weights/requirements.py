@@ -119,12 +119,12 @@ def _find_stated(
     """Find the differences in which a configuration overrules what is only usual for a file.
 
     Channel order, mean and std are stated together, and the stride alone: by a value that is not
-    the default, or that was given by hand. Nobody states what was left at the defaults, and numbers
-    on the scale 0-1 are a mistake.
+    the default, or that was given by hand. Nobody states what was left at the defaults, and what
+    can only be a mistake is no statement.
     """
     stated: list[_Difference] = []
     for fields in _STATEMENTS:
-        if "MODEL.PIXEL_MEAN" in fields and _has_scale_of_one(cfg):
+        if "MODEL.PIXEL_MEAN" in fields and _find_mistake(cfg, file):
             continue
         entries = [entry for entry in found if entry[0] in fields]
         usual = all(file.is_usual(fields[key]) for key, *_ in entries)
@@ -135,9 +135,18 @@ def _find_stated(
     return stated
 
 
-def _has_scale_of_one(cfg: CfgNode) -> bool:
-    """Tell whether a configuration has the mean and std of pixels on the scale 0-1."""
-    return have_scale_of_one(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+def _find_mistake(cfg: CfgNode, file: WeightFile) -> str:
+    """Find the usual mistakes in a configuration of images; "" where there are none."""
+    needed, mean = file.preprocessing, cfg.MODEL.PIXEL_MEAN
+    if have_scale_of_one(mean, cfg.MODEL.PIXEL_STD):
+        return "Mean and std of the configuration are on the scale 0-1, and pixels here 0-255."
+    if needed is None or cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        return ""
+    same = needed.channel_order == cfg.INPUT.FORMAT
+    mixed = needed.mean[::-1] if same else needed.mean
+    if are_close(mean, mixed) and not are_close(mixed, mixed[::-1]):
+        return f"The configuration's mean is not in the order {cfg.INPUT.FORMAT}."
+    return ""
 
 
 def _tell_usual(cfg: CfgNode, file: WeightFile, stated: list[_Difference]) -> None:
@@ -183,11 +192,13 @@ def _suggest_statement(cfg: CfgNode, file: WeightFile, found: list[_Difference])
     ]
     if not usual:
         return ""
-    if _has_scale_of_one(cfg):
-        return " (Those of the configuration are on the scale 0-1, and pixels here 0-255.)"
+    mistake = _find_mistake(cfg, file)
+    if have_scale_of_one(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD):
+        return f" {mistake}"
     return (
         f" That is {file.origins[usual[0]]}, and the file itself does not tell: if it was trained "
         f"as the configuration says, add --preprocessing {_state_preprocessing(cfg, file)}."
+        f"{mistake and ' '}{mistake}"
     )
 
 

@@ -351,11 +351,18 @@ def test_a_detectors_own_file_is_fitted_as_before(tmp_path: Path) -> None:
     assert found["MODEL.PIXEL_STD"] == "[255.0, 255.0, 255.0]"
 
 
-def test_numbers_on_the_scale_0_to_1_are_no_statement() -> None:
-    """They are the commonest mistake in a configuration of pixels, and never right here."""
-    cfg = make_cfg(*RGB, MEAN, [0.485, 0.456, 0.406], STD, [0.229, 0.224, 0.225])
-    with pytest.raises(ValueError, match="are on the scale 0-1, and pixels here 0-255"):
-        check_configuration(cfg, make_file(usual=True))
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ((*RGB, MEAN, [0.485, 0.456, 0.406], STD, [0.229, 0.224, 0.225]), "are on the scale 0-1"),
+        ((*RGB, MEAN, [0.5] * 3, STD, [1.0] * 3), "are on the scale 0-1, and pixels here 0-255"),
+        ((*RGB, STD, [57.375, 57.12, 58.395]), "mean is not in the order RGB"),
+        ((MEAN, [123.675, 116.28, 103.53], STD, [58.4, 57.1, 57.4]), "is not in the order BGR"),
+    ],
+)
+def test_a_mistake_is_no_statement(changes: tuple[Any, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_configuration(make_cfg(*changes), make_file(usual=True))
 
 
 @pytest.mark.parametrize(
