@@ -3,7 +3,7 @@ walking the modules and not by renaming."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,11 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 DEPTHS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 KEYS = ("weight", "bias", "running_mean", "running_var")
+
+
+def put_under(prefix: str, *states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put a prefix before all names, and the states together."""
+    return {f"{prefix}{name}": tensor for state in states for name, tensor in state.items()}
 
 
 def random_network(

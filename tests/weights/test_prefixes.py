@@ -22,6 +22,7 @@ from tests.weights.foreign_names import (
     caffe2_arrays,
     detectron2_state,
     features,
+    put_under,
     pycls_state,
     random_network,
 )
@@ -48,10 +49,6 @@ def states(network: ResNet) -> dict[str, State]:
         "detectron2": detectron2_state(network),
         "caffe2": {n: torch.from_numpy(a) for n, a in caffe2_arrays(network, "riv").items()},
     }
-
-
-def put_under(prefix: str, state: State) -> State:
-    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
 def select_trunk(network: ResNet) -> State:

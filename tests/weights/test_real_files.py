@@ -26,7 +26,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.classification.weights import load_classifier
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights import load_weights, read_weights, write_weights
-from tests.weights.foreign_names import blocks, detectron2_state, random_network
+from tests.weights.foreign_names import blocks, detectron2_state, put_under, random_network
 from tests.weights.helpers import drop_counters, same_bits
 
 State = dict[str, Tensor]
@@ -42,10 +42,6 @@ def network() -> ResNet:
 @pytest.fixture(scope="module")
 def other() -> ResNet:
     return random_network(26, 4, 4)
-
-
-def under(prefix: str, *states: Mapping[str, Tensor]) -> State:
-    return {f"{prefix}{name}": tensor for state in states for name, tensor in state.items()}
 
 
 def without_head(network: ResNet) -> State:
@@ -79,12 +75,12 @@ def name_layers(
 
 
 def name_head(network: ResNet, name: str) -> State:
-    return under(f"{name}.", network.fc.state_dict())
+    return put_under(f"{name}.", network.fc.state_dict())
 
 
 def mlp(*sizes: int, prefix: str) -> State:
     layers = [nn.Linear(one, two) for one, two in pairwise(sizes)]
-    return under(prefix, nn.Sequential(*layers, nn.BatchNorm1d(sizes[-1])).state_dict())
+    return put_under(prefix, nn.Sequential(*layers, nn.BatchNorm1d(sizes[-1])).state_dict())
 
 
 def name_as_pytorchcv(network: ResNet) -> State:
@@ -147,57 +143,63 @@ FORMS: dict[str, Callable[[ResNet, ResNet], Any]] = {
         **{"model": o.state_dict(), "optimizer": OPTIMIZER, "epoch": 3},
         "model_ema": torch.optim.swa_utils.AveragedModel(n, use_buffers=True).state_dict(),
     },
-    "torch.compile": lambda n, o: under("_orig_mod.", n.state_dict()),
+    "torch.compile": lambda n, o: put_under("_orig_mod.", n.state_dict()),
     "torch.compile in DistributedDataParallel": lambda n, o: {
-        "model": under("module._orig_mod.", n.state_dict())
+        "model": put_under("module._orig_mod.", n.state_dict())
     },
     "checkpointed blocks": lambda n, o: (
         dict(wrap_blocks(n).named_parameters()) | dict(wrap_blocks(n).named_buffers())
     ),
     "Lightning": lambda n, o: {
         **{"epoch": 1, "global_step": 9, "pytorch-lightning_version": "2.6.6", "loops": {}},
-        **{"state_dict": under("model.", n.state_dict()) | {"loss.weight": torch.ones(5)}},
+        **{"state_dict": put_under("model.", n.state_dict()) | {"loss.weight": torch.ones(5)}},
         **{"callbacks": {"ModelCheckpoint{}": {"best_model_score": torch.tensor(0.5)}}},
         **{"optimizer_states": [OPTIMIZER], "hparams_name": "kwargs", "hyper_parameters": {}},
     },
     "fastai": lambda n, o: {
-        "model": under("0.", name_as_sequential(n)) | mlp(4096, 512, 6, prefix="1."),
+        "model": put_under("0.", name_as_sequential(n)) | mlp(4096, 512, 6, prefix="1."),
         "opt": {"hypers": [{"lr": 0.1}], "state": []},
     },
     "lightly's SimCLR": lambda n, o: (
-        under("backbone.", name_as_sequential(n)) | mlp(2048, 512, prefix="projection_head.layers.")
+        put_under("backbone.", name_as_sequential(n))
+        | mlp(2048, 512, prefix="projection_head.layers.")
     ),
     "MoCo, published": lambda n, o: {
         **{"epoch": 200, "arch": "resnet50"},
-        "state_dict": under("module.encoder_q.", without_head(n), mlp(2048, 128, prefix="fc."))
+        "state_dict": put_under("module.encoder_q.", without_head(n), mlp(2048, 128, prefix="fc."))
         | {"module.queue": torch.zeros(128, 64), "module.queue_ptr": torch.zeros(1).long()},
     },
     "MoCo v3": lambda n, o: {
         **{"epoch": 200, "arch": "resnet50", "scaler": {"scale": 1.0}, "optimizer": OPTIMIZER},
-        "state_dict": under("module.base_encoder.", without_head(n), mlp(2048, 256, prefix="fc."))
-        | under("module.momentum_encoder.", without_head(o), mlp(2048, 256, prefix="fc."))
+        "state_dict": put_under(
+            "module.base_encoder.", without_head(n), mlp(2048, 256, prefix="fc.")
+        )
+        | put_under("module.momentum_encoder.", without_head(o), mlp(2048, 256, prefix="fc."))
         | mlp(256, 256, prefix="module.predictor."),
     },
     "SimSiam": lambda n, o: {
-        "state_dict": under("module.encoder.", without_head(n), mlp(2048, 2048, prefix="fc."))
+        "state_dict": put_under("module.encoder.", without_head(n), mlp(2048, 2048, prefix="fc."))
         | mlp(2048, 512, prefix="module.predictor.")
     },
     "SwAV": lambda n, o: {
-        "state_dict": under("module.", without_head(n), mlp(2048, 128, prefix="projection_head."))
+        "state_dict": put_under(
+            "module.", without_head(n), mlp(2048, 128, prefix="projection_head.")
+        )
         | {"module.prototypes.weight": torch.zeros(300, 128)}
     },
     "Barlow Twins and VICReg": lambda n, o: {
-        "model": under("module.backbone.", without_head(n))
+        "model": put_under("module.backbone.", without_head(n))
         | mlp(2048, 512, prefix="module.projector.")
-        | under("module.bn.", nn.BatchNorm1d(512, affine=False).state_dict())
+        | put_under("module.bn.", nn.BatchNorm1d(512, affine=False).state_dict())
     },
     "mmpretrain with an average of mmengine": lambda n, o: {
         **{"meta": {"epoch": 1, "mmengine_version": "0.10.7", "cfg": ""}, "message_hub": {}},
-        "state_dict": under("backbone.", without_head(n)) | name_head(n, "head.fc"),
-        "ema_state_dict": under("module.backbone.", without_head(o)) | {"steps": torch.tensor(9)},
+        "state_dict": put_under("backbone.", without_head(n)) | name_head(n, "head.fc"),
+        "ema_state_dict": put_under("module.backbone.", without_head(o))
+        | {"steps": torch.tensor(9)},
     },
     "segmentation_models_pytorch": lambda n, o: (
-        under("encoder.", without_head(n))
+        put_under("encoder.", without_head(n))
         | {"decoder.blocks.0.conv1.0.weight": torch.zeros(8, 8, 3, 3)}
     ),
     "transformers": lambda n, o: name_as_transformers(n),
@@ -283,8 +285,8 @@ def test_networks_of_dino_are_chosen_by_their_prefix(
 ) -> None:
     """It keeps a student and a teacher, each under a word of its own."""
     states = {
-        "student": under("module.backbone.", without_head(other)),
-        "teacher": under("backbone.", without_head(network)),
+        "student": put_under("module.backbone.", without_head(other)),
+        "teacher": put_under("backbone.", without_head(network)),
     }
     torch.save({**states, "optimizer": OPTIMIZER, "epoch": 1}, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=r"several networks .*student.*X-26-4x4d.*teacher.*--pref"):
