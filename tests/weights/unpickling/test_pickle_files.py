@@ -374,17 +374,10 @@ def make_bombs(many: int) -> dict[str, bytes]:
         "calls": called + b"]q\x01(" + b"h\x00)R" * many + b"e.",
         "calls of calls": called + b")R" * (2 * many) + b".",
         "calls in calls": called + b")" + b"\x85h\x00h\x01" * 10 + b"R" * many + b".",
-        "copies of arguments": called
-        + b"(("
-        + b"N" * (many // 10)
-        + b"tq\x01"
-        + b"h\x00h\x01R" * many,
+        "copies of arguments": called + b"((" + few + b"tq\x01" + b"h\x00h\x01R" * many,
         "states": called + b")Rq\x01]q\x02(" + b"h\x01(}tb" * many + b"e.",
         "items": called + b")R(" + b"h\x00N" * many + b"u" + b"(" + b"}" * many + b"e.",
-        "sizes": b"ctorch\nSize\nq\x00(("
-        + b"N" * (many // 10)
-        + b"tq\x01"
-        + b"h\x00h\x01\x85R" * many,
+        "sizes": b"ctorch\nSize\nq\x00((" + few + b"tq\x01" + b"h\x00h\x01\x85R" * many,
         "pairs": ORDERED + b"q\x00(" + b"h\x00)R" * many + b"l.",
         "a device of many paths": deep + b"ctorch\ndevice\nh\x00\x85R.",
         "a shape of many paths": array.replace(b"K\x03\x85", deep + b"\x85"),
