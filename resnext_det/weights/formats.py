@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from resnext_det.architecture import Architecture
 from resnext_det.files import list_first
 from resnext_det.weights.name_tables import TORCHVISION, NameTable
 from resnext_det.weights.other_networks import find_cause, find_cause_of_names
@@ -87,6 +89,12 @@ def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) ->
     if network.table.format == "caffe2":
         _add_statistics(native, state, network)
     _fold_biases(native)
+    folded = next((name for name in native if _BIAS.fullmatch(name)), None)
+    if folded and f"{folded.removesuffix('bias')}norm.weight" not in native:
+        raise ValueError(
+            f"{folded} stands in place of a norm: the norms are folded into the convolutions "
+            "(fused, as for inference); give the weights from before that"
+        )
     left_out = [names.get(name, name) for name in left_out]
     return NativeWeights(network.table.format, native, tuple(left_out), network.prefix)
 
@@ -110,9 +118,19 @@ def _choose_network(state: Mapping[str, Tensor], prefix: str | None) -> Network:
     in_one = named[0].detector is not None and len({each.detector for each in named}) == 1
     if len(named) == 1 or in_one or _are_one(state, named):
         return named[0]
+    usable = [
+        each for each in named[:_MOST_NAMED] if not isinstance(_find(each, state), ValueError)
+    ]
+    if not usable and len(named) <= _MOST_NAMED:
+        cause = _find(named[0], state)
+        raise ValueError(
+            f"there are several networks among the weights: {_describe_networks(state, named)}, "
+            f"and none is usable. The first: {cause}"
+        )
+    chosen = shlex.quote((usable or named)[0].prefix[:80])
     raise ValueError(
         f"there are several networks among the weights: {_describe_networks(state, named)}; choose "
-        f"one: --prefix {named[0].prefix[:80] or repr('')}, or read_weights(path, prefix=...)"
+        f"one: --prefix {chosen}, or read_weights(path, prefix=...)"
     )
 
 
@@ -120,17 +138,23 @@ def _describe_networks(state: Mapping[str, Tensor], networks: Sequence[Network])
     """Name networks, with the architecture of each."""
     described = []
     for network in networks[:_MOST_NAMED]:
-        native, _, strange = _rename(network, state)
-        try:
-            if strange:
-                raise ValueError(find_cause(native, strange))
-            what = str(find_architecture(native))
-        except ValueError:
-            what = "no ResNeXt"
+        found = _find(network, state)
+        what = "no ResNeXt" if isinstance(found, ValueError) else str(found)
         prefix = network.prefix if network.detector is None else network.detector
         kind = what if network.detector is None else f"a detector of {what}"
         described.append(f"{prefix!a:.80} ({kind})")
     return list_first([*described, *networks[_MOST_NAMED:]], _MOST_NAMED)  # type: ignore[list-item]
+
+
+def _find(network: Network, state: Mapping[str, Tensor]) -> Architecture | ValueError:
+    """Find the architecture of a network in a file, or why it is of none that is supported."""
+    native, _, strange = _rename(network, state)
+    try:
+        if strange:
+            raise ValueError(find_cause(native, strange))
+        return find_architecture(native)
+    except ValueError as error:
+        return error
 
 
 def _are_one(state: Mapping[str, Tensor], networks: Sequence[Network]) -> bool:

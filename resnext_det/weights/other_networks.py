@@ -14,6 +14,7 @@ from resnext_det.weights.name_tables import TABLES, TORCHVISION
 
 _REMEDY = "give those of a plain ResNeXt or ResNet with bottleneck blocks, such as ResNeXt-50"
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-34"}
+_FOLDED = re.compile(r"res[2-5]\.\d{1,4}\.(?:conv[123]|shortcut)\.bias")
 _BLOCK = re.compile(r"(res[2-5])\.(\d{1,4})\.")
 
 # Parts inside of a network of this family that change what it computes.
@@ -103,6 +104,11 @@ def find_cause(state: Mapping[str, Tensor], strange: Sequence[str] = ()) -> str 
         found = next((name for name in strange if re.search(pattern, name[:_LONGEST])), None)
         if found is not None:
             return _refuse(f"a network with {what}: it has {found!a:.80}")
+    if strange and _FOLDED.fullmatch(strange[0]):
+        return (
+            f"{strange[0]!a:.80} stands in place of a norm: the norms are folded into the "
+            "convolutions (fused, as for inference); give the weights from before that"
+        )
     if strange:
         return _refuse(f"another network: a ResNeXt has nothing like {strange[0]!a:.80} inside")
     return _find_cause_of_shapes(state, blocks)

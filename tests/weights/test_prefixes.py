@@ -227,6 +227,29 @@ def test_several_networks_are_named_and_the_prefix_chooses(
     )
 
 
+def test_of_several_networks_a_usable_one_is_advised(network: ResNet) -> None:
+    basic = ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], 5).state_dict()
+    several = {**put_under("a.", basic), **put_under("b c.", network.state_dict())}
+    with pytest.raises(ValueError, match=r"'a\.' \(no ResNeXt\).*: --prefix 'b c\.', or"):
+        convert_to_native(several)
+    several = {**put_under("a.", basic), **put_under("b.", basic)}
+    with pytest.raises(ValueError, match=r"several networks .* none is usable.* of basic blocks"):
+        convert_to_native(several)
+
+
+@pytest.mark.parametrize("part", ["", "conv1."])
+def test_folded_norms_are_told(part: str, network: ResNet) -> None:
+    """Those of the whole network, or of its first convolution alone."""
+    state = {}
+    for name, tensor in network.state_dict().items():
+        if name.startswith(part) and name.endswith("weight") and tensor.dim() == 4:
+            state[f"{name.removesuffix('weight')}bias"] = torch.ones(len(tensor))
+        if tensor.dim() > 1 or name.startswith("fc.") or (part and not name.startswith("bn1.")):
+            state[name] = tensor
+    with pytest.raises(ValueError, match=r"conv1\.bias stands in place of a norm: .* \(fused"):
+        convert_to_native(state)
+
+
 def test_detectors_among_several(other: ResNet) -> None:
     """As Unbiased Teacher's checkpoints, which hold two of detectron2's detectors."""
     whole = detector(*DC5).state_dict()
