@@ -52,6 +52,7 @@ from resnext_det.training.setup import record_config, set_seed, set_up
 from resnext_det.training.state import MovingAverage, TrainingState
 from resnext_det.training.threads import watch_crowding
 from resnext_det.weights.conversion import refuse_statement
+from resnext_det.weights.preprocessing import Preprocessing, format_preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -142,13 +143,14 @@ class _Training:
         tested = self.classifier if self.average is None else self.average.model
         self.tested = cast(ResNeXtClassifier, tested)
         classes = _Classes(train_set.class_names)
-        parts = {"class_names": classes, "model_ema": self.average, "grad_scaler": self.scaler}
-        preprocessing = get_preprocessing(cfg).as_dict()
+        images = _Images(get_preprocessing(cfg))
+        parts: dict[str, Any] = {"class_names": classes, "preprocessing": images}
+        parts |= {"model_ema": self.average, "grad_scaler": self.scaler}
         self.state = TrainingState(
             self.classifier,
             build_optimizer(self.classifier, read_optimizer_settings(cfg)),
             Checkpointer(cfg.OUTPUT_DIR, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT),
-            facts={"preprocessing": preprocessing, "metadata": describe_training(cfg)},
+            facts={"metadata": describe_training(cfg)},
             parts={name: part for name, part in parts.items() if part is not None},
         )
 
@@ -285,6 +287,27 @@ class _Classes:
                 f"the checkpoint is of {len(state_dict)} classes and DATASETS.TRAIN has "
                 f"{len(self._names)}, or they differ (first {was!r}, now {now!r}); resume with the "
                 "same set, or start anew from the weights: MODEL.WEIGHTS, without --resume"
+            )
+
+
+class _Images:
+    """The preprocessing of a training, which its checkpoints name and a resumed one must have."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._preprocessing = preprocessing
+
+    def state_dict(self) -> Any:
+        return self._preprocessing.as_dict()
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        was, now = map(
+            format_preprocessing, (Preprocessing.from_dict(state_dict), self._preprocessing)
+        )
+        if was != now:
+            raise ValueError(
+                f"the checkpoint was trained on images {was}, and the configuration now says {now} "
+                "(INPUT.FORMAT, MODEL.PIXEL_MEAN, PIXEL_STD and RESNETS.STRIDE_IN_1X1); resume "
+                "with the same, or start anew from the weights: MODEL.WEIGHTS, without --resume"
             )
 
 

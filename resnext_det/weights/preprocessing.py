@@ -149,6 +149,9 @@ def parse_preprocessing(text: str) -> Preprocessing:
     Raises:
         ValueError: it is neither.
     """
+    if not isinstance(text, str):
+        shown = format_preprocessing(text) if isinstance(text, Preprocessing) else _EXAMPLE
+        raise ValueError(f"preprocessing is {text!a:.80}, and no text; write it as {shown!r}")
     name = text.strip().lower()
     if name in KNOWN or name == "timm":  # whose own files need what torchvision's do
         return KNOWN["torchvision" if name == "timm" else name]

@@ -121,6 +121,14 @@ def test_a_checkpoint_of_another_number_of_classes(config: Path, tmp_path: Path)
         run(other, tmp_path / "out", resume=True)
 
 
+def test_a_checkpoint_of_other_images(config: Path, tmp_path: Path) -> None:
+    """Else the weights would be said to need what they were not trained on."""
+    run(config, tmp_path / "out", *ONE_EPOCH)
+    other = ("MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [255.0] * 3)
+    with pytest.raises(ValueError, match=r"was trained on images RGB:.* now says RGB:0:255"):
+        run(config, tmp_path / "out", *other, resume=True)
+
+
 def test_a_checkpoint_of_other_classes_of_the_same_number(config: Path, tmp_path: Path) -> None:
     run(config, tmp_path / "out", *ONE_EPOCH)
     other = write_config(tmp_path, write_images(tmp_path / "other", ("dark", "light", "purple")))

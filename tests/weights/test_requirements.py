@@ -86,6 +86,11 @@ def test_a_publisher_is_its_numbers(name: str) -> None:
     assert replace(again, batch_norm=KNOWN[name].batch_norm) == KNOWN[name]
 
 
+def test_a_statement_is_a_text() -> None:
+    with pytest.raises(ValueError, match="and no text; write it as 'RGB:123"):
+        parse_preprocessing(IMAGENET)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("words", "plain"),
     [
