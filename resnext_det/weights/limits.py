@@ -127,7 +127,7 @@ def view_values(
         )
     if elements > len(values):
         raise Unreadable(
-            f"is refused: a tensor of sizes {show_numbers(sizes)} has {len(values)} values, by "
-            "strides of 0; save its clone()"
+            f"is refused: a tensor of sizes {show_numbers(sizes)} has only {len(values)} values, "
+            "by strides of 0; save its clone()"
         )
     return values.as_strided(tuple(sizes), tuple(strides), offset)

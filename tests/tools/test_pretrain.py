@@ -74,6 +74,7 @@ def test_a_stopped_training_leaves_a_checkpoint_to_resume_from(
     metrics = out / "metrics.json"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        assert process.poll() is None, finish(process)
         time.sleep(0.05)
     if to_all:
         os.killpg(process.pid, signal.SIGTERM)
