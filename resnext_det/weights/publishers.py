@@ -316,7 +316,8 @@ def _read_origins(beside: Mapping[str, Any], facts: Iterable[str]) -> dict[str, 
 def _read_metadata(beside: Mapping[str, Any]) -> dict[str, str]:
     """Read the short texts that ``write_weights`` wrote, and detectron2's author.
 
-    Without what is no image of a test: other programs write such words too.
+    Sizes and interpolations with which no test is made here are left out: other programs write
+    such words too.
     """
     own = beside.get("metadata")
     texts = {str(key): value for key, value in own.items()} if isinstance(own, dict) else {}

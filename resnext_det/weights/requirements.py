@@ -136,7 +136,11 @@ def _find_stated(
 
 
 def _find_mistake(cfg: CfgNode, file: WeightFile) -> str:
-    """Find the usual mistakes in a configuration of images; "" where there are none."""
+    """Find a common mistake in what a configuration says of images.
+
+    Returns:
+        A sentence that tells it; "" where there is none.
+    """
     needed, mean = file.preprocessing, cfg.MODEL.PIXEL_MEAN
     if have_scale_of_one(mean, cfg.MODEL.PIXEL_STD):
         return "Mean and std of the configuration are on the scale 0-1, and pixels here 0-255."

@@ -177,7 +177,7 @@ def check_depth(contents: Any) -> None:
 
 
 def admit(calls: Mapping[str, Callable[..., Any]]) -> dict[str, Name]:
-    """Make a table of the names that something is done for, by "module.name"."""
+    """Admit the names that something is done for: make a table of them, by "module.name"."""
     return {name: Name(name, call) for name, call in calls.items()}
 
 
