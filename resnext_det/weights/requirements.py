@@ -196,14 +196,14 @@ def _suggest_statement(cfg: CfgNode, file: WeightFile, found: list[_Difference])
     ]
     if not usual:
         return ""
-    mistake = _find_mistake(cfg, file)
-    if have_scale_of_one(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD):
-        return f" {mistake}"
-    return (
-        f" That is {file.origins[usual[0]]}, and the file itself does not tell: if it was trained "
-        f"as the configuration says, add --preprocessing {_state_preprocessing(cfg, file)}."
-        f"{mistake and ' '}{mistake}"
-    )
+    told = _find_mistake(cfg, file)
+    if not have_scale_of_one(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD):
+        statement = _state_preprocessing(cfg, file)
+        told = (
+            f"That is {file.origins[usual[0]]}, and the file itself does not tell: if it was "
+            f"trained as the configuration says, add --preprocessing {statement}. {told}"
+        )
+    return f" {told.rstrip()}"
 
 
 def _suggest_conversion(preprocessing: Preprocessing, found: list[_Difference]) -> str:
