@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import shlex
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ _COMPRESSED = {
     b"BZh": "bunzip2",
     b"\xfd7zXZ\x00": "unxz",
     b"\x28\xb5\x2f\xfd": "unzstd",
-    b"PK\x03\x04": "unzip",
 }
+_ZIP = b"PK\x03\x04"
 _TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 _BROKEN = "is damaged or cut short: {}; copy or download it again"
 
@@ -165,6 +166,11 @@ def _check_end(file: BinaryIO, offset: int, archive: str, *, is_inner: bool) -> 
 
 
 def _refuse_compressed(path: Path, begin: bytes) -> None:
+    if begin.startswith(_ZIP):
+        raise ValueError(
+            f"archive {path} is a zip, whose images cannot be read in place; extract it once "
+            f"(unzip {shlex.quote(str(path))} -d FOLDER) and give the folder"
+        )
     for magic, command in _COMPRESSED.items():
         if begin.startswith(magic):
             raise ValueError(

@@ -123,6 +123,9 @@ def test_compressed_archives_are_refused_whatever_they_are_called(
         ValueError, match=rf"a\.tar is compressed, .* decompress it once \({command} {path}\)"
     ):
         index_archive(path)
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(ValueError, match=rf"a zip, .* \(unzip {path} -d FOLDER\) and give the fo"):
+        index_archive(path)
     plain = tmp_path / "plain.tar.gz"
     plain.write_bytes(tar_bytes(tree(CLASSES)))
     assert len(index_archive(plain)) == 6
