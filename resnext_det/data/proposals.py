@@ -35,6 +35,7 @@ _FORM = (
     'write a dict with lists "ids", "boxes" and "objectness_logits", as detectron2\'s '
     "box_proposals.pkl has"
 )
+_MOST_BITS = 128  # of an image's id that is a number
 
 
 def write_proposals(path: str | Path, proposals: Proposals) -> None:
@@ -73,10 +74,12 @@ def read_proposals(path: str | Path) -> Proposals:
     ids, boxes, logits, mode = _split_columns(read_plain_pickle(path), path)
     found: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
     for identity, image_boxes, image_logits in zip(ids, boxes, logits):
-        if not isinstance(identity, str | int | float | np.number):
+        too_long = isinstance(identity, int) and identity.bit_length() > _MOST_BITS
+        if too_long or not isinstance(identity, str | int | float | np.number):
             raise ValueError(
-                f"proposals {path}: an image's id is {describe_object(identity)}; write the "
-                "dataset's image ids, which are numbers or texts"
+                f"proposals {path}: an image's id is {describe_object(identity)}"
+                f"{' of very many digits' if too_long else ''}; write the dataset's image ids, "
+                "which are numbers or texts"
             )
         where = f"proposals {path}, image {identity!r}"
         if identity in found:

@@ -289,3 +289,13 @@ def test_no_code_runs(records: list[Record], tmp_path: Path) -> None:
     cut.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"cut\.pkl"):
         read_proposals(cut)
+
+
+def test_an_id_of_very_many_digits_is_refused(tmp_path: Path) -> None:
+    """Python writes no integer of over 4300 digits in an error."""
+    path = tmp_path / "a.pkl"
+    empty = [np.zeros((0, 4)), np.zeros(0)]
+    contents = {"ids": [1 << 20000], "boxes": empty[:1], "objectness_logits": empty[1:]}
+    path.write_bytes(pickle.dumps({**contents, "bbox_mode": 0}))
+    with pytest.raises(ValueError, match="image's id is an int of very many digits; write the"):
+        read_proposals(path)

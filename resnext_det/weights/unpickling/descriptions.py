@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from resnext_det.weights.unpickling.objects import Name, Placeholder
@@ -110,14 +111,18 @@ def find_placeholder(contents: Any) -> tuple[str, Any] | None:
         for where, item in level:
             if isinstance(item, Placeholder | Name):
                 return where, item
-            pairs = item.items() if isinstance(item, dict) else enumerate(item)
+            if isinstance(item, set | frozenset):
+                pairs: Iterable[tuple[Any, Any]] = ((each, each) for each in item)
+            else:
+                pairs = item.items() if isinstance(item, dict) else enumerate(item)
             for key, value in pairs:
                 if isinstance(key, Placeholder | Name):
                     return f"{where}[...]", key
-                is_inner = isinstance(value, dict | list | tuple | Name)
-                if is_inner and id(value) not in seen:
-                    seen.add(id(value))
-                    inner.append((f"{where}[{key!a:.60}]", value))
+                for part in (value, key):  # a key may be a tuple
+                    is_inner = isinstance(part, dict | list | tuple | set | frozenset | Name)
+                    if is_inner and id(part) not in seen:
+                        seen.add(id(part))
+                        inner.append((f"{where}[{key!a:.60}]", part))
         level = inner
     return None
 

@@ -6,6 +6,7 @@ import array
 import datetime
 import itertools
 import operator
+import pickle
 import re
 import time
 import warnings
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from resnext_det.weights.containers import read_container, unpack_weights
+from resnext_det.weights.unpickling.descriptions import find_placeholder
 
 WEIGHT = torch.arange(-2, 4.0)[:, None, None, None]
 OBJECTS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -70,3 +72,15 @@ def test_files_of_protocol_1_are_read_and_those_of_protocol_0_told(tmp_path: Pat
             read_container(path)
         with warnings.catch_warnings(), pytest.raises(AssertionError):  # nor does torch read it
             torch.load(path, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "make", [set, frozenset, lambda made: [{("a", made[0]): 1}], dict.fromkeys]
+)
+def test_objects_in_sets_and_keys_are_found(make: Callable[[Any], Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"a": make([datetime.date(2020, 1, 1)])}))
+    found = find_placeholder(read_container(path)[1])
+    assert found is not None and found[1].name == "datetime.date"
+    path.write_bytes(pickle.dumps({"a": make([(1, "b")])}))
+    assert find_placeholder(read_container(path)[1]) is None
