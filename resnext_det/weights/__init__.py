@@ -11,8 +11,8 @@ Read the files in this order:
   ``timm_config.py`` read; ``trained_detector.py`` for the file of a whole detector.
 - Its source: ``catalog.py`` over ``catalog_entries.py`` and ``downloading.py``, ``hub.py``;
   ``catalog_paths.py`` serves both to detectron2.
-- Its use: ``requirements.py`` holds a configuration to it, ``loading.py`` puts it into a model (a
-  ``load_report.py`` tells what came of it), ``conversion.py`` and ``writing.py`` make other files;
+- Its use: ``requirements.py`` holds a configuration to it, ``loading.py`` puts it into a model (and
+  gives a report, ``load_report.py``), ``conversion.py`` and ``writing.py`` make other files;
   ``rounding.py`` chooses the type of what is computed.
 - ``description.py`` and ``doctor.py`` (with ``health.py``, ``shipped_configs.py`` and
   ``doctor_text.py``) tell people what a file is.
