@@ -127,13 +127,13 @@ def check_network(beside: Mapping[str, Any], file_name: str) -> None:
             name = values.get(key)
             if isinstance(name, str) and _ANTI_ALIASED_NAME.search(name[:200]):
                 raise ValueError(
-                    f"{place}{key} beside them says that the network is {name!a:.80}, which "
+                    f"{place}{key} beside the weights says that the network is {name!a:.80}, which "
                     f"{ANTI_ALIASED}; {remedy}"
                 )
         for key, value in read_attributes(values.get("model_kwargs")).items():
             if key in _PLAIN_FEATURES and value is not None and value != _PLAIN_FEATURES[key]:
                 raise ValueError(
-                    f"{place}model_kwargs beside them says that the network was built with "
+                    f"{place}model_kwargs beside the weights says that the network was built with "
                     f"{key} = {value!a:.60}, which changes what it computes; {remedy}"
                 )
 

@@ -427,7 +427,7 @@ def test_what_timm_saves_gives_its_features(name: str, tmp_path: Path) -> None:
     [
         (
             {"arch": "resnetaa50"},
-            "^weights .*: arch beside them says .*'resnetaa50', which is anti",
+            "^weights .*: arch beside the weights says .*'resnetaa50', which is anti",
         ),
         (
             {"args": Namespace(model="timm/resnetblur50.bt_in1k")},
