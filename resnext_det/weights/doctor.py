@@ -233,6 +233,7 @@ def _write_commands(
         file, said = "backbone.safetensors", []  # which says its preprocessing
     config = ["--config-file", found["config_file"]] if found["config_file"] else []
     pairs = [str(word) for pair in found["overrides"].items() for word in pair]
+    pairs += ["MODEL.DEVICE", "auto"] if config else []  # the configurations say cuda
     weights = ["--weights", file, *said]
     if whole:
         given = [*config, *weights]

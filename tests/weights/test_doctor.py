@@ -280,6 +280,7 @@ def test_the_commands_can_be_run(publisher: str, tmp_path: Path) -> None:
         flags = [word for word in words if word.startswith("--")]
         assert program == "resnext-det" and all(f'"{flag}"' in source for flag in flags)
         assert words[0] == "train" or str(path) in words
+        assert "--config-file" not in words or words[-2:] == ["MODEL.DEVICE", "auto"]  # no GPU
     train = shlex.split(found["commands"]["train"])
     assert train[train.index("--weights") + 1] == str(path)
     cfg = load_config(config_file(found["config_file"]), read_pairs(found["commands"]["train"]))
