@@ -196,7 +196,7 @@ def add_preprocessing_flag(parser: argparse.ArgumentParser, what: str = "MODEL.W
         metavar="PUBLISHER|NUMBERS",
         help=f"what {what} needs, if it does not say it: {', '.join(PREPROCESSINGS)}, or channel "
         "order, mean and std on the scale 0-255, such as RGB:123.7,116.3,103.5:58.4,57.1,57.4 or "
-        "RGB:127.5:127.5 (:stride_in_1x1 may follow)",
+        "RGB:127.5:127.5 (:stride_in_1x1 or _3x3 may follow)",
     )
 
 

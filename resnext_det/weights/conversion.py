@@ -20,11 +20,13 @@ from resnext_det.weights.preprocessing import (
     find_batch_norm,
     format_preprocessing,
     list_fields,
+    names_stride,
     parse_preprocessing,
 )
-from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS, name_converted
+from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS, name_converted, name_usual
 from resnext_det.weights.rounding import compute_exactly
 from resnext_det.weights.structure import extract_detector_backbone, guess_architecture
+from resnext_det.weights.timm_config import CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,9 @@ def _read_preprocessing(values: Any, state: Mapping[str, Tensor]) -> Preprocessi
 def assume_preprocessing(file: WeightFile, statement: str) -> WeightFile:
     """Give weights the preprocessing that the user states; what is only usual gives way to it.
 
+    So does a config.json, with a warning: timm writes a published model's beside what was trained
+    on from it. Where the statement says nothing of the stride, its place stays as it was.
+
     Args:
         statement: see ``parse_preprocessing``.
 
@@ -115,8 +120,12 @@ def assume_preprocessing(file: WeightFile, statement: str) -> WeightFile:
     """
     known = file.preprocessing
     assumed = replace(parse_preprocessing(statement), batch_norm=find_batch_norm(file.state))
+    tells_stride = names_stride(statement)
+    if known is not None and not tells_stride:
+        assumed = replace(assumed, stride_in_1x1=known.stride_in_1x1)
     differing = () if known is None else tuple(_list_differing(known, assumed))
-    facts = [name for name in differing if not file.is_usual(name)]
+    beside = [name for name in differing if file.origins.get(name) == CONFIG]
+    facts = [name for name in differing if not file.is_usual(name) and name not in beside]
     if known is not None and facts:
         origin = file.origins.get(facts[0], FROM_FILE)
         raise ValueError(
@@ -125,17 +134,22 @@ def assume_preprocessing(file: WeightFile, statement: str) -> WeightFile:
             f"{statement} contradicts that; leave it out"
         )
     if known is not None and differing:
-        logger.info(
-            "%s is taken as --preprocessing %s says; %s would be %s.",
-            *(file.path, statement, format_preprocessing(known), file.origins[differing[0]]),
+        have = format_preprocessing(known)
+        usual = f"{have} would be {file.origins[differing[0]]}"
+        logger.log(
+            logging.WARNING if beside else logging.INFO,
+            "%s is taken as --preprocessing %s says; %s.",
+            *(file.path, statement, f"the {CONFIG} beside it says {have}" if beside else usual),
         )
     stated = [
         name
-        for name in list_fields()
-        if name != "batch_norm" and (known is None or file.is_usual(name))
+        for name in ("channel_order", "mean", "std", *["stride_in_1x1"] * tells_stride)
+        if known is None or file.is_usual(name) or name in beside
     ]
     preprocessing = replace(known or assumed, **{name: getattr(assumed, name) for name in stated})
     origins = dict.fromkeys(stated, "--preprocessing") | {"batch_norm": FROM_WEIGHTS}
+    if known is None and not tells_stride:
+        origins["stride_in_1x1"] = name_usual("torchvision")
     return replace(file, preprocessing=preprocessing, origins={**file.origins, **origins})
 
 
@@ -181,9 +195,10 @@ def change_preprocessing(file: WeightFile, target: Preprocessing) -> WeightFile:
     usual = [name for name in ("channel_order", "mean", "std") if file.is_usual(name)]
     if usual:
         logger.warning(
-            "%s is converted from %s, which is %s and not known of it; if it was trained "
+            "%s is converted from %s, whose %s %s and not known of it; if it was trained "
             "otherwise, say so with --preprocessing.",
-            *(file.path, format_preprocessing(file.preprocessing), file.origins[usual[0]]),
+            *(file.path, format_preprocessing(file.preprocessing)),
+            *(", ".join(usual), f"{'are' if usual[1:] else 'is'} {file.origins[usual[0]]}"),
         )
     origins = file.origins | {name: name_converted(file.origins[name]) for name in usual}
     return replace(file, state=state, preprocessing=target, detector=detector, origins=origins)

@@ -126,7 +126,7 @@ KNOWN: dict[str, Preprocessing] = {
 Detectron 1 (its ResNeXts; its ResNets have their stride in the 1x1), pycls, the paper (Torch 7)."""
 
 
-_STRIDE_WORD = "stride_in_1x1"
+_STRIDE_WORD, _OTHER_STRIDE = "stride_in_1x1", "stride_in_3x3"
 _EXAMPLE = "RGB:123.7,116.3,103.5:58.4,57.1,57.4"
 
 
@@ -141,10 +141,11 @@ def parse_preprocessing(text: str) -> Preprocessing:
     Args:
         text: a publisher of ``KNOWN``; or channel order, mean and std on the scale 0-255, such as
             "RGB:123.7,116.3,103.5:58.4,57.1,57.4", where one number stands for three ("RGB:0:255"
-            for pixels divided by 255), and after them perhaps ":stride_in_1x1".
+            for pixels divided by 255), and after them perhaps ":stride_in_1x1" or ":stride_in_3x3".
 
     Returns:
-        With ``batch_norm`` "statistics" where numbers are given; the weights tell it.
+        With ``batch_norm`` "statistics" where numbers are given; the weights tell it. The stride is
+        in the 3x3 where the text does not tell, see ``names_stride``.
 
     Raises:
         ValueError: it is neither.
@@ -156,21 +157,24 @@ def parse_preprocessing(text: str) -> Preprocessing:
     if name in KNOWN or name == "timm":  # whose own files need what torchvision's do
         return KNOWN["torchvision" if name == "timm" else name]
     order, *parts = (part.strip() for part in text.split(":"))
-    stride = [part.lower() for part in parts[2:]] == [_STRIDE_WORD]
+    stride = [part.lower() for part in parts[2:]]
+    has_stride = stride in ([_STRIDE_WORD], [_OTHER_STRIDE])
     try:
         mean, std = (
             tuple(float(number) for number in part.split(","))
-            for part in (parts[:2] if stride else parts)
+            for part in (parts[:2] if has_stride else parts)
         )
     except ValueError:
         raise ValueError(
             f"--preprocessing {text!a:.80} is no publisher ({', '.join(KNOWN)}) and no numbers, "
             f"such as {_EXAMPLE}: channel order, mean and std, on the scale 0-255, where one "
-            f"number stands for three, and :{_STRIDE_WORD} may follow"
+            f"number stands for three, and :{_STRIDE_WORD} or :{_OTHER_STRIDE} may follow"
         ) from None
     triples: list[Any] = [each * 3 if len(each) == 1 else each for each in (mean, std)]
     try:
-        found = Preprocessing(order.upper(), triples[0], triples[1], stride_in_1x1=stride)
+        found = Preprocessing(
+            order.upper(), triples[0], triples[1], stride_in_1x1=stride == [_STRIDE_WORD]
+        )
     except ValueError as error:
         raise ValueError(f"--preprocessing {text!a:.80}: {error}") from None
     if not all(0 <= number <= 255 for number in found.mean):
@@ -186,6 +190,14 @@ def parse_preprocessing(text: str) -> Preprocessing:
             f"0-255, {format_preprocessing(scaled)}"
         )
     return found
+
+
+def names_stride(text: str) -> bool:
+    """Tell whether what ``parse_preprocessing`` reads says where the stride is.
+
+    A publisher's name says all; numbers are of images alone, but for a word behind them.
+    """
+    return ":" not in text or text.strip().lower().endswith((_STRIDE_WORD, _OTHER_STRIDE))
 
 
 def have_scale_of_one(mean: Sequence[float], std: Sequence[float]) -> bool:

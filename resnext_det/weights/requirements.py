@@ -28,6 +28,7 @@ from resnext_det.weights.preprocessing import (
     list_fields,
 )
 from resnext_det.weights.structure import find_deformable_settings
+from resnext_det.weights.timm_config import CONFIG
 from resnext_det.weights.trained_detector import find_setting_differences
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def _find_mistake(cfg: CfgNode, file: WeightFile) -> str:
 def _tell_usual(cfg: CfgNode, file: WeightFile, stated: list[_Difference]) -> None:
     """Tell where a configuration holds against what is usual, or agrees with no more than that."""
     usual = [name for name in list_fields() if file.is_usual(name)]
+    fields = {key: name for group in _STATEMENTS for key, name in group.items()}
     if stated:
         logger.warning(
             "%s is taken as the configuration says (%s); %s would be %s, and the file itself does "
@@ -163,15 +165,15 @@ def _tell_usual(cfg: CfgNode, file: WeightFile, stated: list[_Difference]) -> No
             "resnext-det convert, which writes it into a file.",
             file.path,
             ", ".join(f"{key} {have}" for key, have, _ in stated),
-            file.origins[usual[0]],
+            file.origins[fields[stated[0][0]]],
             ", ".join(f"{key} {theirs}" for key, _, theirs in stated),
             _state_preprocessing(cfg, file),
         )
     elif usual and cfg.INPUT.FORMAT in ("RGB", "BGR"):
         logger.info(
-            "%s does not tell its preprocessing; that of the configuration is %s, and not known to "
-            "be this file's.",
-            *(file.path, file.origins[usual[0]]),
+            "%s does not tell its %s; what the configuration says is %s, and not known to be this "
+            "file's.",
+            *(file.path, ", ".join(usual), file.origins[usual[0]]),
         )
 
 
@@ -184,7 +186,8 @@ def _state_preprocessing(cfg: CfgNode, file: WeightFile) -> str:
         mean, std = ([*map(float, cfg.MODEL[key])] for key in ("PIXEL_MEAN", "PIXEL_STD"))
         images = {"channel_order": cfg.INPUT.FORMAT, "mean": mean, "std": std}
         stated = Preprocessing.from_dict({**stated.as_dict(), **images})
-    return format_preprocessing(stated)
+    other = ":stride_in_3x3" if known.stride_in_1x1 and not stated.stride_in_1x1 else ""
+    return f"{format_preprocessing(stated)}{other}"
 
 
 def _suggest_statement(cfg: CfgNode, file: WeightFile, found: list[_Difference]) -> str:
@@ -192,15 +195,17 @@ def _suggest_statement(cfg: CfgNode, file: WeightFile, found: list[_Difference])
         fields[key]
         for fields in _STATEMENTS
         for key, *_ in found
-        if key in fields and file.is_usual(fields[key])
+        if key in fields and (file.is_usual(fields[key]) or file.origins.get(fields[key]) == CONFIG)
     ]
     if not usual:
         return ""
+    origins = [file.origins[name] for name in usual]
+    origin = f"from the {CONFIG} beside it" if CONFIG in origins else origins[0]
     told = _find_mistake(cfg, file)
     if not have_scale_of_one(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD):
         statement = _state_preprocessing(cfg, file)
         told = (
-            f"That is {file.origins[usual[0]]}, and the file itself does not tell: if it was "
+            f"That is {origin}, and the file itself does not tell: if it was "
             f"trained as the configuration says, add --preprocessing {statement}. {told}"
         )
     return f" {told.rstrip()}"

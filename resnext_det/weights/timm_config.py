@@ -66,7 +66,8 @@ class Facts(NamedTuple):
         preprocessing: with timm's defaults for what is not stated; None for images of other than
             three channels.
         metadata: ``license``, and for tests ``size_test``, ``resize_test``, ``interpolation``.
-        stated: the fields of ``preprocessing`` and keys of ``metadata`` that are no defaults.
+        stated: the fields of ``preprocessing`` and keys of ``metadata`` that are no defaults: never
+            the channel order or the stride's place, of which it says nothing.
         class_names: of the outputs, in their order; None where they are not told.
     """
 
@@ -208,7 +209,7 @@ def read_facts(
             "RGB", triples["mean"], triples["std"], batch_norm=find_batch_norm(state)
         )
     metadata = {**_read_test(path, said), **_read_license(said)}
-    stated = {"channel_order", "stride_in_1x1", *metadata, *triples}
+    stated = {*metadata, *triples}
     stated -= {key for key in ("mean", "std", "interpolation") if said.get(key) is None}
     if said.get("test_input_size") is None and said.get("input_size") is None:
         stated -= {"size_test", "resize_test"}
@@ -238,10 +239,11 @@ def _check_shapes(
     outputs = len(state["linear.bias"]) if "linear.bias" in state else None
     classes = values.get("num_classes", said.get("num_classes"))
     if _parse_architecture(name) != architecture or (classes and outputs not in (None, classes)):
+        of_classes = f" of {classes!a:.40} classes" if classes else ""
         _warn_once(
-            f"{path} says that the network is {name} of {classes!a:.40} classes, and the weights "
-            f"beside it are of {architecture}, {outputs or 'no'} classes; what it says of images "
-            "is taken, and is wrong if it is of other weights."
+            f"{path} says that the network is {name}{of_classes}, and the weights beside it "
+            f"are of {architecture}, {outputs or 'no'} classes; what it says of images is taken, "
+            "and is wrong if it is of other weights."
         )
     pool = values.get("global_pool")
     if outputs is not None and pool not in _AVERAGES:

@@ -240,7 +240,7 @@ def test_what_was_usual_stays_so_by_another_name(
     source = KNOWN["torchvision"]
     target = replace(source, channel_order="BGR", mean=source.mean[::-1], std=(1.0, 1.0, 1.0))
     converted = change_preprocessing(file, target)
-    assert "is usual for torchvision's files and not known of it" in caplog.text
+    assert "are usual for torchvision's files and not known of it" in caplog.text
     write_weights(converted, tmp_path / "model.safetensors", "safetensors")
     config = {"architecture": "resnext50_32x4d", "mean": [0.5] * 3, "std": [0.5] * 3}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")

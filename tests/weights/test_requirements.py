@@ -112,7 +112,7 @@ def test_a_statement_may_be_spelled_otherwise(words: str, plain: str) -> None:
         ("torchvison", "--preprocessing 'torchvison' is no publisher"),
         ("RGB", "channel order, mean and std, on the scale 0-255"),
         ("RGB:1", "one number stands for three"),
-        ("RGB:1:2:3", ":stride_in_1x1 may follow"),
+        ("RGB:1:2:3", ":stride_in_1x1 or :stride_in_3x3 may follow"),
         ("RGB:1:2:stride_in_1x1:4", "no numbers"),
         ("RGB:a:b", "no numbers"),
         ("GRB:1:2", "channel_order is 'GRB'; write 'RGB' or 'BGR'"),
@@ -161,7 +161,7 @@ def test_a_stated_configuration_overrules_what_is_usual(
     caplog.clear()
     stated = assume_preprocessing(make_file(usual=True), words)
     check_configuration(cfg, stated, defaults=defaults)
-    assert not caplog.records
+    assert all("does not tell its stride_in_1x1;" in each for each in caplog.messages)
 
 
 def test_defaults_state_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -244,7 +244,48 @@ def test_a_statement_holds_against_what_is_usual_and_not_against_facts(
     stated = assume_preprocessing(unknown, rounded)
     assert stated.preprocessing is not None
     assert stated.preprocessing.mean == (123.7, 116.3, 103.5)
-    assert not any(map(stated.is_usual, list_fields()))
+    assert [*filter(stated.is_usual, list_fields())] == ["stride_in_1x1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "stride", "origin"),
+    [
+        ("BGR:103.5,116.3,123.7:1", True, USUAL),
+        ("BGR:103.5,116.3,123.7:1:stride_in_3x3", False, "--preprocessing"),
+        ("BGR:103.5,116.3,123.7:1:stride_in_1x1", True, "--preprocessing"),
+        ("torchvision", False, "--preprocessing"),
+    ],
+)
+def test_numbers_of_images_leave_the_stride_as_it_was(
+    words: str, stride: bool, origin: str
+) -> None:
+    file = make_file(usual=True, preprocessing=replace(IMAGENET, stride_in_1x1=True))
+    stated = assume_preprocessing(file, words)
+    assert stated.preprocessing is not None and stated.preprocessing.stride_in_1x1 == stride
+    assert stated.origins["stride_in_1x1"] == origin
+    fact = replace(file, origins={**file.origins, "stride_in_1x1": "the catalog"})
+    if not stride:
+        with pytest.raises(ValueError, match="as the catalog says"):
+            assume_preprocessing(fact, words)
+
+
+def test_a_statement_holds_against_a_config_json(caplog: pytest.LogCaptureFixture) -> None:
+    """timm copies the pretrained model's beside what was trained on from it."""
+    file = make_file(usual=True)
+    file = replace(file, origins={**file.origins, "mean": "config.json", "std": "config.json"})
+    stated = assume_preprocessing(file, "RGB:127.5:127.5")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert (
+        "as --preprocessing RGB:127.5:127.5 says; the config.json beside it says "
+        "RGB:123.675,116.28,103.53:58.395,57.12,57.375."
+    ) in record.getMessage()
+    assert stated.preprocessing is not None and stated.preprocessing.mean == (127.5,) * 3
+    assert stated.origins["mean"] == stated.origins["std"] == "--preprocessing"
+    cfg = make_cfg(*RGB, MEAN, [127.5] * 3, STD, [127.5] * 3)
+    check_configuration(cfg, stated)
+    with pytest.raises(ValueError, match=r"from the config\.json beside it(?s:.*)RGB:127\.5:127"):
+        check_configuration(cfg, file)
 
 
 @pytest.mark.parametrize(

@@ -111,10 +111,10 @@ def test_it_tells_facts(layout: Any, name: str, folder: Path, state: Any) -> Non
     assert file.preprocessing == Preprocessing("RGB", MEAN, STD)
     facts = {"size_test": "288", "resize_test": "288", "interpolation": "bicubic"}
     assert file.metadata == {**facts, "license": "apache-2.0"}
-    origins = dict.fromkeys((*facts, "license", "mean", "std", "channel_order"), "config.json")
+    origins = dict.fromkeys((*facts, "license", "mean", "std"), "config.json")
+    origins |= dict.fromkeys(("channel_order", "stride_in_1x1"), "usual for timm's files")
     assert origins.items() <= file.origins.items()
     assert file.origins["batch_norm"] == "the weights"
-    assert not any(map(file.is_usual, file.origins))
 
 
 def test_what_it_does_not_tell_is_timms_default_and_marked(folder: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_it_does_not_tell_is_timms_default_and_marked(folder: Path) -> None
     assert [file.is_usual(fact) for fact in ("mean", "std", "channel_order")] == [
         True,
         False,
-        False,
+        True,
     ]
     assert file.metadata["interpolation"] == "bicubic" and file.is_usual("interpolation")
     assert file.metadata["size_test"] == "224" and file.is_usual("size_test")
@@ -269,6 +269,10 @@ def test_what_contradicts_or_cannot_be_is_refused(values: Any, words: str, folde
         (
             change(num_classes=5) | {"num_classes": 5},
             "of 5 classes, and the .* X-26-2x4d, 7 classes",
+        ),
+        (
+            change(num_classes=None) | {"num_classes": None, "architecture": "resnet50"},
+            "is resnet50, and the .* X-26-2x4d, 7 classes",
         ),
         (change(num_classes=[5]) | {"num_classes": [5]}, r"of \[5\] classes, and the"),
         (change(model_args={"cardinality": 2, "base_width": 4, "layers": [2, 2, 2, 2]}), None),
