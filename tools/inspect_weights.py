@@ -15,7 +15,7 @@ null), lacks, faults, warnings, config_file, overrides, commands, and, null wher
 path, bytes, format, kind, dtype, architecture, not_recognized, parameters, backbone_parameters,
 classes, deformable, multiply_adds, batch_norm, preprocessing, metadata, origins (where each fact is
 from), usual (the facts that are only usual for such files), left_out, left_out_names, prefix,
-class_names, versions, metrics, configuration.
+passed_over (other networks of the file), class_names, versions, metrics, configuration.
 
 The exit status is 0 where every file is usable, and 1 where one is not read, its network not
 recognized or its numbers broken; the others are told all the same.

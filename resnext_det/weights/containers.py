@@ -160,12 +160,14 @@ class Contents(NamedTuple):
         envelope: the name under which the weights stood; "" where they stood alone.
         left_out: names among the weights that hold no weights: None, a version, a step, a module's
             ``_extra_state``.
+        passed_over: words under which other networks of the file stand, which are not read.
     """
 
     state: dict[str, Tensor]
     beside: dict[str, Any]
     envelope: str
     left_out: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 def unpack_weights(contents: Any) -> Contents:
@@ -179,10 +181,12 @@ def unpack_weights(contents: Any) -> Contents:
     """
     beside: dict[str, Any] = {}
     envelope = ""
+    passed_over: list[str] = []
     for _ in range(_DEEPEST):
         inner = _find_envelope(contents)
         if inner is None:
             break
+        passed_over += _list_copies(contents, inner)
         beside = {**{key: value for key, value in contents.items() if key != inner}, **beside}
         contents, envelope = contents[inner], inner
     if isinstance(beside.get("__metadata__"), dict):  # of safetensors, where every value is a text
@@ -205,7 +209,8 @@ def unpack_weights(contents: Any) -> Contents:
             contents = {
                 f"{name}.{key}": value for name in networks for key, value in contents[name].items()
             }
-    return _sort_entries(contents, beside, envelope)
+    sorted_out = _sort_entries(contents, beside, envelope)
+    return sorted_out._replace(passed_over=tuple(passed_over))
 
 
 def _is_of_optimizer_alone(contents: dict[Any, Any]) -> bool:
@@ -254,6 +259,16 @@ def _find_envelope(contents: Any) -> str | None:
     if not found and len(networks) == 1 and not _has_weights(contents):
         return networks[0]
     return next(iter(found or ([] if len(networks) > 1 else words)), None)
+
+
+def _list_copies(contents: Mapping[Any, Any], chosen: str) -> list[str]:
+    """List the words of other networks beside the chosen one; a head's few weights are none."""
+    least = len(contents[chosen]) // 2
+    return [
+        name
+        for name in _list_networks(contents, depth=_DEEPEST)
+        if name != chosen and (name in _ENVELOPES or len(contents[name]) >= least)
+    ]
 
 
 def _list_networks(contents: Mapping[Any, Any], depth: int) -> list[str]:

@@ -30,7 +30,7 @@ KEYS = (
     *("path", "bytes", "format", "kind", "dtype", "architecture", "not_recognized", "parameters"),
     *("backbone_parameters", "classes", "deformable", "multiply_adds", "batch_norm"),
     *("preprocessing", "metadata", "origins", "usual", "left_out", "class_names", "versions"),
-    *("metrics", "configuration", "prefix", "left_out_names"),
+    *("metrics", "configuration", "prefix", "left_out_names", "passed_over"),
 )
 """What a description has."""
 
@@ -50,8 +50,9 @@ def describe(file: WeightFile) -> dict[str, Any]:
     ``metadata``; ``origins``: where each fact of ``preprocessing`` and ``metadata`` is from;
     ``usual``: the facts that are only usual for such files, and not known of this one;
     ``left_out``: how many names in the file are of heads and other networks, and the first 20 of
-    them, ``left_out_names``; ``prefix``: see ``WeightFile``; ``class_names`` of the outputs;
-    ``versions`` of the libraries that trained a detector, and its ``metrics`` by test set;
+    them, ``left_out_names``; ``prefix``, ``passed_over``: see ``WeightFile``; ``class_names`` of
+    the outputs; ``versions`` of the libraries that trained a detector, and its ``metrics`` by test
+    set;
     ``configuration``: the values of one that fits, a trained detector's own where the file holds
     it; empty where no network is recognized.
     """
@@ -87,6 +88,7 @@ def describe(file: WeightFile) -> dict[str, Any]:
         "usual": [fact for fact in origins if file.is_usual(fact)],
         "left_out": len(file.left_out),
         "left_out_names": [ascii(name)[1:-1][:80] for name in file.left_out[:_MOST_NAMED]],
+        "passed_over": list(file.passed_over[:_MOST_NAMED]),
         "prefix": ascii(file.prefix)[1:-1][:80],
         "class_names": list(file.class_names or ()),
         "versions": dict(detector.versions) if detector else {},
@@ -121,6 +123,8 @@ def format_description(description: Mapping[str, Any]) -> str:
         )
     if description["left_out"]:
         lines.append(f"no part of a ResNeXt: {describe_left_out(description)}")
+    if description["passed_over"]:
+        lines.append(f"other networks, passed over: {', '.join(description['passed_over'])}")
     if description["prefix"]:
         lines.append(f"prefix of its names: {description['prefix']}")
     metadata = {"license": "not known", **description["metadata"]}

@@ -26,7 +26,7 @@ _SIGNS = {
 _LABEL, _VALUE = 16, 26  # columns of a page
 _TITLES = ("", "file", "network", "format", "size", "dtype", "images")
 # Columns that a narrow console shortens, with the least that is left, or leaves out.
-_SHRINK = ((1, 12), (5, 0), (3, 0), (4, 0))
+_SHRINK = ((5, 0), (1, 24), (3, 0), (4, 0), (1, 12))
 _INLINE = 44  # columns that the last one needs beside the others; it is a line of its own else
 _DOES = {
     "convert": "take this network out of the file",
@@ -35,7 +35,10 @@ _DOES = {
     "predict": "detect",
     "classify": "test the classifier",
 }
-_LABELS = {"size_test": "tested on", "resize_test": "resized to"}  # the shorter side, in pixels
+_LABELS = {
+    **{"size_test": "test crop", "resize_test": "resized to"},  # the shorter side, in pixels
+    **{"tested_on": "test set", "trained_on": "training set"},
+}
 _NORMS = {
     "statistics": "with mean and variance",
     "folded": "folded into scale and bias",
@@ -127,7 +130,7 @@ def _make_row(found: Mapping[str, Any], look: Look) -> list[Cell]:
         (network, ""),
         (found["format"] or "", ""),
         (_format_size(found["bytes"]), ""),
-        ((found["dtype"] or "").replace(", ", "+", 1).partition(" ")[0], ""),
+        ("mixed" if "," in (found["dtype"] or "") else found["dtype"] or "", ""),
         (f"{sign}{order}" if found["architecture"] else "", color),
     ]
 
@@ -229,6 +232,9 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "batch norms", _NORMS[found["batch_norm"]], "batch_norm"
     metadata = {**found["metadata"], "license": found["metadata"].get("license", "")}
     for key, text in metadata.items():
+        others = (found["file"], *(metadata[other] for other in metadata if other != key))
+        if key in ("name", "page") and text in others:
+            continue
         yield _LABELS.get(key, key.replace("_", " ")), text, key
     if found["versions"]:
         yield "trained with", ", ".join(" ".join(each) for each in found["versions"].items()), ""
@@ -237,6 +243,8 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield f"on {name}", ", ".join(told), ""
     if found["left_out"]:
         yield "left out", f"{describe_left_out(found)}, which a backbone does not need", ""
+    if found["passed_over"]:
+        yield "passed over", f"other networks of the file: {', '.join(found['passed_over'])}", ""
     if found["prefix"]:
         yield "prefix", found["prefix"], ""
 
@@ -256,11 +264,13 @@ def _write_fact(
     column = _VALUE if look.width >= 72 else 0
     blank = " " * (max(column, measure(first)) + 2 - measure(first))
     behind = not others and measure(f"{indent}{first}{blank}= {words}") <= look.width
+    behind &= not column or measure(first) <= column
     head = f"  {look.fit((escape_controls(label), 'dim'), _LABEL)}"
     yield head + (tail if not value else first + blank + tail if behind else first)
     yield from (indent + line for line in others)
     if value and tail and not behind:
-        yield indent + tail
+        aligned = f"{indent}{' ' * (column + 2)}" if column else indent
+        yield (aligned if measure(f"{aligned}= {words}") <= look.width else indent) + tail
 
 
 def _judge(found: Mapping[str, Any]) -> str:

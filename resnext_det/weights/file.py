@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from resnext_det.architecture import Architecture
+from resnext_det.files import list_first
 from resnext_det.weights import hub
 from resnext_det.weights.containers import Contents, read_container, unpack_weights
 from resnext_det.weights.formats import NativeWeights, convert_to_native
@@ -61,6 +63,8 @@ class WeightFile:
             as ``module.``.
         left_out: names in the file that are no part of a backbone or classifier, such as another
             library's detection heads.
+        passed_over: other networks of the file, such as copies that a training keeps: the word
+            under which each stands, or its prefix, with how to choose it.
         class_names: of a classifier's or detector's outputs, in their order; None where the file
             does not tell.
         detector: what the file says of the trained detector in it; None where it says nothing, as
@@ -75,6 +79,7 @@ class WeightFile:
     metadata: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict, repr=False)
     left_out: tuple[str, ...] = field(default=(), repr=False)
+    passed_over: tuple[str, ...] = ()
     prefix: str = ""
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
     detector: TrainedDetector | None = field(default=None, repr=False)
@@ -158,6 +163,14 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
         raise ValueError(f"weights {path}: {error}") from error
     if native.prefix:
         logger.info("%s: the network under the prefix %s is read.", path, ascii(native.prefix)[:99])
+    passed_over = [f"{word!a:.80}" for word in contents.passed_over]
+    passed_over += [
+        f"{each!a:.80} (--prefix {shlex.quote(each)!s:.80} chooses it)"
+        for each in native.passed_over
+    ]
+    if passed_over:
+        told = list_first(passed_over, 4)
+        logger.info("%s has other networks, which are passed over: %s.", path, told)
     return WeightFile(
         path=str(path),
         format=publisher.format,
@@ -167,6 +180,7 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
         metadata=publisher.metadata,
         origins=publisher.origins,
         left_out=(*contents.left_out, *native.left_out),
+        passed_over=tuple(passed_over),
         prefix=native.prefix,
         class_names=(detector and detector.class_names) or read_class_names(contents, native),
         detector=detector,

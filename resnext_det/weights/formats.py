@@ -19,6 +19,7 @@ from resnext_det.weights.prefixes import (
     Network,
     drop_copies,
     find_networks,
+    list_copies,
     select_networks,
     strip_wrappers,
 )
@@ -47,12 +48,14 @@ class NativeWeights(NamedTuple):
         left_out: names in the file that are no part of a backbone or classifier.
         prefix: what stood before the backbone's or detector's names, without names of wrappers
             such as ``module.``.
+        passed_over: the prefixes of copies of the network that a training keeps.
     """
 
     format: str
     state: dict[str, Tensor]
     left_out: tuple[str, ...] = ()
     prefix: str = ""
+    passed_over: tuple[str, ...] = ()
 
 
 def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) -> NativeWeights:
@@ -72,9 +75,12 @@ def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) ->
     """
     names = dict(zip(strip_wrappers(list(state)), state))
     state = join_paths({name: state[theirs] for name, theirs in names.items()})
-    network = _choose_network(state, prefix)
+    networks = find_networks(state)
+    network = _choose_network(state, networks, prefix)
+    passed_over = list_copies(networks) if prefix is None else ()
     if network.detector is not None:
-        return _take_detector(state, names, network.detector)
+        found = _take_detector(state, names, network.detector)
+        return found._replace(passed_over=passed_over)
     native, left_out, strange = _rename(network, state)
     if strange:
         raise ValueError(
@@ -96,16 +102,17 @@ def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) ->
             "(fused, as for inference); give the weights from before that"
         )
     left_out = [names.get(name, name) for name in left_out]
-    return NativeWeights(network.table.format, native, tuple(left_out), network.prefix)
+    return NativeWeights(network.table.format, native, tuple(left_out), network.prefix, passed_over)
 
 
-def _choose_network(state: Mapping[str, Tensor], prefix: str | None) -> Network:
+def _choose_network(
+    state: Mapping[str, Tensor], networks: Sequence[Network], prefix: str | None
+) -> Network:
     """Find the one network that is meant.
 
     Raises:
         ValueError: there is none, or there are several.
     """
-    networks = find_networks(state)
     if not networks:
         raise ValueError(find_cause_of_names(state))
     named = drop_copies(networks) if prefix is None else select_networks(networks, prefix)

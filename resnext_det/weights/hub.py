@@ -7,6 +7,7 @@ the environment's HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnext_det.weights.timm_config import CONFIG, read_config
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "hf-hub:"
 """What begins a name of the hub."""
@@ -26,6 +29,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _BESIDE_CONFIG = re.compile(r"(?:pytorch_)?model\.(?:bin|pth|pt)|.*\.safetensors")
 _NAME = re.compile(r"hf-hub:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+# huggingface_hub's lines for every attempt, of which the last one's cause is told here.
+_OF_ATTEMPTS = re.compile(r"Retrying in |.* thrown while requesting ", re.DOTALL)
 _EXAMPLE = f"{PREFIX}timm/resnext50_32x4d.a1h_in1k"
 
 
@@ -76,6 +81,7 @@ def download_from_hub(name: str, *, force: bool = False) -> Path:
             network is none of those here; the cache cannot be written to.
     """
     wanted = HubName.parse(name)
+    logger.info("%s is looked for on the hub; without a network that takes half a minute.", name)
     config = _fetch(wanted, CONFIG, force=force)
     if config is not None:
         read_config(config.parent, before_download=True)
@@ -98,9 +104,9 @@ def _fetch(name: HubName, file: str, *, force: bool) -> Path | None:
     except ImportError as error:
         raise ValueError(
             f"{name} is downloaded by the package huggingface_hub, which is not installed; run "
-            f'pip install "resnext-det[hub]", or give a folder: {_advise_folder(name)}'
+            f"pip install huggingface_hub, or give a folder: {_advise_folder(name)}"
         ) from error
-    with _explain_errors(name):
+    with _explain_errors(name), _silence_attempts():
         try:
             found = library.hf_hub_download(
                 name.repository,
@@ -163,6 +169,21 @@ def _explain_errors(name: HubName) -> Iterator[None]:
             f"{name} cannot be had from {where} ({type(error).__name__}: {_shorten(error)}); try "
             f"again, or make a folder and give that: {_advise_folder(name)}"
         ) from error
+
+
+@contextmanager
+def _silence_attempts() -> Iterator[None]:
+    """Leave out what huggingface_hub logs of every attempt to reach its server."""
+    theirs = logging.getLogger("huggingface_hub.utils._http")
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return _OF_ATTEMPTS.match(record.getMessage()) is None
+
+    theirs.addFilter(is_told)
+    try:
+        yield
+    finally:
+        theirs.removeFilter(is_told)
 
 
 def _advise_folder(name: HubName) -> str:

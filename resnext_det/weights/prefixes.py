@@ -196,6 +196,14 @@ def drop_copies(networks: Sequence[Network]) -> list[Network]:
     return [each for each in networks if not _COPY.search(each.prefix)] or list(networks)
 
 
+def list_copies(networks: Sequence[Network]) -> tuple[str, ...]:
+    """List the prefixes of the copies that ``drop_copies`` leaves out, a detector's own."""
+    kept = drop_copies(networks)
+    copies = (each for each in networks if each not in kept)
+    prefixes = (each.prefix if each.detector is None else each.detector for each in copies)
+    return tuple(dict.fromkeys(prefixes))
+
+
 def select_networks(networks: Sequence[Network], prefix: str) -> list[Network]:
     """Select the networks under a prefix that the user gave; empty where there is none."""
     ended = prefix if not prefix or prefix.endswith((".", "/")) else f"{prefix}."

@@ -93,6 +93,25 @@ def test_the_page_says_where_facts_are_from(diagnoses: list[dict[str, Any]]) -> 
     assert "cut short" in cut and "resnext-det" not in cut
 
 
+def test_the_page_of_what_travels_with_the_package() -> None:
+    """Labels are distinct, nothing is said twice, and the signs stand in one column."""
+    found = diagnose("resnext://shapes/X-26-8x4d")
+    lines = format_diagnoses([found], Look(96)).partition("for detection")[0].splitlines()
+    labels = [line[2:18].strip() for line in lines[3:] if line[2:18].strip()]
+    assert len(labels) == len({*labels})
+    assert {"test crop", "resized to", "test set", "training set", "recipe"} <= {*labels}
+    assert not {"name", "page"} & {*labels}
+    assert len({line.index("●") for line in lines if "●" in line}) == 1
+
+
+def test_a_mixed_dtype_shortens_no_names(diagnoses: list[dict[str, Any]]) -> None:
+    names = ["resnext50_32x4d-7cdf4587.pth", "a.pth"]
+    mixed = [{**diagnoses[0], "file": name, "dtype": "float16, float32"} for name in names]
+    table = format_diagnoses(mixed, Look(80))
+    assert names[0] in table.splitlines()[2]
+    assert "float16+" not in table
+
+
 def test_what_a_file_says_does_not_steer_the_terminal(diagnoses: list[dict[str, Any]]) -> None:
     text = format_diagnoses(diagnoses[1:2], Look(color=True))
     assert "\x1b[2J" not in text and r"\x1b[2J" in text

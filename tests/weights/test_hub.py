@@ -113,6 +113,22 @@ def test_without_a_network_what_is_here_is_read(
         assert "hf download me/none --revision v1 --local-dir FOLDER" in str(e.value)
 
 
+def test_attempts_are_not_told_one_by_one(
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    point_to("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
+    theirs = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(theirs, "propagate", True)
+    with caplog.at_level(logging.INFO), pytest.raises(FileNotFoundError, match="cannot be had"):
+        read_weights("hf-hub:me/none")
+    (line,) = caplog.messages
+    assert line.startswith("hf-hub:me/none is looked for on the hub")
+    assert not logging.getLogger("huggingface_hub.utils._http").filters
+
+
 def test_what_hf_download_makes_is_given_as_a_folder(hub: HubServer, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         huggingface_hub.hf_hub_download("me/x26", name, local_dir=tmp_path / "local")
@@ -205,7 +221,7 @@ def test_another_network_is_told_before_it_is_downloaded(
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    words = r'not installed; run pip install "resnext-det\[hub\]", or give a folder: hf download'
+    words = "not installed; run pip install huggingface_hub, or give a folder: hf download"
     with pytest.raises(ValueError, match=words):
         read_weights(NAME)
 

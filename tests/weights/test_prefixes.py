@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import ResNet
 
+from resnext_det.console import Look
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights import load_weights, read_weights
+from resnext_det.weights.doctor import diagnose
+from resnext_det.weights.doctor_text import format_diagnoses
 from resnext_det.weights.formats import convert_to_native
 from tests.weights.foreign_names import (
     caffe2_arrays,
@@ -278,8 +281,29 @@ def test_copies_that_a_training_keeps_are_left_out(
     }
     found = convert_to_native(state)
     check(found.state, network)
-    assert found.prefix == "encoder_q."
+    assert (found.prefix, found.passed_over) == ("encoder_q.", (copy.replace(".module.", "."),))
     check(convert_to_native(state, copy).state, other)
+
+
+def test_copies_are_told(
+    network: ResNet, other: ResNet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = put_under("encoder_k.", other.state_dict())
+    state |= put_under("encoder_q.", network.state_dict())
+    both = {"state_dict": state, "ema_state_dict": state, "optimizer": {}}
+    for word, prefixed in (("model", {"model": network.state_dict()}), ("encoder", both)):
+        prefixed |= {"swa_weights": other.state_dict(), "heads": {"0.weight": torch.ones(2, 2)}}
+        with caplog.at_level(logging.INFO):
+            file = read_weights(save(prefixed, tmp_path))
+        first, *others = file.passed_over
+        if word == "model":
+            assert (first, others) == ("'swa_weights'", [])
+        else:
+            assert first == "'ema_state_dict'"
+            assert others[-1] == "'encoder_k.' (--prefix encoder_k. chooses it)"
+        assert ", ".join(file.passed_over) in caplog.text
+        page = format_diagnoses([diagnose(file.path)], Look(100))
+        assert "passed over     other networks of the file: " + first in page
 
 
 def test_a_module_under_two_names_is_one_network(network: ResNet, tmp_path: Path) -> None:
