@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     )
     from resnext_det.weights.description import describe, format_description
     from resnext_det.weights.file import read_weights
+    from resnext_det.weights.health import refuse_unusable
     from resnext_det.weights.writing import write_weights
 
     if options.list:
@@ -124,6 +125,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
                 f"{options.input}: no network is recognized, {description['not_recognized']}"
             )
         return
+    refuse_unusable(file)
     file = change_images(file, options.channel_order, options.pixel_std)
     write_weights(file, options.output, options.format or choose_format(options.output))
     yield (

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from resnext_det.files import list_first
 from resnext_det.weights import hub
 from resnext_det.weights.containers import Contents, read_container, unpack_weights
 from resnext_det.weights.formats import NativeWeights, convert_to_native
+from resnext_det.weights.health import tell_not_finite
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
 from resnext_det.weights.publishers import (
     FROM_WEIGHTS,
@@ -83,6 +85,14 @@ class WeightFile:
     prefix: str = ""
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
     detector: TrainedDetector | None = field(default=None, repr=False)
+
+    @cached_property
+    def not_finite(self) -> str | None:
+        """Which numbers are NaN or infinite, in a sentence; None where all are finite.
+
+        The numbers are looked at once, on first use.
+        """
+        return tell_not_finite(self.state)
 
     def is_usual(self, fact: str) -> bool:
         """Tell whether a field of ``preprocessing`` or key of ``metadata`` is only a default.

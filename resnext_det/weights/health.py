@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from resnext_det.files import list_first
+from resnext_det.weights.structure import find_architecture
+
+if TYPE_CHECKING:
+    from resnext_det.weights.file import WeightFile
 
 _NAMED = 3  # names that a sentence tells
 
@@ -41,25 +45,78 @@ def check_numbers(state: Mapping[str, Tensor]) -> Health:
     Args:
         state: weights under our names: of a classifier, a backbone or a detector.
     """
-    extremes = {
-        name: _Extremes(*(float(each) for each in torch.aminmax(tensor)))
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and tensor.numel()
-    }
+    extremes = _find_extremes(state)
     return Health(tuple(_find_faults(state, extremes)), tuple(_find_warnings(state, extremes)))
 
 
-def _find_faults(state: Mapping[str, Tensor], extremes: Mapping[str, _Extremes]) -> Iterator[str]:
+def tell_not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Say which numbers of weights are NaN or infinite, and what to do; None where all are finite.
+
+    One pass: some 40 ms for 335 MB on one core.
+    """
+    return _tell_endless(state, _find_endless(_find_extremes(state)))
+
+
+def refuse_unusable(file: WeightFile) -> None:
+    """Refuse weights with which no work can begin.
+
+    Raises:
+        ValueError: they are neither a detector's nor of a network that is recognized, or some of
+            their numbers are NaN or infinite; the text says what to do.
+    """
+    if file.architecture is None and file.format != "detector":
+        try:
+            find_architecture(file.state)
+        except ValueError as error:
+            raise ValueError(f"weights {file.path}: {error}") from error
+    if file.not_finite:
+        raise ValueError(f"weights {file.path}: {file.not_finite}")
+
+
+def _find_extremes(state: Mapping[str, Tensor]) -> dict[str, _Extremes]:
+    return {
+        name: _Extremes(*(float(each) for each in torch.aminmax(_widen(tensor))))
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+    }
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Make numbers of 8 bits, which torch does not compare, wider; others are as they are."""
+    return tensor.float() if tensor.element_size() == 1 else tensor
+
+
+def _find_endless(extremes: Mapping[str, _Extremes]) -> list[str]:
     # A NaN is both the smallest and the largest number, and an infinite one is either.
-    endless = [name for name, each in extremes.items() if not all(map(math.isfinite, each))]
+    return [name for name, each in extremes.items() if not all(map(math.isfinite, each))]
+
+
+def _tell_endless(state: Mapping[str, Tensor], endless: Sequence[str]) -> str | None:
+    if not endless:
+        return None
+    count = sum(int((~_widen(state[name]).isfinite()).sum()) for name in endless)
+    return (
+        f"there are {count} NaN or infinite numbers, in {len(endless)} of {len(state)} tensors "
+        f"({list_first(endless, _NAMED)}); get the file again, or take a checkpoint from before "
+        "the training diverged"
+    )
+
+
+def _find_faults(state: Mapping[str, Tensor], extremes: Mapping[str, _Extremes]) -> Iterator[str]:
+    not_finite = _tell_endless(state, _find_endless(extremes))
     negative = [
         name for name, each in extremes.items() if name.endswith("running_var") and each.least < 0
     ]
     integers = [
         name for name, tensor in state.items() if tensor.ndim > 1 and not tensor.is_floating_point()
     ]
-    if endless:
-        yield f"there are NaN or infinite numbers in {list_first(endless, _NAMED)}"
+    if not_finite:
+        yield not_finite
+    if _is_untrained(extremes):
+        yield (
+            "never trained: every norm is as it began, with scale 1, bias 0, and mean 0 and "
+            "variance 1 if it has them; give the file of a trained network"
+        )
     if negative:
         yield (
             f"there are variances below 0, which have no root, in {list_first(negative, _NAMED)}"
@@ -74,10 +131,6 @@ def _find_faults(state: Mapping[str, Tensor], extremes: Mapping[str, _Extremes])
 
 def _find_warnings(state: Mapping[str, Tensor], extremes: Mapping[str, _Extremes]) -> Iterator[str]:
     if _is_untrained(extremes):
-        yield (
-            "never trained: every norm is as it began, with scale 1, bias 0, and mean 0 and "
-            "variance 1 if it has them"
-        )
         return
     constant = [
         name

@@ -63,9 +63,12 @@ def load_weights(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or would run code; names or shapes do not fit; less than the
-            whole backbone was given; folded batch norms would be trained.
+            whole backbone was given; numbers are NaN or infinite; folded batch norms would be
+            trained.
     """
     file = source if isinstance(source, WeightFile) else read_weights(source, mapped=True)
+    if file.not_finite:
+        raise ValueError(f"weights {file.path}: {file.not_finite}. Nothing was loaded")
     own = model.state_dict()
     whole = file.format == "detector"
     placed = file.state if whole else _place(file.state, own)

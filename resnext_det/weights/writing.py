@@ -100,8 +100,8 @@ def write_weights(
         return
     if preprocessing is None:
         logger.warning(
-            "%s will not say which preprocessing its weights need: it is not known; give "
-            "preprocessing=",
+            "%s will not say which preprocessing its weights need: it is not known; say it with "
+            "--preprocessing (preprocessing= in Python)",
             path,
         )
     state = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}

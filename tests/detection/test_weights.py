@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 import yaml
 
 from resnext_det.config import load_config
@@ -17,7 +19,7 @@ from resnext_det.config.backbone import read_architecture
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.weights import check_frozen_layers_are_loaded, read_start
+from resnext_det.detection.weights import check_frozen_layers_are_loaded, read_start, read_trained
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import KNOWN, read_weights
 from tests.detection.helpers import as_datasets, as_overrides, override, write_config
@@ -226,3 +228,17 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
     check_frozen_layers_are_loaded(build_detector(load_config(name, [*words, *small])))
     with pytest.raises(FileNotFoundError, match=r"^nowhere\.pth cannot .* its place$"):
         read_start(load_config(name, ["MODEL.WEIGHTS", "nowhere.pth"]), resume=False)
+
+
+def test_weights_with_which_nothing_can_begin(tmp_path: Path) -> None:
+    """The cause comes first: no warning of their preprocessing, which is not known, before it."""
+    path = tmp_path / "weights.pth"
+    cfg = load_config({}, ["MODEL.WEIGHTS", str(path), "MODEL.DEVICE", "cpu"])
+    state = fill_randomly(torchvision_network()).state_dict()
+    state["layer2.0.conv2.weight"][0, 0] = torch.nan
+    basic = torchvision.models.resnet18().state_dict()
+    for content, cause in ((state, "NaN or infinite numbers"), (basic, "basic blocks")):
+        torch.save({f"backbone.{name}": tensor for name, tensor in content.items()}, path)
+        for read in (partial(read_start, resume=False), read_trained):
+            with pytest.raises(ValueError, match=cause):
+                read(cfg)

@@ -127,6 +127,20 @@ def test_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["preprocessing"] == TORCHVISION.as_dict()
 
 
+@pytest.mark.parametrize("fault", ["NaN or infinite numbers", "basic blocks"])
+def test_what_cannot_be_used_is_not_written(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    basic = fault == "basic blocks"
+    network = torchvision.models.resnet18() if basic else torchvision_network()
+    state = network.state_dict()
+    if not basic:
+        state["layer2.0.conv2.weight"][0, 0] = torch.inf
+    torch.save(state, tmp_path / "weights.pth")
+    assert run(tmp_path / "weights.pth", tmp_path / "new.pth") == 1
+    assert fault in read_error(capsys) and not (tmp_path / "new.pth").exists()
+
+
 def test_what_is_not_known_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = ResNeXt(SMALL, out_features=("res5",)).state_dict()
     del state["res4.1.conv2.weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -223,6 +224,14 @@ def test_numbers_that_are_broken_make_a_file_unusable(tmp_path: Path) -> None:
     found = diagnose_state(state, tmp_path)
     assert not found["usable"] and found["error"] is None and found["architecture"]
     assert found["config_file"] is None and found["commands"] == {}
+    with pytest.raises(ValueError, match=re.escape(f": {found['faults'][0]}. Nothing was")):
+        load_weights(ResNeXt(QUICKSTART, out_features=("res5",)), found["path"])
+
+
+def test_a_network_that_was_never_trained_is_not_usable(tmp_path: Path) -> None:
+    found = diagnose_state(torchvision_network().state_dict(), tmp_path)
+    assert not found["usable"] and found["commands"] == {} and found["warnings"] == []
+    assert found["faults"][0].startswith("never trained: ")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
-from resnext_det.weights.health import Health, check_numbers
+from resnext_det.weights.health import Health, check_numbers, tell_not_finite
 from tests.weights.helpers import (
     SMALL,
     THIN,
@@ -39,14 +39,22 @@ def test_one_number_that_is_not_finite_is_found(number: float, dtype: torch.dtyp
     state = classifier().to(dtype).state_dict()
     state["res4.1.conv2.weight"].view(-1)[7] = number
     ((fault,), warnings) = check_numbers(state)
-    assert fault == "there are NaN or infinite numbers in res4.1.conv2.weight" and not warnings
+    told = f"there are 1 NaN or infinite numbers, in 1 of {len(state)} tensors (res4.1.conv2.weight"
+    assert fault.startswith(f"{told}); get the file again") and not warnings
+    assert tell_not_finite(state) == fault
 
 
 def test_many_names_are_counted() -> None:
     state = {name: tensor * torch.nan for name, tensor in classifier().state_dict().items()}
     (fault,) = check_numbers(state).faults
     floats = sum(tensor.is_floating_point() for tensor in state.values())
-    assert fault.endswith(f" and {floats - 3} more")
+    assert f"in {floats} of {len(state)} tensors" in fault and f" and {floats - 3} more)" in fault
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float8_e4m3fn])
+def test_the_greatest_numbers_are_finite(dtype: torch.dtype) -> None:
+    """Their sum is not."""
+    assert tell_not_finite({"a": torch.full((99, 9), torch.finfo(dtype).max).to(dtype)}) is None
 
 
 @pytest.mark.parametrize(
@@ -97,8 +105,9 @@ def make_networks() -> dict[str, dict[str, Tensor]]:
 
 def test_a_network_that_was_never_trained() -> None:
     for kind, state in make_networks().items():
-        faults, (warning,) = check_numbers(state)
-        assert not faults and "never trained" in warning, kind
+        (fault,), warnings = check_numbers(state)
+        assert not warnings and fault.startswith("never trained: "), kind
+        assert fault.endswith("give the file of a trained network"), kind
 
 
 def test_folded_norms_are_no_untrained_ones() -> None:
