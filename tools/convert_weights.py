@@ -99,7 +99,6 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     )
     from resnext_det.weights.description import describe, format_description
     from resnext_det.weights.file import read_weights
-    from resnext_det.weights.health import refuse_unusable
     from resnext_det.weights.writing import write_weights
 
     if options.list:
@@ -125,7 +124,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
                 f"{options.input}: no network is recognized, {description['not_recognized']}"
             )
         return
-    refuse_unusable(file)
+    file.refuse_unusable()
     file = change_images(file, options.channel_order, options.pixel_std)
     write_weights(file, options.output, options.format or choose_format(options.output))
     yield (

@@ -27,7 +27,6 @@ from resnext_det.weights import (
 )
 from resnext_det.weights.catalog import advise_shipped
 from resnext_det.weights.conversion import assume_preprocessing, extract_backbone
-from resnext_det.weights.health import refuse_unusable
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.structure import find_architecture
 
@@ -104,14 +103,14 @@ def load_initial_weights(
         preprocessing: what the user states of the weights, see ``assume_preprocessing``.
 
     Raises:
-        ValueError, FileNotFoundError: see ``load_weights``, ``refuse_unusable``,
+        ValueError, FileNotFoundError: see ``load_weights``, ``WeightFile.refuse_unusable``,
             ``assume_preprocessing`` and ``check_configuration``.
     """
     try:
         file = read_weights(cfg.MODEL.WEIGHTS, mapped=True)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}{advise_shipped(cfg.MODEL.WEIGHTS)}") from None
-    refuse_unusable(file)
+    file.refuse_unusable()
     if file.format == "detector":
         logger.warning(
             "%s is a detector's: its backbone is taken, and the linear layer starts at random.",

@@ -23,7 +23,6 @@ from resnext_det.weights import (
 )
 from resnext_det.weights.catalog import advise_shipped
 from resnext_det.weights.conversion import assume_preprocessing, refuse_statement
-from resnext_det.weights.health import refuse_unusable
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.trained_detector import KEY, describe_training
 
@@ -64,7 +63,7 @@ def read_start(
         preprocessing: what the user states of the weights, see ``assume_preprocessing``.
 
     Raises:
-        ValueError, FileNotFoundError: see ``read_weights``, ``refuse_unusable``,
+        ValueError, FileNotFoundError: see ``read_weights``, ``WeightFile.refuse_unusable``,
             ``assume_preprocessing`` and ``check_configuration``.
     """
     source = locate_weights(cfg, resume=resume)
@@ -82,7 +81,7 @@ def read_start(
             "and no --config-file; or from random weights, which takes several times as long: "
             f"{_FROM_RANDOM}"
         ) from None
-    refuse_unusable(file)
+    file.refuse_unusable()
     if preprocessing is not None:
         file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden, training=isinstance(source, str))
@@ -113,7 +112,7 @@ def read_trained(
             "path of its file, such as model_final.pth in the OUTPUT_DIR of a training"
         )
     file = read_weights(source, mapped=True)
-    refuse_unusable(file)
+    file.refuse_unusable()
     if preprocessing is not None:
         file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnext_det.files import list_first
 from resnext_det.weights.limits import AGAIN, Unreadable
 from resnext_det.weights.safetensors import read_safetensors
 from resnext_det.weights.torch7 import read_torch7
@@ -24,6 +25,7 @@ from resnext_det.weights.unpickling.descriptions import (
 )
 from resnext_det.weights.unpickling.pickle_files import (
     TORCH_LEGACY,
+    find_damaged_entries,
     read_plain_pickle,
     read_torch_legacy,
     read_torch_zip,
@@ -123,6 +125,24 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
         raise ValueError(f"{path} {error}") from error.__cause__
 
 
+def find_damage(path: str | Path) -> str | None:
+    """Say what of a file that is read is not what its own checksums say; None where all is.
+
+    Of the files that are read only zip archives of ``torch.save`` have checksums.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        if _find_kind(path, file.read(512)) != "torch zip":
+            return None
+    damaged = [ascii(name)[1:-1][:80] for name in find_damaged_entries(path)]
+    if not damaged:
+        return None
+    return (
+        f"damaged: {len(damaged)} entries are not what their checksums say "
+        f"({list_first(damaged, 3)}); {AGAIN}"
+    )
+
+
 def _find_kind(path: Path, head: bytes) -> str:
     """Tell the kind of a file from its first bytes, or say what else it is in a ValueError."""
     if not head:
@@ -170,11 +190,15 @@ class Contents(NamedTuple):
     passed_over: tuple[str, ...] = ()
 
 
-def unpack_weights(contents: Any) -> Contents:
+def unpack_weights(contents: Any, path: str | Path = "FILE") -> Contents:
     """Take the weights out of a checkpoint, as tensors.
 
     They stand under one of the usual words, or under whatever word has the only tensors by name.
     Several networks under words of their own come back together, with the words before their names.
+
+    Args:
+        contents: as ``read_container`` gives them.
+        path: of the file, for what an error advises.
 
     Raises:
         ValueError: there are no tensors or arrays by name, or something else under a weight's name.
@@ -195,7 +219,7 @@ def unpack_weights(contents: Any) -> Contents:
         is_empty = type(contents) is dict and not contents
         what = "nothing" if is_empty else describe_object(contents)
         raise ValueError(
-            f"there is {what}, where tensors by name are needed; {suggest_saving(contents)}"
+            f"there is {what}, where tensors by name are needed; {suggest_saving(contents, path)}"
         )
     if _is_of_optimizer_alone(contents):
         raise ValueError(
@@ -209,7 +233,7 @@ def unpack_weights(contents: Any) -> Contents:
             contents = {
                 f"{name}.{key}": value for name in networks for key, value in contents[name].items()
             }
-    sorted_out = _sort_entries(contents, beside, envelope)
+    sorted_out = _sort_entries(contents, beside, envelope, path)
     return sorted_out._replace(passed_over=tuple(passed_over))
 
 
@@ -223,7 +247,9 @@ def _is_of_optimizer_alone(contents: dict[Any, Any]) -> bool:
     )
 
 
-def _sort_entries(contents: dict[Any, Any], beside: dict[str, Any], envelope: str) -> Contents:
+def _sort_entries(
+    contents: dict[Any, Any], beside: dict[str, Any], envelope: str, path: str | Path
+) -> Contents:
     """Tell tensors from what else stands under names; see ``unpack_weights``."""
     state: dict[str, Tensor] = {}
     others: dict[Any, Any] = {}
@@ -241,7 +267,7 @@ def _sort_entries(contents: dict[Any, Any], beside: dict[str, Any], envelope: st
             where = f"{ascii(envelope)[1:-1]:.40}[{name!a:.80}]" if envelope else f"{name!a:.80}"
             raise ValueError(
                 f"{where} is {describe_object(value)}, where a tensor is needed; "
-                f"{suggest_saving(value)}"
+                f"{suggest_saving(value, path)}"
             )
     return Contents(state, beside, envelope, tuple(f"{name!s:.80}" for name in others))
 

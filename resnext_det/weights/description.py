@@ -111,9 +111,11 @@ def format_description(description: Mapping[str, Any]) -> str:
         )
     else:
         lines.append(f"architecture: not recognized, {description['not_recognized']}")
+    of_backbone = f", {description['backbone_parameters']:,} of them the backbone's"
     lines.append(
-        f"parameters: {description['parameters']:,}, {description['backbone_parameters']:,} of "
-        "them the backbone's" + (f"; {classes} classes" if classes else "")
+        f"parameters: {description['parameters']:,}"
+        + (of_backbone if description["architecture"] else "")
+        + (f"; {classes} classes" if classes else "")
     )
     if description["deformable"]:
         told = description["deformable"].items()

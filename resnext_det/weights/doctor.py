@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext_det.files import list_first
+from resnext_det.weights.containers import find_damage
 from resnext_det.weights.conversion import (
     RUN_CONFIG,
     add_preprocessing_beside,
@@ -119,12 +120,13 @@ def diagnose(
         if preprocessing:
             file = assume_preprocessing(file, preprocessing)
         found |= describe(file)
+        damage = find_damage(file.path)
     except (ValueError, OSError) as error:
         told = str(error).removeprefix(f"weights {source}: ")
         return found | {"error": told, "faults": [told]}
     health = check_numbers(file.state)
     missing = _find_missing(file) if found["architecture"] else []
-    found["faults"] = [*missing, *health.faults]
+    found["faults"] = [*([damage] if damage else []), *missing, *health.faults]
     if not found["architecture"]:
         found["faults"].insert(0, found["not_recognized"])
     found["lacks"] = _find_lacks(found, file)
@@ -247,7 +249,7 @@ def _write_commands(
         commands["train"] = ["train", *config, *weights, *data, *pairs]
         trained = ["--weights", "output/new/model_final.pth"]
         commands["evaluate"] = ["train", "--eval-only", *trained, *_TEST_DATA]
-    if found["kind"] == "classifier":
+    if found["kind"] == "classifier" and "res5" not in found["lacks"]:
         pictures = "imagenet/val" if found["classes"] == _IMAGENET else "pictures/val"
         commands["classify"] = ["evaluate-classifier", file, pictures, *said]
     return {what: shlex.join(["resnext-det", *words]) for what, words in commands.items()}

@@ -211,7 +211,7 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "format", found["format"], ""
     yield "size", f"{_format_size(found['bytes'])}, {found['dtype']}".removeprefix(", "), ""
     counts = f"{found['parameters'] / 1e6:.1f} M"
-    if found["backbone_parameters"] != found["parameters"]:
+    if found["architecture"] and found["backbone_parameters"] != found["parameters"]:
         counts += f", {found['backbone_parameters'] / 1e6:.1f} M of them the backbone's"
     yield "parameters", counts, ""
     if found["architecture"]:
@@ -229,7 +229,8 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "stride", stride, "stride_in_1x1"
     elif found["architecture"]:
         yield "preprocessing", "", "preprocessing"
-    yield "batch norms", _NORMS[found["batch_norm"]], "batch_norm"
+    if found["architecture"]:
+        yield "batch norms", _NORMS[found["batch_norm"]], "batch_norm"
     metadata = {**found["metadata"], "license": found["metadata"].get("license", "")}
     for key, text in metadata.items():
         others = (found["file"], *(metadata[other] for other in metadata if other != key))

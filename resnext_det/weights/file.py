@@ -29,7 +29,7 @@ from resnext_det.weights.publishers import (
     name_usual,
     read_class_names,
 )
-from resnext_det.weights.structure import guess_architecture
+from resnext_det.weights.structure import find_architecture, guess_architecture
 from resnext_det.weights.timm_config import CONFIG, read_config, read_facts
 from resnext_det.weights.torch7_models import convert_torch7_network
 from resnext_det.weights.trained_detector import KEY, TrainedDetector
@@ -93,6 +93,21 @@ class WeightFile:
         The numbers are looked at once, on first use.
         """
         return tell_not_finite(self.state)
+
+    def refuse_unusable(self) -> None:
+        """Refuse weights with which no work can begin.
+
+        Raises:
+            ValueError: they are neither a detector's nor of a network that is recognized, or some
+                of their numbers are NaN or infinite; the text says what to do.
+        """
+        try:
+            if self.architecture is None and self.format != "detector":
+                find_architecture(self.state)
+            if self.not_finite:
+                raise ValueError(self.not_finite)
+        except ValueError as error:
+            raise ValueError(f"weights {self.path}: {error}") from error
 
     def is_usual(self, fact: str) -> bool:
         """Tell whether a field of ``preprocessing`` or key of ``metadata`` is only a default.
@@ -160,7 +175,7 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
                     "--prefix out"
                 )
         else:
-            contents = unpack_weights(found)
+            contents = unpack_weights(found, path)
             native = convert_to_native(contents.state, prefix)
             check_network(contents.beside, path.name)
         architecture = guess_architecture(native.state)

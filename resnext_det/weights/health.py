@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from resnext_det.files import list_first
-from resnext_det.weights.structure import find_architecture
-
-if TYPE_CHECKING:
-    from resnext_det.weights.file import WeightFile
 
 _NAMED = 3  # names that a sentence tells
 
@@ -55,22 +51,6 @@ def tell_not_finite(state: Mapping[str, Tensor]) -> str | None:
     One pass: some 40 ms for 335 MB on one core.
     """
     return _tell_endless(state, _find_endless(_find_extremes(state)))
-
-
-def refuse_unusable(file: WeightFile) -> None:
-    """Refuse weights with which no work can begin.
-
-    Raises:
-        ValueError: they are neither a detector's nor of a network that is recognized, or some of
-            their numbers are NaN or infinite; the text says what to do.
-    """
-    if file.architecture is None and file.format != "detector":
-        try:
-            find_architecture(file.state)
-        except ValueError as error:
-            raise ValueError(f"weights {file.path}: {error}") from error
-    if file.not_finite:
-        raise ValueError(f"weights {file.path}: {file.not_finite}")
 
 
 def _find_extremes(state: Mapping[str, Tensor]) -> dict[str, _Extremes]:

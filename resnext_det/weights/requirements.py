@@ -17,7 +17,6 @@ from resnext_det.config.detection import get_cfg
 from resnext_det.config.rules import get_value
 from resnext_det.weights.conversion import assume_preprocessing
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.health import refuse_unusable
 from resnext_det.weights.preprocessing import (
     ANY_BATCH_NORM,
     Preprocessing,
@@ -262,7 +261,7 @@ def read_needed_overrides(
         ValueError, FileNotFoundError: see ``read_weights``; the file does not say what it needs.
     """
     file = read_weights(source, mapped=True)
-    refuse_unusable(file)
+    file.refuse_unusable()
     if preprocessing is not None:
         file = assume_preprocessing(file, preprocessing)
     if file.preprocessing is None and file.detector is None:

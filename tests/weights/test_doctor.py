@@ -228,6 +228,43 @@ def test_numbers_that_are_broken_make_a_file_unusable(tmp_path: Path) -> None:
         load_weights(ResNeXt(QUICKSTART, out_features=("res5",)), found["path"])
 
 
+@pytest.mark.parametrize("crc", [True, False])
+def test_checksums_tell_damage(crc: bool, tmp_path: Path) -> None:
+    """A bit that makes no number strange; a file that was saved without checksums has none."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(crc)
+    try:
+        path = save(backbone(), tmp_path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert diagnose(str(path))["usable"]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    found = diagnose(str(path))
+    assert found["usable"] != crc and found["error"] is None
+    if crc:
+        (fault,) = found["faults"]
+        assert fault.startswith("damaged: 1 entries are not what their checksums say (")
+        assert fault.endswith("; copy or download the file again")
+
+
+def test_a_classifier_without_res5_is_not_tested(tmp_path: Path) -> None:
+    state = fill_randomly(torchvision_network()).state_dict()
+    found = diagnose_state({n: t for n, t in state.items() if "layer4" not in n}, tmp_path)
+    assert found["usable"] and found["lacks"] == ["res5"] and found["kind"] == "classifier"
+    assert "classify" not in found["commands"]
+
+
+def test_a_whole_model_is_told_how_to_save_itself(tmp_path: Path) -> None:
+    path = tmp_path / "two words.pth"
+    torch.save(torchvision_network(), path)
+    told = diagnose(str(path))["error"]
+    program, _, code, file = shlex.split(told[told.index("python -c") :])[:4]
+    assert program == "python" and file == str(path)
+    compile(code, "advice", "exec")
+
+
 def test_a_network_that_was_never_trained_is_not_usable(tmp_path: Path) -> None:
     found = diagnose_state(torchvision_network().state_dict(), tmp_path)
     assert not found["usable"] and found["commands"] == {} and found["warnings"] == []

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from resnext_det.console import Look
 from resnext_det.weights import KNOWN
+from resnext_det.weights.description import format_description
 from resnext_det.weights.doctor import diagnose
 from resnext_det.weights.doctor_text import format_diagnoses
 from resnext_det.weights.writing import write_weights
@@ -145,3 +147,10 @@ def test_what_is_usual_is_no_fact_in_a_comparison(tmp_path: Path) -> None:
     write_weights(classifier(), tmp_path / "own.pth", "native", preprocessing=KNOWN["pycls"])
     text = format_diagnoses([*map(diagnose, [*files, str(tmp_path / "own.pth")])], look)
     assert "one.pth (usual), two.pth (usual)" in text and "own.pth (usual)" not in text
+
+
+def test_a_network_that_is_not_recognized_has_no_facts_of_one(tmp_path: Path) -> None:
+    found = diagnose(str(save(torchvision.models.resnet18().state_dict(), tmp_path)))
+    text = format_diagnoses([found], Look()) + format_description(found)
+    assert "batch norms" not in text and "the backbone's" not in text
+    assert "11.7 M" in text and "parameters: 11,689,512; 1000 classes" in text

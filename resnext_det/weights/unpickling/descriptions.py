@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from resnext_det.weights.unpickling.objects import Name, Placeholder
@@ -127,19 +129,20 @@ def find_placeholder(contents: Any) -> tuple[str, Any] | None:
     return None
 
 
-def suggest_saving(value: Any) -> str:
-    """Say how to save what is needed instead of an object."""
+def suggest_saving(value: Any, path: str | Path) -> str:
+    """Say how to save what is needed instead of an object in a file."""
     if is_module(value):
         return (
-            'where you trust its source, save that: python -c "import torch; torch.save(torch.load('
-            "'FILE', weights_only=False).state_dict(), 'weights.pth')\""
+            'where you trust its source, save that: python -c "import sys, torch; torch.save('
+            "torch.load(sys.argv[1], weights_only=False).state_dict(), 'weights.pth')\" "
+            f"{shlex.quote(str(path))}"
         )
     if could_run_code(value):
         return "get the weights from their publisher, as a .safetensors file where there is one"
     if isinstance(value, Placeholder):
         return (
-            "where you trust its source, load it in Python (torch.load(FILE, weights_only=False), "
-            f"or pickle.load), and save {_suggest_tensors(value)}"
+            f"where you trust its source, load it in Python (torch.load({str(path)!r}, "
+            f"weights_only=False), or pickle.load), and save {_suggest_tensors(value)}"
         )
     return (
         "save a model's state_dict(), bare or under 'model' or 'state_dict': "
