@@ -171,6 +171,7 @@ def choose_format(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("resnext_det.weights.hub").setLevel(logging.INFO)  # what is waited for
     options = parse(arguments)
     return finish(lambda: run(options))
 

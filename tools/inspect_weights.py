@@ -76,6 +76,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("resnext_det.weights.hub").setLevel(logging.INFO)  # what is waited for
     options = parse(arguments)
     return finish(lambda: run(options))
 
