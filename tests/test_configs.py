@@ -28,7 +28,8 @@ from resnext_det.training.optimizer import (
     build_clipper,
     build_optimizer,
 )
-from resnext_det.weights import KNOWN, catalog, find_differences
+from resnext_det.weights import KNOWN, find_differences
+from resnext_det.weights.published import catalog
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import draw_sample
 

@@ -91,14 +91,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> Iterator[str]:
     """Do what was asked for; yield what is to be printed."""
-    from resnext_det.weights.catalog import format_catalog
     from resnext_det.weights.conversion import (
         add_preprocessing_beside,
         assume_preprocessing,
         extract_backbone,
     )
-    from resnext_det.weights.description import describe, format_description
+    from resnext_det.weights.doctor.description import describe, format_description
     from resnext_det.weights.file import read_weights
+    from resnext_det.weights.published.catalog import format_catalog
     from resnext_det.weights.writing import write_weights
 
     if options.list:
@@ -171,7 +171,9 @@ def choose_format(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.getLogger("resnext_det.weights.hub").setLevel(logging.INFO)  # what is waited for
+    logging.getLogger("resnext_det.weights.published.hub").setLevel(
+        logging.INFO
+    )  # what is waited for
     options = parse(arguments)
     return finish(lambda: run(options))
 

@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     """Diagnose the files; yield what is to be printed."""
     from resnext_det.console import find_look
     from resnext_det.files import format_json, list_first
-    from resnext_det.weights.doctor import diagnose, list_files
-    from resnext_det.weights.doctor_text import format_diagnoses
+    from resnext_det.weights.doctor.diagnosis import diagnose, list_files
+    from resnext_det.weights.doctor.text import format_diagnoses
     from resnext_det.weights.preprocessing import parse_preprocessing
 
     if options.preprocessing is not None:
@@ -76,7 +76,9 @@ def run(options: argparse.Namespace) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.getLogger("resnext_det.weights.hub").setLevel(logging.INFO)  # what is waited for
+    logging.getLogger("resnext_det.weights.published.hub").setLevel(
+        logging.INFO
+    )  # what is waited for
     options = parse(arguments)
     return finish(lambda: run(options))
 

@@ -25,9 +25,9 @@ from resnext_det.weights import (
     read_weights,
     write_weights,
 )
-from resnext_det.weights.catalog import advise_shipped
 from resnext_det.weights.conversion import assume_preprocessing, extract_backbone
 from resnext_det.weights.preprocessing import find_batch_norm
+from resnext_det.weights.published.catalog import advise_shipped
 from resnext_det.weights.structure import find_architecture
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from resnext_det.weights import (
     load_weights,
     read_weights,
 )
-from resnext_det.weights.catalog import advise_shipped
 from resnext_det.weights.conversion import assume_preprocessing, refuse_statement
 from resnext_det.weights.preprocessing import find_batch_norm
+from resnext_det.weights.published.catalog import advise_shipped
 from resnext_det.weights.trained_detector import KEY, describe_training
 
 logger = logging.getLogger(__name__)

@@ -8,14 +8,14 @@ Read the files in this order:
 - Its network: ``formats.py`` renames weights by ``name_tables.py`` where ``prefixes.py`` finds a
   network; ``structure.py`` tells its architecture, and ``other_networks.py`` why it has none.
 - Its training: ``publishers.py`` and ``preprocessing.py``, from what ``training_arguments.py`` and
-  ``timm_config.py`` read; ``trained_detector.py`` for the file of a whole detector.
-- Its source: ``catalog.py`` over ``catalog_entries.py`` and ``downloading.py``, ``hub.py``;
-  ``catalog_paths.py`` serves both to detectron2.
+  ``published/timm_config.py`` read; ``trained_detector.py`` for the file of a whole detector.
+- Its source, ``published/``: ``catalog.py`` over ``catalog_entries.py`` and ``downloading.py``, and
+  ``hub.py``; ``catalog_paths.py`` serves both to detectron2.
 - Its use: ``requirements.py`` holds a configuration to it, ``loading.py`` puts it into a model (and
   gives a report, ``load_report.py``), ``conversion.py`` and ``writing.py`` make other files;
   ``rounding.py`` chooses the type of what is computed.
-- ``description.py`` and ``doctor.py`` (with ``health.py``, ``shipped_configs.py`` and
-  ``doctor_text.py``) tell people what a file is.
+- ``doctor/`` tells people what a file is: ``diagnosis.py`` over ``description.py``, ``health.py``
+  and ``shipped_configs.py``, and ``text.py``, which writes it.
 """
 
 from resnext_det.weights.conversion import convert_preprocessing

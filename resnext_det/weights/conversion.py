@@ -23,10 +23,10 @@ from resnext_det.weights.preprocessing import (
     names_stride,
     parse_preprocessing,
 )
+from resnext_det.weights.published.timm_config import CONFIG
 from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS, name_converted, name_usual
 from resnext_det.weights.rounding import compute_exactly
 from resnext_det.weights.structure import extract_detector_backbone, guess_architecture
-from resnext_det.weights.timm_config import CONFIG
 
 logger = logging.getLogger(__name__)
 

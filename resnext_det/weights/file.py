@@ -16,11 +16,12 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import list_first
-from resnext_det.weights import hub
 from resnext_det.weights.containers import Contents, read_container, unpack_weights
+from resnext_det.weights.doctor.health import tell_not_finite
 from resnext_det.weights.formats import NativeWeights, convert_to_native
-from resnext_det.weights.health import tell_not_finite
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
+from resnext_det.weights.published import hub
+from resnext_det.weights.published.timm_config import CONFIG, read_config, read_facts
 from resnext_det.weights.publishers import (
     FROM_WEIGHTS,
     find_publisher,
@@ -30,13 +31,12 @@ from resnext_det.weights.publishers import (
     read_class_names,
 )
 from resnext_det.weights.structure import find_architecture, guess_architecture
-from resnext_det.weights.timm_config import CONFIG, read_config, read_facts
 from resnext_det.weights.torch7_models import convert_torch7_network
 from resnext_det.weights.trained_detector import KEY, TrainedDetector
 from resnext_det.weights.training_arguments import check_network
 
 if TYPE_CHECKING:
-    from resnext_det.weights.catalog_entries import Entry
+    from resnext_det.weights.published.catalog_entries import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def read_weights(
         path = hub.find_weights(path)
     if hub.may_have_config(path):
         return _read_with_config(path, None, mapped=mapped, prefix=prefix)
-    from resnext_det.weights.catalog import recognize
+    from resnext_det.weights.published.catalog import recognize
 
     file, entry = _read_file(path, mapped=mapped, prefix=prefix), recognize(path)
     if entry is None or entry.architecture != file.architecture:
@@ -213,7 +213,7 @@ def _read_file(path: Path, *, mapped: bool, prefix: str | None) -> WeightFile:
 
 
 def _read_from_catalog(name: str, *, mapped: bool, prefix: str | None) -> WeightFile:
-    from resnext_det.weights.catalog import locate
+    from resnext_det.weights.published.catalog import locate
 
     path, entry = locate(name)
     file = _read_file(path, mapped=mapped, prefix=prefix)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SLACK = 64 << 20
+_SLACK = 63 << 20  # and 1 MiB is for the reader itself
 MOST_DIMENSIONS = 32
 _MOST_ELEMENTS = 2**48
 _SHOWN = 8

@@ -27,8 +27,8 @@ from resnext_det.weights.preprocessing import (
     have_scale_of_one,
     list_fields,
 )
+from resnext_det.weights.published.timm_config import CONFIG
 from resnext_det.weights.structure import find_deformable_settings
-from resnext_det.weights.timm_config import CONFIG
 from resnext_det.weights.trained_detector import find_setting_differences
 
 logger = logging.getLogger(__name__)

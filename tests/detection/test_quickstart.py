@@ -15,7 +15,7 @@ from resnext_det.detection.jobs import Job, train
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import load_trained_config
 from resnext_det.weights import check_configuration, load_weights, read_weights
-from resnext_det.weights.catalog import advise_shipped
+from resnext_det.weights.published.catalog import advise_shipped
 from tests.detection.helpers import as_datasets, as_overrides
 
 NAME = "resnext://shapes/X-26-8x4d"

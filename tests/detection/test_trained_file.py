@@ -17,7 +17,7 @@ from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, Metrics, evaluate, train
 from resnext_det.detection.weights import load_trained_config
 from resnext_det.weights import read_weights, write_weights
-from resnext_det.weights.description import describe, format_description
+from resnext_det.weights.doctor.description import describe, format_description
 from tests.detection.helpers import as_datasets, as_overrides, override, write_config
 
 pytestmark = pytest.mark.usefixtures("alone")

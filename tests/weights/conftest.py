@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnext_det.weights import downloading
+from resnext_det.weights.published import downloading
 from tests.weights.file_server import Server, run_server
 
 

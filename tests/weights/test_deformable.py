@@ -15,7 +15,7 @@ from resnext_det.detection.weights import check_frozen_layers_are_loaded
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
 from resnext_det.weights import load_weights, read_weights, write_weights
 from resnext_det.weights.conversion import extract_backbone
-from resnext_det.weights.description import describe, format_description
+from resnext_det.weights.doctor.description import describe, format_description
 from resnext_det.weights.structure import find_deformable_settings
 from tests.weights.helpers import (
     FPN,

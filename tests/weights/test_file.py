@@ -37,8 +37,8 @@ from resnext_det.weights import (
     load_weights,
     read_weights,
 )
-from resnext_det.weights.catalog_entries import ENTRIES
 from resnext_det.weights.preprocessing import KNOWN
+from resnext_det.weights.published.catalog_entries import ENTRIES
 from resnext_det.weights.trained_detector import TrainedDetector
 from tests.detection.detectron2_reference import copy_cfg_to_detectron2
 from tests.weights.foreign_names import (
@@ -631,7 +631,7 @@ def test_a_name_of_the_catalog(small: Any, tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "weights.pth"
     path.write_bytes(torch_bytes({"state_dict": drop_counters(network.state_dict())}))
     entry = ENTRIES["resnext://gluon/X-50-32x4d"]
-    monkeypatch.setattr("resnext_det.weights.catalog.locate", lambda name: (path, entry))
+    monkeypatch.setattr("resnext_det.weights.published.catalog.locate", lambda name: (path, entry))
     assert read_weights(path).preprocessing is None
     file = read_weights("resnext://gluon/X-50-32x4d")
     assert (file.path, file.preprocessing) == (str(path), KNOWN["torchvision"])

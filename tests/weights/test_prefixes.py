@@ -18,8 +18,8 @@ from torchvision.models.resnet import ResNet
 from resnext_det.console import Look
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights import load_weights, read_weights
-from resnext_det.weights.doctor import diagnose
-from resnext_det.weights.doctor_text import format_diagnoses
+from resnext_det.weights.doctor.diagnosis import diagnose
+from resnext_det.weights.doctor.text import format_diagnoses
 from resnext_det.weights.formats import convert_to_native
 from tests.weights.foreign_names import (
     caffe2_arrays,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from resnext_det.weights import catalog_entries, read_weights, write_weights
+from resnext_det.weights import read_weights, write_weights
 from resnext_det.weights.conversion import add_preprocessing_beside
 from resnext_det.weights.preprocessing import (
     KNOWN,
@@ -20,6 +20,7 @@ from resnext_det.weights.preprocessing import (
     format_preprocessing,
     list_fields,
 )
+from resnext_det.weights.published import catalog_entries
 from tests.weights.foreign_names import mmpretrain_state, pycls_state
 from tests.weights.helpers import SMALL, THIN, fill_randomly, save, torchvision_network
 from tests.weights.test_conversion import run_of_ours

@@ -31,7 +31,7 @@ def _register() -> None:
     importlib.import_module(f"{__name__}.backbone")
     from detectron2.utils.file_io import PathManager
 
-    from resnext_det.weights.catalog_paths import register_handler
+    from resnext_det.weights.published.catalog_paths import register_handler
 
     register_handler(PathManager)  # MODEL.WEIGHTS resnext://...
 

@@ -1,4 +1,4 @@
-"""Write the diagnoses of ``doctor.py`` for people: a table, and a page for each file."""
+"""Write the diagnoses of ``diagnosis.py`` for people: a table, and a page for each file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from resnext_det.console import Cell, Look, indent_text, measure, wrap, wrap_command
 from resnext_det.files import escape_controls, list_first
-from resnext_det.weights.description import describe_left_out
-from resnext_det.weights.doctor import compare
+from resnext_det.weights.doctor.description import describe_left_out
+from resnext_det.weights.doctor.diagnosis import compare
 
 _PAGE = 96  # columns, where there are more
 # Signs where letters beyond ASCII can be shown and where they cannot, their color and meaning.

@@ -14,9 +14,9 @@ from iopath.common.file_io import PathManager
 from torch import nn
 
 from resnext_det.architecture import Architecture
-from resnext_det.weights.catalog_entries import ENTRIES, Entry
-from resnext_det.weights.catalog_paths import CatalogPathHandler, register_handler
 from resnext_det.weights.file import read_weights
+from resnext_det.weights.published.catalog_entries import ENTRIES, Entry
+from resnext_det.weights.published.catalog_paths import CatalogPathHandler, register_handler
 from tests.weights.file_server import Server
 from tests.weights.foreign_names import random_network
 from tests.weights.helpers import DETECTRON2_FPN, configure_detectron2

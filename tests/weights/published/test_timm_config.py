@@ -18,7 +18,7 @@ import torchvision
 
 from resnext_det.architecture import Architecture
 from resnext_det.weights import KNOWN, Preprocessing, read_weights, write_weights
-from resnext_det.weights.timm_config import _parse_architecture, read_config, read_facts
+from resnext_det.weights.published.timm_config import _parse_architecture, read_config, read_facts
 from tests.weights.foreign_names import randomize
 from tests.weights.helpers import classifier, torchvision_network
 

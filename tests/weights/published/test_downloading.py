@@ -18,8 +18,8 @@ from urllib.request import Request
 
 import pytest
 
-from resnext_det.weights import downloading
-from resnext_det.weights.downloading import download
+from resnext_det.weights.published import downloading
+from resnext_det.weights.published.downloading import download
 from tests.weights.file_server import Server
 
 MEBIBYTE = 1 << 20

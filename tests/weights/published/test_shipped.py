@@ -18,9 +18,9 @@ from resnext_det.config.classification import load_classifier_config
 from resnext_det.data.shapes import SHAPE_CLASSES, generate_shape_images
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import KNOWN, load_weights, read_weights
-from resnext_det.weights.catalog import find_entry, locate
-from resnext_det.weights.catalog_entries import Entry
-from resnext_det.weights.catalog_paths import register_handler
+from resnext_det.weights.published.catalog import find_entry, locate
+from resnext_det.weights.published.catalog_entries import Entry
+from resnext_det.weights.published.catalog_paths import register_handler
 
 NAME = "resnext://shapes/X-26-8x4d"
 ENTRY = find_entry(NAME)

@@ -67,7 +67,7 @@ class Entry:
         """Name the file's place: in the package, or in the cache, where it may be put by hand."""
         publisher, _, network = self.name.removeprefix(PREFIX).rpartition("/")
         if self.is_shipped:
-            return Path(__file__).parent / publisher / f"{network}.safetensors"
+            return Path(__file__).parents[1] / publisher / f"{network}.safetensors"
         return cache_folder() / publisher / urlsplit(self.url).path.rpartition("/")[2]
 
     @property

@@ -20,7 +20,7 @@ import torch
 from resnext_det.classification.inference import Classifier
 from resnext_det.detection.weights import read_start
 from resnext_det.weights import Preprocessing, read_weights
-from resnext_det.weights.hub import HubName, download_from_hub
+from resnext_det.weights.published.hub import HubName, download_from_hub
 from resnext_det.weights.requirements import read_needed_overrides
 from tests.tools.helpers import run_tool
 from tests.weights.helpers import (
@@ -31,7 +31,7 @@ from tests.weights.helpers import (
     torchvision_network,
 )
 from tests.weights.hub_server import COMMIT, OTHER_COMMIT, HubServer, point_to, serve, set_offline
-from tests.weights.test_timm_config import CONFIG, MEAN, STD, change, write_config
+from tests.weights.published.test_timm_config import CONFIG, MEAN, STD, change, write_config
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 

@@ -18,13 +18,14 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import load_trained_config
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, load_weights, read_weights
-from resnext_det.weights.description import KEYS
-from resnext_det.weights.doctor import compare, diagnose, list_files
-from resnext_det.weights.health import check_numbers
+from resnext_det.weights.doctor.description import KEYS
+from resnext_det.weights.doctor.diagnosis import compare, diagnose, list_files
+from resnext_det.weights.doctor.health import check_numbers
 from resnext_det.weights.requirements import check_configuration
 from resnext_det.weights.trained_detector import describe_training
 from resnext_det.weights.writing import write_weights
 from tests.tools.helpers import load_tool
+from tests.weights.doctor.test_health import QUICKSTART
 from tests.weights.helpers import (
     HEADS,
     SMALL,
@@ -38,7 +39,6 @@ from tests.weights.helpers import (
     torchvision_network,
 )
 from tests.weights.test_conversion import run_of_ours
-from tests.weights.test_health import QUICKSTART
 
 OWN = {"file", "usable", "error", "lacks", "faults", "warnings", "config_file", "overrides"}
 

@@ -1,6 +1,6 @@
 """Diagnose files of weights: what each is, what it lacks for detection, which configuration fits.
 
-``doctor_text.py`` writes the diagnoses for people.
+``text.py`` writes the diagnoses for people.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from resnext_det.weights.conversion import (
     assume_preprocessing,
     select_backbone,
 )
-from resnext_det.weights.description import KEYS, describe
+from resnext_det.weights.doctor.description import KEYS, describe
+from resnext_det.weights.doctor.health import check_numbers
+from resnext_det.weights.doctor.shipped_configs import choose_config
 from resnext_det.weights.file import WeightFile, read_weights
-from resnext_det.weights.health import check_numbers
 from resnext_det.weights.preprocessing import are_close
-from resnext_det.weights.shipped_configs import choose_config
-from resnext_det.weights.timm_config import CONFIG
+from resnext_det.weights.published.timm_config import CONFIG
 
 SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pyth", ".safetensors", ".t7", ".tar")
 """Of the files that are taken from a folder."""

@@ -17,12 +17,12 @@ from torchvision import models
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import cache_folder
-from resnext_det.weights.catalog import find_entry, format_catalog, locate
-from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
 from resnext_det.weights.preprocessing import KNOWN
+from resnext_det.weights.published.catalog import find_entry, format_catalog, locate
+from resnext_det.weights.published.catalog_entries import ENTRIES, PREFIX, Entry
 from tests.weights.file_server import Server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUARTET = ("R-50", "X-50-32x4d", "R-101", "X-101-32x4d")
 TORCHVISION = {
     "R-50": models.ResNet50_Weights.IMAGENET1K_V1,
@@ -333,10 +333,10 @@ QUIET = """
 import socket, os
 def refuse(*arguments, **options): raise AssertionError("a connection is opened")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-import resnext_det.weights.catalog, resnext_det.weights.catalog_paths
-resnext_det.weights.catalog.format_catalog()
-resnext_det.weights.catalog.find_entry("msra/R-50")
-resnext_det.weights.catalog_paths.CatalogPathHandler()
+import resnext_det.weights.published.catalog, resnext_det.weights.published.catalog_paths
+resnext_det.weights.published.catalog.format_catalog()
+resnext_det.weights.published.catalog.find_entry("msra/R-50")
+resnext_det.weights.published.catalog_paths.CatalogPathHandler()
 from iopath.common.file_io import g_pathmgr
 assert not any(prefix.startswith("resnext") for prefix in g_pathmgr._path_handlers)
 """

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from resnext_det.weights.timm_config import CONFIG, read_config
+from resnext_det.weights.published.timm_config import CONFIG, read_config
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import pytest
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import config_file, load_config
+from resnext_det.weights.doctor.shipped_configs import Fit, choose_config
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import KNOWN, find_differences
-from resnext_det.weights.shipped_configs import Fit, choose_config
 
 
 def choose(name: str, publisher: str = "torchvision", **options: Any) -> Fit:

@@ -15,10 +15,10 @@ from typing import IO, Any
 from iopath.common.file_io import PathHandler, PathManager  # type: ignore[import-untyped]
 
 from resnext_det.files import cache_folder
-from resnext_det.weights import hub
-from resnext_det.weights.catalog import locate
-from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
-from resnext_det.weights.downloading import explain_write_errors, lock_download
+from resnext_det.weights.published import hub
+from resnext_det.weights.published.catalog import locate
+from resnext_det.weights.published.catalog_entries import ENTRIES, PREFIX, Entry
+from resnext_det.weights.published.downloading import explain_write_errors, lock_download
 
 logger = logging.getLogger(__name__)
 

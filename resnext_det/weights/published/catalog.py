@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from resnext_det.weights import hub
-from resnext_det.weights.catalog_entries import ENTRIES, PREFIX, Entry
-from resnext_det.weights.downloading import download, verify
+from resnext_det.weights.published import hub
+from resnext_det.weights.published.catalog_entries import ENTRIES, PREFIX, Entry
+from resnext_det.weights.published.downloading import download, verify
 
 _MATCHED = (
     "Of mmpretrain, pycls and gluon each, R-50, X-50-32x4d, R-101 and X-101-32x4d were trained by "
