@@ -171,9 +171,8 @@ def choose_format(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.getLogger("resnext_det.weights.published.hub").setLevel(
-        logging.INFO
-    )  # what is waited for
+    # The hub may keep one waiting.
+    logging.getLogger("resnext_det.weights.published.hub").setLevel(logging.INFO)
     options = parse(arguments)
     return finish(lambda: run(options))
 
