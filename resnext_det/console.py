@@ -18,7 +18,7 @@ Cell = tuple[str, str]
 
 
 class Look(NamedTuple):
-    """What a console can show.
+    """Hold what a console can show.
 
     Attributes:
         width: in columns.

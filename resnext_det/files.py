@@ -187,10 +187,14 @@ def shorten_path(path: str) -> str:
     return ":".join("/".join(parts[-2:]) for parts in every)
 
 
-def list_first(names: Iterable[str], count: int = 5) -> str:
-    """Join the first names for a message: "a, b, c and 7 more"."""
+def list_first(names: Iterable[str], count: int = 5, *, of: int | None = None) -> str:
+    """Join the first names for a message: "a, b, c and 7 more".
+
+    Args:
+        of: how many there are, where only the first are given.
+    """
     every = list(names)
-    left = len(every) - count
+    left = (len(every) if of is None else of) - count
     return escape_controls(", ".join(every[:count])) + (f" and {left} more" if left > 0 else "")
 
 

@@ -111,8 +111,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     file = add_preprocessing_beside(
         read_weights(options.input, mapped=options.inspect, prefix=options.prefix)
     )
-    if options.preprocessing:
-        file = assume_preprocessing(file, options.preprocessing)
+    file = assume_preprocessing(file, options.preprocessing)
     if options.backbone_only:
         file = extract_backbone(file)
     if options.inspect:

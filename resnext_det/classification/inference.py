@@ -42,8 +42,7 @@ class Classifier:
     ) -> None:
         self.device = distributed.resolve_device(device or distributed.AUTO, setting="device")
         file = weights if isinstance(weights, WeightFile) else read_weights(weights, mapped=True)
-        if preprocessing is not None:
-            file = assume_preprocessing(file, preprocessing)
+        file = assume_preprocessing(file, preprocessing)
         self.protocol = protocol_of(file)
         self.network = load_classifier(file).to(self.device).eval()
         names = class_names or file.class_names or ()

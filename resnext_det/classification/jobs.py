@@ -205,9 +205,7 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
 
 
 def _test(job: EvaluationJob) -> list[ClassificationMetrics]:
-    file = read_weights(job.weights, mapped=True)
-    if job.preprocessing is not None:
-        file = assume_preprocessing(file, job.preprocessing)
+    file = assume_preprocessing(read_weights(job.weights, mapped=True), job.preprocessing)
     protocol = protocol_of(
         file,
         job.protocol,

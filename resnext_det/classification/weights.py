@@ -117,8 +117,7 @@ def load_initial_weights(
             file.path,
         )
         file = extract_backbone(file)
-    if preprocessing is not None:
-        file = assume_preprocessing(file, preprocessing)
+    file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden, defaults=get_classifier_cfg())
     load_weights(classifier, _fit_linear(file, class_names))
 

@@ -82,8 +82,7 @@ def read_start(
             f"{_FROM_RANDOM}"
         ) from None
     file.refuse_unusable()
-    if preprocessing is not None:
-        file = assume_preprocessing(file, preprocessing)
+    file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden, training=isinstance(source, str))
     return file
 
@@ -113,8 +112,7 @@ def read_trained(
         )
     file = read_weights(source, mapped=True)
     file.refuse_unusable()
-    if preprocessing is not None:
-        file = assume_preprocessing(file, preprocessing)
+    file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden)
     return file
 
@@ -166,7 +164,7 @@ def explain_no_config(path: str | Path) -> str:
     file = read_weights(path, mapped=True)
     if file.format == "detector":
         return f"{path} does not hold the configuration of its detector, as files of trainings do"
-    return f"{path} is {_name_kind(file)}, from which a detector may be trained, and no detector"
+    return f"{path} is a {file.kind}, from which a detector may be trained, and no detector"
 
 
 def load_pretrained(
@@ -216,14 +214,10 @@ def load_detector(model: nn.Module, file: WeightFile) -> None:
     report = load_weights(model, file)
     if report.missing:
         raise ValueError(
-            f"MODEL.WEIGHTS = {file.path} holds {_name_kind(file)} and not a whole detector: "
+            f"MODEL.WEIGHTS = {file.path} holds a {file.kind} and not a whole detector: "
             f"{len(report.missing)} tensors, such as {report.missing[0]}, would be random; give "
             "the file of a trained detector"
         )
-
-
-def _name_kind(file: WeightFile) -> str:
-    return "a classifier" if "linear.weight" in file.state else "a backbone"
 
 
 def describe_detector(

@@ -11,11 +11,12 @@ Read the files in this order:
   ``published/timm_config.py`` read; ``trained_detector.py`` for the file of a whole detector.
 - Its source, ``published/``: ``catalog.py`` over ``catalog_entries.py`` and ``downloading.py``, and
   ``hub.py``; ``catalog_paths.py`` serves both to detectron2.
+- Its numbers: ``health.py``.
 - Its use: ``requirements.py`` holds a configuration to it, ``loading.py`` puts it into a model (and
   gives a report, ``load_report.py``), ``conversion.py`` and ``writing.py`` make other files;
   ``rounding.py`` chooses the type of what is computed.
-- ``doctor/`` tells people what a file is: ``diagnosis.py`` over ``description.py``, ``health.py``
-  and ``shipped_configs.py``, and ``text.py``, which writes it.
+- ``doctor/`` tells people what a file is: ``diagnosis.py`` over ``description.py`` and
+  ``shipped_configs.py``, and ``text.py``, which writes it.
 """
 
 from resnext_det.weights.conversion import convert_preprocessing

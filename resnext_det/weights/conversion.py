@@ -82,42 +82,54 @@ def add_preprocessing_beside(file: WeightFile) -> WeightFile:
             f"{config} is damaged, so the preprocessing of {file.path} is not known; correct it, "
             "or move it away"
         ) from error
-    found = _read_preprocessing(values, file.state)
-    if found is None:
+    found = read_config_images(values, file.state)
+    try:
+        preprocessing = None if found is None else Preprocessing.from_dict(found)
+    except ValueError:
+        preprocessing = None
+    if preprocessing is None:
         return file
     origins = dict.fromkeys(list_fields(), RUN_CONFIG) | {"batch_norm": FROM_WEIGHTS}
-    return replace(file, preprocessing=found, origins={**file.origins, **origins})
+    return replace(file, preprocessing=preprocessing, origins={**file.origins, **origins})
 
 
-def _read_preprocessing(values: Any, state: Mapping[str, Tensor]) -> Preprocessing | None:
-    """Read a configuration's preprocessing; None where it leaves something to defaults."""
+def read_config_images(values: Any, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Read the preprocessing of a detector's configuration, also of gray images.
+
+    Args:
+        values: of the configuration, by node and key.
+        state: the detector's weights.
+
+    Returns:
+        the fields of a ``Preprocessing``, unchecked; None where something is left to defaults.
+    """
     try:
         model = values["MODEL"]
-        return Preprocessing.from_dict(
-            {
-                "channel_order": values["INPUT"]["FORMAT"],
-                "mean": list(model["PIXEL_MEAN"]),
-                "std": list(model["PIXEL_STD"]),
-                "stride_in_1x1": model["RESNETS"]["STRIDE_IN_1X1"],
-                "batch_norm": find_batch_norm(state),
-            }
-        )
-    except (KeyError, TypeError, ValueError):
+        return {
+            "channel_order": values["INPUT"]["FORMAT"],
+            "mean": list(model["PIXEL_MEAN"]),
+            "std": list(model["PIXEL_STD"]),
+            "stride_in_1x1": model["RESNETS"]["STRIDE_IN_1X1"],
+            "batch_norm": find_batch_norm(state),
+        }
+    except (KeyError, TypeError):
         return None
 
 
-def assume_preprocessing(file: WeightFile, statement: str) -> WeightFile:
+def assume_preprocessing(file: WeightFile, statement: str | None) -> WeightFile:
     """Give weights the preprocessing that the user states; what is only usual gives way to it.
 
     So does a config.json, with a warning: timm writes a published model's beside what was trained
     on from it. Where the statement says nothing of the stride, its place stays as it was.
 
     Args:
-        statement: see ``parse_preprocessing``.
+        statement: see ``parse_preprocessing``; None: the file stays as it is.
 
     Raises:
         ValueError: it cannot be read, or the file itself or the catalog tells another one.
     """
+    if statement is None:
+        return file
     known = file.preprocessing
     assumed = replace(parse_preprocessing(statement), batch_norm=find_batch_norm(file.state))
     tells_stride = names_stride(statement)

@@ -17,8 +17,8 @@ from torch import Tensor
 from resnext_det.architecture import Architecture
 from resnext_det.files import list_first
 from resnext_det.weights.containers import Contents, read_container, unpack_weights
-from resnext_det.weights.doctor.health import tell_not_finite
 from resnext_det.weights.formats import NativeWeights, convert_to_native
+from resnext_det.weights.health import tell_not_finite
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
 from resnext_det.weights.published import hub
 from resnext_det.weights.published.timm_config import CONFIG, read_config, read_facts
@@ -86,9 +86,16 @@ class WeightFile:
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
     detector: TrainedDetector | None = field(default=None, repr=False)
 
+    @property
+    def kind(self) -> str:
+        """Name the kind of network: "detector", "classifier" or "backbone"."""
+        if self.format == "detector":
+            return "detector"
+        return "classifier" if "linear.weight" in self.state else "backbone"
+
     @cached_property
     def not_finite(self) -> str | None:
-        """Which numbers are NaN or infinite, in a sentence; None where all are finite.
+        """Say which numbers are NaN or infinite; None where all are finite.
 
         The numbers are looked at once, on first use.
         """

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import list_first
-from resnext_det.weights.name_tables import TORCHVISION, NameTable
 from resnext_det.weights.other_networks import find_cause, find_cause_of_names
 from resnext_det.weights.prefixes import (
     Network,
@@ -25,8 +24,6 @@ from resnext_det.weights.prefixes import (
 )
 from resnext_det.weights.rounding import choose_type, compute_exactly
 from resnext_det.weights.structure import find_architecture
-
-__all__ = ["TORCHVISION", "NameTable", "NativeWeights", "convert_to_native", "join_paths"]
 
 # Constants that detectors of detectron2 up to 0.3 saved; ours come from the configuration.
 _CONSTANTS = re.compile(
@@ -150,7 +147,7 @@ def _describe_networks(state: Mapping[str, Tensor], networks: Sequence[Network])
         prefix = network.prefix if network.detector is None else network.detector
         kind = what if network.detector is None else f"a detector of {what}"
         described.append(f"{prefix!a:.80} ({kind})")
-    return list_first([*described, *networks[_MOST_NAMED:]], _MOST_NAMED)  # type: ignore[list-item]
+    return list_first(described, _MOST_NAMED, of=len(networks))
 
 
 def _find(network: Network, state: Mapping[str, Tensor]) -> Architecture | ValueError:

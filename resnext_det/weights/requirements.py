@@ -262,8 +262,7 @@ def read_needed_overrides(
     """
     file = read_weights(source, mapped=True)
     file.refuse_unusable()
-    if preprocessing is not None:
-        file = assume_preprocessing(file, preprocessing)
+    file = assume_preprocessing(file, preprocessing)
     if file.preprocessing is None and file.detector is None:
         raise ValueError(
             f"MODEL.WEIGHTS = {source} does not say which preprocessing it needs, so nothing can "

@@ -24,19 +24,20 @@ ANTI_ALIASED = (
     "is anti-aliased: it blurs or averages its maps before every stride, though names and shapes "
     "of its weights may be a plain ResNet's"
 )
-"""What timm's resnetaa50 and resnetblur50 are, for errors."""
+"""Explain timm's resnetaa50 and resnetblur50, for errors."""
 _ANTI_ALIASED_NAME = re.compile(r"(?:^|[\W_])(?:wide_)?(?:se|eca)?resnex?t(?:aa|blur)\d+", re.ASCII)
-# Where a training writes its network's name, and arguments that names and shapes do not tell.
+PLAIN_ARGUMENTS = {
+    **{"aa_layer": None, "act_layer": "relu", "avg_down": False, "output_stride": 32},
+    **{"replace_stem_pool": False, "stem_type": ""},
+}
+"""The arguments of timm's networks that change what is computed, with a plain ResNet's values."""
+# Where a training writes its network's name.
 _OF_TRAINING = ("args", "hyper_parameters")
 _NAMES_OF_NETWORK = ("arch", "model", "model_name", "architecture")
-_PLAIN_FEATURES = {
-    **{"aa_layer": None, "act_layer": "relu", "output_stride": 32},
-    **{"replace_stem_pool": False, "avg_down": False},
-}
 
 
 class Arguments(NamedTuple):
-    """What the arguments of a training tell.
+    """Hold what the arguments of a training tell.
 
     Attributes:
         images: fields of ``Preprocessing``; without those that were not given.
@@ -131,7 +132,7 @@ def check_network(beside: Mapping[str, Any], file_name: str) -> None:
                     f"{ANTI_ALIASED}; {remedy}"
                 )
         for key, value in read_attributes(values.get("model_kwargs")).items():
-            if key in _PLAIN_FEATURES and value is not None and value != _PLAIN_FEATURES[key]:
+            if key in PLAIN_ARGUMENTS and value is not None and value != PLAIN_ARGUMENTS[key]:
                 raise ValueError(
                     f"{place}model_kwargs beside the weights says that the network was built with "
                     f"{key} = {value!a:.60}, which changes what it computes; {remedy}"

@@ -17,7 +17,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.files import write_file
 from resnext_det.weights.conversion import ROUNDING, convert_preprocessing
 from resnext_det.weights.file import WeightFile
-from resnext_det.weights.formats import TORCHVISION
+from resnext_det.weights.name_tables import TORCHVISION
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, are_close
 from resnext_det.weights.safetensors import write_safetensors
 from resnext_det.weights.structure import (

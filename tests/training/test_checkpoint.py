@@ -248,7 +248,7 @@ def test_detectron2_resumes_ours_in_mixed_precision(tmp_path: Path) -> None:
 
 
 def test_a_training_state_is_never_a_placeholder(tmp_path: Path) -> None:
-    """What is read beside weights is an error in a state to go on from, by its place."""
+    """Refuse a training state with an object that is not made, and name its place."""
     checkpointer = Checkpointer(tmp_path)
     plain = {"model": {}, "iteration": 2**70, "random_state": {(0, 1): bytearray(b"a")}}
     assert checkpointer.load(checkpointer.save("a", plain)) == plain

@@ -1,4 +1,4 @@
-"""What is computed from weights of 16 bits is as exact as float32: compared with float64."""
+"""Compare what is computed from weights of 16 bits with float64: it is as exact as float32."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.files import list_first
-from resnext_det.weights.conversion import select_backbone
+from resnext_det.weights.conversion import read_config_images, select_backbone
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS
@@ -32,7 +32,7 @@ KEYS = (
     *("preprocessing", "metadata", "origins", "usual", "left_out", "class_names", "versions"),
     *("metrics", "configuration", "prefix", "left_out_names", "passed_over"),
 )
-"""What a description has."""
+"""The keys of a description."""
 
 
 def describe(file: WeightFile) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def describe(file: WeightFile) -> dict[str, Any]:
         "path": file.path,
         "bytes": path.stat().st_size if path.is_file() else None,
         "format": file.format,
-        "kind": _find_kind(file),
+        "kind": file.kind,
         "dtype": _find_dtypes(file.state),
         "architecture": architecture and str(architecture),
         "not_recognized": reason,
         "parameters": _count_parameters(file.state),
         "backbone_parameters": _count_parameters(backbone),
-        "classes": _count_classes(file) if file.format == "detector" else classes,
+        "classes": _count_classes(file) if file.kind == "detector" else classes,
         "deformable": find_deformable_settings(file.state),
         "multiply_adds": architecture and architecture.multiply_adds(_SIZE, _SIZE, classes),
         "batch_norm": find_batch_norm(file.state),
@@ -185,18 +185,12 @@ def _tell_origins(description: Mapping[str, Any]) -> list[str]:
 def describe_left_out(description: Mapping[str, Any]) -> str:
     """Write how many names were left out, and the first of them."""
     count, names = description["left_out"], description["left_out_names"]
-    return f"{count} names ({list_first([*names, *[''] * (count - len(names))], 4)})"
+    return f"{count} names ({list_first(names, 4, of=count)})"
 
 
 def _make_printable(text: str) -> str:
     """Put a text of the file into one line, without what would command a terminal."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
-def _find_kind(file: WeightFile) -> str:
-    if file.format == "detector":
-        return "detector"
-    return "classifier" if "linear.weight" in file.state else "backbone"
 
 
 def _find_dtypes(state: Mapping[str, Tensor]) -> str:
@@ -225,18 +219,8 @@ def _describe_preprocessing(file: WeightFile) -> tuple[dict[str, Any] | None, di
     origins = {"batch_norm": FROM_WEIGHTS, **file.origins}
     if file.preprocessing is not None:
         return file.preprocessing.as_dict(), origins
-    if file.detector is None:
-        return None, origins
-    config = file.detector.config
-    try:
-        found = {
-            "channel_order": config["INPUT"]["FORMAT"],
-            "mean": list(config["MODEL"]["PIXEL_MEAN"]),
-            "std": list(config["MODEL"]["PIXEL_STD"]),
-            "stride_in_1x1": config["MODEL"]["RESNETS"]["STRIDE_IN_1X1"],
-            "batch_norm": find_batch_norm(file.state),
-        }
-    except (KeyError, TypeError):
+    found = file.detector and read_config_images(file.detector.config, file.state)
+    if not found:
         return None, origins
     return found, {**origins, **dict.fromkeys(found, FROM_FILE), "batch_norm": FROM_WEIGHTS}
 

@@ -22,9 +22,9 @@ from resnext_det.weights.conversion import (
     select_backbone,
 )
 from resnext_det.weights.doctor.description import KEYS, describe
-from resnext_det.weights.doctor.health import check_numbers
 from resnext_det.weights.doctor.shipped_configs import choose_config
 from resnext_det.weights.file import WeightFile, read_weights
+from resnext_det.weights.health import check_numbers
 from resnext_det.weights.preprocessing import are_close
 from resnext_det.weights.published.timm_config import CONFIG
 
@@ -117,8 +117,7 @@ def diagnose(
                 f"{source} is a folder without files of weights ({', '.join(SUFFIXES)}); name one"
             )
         file = add_preprocessing_beside(read_weights(source, mapped=True, prefix=prefix))
-        if preprocessing:
-            file = assume_preprocessing(file, preprocessing)
+        file = assume_preprocessing(file, preprocessing)
         found |= describe(file)
         damage = find_damage(file.path)
     except (ValueError, OSError) as error:

@@ -21,7 +21,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.files import cache_folder
 
 PREFIX = "resnext://"
-"""What begins every name of the catalog."""
+"""The beginning of every name of the catalog."""
 
 
 @dataclass(frozen=True)

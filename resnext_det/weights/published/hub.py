@@ -20,7 +20,7 @@ from resnext_det.weights.published.timm_config import CONFIG, read_config
 logger = logging.getLogger(__name__)
 
 PREFIX = "hf-hub:"
-"""What begins a name of the hub."""
+"""The beginning of a name of the hub."""
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The files of weights in a repository or folder, the first that is there is taken."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm
-from resnext_det.weights.training_arguments import ANTI_ALIASED
+from resnext_det.weights.training_arguments import ANTI_ALIASED, PLAIN_ARGUMENTS
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +52,11 @@ _HARMLESS = {
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
 }
 _AVERAGES = (None, "", "avg", "fast")
-_PLAIN_ARGUMENTS = {
-    **{"output_stride": 32, "stem_type": "", "avg_down": False},
-    **{"act_layer": "relu", "replace_stem_pool": False},
-}
 _OTHER_STRIDES = ("downsample_in_bottleneck", "downsample_in_first_stage")
 
 
 class Facts(NamedTuple):
-    """What config.json tells of weights.
+    """Hold what config.json tells of weights.
 
     Attributes:
         preprocessing: with timm's defaults for what is not stated; None for images of other than
@@ -159,7 +155,7 @@ def _check_network(path: Path, values: Mapping[str, Any]) -> None:
     if not isinstance(arguments, dict):
         raise _refuse(path, "model_args", arguments, "an object")
     for key, value in arguments.items():
-        if key not in _HARMLESS and value is not None and value != _PLAIN_ARGUMENTS.get(key):
+        if key not in _HARMLESS and value is not None and value != PLAIN_ARGUMENTS.get(key):
             raise ValueError(
                 f"{path} says that the network was built with {key!a:.40} = {value!a:.60}, which "
                 f"changes what it computes; {remedy}"

@@ -1,4 +1,4 @@
-"""What a pickle names: plain data is made as it is, anything else becomes a placeholder.
+"""Make the objects that a pickle names: plain data as it is, a placeholder for anything else.
 
 Nothing that a pickle names is imported or called. So an object beside the weights (a training
 configuration, a date, a generator's state) cannot do anything, and does not keep them from being

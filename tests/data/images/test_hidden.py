@@ -1,4 +1,4 @@
-"""What is hidden is neither a class nor an image, in folders, archives and flat sets alike."""
+"""Test that hidden files are neither classes nor images, in folders, archives and flat sets."""
 
 from __future__ import annotations
 

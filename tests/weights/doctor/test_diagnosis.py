@@ -20,12 +20,11 @@ from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, load_weights, read_weights
 from resnext_det.weights.doctor.description import KEYS
 from resnext_det.weights.doctor.diagnosis import compare, diagnose, list_files
-from resnext_det.weights.doctor.health import check_numbers
+from resnext_det.weights.health import check_numbers
 from resnext_det.weights.requirements import check_configuration
 from resnext_det.weights.trained_detector import describe_training
 from resnext_det.weights.writing import write_weights
 from tests.tools.helpers import load_tool
-from tests.weights.doctor.test_health import QUICKSTART
 from tests.weights.helpers import (
     HEADS,
     SMALL,
@@ -39,6 +38,7 @@ from tests.weights.helpers import (
     torchvision_network,
 )
 from tests.weights.test_conversion import run_of_ours
+from tests.weights.test_health import QUICKSTART
 
 OWN = {"file", "usable", "error", "lacks", "faults", "warnings", "config_file", "overrides"}
 
@@ -88,7 +88,7 @@ def test_half_precision(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_lacking(dropped: str, lacks: list[str], fault: str | None, tmp_path: Path) -> None:
-    """What the doctor calls whole is loaded, and what it does not is refused."""
+    """Load every file that the doctor calls whole; every other is refused."""
     state = {name: tensor for name, tensor in backbone().items() if dropped not in name}
     found = diagnose_state(state, tmp_path)
     assert (found["lacks"], found["usable"]) == (lacks, fault is None)

@@ -1,4 +1,4 @@
-"""What an error says of an object that stands under a weight's name, and of what it advises."""
+"""Test what an error says of an object under a weight's name, and that its advice works."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ class Settable(dict):  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_objects_become_placeholders(tmp_path: Path, protocol: int) -> None:
-    """What is not plain data holds what it was given, is a key, and changes nothing beside it."""
+    """Read what is no plain data as a placeholder: it holds what it was given, and may be a key."""
     settable = Settable(depth=50)
     settable.new = True  # type: ignore[attr-defined]
     odd: list[Any] = [

@@ -22,7 +22,7 @@ class _Extremes(NamedTuple):
 
 
 class Health(NamedTuple):
-    """What is wrong with weights.
+    """Hold what is wrong with weights.
 
     Attributes:
         faults: with these a network computes nothing of use; each a sentence.

@@ -1,4 +1,4 @@
-"""What the doctor finds in the numbers of weights."""
+"""Test what the doctor finds in the numbers of weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.resnext import ResNeXt, ResNeXtClassifier
-from resnext_det.weights.doctor.health import Health, check_numbers, tell_not_finite
+from resnext_det.weights.health import Health, check_numbers, tell_not_finite
 from tests.weights.helpers import (
     SMALL,
     THIN,
