@@ -79,12 +79,10 @@ def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
     file = inference / "metrics.json"
     if not file.is_file():
         raise NotTested(f"{file} does not exist: {_explain_no_evaluation(folder, inference)}")
-    content = _read_test(
-        file,
-        AVERAGE_PRECISIONS,
-        other="it is no evaluation of detections; give a run that found objects",
-        empty="the test set has no annotated object; test on one that has some",
-    )
+    other = "it is no evaluation of detections; give a run that found objects"
+    content = _read_test(file, other=other)
+    empty = "the test set has no annotated object; test on one that has some"
+    _check_metrics(file, content, AVERAGE_PRECISIONS, other=other, empty=empty)
     limit = content.get("max_detections", COCO_LIMIT)
     key = f"{name_task(limit)}/AP"
     protocol = "two-step" if config.get("MODEL.LOAD_PROPOSALS") else "joint"
@@ -141,13 +139,16 @@ def read_classifier(output_dir: str | Path) -> list[Run]:
 
 def _read_classification(file: Path) -> dict[str, Any]:
     """Read the file of a classifier's test, of which older ones have a top-5 of any classes."""
-    keys, other = ("protocol", "ways", "images", "skipped"), "it is no test of a classifier"
-    empty, again = "no image was tested; test on a set that has some", "test the run again"
-    content = _read_test(file, (), keys, other=f"{other}; {again}", empty=empty)
+    other = "it is no test of a classifier; test the run again"
+    content = _read_test(file, ("protocol", "ways", "images", "skipped"), other=other)
     ways = content["ways"]
     if not isinstance(ways, int):
-        raise ValueError(f"{file}: ways is {ways!r}, which is no number of classes; {again}")
-    return _read_test(file, _list_errors(ways), keys, other=f"{other}; {again}", empty=empty)
+        raise ValueError(
+            f"{file}: ways is {ways!r}, which is no number of classes; test the run again"
+        )
+    empty = "no image was tested; test on a set that has some"
+    _check_metrics(file, content, _list_errors(ways), other=other, empty=empty)
+    return content
 
 
 def _list_errors(ways: int) -> tuple[str, ...]:
@@ -227,22 +228,37 @@ def _read_seed(config: Mapping[str, Any]) -> int | None:
     return seed if isinstance(seed, int) and seed >= 0 else None
 
 
-def _read_test(
-    file: Path, metrics: Sequence[str], keys: Sequence[str] = (), *, other: str, empty: str
-) -> dict[str, Any]:
-    """Read the file of a test and check that it has the keys, and the metrics in percent.
+def _read_test(file: Path, keys: Sequence[str] = (), *, other: str) -> dict[str, Any]:
+    """Read the file of a test and check that it has the keys.
 
     Args:
         other: what an error says of a file without a key, after its name.
-        empty: what an error gives as the reason for a metric that is null.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error}); test the run again") from error
-    for key in (*keys, *metrics):
+    _check_keys(file, content, keys, other)
+    return content
+
+
+def _check_keys(file: Path, content: Any, keys: Sequence[str], other: str) -> None:
+    for key in keys:
         if not isinstance(content, dict) or key not in content:
             raise ValueError(f"{file} has no {key}: {other}")
+
+
+def _check_metrics(
+    file: Path, content: Mapping[str, Any], metrics: Sequence[str], *, other: str, empty: str
+) -> None:
+    """Check that a test has the metrics in percent.
+
+    Args:
+        content: of the file.
+        other: see ``_read_test``.
+        empty: what an error gives as the reason for a metric that is null.
+    """
+    _check_keys(file, content, metrics, other)
     for metric in metrics:
         value = content[metric]
         if value is None or value != value:
@@ -252,7 +268,6 @@ def _read_test(
                 f"{file}: {metric} is {value!r}, which is no percentage (0 to 100); test the run "
                 "again"
             )
-    return content
 
 
 def _choose_test_set(dataset: str | None, names: Sequence[str], folder: Path) -> str:

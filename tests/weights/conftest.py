@@ -1,4 +1,4 @@
-"""A local server of files, and a cache folder of its own, for the tests of downloads."""
+"""Give tests of weights networks of random numbers, and those of downloads a server of files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torchvision.models import ResNet
 
 from resnext_det.weights.published import downloading
 from tests.weights.file_server import Server, run_server
+from tests.weights.foreign_names import random_network
 
 
 @pytest.fixture
@@ -18,3 +20,13 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("RESNEXT_DET_CACHE", str(tmp_path))
     with run_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def network() -> ResNet:
+    return random_network(26, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def other() -> ResNet:
+    return random_network(26, 4, 4)

@@ -35,16 +35,6 @@ State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def network() -> ResNet:
-    return random_network(26, 2, 4)
-
-
-@pytest.fixture(scope="module")
-def other() -> ResNet:
-    return random_network(26, 4, 4)
-
-
-@pytest.fixture(scope="module")
 def states(network: ResNet) -> dict[str, State]:
     return {
         "torchvision": network.state_dict(),

@@ -34,16 +34,6 @@ HEADS = {"block3-1": {"default": {"fc.weight": torch.zeros(5, 2048), "fc.bias": 
 OPTIMIZER = {"state": {0: {"momentum_buffer": None}}, "param_groups": [{"lr": 0.1}]}
 
 
-@pytest.fixture(scope="module")
-def network() -> ResNet:
-    return random_network(26, 2, 4)
-
-
-@pytest.fixture(scope="module")
-def other() -> ResNet:
-    return random_network(26, 4, 4)
-
-
 def without_head(network: ResNet) -> State:
     return {n: t for n, t in network.state_dict().items() if not n.startswith("fc.")}
 

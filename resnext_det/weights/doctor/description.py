@@ -145,8 +145,7 @@ def format_description(description: Mapping[str, Any]) -> str:
     elif description["format"] == "detector":
         lines.append("configuration and classes of the detector: the file does not tell")
     for name, numbers in description["metrics"].items():
-        found = (f"{key} {value:.1f}" for key, value in numbers.items() if "-" not in key)
-        lines.append(f"measured on {name}: {', '.join(found)}")
+        lines.append(f"measured on {name}: {describe_metrics(numbers)}")
     preprocessing = description["preprocessing"]
     if preprocessing is None:
         lines.append("preprocessing: not known; ask whoever trained it")
@@ -180,6 +179,11 @@ def _tell_origins(description: Mapping[str, Any]) -> list[str]:
         else f"{', '.join(names)}: from {origin}"
         for origin, names in facts.items()
     ]
+
+
+def describe_metrics(numbers: Mapping[str, float]) -> str:
+    """Write a test's numbers, without those of single categories."""
+    return ", ".join(f"{key} {value:.1f}" for key, value in numbers.items() if "-" not in key)
 
 
 def describe_left_out(description: Mapping[str, Any]) -> str:

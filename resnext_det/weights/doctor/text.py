@@ -8,7 +8,7 @@ from typing import Any
 
 from resnext_det.console import Cell, Look, indent_text, measure, wrap, wrap_command
 from resnext_det.files import escape_controls, list_first
-from resnext_det.weights.doctor.description import describe_left_out
+from resnext_det.weights.doctor.description import describe_left_out, describe_metrics
 from resnext_det.weights.doctor.diagnosis import compare
 
 _PAGE = 96  # columns, where there are more
@@ -240,8 +240,7 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if found["versions"]:
         yield "trained with", ", ".join(" ".join(each) for each in found["versions"].items()), ""
     for name, numbers in found["metrics"].items():
-        told = (f"{key} {value:.1f}" for key, value in numbers.items() if "-" not in key)
-        yield f"on {name}", ", ".join(told), ""
+        yield f"on {name}", describe_metrics(numbers), ""
     if found["left_out"]:
         yield "left out", f"{describe_left_out(found)}, which a backbone does not need", ""
     if found["passed_over"]:
