@@ -7,9 +7,10 @@ takes detectron2's dicts and detectron2's evaluators take a portable detector's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # so that detectors without torch take the class names from here
+    import torch
 
 
 class Boxes:

@@ -28,7 +28,7 @@ FLOORS = (
     ("data", "training"),
     ("evaluation",),
     ("detection", "classification"),
-    ("paper", "report", "benchmark", "command_line"),
+    ("paper", "report", "deploy", "benchmark", "command_line"),
     ("tools",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
@@ -37,7 +37,7 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 DETECTION_FLOORS = (
     (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
-        *("advice", "own_data"),
+        *("advice", "own_data", "pictures"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode, v2
 from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
 from resnext_det.config.loading import load_config
 from resnext_det.data.images.augmentation import PaperAugmentation
-from resnext_det.data.reading import decode_rgb
+from resnext_det.data.images.decoding import decode_rgb
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
 from resnext_det.resnext import ResNeXt

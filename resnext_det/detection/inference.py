@@ -1,4 +1,4 @@
-"""Detect with a trained detector: on images in memory, or on files, with pictures and JSON."""
+"""Detect with a trained detector, on images in memory or on files."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import cv2
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from PIL import Image
-from tqdm import tqdm
 
 from resnext_det.config.loading import override_config
 from resnext_det.data.annotations.coco_json import read_category_names
-from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset, map_classes
-from resnext_det.data.pixels import AnyImage, apply_to_each, count_frames, to_pixels
+from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset
+from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
-from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
-from resnext_det.detection.inputs import name_pictures
+from resnext_det.detection.pictures import check_same_names, detect_on_files
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.results import DetectionTable
-from resnext_det.detection.video import convert_video, is_video
+from resnext_det.detection.results import ImageDetections
 from resnext_det.detection.weights import load_detector, load_trained_config, read_trained
 from resnext_det.files import list_first
 from resnext_det.instances import Instances, name_classes
@@ -111,6 +106,17 @@ class Predictor:
         """
         return apply_to_each(image, self.image_format, self._detect)
 
+    @property
+    def lowest_score(self) -> float:
+        """Of the detections that the model gives: ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``."""
+        return self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+
+    def detect(self, image: AnyImage) -> ImageDetections:
+        """Detect on one image, as a call does, and give arrays of numpy."""
+        found = self(image)
+        fields = (found.pred_boxes.tensor, found.scores, found.pred_classes)
+        return ImageDetections(found.image_size, *(field.numpy() for field in fields))
+
     @torch.inference_mode()
     def _detect(self, image: AnyImage) -> Instances:
         pixels = to_pixels(image, self.image_format)
@@ -139,11 +145,7 @@ def choose_class_names(
     Raises:
         ValueError: another number of names than of classes; those given are not those of the file.
     """
-    if known and given and tuple(known) != tuple(given):
-        raise ValueError(
-            f"the class names {', '.join(given)} are given, but the file {cfg.MODEL.WEIGHTS} is of "
-            f"a detector of {', '.join(known)}, in this order; leave --classes out"
-        )
+    check_same_names(given, known, cfg.MODEL.WEIGHTS)
     count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     return name_classes(count, known or given or _read_names(cfg, count, dataset))
 
@@ -180,133 +182,23 @@ def predict_files(
 ) -> tuple[int, int]:
     """Detect on images and videos; write pictures of the same names, and JSON files.
 
-    These are ``detections.json``, a list of COCO results, each with the name of its class as
-    ``category``, and its ``file_name``; and ``images.json``, of COCO's form, with the images and
-    categories whose ids the results have. A video becomes one with boxes, and each of its frames is
-    an image of ``images.json``. What cannot be read is reported and passed over. After Ctrl-C the
-    files hold what was done so far.
+    See ``detect_on_files``, which also says what is raised.
 
     Args:
         detector: a predictor, or its configuration.
         paths: images, videos, and numbers of cameras, as ``find_images`` gives them.
         names: of the classes; by default those of ``choose_class_names``.
-        output_dir: made where it is missing; of pictures with equal names the later ones get a
-            number.
-        score: detections below it are neither drawn nor written;
-            ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
-        dataset: a dataset, or its name, that has all the images: the JSON files have its ids, so
-            that ``evaluate_coco`` compares them with its annotations.
+        output_dir, score: see there.
+        dataset: a dataset, or its name.
 
     Returns:
         the numbers of detections, and of images and frames that could be read.
-
-    Raises:
-        ValueError: the score is not from 0 to 1, the weights do not fit, no image could be read, a
-            picture would overwrite an image, or the dataset has other classes or not all images.
-        OSError: a file could not be written.
-        KeyboardInterrupt: after Ctrl-C; it tells what was done.
     """
     predictor = detector if isinstance(detector, Predictor) else Predictor(detector)
     if isinstance(dataset, str):
         dataset = load_coco(dataset) if dataset else None
-    _check_score(predictor.cfg, score, of_dataset=dataset is not None)
-    folder = Path(output_dir)
-    targets = name_pictures(paths, folder)
     of_dataset = "" if dataset is None else dataset.name
     names = choose_class_names(predictor.cfg, names, predictor.known_names, of_dataset)
-    table = DetectionTable(names, None if dataset is None else map_classes(dataset, names))
-    table.check_images(paths)
-    folder.mkdir(parents=True, exist_ok=True)
-    stopped = ""
-    try:
-        _process_all(paths, targets, _Annotator(predictor, table, score))
-    except KeyboardInterrupt:
-        stopped = f"stopped after {len(table.images)} images and frames"
-    if not table.images and not stopped:
-        raise ValueError(f"none of the {len(paths)} images could be read; see the warnings above")
-    table.write(folder)
-    if stopped:
-        raise KeyboardInterrupt(f"{stopped}; their {len(table.rows)} detections are in {folder}")
-    return len(table.rows), len(table.images)
-
-
-def _check_score(cfg: CfgNode, score: float, *, of_dataset: bool) -> None:
-    if not 0 <= score <= 1:
-        raise ValueError(f"the score {score:g} is not from 0 to 1; write, for example, 0.5 for 50%")
-    lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-    if score < lowest:
-        logger.warning(
-            "the detector gives no score below MODEL.ROI_HEADS.SCORE_THRESH_TEST = %g; for %g set "
-            "that too",
-            lowest,
-            score,
-        )
-    elif score > lowest and of_dataset:
-        logger.warning(
-            "detections of scores under %g are left out, which lowers their AP; for that of "
-            "--eval-only write --score %g",
-            *(score, lowest),
-        )
-
-
-def _process_all(paths: Sequence[Path], targets: Sequence[Path], annotator: _Annotator) -> None:
-    """Make the picture or video of every path; tell what cannot be read, and frames left out."""
-    animated = {}
-    for path, target in tqdm(list(zip(paths, targets)), "detecting", unit="image", disable=None):
-        try:
-            if is_video(path):
-                annotator.make_video(path, target)
-            else:
-                annotator.make_picture(path, target)
-                animated[path] = count_frames(path)
-        except (ValueError, FileNotFoundError) as error:
-            logger.warning("%s", error)
-    several = [f"{path} ({count} frames)" for path, count in animated.items() if count > 1]
-    if several:
-        logger.warning(
-            "of files that hold several images the first alone was taken: %s; save the others as "
-            "files of their own, or as a video",
-            list_first(several),
-        )
-
-
-class _Annotator:
-    """Detect on files, gather what is found, and draw it."""
-
-    def __init__(self, predictor: Predictor, table: DetectionTable, score: float) -> None:
-        self.predictor = predictor
-        self.table = table
-        self.score = score
-        self.labels = choose_labels(table.class_names)
-        self.colors = choose_colors(self.labels)
-
-    def make_picture(self, path: Path, target: Path) -> None:
-        """Write the picture of an image file, in the format that the target's suffix names."""
-        shown, format = to_pixels(path, "BGR"), self.predictor.image_format
-        image = shown if format == "BGR" else to_pixels(path, format)
-        _, data = cv2.imencode(target.suffix, self._annotate(image, shown, path))
-        try:
-            target.write_bytes(data.tobytes())
-        except OSError as error:
-            raise OSError(
-                f"the picture {target} could not be written: {error.strerror}; make room on that "
-                "disk, or choose another --output"
-            ) from error
-
-    def make_video(self, path: Path, target: Path) -> None:
-        """Write the video of a video file or camera."""
-
-        def convert(frame: np.ndarray, number: int) -> np.ndarray:
-            return self._annotate(Image.fromarray(frame[:, :, ::-1]), frame, path, number)
-
-        convert_video(path, target, convert)
-
-    def _annotate(
-        self, image: AnyImage, shown: np.ndarray, path: Path, frame: int | None = None
-    ) -> np.ndarray:
-        found = self.predictor(image)
-        found = found[found.scores >= self.score]
-        self.table.add(found, path, frame)
-        labels = [self.labels[index] for index in found.pred_classes.tolist()]
-        boxes = found.pred_boxes.tensor
-        return draw_detections(shown, boxes, labels, found.scores, colors=self.colors)
+    return detect_on_files(
+        predictor, paths, names, output_dir=output_dir, score=score, dataset=dataset
+    )

@@ -5,16 +5,45 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnext_det.data.coco import CocoDataset
 from resnext_det.detection.inputs import locate_images
-from resnext_det.evaluation.coco import make_coco_results
+from resnext_det.evaluation.coco import make_result_rows
 from resnext_det.files import list_first, write_text
-from resnext_det.instances import Instances
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDetections:
+    """Hold what a detector finds on an image, as arrays of numpy, best first.
+
+    Attributes:
+        image_size: height and width in pixels.
+        boxes: float32 (N, 4), x0, y0, x1, y1 in pixels of the image.
+        scores: float32 (N,), from 0 to 1.
+        classes: int64 (N,), from 0, in the order of the detector's class names.
+    """
+
+    image_size: tuple[int, int]
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def select(self, score: float) -> ImageDetections:
+        """Select the detections of this score or more."""
+        chosen = self.scores >= score
+        return ImageDetections(
+            self.image_size, self.boxes[chosen], self.scores[chosen], self.classes[chosen]
+        )
 
 
 class DetectionTable:
@@ -64,15 +93,17 @@ class DetectionTable:
                 *(len(every), len(self._ids), self._dataset.name),
             )
 
-    def add(self, found: Instances, path: Path, frame: int | None = None) -> None:
+    def add(self, found: ImageDetections, path: Path, frame: int | None = None) -> None:
         """Add the detections on an image, or on a frame of a video."""
         number = {} if frame is None else {"frame": frame}
         image_id = len(self.images) + 1 if self._dataset is None else self._ids[path.resolve()]
         height, width = found.image_size
         entry = {"id": image_id, "file_name": str(path), **number, "width": width, "height": height}
         self.images.append(entry)
-        rows = make_coco_results(image_id, found, self.category_ids)
-        for row, index in zip(rows, found.pred_classes.tolist(), strict=True):
+        rows = make_result_rows(
+            image_id, found.boxes, found.scores, found.classes, self.category_ids
+        )
+        for row, index in zip(rows, found.classes.tolist(), strict=True):
             name = self.class_names[index]
             self.rows.append({**row, "category": name, "file_name": str(path), **number})
 

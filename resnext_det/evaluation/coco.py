@@ -223,11 +223,28 @@ def make_coco_results(
             image.
         category_ids: the annotation file's category id of every class.
     """
-    boxes = instances.pred_boxes.tensor.detach().cpu().clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(
-        boxes.tolist(), instances.scores.tolist(), instances.pred_classes.tolist(), strict=True
-    )
+    fields = (instances.pred_boxes.tensor, instances.scores, instances.pred_classes)
+    boxes, scores, classes = (field.detach().cpu().numpy() for field in fields)
+    return make_result_rows(image_id, boxes, scores, classes, category_ids)
+
+
+def make_result_rows(
+    image_id: Any,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    category_ids: Sequence[Any],
+) -> list[dict[str, Any]]:
+    """Make entries of a COCO result file from arrays.
+
+    Args:
+        boxes: (N, 4), x0, y0, x1, y1 in pixels of the image.
+        scores: (N,).
+        classes: (N,), from 0.
+        category_ids: the annotation file's category id of every class.
+    """
+    corners, sizes = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    rows = zip(np.hstack([corners, sizes]).tolist(), scores.tolist(), classes.tolist(), strict=True)
     return [
         {"image_id": image_id, "category_id": category_ids[index], "bbox": box, "score": score}
         for box, score, index in rows

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from resnext_det.data.reading import decode_rgb, read_range
+from resnext_det.data.images.decoding import decode_rgb, read_range
 
 _LONGEST_FOLDER, _LONGEST_NAME = 4096, 255  # bytes; Linux takes no longer ones
 _CHUNK = 65_536  # names that are Python objects at once while millions are packed

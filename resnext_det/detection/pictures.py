@@ -1,0 +1,192 @@
+"""Detect on files: write pictures and videos with boxes, and what is found as JSON.
+
+It does without torch, so that exported detectors do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from resnext_det.data.coco import CocoDataset, map_classes
+from resnext_det.data.pixels import AnyImage, count_frames, to_pixels
+from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
+from resnext_det.detection.inputs import name_pictures
+from resnext_det.detection.results import DetectionTable, ImageDetections
+from resnext_det.detection.video import convert_video, is_video
+from resnext_det.files import list_first
+
+logger = logging.getLogger(__name__)
+
+
+class Detector(Protocol):
+    """Name what ``detect_on_files`` needs of a detector."""
+
+    @property
+    def image_format(self) -> str:
+        """Of the arrays that it takes: "BGR", "RGB" or "L"."""
+        ...
+
+    @property
+    def lowest_score(self) -> float:
+        """Of the detections that it gives."""
+        ...
+
+    def detect(self, image: AnyImage) -> ImageDetections:
+        """Detect on one image of any kind that ``to_pixels`` takes."""
+        ...
+
+
+def detect_on_files(
+    detector: Detector,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    *,
+    output_dir: str | Path,
+    score: float = 0.5,
+    dataset: CocoDataset | None = None,
+) -> tuple[int, int]:
+    """Detect on images and videos; write pictures of the same names, and JSON files.
+
+    These are ``detections.json``, a list of COCO results, each with the name of its class as
+    ``category``, and its ``file_name``; and ``images.json``, of COCO's form, with the images and
+    categories whose ids the results have. A video becomes one with boxes, and each of its frames is
+    an image of ``images.json``. What cannot be read is reported and passed over. After Ctrl-C the
+    files hold what was done so far.
+
+    Args:
+        detector: a ``Predictor``, or an ``ExportedDetector``.
+        paths: images, videos, and numbers of cameras, as ``find_images`` gives them.
+        names: of the detector's classes.
+        output_dir: made where it is missing; of pictures with equal names the later ones get a
+            number.
+        score: detections below it are neither drawn nor written;
+            ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
+        dataset: a dataset that has all the images: the JSON files have its ids, so
+            that ``evaluate_coco`` compares them with its annotations.
+
+    Returns:
+        the numbers of detections, and of images and frames that could be read.
+
+    Raises:
+        ValueError: the score is not from 0 to 1, the weights do not fit, no image could be read, a
+            picture would overwrite an image, or the dataset has other classes or not all images.
+        OSError: a file could not be written.
+        KeyboardInterrupt: after Ctrl-C; it tells what was done.
+    """
+    _check_score(detector.lowest_score, score, of_dataset=dataset is not None)
+    folder = Path(output_dir)
+    targets = name_pictures(paths, folder)
+    table = DetectionTable(names, None if dataset is None else map_classes(dataset, names))
+    table.check_images(paths)
+    folder.mkdir(parents=True, exist_ok=True)
+    stopped = ""
+    try:
+        _process_all(paths, targets, _Annotator(detector, table, score))
+    except KeyboardInterrupt:
+        stopped = f"stopped after {len(table.images)} images and frames"
+    if not table.images and not stopped:
+        raise ValueError(f"none of the {len(paths)} images could be read; see the warnings above")
+    table.write(folder)
+    if stopped:
+        raise KeyboardInterrupt(f"{stopped}; their {len(table.rows)} detections are in {folder}")
+    return len(table.rows), len(table.images)
+
+
+def check_same_names(given: Sequence[str], known: Sequence[str], file: str | Path) -> None:
+    """Refuse class names that are not those of the detector's file, where that tells them.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if known and given and tuple(known) != tuple(given):
+        raise ValueError(
+            f"the class names {', '.join(given)} are given, but the file {file} is of "
+            f"a detector of {', '.join(known)}, in this order; leave --classes out"
+        )
+
+
+def _check_score(lowest: float, score: float, *, of_dataset: bool) -> None:
+    if not 0 <= score <= 1:
+        raise ValueError(f"the score {score:g} is not from 0 to 1; write, for example, 0.5 for 50%")
+    if score < lowest:
+        logger.warning(
+            "the detector gives no score below MODEL.ROI_HEADS.SCORE_THRESH_TEST = %g; for %g set "
+            "that too (of an exported file: at its export)",
+            lowest,
+            score,
+        )
+    elif score > lowest and of_dataset:
+        logger.warning(
+            "detections of scores under %g are left out, which lowers their AP; for that of "
+            "--eval-only write --score %g",
+            *(score, lowest),
+        )
+
+
+def _process_all(paths: Sequence[Path], targets: Sequence[Path], annotator: _Annotator) -> None:
+    """Make the picture or video of every path; tell what cannot be read, and frames left out."""
+    animated = {}
+    for path, target in tqdm(list(zip(paths, targets)), "detecting", unit="image", disable=None):
+        try:
+            if is_video(path):
+                annotator.make_video(path, target)
+            else:
+                annotator.make_picture(path, target)
+                animated[path] = count_frames(path)
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("%s", error)
+    several = [f"{path} ({count} frames)" for path, count in animated.items() if count > 1]
+    if several:
+        logger.warning(
+            "of files that hold several images the first alone was taken: %s; save the others as "
+            "files of their own, or as a video",
+            list_first(several),
+        )
+
+
+class _Annotator:
+    """Detect on files, gather what is found, and draw it."""
+
+    def __init__(self, detector: Detector, table: DetectionTable, score: float) -> None:
+        self.detector = detector
+        self.table = table
+        self.score = score
+        self.labels = choose_labels(table.class_names)
+        self.colors = choose_colors(self.labels)
+
+    def make_picture(self, path: Path, target: Path) -> None:
+        """Write the picture of an image file, in the format that the target's suffix names."""
+        shown, format = to_pixels(path, "BGR"), self.detector.image_format
+        image = shown if format == "BGR" else to_pixels(path, format)
+        _, data = cv2.imencode(target.suffix, self._annotate(image, shown, path))
+        try:
+            target.write_bytes(data.tobytes())
+        except OSError as error:
+            raise OSError(
+                f"the picture {target} could not be written: {error.strerror}; make room on that "
+                "disk, or choose another --output"
+            ) from error
+
+    def make_video(self, path: Path, target: Path) -> None:
+        """Write the video of a video file or camera."""
+
+        def convert(frame: np.ndarray, number: int) -> np.ndarray:
+            return self._annotate(Image.fromarray(frame[:, :, ::-1]), frame, path, number)
+
+        convert_video(path, target, convert)
+
+    def _annotate(
+        self, image: AnyImage, shown: np.ndarray, path: Path, frame: int | None = None
+    ) -> np.ndarray:
+        found = self.detector.detect(image).select(self.score)
+        self.table.add(found, path, frame)
+        labels = [self.labels[index] for index in found.classes.tolist()]
+        return draw_detections(shown, found.boxes, labels, found.scores, colors=self.colors)
