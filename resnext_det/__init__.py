@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from resnext_det.classification.weights import load_classifier
     from resnext_det.config import config_file, get_cfg, load_config
     from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
+    from resnext_det.deploy.exported import ExportedDetector
     from resnext_det.detection.inference import Predictor
     from resnext_det.detection.jobs import Job, Metrics, evaluate, train
     from resnext_det.detection.portable.build import build_detector
@@ -48,6 +49,7 @@ _NAMES = {
     "classification.weights": "load_classifier",
     "config": "config_file get_cfg load_config",
     "config.classification": "get_classifier_cfg load_classifier_config",
+    "deploy.exported": "ExportedDetector",
     "detection.inference": "Predictor",
     "detection.jobs": "Job Metrics evaluate train",
     "detection.portable.build": "build_detector",
@@ -66,6 +68,7 @@ __all__ = [
     "CocoMetrics",
     "Deformable",
     "EvaluationJob",
+    "ExportedDetector",
     "Job",
     "LoadReport",
     "Metrics",

@@ -40,6 +40,10 @@ COMMANDS = {
 
 # What flags take that several commands have; a test compares it with the library's.
 ENGINES = ("auto", "portable", "detectron2")
+CONFIG_NODES = (
+    *("CUDNN_BENCHMARK", "DATALOADER", "DATASETS", "FLOAT32_PRECISION", "INPUT", "MODEL"),
+    *("OUTPUT_DIR", "SEED", "SOLVER", "TEST", "VERSION", "VIS_PERIOD"),
+)
 PREPROCESSINGS = ("torchvision", "mmpretrain", "msra", "fair", "detectron1", "pycls", "paper")
 
 
@@ -303,6 +307,15 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
         goes_on = "; --resume goes on from the newest checkpoint in OUTPUT_DIR, if there is one"
         sys.stderr.write(f"{str(stop) or 'stopped' + goes_on * resumable}\n")
         return 130
+    except ModuleNotFoundError as error:  # of a package that was installed without what it needs
+        missing = error.name or ""
+        if missing.startswith("resnext_det"):
+            raise
+        sys.stderr.write(
+            f"error: the package {missing} is not installed, and this command needs it; write pip "
+            "install resnext-det\n"
+        )
+        return 1
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

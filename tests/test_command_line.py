@@ -12,6 +12,7 @@ import resnext_det
 from resnext_det import command_line
 from resnext_det.benchmark import MODES
 from resnext_det.classification.protocols import BATCH_SIZES, DENSE_SCALES, PROTOCOLS
+from resnext_det.config import get_cfg
 from resnext_det.data.images.imagenet5k import NUM_CLASSES
 from resnext_det.data.images.resizing import INTERPOLATIONS
 from resnext_det.detection.jobs import ENGINES
@@ -124,6 +125,11 @@ def test_a_preprocessing_that_is_none_is_refused_before_the_work(
     said = capsys.readouterr().err
     assert said.startswith("error: --preprocessing 'RGB:127.5' is no publisher (torchvision, ")
     assert said.count("\n") == 1
+
+
+def test_the_nodes_of_a_configuration_are_known() -> None:
+    """By them keys are told from files, also where no configuration can be read."""
+    assert sorted(get_cfg()) == list(command_line.CONFIG_NODES)
 
 
 def test_numbers_in_help_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:

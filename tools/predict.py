@@ -2,6 +2,7 @@
 
     resnext-det predict --weights model_final.pth photos/ clip.mp4
     resnext-det predict --weights model_final.pth --register-coco val val.json images/
+    resnext-det predict model.onnx photos/
     resnext-det predict --weights model.pth --config-file CONFIG --classes "red cell,white cell" \\
         --score 0.3 --output out photo.jpg MODEL.DEVICE cpu
 
@@ -11,8 +12,9 @@ with its class and file) and images.json (in COCO's form, the images and categor
 With --register-coco the inputs are the images of that set, or those of it in the folders given; the
 results have its ids, and resnext-det evaluate compares them with its annotations. A file of a
 training here holds its configuration and the names of its classes; for another one give
---config-file and --classes. From the first KEY of the configuration on, the words are KEY VALUE
-pairs.
+--config-file and --classes. A detector that resnext-det export wrote (.onnx, or OpenVINO's .xml)
+may stand first, in place of --weights, and runs without torch. From the first KEY of the
+configuration on, the words are KEY VALUE pairs.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from resnext_det.command_line import (
+    CONFIG_NODES,
     add_config_flag,
     add_dataset_flag,
     add_fit_config_flag,
@@ -57,28 +61,59 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="images, folders of images, videos, cameras, then settings such as MODEL.DEVICE cpu",
     )
     options = parser.parse_intermixed_args(arguments)
+    from resnext_det.deploy.metadata import is_exported
+
     first = next((i for i, word in enumerate(options.words) if _is_key(word)), len(options.words))
     options.inputs, options.overrides = options.words[:first], options.words[first:]
+    if not options.weights and options.inputs and is_exported(options.inputs[0]):
+        options.weights = options.inputs.pop(0)
+    options.exported = is_exported(options.weights or "")
     options.classes = [name.strip() for name in (options.classes or "").split(",") if name.strip()]
     return options
 
 
 def _is_key(word: str) -> bool:
     """Tell a key of the configuration, mistyped ones included, from an image such as IMG_1.JPG."""
-    from resnext_det.config import get_cfg
-
-    return word.partition(".")[0] in get_cfg() and not Path(word).exists()
+    return word.partition(".")[0] in CONFIG_NODES and not Path(word).exists()
 
 
 def predict(options: argparse.Namespace) -> Iterator[str]:
     """Detect in every image and video; yield one line."""
     from resnext_det.data.coco import load_coco
-    from resnext_det.detection.inference import Predictor, predict_files
     from resnext_det.detection.inputs import find_images
-    from resnext_det.detection.jobs import Job
     from resnext_det.detection.video import is_video
 
     datasets = tuple(read_dataset_flags(options))
+    cfg = None if options.exported else _load_config(options, datasets)
+    if cfg is None:
+        _register(options, datasets)
+    name = _choose_dataset(datasets, cfg.DATASETS.TEST if cfg else ())
+    dataset = load_coco(name) if name else None
+    paths = find_images(options.inputs, outside=options.output, dataset=dataset)
+    common = {"output_dir": options.output, "score": options.score, "dataset": dataset}
+    if cfg is None:
+        from resnext_det.deploy.exported import ExportedDetector
+        from resnext_det.detection.pictures import detect_on_files
+
+        detector = ExportedDetector(options.weights)
+        names = detector.choose_class_names(options.classes)
+        detections, images = detect_on_files(detector, paths, names, **common)
+    else:
+        from resnext_det.detection.inference import Predictor, predict_files
+
+        predictor = Predictor(cfg, options.overrides, preprocessing=options.preprocessing)
+        detections, images = predict_files(predictor, paths, options.classes, **common)
+    kinds = "images and frames" if any(map(is_video, paths)) else "images"
+    yield (
+        f"{detections} detections of score {options.score:g} or more on {images} {kinds}; "
+        f"they are in {options.output}"
+    )
+
+
+def _load_config(options: argparse.Namespace, datasets: tuple[tuple[str, str, str], ...]) -> Any:
+    """Load the configuration of a checkpoint, and register the datasets."""
+    from resnext_det.detection.jobs import Job
+
     job = Job(
         options.config_file,
         overrides=tuple(options.overrides),
@@ -88,23 +123,27 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
         datasets=datasets,
         weights=options.weights,
     )
-    cfg = job.configuration(training=False)
-    name = _choose_dataset(datasets, cfg.DATASETS.TEST)
-    dataset = load_coco(name) if name else None
-    paths = find_images(options.inputs, outside=options.output, dataset=dataset)
-    detections, images = predict_files(
-        Predictor(cfg, options.overrides, preprocessing=options.preprocessing),
-        paths,
-        options.classes,
-        output_dir=options.output,
-        score=options.score,
-        dataset=dataset,
-    )
-    kinds = "images and frames" if any(map(is_video, paths)) else "images"
-    yield (
-        f"{detections} detections of score {options.score:g} or more on {images} {kinds}; "
-        f"they are in {options.output}"
-    )
+    return job.configuration(training=False)
+
+
+def _register(options: argparse.Namespace, datasets: Sequence[tuple[str, str, str]]) -> None:
+    """Register the datasets for an exported detector, and refuse what cannot change it."""
+    from resnext_det.data.coco import register_coco
+
+    given = {
+        "--config-file": options.config_file,
+        "--fit-config": options.fit_config,
+        "--preprocessing": options.preprocessing,
+        " ".join(options.overrides): options.overrides,
+    }
+    strange = next((flag for flag, value in given.items() if value), None)
+    if strange:
+        raise ValueError(
+            f"{strange} cannot change {options.weights}, whose configuration was fixed when it was "
+            "exported; leave it out, or export the detector anew with it"
+        )
+    for dataset in datasets:
+        register_coco(*dataset)
 
 
 def _choose_dataset(datasets: Sequence[tuple[str, str, str]], test_sets: Sequence[str]) -> str:

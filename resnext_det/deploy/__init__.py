@@ -1,0 +1,1 @@
+"""Write whole detectors into files that run elsewhere, and run such files."""
