@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resnext_det.detection.portable.build import build_detector
     from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco
     from resnext_det.resnext import ResNeXt, ResNeXtClassifier
+    from resnext_det.runtimes.optimize import optimize
     from resnext_det.weights import (
         LoadReport,
         Preprocessing,
@@ -55,6 +56,7 @@ _NAMES = {
     "detection.portable.build": "build_detector",
     "evaluation.coco": "CocoMetrics evaluate_coco",
     "resnext": "ResNeXt ResNeXtClassifier",
+    "runtimes.optimize": "optimize",
     "weights": "LoadReport Preprocessing WeightFile load_weights read_weights write_weights",
 }
 _HOMES = {
@@ -88,6 +90,7 @@ __all__ = [
     "load_classifier_config",
     "load_config",
     "load_weights",
+    "optimize",
     "pretrain",
     "read_weights",
     "train",

@@ -26,7 +26,7 @@ FLOORS = (
     ("config", "forms"),
     ("weights",),
     ("data", "training"),
-    ("evaluation",),
+    ("evaluation", "runtimes"),
     ("detection", "classification"),
     ("paper", "report", "deploy", "benchmark", "command_line"),
     ("tools",),
@@ -172,7 +172,7 @@ class Refuse:
 
 REFUSED = {"fvcore", "yacs", "yaml", "iopath", "cv2", "PIL", "pycocotools", "hotcoco", "tqdm",
            "torchvision", "detectron2", "tabulate", "matplotlib", "tensorboard", "timm", "pandas",
-           "scipy"}
+           "scipy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
 sys.meta_path.insert(0, Refuse())
 
 import socket

@@ -29,7 +29,7 @@ def tell_speed_of_precision(
         setting: the words that asked for it.
     """
     if device.type == "cpu" and dtype is not None:
-        level, text = judge_speed(_measure_speed(dtype), dtype, setting)
+        level, text = judge_speed(measure_speed(dtype), dtype, setting)
         logger.log(level, text)
 
 
@@ -55,7 +55,7 @@ def judge_speed(speed: float, dtype: torch.dtype, setting: str) -> tuple[int, st
 
 
 @functools.cache
-def _measure_speed(dtype: torch.dtype) -> float:
+def measure_speed(dtype: torch.dtype) -> float:
     """Time a step of two convolutions, a grouped one too, in float32 and in `dtype`."""
     with torch.random.fork_rng(devices=[]):
         layers = nn.Sequential(nn.Conv2d(256, 128, 1), nn.Conv2d(128, 128, 3, padding=1, groups=32))

@@ -1,0 +1,101 @@
+"""Find the backends that are installed, and refuse what one cannot do."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from resnext_det.runtimes import BACKENDS
+from resnext_det.runtimes.parts import Part
+from resnext_det.training.precision import measure_speed
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+Build = Callable[[Part, torch.dtype], Callable[[Tensor], tuple[Tensor, ...]]]
+"""Make what computes a part's outputs from its input, both in float32, by a backend."""
+
+# Which packages a backend needs beyond torch; the extra that brings them has the key's name.
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+_SLOWER = 1.5  # a smaller factor may be the noise of a busy machine
+
+
+def list_backends(
+    dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> tuple[str, ...]:
+    """List the backends that are installed and compute in ``dtype`` on ``device`` (the CPU)."""
+    device = device or torch.device("cpu")
+    return tuple(name for name in BACKENDS[1:] if not _find_fault(name, dtype, device))
+
+
+def find_backend(name: str, dtype: torch.dtype, device: torch.device) -> Build:
+    """Import a backend's ``build``.
+
+    Raises:
+        ValueError: its packages are missing, or it does not compute in ``dtype`` or on ``device``.
+    """
+    if fault := _find_fault(name, dtype, device):
+        raise ValueError(fault)
+    module: ModuleType = importlib.import_module(f"resnext_det.runtimes.{name}")
+    return module.build
+
+
+def check_backend(name: str) -> None:
+    """Refuse an unknown backend, and one whose packages are missing.
+
+    Raises:
+        ValueError: see above.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    if fault := _find_missing(name):
+        raise ValueError(fault)
+
+
+def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse a type that no backend computes in, and bfloat16 where it is slower than float32.
+
+    Raises:
+        ValueError: see above.
+    """
+    if dtype not in DTYPES:
+        known = ", ".join(map(str, DTYPES))
+        raise ValueError(f"dtype {dtype} is not supported; choose one of {known}")
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        speed = measure_speed(dtype)
+        if speed * _SLOWER <= 1:
+            raise ValueError(
+                f"dtype torch.bfloat16: this CPU lacks the instructions for it, and a small "
+                f"convolution takes {1 / speed:.1f} times as long as in float32; leave dtype out"
+            )
+
+
+def _find_fault(name: str, dtype: torch.dtype, device: torch.device) -> str:
+    """Say why a backend cannot be used; "" if it can."""
+    if name in _EXTRAS and device.type != "cpu":
+        return (
+            f"backend {name!r} computes on the CPU here, and the model is on {device}; move the "
+            "model to the CPU, or choose 'folded' or 'compiled'"
+        )
+    if name == "onnxruntime" and dtype == torch.bfloat16:
+        return (
+            "backend 'onnxruntime' has no bfloat16 on a CPU; choose 'openvino' or 'compiled', or "
+            "leave dtype out"
+        )
+    return _find_missing(name)
+
+
+def _find_missing(name: str) -> str:
+    extra = _EXTRAS.get(name, "")
+    missing = [one for one in _PACKAGES.get(extra, ()) if importlib.util.find_spec(one) is None]
+    if not missing:
+        return ""
+    return (
+        f"backend {name!r} needs the package {', '.join(missing)}, which is not installed; run "
+        f"pip install 'resnext-det[{extra}]', or choose 'folded'"
+    )

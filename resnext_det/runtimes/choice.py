@@ -1,0 +1,114 @@
+"""Choose the backend that is fastest on this machine: time each once, and remember the times."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnext_det.files import cache_folder, format_json, write_text
+from resnext_det.runtimes.backends import find_backend, list_backends
+from resnext_det.runtimes.parts import Part, Run
+
+logger = logging.getLogger(__name__)
+
+_TURNS = 3  # of which the smallest counts
+_PACKAGES = ("torch", "onnxruntime", "openvino")
+
+
+def choose_backend(parts: Sequence[Part], dtype: torch.dtype, device: torch.device) -> str:
+    """Choose the backend that computes the parts of a model fastest.
+
+    The times are kept in a file, and read back for a network of the same shapes, images of the same
+    size, the same number of threads, processor and versions of the packages.
+    """
+    key = describe(parts, dtype, device)
+    path = locate_times(key)
+    milliseconds = _read_times(path, key)
+    names = list_backends(dtype, device)
+    if milliseconds is None or not set(names) <= set(milliseconds):
+        logger.info("Timing the backends %s once on this machine.", ", ".join(names))
+        milliseconds = {name: _time_backend(name, parts, dtype, device) for name in names}
+        try:
+            write_text(path, format_json({"key": key, "milliseconds": milliseconds}))
+        except OSError as error:
+            logger.warning("The times of the backends are not remembered: %s", error)
+    chosen = min(names, key=lambda name: milliseconds[name])
+    times = ", ".join(f"{name} {milliseconds[name]:.0f} ms" for name in names)
+    logger.info("The backend %s is the fastest here: %s (%s).", chosen, times, path)
+    return chosen
+
+
+def describe(parts: Sequence[Part], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Describe what the times depend on, in values of JSON."""
+    shapes = [
+        [part.name, list(part.example.shape)]
+        + [[name, list(value.shape)] for name, value in part.network.state_dict().items()]
+        for part in parts
+    ]
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "network": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+        "dtype": str(dtype),
+        "device": _name_processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+
+
+def locate_times(key: dict[str, Any]) -> Path:
+    """Name the file of the times of one key, in the folder of downloads."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_folder() / "backends" / f"{digest}.json"
+
+
+def _read_times(path: Path, key: dict[str, Any]) -> dict[str, float] | None:
+    """Read times; None where there are none, or the file is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        times = {str(name): float(value) for name, value in content["milliseconds"].items()}
+        return times if content["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _time_backend(
+    name: str, parts: Sequence[Part], dtype: torch.dtype, device: torch.device
+) -> float:
+    """Time a backend on the parts' examples: the smallest sum of several turns, in ms."""
+    build = find_backend(name, dtype, device)
+    runs = [(build(part, dtype), part.example) for part in parts]
+    _run_all(runs)
+    return min(_run_all(runs) for _ in range(_TURNS))
+
+
+def _run_all(runs: Sequence[tuple[Run, torch.Tensor]]) -> float:
+    began = time.perf_counter()
+    for run, example in runs:
+        outputs = run(example)
+        if outputs[0].is_cuda:
+            torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - began)
+
+
+def _name_processor() -> str:
+    """Name the processor's model, by the system's own list where there is one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()

@@ -1,0 +1,52 @@
+"""Compute a part of a model by ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from resnext_det.runtimes.parts import Part, Run
+from resnext_det.runtimes.tracing import OutputMemory, silence_exporters, trace_part
+
+_ONLY_ERRORS = 3
+
+
+def build(part: Part, dtype: torch.dtype) -> Run:
+    """Make what computes a part by ONNX Runtime in float32, with as many threads as torch has."""
+    assert dtype == torch.float32
+    return open_session(convert(part))
+
+
+def convert(part: Part) -> bytes:
+    """Convert a part to an ONNX model with dynamic sizes."""
+    program = trace_part(part)
+    with silence_exporters():
+        converted = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert converted is not None
+    return converted.model_proto.SerializeToString()
+
+
+def open_session(model: bytes) -> Run:
+    """Open a session that computes an ONNX model of one input."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = _ONLY_ERRORS
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0].name
+    names = [output.name for output in session.get_outputs()]
+
+    def learn(x: Tensor) -> tuple[Tensor, ...]:
+        found = session.run(names, {given: x.contiguous().numpy()})
+        return tuple(map(torch.from_numpy, found))
+
+    def fill(x: Tensor, outputs: tuple[Tensor, ...]) -> None:
+        x, binding = x.contiguous(), session.io_binding()
+        binding.bind_input(given, "cpu", 0, np.float32, tuple(x.shape), x.data_ptr())
+        for name, output in zip(names, outputs):
+            shape = tuple(output.shape)
+            binding.bind_output(name, "cpu", 0, np.float32, shape, output.data_ptr())
+        session.run_with_iobinding(binding)
+
+    return OutputMemory(learn, fill)

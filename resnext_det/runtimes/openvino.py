@@ -1,0 +1,65 @@
+"""Compute a part of a model by OpenVINO, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openvino
+import torch
+from torch import Tensor
+
+from resnext_det.runtimes.parts import Part, Run
+from resnext_det.runtimes.tracing import OutputMemory, silence_exporters, trace_part
+
+_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def build(part: Part, dtype: torch.dtype) -> Run:
+    """Make what computes a part by OpenVINO, with as many threads as torch has now.
+
+    Raises:
+        ValueError: this CPU has no bfloat16 in OpenVINO.
+    """
+    if dtype == torch.bfloat16:
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if "BF16" not in able:
+            raise ValueError(
+                "backend 'openvino' has no bfloat16 on this CPU, which lacks the instructions for "
+                "it; leave dtype out"
+            )
+    return compile_graph(convert(part), dtype)
+
+
+def convert(part: Part) -> openvino.Model:
+    """Convert a part to OpenVINO's graph, with dynamic sizes."""
+    program = trace_part(part)
+    with silence_exporters():
+        return openvino.convert_model(program)
+
+
+def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:
+    """Compile a graph of one input for this CPU; a quantized graph with dtype float32."""
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    request = compiled.create_infer_request()
+    count = len(compiled.outputs)
+
+    def learn(x: Tensor) -> tuple[Tensor, ...]:
+        found = compiled([x.contiguous().numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(found[index]) for index in range(count))
+
+    def fill(x: Tensor, outputs: tuple[Tensor, ...]) -> None:
+        request.set_input_tensor(_share(x.contiguous()))
+        for index, output in enumerate(outputs):
+            request.set_output_tensor(index, _share(output))
+        request.infer()
+
+    return OutputMemory(learn, fill)
+
+
+def _share(x: Tensor) -> Any:
+    return openvino.Tensor(x.numpy(), shared_memory=True)

@@ -1,0 +1,188 @@
+"""Exchange the parts of a model that take its time for what a backend makes of them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnext_det.runtimes.backends import check_backend, check_dtype, find_backend
+from resnext_det.runtimes.choice import choose_backend
+from resnext_det.runtimes.parts import (
+    DenseNetwork,
+    FastBackbone,
+    FastProposalHead,
+    FastRegionHead,
+    Part,
+    RegionNetwork,
+    Run,
+    find_proposal_head,
+    find_region_head,
+    list_outputs,
+    record_calls,
+)
+from resnext_det.runtimes.tracing import check_inputs
+
+logger = logging.getLogger(__name__)
+
+_SIZE = (480, 640)
+
+
+def optimize(
+    model: nn.Module,
+    backend: str = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    example: Any = None,
+) -> nn.Module:
+    """Make a model fast for inference on this machine; the model given stays as it is.
+
+    Of a detector, of either engine, the backbone with the head of the proposal network and the head
+    of the regions are exchanged; boxes are decoded, suppressed and cut out by the engine's own
+    code. How far the outputs of the new model differ, by rounding, the log tells.
+
+        fast = optimize(Predictor("model_final.pth").model, "openvino")
+
+    Args:
+        model: a backbone, which maps images (N, C, H, W) to a tensor or {name: map}, or a detector
+            of either engine, in eval mode.
+        backend: "folded", "compiled", "onnxruntime" or "openvino"; "auto" takes the fastest of
+            those installed, which is timed once on this machine and remembered. It computes with as
+            many threads as torch has when it is built.
+        dtype: float32 (the default) or bfloat16, in which the exchanged parts compute; their
+            outputs are float32.
+        example: what the model is called with, by which it is timed and compared; images of noise
+            by default. Later inputs may have other sizes.
+
+    Returns:
+        a model that is called, and answers, as the one given.
+
+    Raises:
+        ValueError: the backend is unknown, not installed, or does not compute in ``dtype`` or on
+            the model's device; the model is in training mode or has no parameters; and, in a call
+            of the new model, training mode or a size that a pyramid does not take.
+    """
+    check_backend(backend)
+    dtype = dtype or torch.float32
+    device = _check_model(model)
+    check_dtype(dtype, device)
+    if backend != "auto":
+        find_backend(backend, dtype, device)
+    example = _make_example(model, device) if example is None else example
+    found = _find_parts(model, example)
+    if backend == "auto":
+        backend = choose_backend(found.parts, dtype, device)
+    build = find_backend(backend, dtype, device)
+    runs = [check_inputs(part, build(part, dtype)) for part in found.parts]
+    errors = [_measure_error(part, run) for part, run in zip(found.parts, runs)]
+    logger.info(
+        "The backend %s computes in %s; on the example its features differ by at most %.1e of the "
+        "largest.",
+        *(backend, str(dtype).removeprefix("torch."), max(errors)),
+    )
+    return _exchange(model, found, runs)
+
+
+def _check_model(model: nn.Module) -> torch.device:
+    """Refuse a model that cannot be optimized; return its device."""
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        kind = type(model).__name__
+        raise ValueError(f"optimize() was given a {kind}; give a backbone or a detector of torch")
+    if model.training:
+        raise ValueError(
+            "the model is in training mode, and an optimized one is for inference alone; call "
+            "model.eval() first"
+        )
+    return next(model.parameters()).device
+
+
+def _is_detector(model: nn.Module) -> bool:
+    return isinstance(getattr(model, "backbone", None), nn.Module)
+
+
+def _make_example(model: nn.Module, device: torch.device) -> Any:
+    """Draw an image of noise for a detector, a batch of one for a backbone."""
+    generator = torch.Generator().manual_seed(0)
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    channels = first.in_channels
+    if _is_detector(model):
+        shape = (channels, *_SIZE)
+        return [{"image": torch.randint(256, shape, dtype=torch.uint8, generator=generator)}]
+    return torch.randn(1, channels, *_SIZE, generator=generator).to(device)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Hold what of a model is exchanged; ``maps`` and ``lists`` as the backbone and head gave."""
+
+    parts: list[Part]
+    backbone: nn.Module
+    proposal_head: nn.Module | None
+    region_head: nn.Module | None
+    maps: Any
+    lists: Sequence[Sequence[Tensor]]
+    names: tuple[str, ...]
+
+
+def _find_parts(model: nn.Module, example: Any) -> _Found:
+    """Find the parts that are exchanged, with what comes in and goes out on the example."""
+    backbone, head, regions = model, None, None
+    names: tuple[str, ...] = ()
+    if _is_detector(model):
+        backbone = model.get_submodule("backbone")
+        head, names = find_proposal_head(model)
+        regions = find_region_head(model)
+    heads = [part for part in (backbone, head, regions) if part is not None]
+    calls = record_calls(model, heads, lambda: model(example))
+    images, maps = calls[backbone]
+    lists = calls[head][1] if head is not None else ()
+    multiple = max(int(getattr(backbone, "size_divisibility", 1)), 1)
+    parts = [
+        Part(
+            "dense",
+            DenseNetwork(backbone, head, names).eval(),
+            images.detach(),
+            list_outputs(maps, lists),
+            {0: 1, 2: multiple, 3: multiple},
+        )
+    ]
+    if regions is not None and regions in calls:
+        cut, vectors = calls[regions]
+        if not len(cut):  # no region on the example
+            cut = torch.randn(2, *cut.shape[1:], device=cut.device)
+            with torch.no_grad():
+                vectors = regions(cut)
+        parts.append(Part("regions", RegionNetwork(regions).eval(), cut, (vectors,), {0: 1}))
+    else:
+        regions = None
+    return _Found(parts, backbone, head, regions, maps, lists, names)
+
+
+def _measure_error(part: Part, run: Run) -> float:
+    """Measure the largest difference from the exact outputs, in units of the largest of each."""
+    errors = []
+    for exact, found in zip(part.outputs, run(part.example)):
+        largest = exact.abs().max().clamp(min=torch.finfo(exact.dtype).tiny)
+        errors.append(float((found - exact).abs().max() / largest))
+    return max(errors)
+
+
+def _exchange(model: nn.Module, found: _Found, runs: Sequence[Run]) -> nn.Module:
+    """Copy a model with stand-ins for its parts, of which nothing is copied."""
+    names = () if isinstance(found.maps, Tensor) else tuple(found.maps)
+    first = found.names[0] if found.proposal_head is not None else ""
+    fast = FastBackbone(found.backbone, runs[0], names, first)
+    if found.backbone is model:
+        return fast.eval()
+    known: dict[int, Any] = {id(found.backbone): fast}  # what deepcopy takes for a part's copy
+    if found.proposal_head is not None:
+        known[id(found.proposal_head)] = FastProposalHead(len(found.lists))
+    if found.region_head is not None:
+        (vectors,) = found.parts[1].outputs
+        known[id(found.region_head)] = FastRegionHead(runs[1], vectors[:0].clone())
+    return copy.deepcopy(model, known).eval()

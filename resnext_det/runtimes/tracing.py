@@ -1,0 +1,94 @@
+"""Trace a part of a model into a graph with dynamic sizes, and give memory to its outputs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from resnext_det.runtimes.folded import fold_norms
+from resnext_det.runtimes.parts import Part, Run
+
+# Cells of the example that is traced, for every axis that may change. They differ, so that none is
+# taken for another, and none is 0 or 1, which torch.export would write into the graph.
+_CELLS = (2, 3, 4, 5)
+_NOISY = ("torch.export", "torch.onnx", "torch.fx", "onnxscript", "onnx_ir")
+_LEAST = 64  # pixels of an axis with no multiple, so that the last map has several cells
+
+
+def trace_part(part: Part) -> ExportedProgram:
+    """Trace a part by torch.export; the axes in ``part.multiples`` stay dynamic."""
+    shape, dims = list(part.example.shape), {}
+    for axis, multiple in part.multiples.items():
+        small = axis > 0 and multiple == 1
+        shape[axis] = _CELLS[axis] * (_LEAST if small else multiple)
+        size = Dim(f"size{axis}", min=1)
+        dims[axis] = size * multiple if multiple > 1 else Dim.DYNAMIC
+    example = part.example.new_zeros(shape)
+    with torch.no_grad(), silence_exporters():
+        network = fold_norms(part.network)  # which leaves a fraction of the operators
+        return torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
+
+
+@contextmanager
+def silence_exporters() -> Iterator[None]:
+    """Keep back the warnings and log lines of exporters, which speak of their own internals."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
+
+
+class OutputMemory:
+    """Give a runtime memory of torch to write its outputs into, once their shapes are known.
+
+    A runtime's own memory would have to be copied, as its next call overwrites it.
+
+    Args:
+        learn: computes the outputs for an input, in memory of their own.
+        fill: computes them into the tensors given.
+    """
+
+    _KEPT = 64  # sizes of images; a data set has some hundreds
+
+    def __init__(
+        self,
+        learn: Callable[[Tensor], tuple[Tensor, ...]],
+        fill: Callable[[Tensor, tuple[Tensor, ...]], None],
+    ) -> None:
+        self.learn, self.fill = learn, fill
+        self.shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        given = tuple(x.shape)
+        if given in self.shapes:
+            outputs = tuple(torch.empty(shape) for shape in self.shapes[given])
+            self.fill(x, outputs)
+            return outputs
+        outputs = self.learn(x)
+        if len(self.shapes) >= self._KEPT:
+            del self.shapes[next(iter(self.shapes))]
+        self.shapes[given] = [tuple(output.shape) for output in outputs]
+        return outputs
+
+
+def check_inputs(part: Part, run: Run) -> Run:
+    """Wrap what computes a part, so that inputs of another shape are refused and are float32."""
+
+    def checked(x: Tensor) -> tuple[Tensor, ...]:
+        part.check(x)
+        return run(x.detach())
+
+    return checked

@@ -1,0 +1,104 @@
+"""Optimized models answer as the exact ones: of both engines, with every backend, on every size."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnext_det import Architecture, ResNeXt, ResNeXtClassifier, optimize
+from resnext_det.detection.jobs import find_engine
+from resnext_det.runtimes.backends import list_backends
+from tests.detection.conftest import engine  # noqa: F401
+from tests.detection.helpers import C4_CHANGES, FPN, override
+
+SIZES = ((64, 96), (50, 70), (64, 96), (96, 41))
+BACKENDS = ("folded", "onnxruntime", "openvino")
+NETWORK = Architecture(26, 2, 4, stem_channels=8, res2_channels=16)
+
+
+def draw_image(height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(height)
+    return torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def build(engine: str, kind: str) -> nn.Module:  # noqa: F811
+    """Build a tiny detector that finds something, with statistics that are not the first ones."""
+    torch.manual_seed(0)
+    changes = C4_CHANGES if kind == "C4" else []
+    changes = [*changes, *override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.1)]
+    module: Any = find_engine(engine)
+    if engine == "portable":
+        from resnext_det.detection.portable.build import build_detector
+    else:
+        build_detector = module.build_detector
+    model = build_detector(module.load_config(FPN, changes)).eval()
+    for name, value in model.named_buffers():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+    return model
+
+
+@pytest.fixture(params=["FPN", "C4"])
+def model(request: pytest.FixtureRequest, engine: str) -> nn.Module:  # noqa: F811
+    return build(engine, request.param)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_detector_answers_as_the_exact_one(model: nn.Module, backend: str) -> None:
+    if backend not in list_backends():
+        pytest.skip(f"{backend} is not installed")
+    before = copy.deepcopy(model.state_dict())
+    fast = optimize(model, backend, example=[{"image": draw_image(*SIZES[0])}])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    for height, width in SIZES:
+        sample = {"image": draw_image(height, width), "height": 2 * height, "width": width}
+        with torch.no_grad():
+            exact, found = (each([sample])[0]["instances"] for each in (model, fast))
+        assert type(found) is type(exact) and found.image_size == exact.image_size
+        assert len(found) == len(exact) > 0
+        assert torch.equal(found.pred_classes, exact.pred_classes)
+        assert torch.allclose(found.scores, exact.scores, atol=1e-5)
+        boxes = found.pred_boxes.tensor, exact.pred_boxes.tensor
+        assert torch.allclose(*boxes, atol=1e-2)
+
+
+def test_a_backbone_gives_the_same_maps() -> None:
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = ResNeXt(NETWORK, norm="BN", out_features=("res2", "res4")).eval()
+    fast = optimize(network, "openvino", example=torch.randn(1, 3, 64, 96))
+    for shape in ((1, 3, 64, 96), (2, 3, 33, 71), (1, 3, 64, 96)):
+        images = torch.randn(shape)
+        exact, found = network(images), fast(images)
+        assert list(found) == list(exact)
+        for name, value in exact.items():
+            assert torch.allclose(found[name], value, atol=1e-4 * float(value.abs().max()))
+
+
+def test_a_classifier_gives_the_same_logits() -> None:
+    network = ResNeXtClassifier(NETWORK, 5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(optimize(network, "folded")(images), network(images), atol=1e-5)
+
+
+def test_what_is_refused() -> None:
+    network = ResNeXt(NETWORK).eval()
+    with pytest.raises(ValueError, match="backend 'tensorrt' is unknown; choose one of auto, fold"):
+        optimize(network, "tensorrt")
+    with pytest.raises(ValueError, match=r"dtype torch.float16 is not supported; choose"):
+        optimize(network, "folded", torch.float16)
+    with pytest.raises(ValueError, match=r"'onnxruntime' has no bfloat16 on a CPU; choose"):
+        optimize(network, "onnxruntime", torch.bfloat16)
+    with pytest.raises(ValueError, match="given a str; give a backbone or a detector"):
+        optimize("model.pth", "folded")  # type: ignore[arg-type]
+    fast = optimize(network, "folded", example=torch.randn(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="for inference alone, and this one is in training mode"):
+        fast.train()(torch.randn(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"has the shape \(1, 4, 32, 32\); .* \(any, 3, any, any"):
+        fast.eval()(torch.randn(1, 4, 32, 32))
+    with pytest.raises(ValueError, match=r"is in training mode.* call model.eval"):
+        optimize(network.train(), "folded")
