@@ -251,6 +251,27 @@ def test_numbers_become_names(tmp_path: Path) -> None:
         named.choose_class_names(["a", "b", "c"])
 
 
+def test_inspect_tells_what_a_file_is(model: Path, tmp_path: Path) -> None:
+    """Without torch; one that fails does not stop the others."""
+    done = run_without_torch(model.parent, "inspect", model.name)
+    assert done.returncode == 0 and done.stderr == ""
+    assert " ".join(done.stdout.split()) == (
+        "✓ model.onnx a detector that resnext-det 0.2.0 exported network X-26-8x4d, FPN size 0.0 "
+        "MB classes nut, bolt, screw images shorter side 64 pixels, longer at most 96 detections "
+        "at most 100 an image, of score 0.05 or more runs by onnxruntime detect "
+        "resnext-det predict model.onnx photos/"
+    )
+    done = run_without_torch(tmp_path, "inspect", "none.onnx", str(model), "--json")
+    bad, good = json.loads(done.stdout)
+    assert done.returncode == 1 and "1 of 2 files cannot be used: none.onnx" in done.stderr
+    assert set(bad) == set(good) and not bad["usable"] and "is not there" in bad["error"]
+    given = {
+        key: list(value) if key == "class_names" else value for key, value in DESCRIPTION.items()
+    }
+    assert good["usable"] and {key: good[key] for key in given} == given
+    assert good["kind"] == "exported detector" and good["license"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "flag"),
     [
