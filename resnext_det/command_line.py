@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext_det.files import escape_unknown_letters, shipped_folder
+from resnext_det.runtimes import BACKENDS, DTYPES
 
 if TYPE_CHECKING:
     from resnext_det.detection.jobs import Job, Metrics
@@ -204,6 +205,25 @@ def add_preprocessing_flag(parser: argparse.ArgumentParser, what: str = "MODEL.W
     )
 
 
+def add_backend_flags(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Add ``--backend`` and ``--dtype``: what computes in inference.
+
+    Args:
+        when: to be told, such as " (with --eval-only)".
+    """
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help=f"compute by it, which rounds differently{when}; auto is the fastest of those "
+        "installed, timed here once (default: exact)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help=f"the type in which the backend computes{when} (default: float32)",
+    )
+
+
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a run and of its processes, and the KEY VALUE pairs at the end."""
     add_run_flags(parser)
@@ -276,6 +296,8 @@ def build_job(
         weights=getattr(options, "weights", None),
         datasets=tuple(read_dataset_flags(options)),
         check_data=options.check_data,
+        backend=getattr(options, "backend", None),
+        dtype=getattr(options, "dtype", None),
         schedule=options.schedule,
         train_data=options.train_data and tuple(options.train_data),
         test_data=options.test_data and tuple(options.test_data),

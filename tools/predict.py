@@ -29,6 +29,7 @@ from typing import Any
 
 from resnext_det.command_line import (
     CONFIG_NODES,
+    add_backend_flags,
     add_config_flag,
     add_dataset_flag,
     add_fit_config_flag,
@@ -52,6 +53,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--score", type=float, default=0.5, help="leave out detections below it (default: 0.5)"
     )
     parser.add_argument("--classes", metavar="NAME,NAME", help="names of the classes, in order")
+    add_backend_flags(parser)
     add_fit_config_flag(parser)
     add_dataset_flag(parser)
     parser.add_argument(
@@ -101,7 +103,13 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
     else:
         from resnext_det.detection.inference import Predictor, predict_files
 
-        predictor = Predictor(cfg, options.overrides, preprocessing=options.preprocessing)
+        predictor = Predictor(
+            cfg,
+            options.overrides,
+            preprocessing=options.preprocessing,
+            backend=options.backend,
+            dtype=options.dtype,
+        )
         detections, images = predict_files(predictor, paths, options.classes, **common)
     kinds = "images and frames" if any(map(is_video, paths)) else "images"
     yield (
@@ -134,6 +142,8 @@ def _register(options: argparse.Namespace, datasets: Sequence[tuple[str, str, st
         "--config-file": options.config_file,
         "--fit-config": options.fit_config,
         "--preprocessing": options.preprocessing,
+        "--backend": options.backend,
+        "--dtype": options.dtype,
         " ".join(options.overrides): options.overrides,
     }
     strange = next((flag for flag, value in given.items() if value), None)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from resnext_det.command_line import (
+    add_backend_flags,
     add_config_flag,
     add_job_flags,
     build_job,
@@ -34,10 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train"
     )
+    add_backend_flags(parser, " (with --eval-only)")
     add_job_flags(parser)
     options = parser.parse_args(arguments)
     if options.eval_only and options.overwrite:
         parser.error("--overwrite: of no effect with --eval-only, which removes nothing")
+    if not options.eval_only and (options.backend or options.dtype):
+        parser.error("--backend, --dtype: they need --eval-only; a training computes exactly")
     return finish(lambda: run(options), resumable=True)
 
 

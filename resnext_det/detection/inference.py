@@ -16,12 +16,14 @@ from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset
 from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
+from resnext_det.detection.backends import optimize_detector
 from resnext_det.detection.pictures import check_same_names, detect_on_files
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.results import ImageDetections
 from resnext_det.detection.weights import load_detector, load_trained_config, read_trained
 from resnext_det.files import list_first
 from resnext_det.instances import Instances, name_classes
+from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class Predictor:
             in the file.
         preprocessing: what is true of the weights, where their file does not tell, see
             ``parse_preprocessing``; the configuration is held to it.
+        backend: what computes, see ``optimize``; None is exact.
+        dtype: "float32" or "bfloat16", in which a backend computes.
 
     Attributes:
         cfg: the configuration, with the overrides.
@@ -46,7 +50,8 @@ class Predictor:
 
     Raises:
         ValueError, FileNotFoundError: see ``read_trained`` and ``load_detector``; there is no such
-            ``MODEL.DEVICE``; the configuration is of one step of the protocol in two steps.
+            ``MODEL.DEVICE``; the configuration is of one step of the protocol in two steps; see
+            ``optimize`` of the backend.
     """
 
     def __init__(
@@ -55,7 +60,11 @@ class Predictor:
         overrides: Sequence[Any] = (),
         *,
         preprocessing: str | None = None,
+        backend: str | None = None,
+        dtype: str | None = None,
     ) -> None:
+        if backend is not None:
+            check_backend(backend)  # before the weights are read
         if not isinstance(cfg, CfgNode):
             cfg = load_trained_config(cfg, overrides)
         elif overrides:
@@ -73,9 +82,9 @@ class Predictor:
         file = read_trained(cfg, overridden=overrides[::2], preprocessing=preprocessing)
         self.known_names = file.class_names or ()
         self.class_names = name_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.known_names)
-        self.model = build_detector(cfg)
-        load_detector(self.model, file)
-        self.model.to(device).eval()
+        model = build_detector(cfg)
+        load_detector(model, file)
+        self.model = optimize_detector(cfg, model.to(device).eval(), backend, dtype)
 
     @overload
     def __call__(self, image: AnyImage) -> Instances: ...

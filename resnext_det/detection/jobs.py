@@ -20,6 +20,7 @@ from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.own_data import Fitted, fit_to_data
 from resnext_det.detection.weights import explain_no_config, locate_weights, read_trained_config
+from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
@@ -65,6 +66,8 @@ class Engine(Protocol):
         overridden: Collection[str] = (),
         preprocessing: str | None = None,
         check_data: bool = False,
+        backend: str | None = None,
+        dtype: str | None = None,
     ) -> Mapping[str, DatasetMetrics]: ...
 
     def propose(
@@ -128,6 +131,8 @@ class Job(Processes):
             ``choose_schedule``; "config" keeps those of the configuration. None is "auto" where
             ``train_data`` stands without ``config_file``.
         check_data: decode every image before the first step, and not a sample's headers alone.
+        backend, dtype: what ``evaluate`` computes by, see ``optimize``, and "float32" or
+            "bfloat16"; None is exact.
     """
 
     config_file: str | Path | None = None
@@ -144,6 +149,8 @@ class Job(Processes):
     schedule: Literal["auto", "config"] | None = None
     weights: str | Path | None = None
     check_data: bool = False
+    backend: str | None = None
+    dtype: str | None = None
 
     def configuration(self, *, training: bool = True) -> CfgNode:
         """Load the configuration with every override, in the language of the engine.
@@ -357,6 +364,8 @@ _Task = Literal["train", "evaluate", "propose"]
 
 
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
+    if job.backend is not None:
+        check_backend(job.backend)
     cfg, fitted = job.fit(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
@@ -399,4 +408,4 @@ def _run_task(
     by_hand["check_data"] = job.check_data
     if task == "train":
         return engine.train(cfg, overwrite=job.overwrite, **by_hand)
-    return engine.evaluate(cfg, **by_hand)
+    return engine.evaluate(cfg, backend=job.backend, dtype=job.dtype, **by_hand)

@@ -6,3 +6,6 @@ norms multiplied in once), "compiled" (torch.compile), "onnxruntime" or "openvin
 
 BACKENDS = ("auto", "folded", "compiled", "onnxruntime", "openvino")
 """What ``optimize`` takes; "auto" is the one that was fastest on this machine."""
+
+DTYPES = ("float32", "bfloat16")
+"""The names of the types in which a backend may compute."""

@@ -10,11 +10,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from resnext_det.runtimes import BACKENDS
+from resnext_det.runtimes import BACKENDS, DTYPES
 from resnext_det.runtimes.parts import Part
 from resnext_det.training.precision import measure_speed
-
-DTYPES = (torch.float32, torch.bfloat16)
 
 Build = Callable[[Part, torch.dtype], Callable[[Tensor], tuple[Tensor, ...]]]
 """Make what computes a part's outputs from its input, both in float32, by a backend."""
@@ -57,15 +55,24 @@ def check_backend(name: str) -> None:
         raise ValueError(fault)
 
 
+def read_dtype(name: str) -> torch.dtype:
+    """Read the name of a type, such as "bfloat16".
+
+    Raises:
+        ValueError: no backend computes in it.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is not supported; choose one of {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
 def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
     """Refuse a type that no backend computes in, and bfloat16 where it is slower than float32.
 
     Raises:
         ValueError: see above.
     """
-    if dtype not in DTYPES:
-        known = ", ".join(map(str, DTYPES))
-        raise ValueError(f"dtype {dtype} is not supported; choose one of {known}")
+    read_dtype(str(dtype).removeprefix("torch."))
     if dtype == torch.bfloat16 and device.type == "cpu":
         speed = measure_speed(dtype)
         if speed * _SLOWER <= 1:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,12 +14,13 @@ from torch import Tensor, nn
 
 from resnext_det import Architecture, ResNeXt, ResNeXtClassifier, optimize
 from resnext_det.detection.jobs import find_engine
-from resnext_det.runtimes.backends import list_backends
-from tests.detection.conftest import engine  # noqa: F401
+from resnext_det.runtimes import BACKENDS
+from resnext_det.runtimes.backends import check_dtype, list_backends
 from tests.detection.helpers import C4_CHANGES, FPN, override
 
 SIZES = ((64, 96), (50, 70), (64, 96), (96, 41))
-BACKENDS = ("folded", "onnxruntime", "openvino")
+ENGINES = ("portable", "detectron2")
+KINDS = ("FPN", "C4")
 NETWORK = Architecture(26, 2, 4, stem_channels=8, res2_channels=16)
 
 
@@ -25,11 +29,13 @@ def draw_image(height: int, width: int) -> Tensor:
     return torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
-def build(engine: str, kind: str) -> nn.Module:  # noqa: F811
+def build(engine: str, kind: str) -> nn.Module:
     """Build a tiny detector that finds something, with statistics that are not the first ones."""
     torch.manual_seed(0)
     changes = C4_CHANGES if kind == "C4" else []
     changes = [*changes, *override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.1)]
+    if engine == "detectron2":
+        pytest.importorskip("detectron2", reason="detectron2 is not installed")
     module: Any = find_engine(engine)
     if engine == "portable":
         from resnext_det.detection.portable.build import build_detector
@@ -42,15 +48,26 @@ def build(engine: str, kind: str) -> nn.Module:  # noqa: F811
     return model
 
 
-@pytest.fixture(params=["FPN", "C4"])
-def model(request: pytest.FixtureRequest, engine: str) -> nn.Module:  # noqa: F811
-    return build(engine, request.param)
+def list_cases() -> Iterator[Any]:
+    """List (backend, engine, kind); to convert a whole detector takes a runtime seconds."""
+    quick = {
+        *(("folded", engine, kind) for engine in ENGINES for kind in KINDS),
+        ("openvino", "portable", "C4"),
+        ("openvino", "detectron2", "FPN"),
+        ("onnxruntime", "portable", "FPN"),
+    }
+    for case in itertools.product(BACKENDS[1:], ENGINES, KINDS):
+        marks = [] if case in quick else [pytest.mark.slow]
+        if case[1] == "detectron2":
+            marks.append(pytest.mark.detectron2)
+        yield pytest.param(*case, marks=marks)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_detector_answers_as_the_exact_one(model: nn.Module, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "engine", "kind"), list_cases())
+def test_a_detector_answers_as_the_exact_one(backend: str, engine: str, kind: str) -> None:
     if backend not in list_backends():
         pytest.skip(f"{backend} is not installed")
+    model = build(engine, kind)
     before = copy.deepcopy(model.state_dict())
     fast = optimize(model, backend, example=[{"image": draw_image(*SIZES[0])}])
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -66,6 +83,26 @@ def test_a_detector_answers_as_the_exact_one(model: nn.Module, backend: str) -> 
         assert torch.allclose(*boxes, atol=1e-2)
 
 
+@pytest.mark.parametrize("backend", ["folded", "openvino"])
+def test_bfloat16_states_its_difference(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    if backend not in list_backends(torch.bfloat16):
+        pytest.skip(f"{backend} is not installed")
+    try:
+        check_dtype(torch.bfloat16, torch.device("cpu"))
+    except ValueError as error:
+        pytest.skip(str(error))
+    network = ResNeXt(NETWORK, out_features=("res2", "res3")).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with caplog.at_level(logging.INFO):
+        found = optimize(network, backend, torch.bfloat16, example=images)(images)
+    with torch.no_grad():
+        exact = network(images)
+    errors = [(found[name] - exact[name]).abs().max() / exact[name].abs().max() for name in exact]
+    assert found["res3"].dtype == torch.float32
+    assert 1e-4 < max(errors) < 0.05
+    assert f"differ by at most {float(max(errors)):.1e} of the largest" in caplog.text
+
+
 def test_a_backbone_gives_the_same_maps() -> None:
     pytest.importorskip("openvino")
     torch.manual_seed(0)
@@ -73,7 +110,8 @@ def test_a_backbone_gives_the_same_maps() -> None:
     fast = optimize(network, "openvino", example=torch.randn(1, 3, 64, 96))
     for shape in ((1, 3, 64, 96), (2, 3, 33, 71), (1, 3, 64, 96)):
         images = torch.randn(shape)
-        exact, found = network(images), fast(images)
+        with torch.no_grad():
+            exact, found = network(images), fast(images)
         assert list(found) == list(exact)
         for name, value in exact.items():
             assert torch.allclose(found[name], value, atol=1e-4 * float(value.abs().max()))
@@ -89,7 +127,7 @@ def test_what_is_refused() -> None:
     network = ResNeXt(NETWORK).eval()
     with pytest.raises(ValueError, match="backend 'tensorrt' is unknown; choose one of auto, fold"):
         optimize(network, "tensorrt")
-    with pytest.raises(ValueError, match=r"dtype torch.float16 is not supported; choose"):
+    with pytest.raises(ValueError, match="dtype 'float16' is not supported; choose one of float32"):
         optimize(network, "folded", torch.float16)
     with pytest.raises(ValueError, match=r"'onnxruntime' has no bfloat16 on a CPU; choose"):
         optimize(network, "onnxruntime", torch.bfloat16)
