@@ -160,7 +160,28 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode every image before the first step; else the headers of some are read",
     )
+    add_memory_flags(parser)
     add_training_flags(parser)
+
+
+def add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--accumulate`` and ``--recompute``, with which a training needs less memory."""
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="PARTS",
+        help="compute each batch in so many parts, one after another, whose gradients add up to "
+        "those of the batch; SOLVER.IMS_PER_BATCH and the schedule stay (default: 1)",
+    )
+    parser.add_argument(
+        "--recompute",
+        type=lambda words: tuple(words.split(",")),
+        default=(),
+        metavar="STAGES",
+        help="keep only the inputs of the blocks of these stages, such as res3,res4,res5, and "
+        "compute the rest again for the gradients, which stay the same",
+    )
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -299,6 +320,8 @@ def build_job(
         backend=getattr(options, "backend", None),
         dtype=getattr(options, "dtype", None),
         schedule=options.schedule,
+        accumulate=options.accumulate,
+        recompute=options.recompute,
         train_data=options.train_data and tuple(options.train_data),
         test_data=options.test_data and tuple(options.test_data),
         **read_process_flags(options),

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.layers import ConvNorm, Norm, freeze_norms
@@ -89,7 +90,13 @@ class Bottleneck(CNNBlock):
             channels.
         residual: False leaves out shortcut and sum (the plain networks of section 5.1).
         deformable: makes the 3x3 convolution deformable; its stages do not matter here.
+
+    Attributes:
+        is_recomputed: keep only the input for the backward pass, and compute the maps within again
+            there: less memory for another forward pass. False at first.
     """
+
+    is_recomputed = False
 
     def __init__(
         self,
@@ -135,6 +142,18 @@ class Bottleneck(CNNBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)  # and so is what it becomes
+        if not torch.jit.is_scripting():
+            return self._compute_or_checkpoint(x)
+        return self._compute(x)
+
+    def _compute_or_checkpoint(self, x: Tensor) -> Tensor:
+        if not (self.is_recomputed and self.training and torch.is_grad_enabled()):
+            return self._compute(x)
+        options: Any = {"use_reentrant": False}
+        # Nothing within draws random numbers.
+        return checkpoint(self._compute, x, preserve_rng_state=False, **options)
+
+    def _compute(self, x: Tensor) -> Tensor:
         out = torch.relu_(self.conv1(x))  # (N, bottleneck_channels, H, W)
         # (N, bottleneck_channels, H/stride, W/stride)
         if self.conv2_offset is None:

@@ -37,7 +37,7 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 DETECTION_FLOORS = (
     (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
-        *("advice", "backends", "own_data", "pictures"),
+        *("advice", "backends", "memory", "own_data", "pictures"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

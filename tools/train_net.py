@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--overwrite: of no effect with --eval-only, which removes nothing")
     if not options.eval_only and (options.backend or options.dtype):
         parser.error("--backend, --dtype: they need --eval-only; a training computes exactly")
+    if options.eval_only and (options.accumulate != 1 or options.recompute):
+        parser.error("--accumulate and --recompute: of no effect with --eval-only")
     return finish(lambda: run(options), resumable=True)
 
 

@@ -18,6 +18,7 @@ from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
+from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.own_data import Fitted, fit_to_data
 from resnext_det.detection.weights import explain_no_config, locate_weights, read_trained_config
 from resnext_det.runtimes.backends import check_backend
@@ -56,6 +57,7 @@ class Engine(Protocol):
         overridden: Collection[str] = (),
         preprocessing: str | None = None,
         check_data: bool = False,
+        saving: MemorySaving = NO_SAVING,
     ) -> Mapping[str, DatasetMetrics]: ...
 
     def evaluate(
@@ -133,6 +135,8 @@ class Job(Processes):
         check_data: decode every image before the first step, and not a sample's headers alone.
         backend, dtype: what ``evaluate`` computes by, see ``optimize``, and "float32" or
             "bfloat16"; None is exact.
+        accumulate, recompute: see ``MemorySaving``. Batch, schedule and random draws are those of
+            a training without, so that a run may be resumed with other values.
     """
 
     config_file: str | Path | None = None
@@ -151,6 +155,8 @@ class Job(Processes):
     check_data: bool = False
     backend: str | None = None
     dtype: str | None = None
+    accumulate: int = 1
+    recompute: tuple[str, ...] = ()
 
     def configuration(self, *, training: bool = True) -> CfgNode:
         """Load the configuration with every override, in the language of the engine.
@@ -366,6 +372,7 @@ _Task = Literal["train", "evaluate", "propose"]
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
     if job.backend is not None:
         check_backend(job.backend)
+    MemorySaving(job.accumulate, job.recompute)  # an error comes before any work
     cfg, fitted = job.fit(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
@@ -407,5 +414,6 @@ def _run_task(
         return None
     by_hand["check_data"] = job.check_data
     if task == "train":
-        return engine.train(cfg, overwrite=job.overwrite, **by_hand)
+        saving = MemorySaving(job.accumulate, job.recompute)
+        return engine.train(cfg, overwrite=job.overwrite, saving=saving, **by_hand)
     return engine.evaluate(cfg, backend=job.backend, dtype=job.dtype, **by_hand)

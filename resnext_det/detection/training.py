@@ -12,6 +12,12 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnext_det.detection.evaluation import DatasetMetrics, flatten_metrics
+from resnext_det.detection.memory import (
+    AnchorDraw,
+    BatchParts,
+    MemorySaving,
+    recompute_stages,
+)
 from resnext_det.detection.weights import (
     check_frozen_layers_are_loaded,
     describe_detector,
@@ -19,7 +25,7 @@ from resnext_det.detection.weights import (
 )
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.loop import Step, train_loop
+from resnext_det.training.loop import LossParts, Step, compute_whole, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
 from resnext_det.training.optimizer import GradientClipper
 from resnext_det.training.output_folder import remove_run
@@ -44,6 +50,8 @@ def train_detector(
     evaluate: Callable[[], Mapping[str, DatasetMetrics]],
     resume: bool,
     overwrite: bool,
+    saving: MemorySaving,
+    draw_anchors: AnchorDraw,
     start_file: WeightFile | None = None,
     class_names: Sequence[str] = (),
     clip: GradientClipper | None = None,
@@ -61,6 +69,8 @@ def train_detector(
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
             that had ended is evaluated.
         overwrite: remove the run in ``OUTPUT_DIR``, once all that could be wrong is known.
+        saving: what the training does to need less memory.
+        draw_anchors: draws the anchors of samples as the model's RPN does.
         start_file: the weights to start from where nothing is resumed; None: random ones.
         class_names: of the model's outputs, in their order; empty: not known.
         after_step: called after every step, before anything is saved.
@@ -69,11 +79,12 @@ def train_detector(
         the last numbers; in other processes than the first an empty dict.
 
     Raises:
-        ValueError, FileNotFoundError: see ``TrainingState.resume`` and ``load_pretrained``; layers
-            are frozen at random weights.
+        ValueError, FileNotFoundError: see ``TrainingState.resume``, ``load_pretrained`` and
+            ``MemorySaving``; layers are frozen at random weights.
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
     device, stop = distributed.resolve_device(cfg.MODEL.DEVICE), cfg.SOLVER.MAX_ITER
+    split = _save_memory(cfg, model, saving, draw_anchors)
     wrapped = distributed.distribute(model, device)
     state = TrainingState(wrapped, optimizer, Checkpointer(cfg.OUTPUT_DIR))
     start = state.resume() if resume else 0
@@ -139,6 +150,7 @@ def train_detector(
                 device=device,
                 amp_dtype=amp_dtype,
                 clip=clip,
+                split=split,
                 after_step=[
                     lambda step: after_step(step, writer),
                     save_when_due,
@@ -149,6 +161,26 @@ def train_detector(
                 save=state.save_after,
             )
     return results
+
+
+def _save_memory(
+    cfg: CfgNode, model: nn.Module, saving: MemorySaving, draw_anchors: AnchorDraw
+) -> LossParts:
+    """Change the model as it is asked for; return what computes the losses."""
+    images = cfg.SOLVER.IMS_PER_BATCH // distributed.get_world_size()
+    saving.check(model, images)
+    if saving.recompute:
+        recompute_stages(model, saving.recompute)
+        logger.info("The maps within %s are computed again.", ", ".join(saving.recompute))
+    if saving.accumulate == 1:
+        return compute_whole
+    logger.info("Each batch of %d images is computed in %d parts.", images, saving.accumulate)
+    return BatchParts(
+        model,
+        parts=saving.accumulate,
+        regions_per_image=cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
+        draw_anchors=draw_anchors,
+    )
 
 
 def _was_evaluated(cfg: CfgNode, iteration: int) -> bool:

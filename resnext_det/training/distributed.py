@@ -12,7 +12,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -228,6 +228,11 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside ``distribute``'s wrapping, which puts ``module.`` before names."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def skip_averaging(model: nn.Module) -> AbstractContextManager[None]:
+    """Let the gradients of what a model computes within stay those of this process, to add up."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def share_buffers(model: nn.Module) -> None:

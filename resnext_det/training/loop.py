@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -29,7 +29,20 @@ from resnext_det.training.interruption import (
 from resnext_det.training.optimizer import GradientClipper, get_learning_rate, set_learning_rate
 from resnext_det.training.schedule import LearningRateSchedule
 
-_END = object()
+LossParts = Callable[[nn.Module, Any], Iterator[dict[str, torch.Tensor] | None]]
+"""Takes the model and a batch, and yields the losses of its parts, which add up to the batch's.
+
+The gradients of a part are computed before the next one is asked for. None takes back all that was
+yielded for this batch.
+"""
+
+
+def compute_whole(model: nn.Module, batch: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the losses of the whole batch."""
+    yield model(batch)
+
+
+_END: Any = object()
 # On a GPU every look at a loss waits for the GPU, so it is done for several steps at once.
 _CHECK_PERIOD_CUDA = 20
 _SHOWN = 16
@@ -71,6 +84,7 @@ def train_loop(
     amp_dtype: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     clip: GradientClipper | None = None,
+    split: LossParts = compute_whole,
     after_step: Sequence[Callable[[Step], None]] = (),
     save: Callable[[Step], Path] | None = None,
 ) -> None:
@@ -86,6 +100,7 @@ def train_loop(
             for full precision.
         scaler: scales the loss, which float16 needs: its small gradients would be 0.
         clip: applied to the gradients before each step.
+        split: computes the losses of a batch in parts, see ``LossParts``; at first all at once.
         after_step: called in order after each step. What they draw from torch's generators is
             undone, so that the training does not depend on how often it is evaluated or saved.
         save: saves a checkpoint after a step and returns its path. It is called where SIGINT or
@@ -118,12 +133,20 @@ def train_loop(
                 batch, data_seconds = next(source)
             optimizer.zero_grad()
             mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
-            with watch.name_errors(iteration, batch), mixed:
-                losses = model(batch)
-            total = _sum_losses(losses, iteration)
-            detached = {name: loss.detach() for name, loss in losses.items()}
+            detached: dict[str, torch.Tensor] = {}
+            parts = split(model, batch)
+            while True:
+                with watch.name_errors(iteration, batch), mixed:
+                    losses = next(parts, _END)
+                if losses is _END:
+                    break
+                if losses is None:
+                    optimizer.zero_grad()
+                    detached = {}
+                    continue
+                scaler.scale(_sum_losses(losses, iteration)).backward()
+                detached = _add_losses(detached, losses)
             watch.look(iteration, batch, detached, last=iteration == stop - 1)
-            scaler.scale(total).backward()
             if clip is not None:
                 scaler.unscale_(optimizer)
                 clip(optimizer)
@@ -219,6 +242,14 @@ def _sum_losses(losses: Any, iteration: int) -> torch.Tensor:
             "in training it has to return a dict of scalar losses"
         )
     return reduce(torch.add, losses.values())
+
+
+def _add_losses(
+    sums: Mapping[str, torch.Tensor], losses: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Add detached losses to what is there of the same names."""
+    detached = {name: loss.detach() for name, loss in losses.items()}
+    return {name: sums[name] + loss if name in sums else loss for name, loss in detached.items()}
 
 
 def _time_batches(batches: Iterable[Any], start: int) -> Iterator[tuple[Any, float]]:

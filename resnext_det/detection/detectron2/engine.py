@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 
 from resnext_det.config import check
 from resnext_det.config.backbone import check_backbone, check_c4_head
@@ -29,6 +29,7 @@ from resnext_det.detection.detectron2.catalog import check_names
 from resnext_det.detection.detectron2.datasets import Data, open_data
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
+from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.training import train_detector
 from resnext_det.detection.weights import load_detector, read_start, read_trained
 from resnext_det.layers import SYNCHRONIZED_ON_CPU
@@ -90,6 +91,7 @@ def train(
     overridden: Collection[str] = (),
     preprocessing: str | None = None,
     check_data: bool = False,
+    saving: MemorySaving = NO_SAVING,
 ) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it, as the portable engine's ``train``.
 
@@ -106,11 +108,17 @@ def train(
         resume=resume,
         check_data=check_data,
     ) as data:
-        return _train_on(cfg, data, start, resume=resume, overwrite=overwrite)
+        return _train_on(cfg, data, start, saving, resume=resume, overwrite=overwrite)
 
 
 def _train_on(
-    cfg: CfgNode, data: Data, start: WeightFile | None, *, resume: bool, overwrite: bool
+    cfg: CfgNode,
+    data: Data,
+    start: WeightFile | None,
+    saving: MemorySaving,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> dict[str, DatasetMetrics]:
     recorded = set_seed(cfg, resume=resume)
     cfg = scale_to_processes(recorded, distributed.get_world_size())
@@ -152,6 +160,8 @@ def _train_on(
             start_file=start,
             class_names=data.class_names,
             overwrite=overwrite,
+            saving=saving,
+            draw_anchors=_draw_anchors,
             after_step=after_step,
         )
 
@@ -217,6 +227,16 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         raise ValueError(
             f"detectron2 cannot build this model: {error}; correct the keys of MODEL that it names"
         ) from error
+
+
+def _draw_anchors(
+    rpn: Any, features: Mapping[str, Tensor], samples: Sequence[Mapping[str, Any]]
+) -> None:
+    """Draw the anchors of samples from torch's generator, as a training step does; forget them."""
+    maps = [features[name] for name in rpn.in_features]
+    anchors = rpn.anchor_generator(maps)
+    targets = [sample["instances"].to(maps[0].device) for sample in samples]
+    rpn.label_and_sample_anchors(anchors, targets)
 
 
 def _set_up(cfg: CfgNode) -> None:

@@ -25,8 +25,10 @@ from resnext_det.detection.evaluation import (
     evaluate_all,
     propose_on_all,
 )
+from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.detection.portable.rpn import draw_anchors
 from resnext_det.detection.training import train_detector
 from resnext_det.detection.weights import load_detector, read_start, read_trained
 from resnext_det.training import distributed
@@ -53,6 +55,7 @@ def train(
     overridden: Collection[str] = (),
     preprocessing: str | None = None,
     check_data: bool = False,
+    saving: MemorySaving = NO_SAVING,
 ) -> dict[str, DatasetMetrics]:
     """Train a detector and evaluate it; every process of a training calls this.
 
@@ -62,6 +65,7 @@ def train(
         overridden: keys that the user gave by hand, which hold against a detector's file.
         preprocessing: what the user states of the weights, see ``parse_preprocessing``.
         check_data: decode every image before, see ``look_at_data``.
+        saving: what to do to need less memory.
 
     Returns:
         COCO's numbers (a ProposalNetwork's average recalls) by name of ``DATASETS.TEST``; in other
@@ -93,6 +97,8 @@ def train(
         start_file=start,
         class_names=train_sets[0].class_names,
         overwrite=overwrite,
+        saving=saving,
+        draw_anchors=draw_anchors,
     )
 
 

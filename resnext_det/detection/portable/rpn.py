@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,3 +255,16 @@ class RPN(nn.Module):
         return Instances(
             image_size, proposal_boxes=Boxes(boxes[kept]), objectness_logits=scores[kept]
         )
+
+
+def draw_anchors(
+    rpn: RPN, features: Mapping[str, Tensor], samples: Sequence[Mapping[str, Any]]
+) -> None:
+    """Draw the anchors of samples from torch's generator, as a training step does; forget them.
+
+    Args:
+        features: maps of the size of those of the samples, whose values do not matter.
+    """
+    targets = [sample["instances"].to(next(iter(features.values())).device) for sample in samples]
+    anchors = torch.cat(rpn.anchor_generator([features[name] for name in rpn.in_features]))
+    rpn._label_anchors(anchors, [target.image_size for target in targets], targets)
