@@ -1,0 +1,176 @@
+"""A batch in parts gives the whole batch's numbers, and recomputed stages give the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnext_det.config import load_config
+from resnext_det.detection.jobs import Job, train
+from resnext_det.detection.memory import BatchParts, MemorySaving, recompute_stages
+from resnext_det.detection.portable import engine as portable
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.rpn import draw_anchors
+from tests.detection.detectron2_reference import (
+    copy_cfg_to_detectron2,
+    copy_samples_to_detectron2,
+    randomize,
+)
+from tests.detection.helpers import (
+    C4_CHANGES,
+    STAGES,
+    as_overrides,
+    draw_sample,
+    override,
+    write_config,
+)
+
+FROZEN = override("MODEL.RESNETS", NORM="FrozenBN")
+WIDE = override(
+    "MODEL.RESNETS", NORM="GN", NUM_GROUPS=8, STEM_OUT_CHANNELS=32, RES2_OUT_CHANNELS=64
+)
+SETTINGS: dict[str, list[Any]] = {
+    "FPN": FROZEN,
+    "C4": [*FROZEN, *C4_CHANGES],
+    "RPN alone": [*FROZEN, "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
+}
+Computed = tuple[dict[str, float], dict[str, Tensor], Tensor]
+
+
+def build(engine: str, folder: Path, changes: Sequence[Any]) -> tuple[Any, Any]:
+    """Build a detector of either engine in training mode; return it and what draws its anchors."""
+    cfg = load_config(write_config(folder), as_overrides(changes))
+    draw: Callable[..., Any] = draw_anchors
+    model: Any = build_detector(cfg)
+    randomize(model)
+    if engine == "detectron2":
+        from resnext_det.detection.detectron2 import engine as theirs
+
+        state, draw = model.state_dict(), theirs._draw_anchors
+        named = copy_cfg_to_detectron2(cfg)
+        model = theirs.build_detector(named)
+        model.load_state_dict(state)
+    return model.train(), draw
+
+
+def make_samples(engine: str) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    samples = [
+        draw_sample(generator, 64, 96, [[10.0, 12.0, 60.0, 40.0], [50.0, 20.0, 70.0, 60.0]]),
+        draw_sample(generator, 80, 70, [[5.0, 30.0, 40.0, 70.0]]),
+        draw_sample(generator, 48, 64, []),
+    ]
+    return samples if engine == "portable" else copy_samples_to_detectron2(samples)
+
+
+def compute(engine: str, model: nn.Module, split: Any = None) -> Computed:
+    """Compute losses and gradients of one batch; return them and the state of torch's generator."""
+    torch.manual_seed(7)
+    model.zero_grad()
+    sums: dict[str, float] = {}
+
+    def run() -> None:
+        batch = make_samples(engine)
+        for losses in [model(batch)] if split is None else split(model, batch):
+            if losses is None:
+                model.zero_grad()
+                sums.clear()
+                continue
+            sum(losses.values()).backward()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss.detach())
+
+    if engine == "portable":
+        run()
+    else:
+        from detectron2.utils.events import EventStorage
+
+        with EventStorage():
+            run()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return sums, gradients, torch.get_rng_state()
+
+
+def flatten(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_parts_add_up_to_the_whole_batch(tmp_path: Path, engine: str, setting: str) -> None:
+    """They draw what the batch draws; 17 regions an image is more than there are."""
+    model, draw = build(engine, tmp_path, SETTINGS[setting])
+    losses, gradients, state = compute(engine, model)
+    whole = flatten(gradients)
+    for parts, regions in ((2, 16), (3, 17)):
+        split = BatchParts(model, parts=parts, regions_per_image=regions, draw_anchors=draw)
+        found, added, state_then = compute(engine, model, split)
+        assert found == pytest.approx(losses, rel=1e-6)
+        assert torch.equal(state_then, state)
+        difference = torch.linalg.vector_norm(flatten(added) - whole)
+        assert difference <= 1e-6 * torch.linalg.vector_norm(whole)
+        assert not model.backbone._forward_pre_hooks
+
+
+@pytest.mark.parametrize("setting", ["FPN", "C4"])
+def test_recomputed_stages_keep_little_and_give_the_same_bits(
+    tmp_path: Path, engine: str, setting: str
+) -> None:
+    model, _ = build(engine, tmp_path, SETTINGS[setting])
+    results, kept = [], []
+    for _ in range(2):
+        sizes: dict[int, int] = {}
+
+        def note(value: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[value.data_ptr()] = value.numel()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+            results.append(compute(engine, model))
+        kept.append(sum(sizes.values()))
+        recompute_stages(model, STAGES)
+    (losses, gradients, _), (again, recomputed, _) = results
+    assert again == losses
+    assert torch.equal(flatten(recomputed), flatten(gradients))
+    assert kept[1] < 0.8 * kept[0]
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_training_in_parts_ends_as_one_without_and_resumes_it(tmp_path: Path) -> None:
+    weights = []
+    for name, saving in (("whole", MemorySaving()), ("parts", MemorySaving(2, ("res3", "res4")))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for length, resume in ((2, False), (4, True)):
+            changes = [*WIDE, "OUTPUT_DIR", folder / "out"]
+            changes += ["SOLVER.MAX_ITER", length, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 0]
+            cfg = load_config(write_config(folder), as_overrides(changes))
+            portable.train(cfg, resume=resume, saving=saving if resume else MemorySaving())
+        state = torch.load(folder / "out" / "model_final.pth", weights_only=True)["model"]
+        weights.append(flatten(state))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
+    assert not torch.equal(weights[1], weights[0])
+
+
+@pytest.mark.parametrize(
+    ("saving", "words"),
+    [
+        ({"accumulate": 0}, "0 parts; write --accumulate 1"),
+        ({"accumulate": 3}, "a batch of 2 images in each process has no 3 parts"),
+        ({"accumulate": 2}, "--accumulate does not go with the batch norm .*stem"),
+        ({"recompute": ("res4",)}, "--recompute does not go with the batch norm .*res4"),
+        ({"recompute": ("res6",)}, "no stage 'res6' to recompute; choose of res2"),
+    ],
+)
+@pytest.mark.usefixtures("registered")
+def test_what_cannot_hold_is_refused(
+    tmp_path: Path, engine: str, saving: dict[str, Any], words: str
+) -> None:
+    """The network has batch norms, which are trained."""
+    with pytest.raises(ValueError, match=words):
+        train(Job(write_config(tmp_path), tmp_path / "out", engine=engine, **saving))
+    assert not list(tmp_path.glob("out/model*"))
