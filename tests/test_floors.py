@@ -20,9 +20,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 FLOORS = (
-    ("architecture", "layers", "instances", "files", "console"),
+    ("architecture", "layers", "instances", "files", "console", "roi_align"),
     ("deformable",),
     ("resnext",),
+    ("shared_res5",),
     ("config", "forms"),
     ("weights",),
     ("data", "training"),

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.detection import get_cfg
 from resnext_det.config.rules import get_value, list_keys
-from resnext_det.config.values import check_value
+from resnext_det.config.values import SHARED_C4_HEAD, check_value
 from resnext_det.resnext import FEATURES
 
 ARCHITECTURE_KEYS = {
@@ -171,6 +171,8 @@ def _check_deformable(resnets: CfgNode) -> None:
 def check_c4_head(cfg: CfgNode) -> None:
     """Refuse values of MODEL.RESNETS that the res5 of a C4 head does not honor.
 
+    The head that shares work between regions refuses norms and a pooler that never allow it.
+
     Args:
         cfg: of a detector whose MODEL.ROI_HEADS run res5 on every region.
 
@@ -188,4 +190,21 @@ def check_c4_head(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE = {stages}, but {name} runs a res5 without "
             f"deformable convolutions on every region; write {[*stages[:3], False]}"
+        )
+    if name == SHARED_C4_HEAD:
+        _check_shared_head(cfg)
+
+
+def _check_shared_head(cfg: CfgNode) -> None:
+    exact = "or MODEL.ROI_HEADS.NAME: ResNeXtRes5ROIHeads, which computes all of res5 on each"
+    norm, pooler = cfg.MODEL.RESNETS.NORM, cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE
+    if norm in ("GN", "LN"):
+        raise ValueError(
+            f"MODEL.RESNETS.NORM = {norm!r}, but it normalizes each region by its own values, so "
+            f"that {SHARED_C4_HEAD} has nothing that regions could share; write FrozenBN, {exact}"
+        )
+    if pooler not in ("ROIAlignV2", "ROIAlign"):
+        raise ValueError(
+            f"MODEL.ROI_BOX_HEAD.POOLER_TYPE = {pooler!r}, but {SHARED_C4_HEAD} shares what "
+            f"regions are aligned from, which only RoIAlign allows; write ROIAlignV2, {exact}"
         )

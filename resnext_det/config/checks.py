@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.rules import get_value
-from resnext_det.config.values import C4_HEADS, FPN_BACKBONES, check_values
+from resnext_det.config.values import C4_HEADS, FPN_BACKBONES, SHARED_C4_HEAD, check_values
 from resnext_det.resnext import FEATURES
 
 
@@ -43,7 +43,8 @@ def uses_fpn(cfg: CfgNode) -> bool:
 
 def uses_c4_head(cfg: CfgNode) -> bool:
     """Tell whether res5 runs on every region, under detectron2's name of this head or ours."""
-    return "ROI_HEADS" in list_parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME in C4_HEADS
+    names = (*C4_HEADS, SHARED_C4_HEAD)
+    return "ROI_HEADS" in list_parts_in_use(cfg) and cfg.MODEL.ROI_HEADS.NAME in names
 
 
 def list_features(cfg: CfgNode) -> tuple[str, ...]:

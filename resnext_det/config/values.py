@@ -16,6 +16,9 @@ FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone")
 C4_HEADS = ("Res5ROIHeads", "ResNeXtRes5ROIHeads")
 """Names of one head: detectron2's own, and the plugin's, whose res5 is that of any depth."""
 
+SHARED_C4_HEAD = "ResNeXtSharedRes5ROIHeads"
+"""Name of the head that computes the same, within rounding, and once what regions share."""
+
 PLAIN_BACKBONES = ("build_resnext_backbone", "build_resnet_backbone")
 _LOSS_TYPES = ("smooth_l1", "giou", "diou", "ciou")
 _TRAINED_NORMS = ("", "GN", "BN", "SyncBN")
@@ -37,7 +40,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.RPN.HEAD_NAME": ("StandardRPNHead",),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
-    "MODEL.ROI_HEADS.NAME": (*C4_HEADS, "StandardROIHeads"),
+    "MODEL.ROI_HEADS.NAME": (*C4_HEADS, SHARED_C4_HEAD, "StandardROIHeads"),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
@@ -105,8 +108,12 @@ is_supported = _RULES.is_supported
 
 
 def unify_names(value: Any) -> Any:
-    """Give the two names of the C4 head as one, and any other value as it is."""
-    return C4_HEADS[0] if value in C4_HEADS else value
+    """Give the names of the C4 head as one, and any other value as it is.
+
+    The head that shares is trained and tested as the exact one is, and its numbers are the same
+    within rounding.
+    """
+    return C4_HEADS[0] if value in (*C4_HEADS, SHARED_C4_HEAD) else value
 
 
 def find_unsupported(cfg: CfgNode) -> list[str]:

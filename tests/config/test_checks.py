@@ -45,6 +45,7 @@ MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS
 MODEL.BACKBONE.FREEZE_AT 0
 """)
 OURS = ["MODEL.ROI_HEADS.NAME", "ResNeXtRes5ROIHeads"]
+SHARED = ["MODEL.ROI_HEADS.NAME", "ResNeXtSharedRes5ROIHeads"]
 RPN_ALONE = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
 GIVEN = ["MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"]
 
@@ -66,6 +67,11 @@ FPN MODEL.RESNETS.RES5_DILATION 2 | RES5_DILATION = 2 | pyramid | write 1
 MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True] | but Res5ROIHeads runs a res5 without
   | write [False, True, True, False]
 OURS MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,False,False,True] | but ResNeXtRes5ROIHeads runs a
+SHARED MODEL.RESNETS.NORM GN | MODEL.RESNETS.NORM = 'GN' | write FrozenBN, or MODEL.ROI_HEADS.NAME
+SHARED MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIPool | = 'ROIPool', but ResNeXtSharedRes5ROIHeads shares
+  | write ROIAlignV2, or MODEL.ROI_HEADS.NAME: ResNeXtRes5ROIHeads
+SHARED MODEL.RESNETS.RES5_DILATION 2 | but ResNeXtSharedRes5ROIHeads runs an undilated res5
+SHARED MODEL.ROI_BOX_HEAD.NUM_FC 2 | NUM_FC = 2 | but ResNeXtSharedRes5ROIHeads has no box head
 FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [True,True] | has 2 entries; write True or False for each
 FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [0,1,1,1] | every entry has to be True or False
 FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [True,False,False,False] MODEL.RESNETS.DEFORM_NUM_GROUPS 3
@@ -178,7 +184,8 @@ class TestRefused:
     @pytest.mark.parametrize("case", read_table(CONTRADICTIONS))
     def test_a_contradiction(self, case: str) -> None:
         changes, *words = case.split(" | ")
-        named = {"FPN": FPN, "HEAD": HEAD, "OURS": OURS, "RPN_ALONE": RPN_ALONE, "GIVEN": GIVEN}
+        named = {"FPN": FPN, "HEAD": HEAD, "OURS": OURS, "SHARED": SHARED, "RPN_ALONE": RPN_ALONE}
+        named["GIVEN"] = GIVEN
         text = get_refusal(*(word for name in changes.split() for word in named.get(name, [name])))
         assert [word for word in words if word not in text] == [], text
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.layers import CNNBlockBase, FrozenBatchNorm2d, ROIAlign, ShapeSpec, get_norm
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -21,9 +22,11 @@ from detectron2.modeling import (
     GeneralizedRCNN,
 )
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.poolers import convert_boxes_to_pooler_format
 from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.structures import Boxes
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from resnext_det import resnext
 from resnext_det.architecture import Architecture, Deformable
@@ -36,6 +39,8 @@ from resnext_det.config.backbone import (
 )
 from resnext_det.layers import FROZEN_NORMS, Norm
 from resnext_det.resnext import Bottleneck, ResNeXt, Stem
+from resnext_det.roi_align import RegionGrid
+from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 
 FROZEN_NORMS.add(FrozenBatchNorm2d)
 
@@ -238,3 +243,38 @@ class ResNeXtRes5ROIHeads(Res5ROIHeads):
             architecture, "res5", norm=resnets.NORM, stride_in_1x1=resnets.STRIDE_IN_1X1
         )
         return stage, architecture.stages()[-1].out_channels
+
+
+@ROI_HEADS_REGISTRY.register()
+class ResNeXtSharedRes5ROIHeads(ResNeXtRes5ROIHeads):
+    """Compute what ResNeXtRes5ROIHeads does, but once an image what its regions share of res5.
+
+    Keys and losses are the same, within rounding; masks work. ``resnext_det.shared_res5`` tells
+    what is shared, and when. In ``torch.jit.script`` it is the exact head.
+    """
+
+    def find_grid(self) -> RegionGrid | None:
+        """Find which cells of a region are cut; None where RoIPool, which is not linear, cuts."""
+        (pooler,) = self.pooler.level_poolers
+        if type(pooler) is not ROIAlign or len(set(pooler.output_size)) != 1:
+            return None
+        return RegionGrid(
+            *(pooler.output_size[0], pooler.spatial_scale),
+            *(pooler.sampling_ratio, pooler.aligned),
+        )
+
+    def _shared_roi_transform(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
+        if not torch.jit.is_scripting():
+            return self._cut_and_run(features, boxes)
+        return self.res5(self.pooler(features, boxes))
+
+    @torch.jit.unused
+    def _cut_and_run(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
+        grid = self.find_grid()
+        if grid is None:
+            return self.res5(self.pooler(features, boxes))
+        regions = convert_boxes_to_pooler_format(boxes)
+        return run_res5(self.res5, features[0], regions, grid)
+
+
+SHARED_HEADS[ResNeXtRes5ROIHeads] = ResNeXtSharedRes5ROIHeads

@@ -9,6 +9,7 @@ from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import read_settings
+from resnext_det.config.values import SHARED_C4_HEAD
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
@@ -18,6 +19,7 @@ from resnext_det.detection.portable.roi_heads import (
     Res5ROIHeads,
     ROIHeads,
     ROIPooler,
+    SharedRes5ROIHeads,
     StandardROIHeads,
 )
 from resnext_det.detection.portable.rpn import RPN, RPNHead, RPNSettings
@@ -85,6 +87,8 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
     head: nn.Module
     if uses_c4_head(cfg):
         kind, resnets = Res5ROIHeads, cfg.MODEL.RESNETS
+        if heads.NAME == SHARED_C4_HEAD:
+            kind = SharedRes5ROIHeads
         architecture, stride = read_architecture(resnets), resnets.STRIDE_IN_1X1
         head = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=stride)
         features = architecture.stages()[-1].out_channels

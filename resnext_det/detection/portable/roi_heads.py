@@ -1,7 +1,7 @@
 """Sample regions to train on, cut them out of feature maps, and compute their classes and boxes.
 
-``Res5ROIHeads`` is the C4 detector of the ResNeXt paper (section 5.4), ``StandardROIHeads`` that of
-DC5 and FPN. Names and numbers are detectron2's.
+``Res5ROIHeads`` is the C4 detector of the ResNeXt paper (section 5.4), ``SharedRes5ROIHeads`` the
+same made faster, and ``StandardROIHeads`` that of DC5 and FPN. Names and numbers are detectron2's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torchvision.ops import box_iou, roi_align, roi_pool
 from resnext_det.detection.portable.box_head import BoxPredictor
 from resnext_det.detection.portable.boxes import match_candidates, sample_labels
 from resnext_det.instances import Boxes, Instances
+from resnext_det.roi_align import RegionGrid
+from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 
 # A region of 224 x 224 pixels, ImageNet's, is cut out of level 4 (FPN, equation 1).
 _CANONICAL_SIZE = 224
@@ -89,6 +91,15 @@ def sample_regions(
     return sampled
 
 
+def join_boxes(boxes: Sequence[Tensor]) -> Tensor:
+    """Join the boxes (Ri, 4) of each of N images to regions (R, 5), each with its image's index."""
+    counts = torch.tensor([len(image_boxes) for image_boxes in boxes], device=boxes[0].device)
+    images = torch.repeat_interleave(
+        torch.arange(len(boxes), dtype=boxes[0].dtype, device=boxes[0].device), counts
+    )
+    return torch.cat([images[:, None], torch.cat(list(boxes))], dim=1)
+
+
 class ROIPooler(nn.Module):
     """Cut every region out of the feature map that fits its size.
 
@@ -130,11 +141,10 @@ class ROIPooler(nn.Module):
         Returns:
             (sum of Ri, C, resolution, resolution).
         """
-        counts = torch.tensor([len(image_boxes) for image_boxes in boxes], device=boxes[0].device)
-        images = torch.repeat_interleave(
-            torch.arange(len(boxes), dtype=boxes[0].dtype, device=boxes[0].device), counts
-        )
-        regions = torch.cat([images[:, None], torch.cat(list(boxes))], dim=1)
+        return self.pool(features, join_boxes(boxes))
+
+    def pool(self, features: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Cut regions (R, 5), each the index of an image and a box, as ``forward`` does."""
         if len(features) == 1:
             return self._pool(features[0], regions, self.strides[0])
         levels = self._assign_levels(regions[:, 1:])
@@ -198,6 +208,10 @@ class ROIHeads(nn.Module):
         """Map cut regions (R, C, resolution, resolution) to vectors (R, D)."""
         raise NotImplementedError
 
+    def cut_and_compute(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Cut regions (R, 5), see ``join_boxes``, out of the maps, and compute vectors (R, D)."""
+        return self.compute_vectors(self.pooler.pool(maps, regions))
+
     def forward(
         self,
         features: dict[str, Tensor],
@@ -214,7 +228,7 @@ class ROIHeads(nn.Module):
             proposals = sample_regions(proposals, targets, self.sampling)
         maps = [features[name] for name in self.in_features]
         boxes = [proposal.proposal_boxes.tensor for proposal in proposals]
-        vectors = self.compute_vectors(self.pooler(maps, boxes))
+        vectors = self.cut_and_compute(maps, join_boxes(boxes))
         logits, deltas = self.box_predictor(vectors)
         if self.training:
             return [], self.box_predictor.compute_losses(logits, deltas, proposals)
@@ -228,6 +242,30 @@ class Res5ROIHeads(ROIHeads):
 
     def compute_vectors(self, regions: Tensor) -> Tensor:
         return self.get_submodule("res5")(regions).mean(dim=[2, 3])  # (R, 2048)
+
+
+class SharedRes5ROIHeads(Res5ROIHeads):
+    """Compute what Res5ROIHeads does, but once an image what its regions share of res5.
+
+    ``resnext_det.shared_res5`` tells what, and when. Names of parameters are the same.
+    """
+
+    def find_grid(self) -> RegionGrid | None:
+        """Find which cells of a region are cut; None where RoIPool, which is not linear, cuts."""
+        pooler = self.pooler
+        if pooler.pooler_type == "ROIPool":
+            return None
+        aligned = pooler.pooler_type == "ROIAlignV2"
+        return RegionGrid(pooler.resolution, 1 / pooler.strides[0], pooler.sampling_ratio, aligned)
+
+    def cut_and_compute(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        grid = self.find_grid()
+        if grid is None:
+            return super().cut_and_compute(maps, regions)
+        return run_res5(self.res5, maps[0], regions, grid).mean(dim=[2, 3])  # type: ignore[arg-type]
+
+
+SHARED_HEADS[Res5ROIHeads] = SharedRes5ROIHeads
 
 
 class StandardROIHeads(ROIHeads):

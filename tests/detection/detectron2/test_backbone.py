@@ -138,12 +138,13 @@ ARCHITECTURES: dict[str, list[Any]] = {
     ],
 }
 WITH_C4_HEAD = [(name, "Res5ROIHeads") for name in ARCHITECTURES]
-WITH_C4_HEAD += [("Mask R-CNN, C4", "ResNeXtRes5ROIHeads")]
+OUR_C4_HEADS = ("ResNeXtRes5ROIHeads", "ResNeXtSharedRes5ROIHeads")
+WITH_C4_HEAD += [("Mask R-CNN, C4", name) for name in OUR_C4_HEADS]
 
 
 @pytest.mark.parametrize(("name", "c4_head"), WITH_C4_HEAD)
 def test_detectron2s_detectors_run_on_it_as_on_their_own(name: str, c4_head: str) -> None:
-    """The same weights give the same detections on both backbones and with both C4 heads."""
+    """The same weights give the same detections on both backbones and with all C4 heads."""
     cfg = configuration("X50-32x4d", "FPN", *DETECTOR, *ARCHITECTURES[name])
     if name.endswith("C4"):
         cfg.MODEL.ROI_HEADS.NAME = c4_head
@@ -151,7 +152,8 @@ def test_detectron2s_detectors_run_on_it_as_on_their_own(name: str, c4_head: str
     ours = build_model(cfg)
     assert isinstance(getattr(ours.backbone, "bottom_up", ours.backbone), ResNeXtBackbone)
     cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("resnext", "resnet")
-    cfg.MODEL.ROI_HEADS.NAME = cfg.MODEL.ROI_HEADS.NAME.replace("ResNeXt", "")
+    if c4_head in OUR_C4_HEADS:
+        cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads"
     theirs = build_model(cfg)
     randomize(ours, seed=2)
     theirs.load_state_dict(ours.state_dict())

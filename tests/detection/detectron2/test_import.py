@@ -21,7 +21,7 @@ OURS = {
         "build_resnext_fpn_backbone",
         "build_retinanet_resnext_fpn_backbone",
     ],
-    "ROI_HEADS": ["ResNeXtRes5ROIHeads"],
+    "ROI_HEADS": ["ResNeXtRes5ROIHeads", "ResNeXtSharedRes5ROIHeads"],
     "paths": ["hf-hub:", "resnext://"],
 }
 """What the plugin brings: its names in detectron2's registries, and paths for MODEL.WEIGHTS."""

@@ -54,6 +54,7 @@ PYRAMID = [
 SIZES = [[16, 24], [48, 64], [96, 128], [192, 256], [384, 512]]
 CONFIGURATIONS: dict[str, list[Any]] = {
     "C4": [],
+    "C4, shared": override("MODEL.ROI_HEADS", NAME="ResNeXtSharedRes5ROIHeads"),
     "DC5": [
         *override("MODEL.RESNETS", OUT_FEATURES=["res5"], RES5_DILATION=2),
         *BOX_HEAD,

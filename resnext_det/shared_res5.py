@@ -1,0 +1,123 @@
+"""Run res5 on every region of a C4 detector, computing once an image what regions share.
+
+RoIAlign is linear, and so is a convolution with a fixed norm, so that they may change places:
+``conv1(align(x)) = align(W x) + shift``. So ``conv1`` of res5's first block and its projection,
+36 percent of the multiplications of a region's res5 in an X-50-32x4d, run once on res4's map. The
+shift and ReLU come after RoIAlign, so that it also holds where a region lies partly off the map.
+Results differ from those of the exact head by rounding alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnext_det.layers import ConvNorm, keep_gradient_contiguous
+from resnext_det.resnext import Bottleneck
+from resnext_det.roi_align import RegionGrid, align_regions
+
+SHARED_HEADS: dict[type[nn.Module], type[Any]] = {}
+"""The class of heads that share for each class of heads that do not, of the engines imported.
+
+The sharing class has the same parameters and attributes, and a method ``find_grid``.
+"""
+
+
+def can_share(res5: nn.Module) -> bool:
+    """Tell whether the first convolutions of a stage may run before its regions are cut out.
+
+    They may where their norms do the same to every value of a channel: frozen norms, no norm, and
+    batch norms in inference. In training a batch norm takes its statistics from the regions, and a
+    group norm always does. The first block has to be a ``Bottleneck`` with a projection and without
+    deformable convolutions.
+    """
+    block = res5[0] if isinstance(res5, nn.Sequential) and len(res5) > 0 else None
+    return (
+        isinstance(block, Bottleneck)
+        and type(block).forward is Bottleneck.forward
+        and block.residual
+        and block.conv2_offset is None
+        and _is_affine(block.conv1)
+        and _is_affine(block.shortcut)
+    )
+
+
+def _is_affine(conv: nn.Module | None) -> bool:
+    if type(conv) is not ConvNorm or conv.activation is not None or conv.kernel_size != (1, 1):
+        return False
+    norm: Any = conv.norm
+    if norm is None or conv.has_frozen_norm:
+        return True
+    is_batch_norm = isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    return is_batch_norm and not norm.training and norm.track_running_stats and norm.affine
+
+
+def run_res5(res5: nn.Sequential, features: Tensor, regions: Tensor, grid: RegionGrid) -> Tensor:
+    """Cut regions out of res4 and run res5 on them; what can be is shared by them.
+
+    Where nothing ``can_share``, res5 runs on the regions that ``align_regions`` cuts out.
+
+    Args:
+        features: res4 (N, C, H, W).
+        regions: (R, 5), floating: the image's index, then x0, y0, x1, y1 in pixels.
+
+    Returns:
+        (R, out_channels, n, n), n being ``grid.cells / 2`` rounded up, in channels-last memory.
+    """
+    if not can_share(res5):
+        return res5(align_regions(features, regions, grid))
+    block: Any
+    block, *others = res5
+    out = torch.relu_(_convolve_and_cut(block.conv1, features, regions, grid))
+    out = torch.relu_(block.conv2(out))
+    out = block.conv3(out)
+    out += _convolve_and_cut(block.shortcut, features, regions, grid)
+    out = torch.relu_(out)
+    for block in others:
+        out = block(out)
+    return out
+
+
+def _convolve_and_cut(
+    conv: ConvNorm, features: Tensor, regions: Tensor, grid: RegionGrid
+) -> Tensor:
+    """Compute what a convolution 1x1 with its norm gives of each region."""
+    if conv.norm is None:
+        weight, shift = keep_gradient_contiguous(conv.weight), conv.bias
+    else:
+        weight, shift = conv._fold_norm()
+    # In channels-last memory a convolution 1x1 is a product of matrices.
+    maps = F.linear(features.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+    cut = align_regions(maps, regions, grid.keep_every(conv.stride[0]))
+    return cut if shift is None else cut.add_(shift.reshape(1, -1, 1, 1))
+
+
+def exchange_c4_head(detector: nn.Module) -> bool:
+    """Exchange a C4 detector's exact head for the one that shares, in place.
+
+    ``roi_heads`` becomes an object of the sharing class of its engine; parameters, their names and
+    all attributes stay. For inference: a res5 with batch norms shares there alone.
+
+    Args:
+        detector: of either engine, in any mode; it is looked at as in inference.
+
+    Returns:
+        whether it was exchanged. It was not where ``roi_heads`` is no exact C4 head of ours (or
+        shares already), cuts by RoIPool, or has a res5 that nothing can share (group norms, blocks
+        that were exchanged for others); then nothing changed.
+    """
+    heads: Any = getattr(detector, "roi_heads", None)
+    shared = SHARED_HEADS.get(type(heads))
+    if shared is None or shared.find_grid(heads) is None:
+        return False
+    was_training = {module: module.training for module in heads.res5.modules()}
+    heads.res5.eval()
+    able = can_share(heads.res5)
+    for module, training in was_training.items():
+        module.training = training
+    if able:
+        heads.__class__ = shared
+    return able
