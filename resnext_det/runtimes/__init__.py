@@ -7,5 +7,5 @@ norms multiplied in once), "compiled" (torch.compile), "onnxruntime" or "openvin
 BACKENDS = ("auto", "folded", "compiled", "onnxruntime", "openvino")
 """What ``optimize`` takes; "auto" is the one that was fastest on this machine."""
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 """The names of the types in which a backend may compute."""

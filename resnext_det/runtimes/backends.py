@@ -43,6 +43,12 @@ def find_backend(name: str, dtype: torch.dtype, device: torch.device) -> Build:
     return module.build
 
 
+def choose_int8_backend(device: torch.device) -> str:
+    """Choose what computes in int8: OpenVINO, which is faster, or else ONNX Runtime."""
+    found = list_backends(torch.int8, device)
+    return "onnxruntime" if found == ("onnxruntime",) else "openvino"
+
+
 def check_backend(name: str) -> None:
     """Refuse an unknown backend, and one whose packages are missing.
 
@@ -94,15 +100,22 @@ def _find_fault(name: str, dtype: torch.dtype, device: torch.device) -> str:
             "backend 'onnxruntime' has no bfloat16 on a CPU; choose 'openvino' or 'compiled', or "
             "leave dtype out"
         )
-    return _find_missing(name)
+    if name not in _EXTRAS and dtype == torch.int8:
+        return f"backend {name!r} has no int8; choose 'openvino' or 'onnxruntime'"
+    return _find_missing(name, dtype)
 
 
-def _find_missing(name: str) -> str:
-    extra = _EXTRAS.get(name, "")
-    missing = [one for one in _PACKAGES.get(extra, ()) if importlib.util.find_spec(one) is None]
+def _find_missing(name: str, dtype: torch.dtype = torch.float32) -> str:
+    extra, other = _EXTRAS.get(name, ""), ", or choose 'folded'"
+    needed = _PACKAGES.get(extra, ())
+    if dtype == torch.int8:
+        other = ""
+        if name == "openvino":
+            needed = (*needed, "nncf")
+    missing = [one for one in needed if importlib.util.find_spec(one) is None]
     if not missing:
         return ""
     return (
         f"backend {name!r} needs the package {', '.join(missing)}, which is not installed; run "
-        f"pip install 'resnext-det[{extra}]', or choose 'folded'"
+        f"pip install 'resnext-det[{extra}]'{other}"
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnext_det.runtimes.backends import check_backend, check_dtype, find_backend
+from resnext_det.runtimes.backends import (
+    check_backend,
+    check_dtype,
+    choose_int8_backend,
+    find_backend,
+)
 from resnext_det.runtimes.choice import choose_backend
 from resnext_det.runtimes.parts import (
     DenseNetwork,
@@ -26,6 +31,7 @@ from resnext_det.runtimes.parts import (
     list_outputs,
     record_calls,
 )
+from resnext_det.runtimes.quantization import check_loss, quantize_part, read_calibration
 from resnext_det.runtimes.tracing import check_inputs
 
 logger = logging.getLogger(__name__)
@@ -39,6 +45,9 @@ def optimize(
     dtype: torch.dtype | None = None,
     *,
     example: Any = None,
+    calibration: Iterable[Any] | None = None,
+    measure: Callable[[nn.Module], float] | None = None,
+    max_loss: float | None = None,
 ) -> nn.Module:
     """Make a model fast for inference on this machine; the model given stays as it is.
 
@@ -48,44 +57,68 @@ def optimize(
 
         fast = optimize(Predictor("model_final.pth").model, "openvino")
 
+    In int8 a model is quantized by its runtime's own tool, on images given, and the log tells what
+    it loses:
+
+        fast = optimize(model, "openvino", torch.int8, calibration=samples, measure=evaluate,
+                        max_loss=1.0)
+
     Args:
         model: a backbone, which maps images (N, C, H, W) to a tensor or {name: map}, or a detector
             of either engine, in eval mode.
         backend: "folded", "compiled", "onnxruntime" or "openvino"; "auto" takes the fastest of
             those installed, which is timed once on this machine and remembered. It computes with as
             many threads as torch has when it is built.
-        dtype: float32 (the default) or bfloat16, in which the exchanged parts compute; their
+        dtype: float32 (the default), bfloat16 or int8, in which the exchanged parts compute; their
             outputs are float32.
         example: what the model is called with, by which it is timed and compared; images of noise
             by default. Later inputs may have other sizes.
+        calibration, measure, max_loss: of int8, see ``Calibration``.
 
     Returns:
         a model that is called, and answers, as the one given.
 
     Raises:
         ValueError: the backend is unknown, not installed, or does not compute in ``dtype`` or on
-            the model's device; the model is in training mode or has no parameters; and, in a call
-            of the new model, training mode or a size that a pyramid does not take.
+            the model's device; the model is in training mode or has no parameters; int8 has no
+            calibration, or loses more than ``max_loss``; and, in a call of the new model, training
+            mode or a size that a pyramid does not take.
     """
     check_backend(backend)
     dtype = dtype or torch.float32
+    given = read_calibration(dtype, calibration, measure, max_loss)
     device = _check_model(model)
     check_dtype(dtype, device)
+    if given and backend == "auto":
+        backend = choose_int8_backend(device)
     if backend != "auto":
         find_backend(backend, dtype, device)
-    example = _make_example(model, device) if example is None else example
+    if example is None:
+        example = given.get_example() if given else _make_example(model, device)
     found = _find_parts(model, example)
     if backend == "auto":
         backend = choose_backend(found.parts, dtype, device)
-    build = find_backend(backend, dtype, device)
-    runs = [check_inputs(part, build(part, dtype)) for part in found.parts]
+    if given:
+        modules = (found.backbone, found.region_head)
+        runs = [
+            quantize_part(part, backend, model, module, given)
+            for part, module in zip(found.parts, modules)
+            if module is not None
+        ]
+    else:
+        build = find_backend(backend, dtype, device)
+        runs = [build(part, dtype) for part in found.parts]
+    runs = [check_inputs(part, run) for part, run in zip(found.parts, runs)]
     errors = [_measure_error(part, run) for part, run in zip(found.parts, runs)]
     logger.info(
         "The backend %s computes in %s; on the example its features differ by at most %.1e of the "
         "largest.",
         *(backend, str(dtype).removeprefix("torch."), max(errors)),
     )
-    return _exchange(model, found, runs)
+    fast = _exchange(model, found, runs)
+    if given:
+        check_loss(model, fast, given)
+    return fast
 
 
 def _check_model(model: nn.Module) -> torch.device:
