@@ -357,8 +357,8 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
         if missing.startswith("resnext_det"):
             raise
         sys.stderr.write(
-            f"error: the package {missing} is not installed, and this command needs it; write pip "
-            "install resnext-det\n"
+            f"error: the package {missing} is not installed, and this command needs it; install "
+            "it, or by pip install resnext-det all that the commands need\n"
         )
         return 1
     except (ValueError, OSError, FloatingPointError) as error:

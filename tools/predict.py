@@ -97,7 +97,7 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
         from resnext_det.deploy.exported import ExportedDetector
         from resnext_det.detection.pictures import detect_on_files
 
-        detector = ExportedDetector(options.weights)
+        detector = ExportedDetector(options.weights, backend=options.backend or "auto")
         names = detector.choose_class_names(options.classes)
         detections, images = detect_on_files(detector, paths, names, **common)
     else:
@@ -142,7 +142,6 @@ def _register(options: argparse.Namespace, datasets: Sequence[tuple[str, str, st
         "--config-file": options.config_file,
         "--fit-config": options.fit_config,
         "--preprocessing": options.preprocessing,
-        "--backend": options.backend,
         "--dtype": options.dtype,
         " ".join(options.overrides): options.overrides,
     }

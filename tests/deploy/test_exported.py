@@ -149,7 +149,7 @@ def test_predict_runs_without_torch(model: Path, tmp_path: Path) -> None:
 def test_other_commands_say_what_they_lack(tmp_path: Path) -> None:
     done = run_without_torch(tmp_path, "train", "--config-file", "tiny.yaml")
     assert done.returncode == 1 and done.stdout == ""
-    words = "is not installed, and this command needs it; write pip install resnext-det"
+    words = "install it, or by pip install resnext-det all that the commands need"
     assert done.stderr.startswith("error: the package ") and done.stderr.endswith(f"{words}\n")
     assert done.stderr.count("\n") == 1
 
@@ -278,6 +278,7 @@ def test_inspect_tells_what_a_file_is(model: Path, tmp_path: Path) -> None:
         (["--fit-config"], "--fit-config"),
         (["--config-file", "tiny.yaml"], "--config-file"),
         (["--preprocessing", "fair"], "--preprocessing"),
+        (["--dtype", "bfloat16"], "--dtype"),
         (["MODEL.DEVICE", "cpu"], "MODEL.DEVICE cpu"),
         (["MODEL.WEIGTHS"], "MODEL.WEIGTHS"),
     ],
@@ -291,3 +292,15 @@ def test_what_cannot_be_changed_is_refused(
         f"{flag} cannot change {model}, whose configuration was fixed when it was exported; leave "
         "it out, or export the detector anew with it\n"
     )
+
+
+def test_the_backend_can_be_chosen(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    draw(tmp_path / "photos" / "a.png")
+    given = (model, tmp_path / "photos", "--output", tmp_path / "out", "--backend")
+    assert run_tool("predict", *given, "openvino") == 0
+    assert "on 1 images" in capsys.readouterr().out
+    assert run_tool("predict", *given, "folded") == 1
+    assert "the backend 'folded' does not run exported files; write one of" in read_error(capsys)
