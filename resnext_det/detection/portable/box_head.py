@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
-from resnext_det.detection.portable.boxes import BoxTransform, compute_box_loss
+from resnext_det.detection.portable.boxes import (
+    BoxTransform,
+    compute_box_loss,
+    suppress_overlaps,
+)
 from resnext_det.instances import Boxes, Instances
 from resnext_det.layers import ConvNorm
 
@@ -153,26 +157,42 @@ class BoxPredictor(nn.Module):
         """
         counts = [len(proposal) for proposal in proposals]
         regions = torch.cat([proposal.proposal_boxes.tensor for proposal in proposals])
-        boxes, scores = self.transform.decode(deltas, regions), F.softmax(logits, dim=-1)
-        return [
-            self._detect_in_image(image_boxes, image_scores, proposal.image_size)
-            for image_boxes, image_scores, proposal in zip(
-                boxes.split(counts), scores.split(counts), proposals
+        boxes, scores = self.decode(logits, deltas, regions)
+        detections = []
+        for one, image_boxes, image_scores in zip(
+            proposals, boxes.split(counts), scores.split(counts)
+        ):
+            found, best, classes = self.suppress(image_boxes, image_scores, one.image_size)
+            detections.append(
+                Instances(
+                    one.image_size, pred_boxes=Boxes(found), scores=best, pred_classes=classes
+                )
             )
-        ]
+        return detections
 
-    def _detect_in_image(
+    def decode(self, logits: Tensor, deltas: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode the predictions for ``regions`` (R, 4).
+
+        Returns:
+            boxes (R, 4 * K), or (R, 4) where class-agnostic, and scores (R, K + 1).
+        """
+        return self.transform.decode(deltas, regions), F.softmax(logits, dim=-1)
+
+    def suppress(
         self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]
-    ) -> Instances:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose the detections of one image among what ``decode`` gives.
+
+        Returns:
+            boxes (D, 4), scores (D,) and classes (D,), best first.
+        """
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
         boxes, scores = boxes[finite], scores[finite][:, :-1]
         boxes = clip_boxes_to_image(boxes.unflatten(1, (-1, 4)), image_size)  # (R, K or 1, 4)
         region, label = (scores > self.settings.score_thresh_test).nonzero().unbind(dim=1)
         boxes = boxes[region, torch.zeros_like(label) if boxes.shape[1] == 1 else label]
         scores = scores[region, label]
-        kept = batched_nms(boxes.float(), scores, label, self.settings.nms_thresh_test)
+        kept = suppress_overlaps(boxes.float(), scores, label, self.settings.nms_thresh_test)
         if self.settings.detections_per_image >= 0:
             kept = kept[: self.settings.detections_per_image]
-        return Instances(
-            image_size, pred_boxes=Boxes(boxes[kept]), scores=scores[kept], pred_classes=label[kept]
-        )
+        return boxes[kept], scores[kept], label[kept]

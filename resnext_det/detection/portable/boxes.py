@@ -10,7 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+from torchvision.ops import (
+    batched_nms,
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou_loss,
+)
 
 # The largest predicted scaling of a side: from 16 to 1000 pixels.
 _LARGEST_LOG_SCALE = math.log(1000.0 / 16)
@@ -224,3 +229,34 @@ def compute_box_loss(
 def find_larger(boxes: Tensor, side: float = 0.0) -> Tensor:
     """Mark the boxes (N, 4) with both sides longer than ``side`` pixels: a mask (N,)."""
     return (boxes[:, 2] - boxes[:, 0] > side) & (boxes[:, 3] - boxes[:, 1] > side)
+
+
+def suppress_overlaps(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """Suppress boxes that overlap a better one of their group: torchvision's ``batched_nms``.
+
+    While ``torch.compile`` or ``torch.export`` traces, one operator stands for it, which computes
+    the same: torchvision's function branches on the number of boxes, and no graph can follow.
+
+    Args:
+        boxes: (N, 4).
+        scores: (N,).
+        groups: of the boxes, such as their classes, int64 (N,).
+        threshold: the IoU above which a box is suppressed.
+
+    Returns:
+        the indices of the boxes that are kept, best first.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.resnext_det.suppress_overlaps(boxes, scores, groups, threshold)
+    return batched_nms(boxes, scores, groups, threshold)
+
+
+@torch.library.custom_op("resnext_det::suppress_overlaps", mutates_args=())
+def _suppress_overlaps(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    return batched_nms(boxes, scores, groups, threshold)
+
+
+@_suppress_overlaps.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return groups.new_empty(count)

@@ -149,7 +149,7 @@ class ROIPooler(nn.Module):
             return self._pool(features[0], regions, self.strides[0])
         levels = self._assign_levels(regions[:, 1:])
         pooled = features[0].new_zeros(
-            len(regions), features[0].shape[1], self.resolution, self.resolution
+            regions.shape[0], features[0].shape[1], self.resolution, self.resolution
         )
         for level, (feature, stride) in enumerate(zip(features, self.strides)):
             chosen = (levels == level).nonzero().flatten()

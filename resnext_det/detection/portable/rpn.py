@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from resnext_det.detection.portable.boxes import (
     AnchorGenerator,
@@ -19,6 +19,7 @@ from resnext_det.detection.portable.boxes import (
     find_larger,
     match_candidates,
     sample_labels,
+    suppress_overlaps,
 )
 from resnext_det.instances import Boxes, Instances
 from resnext_det.layers import ConvNorm
@@ -220,28 +221,42 @@ class RPN(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
         """Decode the best of every level; per image, suppress within levels and keep the best."""
+        all_boxes, all_scores, levels = self.decode_best(anchors, logits, deltas)
+        proposals = []
+        for boxes, scores, size in zip(all_boxes, all_scores, image_sizes):
+            boxes, scores = self.suppress(boxes, scores, levels, size)
+            proposals.append(Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=scores))
+        return proposals
+
+    def decode_best(
+        self, anchors: Sequence[Tensor], logits: Sequence[Tensor], deltas: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode the best anchors of every level.
+
+        Returns:
+            boxes (N, R, 4), their logits (N, R), and the levels (R,).
+        """
         settings = self.settings
         before = settings.pre_nms_topk_train if self.training else settings.pre_nms_topk_test
         scores, boxes, levels = [], [], []
         for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas)):
-            top_scores, top = logit.topk(min(before, logit.shape[1]), dim=1)
+            top_scores, top = logit.topk(torch.sym_min(before, logit.shape[1]), dim=1)
             # Decoding only what is kept gives the same numbers as decoding every anchor.
             top_deltas = delta.gather(1, top[:, :, None].expand(-1, -1, 4))
             decoded = self.transform.decode(top_deltas.flatten(0, 1), anchor[top].flatten(0, 1))
             scores.append(top_scores)
             boxes.append(decoded.unflatten(0, top.shape))
             levels.append(torch.full((top.shape[1],), level, dtype=torch.int64, device=top.device))
-        all_levels = torch.cat(levels)
-        return [
-            self._suppress(image_boxes, image_scores, all_levels, image_size)
-            for image_boxes, image_scores, image_size in zip(
-                torch.cat(boxes, dim=1), torch.cat(scores, dim=1), image_sizes
-            )
-        ]
+        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels)
 
-    def _suppress(
+    def suppress(
         self, boxes: Tensor, scores: Tensor, levels: Tensor, image_size: tuple[int, int]
-    ) -> Instances:
+    ) -> tuple[Tensor, Tensor]:
+        """Choose the proposals of one image among boxes (R, 4): those kept, and their logits.
+
+        Raises:
+            FloatingPointError: a prediction is not finite in training.
+        """
         settings = self.settings
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
         if self.training and not finite.all():
@@ -251,10 +266,8 @@ class RPN(nn.Module):
         valid = finite & find_larger(boxes, settings.min_size)
         boxes, scores, levels = boxes[valid], scores[valid], levels[valid]
         after = settings.post_nms_topk_train if self.training else settings.post_nms_topk_test
-        kept = batched_nms(boxes.float(), scores, levels, settings.nms_thresh)[:after]
-        return Instances(
-            image_size, proposal_boxes=Boxes(boxes[kept]), objectness_logits=scores[kept]
-        )
+        kept = suppress_overlaps(boxes.float(), scores, levels, settings.nms_thresh)[:after]
+        return boxes[kept], scores[kept]
 
 
 def draw_anchors(
