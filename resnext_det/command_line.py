@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train_net",
     "two-step": "train_two_step",
     "predict": "predict",
+    "export": "export",
     "evaluate": "evaluate_coco",
     "pretrain": "pretrain",
     "evaluate-classifier": "evaluate_classifier",

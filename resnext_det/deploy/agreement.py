@@ -1,0 +1,109 @@
+"""Check that an exported detector finds what the detector that it was made of finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnext_det.detection.results import ImageDetections
+
+LARGEST_DISTANCE = 0.01
+"""Pixels by which a coordinate may differ."""
+
+_SCORES = 1e-4  # by which scores may differ; those that are closer may change places
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Say how far two detectors agree.
+
+    Attributes:
+        runtime: that ran the exported one.
+        images: how many were compared.
+        detections: on all of them.
+        distance: pixels, the largest between coordinates of boxes.
+        score_difference: the largest.
+    """
+
+    runtime: str
+    images: int
+    detections: int
+    distance: float
+    score_difference: float
+
+
+def compare_detectors(
+    exported: Callable[[np.ndarray], ImageDetections],
+    expected: Iterable[tuple[np.ndarray, ImageDetections]],
+    *,
+    runtime: str,
+    score_threshold: float,
+) -> Agreement:
+    """Compare what an exported detector finds with what is expected, image by image.
+
+    Detections of one class, whose scores differ by at most 1e-4, and no coordinate by more than
+    ``LARGEST_DISTANCE``, are the same. One side may lack those whose scores are so close to the
+    threshold, or to the last one's, that rounding decides about them.
+
+    Args:
+        expected: images, RGB, and what is expected on them.
+        score_threshold: below which there is no detection.
+
+    Raises:
+        ValueError: they differ; the text says where, and by how much.
+    """
+    images = detections = 0
+    distance = score_difference = 0.0
+    for image, wanted in expected:
+        found = exported(image)
+        pairs = _match(found, wanted)
+        for one, other, matched in (
+            (found, wanted, [pair[0] for pair in pairs]),
+            (wanted, found, [pair[1] for pair in pairs]),
+        ):
+            lonely = np.setdiff1d(np.arange(len(one.scores)), matched)
+            last = other.scores[-1] if len(other.scores) else score_threshold
+            brink = max(last, score_threshold) + _SCORES
+            if (one.scores[lonely] > brink).any():
+                where = f"{image.shape[1]} x {image.shape[0]} pixels"
+                raise ValueError(
+                    f"on an image of {where} {runtime} finds {_describe(found)}, and torch "
+                    f"{_describe(wanted)}; {(one.scores[lonely] > brink).sum()} of them are "
+                    "without their like"
+                )
+        mine, theirs = (list(side) for side in zip(*pairs)) if pairs else ([], [])
+        if pairs:
+            apart = np.abs(found.boxes[mine] - wanted.boxes[theirs]).max()
+            distance = max(distance, float(apart))
+            apart = np.abs(found.scores[mine] - wanted.scores[theirs]).max()
+            score_difference = max(score_difference, float(apart))
+        images += 1
+        detections += len(pairs)
+    return Agreement(runtime, images, detections, distance, score_difference)
+
+
+def _match(found: ImageDetections, wanted: ImageDetections) -> list[tuple[int, int]]:
+    """Pair detections that are the same: indices into both, the nearest boxes first."""
+    if not len(found.scores) or not len(wanted.scores):
+        return []
+    apart = np.abs(found.boxes[:, None] - wanted.boxes[None]).max(axis=2)
+    alike = apart <= LARGEST_DISTANCE
+    alike &= found.classes[:, None] == wanted.classes[None]
+    alike &= np.abs(found.scores[:, None] - wanted.scores[None]) <= _SCORES
+    pairs, taken = [], (set[int](), set[int]())
+    rows, columns = np.nonzero(alike)
+    for index in np.argsort(apart[rows, columns], kind="stable"):
+        row, column = int(rows[index]), int(columns[index])
+        if row not in taken[0] and column not in taken[1]:
+            pairs.append((row, column))
+            taken[0].add(row)
+            taken[1].add(column)
+    return pairs
+
+
+def _describe(found: ImageDetections) -> str:
+    count = len(found.scores)
+    best = "" if not count else f" (best score {found.scores[0]:.4f}, class {found.classes[0]})"
+    return f"{count} detections{best}"

@@ -1,0 +1,227 @@
+"""Export a trained detector into one file, from an image's pixels to named detections."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from PIL import Image
+from torch.export import Dim, ExportedProgram
+
+from resnext_det.config.backbone import read_architecture
+from resnext_det.config.checks import uses_c4_head, uses_fpn
+from resnext_det.data.coco import load_coco, map_classes, register_files
+from resnext_det.data.pixels import AnyImage
+from resnext_det.data.shape_drawing import draw_scene
+from resnext_det.deploy.agreement import Agreement, compare_detectors
+from resnext_det.deploy.exported import ExportedDetector
+from resnext_det.deploy.graph import DetectorGraph
+from resnext_det.deploy.metadata import INPUT, Metadata
+from resnext_det.detection.inference import Predictor
+from resnext_det.detection.results import ImageDetections
+from resnext_det.evaluation.coco import evaluate_coco, make_result_rows
+
+logger = logging.getLogger(__name__)
+
+Detect = Callable[[AnyImage], ImageDetections]
+
+SUFFIXES = (".onnx",)
+"""Of the files that can be written."""
+
+# Sides of the images of the check, in parts of the detector's MIN_SIZE_TEST: a landscape, a tall
+# one that is shrunk, and a wide one whose longer side MAX_SIZE_TEST may limit.
+_CHECKED_SIZES = ((0.6, 0.9), (2.4, 1.1), (0.5, 1.3))
+_SMALLEST_SIDE = 60  # of the images of the check, on which shapes are drawn
+_LARGEST_DIFFERENCE_OF_AP = 0.01  # percent
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """Say what was written, and how it was checked.
+
+    Attributes:
+        path: of the file.
+        size: of it, in bytes.
+        agreements: with the detector in torch, one for each runtime that was installed.
+        ap: on the set given, COCO's AP in percent by what ran the detector: "torch" and the
+            runtimes; empty without a set.
+    """
+
+    path: Path
+    size: int
+    agreements: tuple[Agreement, ...]
+    ap: dict[str, float]
+
+
+def export_detector(
+    detector: Predictor | CfgNode | str | Path,
+    path: str | Path,
+    *,
+    test_data: tuple[str | Path, str | Path] | None = None,
+) -> ExportReport:
+    """Export a trained detector into one file, and check it before it gets its name.
+
+    The file takes an image of any size, uint8 RGB (H, W, 3), and gives boxes in the image's
+    pixels, scores and classes: resizing, normalization and suppression are inside, and the names
+    of the classes stand in its metadata. It is run on images of several sizes by every runtime
+    that is installed, and what it finds is compared with what the detector finds in torch.
+
+    Args:
+        detector: a predictor, or what one is made of: the file of a trained detector, or a
+            configuration.
+        path: ends in .onnx.
+        test_data: a COCO file and its image folder, on which AP has to be the same too.
+
+    Returns:
+        what was written, and how it was checked.
+
+    Raises:
+        ValueError: the suffix is of no format that can be written, the detector cannot be
+            exported, a package is missing, or the file finds other objects than the detector: then
+            no file is left.
+        OSError: the file could not be written.
+    """
+    path = Path(path).expanduser()
+    runtimes = _list_runtimes(path)
+    predictor = detector if isinstance(detector, Predictor) else Predictor(detector)
+    metadata = describe(predictor)
+    program = trace(predictor)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        from resnext_det.deploy.onnx_file import write_onnx
+
+        partial = Path(folder, path.name)
+        write_onnx(program, partial, metadata, _make_example(predictor))
+        detectors = {name: ExportedDetector(partial, backend=name).detect for name in runtimes}
+        agreements = _check_agreement(predictor, detectors)
+        ap = {} if test_data is None else _check_ap(predictor, detectors, *test_data)
+        size = partial.stat().st_size
+        os.replace(partial, path)
+    return ExportReport(path, size, agreements, ap)
+
+
+def describe(predictor: Predictor) -> Metadata:
+    """Describe a detector for the metadata of its file.
+
+    Raises:
+        ValueError: it takes gray images.
+    """
+    cfg = predictor.cfg
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ValueError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, and exported detectors take color images; "
+            "train the detector on RGB or BGR"
+        )
+    limit, regions = cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+    return Metadata(
+        version=sys.modules["resnext_det"].__version__,
+        class_names=predictor.class_names,
+        architecture=str(read_architecture(cfg.MODEL.RESNETS)),
+        detector="FPN" if uses_fpn(cfg) else "C4" if uses_c4_head(cfg) else "DC5",
+        min_size=cfg.INPUT.MIN_SIZE_TEST,
+        max_size=cfg.INPUT.MAX_SIZE_TEST,
+        score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        max_detections=limit if limit >= 0 else regions * len(predictor.class_names),
+    )
+
+
+def trace(predictor: Predictor) -> ExportedProgram:
+    """Trace a detector on an image: a program for images of all sizes."""
+    cfg = predictor.cfg
+    graph = DetectorGraph(
+        predictor.model,
+        min_size=cfg.INPUT.MIN_SIZE_TEST,
+        max_size=cfg.INPUT.MAX_SIZE_TEST,
+        image_format=cfg.INPUT.FORMAT,
+    )
+    sides = {INPUT: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
+    with torch.no_grad():
+        return torch.export.export(
+            graph, (_make_example(predictor),), dynamic_shapes=sides, strict=False
+        )
+
+
+def _make_example(predictor: Predictor) -> torch.Tensor:
+    return torch.zeros(150, 170, 3, dtype=torch.uint8)
+
+
+def _list_runtimes(path: Path) -> tuple[str, ...]:
+    """List the runtimes to check a file with; refuse a format that cannot be written here."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{path} ends in no suffix of a format that can be written; end it in "
+            f"{', '.join(SUFFIXES)}"
+        )
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} is not installed, which writes and checks ONNX files; write "
+            "pip install 'resnext-det[onnx]'"
+        )
+    return ("onnxruntime",)
+
+
+def _check_agreement(
+    predictor: Predictor, detectors: Mapping[str, Detect]
+) -> tuple[Agreement, ...]:
+    images = list(_draw_images(predictor.cfg.INPUT.MIN_SIZE_TEST))
+    expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
+    agreements = tuple(
+        compare_detectors(detect, expected, runtime=name, score_threshold=predictor.lowest_score)
+        for name, detect in detectors.items()
+    )
+    if not any(agreement.detections for agreement in agreements):
+        logger.warning(
+            "the detector finds nothing on the drawn images of the check, so that no box was "
+            "compared; give a set of your own, --test-data ANNOTATIONS IMAGES"
+        )
+    return agreements
+
+
+def _draw_images(min_size: int) -> Iterator[np.ndarray]:
+    random = np.random.default_rng(0)
+    for sides in _CHECKED_SIZES:
+        height, width = (max(int(side * (min_size or 400)), _SMALLEST_SIDE) for side in sides)
+        image, _ = draw_scene(random, height, width)
+        yield np.ascontiguousarray(image[:, :, ::-1])
+
+
+def _check_ap(
+    predictor: Predictor,
+    detectors: Mapping[str, Detect],
+    annotations: str | Path,
+    images: str | Path,
+) -> dict[str, float]:
+    """Compute the AP of the detector and of its file on a set; refuse another than its own."""
+    dataset = map_classes(load_coco(register_files(annotations, images)), predictor.class_names)
+    ap = {}
+    for name, detect in {"torch": predictor.detect, **detectors}.items():
+        rows = []
+        for record in dataset.records:
+            found = detect(record["file_name"])
+            fields = (found.boxes, found.scores, found.classes)
+            rows += make_result_rows(record["image_id"], *fields, dataset.category_ids)
+        ap[name] = evaluate_coco(dataset.annotations_file, rows).as_dict()["AP"]
+    exact = ap["torch"]
+    apart = {
+        name: value
+        for name, value in ap.items()
+        if abs(value - exact) > _LARGEST_DIFFERENCE_OF_AP or math.isnan(value) != math.isnan(exact)
+    }
+    if apart:
+        raise ValueError(
+            f"on {annotations} the AP is {exact:.2f} in torch and "
+            f"{', '.join(f'{value:.2f} in {name}' for name, value in apart.items())}, so no file "
+            "is left; give the detector and these numbers to the authors of resnext_det"
+        )
+    return ap

@@ -1,0 +1,112 @@
+"""The portable detector as one function that a graph can hold: from an image to detections."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnext_det.deploy.resizing import (
+    compute_resized_size,
+    name_size,
+    resize_image,
+    shrinks_tall_images_by_rows,
+)
+from resnext_det.detection.portable.boxes import find_larger
+from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.layers import ConvNorm, freeze_norms
+
+
+class DetectorGraph(nn.Module):
+    """Detect on one image as ``Predictor`` does, in operations that ``torch.export`` can trace.
+
+    The detector given is not changed: its norms are folded into the convolutions of a copy.
+
+    Args:
+        model: a portable detector of one step, with its weights.
+        min_size, max_size: ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``; a ``min_size`` of
+            0 leaves the image as it is.
+        image_format: ``INPUT.FORMAT``, the order of the channels that the detector was trained on.
+    """
+
+    def __init__(
+        self, model: FasterRCNN, *, min_size: int, max_size: int, image_format: str
+    ) -> None:
+        super().__init__()
+        self.model: Any = fold_norms(copy.deepcopy(model).cpu().eval())
+        self.min_size = min_size
+        self.max_size = max_size
+        self.image_format = image_format
+        self.tall_by_rows = shrinks_tall_images_by_rows()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect on an image, uint8 (H, W, 3), channels in the order RGB.
+
+        Returns:
+            boxes (N, 4) in the image's pixels, scores (N,) and classes (N,), best first.
+        """
+        height, width = image.shape[:2]
+        pixels, (resized_height, resized_width) = self.prepare(image)
+        boxes, scores, classes = self.detect(pixels, resized_height, resized_width)
+        scale = torch.tensor([width / resized_width, height / resized_height]).repeat(2)
+        boxes = clip_boxes(boxes * scale, height, width)
+        kept = find_larger(boxes)
+        return boxes[kept], scores[kept], classes[kept]
+
+    def prepare(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Resize, normalize and pad an image.
+
+        Returns:
+            (1, C, H', W'), and (height, width) before it was padded.
+        """
+        if self.image_format == "BGR":
+            image = image.flip(2)
+        height, width = image.shape[:2]
+        if self.min_size:
+            height, width = compute_resized_size(height, width, self.min_size, self.max_size)
+            height, width = name_size(height), name_size(width)
+            image = resize_image(image, height, width, tall_by_rows=self.tall_by_rows)
+        pixels = (image.permute(2, 0, 1) - self.model.pixel_mean) / self.model.pixel_std
+        unit = max(self.model.size_divisibility, 1)
+        padded_height, padded_width = (
+            name_size((side + unit - 1) // unit) * unit for side in (height, width)
+        )
+        right, bottom = padded_width - width, padded_height - height
+        return F.pad(pixels, (0, right, 0, bottom))[None], (height, width)
+
+    def detect(self, pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect on what ``prepare`` gives: boxes, in the resized image's pixels, and the rest."""
+        features = self.model.backbone(pixels)
+        rpn, heads = self.model.proposal_generator, self.model.roi_heads
+        maps = [features[name] for name in rpn.in_features]
+        boxes, logits, levels = rpn.decode_best(rpn.anchor_generator(maps), *rpn.rpn_head(maps))
+        proposals, _ = rpn.suppress(boxes[0], logits[0], levels, (height, width))
+        maps = [features[name] for name in heads.in_features]
+        regions = F.pad(proposals, (1, 0))  # all of image 0
+        vectors = heads.compute_vectors(heads.pooler.pool(maps, regions))
+        predictor = heads.box_predictor
+        decoded, probabilities = predictor.decode(*predictor(vectors), proposals)
+        return predictor.suppress(decoded, probabilities, (height, width))
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """Multiply the norms of a model in evaluation mode into its convolutions, in place."""
+    freeze_norms(model)
+    for layer in model.modules():
+        if isinstance(layer, ConvNorm) and layer.has_frozen_norm:
+            weight, bias = layer._fold_norm()
+            layer.weight, layer.bias = (
+                nn.Parameter(value.detach(), requires_grad=False) for value in (weight, bias)
+            )
+            layer.norm = None
+    return model
+
+
+def clip_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Clip boxes (N, 4) to an image."""
+    corners = boxes.unflatten(1, (2, 2))
+    x, y = corners[..., 0].clamp(0, width), corners[..., 1].clamp(0, height)
+    return torch.stack((x, y), dim=2).flatten(1)

@@ -1,0 +1,118 @@
+"""Write a traced detector as an ONNX file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnext_det.deploy.metadata import INPUT, KEY, OUTPUTS, Metadata
+
+OPSET = 18
+
+# Below every finite float32, so that all scores but minus infinity are above it.
+_LOWEST = -3.4028235e38
+# From so many boxes on torchvision, on a CPU, does not shift the groups apart, see _suppress.
+_MOST_SHIFTED = 1000
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram, path: Path, metadata: Metadata, example: torch.Tensor
+) -> None:
+    """Write a program that detects on an image of any size.
+
+    Args:
+        program: traced, from an image to the outputs that ``metadata.OUTPUTS`` names.
+        example: an image, as the program takes it.
+    """
+    import onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        written = torch.onnx.export(
+            program,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            custom_translation_table={
+                torch.ops.resnext_det.suppress_overlaps.default: _suppress,
+            },
+            verbose=False,
+        )
+    assert written is not None
+    model = written.model_proto
+    _name_sizes(model)
+    _forget_source(model)
+    onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _name_sizes(model: Any) -> None:
+    """Name the sizes that differ from image to image."""
+    wanted = {
+        INPUT: ("height", "width", 3),
+        "boxes": ("detections", 4),
+        "scores": ("detections",),
+        "classes": ("detections",),
+    }
+    for value in (*model.graph.input, *model.graph.output):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, wanted[value.name]):
+            dimension.Clear()
+            if isinstance(size, int):
+                dimension.dim_value = size
+            else:
+                dimension.dim_param = size
+
+
+def _forget_source(model: Any) -> None:
+    """Take out what the exporter noted of every node: lines of code, with the paths of files."""
+    graph = model.graph
+    for entry in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del entry.metadata_props[:]
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+
+
+def _suppress(boxes: Any, scores: Any, groups: Any, threshold: float) -> Any:
+    """Write ``suppress_overlaps`` in ONNX: every group is a class of NonMaxSuppression.
+
+    Up to 1000 boxes torchvision, and so the eager detector, shifts each group by the largest
+    coordinate, in float32, which rounds the boxes a little: so does this, for the same choice. More
+    it leaves where they are, and so does this.
+    """
+    import onnx
+    from onnxscript import opset18 as op
+
+    count = op.Shape(scores)
+    few = op.CastLike(op.LessOrEqual(count, op.Constant(value_ints=[_MOST_SHIFTED])), boxes)
+    largest = op.Add(op.ReduceMax(boxes, keepdims=0), op.Constant(value_float=1.0))
+    shifts = op.Mul(op.CastLike(groups, boxes), op.Mul(largest, few))
+    shifted = op.Add(boxes, op.Unsqueeze(shifts, [1]))
+    one = op.Constant(value_int=1)
+    highest = op.ReduceMax(op.Concat(groups, op.Constant(value_ints=[0]), axis=0), keepdims=0)
+    every = op.Range(op.Constant(value_int=0), op.Add(highest, one), one)
+    own = op.Equal(op.Unsqueeze(every, [1]), op.Unsqueeze(groups, [0]))  # (groups, N)
+    by_group = op.Where(own, op.Unsqueeze(scores, [0]), op.Constant(value_float=float("-inf")))
+    chosen = op.NonMaxSuppression(
+        op.Unsqueeze(shifted, [0]),
+        op.Unsqueeze(by_group, [0]),
+        op.Constant(value_ints=[2**31 - 1]),
+        op.Constant(value_floats=[threshold]),
+        op.Constant(value_floats=[_LOWEST]),
+    )
+    kept = op.Squeeze(op.Slice(chosen, [2], [3], [1]), [1])
+    # Best first, and of equals the first: in the order of their indices, then of their scores.
+    nothing = onnx.helper.make_tensor("value", onnx.TensorProto.INT64, [1], [0])
+    marks = op.ScatterElements(
+        op.ConstantOfShape(count, value=nothing), kept, op.Expand(one, op.Shape(kept)), axis=0
+    )
+    kept = op.Squeeze(op.NonZero(marks), [0])
+    _, order = op.TopK(op.Gather(scores, kept), op.Shape(kept), axis=0, largest=1, sorted=1)
+    return op.Gather(kept, order)
