@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resnext_det.config import config_file, get_cfg, load_config
     from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
     from resnext_det.deploy.exported import ExportedDetector
+    from resnext_det.deploy.export import ExportReport, export_detector
     from resnext_det.detection.inference import Predictor
     from resnext_det.detection.jobs import Job, Metrics, evaluate, train
     from resnext_det.detection.portable.build import build_detector
@@ -51,6 +52,7 @@ _NAMES = {
     "config": "config_file get_cfg load_config",
     "config.classification": "get_classifier_cfg load_classifier_config",
     "deploy.exported": "ExportedDetector",
+    "deploy.export": "ExportReport export_detector",
     "detection.inference": "Predictor",
     "detection.jobs": "Job Metrics evaluate train",
     "detection.portable.build": "build_detector",
@@ -70,6 +72,7 @@ __all__ = [
     "CocoMetrics",
     "Deformable",
     "EvaluationJob",
+    "ExportReport",
     "ExportedDetector",
     "Job",
     "LoadReport",
@@ -84,6 +87,7 @@ __all__ = [
     "evaluate",
     "evaluate_coco",
     "evaluate_weights",
+    "export_detector",
     "get_cfg",
     "get_classifier_cfg",
     "load_classifier",

@@ -1,4 +1,4 @@
-"""Export a trained detector into one file that runs without this package, and check it.
+"""Export a trained detector into one file, and check it.
 
     resnext-det export --weights model_final.pth --output model.onnx
     resnext-det export --weights model_final.pth --output model.onnx --test-data val.json images/

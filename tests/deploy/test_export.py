@@ -1,0 +1,123 @@
+"""An exported detector finds what the eager one finds, on images of all sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnext_det.config import load_config
+from resnext_det.deploy.agreement import compare_detectors
+from resnext_det.deploy.exported import ExportedDetector
+from resnext_det.deploy.graph import DetectorGraph
+from resnext_det.detection.inference import Predictor
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.results import ImageDetections
+from tests.detection.detectron2_reference import randomize
+from tests.detection.helpers import C4_CHANGES, as_overrides, write_config
+
+KINDS = {"FPN": [], "C4": C4_CHANGES}
+SIZES = [(50, 70), (64, 64), (200, 60), (40, 160), (301, 222)]
+
+
+def make_predictor(folder: Path, kind: str) -> Predictor:
+    """Make a predictor with random weights, which finds many objects."""
+    file = folder / f"{kind}.pth"
+    cfg = load_config(write_config(folder), as_overrides(KINDS[kind]))
+    model = build_detector(cfg)
+    randomize(model)
+    torch.save({"model": model.state_dict()}, file)
+    return Predictor(cfg, ["MODEL.WEIGHTS", str(file)])
+
+
+def draw(height: int, width: int) -> np.ndarray:
+    random = np.random.default_rng(height * 1000 + width)
+    return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> None:
+    """As plain eager code, without a tracer."""
+    predictor = make_predictor(tmp_path, kind)
+    cfg = predictor.cfg
+    graph = DetectorGraph(
+        predictor.model,
+        min_size=cfg.INPUT.MIN_SIZE_TEST,
+        max_size=cfg.INPUT.MAX_SIZE_TEST,
+        image_format=cfg.INPUT.FORMAT,
+    )
+
+    @torch.no_grad()
+    def detect(image: np.ndarray) -> ImageDetections:
+        boxes, scores, classes = graph(torch.from_numpy(image))
+        return ImageDetections(image.shape[:2], boxes.numpy(), scores.numpy(), classes.numpy())
+
+    images = [draw(*size) for size in SIZES]
+    expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
+    agreement = compare_detectors(detect, expected, runtime="graph", score_threshold=0.02)
+    assert agreement.images == len(SIZES) and agreement.detections > 50
+    assert agreement.distance < 1e-3 and agreement.score_difference < 1e-5
+
+
+def detections(*rows: tuple[float, int, list[float]]) -> ImageDetections:
+    scores, classes, boxes = (list(each) for each in zip(*rows)) if rows else ([], [], [])
+    return ImageDetections(
+        (50, 50),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        np.array(classes, np.int64),
+    )
+
+
+def compare(found: ImageDetections, wanted: ImageDetections) -> Any:
+    image = np.zeros((50, 50, 3), np.uint8)
+    return compare_detectors(
+        lambda _: found, [(image, wanted)], runtime="here", score_threshold=0.05
+    )
+
+
+BEST, NEXT = (0.9, 1, [0.0, 0.0, 20.0, 20.0]), (0.5, 2, [5.0, 5.0, 9.0, 9.0])
+
+
+def test_a_difference_is_found() -> None:
+    assert compare(detections(BEST, NEXT), detections(BEST, NEXT)).detections == 2
+    moved = (0.9, 1, [0.0, 0.02, 20.0, 20.0])
+    renamed = (0.9, 3, [0.0, 0.0, 20.0, 20.0])
+    surer = (0.901, 1, [0.0, 0.0, 20.0, 20.0])
+    for wrong in ([moved, NEXT], [renamed, NEXT], [surer, NEXT], [NEXT], [BEST, BEST, NEXT], []):
+        with pytest.raises(ValueError, match="on an image of 50 x 50 pixels here finds"):
+            compare(detections(*wrong), detections(BEST, NEXT))
+        with pytest.raises(ValueError, match="without their like"):
+            compare(detections(BEST, NEXT), detections(*wrong))
+
+
+def test_rounding_may_decide_at_the_threshold_and_between_equals() -> None:
+    brink = (0.05001, 0, [30.0, 30.0, 40.0, 40.0])
+    assert compare(detections(BEST, brink), detections(BEST)).detections == 1
+    twin = (0.90001, 1, [1.0, 1.0, 30.0, 30.0])
+    agreement = compare(detections(BEST, twin), detections(twin, BEST))
+    assert agreement.detections == 2 and agreement.distance == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> None:
+    from resnext_det.deploy.export import export_detector
+
+    pytest.importorskip("onnxscript")
+    predictor = make_predictor(tmp_path, kind)
+    report = export_detector(predictor, tmp_path / "model.onnx")
+    assert [one.runtime for one in report.agreements] == ["onnxruntime"]
+    exported = ExportedDetector(tmp_path / "model.onnx")
+    assert exported.metadata.detector == kind
+    assert exported.metadata.architecture == "X-26-2x4d"
+    images = [draw(*size) for size in SIZES]
+    expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
+    agreement = compare_detectors(
+        exported.detect, expected, runtime="onnxruntime", score_threshold=0.02
+    )
+    assert agreement.detections > 50
