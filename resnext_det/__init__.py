@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from resnext_det.classification.weights import load_classifier
     from resnext_det.config import config_file, get_cfg, load_config
     from resnext_det.config.classification import get_classifier_cfg, load_classifier_config
-    from resnext_det.deploy.exported import ExportedDetector
     from resnext_det.deploy.export import ExportReport, export_detector
+    from resnext_det.deploy.exported import ExportedDetector
     from resnext_det.detection.inference import Predictor
     from resnext_det.detection.jobs import Job, Metrics, evaluate, train
     from resnext_det.detection.portable.build import build_detector

@@ -86,7 +86,7 @@ class DetectorGraph(nn.Module):
         proposals, _ = rpn.suppress(boxes[0], logits[0], levels, (height, width))
         maps = [features[name] for name in heads.in_features]
         regions = F.pad(proposals, (1, 0))  # all of image 0
-        vectors = heads.compute_vectors(heads.pooler.pool(maps, regions))
+        vectors = heads.cut_and_compute(maps, regions)
         predictor = heads.box_predictor
         decoded, probabilities = predictor.decode(*predictor(vectors), proposals)
         return predictor.suppress(decoded, probabilities, (height, width))
