@@ -28,6 +28,7 @@ from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.graph import DetectorGraph
 from resnext_det.deploy.metadata import INPUT, Metadata
 from resnext_det.detection.inference import Predictor
+from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.results import ImageDetections
 from resnext_det.evaluation.coco import evaluate_coco, make_result_rows
 
@@ -137,9 +138,14 @@ def describe(predictor: Predictor) -> Metadata:
 
 def trace(predictor: Predictor) -> ExportedProgram:
     """Trace a detector on an image: a program for images of all sizes."""
-    cfg = predictor.cfg
+    cfg, model = predictor.cfg, predictor.model
+    if not isinstance(model, FasterRCNN):
+        raise ValueError(
+            "the predictor's detector was optimized for a backend, and the exact one is exported; "
+            "make the predictor without a backend"
+        )
     graph = DetectorGraph(
-        predictor.model,
+        model,
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,
         image_format=cfg.INPUT.FORMAT,
