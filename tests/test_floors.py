@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 FLOORS = (
-    ("architecture", "layers", "instances", "files", "console", "roi_align"),
+    ("architecture", "layers", "instances", "files", "console", "roi_align", "sparse_rpn"),
     ("deformable",),
     ("resnext",),
     ("shared_res5",),

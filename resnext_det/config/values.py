@@ -19,6 +19,9 @@ C4_HEADS = ("Res5ROIHeads", "ResNeXtRes5ROIHeads")
 SHARED_C4_HEAD = "ResNeXtSharedRes5ROIHeads"
 """Name of the head that computes the same, within rounding, and once what regions share."""
 
+SPARSE_RPN_HEAD = "ResNeXtSparseRPNHead"
+"""Name of the RPN's head that computes the same, and its gradients within rounding and faster."""
+
 PLAIN_BACKBONES = ("build_resnext_backbone", "build_resnet_backbone")
 _LOSS_TYPES = ("smooth_l1", "giou", "diou", "ciou")
 _TRAINED_NORMS = ("", "GN", "BN", "SyncBN")
@@ -38,7 +41,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN", "PrecomputedProposals"),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
-    "MODEL.RPN.HEAD_NAME": ("StandardRPNHead",),
+    "MODEL.RPN.HEAD_NAME": ("StandardRPNHead", SPARSE_RPN_HEAD),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_HEADS.NAME": (*C4_HEADS, SHARED_C4_HEAD, "StandardROIHeads"),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
@@ -107,13 +110,19 @@ check_value = _RULES.check_value
 is_supported = _RULES.is_supported
 
 
-def unify_names(value: Any) -> Any:
-    """Give the names of the C4 head as one, and any other value as it is.
+_ONE_NAME = {
+    **dict.fromkeys((*C4_HEADS, SHARED_C4_HEAD), C4_HEADS[0]),
+    SPARSE_RPN_HEAD: "StandardRPNHead",
+}
 
-    The head that shares is trained and tested as the exact one is, and its numbers are the same
-    within rounding.
+
+def unify_names(value: Any) -> Any:
+    """Give the names of heads that compute the same as one, and any other value as it is.
+
+    Those that are faster are trained and tested as the exact ones are, and their numbers are the
+    same within rounding.
     """
-    return C4_HEADS[0] if value in (*C4_HEADS, SHARED_C4_HEAD) else value
+    return _ONE_NAME.get(value, value) if isinstance(value, str) else value
 
 
 def find_unsupported(cfg: CfgNode) -> list[str]:

@@ -28,7 +28,8 @@ def register_with_detectron2() -> None:
 
 
 def _register() -> None:
-    importlib.import_module(f"{__name__}.backbone")
+    for name in ("backbone", "heads"):
+        importlib.import_module(f"{__name__}.{name}")
     from detectron2.utils.file_io import PathManager
 
     from resnext_det.weights.published.catalog_paths import register_handler

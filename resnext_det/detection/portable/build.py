@@ -9,7 +9,7 @@ from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import read_settings
-from resnext_det.config.values import SHARED_C4_HEAD
+from resnext_det.config.values import SHARED_C4_HEAD, SPARSE_RPN_HEAD
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
@@ -74,6 +74,7 @@ def _build_rpn(cfg: CfgNode, backbone: ResNeXt | FPN) -> RPN:
         in_channels=_find_channels(cfg, backbone, "RPN"),
         anchors_per_cell=generator.anchors_per_cell,
         conv_dims=rpn.CONV_DIMS,
+        sparse=rpn.HEAD_NAME == SPARSE_RPN_HEAD,
     )
     settings = read_settings(RPNSettings, rpn, min_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE)
     return RPN(

@@ -23,6 +23,7 @@ from resnext_det.detection.portable.boxes import (
 )
 from resnext_det.instances import Boxes, Instances
 from resnext_det.layers import ConvNorm
+from resnext_det.sparse_rpn import check_convolution, predict_sparsely
 
 
 class RPNHead(nn.Module):
@@ -33,10 +34,19 @@ class RPNHead(nn.Module):
         anchors_per_cell: A.
         conv_dims: channels of the 3x3 convolutions; -1 keeps the number. One makes the child
             ``conv``, several ``conv.conv0`` ...
+        sparse: compute the gradients of the cells alone that have one, see ``sparse_rpn``.
+
+    Raises:
+        ValueError: ``sparse`` with several convolutions.
     """
 
     def __init__(
-        self, *, in_channels: int, anchors_per_cell: int, conv_dims: Sequence[int] = (-1,)
+        self,
+        *,
+        in_channels: int,
+        anchors_per_cell: int,
+        conv_dims: Sequence[int] = (-1,),
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         convolutions, channels = OrderedDict[str, nn.Module](), in_channels
@@ -48,6 +58,9 @@ class RPNHead(nn.Module):
         self.conv = layer if len(convolutions) == 1 else nn.Sequential(convolutions)
         self.objectness_logits = nn.Conv2d(channels, anchors_per_cell, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels, anchors_per_cell * 4, kernel_size=1)
+        self.sparse = sparse
+        if sparse:
+            check_convolution(self.conv)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -58,11 +71,15 @@ class RPNHead(nn.Module):
         """Map features (N, C, Hi, Wi) to logits (N, Hi * Wi * A) and deltas (N, Hi * Wi * A, 4)."""
         logits, deltas = [], []
         for feature in features:
-            hidden = self.conv(feature)
+            if self.sparse:
+                layers = (self.conv, self.objectness_logits, self.anchor_deltas)
+                objectness, level = predict_sparsely(feature, *layers)  # type: ignore[arg-type]
+            else:
+                hidden = self.conv(feature)
+                objectness, level = self.objectness_logits(hidden), self.anchor_deltas(hidden)
             # (N, A, H, W) -> (N, H, W, A) -> (N, H * W * A)
-            logits.append(self.objectness_logits(hidden).permute(0, 2, 3, 1).flatten(1))
+            logits.append(objectness.permute(0, 2, 3, 1).flatten(1))
             # (N, A * 4, H, W) -> (N, H, W, A, 4) -> (N, H * W * A, 4)
-            level = self.anchor_deltas(hidden)
             deltas.append(level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, -2))
         return logits, deltas
 

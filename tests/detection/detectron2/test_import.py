@@ -22,6 +22,7 @@ OURS = {
         "build_retinanet_resnext_fpn_backbone",
     ],
     "ROI_HEADS": ["ResNeXtRes5ROIHeads", "ResNeXtSharedRes5ROIHeads"],
+    "RPN_HEAD": ["ResNeXtSparseRPNHead"],
     "paths": ["hf-hub:", "resnext://"],
 }
 """What the plugin brings: its names in detectron2's registries, and paths for MODEL.WEIGHTS."""
