@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from resnext_det.detection.detectron2.backbone import make_stage
+from resnext_det.detection.detectron2.backbone import ResNeXtSharedRes5ROIHeads, make_stage
 
 from .base import backbone as _backbone
 from .base import load_parts
@@ -12,6 +12,7 @@ model, dataloader, optimizer, lr_multiplier, train = load_parts(
 )
 model.backbone = _backbone
 model.backbone.out_features = ["res4"]
+model.roi_heads._target_ = ResNeXtSharedRes5ROIHeads
 model.roi_heads.res5 = L(make_stage)(
     architecture="${...backbone.architecture}",
     name="res5",
