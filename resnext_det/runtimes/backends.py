@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from resnext_det.runtimes import BACKENDS, DTYPES
-from resnext_det.runtimes.parts import Part
+from resnext_det.runtimes.parts import Part, Run
+from resnext_det.runtimes.pyramid import split_pyramid
 from resnext_det.training.precision import measure_speed
 
-Build = Callable[[Part, torch.dtype], Callable[[Tensor], tuple[Tensor, ...]]]
+Build = Callable[[Part, torch.dtype], Run]
 """Make what computes a part's outputs from its input, both in float32, by a backend."""
 
 # Which packages a backend needs beyond torch; the extra that brings them has the key's name.
@@ -40,7 +41,21 @@ def find_backend(name: str, dtype: torch.dtype, device: torch.device) -> Build:
     if fault := _find_fault(name, dtype, device):
         raise ValueError(fault)
     module: ModuleType = importlib.import_module(f"resnext_det.runtimes.{name}")
-    return module.build
+
+    def build(part: Part, dtype: torch.dtype) -> Run:
+        split = split_pyramid(part) if dtype == torch.float32 else None
+        if split is None:
+            return module.build(part, dtype)
+        front, tail = split
+        run = module.build(front, dtype)
+
+        @torch.no_grad()
+        def run_both(x: Tensor) -> tuple[Tensor, ...]:
+            return tail(run(x))
+
+        return run_both
+
+    return build
 
 
 def choose_int8_backend(device: torch.device) -> str:
