@@ -228,7 +228,7 @@ def add_preprocessing_flag(parser: argparse.ArgumentParser, what: str = "MODEL.W
 
 
 def add_backend_flags(parser: argparse.ArgumentParser, when: str = "") -> None:
-    """Add ``--backend`` and ``--dtype``: what computes in inference.
+    """Add ``--backend``, ``--dtype`` and ``--calibration-data``: what computes in inference.
 
     Args:
         when: to be told, such as " (with --eval-only)".
@@ -243,6 +243,13 @@ def add_backend_flags(parser: argparse.ArgumentParser, when: str = "") -> None:
         "--dtype",
         choices=DTYPES,
         help=f"the type in which the backend computes{when} (default: float32)",
+    )
+    parser.add_argument(
+        "--calibration-data",
+        nargs=2,
+        metavar=("ANNOTATIONS", "IMAGES"),
+        help="a COCO file and its image folder, with images like those to come, on which --dtype "
+        "int8 is calibrated",
     )
 
 
@@ -320,6 +327,7 @@ def build_job(
         check_data=options.check_data,
         backend=getattr(options, "backend", None),
         dtype=getattr(options, "dtype", None),
+        calibration_data=getattr(options, "calibration_data", None),
         schedule=options.schedule,
         accumulate=options.accumulate,
         recompute=options.recompute,

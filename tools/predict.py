@@ -109,6 +109,7 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
             preprocessing=options.preprocessing,
             backend=options.backend,
             dtype=options.dtype,
+            calibration_data=options.calibration_data,
         )
         detections, images = predict_files(predictor, paths, options.classes, **common)
     kinds = "images and frames" if any(map(is_video, paths)) else "images"
@@ -143,6 +144,7 @@ def _register(options: argparse.Namespace, datasets: Sequence[tuple[str, str, st
         "--fit-config": options.fit_config,
         "--preprocessing": options.preprocessing,
         "--dtype": options.dtype,
+        "--calibration-data": options.calibration_data,
         " ".join(options.overrides): options.overrides,
     }
     strange = next((flag for flag, value in given.items() if value), None)

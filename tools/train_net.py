@@ -40,8 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.eval_only and options.overwrite:
         parser.error("--overwrite: of no effect with --eval-only, which removes nothing")
-    if not options.eval_only and (options.backend or options.dtype):
-        parser.error("--backend, --dtype: they need --eval-only; a training computes exactly")
+    if not options.eval_only and (options.backend or options.dtype or options.calibration_data):
+        parser.error(
+            "--backend, --dtype, --calibration-data: they need --eval-only; a training computes "
+            "exactly"
+        )
     if options.eval_only and (options.accumulate != 1 or options.recompute):
         parser.error("--accumulate and --recompute: of no effect with --eval-only")
     return finish(lambda: run(options), resumable=True)

@@ -16,7 +16,7 @@ from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset
 from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels
 from resnext_det.data.transforms import ResizeShortestEdge, resize_image
-from resnext_det.detection.backends import optimize_detector
+from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.pictures import check_same_names, detect_on_files
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.results import ImageDetections
@@ -40,7 +40,8 @@ class Predictor:
         preprocessing: what is true of the weights, where their file does not tell, see
             ``parse_preprocessing``; the configuration is held to it.
         backend: what computes, see ``optimize``; None is exact.
-        dtype: "float32" or "bfloat16", in which a backend computes.
+        dtype: "float32", "bfloat16" or "int8", in which a backend computes.
+        calibration_data: of "int8", see ``optimize_detector``.
 
     Attributes:
         cfg: the configuration, with the overrides.
@@ -62,6 +63,7 @@ class Predictor:
         preprocessing: str | None = None,
         backend: str | None = None,
         dtype: str | None = None,
+        calibration_data: CalibrationData = None,
     ) -> None:
         if backend is not None:
             check_backend(backend)  # before the weights are read
@@ -84,7 +86,9 @@ class Predictor:
         self.class_names = name_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.known_names)
         model = build_detector(cfg)
         load_detector(model, file)
-        self.model = optimize_detector(cfg, model.to(device).eval(), backend, dtype)
+        self.model = optimize_detector(
+            cfg, model.to(device).eval(), backend, dtype, calibration_data
+        )
 
     @overload
     def __call__(self, image: AnyImage) -> Instances: ...

@@ -16,6 +16,7 @@ from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import list_set_keys
 from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
+from resnext_det.detection.backends import CalibrationData
 from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.memory import NO_SAVING, MemorySaving
@@ -70,6 +71,7 @@ class Engine(Protocol):
         check_data: bool = False,
         backend: str | None = None,
         dtype: str | None = None,
+        calibration_data: CalibrationData = None,
     ) -> Mapping[str, DatasetMetrics]: ...
 
     def propose(
@@ -133,8 +135,8 @@ class Job(Processes):
             ``choose_schedule``; "config" keeps those of the configuration. None is "auto" where
             ``train_data`` stands without ``config_file``.
         check_data: decode every image before the first step, and not a sample's headers alone.
-        backend, dtype: what ``evaluate`` computes by, see ``optimize``, and "float32" or
-            "bfloat16"; None is exact.
+        backend, dtype, calibration_data: what ``evaluate`` computes by, see ``optimize_detector``;
+            None is exact.
         accumulate, recompute: see ``MemorySaving``. Batch, schedule and random draws are those of
             a training without, so that a run may be resumed with other values.
     """
@@ -155,6 +157,7 @@ class Job(Processes):
     check_data: bool = False
     backend: str | None = None
     dtype: str | None = None
+    calibration_data: CalibrationData = None
     accumulate: int = 1
     recompute: tuple[str, ...] = ()
 
@@ -416,4 +419,6 @@ def _run_task(
     if task == "train":
         saving = MemorySaving(job.accumulate, job.recompute)
         return engine.train(cfg, overwrite=job.overwrite, saving=saving, **by_hand)
-    return engine.evaluate(cfg, backend=job.backend, dtype=job.dtype, **by_hand)
+    return engine.evaluate(
+        cfg, backend=job.backend, dtype=job.dtype, calibration_data=job.calibration_data, **by_hand
+    )

@@ -21,7 +21,7 @@ from resnext_det.runtimes.parts import Part, Run
 
 logger = logging.getLogger(__name__)
 
-IMAGES = 300
+IMAGES = 100
 """How many of the calibration images are looked at, at most."""
 
 _REGION_BYTES = 2**29  # of all images' cut regions that are kept to calibrate their head on
@@ -36,7 +36,7 @@ class Calibration:
 
     Attributes:
         samples: one image each, as the model takes it: of a detector a dict, of a backbone a tensor
-            (N, C, H, W). Some hundred are enough, of which the first ``IMAGES`` are looked at.
+            (N, C, H, W). The first ``IMAGES`` are looked at.
         measure: maps a model to a number that is better when larger, such as AP in percent.
         max_loss: how much smaller ``measure`` of the quantized model may be; None: any loss.
     """
@@ -121,7 +121,7 @@ def read_calibration(
     kept = list(islice(samples, IMAGES)) if samples is not None else []
     if not kept:
         raise ValueError(
-            "int8 is calibrated on images, and none was given; give calibration=samples, some "
+            "int8 is calibrated on images, and none was given; give calibration=samples, a "
             "hundred images like those that the model will see"
         )
     if max_loss is not None and measure is None:
@@ -254,11 +254,11 @@ def check_loss(model: nn.Module, quantized: nn.Module, calibration: Calibration)
     """
     if calibration.measure is None:
         logger.warning(
-            "What the model loses by int8 is not known, as nothing measures it; give measure, such "
-            "as a function that evaluates AP."
+            "What the model loses by int8 is not measured; compare its AP with the exact one's."
         )
         return
-    before, after = (float(calibration.measure(one)) for one in (model, quantized))
+    with torch.no_grad():
+        before, after = (float(calibration.measure(one)) for one in (model, quantized))
     if not (math.isfinite(before) and math.isfinite(after)):
         raise ValueError(
             f"measure gives {before} for the model and {after} for the quantized one; it has to "

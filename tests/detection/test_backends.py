@@ -75,3 +75,20 @@ def test_what_is_refused(files: tuple[Path, Path]) -> None:
     cfg = load_config(config, ["MODEL.WEIGHTS", str(weights)])
     with pytest.raises(ValueError, match="dtype 'float8' is not supported; choose one of float32"):
         Predictor(cfg, backend="folded", dtype="float8")
+    with pytest.raises(ValueError, match=r"give --dtype int8 and --calibration-data .* together"):
+        Predictor(cfg, dtype="int8")
+
+
+@pytest.mark.slow
+def test_an_evaluation_in_int8(
+    sets: dict[str, tuple[Path, Path]], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("nncf")
+    config, weights = files
+    shared: dict[str, Any] = {"datasets": as_datasets(sets), "weights": weights}
+    evaluate(Job(config, tmp_path / "exact", engine="portable", **shared))
+    int8 = {"backend": "openvino", "dtype": "int8", "calibration_data": sets["tiny_val"]}
+    evaluate(Job(config, tmp_path / "int8", engine="portable", **shared, **int8))
+    exact, found = (read_scores(tmp_path / name) for name in ("exact", "int8"))
+    assert len(found) > 0
+    assert abs(float(found.mean() - exact.mean())) < 0.1 * float(exact.mean())

@@ -23,7 +23,7 @@ from resnext_det.config.checks import uses_c4_head
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import merge
 from resnext_det.config.values import check_value, find_unsupported
-from resnext_det.detection.backends import optimize_detector
+from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtRes5ROIHeads
 from resnext_det.detection.detectron2.catalog import check_names
 from resnext_det.detection.detectron2.datasets import Data, open_data
@@ -176,6 +176,7 @@ def evaluate(
     check_data: bool = False,
     backend: str | None = None,
     dtype: str | None = None,
+    calibration_data: CalibrationData = None,
 ) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector, as the portable engine's ``evaluate``."""
     _set_up(cfg)
@@ -186,7 +187,8 @@ def evaluate(
             record_config(cfg)
         model = build_detector(cfg)
         load_detector(model, file)
-        return evaluate_all(cfg, optimize_detector(cfg, model, backend, dtype), data)
+        model_in_test = optimize_detector(cfg, model, backend, dtype, calibration_data)
+        return evaluate_all(cfg, model_in_test, data)
 
 
 @log_too(*_LIBRARIES)

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.config import load_config
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.rules import read_settings
-from resnext_det.detection.backends import optimize_detector
+from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,
@@ -111,6 +111,7 @@ def evaluate(
     check_data: bool = False,
     backend: str | None = None,
     dtype: str | None = None,
+    calibration_data: CalibrationData = None,
 ) -> dict[str, DatasetMetrics]:
     """Evaluate a trained detector on ``DATASETS.TEST``.
 
@@ -118,7 +119,7 @@ def evaluate(
         resume: take the newest checkpoint of ``OUTPUT_DIR``, if there is one, and not
             ``MODEL.WEIGHTS``.
         overridden, preprocessing, check_data: as ``train``.
-        backend, dtype: see ``optimize_detector``.
+        backend, dtype, calibration_data: see ``optimize_detector``.
 
     Returns:
         as ``train``.
@@ -136,7 +137,8 @@ def evaluate(
         record_config(cfg)
     model = _build_model(cfg, device)
     load_detector(model, file)
-    return evaluate_all(cfg, optimize_detector(cfg, model, backend, dtype), test_sets)
+    model_in_test = optimize_detector(cfg, model, backend, dtype, calibration_data)
+    return evaluate_all(cfg, model_in_test, test_sets)
 
 
 def propose(
