@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from resnext_det.console import Look, indent_text, wrap, wrap_command
 from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.metadata import Metadata
@@ -16,6 +14,7 @@ from resnext_det.files import escape_controls
 
 KIND = "exported detector"
 
+_FACTS = [name for name in Metadata.__struct_fields__ if not name.startswith("content_")]
 _LABEL = 16  # columns
 
 
@@ -25,17 +24,17 @@ def describe_exported(file: str) -> dict[str, Any]:
     Returns:
         Plain data: ``file``, as it was given; ``usable``; ``error``: why it cannot be used, or
         None; ``kind``: ``KIND``; ``bytes``; ``backend``, which runs it; and the attributes of
-        ``Metadata``, all None where it cannot be used.
+        ``Metadata`` but the checksum, all None where it cannot be used.
     """
     path = Path(file).expanduser()
     size = path.stat().st_size if path.is_file() else None
     found: dict[str, Any] = {"file": file, "usable": False, "error": None, "kind": KIND}
-    found |= {"bytes": size, "backend": None, **dict.fromkeys(Metadata.__struct_fields__)}
+    found |= {"bytes": size, "backend": None, **dict.fromkeys(_FACTS)}
     try:
         detector = ExportedDetector(path)
     except (ValueError, OSError) as error:
         return found | {"error": str(error)}
-    told = msgspec.structs.asdict(detector.metadata)
+    told = {name: getattr(detector.metadata, name) for name in _FACTS}
     return found | {"usable": True, "backend": detector.backend, **told}
 
 

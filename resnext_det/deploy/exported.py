@@ -12,7 +12,15 @@ import numpy as np
 
 from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels
 from resnext_det.data.reading import describe_irregular_file
-from resnext_det.deploy.metadata import INPUT, KEY, OUTPUTS, SUFFIXES, is_exported, parse_metadata
+from resnext_det.deploy.metadata import (
+    INPUT,
+    KEY,
+    OUTPUTS,
+    SUFFIXES,
+    is_damaged,
+    is_exported,
+    parse_metadata,
+)
 from resnext_det.detection.pictures import check_same_names
 from resnext_det.detection.results import ImageDetections
 from resnext_det.files import escape_controls
@@ -65,6 +73,11 @@ class ExportedDetector:
             raise ValueError(
                 f"the metadata of {self.path} are damaged: {error}; copy the file again, or {_ANEW}"
             ) from error
+        if is_damaged(self.path, self.metadata):
+            raise ValueError(
+                f"{self.path} is damaged: the checksum of its graph and weights is not the one in "
+                f"its metadata; copy the file again, or {_ANEW}"
+            )
         self.class_names = self.metadata.class_names
         self._run = graph.run
 

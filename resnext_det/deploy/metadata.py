@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         score_threshold: the graph gives no detection below it.
         max_detections: of an image.
         license: of the weights, where their file told it.
+        content_size, content_crc32: of the graph and the weights, in bytes: what stands before the
+            metadata in an ONNX file, and the whole .bin of OpenVINO.
     """
 
     version: str
@@ -47,6 +50,14 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score_threshold: _Fraction
     max_detections: _Positive
     license: str | None = None
+    content_size: int | None = None
+    content_crc32: int | None = None
+
+    def add_checksum(self, content: bytes) -> Metadata:
+        """Return the metadata of this graph and these weights."""
+        return msgspec.structs.replace(
+            self, content_size=len(content), content_crc32=zlib.crc32(content)
+        )
 
     def to_json(self) -> str:
         """Write the text that stands under ``KEY``."""
@@ -69,3 +80,26 @@ def parse_metadata(text: str) -> Metadata:
 def is_exported(path: str | Path) -> bool:
     """Tell the file of an exported detector by its suffix, .onnx or .xml."""
     return Path(path).suffix.lower() in SUFFIXES
+
+
+def is_damaged(path: Path, metadata: Metadata) -> bool:
+    """Tell whether the graph or the weights in a file are others than when it was written.
+
+    Where there is no checksum, or another program wrote the file anew, such as a quantizer, that is
+    not known, and the file counts as sound.
+    """
+    size, content_file = metadata.content_size, path
+    if path.suffix.lower() == ".xml":
+        content_file = path.with_suffix(".bin")
+    elif size is not None:
+        with path.open("rb") as file:
+            file.seek(size)
+            if KEY.encode() not in file.read(len(KEY) + 16):  # the metadata are not at the end
+                return False
+    if size is None:
+        return False
+    with content_file.open("rb") as file:
+        checksum, left = 0, size
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            checksum, left = zlib.crc32(part, checksum), left - len(part)
+    return left > 0 or checksum != metadata.content_crc32
