@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,8 @@ OUTPUTS = ("boxes", "scores", "classes")
 SUFFIXES = (".onnx", ".xml")
 """Of ONNX, and of OpenVINO's own format, whose weights lie beside it in a file .bin."""
 
+# The field metadata_props of a message of ONNX, and the first field of its entry, the key.
+_BEHIND = re.compile(rb"r[\x80-\xff]*[\x00-\x7f]\n%c%b" % (len(KEY), KEY.encode()))
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
 _Size = Annotated[int, msgspec.Meta(ge=0)]
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -94,7 +97,7 @@ def is_damaged(path: Path, metadata: Metadata) -> bool:
     elif size is not None:
         with path.open("rb") as file:
             file.seek(size)
-            if KEY.encode() not in file.read(len(KEY) + 16):  # the metadata are not at the end
+            if not _BEHIND.match(file.read(64)):
                 return False
     if size is None:
         return False

@@ -49,9 +49,21 @@ def write_onnx(
     model = written.model_proto
     _name_sizes(model)
     _forget_source(model)
-    onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
     onnx.checker.check_model(model)
-    onnx.save(model, path)
+    save_with_metadata(model, path, metadata)
+
+
+def save_with_metadata(model: Any, path: Path, metadata: Metadata) -> None:
+    """Save a model of onnx, and behind it the metadata with its checksum.
+
+    Protobuf reads what stands one behind the other as one message.
+    """
+    import onnx
+
+    content = model.SerializeToString()
+    text = metadata.add_checksum(content).to_json()
+    behind = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key=KEY, value=text)])
+    path.write_bytes(content + behind.SerializeToString())
 
 
 def _name_sizes(model: Any) -> None:

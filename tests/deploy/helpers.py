@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from resnext_det.deploy.metadata import Metadata
+from resnext_det.deploy.onnx_file import save_with_metadata
+
 NAMES = ("nut", "bolt", "screw")
 DESCRIPTION: dict[str, Any] = {
     **{"version": "0.2.0", "class_names": NAMES, "architecture": "X-26-8x4d", "detector": "FPN"},
@@ -27,8 +30,9 @@ def write_model(
     classes: list[int] = _CLASSES,
     divisor: float = 255.0,
     outputs: tuple[str, ...] = ("boxes", "scores", "classes"),
+    sealed: bool = False,
 ) -> Path:
-    """Write an ONNX file that finds three boxes in every image."""
+    """Write an ONNX file that finds three boxes in every image; ``sealed`` has a checksum."""
     make = helper.make_node
     nodes = [
         make("Shape", ["image"], ["shape"]),
@@ -54,6 +58,9 @@ def write_model(
         [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if isinstance(description, dict) and sealed:
+        save_with_metadata(model, path, Metadata(**description))
+        return path
     if description is not None:
         text = description if isinstance(description, str) else json.dumps(description)
         helper.set_model_props(model, {"resnext_det": text})

@@ -217,6 +217,29 @@ def test_numbers_that_cannot_be_are_told(tmp_path: Path) -> None:
             detector(image)
 
 
+def test_weights_that_were_damaged_are_told(tmp_path: Path) -> None:
+    """A bit of a box's place; what another program wrote anew has nothing to compare."""
+    onnx = pytest.importorskip("onnx")
+    path = write_model(tmp_path / "model.onnx", sealed=True)
+    image, content = np.zeros((4, 4, 3), np.uint8), path.read_bytes()
+    whole = ExportedDetector(path)(image)
+    place = content.index(np.float32([0.75, 1]).tobytes())
+    for position in (place + 2, place + 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model\.onnx is damaged: the checksum of its graph"):
+            ExportedDetector(path)
+    path.write_bytes(content)
+    onnx.save(onnx.load(path), tmp_path / "same.onnx")  # the same bytes
+    changed = onnx.load(path)
+    changed.graph.node[0].name = "renamed"
+    onnx.save(changed, tmp_path / "changed.onnx")
+    for name in ("same.onnx", "changed.onnx"):
+        found = ExportedDetector(tmp_path / name)(image)
+        assert found.boxes.tolist() == whole.boxes.tolist()
+
+
 def test_backends(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"'folded' does not run .*one of {', '.join(BACKENDS)}"):
         ExportedDetector(model, backend="folded")
