@@ -10,7 +10,7 @@ import pytest
 
 import resnext_det
 from resnext_det import command_line
-from resnext_det.benchmark import MODES
+from resnext_det.benchmark import DETECTORS, MODES
 from resnext_det.classification.protocols import BATCH_SIZES, DENSE_SCALES, PROTOCOLS
 from resnext_det.config import get_cfg
 from resnext_det.data.images.imagenet5k import NUM_CLASSES
@@ -82,7 +82,8 @@ def test_a_command_runs_as_its_tool_does(capsys: pytest.CaptureFixture[str]) -> 
         ("evaluate-classifier", "--protocol", PROTOCOLS),
         ("evaluate-classifier", "--interpolation", INTERPOLATIONS),
         ("convert", "--format", SUFFIXES),
-        ("benchmark", "--mode", (*MODES, "loading")),
+        ("benchmark", "--mode", (*MODES, "loading", "evaluation", "startup", "gpu-table")),
+        ("benchmark", "--detectors", tuple(DETECTORS)),
     ],
 )  # fmt: skip
 def test_choices_are_those_of_the_library(

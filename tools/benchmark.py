@@ -1,14 +1,17 @@
-"""Time detectors, and networks alone, beside detectron2's and torchvision's.
+"""Time networks and detectors beside other implementations of the same.
 
-    resnext-det benchmark
-    resnext-det benchmark --detectors FPN C4 --mode training --batch 2 --height 320 --width 480
-    resnext-det benchmark --networks R-50 --mode training --batch 2 --height 480 --width 640
-    resnext-det benchmark --device cuda --dtype bfloat16 --batch 2 --height 800 --width 1333
-    resnext-det benchmark --mode loading     # a training image of a JPEG file, beside torchvision
+    resnext-det benchmark                                   # R-50 and X-50-32x4d, some minutes
+    resnext-det benchmark --detectors FPN C4 --networks X-50-32x4d --dtype float32 bfloat16
+    resnext-det benchmark --detectors C4 --proposals 300 1000 --backends auto
+    resnext-det benchmark --mode training --batch 2 --height 480 --width 640 --memory
+    resnext-det benchmark --mode loading          # also evaluation, startup
+    resnext-det benchmark --mode gpu-table        # eight minutes on a GPU, a table at the end
+    resnext-det benchmark --json times.json --png times.png
 
-detectron2 takes part where it is installed, and "resnext_det" is then the plugin in it; without it
-detectors are those of the portable engine. All take turns; median and spread are printed.
-OMP_NUM_THREADS sets the threads.
+Who takes part: ours as it is and in every backend of --backends; detectron2, torchvision and timm,
+and torchvision's network in ONNX Runtime and OpenVINO, those that are installed. All have the same
+weights. What computes something else is told and not timed; the others take turns, so that the
+machine's moods meet them all. OMP_NUM_THREADS sets the threads. Close other programs.
 """
 
 from __future__ import annotations
@@ -16,85 +19,249 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnext_det.command_line import build_parser, finish
+
+if TYPE_CHECKING:
+    import torch
+
+    from resnext_det.benchmark.cases import Case
+    from resnext_det.benchmark.comparison import Comparison
+
+MODES = ("inference", "training", "loading", "evaluation", "startup", "gpu-table")
+BACKENDS = ("auto", "folded", "compiled", "onnxruntime", "openvino")
+SUFFIXES = (".png", ".pdf", ".svg")
+
+# Which flags the modes do without.
+_SIZES = ("batch", "height", "width", "device")
+_NETWORK = ("detectors", "proposals", "backends", "dtype", "memory", "minutes", "cudnn_benchmark")
+_NO_EFFECT = {
+    "inference": ("minutes", "cudnn_benchmark"),
+    "training": ("minutes", "cudnn_benchmark", "backends", "proposals"),
+    "loading": ("networks", *_SIZES, *_NETWORK),
+    "evaluation": ("networks", *_SIZES, *_NETWORK),
+    "startup": (*_SIZES, *_NETWORK),
+    "gpu-table": ("detectors", "proposals", "backends", "dtype", "memory", "png"),
+}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; flags of no effect are refused."""
     parser = build_parser("benchmark", __doc__)
     parser.add_argument(
-        "--networks",
-        nargs="+",
-        default=["R-50", "X-50-32x4d"],
-        metavar="NAME",
-        help="default: R-50 X-50-32x4d",
+        "--mode",
+        choices=MODES,
+        default="inference",
+        help="what is timed (default: inference); training: a step forward and backward",
     )
     parser.add_argument(
-        "--mode",
-        choices=("inference", "training", "loading"),
-        default="inference",
-        help="default: inference",
+        "--networks",
+        nargs="+",
+        metavar="NAME",
+        help="default: R-50 X-50-32x4d; a ResNeXt beside the ResNet of its depth gives their ratio",
     )
     parser.add_argument(
         "--detectors",
         nargs="+",
         choices=("FPN", "C4"),
         default=[],
-        help="whole Faster R-CNNs instead of the network alone, in float32",
+        help="whole Faster R-CNNs instead of the networks alone",
+    )
+    parser.add_argument(
+        "--proposals",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="N",
+        help="regions an image of the detectors, in inference (default: 1000)",
+    )
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=(*BACKENDS, "none"),
+        default=[],
+        help="of resnext_det.optimize, in inference (default: all that are installed)",
+    )
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        default=["float32"],
+        help="default: float32",
     )
     for flag, number in (("--batch", 1), ("--height", 800), ("--width", 1088), ("--repeats", 7)):
-        parser.add_argument(flag, type=int, default=number, metavar="N", help=f"default: {number}")
+        shown = {"--width": "1088, or 1333 for gpu-table"}.get(flag, number)
+        parser.add_argument(flag, type=int, metavar="N", help=f"default: {shown}")
+    parser.add_argument("--device", help="auto, cuda or cpu (default: cpu; cuda for gpu-table)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32"
+        "--memory", action="store_true", help="also on the CPU, in processes of their own"
     )
-    parser.add_argument("--device", default="cpu", help="auto, cuda or cpu (default: cpu)")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="that gpu-table may take (default: 8)"
+    )
+    parser.add_argument(
+        "--cudnn-benchmark",
+        action="store_true",
+        help="gpu-table: let cuDNN try its kernels first, as CUDNN_BENCHMARK True does in training",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every turn into it")
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="draw bars into it (.pdf and .svg are fine too)"
+    )
     options = parser.parse_args(arguments)
-    for name in ("batch", "height", "width", "repeats"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} {getattr(options, name)}: write 1 or more")
-    others = ("networks", "detectors", "batch", "height", "width", "dtype", "device")
-    given = [f"--{name}" for name in others if getattr(options, name) != parser.get_default(name)]
-    if options.mode == "loading" and given:
-        parser.error(f"{', '.join(given)}: of no effect with --mode loading")
-    if options.detectors and options.dtype != "float32":
-        parser.error("--dtype: of no effect with --detectors")
+    _check(parser, options)
     return options
 
 
-def benchmark(options: argparse.Namespace) -> Iterator[str]:
-    """Yield a table for every network, or one for loading."""
-    import torch
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    unused = _NO_EFFECT[options.mode]
+    if not options.detectors:
+        unused += ("proposals",)
+    given = [name for name in vars(options) if getattr(options, name) != parser.get_default(name)]
+    if wrong := [f"--{name.replace('_', '-')}" for name in given if name in unused]:
+        where = f"--mode {options.mode}"
+        if options.mode == "inference" and wrong == ["--proposals"]:
+            where = "networks alone; add --detectors C4"
+        parser.error(f"{', '.join(wrong)}: of no effect with {where}")
+    for name in ("batch", "height", "width", "repeats", "minutes", "proposals"):
+        value = getattr(options, name)
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and not number >= (0.01 if name == "minutes" else 1):
+                parser.error(f"--{name} {number}: write 1 or more")
+    if "none" in options.backends and len(options.backends) > 1:
+        parser.error("--backends none stands alone")
+    if options.png is not None and options.png.suffix not in SUFFIXES:
+        parser.error(f"--png {options.png}: the name ends in {', '.join(SUFFIXES)}")
 
-    from resnext_det.architecture import Architecture
-    from resnext_det.benchmark import (
-        format_timings,
-        time_detectors,
-        time_loading,
-        time_trunks,
-    )
+
+def benchmark(options: argparse.Namespace) -> Iterator[str]:
+    """Yield the tables, and write the files that are asked for."""
+
+    from resnext_det.benchmark.comparison import run_case
+    from resnext_det.benchmark.machine import OthersWatch, describe_machine
+    from resnext_det.benchmark.presentation import LEGEND, format_comparison, format_report
+    from resnext_det.files import write_text
     from resnext_det.training.distributed import resolve_device
 
+    check_files(options)
+    on_gpu = options.mode == "gpu-table"
+    asked = options.device or ("cuda" if on_gpu else "cpu")
+    device: torch.device = resolve_device(asked, setting="--device")
+    machine, others = describe_machine(device), OthersWatch()
+    yield machine.describe()
+    comparisons: list[Comparison] = []
+    if on_gpu:
+        yield from time_on_gpu(options, device, comparisons)
+    else:
+        repeats = options.repeats or 7
+        for case in list_cases(options, device):
+            comparison = run_case(case, repeats=repeats, memory=options.memory)
+            comparisons.append(comparison)
+            yield f"\n{format_comparison(comparison)}"
+        yield f"\n{LEGEND.format(reference=comparisons[0].reference)}"
+    yield f"\n{others.describe()}"
+    if options.json is not None:
+        write_text(options.json, format_report(machine, others.describe(), comparisons))
+        yield f"Every turn is in {options.json}"
+    if options.png is not None:
+        from resnext_det.benchmark.chart import draw_chart
+
+        draw_chart(options.png, machine, comparisons)
+        yield f"The bars are in {options.png}"
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse, before anything is timed, files that could not be written after it.
+
+    Raises:
+        ValueError: a path is a folder, its folder is missing, or matplotlib is not installed.
+    """
+    import importlib.util
+
+    for flag in ("json", "png"):
+        path = getattr(options, flag)
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"--{flag} {path} is a folder; write the name of a file")
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"--{flag} {path}: there is no folder {path.parent}; make it first")
+    if options.png is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(
+            f"--png {options.png} needs matplotlib, which is not installed; write pip install "
+            "'resnext-det[plots]'"
+        )
+
+
+def list_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
+    """List what the flags ask for, each with the networks that are timed in the same turns."""
+    from resnext_det import benchmark as package
+    from resnext_det.architecture import Architecture
+    from resnext_det.runtimes.backends import list_backends
+
+    networks = [
+        str(Architecture.parse(name)) for name in options.networks or ("R-50", "X-50-32x4d")
+    ]
     if options.mode == "loading":
-        timings = time_loading(repeats=options.repeats)
-        yield "100 training images of a JPEG file of 500x375, one thread"
-        yield f"\n{format_timings(timings)}"
+        yield from (package.LoadingCase(kind) for kind in ("classifier", "detector"))
+    elif options.mode == "evaluation":
+        yield package.EvaluationCase()
+    elif options.mode == "startup":
+        yield from (package.StartupCase(part, networks[-1]) for part in package.STARTUP_PARTS)
+    if options.mode not in package.MODES:
         return
-    device = resolve_device(options.device, setting="--device")
-    shape = f"{options.batch}x3x{options.height}x{options.width}"
-    names = ("mode", "batch", "height", "width", "repeats")
-    shared = {name: getattr(options, name) for name in names}
-    for name in options.networks:
-        architecture = Architecture.parse(name)
-        for kind in options.detectors or [""]:
-            if kind:
-                timings = time_detectors(architecture, kind, device=device, **shared)
-            else:
-                dtype = getattr(torch, options.dtype)
-                timings = time_trunks(architecture, device=device, dtype=dtype, **shared)
-            title = f"{name} {kind}".strip()
-            yield f"\n{title}, {options.mode}, {shape}, {options.dtype}, {options.device}"
-            yield f"\n{format_timings(timings)}"
+    backends = options.backends or list_backends(device=device)
+    sizes = (options.batch or 1, options.height or 800, options.width or 1088)
+    shared = {"dtypes": options.dtype, "backends": [one for one in backends if one != "none"]}
+    for together in package.group_networks(networks):
+        if not options.detectors:
+            peers = package.list_peers(options.mode, device)
+            yield package.TrunkCase(together, options.mode, *sizes, device, peers=peers, **shared)
+        for kind in options.detectors:
+            for proposals in options.proposals or [None]:
+                yield package.DetectorCase(
+                    *(together, kind, options.mode, *sizes, device), proposals=proposals, **shared
+                )
+
+
+def time_on_gpu(
+    options: argparse.Namespace, device: torch.device, comparisons: list[Comparison]
+) -> Iterator[str]:
+    """Yield lines while trunks are timed within a budget of time, and the table at the end."""
+    import torch
+
+    from resnext_det.benchmark.gpu_table import (
+        GPU_NETWORKS,
+        MINUTES,
+        REPEATS,
+        RUNS,
+        GpuTable,
+        format_gpu_table,
+    )
+
+    runs: Sequence[tuple[str, int]] = RUNS
+    if options.batch:
+        runs = (("training", options.batch), ("inference", options.batch))
+    table = GpuTable(
+        device,
+        networks=options.networks or GPU_NETWORKS,
+        runs=runs,
+        height=options.height or 800,
+        width=options.width or 1333,
+        minutes=options.minutes or MINUTES,
+        repeats=options.repeats or REPEATS,
+        comparisons=comparisons,
+    )
+    cudnn = torch.backends.cudnn
+    yield f"cuDNN {'tries' if options.cudnn_benchmark else 'guesses'} its fastest kernels"
+    before, cudnn.benchmark = cudnn.benchmark, options.cudnn_benchmark
+    try:
+        yield from table.run()
+    finally:
+        cudnn.benchmark = before
+    yield f"\n{format_gpu_table(comparisons)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
