@@ -9,6 +9,7 @@ Results differ from those of the exact head by rounding alone.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -67,10 +68,12 @@ def run_res5(res5: nn.Sequential, features: Tensor, regions: Tensor, grid: Regio
     Returns:
         (R, out_channels, n, n), n being ``grid.cells / 2`` rounded up, in channels-last memory.
     """
+    dtype = features.dtype
     if not can_share(res5):
         return res5(align_regions(features, regions, grid))
     block: Any
     block, *others = res5
+    features = features.to(block.conv1.weight.dtype)  # bfloat16 where an optimized res5 is in it
     out = torch.relu_(_convolve_and_cut(block.conv1, features, regions, grid))
     out = torch.relu_(block.conv2(out))
     out = block.conv3(out)
@@ -78,7 +81,7 @@ def run_res5(res5: nn.Sequential, features: Tensor, regions: Tensor, grid: Regio
     out = torch.relu_(out)
     for block in others:
         out = block(out)
-    return out
+    return out if torch.is_autocast_enabled(out.device.type) else out.to(dtype)
 
 
 def _convolve_and_cut(
@@ -92,7 +95,26 @@ def _convolve_and_cut(
     # In channels-last memory a convolution 1x1 is a product of matrices.
     maps = F.linear(features.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
     cut = align_regions(maps, regions, grid.keep_every(conv.stride[0]))
-    return cut if shift is None else cut.add_(shift.reshape(1, -1, 1, 1))
+    return cut if shift is None else cut.add_(shift.to(cut.dtype).reshape(1, -1, 1, 1))
+
+
+def find_shared_class(detector: nn.Module) -> type[Any] | None:
+    """Find the class that a C4 detector's ``roi_heads`` have, or could have, to share in inference.
+
+    Returns:
+        None where ``roi_heads`` is no C4 head of ours, cuts by RoIPool, or has a res5 that nothing
+        can share, see ``can_share``.
+    """
+    heads: Any = getattr(detector, "roi_heads", None)
+    shared = SHARED_HEADS.get(type(heads), type(heads))
+    if shared not in SHARED_HEADS.values() or shared.find_grid(heads) is None:
+        return None
+    was_training = {module: module.training for module in heads.res5.modules()}
+    heads.res5.eval()
+    able = can_share(heads.res5)
+    for module, training in was_training.items():
+        module.training = training
+    return shared if able else None
 
 
 def exchange_c4_head(detector: nn.Module) -> bool:
@@ -101,23 +123,27 @@ def exchange_c4_head(detector: nn.Module) -> bool:
     ``roi_heads`` becomes an object of the sharing class of its engine; parameters, their names and
     all attributes stay. For inference: a res5 with batch norms shares there alone.
 
-    Args:
-        detector: of either engine, in any mode; it is looked at as in inference.
-
     Returns:
-        whether it was exchanged. It was not where ``roi_heads`` is no exact C4 head of ours (or
-        shares already), cuts by RoIPool, or has a res5 that nothing can share (group norms, blocks
-        that were exchanged for others); then nothing changed.
+        whether it was exchanged; not where it shares already, or where ``find_shared_class`` finds
+        none: then nothing changed.
     """
-    heads: Any = getattr(detector, "roi_heads", None)
-    shared = SHARED_HEADS.get(type(heads))
-    if shared is None or shared.find_grid(heads) is None:
+    shared, heads = find_shared_class(detector), getattr(detector, "roi_heads", None)
+    if shared is None or type(heads) is shared:
         return False
-    was_training = {module: module.training for module in heads.res5.modules()}
-    heads.res5.eval()
-    able = can_share(heads.res5)
-    for module, training in was_training.items():
-        module.training = training
-    if able:
-        heads.__class__ = shared
-    return able
+    heads.__class__ = shared
+    return True
+
+
+def copy_with_exact_head(detector: nn.Module) -> nn.Module:
+    """Copy a C4 detector whose head shares, with the exact head; others are returned as they are.
+
+    Parameters are not copied: both detectors have the same.
+    """
+    exact = {shared: kind for kind, shared in SHARED_HEADS.items()}
+    heads: Any = getattr(detector, "roi_heads", None)
+    if type(heads) not in exact:
+        return detector
+    detector, heads = copy.copy(detector), copy.copy(heads)
+    heads.__class__ = exact[type(heads)]
+    detector._modules = {**detector._modules, "roi_heads": heads}
+    return detector

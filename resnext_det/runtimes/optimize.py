@@ -17,6 +17,7 @@ from resnext_det.runtimes.backends import (
     choose_int8_backend,
     find_backend,
 )
+from resnext_det.runtimes.c4_head import make_c4_head_fast, measure_c4_error
 from resnext_det.runtimes.choice import choose_backend
 from resnext_det.runtimes.parts import (
     DenseNetwork,
@@ -33,6 +34,7 @@ from resnext_det.runtimes.parts import (
 )
 from resnext_det.runtimes.quantization import check_loss, quantize_part, read_calibration
 from resnext_det.runtimes.tracing import check_inputs
+from resnext_det.shared_res5 import copy_with_exact_head, find_shared_class
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ def optimize(
 
     Of a detector, of either engine, the backbone with the head of the proposal network and the head
     of the regions are exchanged; boxes are decoded, suppressed and cut out by the engine's own
-    code. How far the outputs of the new model differ, by rounding, the log tells.
+    code. How far the outputs of the new model differ, by rounding, the log tells. The head of a C4
+    detector shares work between regions, see ``resnext_det.shared_res5``, but not in int8.
 
         fast = optimize(Predictor("model_final.pth").model, "openvino")
 
@@ -95,7 +98,9 @@ def optimize(
         find_backend(backend, dtype, device)
     if example is None:
         example = given.get_example() if given else _make_example(model, device)
-    found = _find_parts(model, example)
+    model = copy_with_exact_head(model) if given else model
+    shares = not given and find_shared_class(model) is not None
+    found = _find_parts(model, example, with_regions=not shares)
     if backend == "auto":
         backend = choose_backend(found.parts, dtype, device)
     if given:
@@ -110,12 +115,15 @@ def optimize(
         runs = [build(part, dtype) for part in found.parts]
     runs = [check_inputs(part, run) for part, run in zip(found.parts, runs)]
     errors = [_measure_error(part, run) for part, run in zip(found.parts, runs)]
+    fast = _exchange(model, found, runs)
+    if shares:
+        make_c4_head_fast(fast, dtype)
+        errors.append(measure_c4_error(model, fast, found.maps))
     logger.info(
         "The backend %s computes in %s; on the example its features differ by at most %.1e of the "
         "largest.",
         *(backend, str(dtype).removeprefix("torch."), max(errors)),
     )
-    fast = _exchange(model, found, runs)
     if given:
         check_loss(model, fast, given)
     return fast
@@ -162,14 +170,14 @@ class _Found:
     names: tuple[str, ...]
 
 
-def _find_parts(model: nn.Module, example: Any) -> _Found:
+def _find_parts(model: nn.Module, example: Any, *, with_regions: bool) -> _Found:
     """Find the parts that are exchanged, with what comes in and goes out on the example."""
     backbone, head, regions = model, None, None
     names: tuple[str, ...] = ()
     if _is_detector(model):
         backbone = model.get_submodule("backbone")
         head, names = find_proposal_head(model)
-        regions = find_region_head(model)
+        regions = find_region_head(model) if with_regions else None
     heads = [part for part in (backbone, head, regions) if part is not None]
     calls = record_calls(model, heads, lambda: model(example))
     images, maps = calls[backbone]

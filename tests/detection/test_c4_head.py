@@ -17,7 +17,7 @@ from resnext_det.config.checks import uses_c4_head
 from resnext_det.config.values import C4_HEADS, SHARED_C4_HEAD
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
-from resnext_det.shared_res5 import exchange_c4_head
+from resnext_det.shared_res5 import copy_with_exact_head, exchange_c4_head
 from tests.detection.helpers import C4_CHANGES, as_datasets, as_overrides, override, write_config
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -96,6 +96,9 @@ def test_an_exact_head_is_exchanged_for_the_one_that_shares(
         after, built = (
             model([{"image": image}])[0]["instances"] for model in (exact.eval(), shared)
         )
+        again = copy_with_exact_head(shared)
+        restored = again([{"image": image}])[0]["instances"]
+    assert torch.equal(restored.scores, before.scores) and again is not shared
     assert len(after) == len(before) > 0
     assert torch.equal(after.scores, built.scores)
     torch.testing.assert_close(after.scores, before.scores)

@@ -16,11 +16,12 @@ from resnext_det import Architecture, ResNeXt, ResNeXtClassifier, optimize
 from resnext_det.detection.jobs import find_engine
 from resnext_det.runtimes import BACKENDS
 from resnext_det.runtimes.backends import check_dtype, list_backends
+from resnext_det.shared_res5 import find_shared_class
 from tests.detection.helpers import C4_CHANGES, FPN, override
 
 SIZES = ((64, 96), (50, 70), (64, 96), (96, 41))
 ENGINES = ("portable", "detectron2")
-KINDS = ("FPN", "C4")
+KINDS = ("FPN", "C4", "C4, shared")
 NETWORK = Architecture(26, 2, 4, stem_channels=8, res2_channels=16)
 
 
@@ -33,7 +34,9 @@ def build(engine: str, kind: str) -> nn.Module:
     """Build a tiny detector that finds something, with statistics that are not the first ones."""
     torch.manual_seed(0)
     # As many channels as Winograd's algorithm is used for.
-    changes = C4_CHANGES if kind == "C4" else override("MODEL.FPN", OUT_CHANNELS=128)
+    changes = override("MODEL.FPN", OUT_CHANNELS=128) if kind == "FPN" else C4_CHANGES
+    if kind == "C4, shared":
+        changes = [*changes, *override("MODEL.ROI_HEADS", NAME="ResNeXtSharedRes5ROIHeads")]
     changes = [*changes, *override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.1)]
     if engine == "detectron2":
         pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -71,6 +74,10 @@ def test_a_detector_answers_as_the_exact_one(backend: str, engine: str, kind: st
     model = build(engine, kind)
     before = copy.deepcopy(model.state_dict())
     fast = optimize(model, backend, example=[{"image": draw_image(*SIZES[0])}])
+    if kind != "FPN":
+        heads = fast.get_submodule("roi_heads")
+        assert find_shared_class(fast) is type(heads)
+        assert not any("norm" in name for name in heads.get_submodule("res5").state_dict())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     for height, width in SIZES:
         sample = {"image": draw_image(height, width), "height": 2 * height, "width": width}
@@ -82,6 +89,16 @@ def test_a_detector_answers_as_the_exact_one(backend: str, engine: str, kind: st
         assert torch.allclose(found.scores, exact.scores, atol=1e-5)
         boxes = found.pred_boxes.tensor, exact.pred_boxes.tensor
         assert torch.allclose(*boxes, atol=1e-2)
+
+
+def test_a_c4_head_in_bfloat16_answers_nearly_as_the_exact_one() -> None:
+    model = build("portable", "C4")
+    sample = {"image": draw_image(64, 96)}
+    fast = optimize(model, "folded", torch.bfloat16, example=[sample])
+    assert next(fast.get_submodule("roi_heads.res5").parameters()).dtype == torch.bfloat16
+    with torch.no_grad():
+        exact, found = (each([sample])[0]["instances"] for each in (model, fast))
+    assert abs(float(found.scores.max() - exact.scores.max())) < 0.01
 
 
 @pytest.mark.parametrize("backend", ["folded", "openvino"])
