@@ -40,8 +40,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         score_threshold: the graph gives no detection below it.
         max_detections: of an image.
         license: of the weights, where their file told it.
-        content_size, content_crc32: of the graph and the weights, in bytes: what stands before the
-            metadata in an ONNX file, and the whole .bin of OpenVINO.
+        content_size, content_crc32: of the graph and the weights, which stand before the metadata
+            in an ONNX file; in bytes.
     """
 
     version: str
@@ -86,23 +86,17 @@ def is_exported(path: str | Path) -> bool:
 
 
 def is_damaged(path: Path, metadata: Metadata) -> bool:
-    """Tell whether the graph or the weights in a file are others than when it was written.
+    """Tell whether the graph or the weights in an ONNX file are others than when it was written.
 
     Where there is no checksum, or another program wrote the file anew, such as a quantizer, that is
     not known, and the file counts as sound.
     """
-    size, content_file = metadata.content_size, path
-    if path.suffix.lower() == ".xml":
-        content_file = path.with_suffix(".bin")
-    elif size is not None:
-        with path.open("rb") as file:
-            file.seek(size)
-            if not _BEHIND.match(file.read(64)):
-                return False
-    if size is None:
+    size = metadata.content_size
+    if size is None or path.suffix.lower() != ".onnx":
         return False
-    with content_file.open("rb") as file:
-        checksum, left = 0, size
+    checksum, left = 0, size
+    with path.open("rb") as file:
         while left > 0 and (part := file.read(min(left, 1 << 20))):
             checksum, left = zlib.crc32(part, checksum), left - len(part)
-    return left > 0 or checksum != metadata.content_crc32
+        is_behind = _BEHIND.match(file.read(64)) is not None
+    return is_behind and checksum != metadata.content_crc32

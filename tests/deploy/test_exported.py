@@ -26,17 +26,16 @@ from tests.tools.helpers import ROOT, read_error, run_tool
 
 
 def save_as_openvino(source: Path) -> Path:
-    """Write the two files of OpenVINO beside an ONNX file, with the metadata at its own place."""
+    """Write the two files of OpenVINO beside an ONNX file, as its own converter does."""
     openvino = pytest.importorskip("openvino", reason="openvino is not installed")
-    model = openvino.Core().read_model(source)
-    model.set_rt_info(json.dumps(DESCRIPTION), ["resnext_det"])
+    model = openvino.convert_model(source)
     openvino.save_model(model, source.with_suffix(".xml"), compress_to_fp16=False)
     return source.with_suffix(".xml")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("exported") / "model.onnx")
+    return write_model(tmp_path_factory.mktemp("exported") / "model.onnx", sealed=True)
 
 
 def draw(path: Path, height: int = 40, width: int = 60, seed: int = 0) -> Path:
