@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.detection import get_cfg
 from resnext_det.config.rules import get_value, list_keys
-from resnext_det.config.values import SHARED_C4_HEAD, check_value
+from resnext_det.config.values import FAST_STANDARD_HEAD, SHARED_C4_HEAD, check_value
 from resnext_det.resnext import FEATURES
 
 ARCHITECTURE_KEYS = {
@@ -207,4 +207,18 @@ def _check_shared_head(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.ROI_BOX_HEAD.POOLER_TYPE = {pooler!r}, but {SHARED_C4_HEAD} shares what "
             f"regions are aligned from, which only RoIAlign allows; write ROIAlignV2, {exact}"
+        )
+
+
+def check_standard_head(cfg: CfgNode) -> None:
+    """Refuse a pooler that the head with a faster RoIAlign does not have.
+
+    Raises:
+        ValueError: MODEL.ROI_HEADS.NAME asks for that head, and the pooler is RoIPool.
+    """
+    pooler = cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE
+    if cfg.MODEL.ROI_HEADS.NAME == FAST_STANDARD_HEAD and not pooler.startswith("ROIAlign"):
+        raise ValueError(
+            f"MODEL.ROI_BOX_HEAD.POOLER_TYPE = {pooler!r}, but {FAST_STANDARD_HEAD} computes "
+            "RoIAlign alone; write ROIAlignV2, or MODEL.ROI_HEADS.NAME: StandardROIHeads"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.backbone import check_backbone, check_c4_head
+from resnext_det.config.backbone import check_backbone, check_c4_head, check_standard_head
 from resnext_det.config.rules import get_value
 from resnext_det.config.values import C4_HEADS, FPN_BACKBONES, SHARED_C4_HEAD, check_values
 from resnext_det.resnext import FEATURES
@@ -25,6 +25,7 @@ def check(cfg: CfgNode) -> None:
     _check_dilation(cfg)
     if uses_c4_head(cfg):
         check_c4_head(cfg)
+    check_standard_head(cfg)
     check_backbone(cfg)
     _check_features(cfg)
     _check_matching(cfg)

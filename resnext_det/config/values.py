@@ -19,6 +19,9 @@ C4_HEADS = ("Res5ROIHeads", "ResNeXtRes5ROIHeads")
 SHARED_C4_HEAD = "ResNeXtSharedRes5ROIHeads"
 """Name of the head that computes the same, within rounding, and once what regions share."""
 
+FAST_STANDARD_HEAD = "ResNeXtStandardROIHeads"
+"""Name of the heads of DC5 and FPN that compute the same, within rounding, by another RoIAlign."""
+
 SPARSE_RPN_HEAD = "ResNeXtSparseRPNHead"
 """Name of the RPN's head that computes the same, and its gradients within rounding and faster."""
 
@@ -43,7 +46,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.RPN.HEAD_NAME": ("StandardRPNHead", SPARSE_RPN_HEAD),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
-    "MODEL.ROI_HEADS.NAME": (*C4_HEADS, SHARED_C4_HEAD, "StandardROIHeads"),
+    "MODEL.ROI_HEADS.NAME": (*C4_HEADS, SHARED_C4_HEAD, "StandardROIHeads", FAST_STANDARD_HEAD),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
@@ -112,6 +115,7 @@ is_supported = _RULES.is_supported
 
 _ONE_NAME = {
     **dict.fromkeys((*C4_HEADS, SHARED_C4_HEAD), C4_HEADS[0]),
+    FAST_STANDARD_HEAD: "StandardROIHeads",
     SPARSE_RPN_HEAD: "StandardRPNHead",
 }
 

@@ -9,7 +9,7 @@ from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import read_settings
-from resnext_det.config.values import SHARED_C4_HEAD, SPARSE_RPN_HEAD
+from resnext_det.config.values import FAST_STANDARD_HEAD, SHARED_C4_HEAD, SPARSE_RPN_HEAD
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
@@ -119,6 +119,7 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
             strides=[backbone.out_strides[name] for name in heads.IN_FEATURES],
             sampling_ratio=box.POOLER_SAMPLING_RATIO,
             pooler_type=box.POOLER_TYPE,
+            by_matrices=heads.NAME == FAST_STANDARD_HEAD,
         ),
         head=head,
         box_predictor=BoxPredictor(features, settings),

@@ -17,7 +17,7 @@ from torchvision.ops import box_iou, roi_align, roi_pool
 from resnext_det.detection.portable.box_head import BoxPredictor
 from resnext_det.detection.portable.boxes import match_candidates, sample_labels
 from resnext_det.instances import Boxes, Instances
-from resnext_det.roi_align import RegionGrid
+from resnext_det.roi_align import RegionGrid, align_regions
 from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 
 # A region of 224 x 224 pixels, ImageNet's, is cut out of level 4 (FPN, equation 1).
@@ -109,13 +109,20 @@ class ROIPooler(nn.Module):
         sampling_ratio: samples per cell and axis in RoIAlign; 0 adapts it to the region's size.
         pooler_type: ``ROIAlignV2`` (Mask R-CNN's, with half-pixel offsets right), ``ROIAlign``
             (Detectron 1's) or ``ROIPool`` (Fast R-CNN's).
+        by_matrices: compute RoIAlign as matrix products on a CPU, see ``resnext_det.roi_align``.
 
     Raises:
         ValueError: another type; maps that are no neighbors.
     """
 
     def __init__(
-        self, *, resolution: int, strides: Sequence[int], sampling_ratio: int, pooler_type: str
+        self,
+        *,
+        resolution: int,
+        strides: Sequence[int],
+        sampling_ratio: int,
+        pooler_type: str,
+        by_matrices: bool = False,
     ) -> None:
         super().__init__()
         if pooler_type not in _POOLER_TYPES:
@@ -133,6 +140,7 @@ class ROIPooler(nn.Module):
         self.strides = tuple(strides)
         self.sampling_ratio = sampling_ratio
         self.pooler_type = pooler_type
+        self.by_matrices = by_matrices
         self.first_level = int(levels[0])
 
     def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
@@ -164,12 +172,15 @@ class ROIPooler(nn.Module):
         return levels.clamp(self.first_level, last_level).to(torch.int64) - self.first_level
 
     def _pool(self, feature: Tensor, regions: Tensor, stride: int) -> Tensor:
+        aligned = self.pooler_type == "ROIAlignV2"
+        if self.by_matrices and feature.device.type == "cpu":
+            grid = RegionGrid(self.resolution, 1.0 / stride, self.sampling_ratio, aligned)
+            return align_regions(feature, regions, grid)
         # Rounding boxes to bfloat16 would move them by pixels, so the map goes to the boxes' type.
         exact, scale = feature.to(regions.dtype), 1.0 / stride
         if self.pooler_type == "ROIPool":
             pooled = roi_pool(exact, regions, self.resolution, scale)
         else:
-            aligned = self.pooler_type == "ROIAlignV2"
             pooled = roi_align(exact, regions, self.resolution, scale, self.sampling_ratio, aligned)
         return pooled.to(feature.dtype)
 

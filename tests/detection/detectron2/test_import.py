@@ -21,7 +21,7 @@ OURS = {
         "build_resnext_fpn_backbone",
         "build_retinanet_resnext_fpn_backbone",
     ],
-    "ROI_HEADS": ["ResNeXtRes5ROIHeads", "ResNeXtSharedRes5ROIHeads"],
+    "ROI_HEADS": ["ResNeXtRes5ROIHeads", "ResNeXtSharedRes5ROIHeads", "ResNeXtStandardROIHeads"],
     "RPN_HEAD": ["ResNeXtSparseRPNHead"],
     "paths": ["hf-hub:", "resnext://"],
 }

@@ -62,7 +62,11 @@ CONFIGURATIONS: dict[str, list[Any]] = {
         *override("MODEL.ROI_HEADS", IN_FEATURES=["res5"]),
     ],
     "FPN": [*PYRAMID, *override("MODEL.RPN", PRE_NMS_TOPK_TRAIN=2000, PRE_NMS_TOPK_TEST=1000)],
-    "FPN, faster heads": [*PYRAMID, *override("MODEL.RPN", HEAD_NAME="ResNeXtSparseRPNHead")],
+    "FPN, faster heads": [
+        *PYRAMID,
+        *override("MODEL.RPN", HEAD_NAME="ResNeXtSparseRPNHead"),
+        *override("MODEL.ROI_HEADS", NAME="ResNeXtStandardROIHeads"),
+    ],
     "twenty keys changed": [
         *PYRAMID,
         *override("MODEL.FPN", OUT_CHANNELS=64, FUSE_TYPE="avg", NORM="GN"),
