@@ -6,10 +6,11 @@
 
 The file takes an image of any size, as uint8 RGB (height, width, 3), and gives boxes in its pixels,
 scores and classes; resizing, normalization and suppression are inside, and the names of the classes
-stand in its metadata. Before it gets its name it is run on images of several sizes, and has to find
-what the detector finds in torch: the same classes, and boxes within 0.01 pixels. With --test-data
-AP has to be the same too. From the first KEY of the configuration on, the words are KEY VALUE
-pairs, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3, which the file then has for good.
+stand in its metadata. Its suffix says what it is: .onnx, .xml (OpenVINO's own format), or .pt2
+(torch.export). Before it gets its name it is run on images of several sizes, and has to find what
+the detector finds in torch: the same classes, and boxes within 0.01 pixels. With --test-data AP has
+to be the same too. From the first KEY of the configuration on, the words are KEY VALUE pairs, such
+as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3, which the file then has for good.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = build_parser("export", __doc__, allow_abbrev=False)
     add_config_flag(parser, required=False)
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="ends in .onnx")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="ends in .onnx, .xml (OpenVINO) or .pt2 (torch.export)",
+    )
     parser.add_argument(
         "--test-data",
         nargs=2,

@@ -21,10 +21,11 @@ from torch.export import Dim, ExportedProgram
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.checks import uses_c4_head, uses_fpn
 from resnext_det.data.coco import load_coco, map_classes, register_files
-from resnext_det.data.pixels import AnyImage
+from resnext_det.data.pixels import AnyImage, to_pixels
 from resnext_det.data.shape_drawing import draw_scene
 from resnext_det.deploy.agreement import Agreement, compare_detectors
 from resnext_det.deploy.exported import ExportedDetector
+from resnext_det.deploy.formats import write_onnx, write_openvino, write_program
 from resnext_det.deploy.graph import DetectorGraph
 from resnext_det.deploy.metadata import INPUT, Metadata
 from resnext_det.detection.inference import Predictor
@@ -36,8 +37,15 @@ logger = logging.getLogger(__name__)
 
 Detect = Callable[[AnyImage], ImageDetections]
 
-SUFFIXES = (".onnx",)
-"""Of the files that can be written."""
+SUFFIXES = (".onnx", ".xml", ".pt2")
+"""Of the files that can be written: ONNX, OpenVINO's own format, and torch's."""
+
+# What writes and checks the files of a suffix, and the extra of pip that brings it.
+_PACKAGES = {
+    ".onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    ".xml": (("onnx", "onnxscript", "openvino"), "onnx,openvino"),
+    ".pt2": ((), ""),
+}
 
 # Sides of the images of the check, in parts of the detector's MIN_SIZE_TEST: a landscape, a tall
 # one that is shrunk, and a wide one whose longer side MAX_SIZE_TEST may limit.
@@ -80,7 +88,8 @@ def export_detector(
     Args:
         detector: a predictor, or what one is made of: the file of a trained detector, or a
             configuration.
-        path: ends in .onnx.
+        path: ends in .onnx, .xml (OpenVINO's own format, with a file .bin beside it), or .pt2
+            (``torch.export.load`` reads it, after ``import torchvision``).
         test_data: a COCO file and its image folder, on which AP has to be the same too.
 
     Returns:
@@ -93,22 +102,59 @@ def export_detector(
         OSError: the file could not be written.
     """
     path = Path(path).expanduser()
-    runtimes = _list_runtimes(path)
+    _check_packages(path)
     predictor = detector if isinstance(detector, Predictor) else Predictor(detector)
     metadata = describe(predictor)
     program = trace(predictor)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        from resnext_det.deploy.onnx_file import write_onnx
-
         partial = Path(folder, path.name)
-        write_onnx(program, partial, metadata, _make_example(predictor))
-        detectors = {name: ExportedDetector(partial, backend=name).detect for name in runtimes}
+        _write(program, partial, metadata)
+        detectors = _open(partial)
         agreements = _check_agreement(predictor, detectors)
         ap = {} if test_data is None else _check_ap(predictor, detectors, *test_data)
-        size = partial.stat().st_size
-        os.replace(partial, path)
+        files = sorted(Path(folder).glob(f"{partial.stem}.*"))  # .bin comes before .xml
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            os.replace(file, path.with_suffix(file.suffix))
     return ExportReport(path, size, agreements, ap)
+
+
+def _write(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
+    suffix = path.suffix.lower()
+    if suffix == ".pt2":
+        write_program(program, path, metadata)
+    elif suffix == ".onnx":
+        write_onnx(program, path, metadata, _make_example())
+    else:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            between = Path(folder, "model.onnx")
+            write_onnx(program, between, metadata, _make_example())
+            write_openvino(between, path, metadata)
+
+
+def _open(path: Path) -> dict[str, Detect]:
+    """Open a file in every runtime that is installed and runs it."""
+    if path.suffix.lower() == ".pt2":
+        return {"torch.export": _open_program(path)}
+    runtimes = ("onnxruntime", "openvino") if path.suffix.lower() == ".onnx" else ("openvino",)
+    return {
+        name: ExportedDetector(path, backend=name).detect
+        for name in runtimes
+        if find_spec(name) is not None
+    }
+
+
+def _open_program(path: Path) -> Detect:
+    module = torch.export.load(path).module()
+
+    @torch.inference_mode()
+    def detect(image: AnyImage) -> ImageDetections:
+        pixels = torch.from_numpy(np.array(to_pixels(image, "RGB")))
+        found = [output.numpy() for output in module(pixels)]
+        return ImageDetections((pixels.shape[0], pixels.shape[1]), *found)
+
+    return detect
 
 
 def describe(predictor: Predictor) -> Metadata:
@@ -152,29 +198,27 @@ def trace(predictor: Predictor) -> ExportedProgram:
     )
     sides = {INPUT: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
     with torch.no_grad():
-        return torch.export.export(
-            graph, (_make_example(predictor),), dynamic_shapes=sides, strict=False
-        )
+        return torch.export.export(graph, (_make_example(),), dynamic_shapes=sides, strict=False)
 
 
-def _make_example(predictor: Predictor) -> torch.Tensor:
+def _make_example() -> torch.Tensor:
     return torch.zeros(150, 170, 3, dtype=torch.uint8)
 
 
-def _list_runtimes(path: Path) -> tuple[str, ...]:
-    """List the runtimes to check a file with; refuse a format that cannot be written here."""
-    if path.suffix.lower() not in SUFFIXES:
+def _check_packages(path: Path) -> None:
+    """Refuse a suffix that is unknown, or whose files cannot be written here."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(
-            f"{path} ends in no suffix of a format that can be written; end it in "
-            f"{', '.join(SUFFIXES)}"
+            f"{path} does not end as a file that can be written; end it in {', '.join(SUFFIXES)}"
         )
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    packages, extra = _PACKAGES[suffix]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)} is not installed, which writes and checks ONNX files; write "
-            "pip install 'resnext-det[onnx]'"
+            f"{', '.join(missing)} is not installed, which writes and checks {suffix} files; write "
+            f"pip install 'resnext-det[{extra}]'"
         )
-    return ("onnxruntime",)
 
 
 def _check_agreement(

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from resnext_det.deploy.formats import save_with_metadata
 from resnext_det.deploy.metadata import Metadata
-from resnext_det.deploy.onnx_file import save_with_metadata
 
 NAMES = ("nut", "bolt", "screw")
 DESCRIPTION: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Write a traced detector as an ONNX file."""
+"""Write a traced detector as a file: ONNX, OpenVINO's own format, or torch's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torchvision.ops import nms
 
 from resnext_det.deploy.metadata import INPUT, KEY, OUTPUTS, Metadata
 
@@ -19,10 +22,8 @@ _LOWEST = -3.4028235e38
 _MOST_SHIFTED = 1000
 
 
-def write_onnx(
-    program: torch.export.ExportedProgram, path: Path, metadata: Metadata, example: torch.Tensor
-) -> None:
-    """Write a program that detects on an image of any size.
+def write_onnx(program: ExportedProgram, path: Path, metadata: Metadata, example: Tensor) -> None:
+    """Write a program that detects on an image of any size as ONNX.
 
     Args:
         program: traced, from an image to the outputs that ``metadata.OUTPUTS`` names.
@@ -66,6 +67,26 @@ def save_with_metadata(model: Any, path: Path, metadata: Metadata) -> None:
     path.write_bytes(content + behind.SerializeToString())
 
 
+def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
+    """Write what ``write_onnx`` wrote in OpenVINO's own format: ``path`` and a file .bin."""
+    import openvino
+
+    model = openvino.Core().read_model(onnx_file)
+    openvino.save_model(model, path, compress_to_fp16=False)
+    weights = path.with_suffix(".bin").read_bytes()
+    model.set_rt_info(metadata.add_checksum(weights).to_json(), [KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)  # the same weights
+
+
+def write_program(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
+    """Write a program as ``torch.export.load`` reads it, with operators of torchvision alone."""
+    own = torch.ops.resnext_det.suppress_overlaps.default
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torchvision, for torch's developers
+        program = program.run_decompositions({own: _suppress_in_torch})
+    torch.export.save(program, path, extra_files={KEY: metadata.to_json()})
+
+
 def _name_sizes(model: Any) -> None:
     """Name the sizes that differ from image to image."""
     wanted = {
@@ -90,6 +111,20 @@ def _forget_source(model: Any) -> None:
         del entry.metadata_props[:]
     del graph.metadata_props[:]
     del graph.value_info[:]
+
+
+def _suppress_in_torch(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """Write ``suppress_overlaps`` without a branch: groups are shifted apart, see ``_suppress``.
+
+    Up to 1000 boxes they are so in float32, and more in float64, where nothing is rounded.
+    """
+    count = boxes.shape[0]
+    # A box that is added for the largest coordinate where there is none.
+    largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max() + 1
+    rounded = boxes + (groups.to(boxes) * largest)[:, None]
+    exact = boxes.double() + (groups.double() * largest.double())[:, None]
+    few = torch.full((), count, device=boxes.device) <= _MOST_SHIFTED
+    return nms(torch.where(few, rounded.double(), exact), scores.double(), threshold)
 
 
 def _suppress(boxes: Any, scores: Any, groups: Any, threshold: float) -> Any:
