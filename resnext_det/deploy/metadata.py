@@ -40,8 +40,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         score_threshold: the graph gives no detection below it.
         max_detections: of an image.
         license: of the weights, where their file told it.
-        content_size, content_crc32: of the graph and the weights, which stand before the metadata
-            in an ONNX file; in bytes.
+        content_size, content_crc32: of the graph and the weights that stand before the metadata in
+            an ONNX file, or of OpenVINO's .bin; in bytes.
     """
 
     version: str
@@ -86,17 +86,19 @@ def is_exported(path: str | Path) -> bool:
 
 
 def is_damaged(path: Path, metadata: Metadata) -> bool:
-    """Tell whether the graph or the weights in an ONNX file are others than when it was written.
+    """Tell whether the graph or the weights in a file are others than when it was written.
 
-    Where there is no checksum, or another program wrote the file anew, such as a quantizer, that is
-    not known, and the file counts as sound.
+    Where there is no checksum, or another program wrote the file anew, such as a quantizer or
+    OpenVINO's converter, that is not known, and the file counts as sound.
     """
     size = metadata.content_size
-    if size is None or path.suffix.lower() != ".onnx":
+    if size is None:
         return False
+    is_onnx = path.suffix.lower() == ".onnx"
     checksum, left = 0, size
-    with path.open("rb") as file:
+    with (path if is_onnx else path.with_suffix(".bin")).open("rb") as file:
         while left > 0 and (part := file.read(min(left, 1 << 20))):
             checksum, left = zlib.crc32(part, checksum), left - len(part)
-        is_behind = _BEHIND.match(file.read(64)) is not None
-    return is_behind and checksum != metadata.content_crc32
+        behind = file.read(64)
+    as_written = _BEHIND.match(behind) is not None if is_onnx else not left and not behind
+    return as_written and checksum != metadata.content_crc32

@@ -20,6 +20,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 from resnext_det.deploy import exported
 from resnext_det.deploy.exported import BACKENDS, ExportedDetector
+from resnext_det.deploy.metadata import Metadata
 from tests.deploy.helpers import DESCRIPTION, NAMES, expect, write_model
 from tests.detection.test_video import film
 from tests.tools.helpers import ROOT, read_error, run_tool
@@ -237,6 +238,22 @@ def test_weights_that_were_damaged_are_told(tmp_path: Path) -> None:
     for name in ("same.onnx", "changed.onnx"):
         found = ExportedDetector(tmp_path / name)(image)
         assert found.boxes.tolist() == whole.boxes.tolist()
+
+
+def test_damaged_weights_of_openvino_are_told(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    path, weights = tmp_path / "model.xml", tmp_path / "model.bin"
+    model = openvino.convert_model(write_model(tmp_path / "model.onnx"))
+    openvino.save_model(model, path, compress_to_fp16=False)
+    metadata = Metadata(**DESCRIPTION).add_checksum(weights.read_bytes())
+    model.set_rt_info(metadata.to_json(), ["resnext_det"])
+    openvino.save_model(model, path, compress_to_fp16=False)
+    assert ExportedDetector(path).class_names == NAMES
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.xml is damaged: the checksum"):
+        ExportedDetector(path)
 
 
 def test_backends(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
