@@ -10,6 +10,7 @@ Results differ from those of the exact head by rounding alone.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from resnext_det.layers import ConvNorm, keep_gradient_contiguous
 from resnext_det.resnext import Bottleneck
 from resnext_det.roi_align import RegionGrid, align_regions
+
+# Regions whose values the C library keeps for the next ones: 32 MiB, at 14 x 14 x 1024 float32.
+_PORTION = 32
 
 SHARED_HEADS: dict[type[nn.Module], type[Any]] = {}
 """The class of heads that share for each class of heads that do not, of the engines imported.
@@ -74,28 +78,49 @@ def run_res5(res5: nn.Sequential, features: Tensor, regions: Tensor, grid: Regio
     block: Any
     block, *others = res5
     features = features.to(block.conv1.weight.dtype)  # bfloat16 where an optimized res5 is in it
-    out = torch.relu_(_convolve_and_cut(block.conv1, features, regions, grid))
-    out = torch.relu_(block.conv2(out))
+
+    def convolve(cut: Tensor) -> Tensor:
+        return torch.relu_(block.conv2(torch.relu_(cut)))
+
+    cut_inner = _convolve_once(block.conv1, features, grid)
+    out = torch.cat([convolve(cut_inner(some)) for some in _portion(regions)])
     out = block.conv3(out)
-    out += _convolve_and_cut(block.shortcut, features, regions, grid)
+    out += _convolve_once(block.shortcut, features, grid)(regions)
     out = torch.relu_(out)
     for block in others:
         out = block(out)
     return out if torch.is_autocast_enabled(out.device.type) else out.to(dtype)
 
 
-def _convolve_and_cut(
-    conv: ConvNorm, features: Tensor, regions: Tensor, grid: RegionGrid
-) -> Tensor:
-    """Compute what a convolution 1x1 with its norm gives of each region."""
+def _portion(regions: Tensor) -> Sequence[Tensor]:
+    """Divide regions into portions for inference on a CPU, whose memory is used again and again.
+
+    New memory costs more than to compute what is written there, and all regions need four times as
+    much of it before the first stride as after.
+    """
+    graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if graph or torch.is_grad_enabled() or regions.device.type != "cpu":
+        return (regions,)
+    return regions.split(_PORTION)
+
+
+def _convolve_once(
+    conv: ConvNorm, features: Tensor, grid: RegionGrid
+) -> Callable[[Tensor], Tensor]:
+    """Make what cuts regions out of what a convolution 1x1 with its norm gives of the maps."""
     if conv.norm is None:
         weight, shift = keep_gradient_contiguous(conv.weight), conv.bias
     else:
         weight, shift = conv._fold_norm()
     # In channels-last memory a convolution 1x1 is a product of matrices.
     maps = F.linear(features.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
-    cut = align_regions(maps, regions, grid.keep_every(conv.stride[0]))
-    return cut if shift is None else cut.add_(shift.to(cut.dtype).reshape(1, -1, 1, 1))
+    grid = grid.keep_every(conv.stride[0])
+
+    def cut(regions: Tensor) -> Tensor:
+        found = align_regions(maps, regions, grid)
+        return found if shift is None else found.add_(shift.to(found.dtype).reshape(1, -1, 1, 1))
+
+    return cut
 
 
 def find_shared_class(detector: nn.Module) -> type[Any] | None:
