@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext_det.command_line import build_parser, finish
+from resnext_det.runtimes import BACKENDS, DTYPES
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from resnext_det.benchmark.comparison import Comparison
 
 MODES = ("inference", "training", "loading", "evaluation", "startup", "gpu-table")
-BACKENDS = ("auto", "folded", "compiled", "onnxruntime", "openvino")
 SUFFIXES = (".png", ".pdf", ".svg")
 
 # Which flags the modes do without.
@@ -87,13 +87,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype",
         nargs="+",
-        choices=("float32", "bfloat16"),
+        choices=DTYPES,
         default=["float32"],
-        help="default: float32",
+        help="default: float32; int8 is calibrated on noise, and in inference alone",
     )
     for flag, number in (("--batch", 1), ("--height", 800), ("--width", 1088), ("--repeats", 7)):
-        shown = {"--width": "1088, or 1333 for gpu-table"}.get(flag, number)
-        parser.add_argument(flag, type=int, metavar="N", help=f"default: {shown}")
+        for_gpu = {"--width": ", or 1333 for gpu-table", "--repeats": ", or 3 to 15 for gpu-table"}
+        parser.add_argument(
+            flag, type=int, metavar="N", help=f"default: {number}{for_gpu.get(flag, '')}"
+        )
     parser.add_argument("--device", help="auto, cuda or cpu (default: cpu; cuda for gpu-table)")
     parser.add_argument(
         "--memory", action="store_true", help="also on the CPU, in processes of their own"
@@ -130,6 +132,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         for number in value if isinstance(value, list) else [value]:
             if number is not None and not number >= (0.01 if name == "minutes" else 1):
                 parser.error(f"--{name} {number}: write 1 or more")
+    if options.mode == "training" and "int8" in options.dtype:
+        parser.error("--dtype int8: in inference alone")
     if "none" in options.backends and len(options.backends) > 1:
         parser.error("--backends none stands alone")
     if options.png is not None and options.png.suffix not in SUFFIXES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,13 +12,29 @@ import torch
 
 from resnext_det.benchmark.timing import Step
 
-DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+}
 """Precisions by name; tf32 is float32 whose products a GPU rounds."""
 
-LIMITS = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.1}
+LIMITS = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.1, "int8": 0.3}
 """How much outputs may differ, for what computes them to be timed."""
 
 Result = TypeVar("Result")
+
+
+CALIBRATED = 8
+"""Images on which int8 is calibrated here; as they are noise, its AP is another question."""
+
+_INT8 = ("auto", "openvino", "onnxruntime")
+
+
+def select_names(names: Sequence[str], dtype: str) -> list[str]:
+    """Select the implementations that compute in a precision; int8 is of few backends."""
+    return [name for name in names if dtype != "int8" or name.rpartition(", ")[2] in _INT8]
 
 
 class Key(NamedTuple):

@@ -15,12 +15,14 @@ from torchvision.ops import box_iou
 
 from resnext_det.architecture import Architecture
 from resnext_det.benchmark.cases import (
+    CALIBRATED,
     DTYPES,
     Candidate,
     Case,
     Key,
     hold_precision,
     measure_difference,
+    select_names,
 )
 from resnext_det.benchmark.loading import draw_image
 from resnext_det.benchmark.trunks import check_mode, count_bytes
@@ -71,7 +73,7 @@ class DetectorCase(Case):
     def limits(self) -> Mapping[str, float]:  # type: ignore[override]
         """A rounding moves a box over the threshold of NMS now and then, or another is sampled."""
         training = self.mode == "training"
-        return {"float32": 0.05, "tf32": 0.2, "bfloat16": 0.2 if training else 0.5}
+        return {"float32": 0.05, "tf32": 0.2, "bfloat16": 0.2 if training else 0.5, "int8": 0.9}
 
     @property
     def title(self) -> str:
@@ -95,7 +97,8 @@ class DetectorCase(Case):
                 ours = [name for name in every if name != THEIRS]
                 names += [f"{name}, {backend}" for name in ours for backend in self.backends]
             keys.append(Key(network, every[0], "float32"))
-            keys += [Key(network, name, dtype) for dtype in self.dtypes for name in names]
+            for dtype in self.dtypes:
+                keys += [Key(network, name, dtype) for name in select_names(names, dtype)]
         return list(dict.fromkeys(keys))
 
     def build(self, key: Key) -> Candidate:
@@ -103,14 +106,15 @@ class DetectorCase(Case):
         backend, training = key.name[len(engine) + 2 :], self.mode == "training"
         model = build_engine(engine, Architecture.parse(key.network), self.kind, self.proposals)
         model.to(self.device).train(training)
-        samples = draw_samples(self.batch, self.height, self.width)
-        if engine != PORTABLE:
-            from resnext_det.detection.detectron2.datasets import convert_sample
-
-            samples = [convert_sample(sample) for sample in samples]
+        convert = _load_converter(engine)
+        samples = convert(draw_samples(self.batch, self.height, self.width))
         dtype = DTYPES[key.dtype]
         if backend:
-            model, dtype = optimize(model, backend, dtype, example=samples), torch.float32
+            calibration = None
+            if key.dtype == "int8":
+                calibration = convert(draw_samples(CALIBRATED, self.height, self.width))
+            model = optimize(model, backend, dtype, example=samples, calibration=calibration)
+            dtype = torch.float32
         detect = _make_detection(model, samples, self.device, dtype)
         detect = hold_precision(key.dtype, detect)
         weights = count_bytes(model)
@@ -228,6 +232,15 @@ def draw_samples(batch: int, height: int, width: int) -> list[dict[str, Any]]:
         image = draw_image(height, width, seed=number).transpose(2, 0, 1).copy()
         samples.append({"image": torch.from_numpy(image), "instances": truth})
     return samples
+
+
+def _load_converter(engine: str) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Load what converts samples to the engine's own types."""
+    if engine == PORTABLE:
+        return list
+    from resnext_det.detection.detectron2.datasets import convert_sample
+
+    return lambda samples: [convert_sample(sample) for sample in samples]
 
 
 def _make_detection(

@@ -16,8 +16,9 @@ from resnext_det.files import format_json
 LEGEND = """\
 Milliseconds: the median of the turns, and the fastest and slowest. Speed-up: how many times faster
 than {reference} in float32, the median of the ratios turn by turn. Difference: of the outputs from
-{reference}'s in float32, checked before. Product: the part of the speed of a plain matrix product
-on this machine, in the same precision. X/R: the time by that of the ResNet of as many layers."""
+{reference}'s in float32; of detectors, the part of the detections without a counterpart. Product:
+the part of the speed of a plain matrix product on this machine, in the same precision. X/R: the
+time by that of the ResNet of as many layers."""
 
 
 def format_comparison(comparison: Comparison) -> str:

@@ -15,7 +15,15 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from resnext_det.architecture import BLOCKS_PER_STAGE, Architecture
-from resnext_det.benchmark.cases import DTYPES, Candidate, Case, Key, hold_precision
+from resnext_det.benchmark.cases import (
+    CALIBRATED,
+    DTYPES,
+    Candidate,
+    Case,
+    Key,
+    hold_precision,
+    select_names,
+)
 from resnext_det.benchmark.peers import list_runtimes, run_in_onnxruntime, run_in_openvino
 from resnext_det.resnext import ResNeXt
 from resnext_det.runtimes.optimize import optimize
@@ -86,7 +94,8 @@ class TrunkCase(Case):
         keys = []
         for network in self.networks:
             keys.append(Key(network, self.reference, "float32"))
-            keys += [Key(network, name, dtype) for dtype in self.dtypes for name in names]
+            for dtype in self.dtypes:
+                keys += [Key(network, name, dtype) for name in select_names(list(names), dtype)]
         return list(dict.fromkeys(keys))
 
     def build(self, key: Key) -> Candidate:
@@ -105,7 +114,11 @@ class TrunkCase(Case):
                 trunk.to(memory_format=torch.channels_last)
                 images = images.contiguous(memory_format=torch.channels_last)
             elif runtime:
-                trunk = optimize(trunk, runtime, DTYPES[key.dtype], example=images)
+                calibration = None
+                if key.dtype == "int8":
+                    calibration = torch.randn(CALIBRATED, *images.shape)
+                dtype = DTYPES[key.dtype]
+                trunk = optimize(trunk, runtime, dtype, example=images, calibration=calibration)
             plain = not runtime or runtime == _CHANNELS_LAST
             run = _make_forward(trunk, images, DTYPES[key.dtype] if plain else torch.float32)
         step = run = hold_precision(key.dtype, run)

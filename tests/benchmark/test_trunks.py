@@ -67,6 +67,13 @@ def test_bfloat16_and_backends_are_compared_with_float32() -> None:
         assert candidate.multiply_adds == architecture.multiply_adds(32, 32, num_classes=None)
 
 
+def test_int8_is_of_some_backends_alone() -> None:
+    words = {"dtypes": ("int8",), "backends": ("folded", "openvino"), "peers": ("torchvision",)}
+    case = TrunkCase(["X-26-2x4d"], "inference", 1, 32, 32, **words)
+    names = [("torchvision", "float32"), ("resnext_det, openvino", "int8")]
+    assert [(key.name, key.dtype) for key in case.list_keys()] == names
+
+
 def test_a_network_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from resnext_det.benchmark import trunks
 

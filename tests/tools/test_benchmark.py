@@ -51,6 +51,7 @@ def test_the_table_of_gpus(
         (("--proposals", "300"), "--proposals: of no effect with networks alone; add --detectors"),
         (("--mode", "gpu-table", "--png", "a.png"), "--png: of no effect with --mode gpu-table"),
         (("--cudnn-benchmark",), "--cudnn-benchmark: of no effect with --mode inference"),
+        (("--mode", "training", "--dtype", "int8"), "--dtype int8: in inference alone"),
         (("--backends", "none", "folded"), "--backends none stands alone"),
         (("--png", "times.jpeg"), "--png times.jpeg: the name ends in .png, .pdf, .svg"),
         *(((f"--{name}", "0"), f"--{name} 0: write 1 or more") for name in ("batch", "repeats")),
