@@ -196,13 +196,13 @@ def quantize_openvino(graph: Any, inputs: Iterable[Any]) -> Any:
 
 
 def quantize_onnx(
-    model: bytes, inputs: Iterable[Any], chosen: Callable[[Any], bool] = lambda node: True
+    model: bytes, inputs: Iterable[Any], find_exact: Callable[[Any], Iterable[str]] = lambda _: ()
 ) -> bytes:
     """Quantize an ONNX model of one input by ONNX Runtime, in QDQ form.
 
     Args:
         inputs: arrays.
-        chosen: tells of a node of the graph whether it may be quantized.
+        find_exact: finds the names of the nodes of a graph that stay in float32.
     """
     import onnx
     from onnxruntime import quantization as tools
@@ -228,7 +228,7 @@ def quantize_onnx(
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
             op_types_to_quantize=_ONNX_OPERATORS,
-            nodes_to_exclude=[node.name for node in graph.node if not chosen(node)],
+            nodes_to_exclude=list(find_exact(graph)),
         )
         return quantized.read_bytes()
 
@@ -259,17 +259,26 @@ def check_loss(model: nn.Module, quantized: nn.Module, calibration: Calibration)
         return
     with torch.no_grad():
         before, after = (float(calibration.measure(one)) for one in (model, quantized))
+    check_numbers(before, after, calibration.max_loss)
+
+
+def check_numbers(before: float, after: float, max_loss: float | None) -> None:
+    """Log what a model loses by int8, from its measure before and after, and bound it.
+
+    Raises:
+        ValueError: it loses more than ``max_loss``; a number is not finite.
+    """
     if not (math.isfinite(before) and math.isfinite(after)):
         raise ValueError(
             f"measure gives {before} for the model and {after} for the quantized one; it has to "
             "give a number, such as AP on images with objects"
         )
-    loss, bound = before - after, calibration.max_loss
-    if bound is not None and loss > bound:
+    loss = before - after
+    if max_loss is not None and loss > max_loss:
         raise ValueError(
             f"the model measures {before:.2f} in float32 and {after:.2f} in int8, a loss of "
-            f"{loss:.2f} where max_loss = {bound} is accepted; calibrate on more images like those "
-            "that it will see, take dtype bfloat16, or accept more"
+            f"{loss:.2f} where max_loss = {max_loss} is accepted; calibrate on more images like "
+            "those that it will see, take float32 or bfloat16, or accept more"
         )
     logger.info(
         "Quantized to int8, the model measures %.2f, and %.2f in float32: a loss of %.2f.",
