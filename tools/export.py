@@ -11,6 +11,12 @@ stand in its metadata. Its suffix says what it is: .onnx, .xml (OpenVINO's own f
 the detector finds in torch: the same classes, and boxes within 0.01 pixels. With --test-data AP has
 to be the same too. From the first KEY of the configuration on, the words are KEY VALUE pairs, such
 as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3, which the file then has for good.
+
+With --int8 the checked .onnx file is quantized on images like those to come; the loss of AP on
+--test-data is told, and no file is left where it is more than --max-loss:
+
+    resnext-det export --weights model_final.pth --output int8.onnx --int8 \\
+        --calibration-data train.json images/ --test-data val.json images/ --max-loss 1.0
 """
 
 from __future__ import annotations
@@ -18,8 +24,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnext_det.command_line import (
     add_config_flag,
@@ -27,6 +35,9 @@ from resnext_det.command_line import (
     build_parser,
     finish,
 )
+
+if TYPE_CHECKING:
+    from resnext_det.detection.inference import Predictor
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,6 +57,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=("ANNOTATIONS", "IMAGES"),
         help="a COCO file and its image folder, on which AP has to be the same",
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="quantize the file, on images of --calibration-data"
+    )
+    parser.add_argument(
+        "--calibration-data",
+        nargs=2,
+        metavar=("ANNOTATIONS", "IMAGES"),
+        help="a COCO file and its image folder, with images like those to come",
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="AP",
+        help="refuse an --int8 file whose AP on --test-data, in percent, is less by more",
+    )
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     add_fit_config_flag(parser)
     parser.add_argument(
@@ -54,12 +80,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="KEY VALUE",
         help="settings that replace those of the detector",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.int8 != (options.calibration_data is not None):
+        parser.error("--int8 and --calibration-data need each other")
+    if options.int8 and options.output.suffix.lower() != ".onnx":
+        parser.error(
+            "--int8: it is for .onnx files, which OpenVINO runs too; end --output in .onnx"
+        )
+    if options.max_loss is not None and not (options.int8 and options.test_data):
+        parser.error("--max-loss: it needs --int8, and --test-data to measure AP on")
+    return options
 
 
 def export(options: argparse.Namespace) -> Iterator[str]:
     """Export the detector; yield a line for what was written, and one for every check."""
-    from resnext_det.deploy.export import export_detector
     from resnext_det.detection.inference import Predictor
     from resnext_det.detection.jobs import Job
 
@@ -77,8 +111,19 @@ def export(options: argparse.Namespace) -> Iterator[str]:
     )
     cfg = job.configuration(training=False)
     predictor = Predictor(cfg, options.overrides, preprocessing=options.preprocessing)
-    report = export_detector(predictor, options.output, test_data=options.test_data)
-    yield f"{report.path}: {report.size / 2**20:.1f} MiB"
+    if options.int8:
+        yield from _export_int8(options, predictor)
+    else:
+        yield from _export_exact(predictor, options.output, options.test_data)
+    yield f"{options.output}: {options.output.stat().st_size / 2**20:.1f} MiB"
+
+
+def _export_exact(
+    predictor: Predictor, path: Path, test_data: tuple[str, str] | None
+) -> Iterator[str]:
+    from resnext_det.deploy.export import export_detector
+
+    report = export_detector(predictor, path, test_data=test_data)
     for agreement in report.agreements:
         yield (
             f"{agreement.runtime}: {agreement.detections} detections on {agreement.images} images "
@@ -87,7 +132,27 @@ def export(options: argparse.Namespace) -> Iterator[str]:
         )
     if report.ap:
         told = ", ".join(f"{value:.2f} in {name}" for name, value in report.ap.items())
-        yield f"AP on {options.test_data[0]}: {told}"
+        yield f"AP on {test_data[0] if test_data else ''}: {told}"
+
+
+def _export_int8(options: argparse.Namespace, predictor: Predictor) -> Iterator[str]:
+    from resnext_det.deploy.int8 import quantize_exported
+
+    path: Path = options.output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        exact = Path(folder, path.name)
+        yield from _export_exact(predictor, exact, options.test_data)
+        found = quantize_exported(
+            exact,
+            path,
+            options.calibration_data,
+            test_data=options.test_data,
+            max_loss=options.max_loss,
+        )
+    if found:
+        before, after = found
+        yield f"AP {before:.2f} in float32, {after:.2f} in int8: a loss of {before - after:.2f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
