@@ -187,8 +187,8 @@ def build_engine(
             cfg.defrost()
             backbone = cfg.MODEL.BACKBONE
             backbone.NAME = backbone.NAME.replace("resnext", "resnet")
-            if kind == "C4":
-                cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads"
+            cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
+            cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads" if kind == "C4" else "StandardROIHeads"
         model = engine.build_detector(cfg) if name == PLUGIN else build_model(cfg)
     model.load_state_dict(dict(state))
     return model
