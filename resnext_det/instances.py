@@ -17,9 +17,11 @@ class Boxes:
     """Axis-aligned boxes; ``tensor`` is float, of shape (N, 4): x0, y0, x1, y1 in pixels."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        if tensor.numel() == 0:
-            tensor = tensor.reshape(-1, 4)
-        if tensor.dim() != 2 or tensor.shape[1] != 4:
+        # The shape goes first: in a graph of torch.compile only it is known of boxes not yet found.
+        fits = tensor.dim() == 2 and tensor.shape[1] == 4
+        if not fits and tensor.numel() == 0:
+            tensor, fits = tensor.reshape(-1, 4), True
+        if not fits:
             raise ValueError(
                 f"boxes have shape {tuple(tensor.shape)}; "
                 "give a tensor of shape (N, 4): x0, y0, x1, y1"
