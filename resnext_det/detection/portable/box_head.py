@@ -81,6 +81,21 @@ class BoxPredictorSettings:
     detections_per_image: int
 
 
+@dataclass(frozen=True)
+class SampledRegions:
+    """The regions of a batch to train on.
+
+    Attributes:
+        regions: (R, 5): the index of the image, and the box in pixels.
+        classes: (R,); ``num_classes`` is the background.
+        truth: the ground-truth boxes (R, 4), of no meaning for the background.
+    """
+
+    regions: Tensor
+    classes: Tensor
+    truth: Tensor
+
+
 class BoxPredictor(nn.Module):
     """Predict classes and boxes from region vectors, by two linear layers (Fast R-CNN).
 
@@ -111,39 +126,32 @@ class BoxPredictor(nn.Module):
         return self.cls_score(features), self.bbox_pred(features)
 
     def compute_losses(
-        self, logits: Tensor, deltas: Tensor, regions: Sequence[Instances]
+        self, logits: Tensor, deltas: Tensor, sampled: SampledRegions
     ) -> dict[str, Tensor]:
         """Compute ``loss_cls``, a mean over regions, and ``loss_box_reg``.
 
         ``loss_box_reg`` is the sum over objects, divided by the number of all regions.
-
-        Args:
-            regions: per image ``proposal_boxes``, ``gt_boxes`` and ``gt_classes``, where K is the
-                background.
         """
         settings, num_classes = self.settings, self.settings.num_classes
-        classes = torch.cat([region.gt_classes for region in regions])
-        boxes = torch.cat([region.proposal_boxes.tensor for region in regions])
-        targets = torch.cat([region.gt_boxes.tensor for region in regions])
+        classes, count = sampled.classes, max(sampled.classes.numel(), 1)
         # The mean over no region is not a number; a sum over none is 0 and keeps the graph.
-        loss_cls = F.cross_entropy(logits, classes) if classes.numel() else logits.sum() * 0.0
+        loss_cls = F.cross_entropy(logits, classes, reduction="sum") / count
         objects = ((classes >= 0) & (classes < num_classes)).nonzero().flatten()
         if settings.cls_agnostic_bbox_reg:
             object_deltas = deltas[objects]
         else:
-            object_deltas = deltas.reshape(len(deltas), num_classes, 4)[objects, classes[objects]]
+            object_deltas = deltas.unflatten(1, (num_classes, 4))[objects, classes[objects]]
         loss_box_reg = compute_box_loss(
-            boxes[objects],
+            sampled.regions[objects, 1:],
             object_deltas,
-            targets[objects],
+            sampled.truth[objects],
             transform=self.transform,
             loss_type=settings.bbox_reg_loss_type,
             smooth_l1_beta=settings.smooth_l1_beta,
         )
-        normalizer = max(classes.numel(), 1.0)
         return {
             "loss_cls": loss_cls,
-            "loss_box_reg": loss_box_reg / normalizer * settings.bbox_reg_loss_weight,
+            "loss_box_reg": loss_box_reg / count * settings.bbox_reg_loss_weight,
         }
 
     def detect(

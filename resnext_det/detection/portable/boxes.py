@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import (
     batched_nms,
+    box_iou,
     complete_box_iou_loss,
     distance_box_iou_loss,
     generalized_box_iou_loss,
@@ -135,7 +137,8 @@ def _to_center_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def match_candidates(
-    overlaps: Tensor,
+    truth: Tensor,
+    candidates: Tensor,
     *,
     thresholds: Sequence[float],
     labels: Sequence[int],
@@ -144,28 +147,27 @@ def match_candidates(
     """Match every candidate to the ground truth that it overlaps most.
 
     Args:
-        overlaps: IoU, of shape (ground truths, candidates).
-        thresholds: rising; a candidate gets ``labels[i]`` where its best IoU lies in
+        truth: boxes (G, 4).
+        candidates: boxes (R, 4).
+        thresholds: rising, from 0 up; a candidate gets ``labels[i]`` where its best IoU lies in
             [thresholds[i - 1], thresholds[i]).
         labels: 1 object, 0 background, -1 ignored; one more than thresholds.
         allow_low_quality_matches: a candidate with a ground truth's best IoU is an object too.
 
     Returns:
-        the index of the ground truth and the label of every candidate; without ground truth,
-        index 0 and ``labels[0]``.
+        the index of the ground truth and the label of every candidate, each (R,); without ground
+        truth, index 0 and ``labels[0]``.
     """
-    candidates = overlaps.shape[1]
-    if overlaps.numel() == 0:
-        return (
-            torch.zeros(candidates, dtype=torch.int64, device=overlaps.device),
-            torch.full((candidates,), labels[0], dtype=torch.int8, device=overlaps.device),
-        )
+    # A last row, which no candidate prefers to a real one, spares a branch on whether there is any.
+    overlaps = box_iou(F.pad(truth, (0, 0, 0, 1)), candidates)
+    overlaps[-1] = -1.0
     best, matches = overlaps.max(dim=0)
     assigned = torch.ones_like(matches, dtype=torch.int8)
     bounds = [-math.inf, *thresholds, math.inf]
     for label, low, high in zip(labels, bounds[:-1], bounds[1:]):
         assigned[(best >= low) & (best < high)] = label
     if allow_low_quality_matches:
+        overlaps = overlaps[:-1]
         best_of_truth = overlaps.max(dim=1).values
         assigned[(overlaps == best_of_truth[:, None]).any(dim=0)] = 1
     return matches, assigned

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou, roi_align, roi_pool
+from torch.nn import functional as F
+from torchvision.ops import roi_align, roi_pool
 
-from resnext_det.detection.portable.box_head import BoxPredictor
+from resnext_det.detection.portable.box_head import BoxPredictor, SampledRegions
 from resnext_det.detection.portable.boxes import match_candidates, sample_labels
-from resnext_det.instances import Boxes, Instances
+from resnext_det.instances import Instances
 from resnext_det.roi_align import RegionGrid, align_regions
 from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 
@@ -42,7 +43,7 @@ class RegionSampling:
 @torch.no_grad()
 def sample_regions(
     proposals: Sequence[Instances], targets: Sequence[Instances], settings: RegionSampling
-) -> list[Instances]:
+) -> SampledRegions:
     """Choose the regions to train on and label them.
 
     Args:
@@ -51,53 +52,66 @@ def sample_regions(
         settings: counts and thresholds.
 
     Returns:
-        per image ``proposal_boxes``, ``gt_classes`` (``num_classes`` is the background) and
-        ``gt_boxes`` (of no meaning for the background); objects come first.
+        the regions image by image, objects before background.
     """
-    sampled = []
-    for proposal, target in zip(proposals, targets):
-        boxes: Tensor = proposal.proposal_boxes.tensor
-        truth: Tensor = target.gt_boxes.tensor
-        if settings.proposal_append_gt:
-            boxes = torch.cat([boxes, truth])
-        matches, labels = match_candidates(
-            box_iou(truth, boxes),
-            thresholds=settings.iou_thresholds,
-            labels=settings.iou_labels,
-            allow_low_quality_matches=False,
+    chosen = [
+        _sample_in_image(proposal.proposal_boxes.tensor, target, settings)
+        for proposal, target in zip(proposals, targets)
+    ]
+    boxes, classes, truth = zip(*chosen)
+    fields = join_boxes(boxes), torch.cat(classes), torch.cat(truth)
+    return SampledRegions(*(_copy(*fields) if torch.compiler.is_compiling() else fields))
+
+
+@torch.library.custom_op("resnext_det::copy_regions", mutates_args=())
+def _copy(regions: Tensor, classes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Copy sampled regions in a graph of torch.compile, for which their number is then one unknown.
+
+    It is a sum of several as they come; inductor's backward graph (torch 2.14) knows only the sum,
+    but asks for each of them.
+    """
+    return regions.clone(), classes.clone(), truth.clone()
+
+
+@_copy.register_fake
+def _(regions: Tensor, classes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return regions.new_empty(count, 5), classes.new_empty(count), truth.new_empty(count, 4)
+
+
+def _sample_in_image(
+    boxes: Tensor, target: Instances, settings: RegionSampling
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose regions of one image: boxes (R, 4), classes (R,), ground-truth boxes (R, 4)."""
+    truth: Tensor = target.gt_boxes.tensor
+    if settings.proposal_append_gt:
+        boxes = torch.cat([boxes, truth])
+    matches, labels = match_candidates(
+        truth,
+        boxes,
+        thresholds=settings.iou_thresholds,
+        labels=settings.iou_labels,
+        allow_low_quality_matches=False,
+    )
+    # Without ground truth all match its index 0, which has to be there, and are background.
+    classes = F.pad(target.gt_classes, (0, 1), value=settings.num_classes)[matches]
+    classes[labels == 0] = settings.num_classes
+    classes[(labels == -1) & (matches < truth.shape[0])] = -1
+    chosen = torch.cat(
+        sample_labels(
+            classes,
+            count=settings.batch_size_per_image,
+            positive_fraction=settings.positive_fraction,
+            background=settings.num_classes,
         )
-        if len(truth):
-            classes = target.gt_classes[matches]
-            classes[labels == 0] = settings.num_classes
-            classes[labels == -1] = -1
-        else:
-            classes = torch.full_like(matches, settings.num_classes)
-        chosen = torch.cat(
-            sample_labels(
-                classes,
-                count=settings.batch_size_per_image,
-                positive_fraction=settings.positive_fraction,
-                background=settings.num_classes,
-            )
-        )
-        sampled.append(
-            Instances(
-                proposal.image_size,
-                proposal_boxes=Boxes(boxes[chosen]),
-                gt_classes=classes[chosen],
-                gt_boxes=Boxes(truth[matches[chosen]] if len(truth) else boxes[chosen]),
-            )
-        )
-    return sampled
+    )
+    return boxes[chosen], classes[chosen], F.pad(truth, (0, 0, 0, 1))[matches[chosen]]
 
 
 def join_boxes(boxes: Sequence[Tensor]) -> Tensor:
     """Join the boxes (Ri, 4) of each of N images to regions (R, 5), each with its image's index."""
-    counts = torch.tensor([len(image_boxes) for image_boxes in boxes], device=boxes[0].device)
-    images = torch.repeat_interleave(
-        torch.arange(len(boxes), dtype=boxes[0].dtype, device=boxes[0].device), counts
-    )
-    return torch.cat([images[:, None], torch.cat(list(boxes))], dim=1)
+    numbered = [F.pad(one, (1, 0), value=float(index)) for index, one in enumerate(boxes)]
+    return torch.cat(numbered)
 
 
 class ROIPooler(nn.Module):
@@ -234,16 +248,19 @@ class ROIHeads(nn.Module):
         Returns:
             ([], losses) or (detections, {}).
         """
+        maps = [features[name] for name in self.in_features]
         if self.training:
             assert targets is not None
-            proposals = sample_regions(proposals, targets, self.sampling)
-        maps = [features[name] for name in self.in_features]
+            sampled = sample_regions(proposals, targets, self.sampling)
+            logits, deltas = self.predict(maps, sampled.regions)
+            return [], self.box_predictor.compute_losses(logits, deltas, sampled)
         boxes = [proposal.proposal_boxes.tensor for proposal in proposals]
-        vectors = self.cut_and_compute(maps, join_boxes(boxes))
-        logits, deltas = self.box_predictor(vectors)
-        if self.training:
-            return [], self.box_predictor.compute_losses(logits, deltas, proposals)
+        logits, deltas = self.predict(maps, join_boxes(boxes))
         return self.box_predictor.detect(logits, deltas, proposals), {}
+
+    def predict(self, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict logits (R, K + 1) and deltas (R, 4 * K or 4) of regions (R, 5)."""
+        return self.box_predictor(self.cut_and_compute(maps, regions))
 
 
 class Res5ROIHeads(ROIHeads):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from resnext_det.detection.portable.boxes import (
     AnchorGenerator,
@@ -168,7 +168,10 @@ class RPN(nn.Module):
         if not with_proposals:
             return [], losses
         with torch.no_grad():
-            return self._propose(anchors, logits, deltas, image_sizes), losses
+            boxes, scores, levels = self.decode_best(anchors, logits, deltas)
+        if self.training:
+            losses = _refuse_divergence(boxes, scores, losses)
+        return self._propose(boxes, scores, levels, image_sizes), losses
 
     @torch.no_grad()
     def _label_anchors(
@@ -184,7 +187,8 @@ class RPN(nn.Module):
         for (height, width), target in zip(image_sizes, targets):
             truth: Tensor = target.gt_boxes.tensor
             matches, labels = match_candidates(
-                box_iou(truth, anchors),
+                truth,
+                anchors,
                 thresholds=settings.iou_thresholds,
                 labels=settings.iou_labels,
                 allow_low_quality_matches=True,
@@ -204,7 +208,8 @@ class RPN(nn.Module):
             sampled[positive] = 1
             sampled[negative] = 0
             all_labels.append(sampled)
-            all_matched.append(truth[matches] if len(truth) else torch.zeros_like(anchors))
+            # Without ground truth all match its index 0, which has to be there.
+            all_matched.append(F.pad(truth, (0, 0, 0, 1))[matches])
         return torch.stack(all_labels), torch.stack(all_matched)
 
     def _compute_losses(
@@ -230,15 +235,15 @@ class RPN(nn.Module):
             "loss_rpn_loc": localization / normalizer * box_weight,
         }
 
+    @torch.no_grad()
     def _propose(
         self,
-        anchors: Sequence[Tensor],
-        logits: Sequence[Tensor],
-        deltas: Sequence[Tensor],
+        all_boxes: Tensor,
+        all_scores: Tensor,
+        levels: Tensor,
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Decode the best of every level; per image, suppress within levels and keep the best."""
-        all_boxes, all_scores, levels = self.decode_best(anchors, logits, deltas)
+        """Per image, suppress within levels what ``decode_best`` gives, and keep the best."""
         proposals = []
         for boxes, scores, size in zip(all_boxes, all_scores, image_sizes):
             boxes, scores = self.suppress(boxes, scores, levels, size)
@@ -269,16 +274,9 @@ class RPN(nn.Module):
     def suppress(
         self, boxes: Tensor, scores: Tensor, levels: Tensor, image_size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Choose the proposals of one image among boxes (R, 4): those kept, and their logits.
-
-        Raises:
-            FloatingPointError: a prediction is not finite in training.
-        """
+        """Choose the proposals of one image among boxes (R, 4): those kept, and their logits."""
         settings = self.settings
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
-        if self.training and not finite.all():
-            # The training loop adds the iteration, the images and the remedy.
-            raise FloatingPointError("the RPN predicts boxes or scores that are not finite")
         boxes = clip_boxes_to_image(boxes, image_size)
         valid = finite & find_larger(boxes, settings.min_size)
         boxes, scores, levels = boxes[valid], scores[valid], levels[valid]
@@ -298,3 +296,24 @@ def draw_anchors(
     targets = [sample["instances"].to(next(iter(features.values())).device) for sample in samples]
     anchors = torch.cat(rpn.anchor_generator([features[name] for name in rpn.in_features]))
     rpn._label_anchors(anchors, [target.image_size for target in targets], targets)
+
+
+def _refuse_divergence(
+    boxes: Tensor, scores: Tensor, losses: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Refuse predictions that are not finite.
+
+    Returns:
+        the losses; within a graph of torch.compile, which cannot raise, NaN in their place, which
+        the training loop refuses.
+
+    Raises:
+        FloatingPointError: a box or score is not finite.
+    """
+    finite = torch.isfinite(boxes).all() & torch.isfinite(scores).all()
+    if torch.compiler.is_compiling():
+        return {name: torch.where(finite, loss, torch.nan) for name, loss in losses.items()}
+    if not finite:
+        # The training loop adds the iteration, the images and the remedy.
+        raise FloatingPointError("the RPN predicts boxes or scores that are not finite")
+    return losses

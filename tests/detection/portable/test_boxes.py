@@ -83,11 +83,15 @@ def test_decoding_is_bounded_and_in_float32() -> None:
 
 @pytest.mark.parametrize("low_quality", [False, True])
 def test_matching_is_torchvisions(low_quality: bool) -> None:
-    overlaps = box_iou(random_boxes(6), random_boxes(300, seed=1))
+    truth, boxes = random_boxes(6), random_boxes(300, seed=1)
     matches, labels = match_candidates(
-        overlaps, thresholds=(0.2, 0.5), labels=(0, -1, 1), allow_low_quality_matches=low_quality
+        truth,
+        boxes,
+        thresholds=(0.2, 0.5),
+        labels=(0, -1, 1),
+        allow_low_quality_matches=low_quality,
     )
-    theirs = Matcher(0.5, 0.2, allow_low_quality_matches=low_quality)(overlaps)
+    theirs = Matcher(0.5, 0.2, allow_low_quality_matches=low_quality)(box_iou(truth, boxes))
     expected = torch.where(
         theirs >= 0, 1, torch.where(theirs == Matcher.BELOW_LOW_THRESHOLD, 0, -1)
     )
@@ -98,7 +102,11 @@ def test_matching_is_torchvisions(low_quality: bool) -> None:
 
 def test_matching_with_nothing_to_match() -> None:
     matches, labels = match_candidates(
-        torch.zeros(0, 5), thresholds=(0.3, 0.7), labels=(0, -1, 1), allow_low_quality_matches=True
+        torch.zeros(0, 4),
+        random_boxes(5),
+        thresholds=(0.3, 0.7),
+        labels=(0, -1, 1),
+        allow_low_quality_matches=True,
     )
     assert matches.tolist() == labels.tolist() == [0] * 5
 

@@ -1,0 +1,123 @@
+"""Graphs of torch.compile compute the portable detector without a break, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.compiled import compile_step
+from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.detection.portable.roi_heads import RegionSampling, sample_regions
+from resnext_det.instances import Boxes, Instances
+from tests.detection.detectron2_reference import assert_same_instances, randomize
+from tests.detection.helpers import C4_CHANGES, override
+from tests.detection.portable.test_boxes import random_boxes
+from tests.detection.portable.test_faster_rcnn import batch, configuration
+
+DC5_CHANGES = [
+    *override("MODEL.BACKBONE", NAME="build_resnext_backbone"),
+    *override("MODEL.RESNETS", OUT_FEATURES=["res5"], RES5_DILATION=2),
+    *override("MODEL.RPN", IN_FEATURES=["res5"]),
+    *override("MODEL.ROI_HEADS", IN_FEATURES=["res5"]),
+    *override("MODEL.ANCHOR_GENERATOR", SIZES=[[12, 24, 48]]),
+]
+VARIANTS: dict[str, list[Any]] = {"FPN": [], "C4": C4_CHANGES, "DC5": DC5_CHANGES}
+Losses = dict[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def compute_alike(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let eager convolutions be called as a graph calls them, and forget graphs."""
+    monkeypatch.setattr("resnext_det.layers._HAS_ONEDNN", False)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def make(name: str, *changes: Any) -> FasterRCNN:
+    model = build_detector(configuration(*VARIANTS[name], *changes))
+    randomize(model)
+    return model.train()
+
+
+def take_step(
+    model: FasterRCNN, compute: Callable[[Any], Losses], samples: Any
+) -> tuple[Losses, Losses, torch.Tensor]:
+    """Compute losses, gradients, and the state of the generator after the draws."""
+    model.zero_grad()
+    torch.manual_seed(7)
+    losses = compute(samples)
+    state = torch.get_rng_state()
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {name: loss.detach() for name, loss in losses.items()}, gradients, state
+
+
+def test_sampling_is_one_graph() -> None:
+    """Regions are labeled and drawn as without a graph; an image has no ground truth."""
+    truths = [sample["instances"] for sample in batch()]
+    proposals = [
+        Instances(one.image_size, proposal_boxes=Boxes(random_boxes(40, seed=seed, size=60)))
+        for seed, one in enumerate(truths)
+    ]
+    settings = RegionSampling(6, (0.3, 0.5), (0, -1, 1), 16, 0.25, True)
+    compiled = torch.compile(sample_regions, fullgraph=True, backend="eager")
+    results = []
+    for compute in (sample_regions, compiled):
+        torch.manual_seed(7)
+        results.append(compute(proposals, truths, settings))
+    expected, found = results
+    for name in ("regions", "classes", "truth"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert expected.regions[:, 0].unique().tolist() == [0, 1, 2]
+    assert set(expected.classes.tolist()) == {0, 1, 6}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_training_step_is_one_graph(name: str) -> None:
+    """Three images of several sizes, one without an object."""
+    model, samples = make(name), batch()
+    expected = take_step(model, model, samples)
+    found = take_step(model, compile_step(model, "eager"), samples)
+    for mine, wanted in zip(found[:2], expected[:2]):
+        assert mine.keys() == wanted.keys()  # type: ignore[union-attr]
+        assert all(torch.equal(mine[key], wanted[key]) for key in wanted)
+    assert torch.equal(found[2], expected[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_inference_is_one_graph(name: str) -> None:
+    model, samples = make(name).eval(), batch()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    with torch.no_grad():
+        for one, wanted in zip(compiled(samples), model(samples)):
+            assert len(wanted["instances"]) > 0
+            assert_same_instances(one["instances"], wanted["instances"])
+
+
+@pytest.mark.slow
+def test_a_graph_cannot_raise_and_gives_nan_for_what_has_diverged() -> None:
+    model = make("C4")
+    with torch.no_grad():
+        model.get_submodule("proposal_generator.rpn_head.anchor_deltas").bias[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="not finite"):
+        model(batch())
+    assert all(loss.isnan() for loss in list(compile_step(model, "eager")(batch()).values())[2:])
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_step_within_rounding() -> None:
+    model, samples = make("FPN", "MODEL.RESNETS.NORM", "FrozenBN"), batch()
+    losses, gradients, state = take_step(model, model, samples)
+    mine, my_gradients, my_state = take_step(model, compile_step(model), samples)
+    assert torch.equal(my_state, state)
+    torch.testing.assert_close(mine, losses, rtol=1e-4, atol=1e-6)
+    for key, wanted in gradients.items():
+        difference = (my_gradients[key] - wanted).norm() / wanted.norm()
+        assert difference < 1e-3, key
