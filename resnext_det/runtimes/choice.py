@@ -21,7 +21,7 @@ from resnext_det.runtimes.parts import Part, Run
 logger = logging.getLogger(__name__)
 
 _TURNS = 3  # of which the smallest counts
-_PACKAGES = ("torch", "onnxruntime", "openvino")
+_PACKAGES = ("resnext-det", "torch", "onnxruntime", "openvino")
 
 
 def choose_backend(parts: Sequence[Part], dtype: torch.dtype, device: torch.device) -> str:

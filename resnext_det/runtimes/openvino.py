@@ -53,7 +53,8 @@ def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:
         return tuple(torch.from_numpy(found[index]) for index in range(count))
 
     def fill(x: Tensor, outputs: tuple[Tensor, ...]) -> None:
-        request.set_input_tensor(_share(x.contiguous()))
+        x = x.contiguous()  # kept until the end, as OpenVINO does not keep what it is given
+        request.set_input_tensor(_share(x))
         for index, output in enumerate(outputs):
             request.set_output_tensor(index, _share(output))
         request.infer()

@@ -32,6 +32,7 @@ from resnext_det.runtimes.parts import (
     list_outputs,
     record_calls,
 )
+from resnext_det.runtimes.pooling import find_pooler
 from resnext_det.runtimes.quantization import check_loss, quantize_part, read_calibration
 from resnext_det.runtimes.tracing import check_inputs
 from resnext_det.shared_res5 import copy_with_exact_head, find_shared_class
@@ -54,9 +55,10 @@ def optimize(
     """Make a model fast for inference on this machine; the model given stays as it is.
 
     Of a detector, of either engine, the backbone with the head of the proposal network and the head
-    of the regions are exchanged; boxes are decoded, suppressed and cut out by the engine's own
-    code. How far the outputs of the new model differ, by rounding, the log tells. The head of a C4
-    detector shares work between regions, see ``resnext_det.shared_res5``, but not in int8.
+    of the regions are exchanged, and RoIAlign; boxes are decoded and suppressed by the engine's own
+    code. In float32 the last convolutions of a pyramid are computed by Winograd's algorithm. The
+    head of a C4 detector shares work between regions, see ``resnext_det.shared_res5``, but not in
+    int8. How far the outputs of the new model differ, by rounding, the log tells.
 
         fast = optimize(Predictor("model_final.pth").model, "openvino")
 
@@ -226,4 +228,7 @@ def _exchange(model: nn.Module, found: _Found, runs: Sequence[Run]) -> nn.Module
     if found.region_head is not None:
         (vectors,) = found.parts[1].outputs
         known[id(found.region_head)] = FastRegionHead(runs[1], vectors[:0].clone())
+        pooler = find_pooler(model)
+        if pooler is not None:
+            known[id(pooler[0])] = pooler[1]
     return copy.deepcopy(model, known).eval()
