@@ -25,7 +25,7 @@ from resnext_det.benchmark.cases import (
     select_names,
 )
 from resnext_det.benchmark.loading import draw_image
-from resnext_det.benchmark.trunks import check_mode, count_bytes
+from resnext_det.benchmark.trunks import check_mode, count_bytes, count_trained_bytes
 from resnext_det.config.loading import load_config
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
@@ -121,6 +121,7 @@ class DetectorCase(Case):
         if not training:
             return Candidate(detect, lambda: _read_detections(detect()), weights=weights)
         compute, step = _make_training(model, samples, self.device, dtype, engine != PORTABLE)
+        weights += 2 * count_trained_bytes(model)  # the gradient, and the optimizer's momentum
         return Candidate(hold_precision(key.dtype, step), compute, weights=weights)
 
     def forget(self) -> None:

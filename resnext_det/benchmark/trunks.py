@@ -122,13 +122,14 @@ class TrunkCase(Case):
             plain = not runtime or runtime == _CHANNELS_LAST
             run = _make_forward(trunk, images, DTYPES[key.dtype] if plain else torch.float32)
         step = run = hold_precision(key.dtype, run)
-        compute, size = run, (self.height, self.width)
+        compute, size, weights = run, (self.height, self.width), count_bytes(trunk)
         counted = architecture.multiply_adds(*size, num_classes=None)
         if training:
             step = hold_precision(key.dtype, _make_training(trunk, run))
             compute = lambda: _measure_gradient(trunk, step)  # noqa: E731
             counted = count_training(architecture, *size, FREEZE_AT)
-        return Candidate(step, compute, self.batch * counted, count_bytes(trunk))
+            weights += count_trained_bytes(trunk)  # the gradient stands until the next step
+        return Candidate(step, compute, self.batch * counted, weights)
 
     def forget(self) -> None:
         _draw_weights.cache_clear()
@@ -234,6 +235,12 @@ def count_bytes(model: nn.Module) -> int:
     """Count the bytes of a model's parameters and buffers."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def count_trained_bytes(model: nn.Module) -> int:
+    """Count the bytes of the parameters that are trained, as many as of their gradient."""
+    trained = [one for one in model.parameters() if one.requires_grad]
+    return sum(one.numel() * one.element_size() for one in trained)
 
 
 def build_trunks(architecture: Architecture, *, freeze_at: int = 0) -> dict[str, nn.Module]:
