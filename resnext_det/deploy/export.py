@@ -109,7 +109,14 @@ def export_detector(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         partial = Path(folder, path.name)
-        _write(program, partial, metadata)
+        try:
+            _write(program, partial, metadata)
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"this torch cannot write the detector as {path.suffix} ({type(error).__name__}: "
+                f"{reason}), so there is no file; try another torch, or the suffix .pt2"
+            ) from error
         detectors = _open(partial)
         agreements = _check_agreement(predictor, detectors)
         ap = {} if test_data is None else _check_ap(predictor, detectors, *test_data)

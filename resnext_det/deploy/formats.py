@@ -43,6 +43,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Metadata, example
             opset_version=OPSET,
             custom_translation_table={
                 torch.ops.resnext_det.suppress_overlaps.default: _suppress,
+                torch.ops.torchvision.roi_pool.default: _pool_regions,
             },
             verbose=False,
         )
@@ -72,10 +73,8 @@ def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
     import openvino
 
     model = openvino.Core().read_model(onnx_file)
+    model.set_rt_info(metadata.to_json(), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
-    weights = path.with_suffix(".bin").read_bytes()
-    model.set_rt_info(metadata.add_checksum(weights).to_json(), [KEY])
-    openvino.save_model(model, path, compress_to_fp16=False)  # the same weights
 
 
 def write_program(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
@@ -163,3 +162,17 @@ def _suppress(boxes: Any, scores: Any, groups: Any, threshold: float) -> Any:
     kept = op.Squeeze(op.NonZero(marks), [0])
     _, order = op.TopK(op.Gather(scores, kept), op.Shape(kept), axis=0, largest=1, sorted=1)
     return op.Gather(kept, order)
+
+
+def _pool_regions(
+    features: Any, regions: Any, scale: float, height: int, width: int
+) -> tuple[Any, Any]:
+    """Write RoIPool in ONNX, which rounds as torchvision does; onnxscript's own does not work.
+
+    Returns:
+        the regions, and what stands for the places of the maxima, which no detector reads.
+    """
+    from onnxscript import opset18 as op
+
+    pooled = op.MaxRoiPool(features, regions, pooled_shape=[height, width], spatial_scale=scale)
+    return pooled, op.Cast(pooled, to=6)  # int32

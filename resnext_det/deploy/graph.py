@@ -36,7 +36,7 @@ class DetectorGraph(nn.Module):
         self, model: FasterRCNN, *, min_size: int, max_size: int, image_format: str
     ) -> None:
         super().__init__()
-        self.model: Any = fold_norms(copy.deepcopy(model).cpu().eval())
+        self.model: Any = fold_norms(copy.deepcopy(model).cpu().eval()).requires_grad_(False)
         self.min_size = min_size
         self.max_size = max_size
         self.image_format = image_format

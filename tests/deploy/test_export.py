@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from resnext_det.config import load_config
 from resnext_det.deploy.agreement import compare_detectors
@@ -22,20 +23,28 @@ from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import C4_CHANGES, as_overrides, write_config
 
 KINDS: dict[str, list[Any]] = {"FPN": [], "C4": C4_CHANGES}
-SCALE = 50
+SCALE = 2
 SIZES = [(50, 70), (64, 64), (200, 60), (40, 160), (301, 222)]
 
 
 def make_predictor(folder: Path, changes: Sequence[Any]) -> Predictor:
-    """Make a predictor with random weights, which finds many objects."""
+    """Make a predictor with random weights, whose scores differ from image to image."""
     file = folder / "random.pth"
     cfg = load_config(write_config(folder), as_overrides(changes))
     torch.manual_seed(0)
     model: Any = build_detector(cfg)
     randomize(model)
-    with torch.no_grad():  # so that scores differ from image to image
+    with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.weight *= SCALE
         model.proposal_generator.rpn_head.objectness_logits.weight *= SCALE
+        # Statistics of images, without which random norms make all regions alike.
+        norms = [layer for layer in model.eval().modules() if isinstance(layer, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for size in SIZES:
+            model([{"image": torch.from_numpy(draw(*size).transpose(2, 0, 1).copy())}])
     torch.save({"model": model.state_dict()}, file)
     return Predictor(cfg, ["MODEL.WEIGHTS", str(file)])
 
