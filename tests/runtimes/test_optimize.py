@@ -134,7 +134,7 @@ def test_a_backbone_gives_the_same_maps() -> None:
     network = ResNeXt(NETWORK, norm="BN", out_features=("res2", "res4")).eval()
     fast = optimize(network, "openvino", example=torch.randn(1, 3, 64, 96))
     for shape in ((1, 3, 64, 96), (2, 3, 33, 71), (1, 3, 64, 96)):
-        images = torch.randn(shape)
+        images = torch.randn(shape).to(memory_format=torch.channels_last)
         with torch.no_grad():
             exact, found = network(images), fast(images)
         assert list(found) == list(exact)
@@ -146,6 +146,12 @@ def test_a_classifier_gives_the_same_logits() -> None:
     network = ResNeXtClassifier(NETWORK, 5).eval()
     images = torch.randn(2, 3, 64, 64)
     assert torch.allclose(optimize(network, "folded")(images), network(images), atol=1e-5)
+
+
+def test_deploy_has_it_too() -> None:
+    from resnext_det import deploy
+
+    assert deploy.optimize is optimize
 
 
 def test_what_is_refused() -> None:
