@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnext_det.runtimes.telemetry import switch_off_telemetry
+
 Run = Callable[[], list[np.ndarray]]
 
 _PACKAGES = {
@@ -55,6 +57,7 @@ def run_in_openvino(network: nn.Module, images: Tensor, dtype: str) -> Run:
 
     Its precision is named, as on some processors OpenVINO computes in bfloat16 unasked.
     """
+    switch_off_telemetry()
     import openvino
 
     with torch.no_grad():

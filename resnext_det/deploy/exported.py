@@ -25,6 +25,7 @@ from resnext_det.detection.pictures import check_same_names
 from resnext_det.detection.results import ImageDetections
 from resnext_det.files import escape_controls
 from resnext_det.instances import name_classes
+from resnext_det.runtimes.telemetry import switch_off_telemetry
 
 BACKENDS = ("auto", "onnxruntime", "openvino")
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -220,6 +221,7 @@ def _open_by_onnxruntime(path: Path) -> _Graph:
 
 
 def _open_by_openvino(path: Path) -> _Graph:
+    switch_off_telemetry()
     import openvino
 
     core = openvino.Core()

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torchvision.ops import nms
 
 from resnext_det.deploy.metadata import INPUT, KEY, OUTPUTS, Metadata
+from resnext_det.runtimes.telemetry import switch_off_telemetry
 
 OPSET = 18
 
@@ -70,6 +71,7 @@ def save_with_metadata(model: Any, path: Path, metadata: Metadata) -> None:
 
 def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
     """Write what ``write_onnx`` wrote in OpenVINO's own format: ``path`` and a file .bin."""
+    switch_off_telemetry()
     import openvino
 
     model = openvino.Core().read_model(onnx_file)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import openvino
 import torch
 from torch import Tensor
 
 from resnext_det.runtimes.parts import Part, Run
+from resnext_det.runtimes.telemetry import switch_off_telemetry
 from resnext_det.runtimes.tracing import OutputMemory, silence_exporters, trace_part
+
+switch_off_telemetry()
+import openvino  # noqa: E402
 
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,12 +151,11 @@ def _is_detector(model: nn.Module) -> bool:
 def _make_example(model: nn.Module, device: torch.device) -> Any:
     """Draw an image of noise for a detector, a batch of one for a backbone."""
     generator = torch.Generator().manual_seed(0)
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    channels = first.in_channels
     if _is_detector(model):
-        shape = (channels, *_SIZE)
+        shape = (len(cast(Tensor, model.pixel_mean)), *_SIZE)
         return [{"image": torch.randint(256, shape, dtype=torch.uint8, generator=generator)}]
-    return torch.randn(1, channels, *_SIZE, generator=generator).to(device)
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    return torch.randn(1, first.in_channels, *_SIZE, generator=generator).to(device)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from resnext_det.runtimes.folded import fold_norms
 from resnext_det.runtimes.parts import Part, Run
+from resnext_det.runtimes.telemetry import switch_off_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +184,7 @@ def quantize_openvino(graph: Any, inputs: Iterable[Any]) -> Any:
     Args:
         inputs: arrays, which can be gone through several times.
     """
+    switch_off_telemetry()
     import nncf
     from openvino import passes
 

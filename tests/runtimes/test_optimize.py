@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,3 +173,13 @@ def test_what_is_refused() -> None:
         fast.eval()(torch.randn(1, 4, 32, 32))
     with pytest.raises(ValueError, match=r"is in training mode.* call model.eval"):
         optimize(network.train(), "folded")
+
+
+def test_nothing_reports_that_openvino_is_used() -> None:
+    pytest.importorskip("openvino")
+    code = (
+        "import sys; import resnext_det.runtimes.openvino; import openvino.tools.ovc as ovc; "
+        "print(ovc.telemetry.__class__.__module__, sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "None"]
