@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -50,17 +51,20 @@ def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:
     compiled = openvino.Core().compile_model(graph, "CPU", settings)
     request = compiled.create_infer_request()
     count = len(compiled.outputs)
+    lock = threading.Lock()  # a request computes one input at a time
 
     def learn(x: Tensor) -> tuple[Tensor, ...]:
-        found = compiled([x.contiguous().numpy()], share_inputs=True)
+        with lock:
+            found = compiled([x.contiguous().numpy()], share_inputs=True)
         return tuple(torch.from_numpy(found[index]) for index in range(count))
 
     def fill(x: Tensor, outputs: tuple[Tensor, ...]) -> None:
         x = x.contiguous()  # kept until the end, as OpenVINO does not keep what it is given
-        request.set_input_tensor(_share(x))
-        for index, output in enumerate(outputs):
-            request.set_output_tensor(index, _share(output))
-        request.infer()
+        with lock:
+            request.set_input_tensor(_share(x))
+            for index, output in enumerate(outputs):
+                request.set_output_tensor(index, _share(output))
+            request.infer()
 
     return OutputMemory(learn, fill)
 

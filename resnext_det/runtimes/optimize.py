@@ -27,6 +27,7 @@ from resnext_det.runtimes.parts import (
     Part,
     RegionNetwork,
     Run,
+    StandIn,
     find_proposal_head,
     find_region_head,
     list_outputs,
@@ -34,7 +35,7 @@ from resnext_det.runtimes.parts import (
 )
 from resnext_det.runtimes.pooling import find_pooler
 from resnext_det.runtimes.quantization import check_loss, quantize_part, read_calibration
-from resnext_det.runtimes.tracing import check_inputs
+from resnext_det.runtimes.tracing import CheckedRun
 from resnext_det.shared_res5 import copy_with_exact_head, find_shared_class
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def optimize(
     else:
         build = find_backend(backend, dtype, device)
         runs = [build(part, dtype) for part in found.parts]
-    runs = [check_inputs(part, run) for part, run in zip(found.parts, runs)]
+    runs = [CheckedRun(part, run) for part, run in zip(found.parts, runs)]
     errors = [_measure_error(part, run) for part, run in zip(found.parts, runs)]
     fast = _exchange(model, found, runs)
     if shares:
@@ -133,6 +134,10 @@ def optimize(
 
 def _check_model(model: nn.Module) -> torch.device:
     """Refuse a model that cannot be optimized; return its device."""
+    if isinstance(model, nn.Module) and any(isinstance(one, StandIn) for one in model.modules()):
+        raise ValueError(
+            "optimize() was given a model that it made; give it the one that this was made of"
+        )
     if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
         kind = type(model).__name__
         raise ValueError(f"optimize() was given a {kind}; give a backbone or a detector of torch")

@@ -104,8 +104,8 @@ class RegionNetwork(nn.Module):
         return (self.head(regions),)
 
 
-class _StandIn(nn.Module):
-    """Stand in for a part of a model, for inference alone."""
+class StandIn(nn.Module):
+    """Stand in for a part of a model, for inference alone; it has no weights to save or load."""
 
     def refuse_training(self) -> None:
         """Raise a ValueError in training mode."""
@@ -115,8 +115,20 @@ class _StandIn(nn.Module):
                 "call its eval(), and train the model that optimize() was given"
             )
 
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise ValueError(
+            "an optimized model has no weights to save: its backend has them; save those of the "
+            "model that optimize() was given"
+        )
 
-class FastBackbone(_StandIn):
+    def _load_from_state_dict(self, *_: Any) -> None:
+        raise ValueError(
+            "an optimized model takes no weights: its backend has them; load these into the model "
+            "that optimize() was given, and optimize it again"
+        )
+
+
+class FastBackbone(StandIn):
     """Stand in for a backbone: images in, maps out, as ``run`` computes them.
 
     What ``run`` gave of the proposal head travels with the first map that this head takes, as an
@@ -153,7 +165,7 @@ class FastBackbone(_StandIn):
         return maps
 
 
-class FastProposalHead(_StandIn):
+class FastProposalHead(StandIn):
     """Stand in for the head of the proposal network: return what ``FastBackbone`` computed.
 
     Args:
@@ -176,7 +188,7 @@ class FastProposalHead(_StandIn):
         return tuple(list(outputs[i * count : (i + 1) * count]) for i in range(self.lists))
 
 
-class FastRegionHead(_StandIn):
+class FastRegionHead(StandIn):
     """Stand in for the head of the regions.
 
     Args:

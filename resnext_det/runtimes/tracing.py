@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,25 +72,42 @@ class OutputMemory:
     ) -> None:
         self.learn, self.fill = learn, fill
         self.shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        self.lock = threading.Lock()  # of ``shapes``
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         given = tuple(x.shape)
-        if given in self.shapes:
-            outputs = tuple(torch.empty(shape) for shape in self.shapes[given])
+        with self.lock:
+            shapes = self.shapes.get(given)
+        if shapes is not None:
+            outputs = tuple(torch.empty(shape) for shape in shapes)
             self.fill(x, outputs)
             return outputs
         outputs = self.learn(x)
-        if len(self.shapes) >= self._KEPT:
-            del self.shapes[next(iter(self.shapes))]
-        self.shapes[given] = [tuple(output.shape) for output in outputs]
+        with self.lock:
+            if len(self.shapes) >= self._KEPT:
+                del self.shapes[next(iter(self.shapes))]
+            self.shapes[given] = [tuple(output.shape) for output in outputs]
         return outputs
 
 
-def check_inputs(part: Part, run: Run) -> Run:
-    """Wrap what computes a part, so that inputs of another shape are refused and are float32."""
+class CheckedRun:
+    """Compute a part by ``run`` after a look at the input: its shape fits, and it becomes float32.
 
-    def checked(x: Tensor) -> tuple[Tensor, ...]:
-        part.check(x)
-        return run(x.detach())
+    Copies of an optimized model share it; it cannot be saved, as a runtime's memory cannot.
+    """
 
-    return checked
+    def __init__(self, part: Part, run: Run) -> None:
+        self.part, self.run = part, run
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.part.check(x)
+        return self.run(x.detach().float())
+
+    def __deepcopy__(self, memo: Any) -> CheckedRun:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise ValueError(
+            "an optimized model cannot be saved or sent to another process; save the model that "
+            "optimize() was given, and optimize it where it is loaded"
+        )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -130,18 +132,32 @@ def test_bfloat16_states_its_difference(backend: str, caplog: pytest.LogCaptureF
     assert f"differ by at most {float(max(errors)):.1e} of the largest" in caplog.text
 
 
-def test_a_backbone_gives_the_same_maps() -> None:
-    pytest.importorskip("openvino")
+@pytest.mark.parametrize(
+    "backend", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)]
+)
+def test_a_backbone_gives_the_same_maps_in_any_memory_type_and_thread(backend: str) -> None:
+    pytest.importorskip(backend)
     torch.manual_seed(0)
     network = ResNeXt(NETWORK, norm="BN", out_features=("res2", "res4")).eval()
-    fast = optimize(network, "openvino", example=torch.randn(1, 3, 64, 96))
-    for shape in ((1, 3, 64, 96), (2, 3, 33, 71), (1, 3, 64, 96)):
-        images = torch.randn(shape).to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            exact, found = network(images), fast(images)
+    fast = optimize(network, backend, example=torch.randn(1, 3, 64, 96))
+
+    @torch.no_grad()
+    def check(images: Tensor) -> None:
+        exact, found = network(images.float()), fast(images)
         assert list(found) == list(exact)
         for name, value in exact.items():
             assert torch.allclose(found[name], value, atol=1e-4 * float(value.abs().max()))
+
+    images = torch.randn(1, 3, 320, 448)
+    for _ in range(2):  # the first one of a size is computed in the runtime's own memory
+        check(torch.randn(2, 3, 33, 71))
+        check(images.contiguous(memory_format=torch.channels_last))
+        check(images[:, :, ::2, ::2])
+        check(images.double())
+        check((10 * images + 128).to(torch.uint8))
+    sizes = [torch.randn(1, 3, 32 * index, 64) for index in (1, 2, 3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(check, 20 * sizes))
 
 
 def test_a_classifier_gives_the_same_logits() -> None:
@@ -154,6 +170,31 @@ def test_deploy_has_it_too() -> None:
     from resnext_det import deploy
 
     assert deploy.optimize is optimize
+
+
+def test_an_optimized_model_is_copied_but_neither_saved_nor_loaded() -> None:
+    network = ResNeXt(NETWORK).eval()
+    images = torch.randn(1, 3, 32, 32)
+    fast = optimize(network, "folded", example=images)
+    assert torch.equal(copy.deepcopy(fast)(images)["res4"], fast(images)["res4"])
+    with pytest.raises(ValueError, match="cannot be saved or sent to another process; save the"):
+        pickle.dumps(fast)
+    with pytest.raises(ValueError, match="has no weights to save"):
+        fast.state_dict()
+    with pytest.raises(ValueError, match="takes no weights"):
+        fast.load_state_dict(network.state_dict(), strict=False)
+    with pytest.raises(ValueError, match="was given a model that it made"):
+        optimize(fast, "folded")
+
+
+@pytest.mark.slow
+def test_more_models_are_compiled_than_torch_compiles_by_default() -> None:
+    network = ResNeXt(NETWORK, out_features=("res2",)).eval()
+    images = torch.randn(1, 3, 32, 32)
+    models = [optimize(network, "compiled", example=images) for _ in range(10)]
+    with torch.no_grad():
+        exact = network(images)["res2"]
+    assert all(torch.allclose(fast(images)["res2"], exact, atol=1e-4) for fast in models)
 
 
 def test_what_is_refused() -> None:
