@@ -47,7 +47,7 @@ EXTRAS = {
     "imagenet": ["scipy>=1.11"],  # reads ILSVRC2012_devkit_t12.tar.gz
     "hub": ["huggingface-hub>=0.30"],  # downloads MODEL.WEIGHTS hf-hub:OWNER/NAME
     "onnx": ["onnx>=1.17", "onnxscript>=0.2", "onnxruntime>=1.20"],
-    "openvino": ["openvino>=2025.0", "nncf>=2.15"],
+    "openvino": ["openvino>=2025.0", "onnx>=1.17", "nncf>=2.15"],
 }
 TEST = [
     *(name for names in EXTRAS.values() for name in names),

@@ -5,7 +5,7 @@ norms multiplied in once), "compiled" (torch.compile), "onnxruntime" or "openvin
 """
 
 BACKENDS = ("auto", "folded", "compiled", "onnxruntime", "openvino")
-"""What ``optimize`` takes; "auto" is the one that was fastest on this machine."""
+"""What ``optimize`` takes; "auto" is the fastest on this machine of all but "compiled"."""
 
 DTYPES = ("float32", "bfloat16", "int8")
 """The names of the types in which a backend may compute."""

@@ -19,7 +19,7 @@ Build = Callable[[Part, torch.dtype], Run]
 """Make what computes a part's outputs from its input, both in float32, by a backend."""
 
 # Which packages a backend needs beyond torch; the extra that brings them has the key's name.
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+_PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 _SLOWER = 1.5  # a smaller factor may be the noise of a busy machine
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from resnext_det.runtimes.parts import Part, Run
-from resnext_det.runtimes.tracing import OutputMemory, silence_exporters, trace_part
+from resnext_det.runtimes.tracing import OutputMemory, convert_to_onnx
 
 _ONLY_ERRORS = 3
 
@@ -16,16 +16,7 @@ _ONLY_ERRORS = 3
 def build(part: Part, dtype: torch.dtype) -> Run:
     """Make what computes a part by ONNX Runtime in float32, with as many threads as torch has."""
     assert dtype == torch.float32
-    return open_session(convert(part))
-
-
-def convert(part: Part) -> bytes:
-    """Convert a part to an ONNX model with dynamic sizes."""
-    program = trace_part(part)
-    with silence_exporters():
-        converted = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert converted is not None
-    return converted.model_proto.SerializeToString()
+    return open_session(convert_to_onnx(part))
 
 
 def open_session(model: bytes) -> Run:

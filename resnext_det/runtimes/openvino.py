@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resnext_det.runtimes.parts import Part, Run
 from resnext_det.runtimes.telemetry import switch_off_telemetry
-from resnext_det.runtimes.tracing import OutputMemory, silence_exporters, trace_part
+from resnext_det.runtimes.tracing import OutputMemory, convert_to_onnx
 
 switch_off_telemetry()
 import openvino  # noqa: E402
@@ -36,9 +36,7 @@ def build(part: Part, dtype: torch.dtype) -> Run:
 
 def convert(part: Part) -> openvino.Model:
     """Convert a part to OpenVINO's graph, with dynamic sizes."""
-    program = trace_part(part)
-    with silence_exporters():
-        return openvino.convert_model(program)
+    return openvino.Core().read_model(convert_to_onnx(part))
 
 
 def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:

@@ -41,6 +41,7 @@ from resnext_det.shared_res5 import copy_with_exact_head, find_shared_class
 logger = logging.getLogger(__name__)
 
 _SIZE = (480, 640)
+_ROUNDING = 1e-2  # a hundred times what was seen; a mistake in a runtime's graph gives more
 
 
 def optimize(
@@ -73,8 +74,8 @@ def optimize(
         model: a backbone, which maps images (N, C, H, W) to a tensor or {name: map}, or a detector
             of either engine, in eval mode.
         backend: "folded", "compiled", "onnxruntime" or "openvino"; "auto" takes the fastest of
-            those installed, which is timed once on this machine and remembered. It computes with as
-            many threads as torch has when it is built.
+            those installed but "compiled", which are timed once on this machine, and the times
+            remembered. It computes with as many threads as torch has when it is built.
         dtype: float32 (the default), bfloat16 or int8, in which the exchanged parts compute; their
             outputs are float32.
         example: what the model is called with, by which it is timed and compared; images of noise
@@ -86,9 +87,9 @@ def optimize(
 
     Raises:
         ValueError: the backend is unknown, not installed, or does not compute in ``dtype`` or on
-            the model's device; the model is in training mode or has no parameters; int8 has no
-            calibration, or loses more than ``max_loss``; and, in a call of the new model, training
-            mode or a size that a pyramid does not take.
+            the model's device; its float32 features are not the model's; the model is in training
+            mode or has no parameters; int8 has no calibration, or loses more than ``max_loss``;
+            and, in a call of the new model, training mode or a size that a pyramid does not take.
     """
     check_backend(backend)
     dtype = dtype or torch.float32
@@ -118,6 +119,11 @@ def optimize(
         runs = [build(part, dtype) for part in found.parts]
     runs = [CheckedRun(part, run) for part, run in zip(found.parts, runs)]
     errors = [_measure_error(part, run) for part, run in zip(found.parts, runs)]
+    if dtype == torch.float32 and not max(errors) < _ROUNDING:
+        raise ValueError(
+            f"backend {backend!r} does not compute what this model does: on the example they "
+            f"differ by {max(errors):.1e} of the largest feature; choose 'folded'"
+        )
     fast = _exchange(model, found, runs)
     if shares:
         make_c4_head_fast(fast, dtype)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from resnext_det.runtimes.folded import fold_norms
 from resnext_det.runtimes.parts import Part, Run
 from resnext_det.runtimes.telemetry import switch_off_telemetry
+from resnext_det.runtimes.tracing import convert_to_onnx
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def quantize_part(
         )
     from resnext_det.runtimes import onnxruntime
 
-    return onnxruntime.open_session(quantize_onnx(onnxruntime.convert(part), inputs))
+    return onnxruntime.open_session(quantize_onnx(convert_to_onnx(part), inputs))
 
 
 class _Repeated:
