@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -29,7 +30,11 @@ def choose_backend(parts: Sequence[Part], dtype: torch.dtype, device: torch.devi
 
     The times are kept in a file, and read back for a network of the same shapes, images of the same
     size, the same number of threads, processor and versions of the packages. "compiled" is not
-    tried, as torch.compile takes a minute at every start.
+    tried, as torch.compile takes a minute at every start. A backend that cannot compute the model
+    is left out with a warning; that is kept too.
+
+    Raises:
+        ValueError: no backend can.
     """
     names = [name for name in list_backends(dtype, device) if name != "compiled"]
     if len(names) == 1:
@@ -42,9 +47,15 @@ def choose_backend(parts: Sequence[Part], dtype: torch.dtype, device: torch.devi
         logger.info(
             "Backend auto times %s on this network, once on this machine.", ", ".join(names)
         )
-        milliseconds = {name: _time_backend(name, parts, dtype, device) for name in names}
+        milliseconds = {name: _try_backend(name, parts, dtype, device) for name in names}
+        if not any(math.isfinite(value) for value in milliseconds.values()):
+            raise ValueError(f"none of the backends {', '.join(names)} can compute this model")
         try:
-            write_text(path, format_json({"key": key, "milliseconds": milliseconds}))
+            kept = {
+                name: value if math.isfinite(value) else None
+                for name, value in milliseconds.items()
+            }
+            write_text(path, format_json({"key": key, "milliseconds": kept}))
         except OSError as error:
             logger.warning("The times of the backends are not remembered: %s", error)
     chosen, second, *_ = sorted(names, key=lambda name: milliseconds[name])
@@ -88,10 +99,25 @@ def _read_times(path: Path, key: dict[str, Any]) -> dict[str, float] | None:
     """Read times; None where there are none, or the file is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        times = {str(name): float(value) for name, value in content["milliseconds"].items()}
-        return times if content["key"] == key else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        times = {
+            str(name): math.inf if value is None else float(value)
+            for name, value in content["milliseconds"].items()
+        }
+        is_sound = all(value > 0 for value in times.values())
+        return times if is_sound and content["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _try_backend(
+    name: str, parts: Sequence[Part], dtype: torch.dtype, device: torch.device
+) -> float:
+    """Time a backend as ``_time_backend`` does; where it fails, warn and return infinity."""
+    try:
+        return _time_backend(name, parts, dtype, device)
+    except Exception as error:  # exporters and compilers raise errors of many kinds
+        logger.warning("The backend %s is left out: %s", name, describe_failure(error))
+        return math.inf
 
 
 def _time_backend(
@@ -111,6 +137,12 @@ def _run_all(runs: Sequence[tuple[Run, torch.Tensor]]) -> float:
         if outputs[0].is_cuda:
             torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - began)
+
+
+def describe_failure(error: Exception) -> str:
+    """Say in one line that a backend's own tools failed on a model."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"it cannot compute this model ({type(error).__name__}: {lines[0]})"
 
 
 def _name_processor() -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,9 +18,10 @@ from resnext_det.runtimes.backends import (
     check_dtype,
     choose_int8_backend,
     find_backend,
+    read_dtype,
 )
 from resnext_det.runtimes.c4_head import make_c4_head_fast, measure_c4_error
-from resnext_det.runtimes.choice import choose_backend
+from resnext_det.runtimes.choice import choose_backend, describe_failure
 from resnext_det.runtimes.parts import (
     DenseNetwork,
     FastBackbone,
@@ -47,7 +50,7 @@ _ROUNDING = 1e-2  # a hundred times what was seen; a mistake in a runtime's grap
 def optimize(
     model: nn.Module,
     backend: str = "auto",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     *,
     example: Any = None,
     calibration: Iterable[Any] | None = None,
@@ -76,8 +79,8 @@ def optimize(
         backend: "folded", "compiled", "onnxruntime" or "openvino"; "auto" takes the fastest of
             those installed but "compiled", which are timed once on this machine, and the times
             remembered. It computes with as many threads as torch has when it is built.
-        dtype: float32 (the default), bfloat16 or int8, in which the exchanged parts compute; their
-            outputs are float32.
+        dtype: float32 (the default), bfloat16 or int8, or its name, in which the exchanged parts
+            compute; their outputs are float32.
         example: what the model is called with, by which it is timed and compared; images of noise
             by default. Later inputs may have other sizes.
         calibration, measure, max_loss: of int8, see ``Calibration``.
@@ -87,12 +90,13 @@ def optimize(
 
     Raises:
         ValueError: the backend is unknown, not installed, or does not compute in ``dtype`` or on
-            the model's device; its float32 features are not the model's; the model is in training
-            mode or has no parameters; int8 has no calibration, or loses more than ``max_loss``;
-            and, in a call of the new model, training mode or a size that a pyramid does not take.
+            the model's device, or cannot compute this model; its float32 features are not the
+            model's; the model is in training mode, has no parameters, or others than float32; int8
+            has no calibration, or loses more than ``max_loss``; and, in a call of the new model,
+            training mode or a size that a pyramid does not take.
     """
     check_backend(backend)
-    dtype = dtype or torch.float32
+    dtype = read_dtype(str(dtype or "float32").removeprefix("torch."))
     given = read_calibration(dtype, calibration, measure, max_loss)
     device = _check_model(model)
     check_dtype(dtype, device)
@@ -116,9 +120,16 @@ def optimize(
         ]
     else:
         build = find_backend(backend, dtype, device)
-        runs = [build(part, dtype) for part in found.parts]
+        with _name_failures(backend):
+            runs = [build(part, dtype) for part in found.parts]
     runs = [CheckedRun(part, run) for part, run in zip(found.parts, runs)]
-    errors = [_measure_error(part, run) for part, run in zip(found.parts, runs)]
+    with _name_failures(backend):  # torch.compile works only now
+        errors = [_measure_error(part, run) for part, run in zip(found.parts, runs)]
+    if math.isnan(sum(errors)):
+        raise ValueError(
+            "the model gives NaN or infinity on the example; look for damaged weights, such as "
+            "those of a training that diverged"
+        )
     if dtype == torch.float32 and not max(errors) < _ROUNDING:
         raise ValueError(
             f"backend {backend!r} does not compute what this model does: on the example they "
@@ -147,12 +158,30 @@ def _check_model(model: nn.Module) -> torch.device:
     if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
         kind = type(model).__name__
         raise ValueError(f"optimize() was given a {kind}; give a backbone or a detector of torch")
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError(
-            "the model is in training mode, and an optimized one is for inference alone; call "
-            "model.eval() first"
+            "the model, or a part of it, is in training mode, and an optimized one is for "
+            "inference alone; call model.eval() first"
         )
-    return next(model.parameters()).device
+    weight = next(model.parameters())
+    if weight.dtype != torch.float32:
+        raise ValueError(
+            f"the model's weights are {weight.dtype}, and those of float32 are needed, which the "
+            "backend converts to the dtype given; call model.float() first"
+        )
+    return weight.device
+
+
+@contextmanager
+def _name_failures(backend: str) -> Iterator[None]:
+    """Turn what a backend's own tools raise, errors of many kinds, into a ValueError."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        failure = describe_failure(error)
+        raise ValueError(f"backend {backend!r}: {failure}; choose another, as 'folded'") from error
 
 
 def _is_detector(model: nn.Module) -> bool:
@@ -165,7 +194,9 @@ def _make_example(model: nn.Module, device: torch.device) -> Any:
     if _is_detector(model):
         shape = (len(cast(Tensor, model.pixel_mean)), *_SIZE)
         return [{"image": torch.randint(256, shape, dtype=torch.uint8, generator=generator)}]
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        raise ValueError("the model has no convolution that tells its input; give example=images")
     return torch.randn(1, first.in_channels, *_SIZE, generator=generator).to(device)
 
 
@@ -222,7 +253,7 @@ def _measure_error(part: Part, run: Run) -> float:
     for exact, found in zip(part.outputs, run(part.example)):
         largest = exact.abs().max().clamp(min=torch.finfo(exact.dtype).tiny)
         errors.append(float((found - exact).abs().max() / largest))
-    return max(errors)
+    return float(torch.tensor(errors).max())  # NaN if one is
 
 
 def _exchange(model: nn.Module, found: _Found, runs: Sequence[Run]) -> nn.Module:

@@ -79,7 +79,9 @@ def test_they_are_taken_anew_where_something_changes(
     assert len(timed) == 5 * 3
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"key": {}, "milliseconds": {"folded": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", "[" * 100_000, '{"key": {}, "milliseconds": {"folded": 1}}']
+)
 def test_a_damaged_file_is_written_anew(timed: list[str], tmp_path: Path, content: str) -> None:
     choose()
     (path,) = (tmp_path / "backends").glob("*.json")
@@ -106,3 +108,20 @@ def test_real_backends_are_timed_once(
         assert list(times) == names and min(times.values()) > 0
         assert caplog.text.count("Backend auto times ") == 1
     assert caplog.text.count("Backend auto takes ") == 2
+
+
+def test_a_backend_that_fails_is_left_out(
+    timed: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = choice._time_backend
+
+    def fail(name: str, *arguments: Any) -> float:
+        if work(name, *arguments) < 30:
+            raise RuntimeError("Unsupported: aten::nothing\nand much more")
+        return 30.0
+
+    monkeypatch.setattr(choice, "_time_backend", fail)
+    assert choose() == choose() == "folded"
+    assert len(timed) == len(set(timed))
+    assert "The backend openvino is left out: it cannot compute this model" in caplog.text
+    assert "(RuntimeError: Unsupported: aten::nothing)" in caplog.text

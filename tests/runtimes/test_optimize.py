@@ -215,7 +215,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="backend 'tensorrt' is unknown; choose one of auto, fold"):
         optimize(network, "tensorrt")
     with pytest.raises(ValueError, match="dtype 'float16' is not supported; choose one of float32"):
-        optimize(network, "folded", torch.float16)
+        optimize(network, "folded", "float16")
     with pytest.raises(ValueError, match=r"'onnxruntime' has no bfloat16 on a CPU; choose"):
         optimize(network, "onnxruntime", torch.bfloat16)
     with pytest.raises(ValueError, match="given a str; give a backbone or a detector"):
@@ -227,6 +227,29 @@ def test_what_is_refused() -> None:
         fast.eval()(torch.randn(1, 4, 32, 32))
     with pytest.raises(ValueError, match=r"is in training mode.* call model.eval"):
         optimize(network.train(), "folded")
+    network.eval().get_submodule("res2.0").train()
+    with pytest.raises(ValueError, match=r"a part of it, is in training mode"):
+        optimize(network, "folded")
+    with pytest.raises(
+        ValueError, match=r"weights are torch.float64, .* call model.float\(\) first"
+    ):
+        optimize(network.eval().double(), "folded")
+
+
+def test_a_backend_that_cannot_compute_a_model_says_so() -> None:
+    class Branching(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if float(x.sum()) > 0 else super().forward(x)
+
+    with pytest.raises(ValueError, match="backend 'compiled': it cannot compute this model"):
+        optimize(Branching(3, 4, 1).eval(), "compiled", example=torch.ones(1, 3, 8, 8))
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    network = ResNeXt(NETWORK).eval()
+    next(network.parameters()).data[0] = torch.nan
+    with pytest.raises(ValueError, match="gives NaN or infinity on the example; look for damaged"):
+        optimize(network, "folded", example=torch.randn(1, 3, 32, 32))
 
 
 def test_nothing_reports_that_openvino_is_used() -> None:
