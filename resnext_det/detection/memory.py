@@ -7,7 +7,7 @@ proposal_generator, roi_heads and its box_predictor.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +141,8 @@ class BatchParts:
         """Yield the losses of each part.
 
         Args:
-            model: the same model, bare or wrapped for several processes.
+            model: the same model, bare or wrapped for several processes. It is called bare; the
+                processes' gradients are averaged once those of the last part are computed.
 
         Raises:
             ValueError: the model has other losses.
@@ -152,14 +153,16 @@ class BatchParts:
         state = _get_random_state(device)
         has_heads = getattr(self._model, "roi_heads", None) is not None
         expected = self._regions_per_image * len(batch) if has_heads else 0
-        found = yield from self._compute(model, parts, expected)
+        found = yield from self._compute(parts, expected)
         if found != expected:
             yield None
             _set_random_state(state, device)
-            yield from self._compute(model, parts, found)
+            yield from self._compute(parts, found)
+        # Only here: whether a part is the last one depends on the regions of each process.
+        distributed.average_gradients(self._model)
 
     def _compute(
-        self, model: nn.Module, parts: Sequence[Sequence[dict[str, Any]]], regions: int
+        self, parts: Sequence[Sequence[dict[str, Any]]], regions: int
     ) -> Generator[dict[str, Tensor] | None, None, int]:
         """Yield the losses of each part, for so many regions in all; return how many there are.
 
@@ -172,19 +175,19 @@ class BatchParts:
                 stack.callback(handle.remove)
             draws = self._share_draws(batch[len(parts[0]) :], stack)
             for index, part in enumerate(parts):
-                is_last = index == len(parts) - 1
-                with nullcontext() if is_last else distributed.skip_averaging(model):
-                    self._regions = 0
-                    losses = model(part)
-                    found += self._regions
-                    if draws is not None:
-                        draws.leave_part()
-                    if is_last and found != regions:
-                        break
-                    weights = dict.fromkeys(_MEANS_OVER_IMAGES, len(part) / len(batch))
-                    share = self._regions / max(regions, 1)
-                    weights |= dict.fromkeys(_MEANS_OVER_REGIONS, share)
-                    yield _weight(losses, weights)
+                self._regions = 0
+                losses = self._model(part)
+                found += self._regions
+                if draws is not None:
+                    draws.leave_part()
+                if index == len(parts) - 1 and found != regions:
+                    return found
+                weights = dict.fromkeys(_MEANS_OVER_IMAGES, len(part) / len(batch))
+                share = self._regions / max(regions, 1)
+                weights |= dict.fromkeys(_MEANS_OVER_REGIONS, share)
+                losses = _weight(losses, weights)
+                yield losses
+                del losses  # and with it what is left of its graph, before the next part
         return found
 
     def _pad_to(self, batch: Sequence[Mapping[str, Any]]) -> RemovableHandle:

@@ -12,7 +12,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -230,9 +230,18 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def skip_averaging(model: nn.Module) -> AbstractContextManager[None]:
-    """Let the gradients of what a model computes within stay those of this process, to add up."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+@torch.no_grad()
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients of the processes, each of which has added up its own.
+
+    For gradients of the bare model, which ``distribute``'s wrapping has not averaged.
+    """
+    size = get_world_size()
+    if size == 1:
+        return
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad.div_(size))
 
 
 def share_buffers(model: nn.Module) -> None:

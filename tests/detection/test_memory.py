@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ from resnext_det.detection.memory import BatchParts, MemorySaving, recompute_sta
 from resnext_det.detection.portable import engine as portable
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.rpn import draw_anchors
+from resnext_det.resnext import Bottleneck
+from resnext_det.training import distributed
+from resnext_det.training.loop import compute_whole, train_loop
+from resnext_det.training.processes import Processes, launch
 from tests.detection.detectron2_reference import (
     copy_cfg_to_detectron2,
     copy_samples_to_detectron2,
@@ -37,6 +44,7 @@ WIDE = override(
 SETTINGS: dict[str, list[Any]] = {
     "FPN": FROZEN,
     "C4": [*FROZEN, *C4_CHANGES],
+    "shared C4": [*FROZEN, *C4_CHANGES, "MODEL.ROI_HEADS.NAME", "ResNeXtSharedRes5ROIHeads"],
     "RPN alone": [*FROZEN, "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
 }
 Computed = tuple[dict[str, float], dict[str, Tensor], Tensor]
@@ -116,12 +124,16 @@ def test_parts_add_up_to_the_whole_batch(tmp_path: Path, engine: str, setting: s
         assert not model.backbone._forward_pre_hooks
 
 
-@pytest.mark.parametrize("setting", ["FPN", "C4"])
+@pytest.mark.parametrize("setting", ["FPN", "C4", "shared C4"])
 def test_recomputed_stages_keep_little_and_give_the_same_bits(
     tmp_path: Path, engine: str, setting: str
 ) -> None:
     model, _ = build(engine, tmp_path, SETTINGS[setting])
-    results, kept = [], []
+    results, kept, calls = [], [], Counter[nn.Module]()
+    blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    trained = [block.conv2 for block in blocks if block.conv2.weight.requires_grad]
+    for convolution in trained:
+        convolution.register_forward_hook(lambda module, *_: calls.update([module]))
     for _ in range(2):
         sizes: dict[int, int] = {}
 
@@ -137,6 +149,97 @@ def test_recomputed_stages_keep_little_and_give_the_same_bits(
     assert again == losses
     assert torch.equal(flatten(recomputed), flatten(gradients))
     assert kept[1] < 0.8 * kept[0]
+    assert len(trained) > 1
+    assert [calls[convolution] for convolution in trained] == [3] * len(trained)  # 1, and then 2
+
+
+@pytest.mark.parametrize("setting", ["FPN", "C4"])
+def test_nothing_is_left_of_a_part_when_the_next_begins(
+    tmp_path: Path, engine: str, setting: str
+) -> None:
+    model, draw = build(engine, tmp_path, SETTINGS[setting])
+    maps: list[weakref.ref[Tensor]] = []  # of the part before, of which its graph keeps some
+    losses: list[weakref.ref[Tensor]] = []
+    kept, left = [], []
+
+    def count(values: list[weakref.ref[Tensor]]) -> int:
+        return sum(value() is not None for value in values)
+
+    def begin(*_: Any) -> None:
+        left.append(count(maps) + count(losses))
+        maps.clear()
+        losses.clear()
+
+    def note_maps(module: nn.Module, arguments: Any, output: dict[str, Tensor]) -> None:
+        maps.extend(weakref.ref(value) for value in output.values())
+
+    def note_losses(module: nn.Module, arguments: Any, output: dict[str, Tensor]) -> None:
+        losses.extend(weakref.ref(value) for value in output.values())
+        kept.append(count(maps))
+
+    model.register_forward_pre_hook(begin)
+    model.backbone.register_forward_hook(note_maps)
+    model.register_forward_hook(note_losses)
+    with ExitStack() as stack:
+        if engine == "detectron2":
+            from detectron2.utils.events import EventStorage
+
+            stack.enter_context(EventStorage())
+        train_loop(
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=1e-6),
+            schedule=lambda iteration: 1.0,
+            batches=[make_samples(engine)] * 2,
+            start=0,
+            stop=2,
+            device=torch.device("cpu"),
+            split=BatchParts(model, parts=3, regions_per_image=16, draw_anchors=draw),
+        )
+    assert len(kept) == len(left) == 6
+    assert all(kept) and not any(left)
+
+
+def add_up_in_two_processes(folder: str) -> list[tuple[int, Tensor, Tensor]]:
+    """Compute the averaged gradients of both processes' batches, each at once and in two parts.
+
+    Returns:
+        of each process, how often it began again, and the gradients at once and in parts.
+    """
+    torch.set_num_threads(1)
+    rank = distributed.get_rank()
+    model, draw = build("portable", Path(folder) / str(rank), FROZEN)
+    wrapped = distributed.distribute(model, torch.device("cpu"))
+    assert wrapped is not model
+    batch = make_samples("portable")[rank : rank + 2]
+    # 17 is more than there are, so that process 1 computes its batch again, and process 0 does not.
+    split = BatchParts(model, parts=2, regions_per_image=16 + rank, draw_anchors=draw)
+    results, again = [], 0
+    for compute_losses in (compute_whole, split):
+        torch.manual_seed(7 + rank)
+        model.zero_grad()
+        for losses in compute_losses(wrapped, batch):
+            if losses is None:
+                again += 1
+                model.zero_grad()
+            else:
+                sum(losses.values()).backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        results.append(flatten(gradients))
+    return distributed.gather_objects((again, *results))
+
+
+@pytest.mark.slow
+def test_two_processes_in_parts_average_what_two_at_once_do(tmp_path: Path) -> None:
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    first, second = launch(
+        add_up_in_two_processes, Processes(num_gpus=2), device="cpu", args=(str(tmp_path),)
+    )
+    assert (first[0], second[0]) == (0, 1)
+    assert torch.equal(first[1], second[1])
+    assert torch.equal(first[2], second[2])
+    difference = torch.linalg.vector_norm(first[2] - first[1])
+    assert difference <= 1e-6 * torch.linalg.vector_norm(first[1])
 
 
 @pytest.mark.usefixtures("registered")
