@@ -7,7 +7,7 @@ names. How many blocks and channels there are, an ``Architecture`` says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -143,15 +143,16 @@ class Bottleneck(CNNBlock):
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)  # and so is what it becomes
         if not torch.jit.is_scripting():
-            return self._compute_or_checkpoint(x)
+            return self.compute_or_checkpoint(self._compute, x)
         return self._compute(x)
 
-    def _compute_or_checkpoint(self, x: Tensor) -> Tensor:
+    def compute_or_checkpoint(self, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Call what computes this block, and keep only its inputs where it ``is_recomputed``."""
         if not (self.is_recomputed and self.training and torch.is_grad_enabled()):
-            return self._compute(x)
+            return compute(*inputs)
         options: Any = {"use_reentrant": False}
         # Nothing within draws random numbers.
-        return checkpoint(self._compute, x, preserve_rng_state=False, **options)
+        return checkpoint(compute, *inputs, preserve_rng_state=False, **options)
 
     def _compute(self, x: Tensor) -> Tensor:
         out = torch.relu_(self.conv1(x))  # (N, bottleneck_channels, H, W)

@@ -82,13 +82,16 @@ def run_res5(res5: nn.Sequential, features: Tensor, regions: Tensor, grid: Regio
     def convolve(cut: Tensor) -> Tensor:
         return torch.relu_(block.conv2(torch.relu_(cut)))
 
-    cut_inner = _convolve_once(block.conv1, features, grid)
-    out = torch.cat([convolve(cut_inner(some)) for some in _portion(regions)])
-    out = block.conv3(out)
-    out += _convolve_once(block.shortcut, features, grid)(regions)
-    out = torch.relu_(out)
-    for block in others:
-        out = block(out)
+    def compute_first(features: Tensor, regions: Tensor) -> Tensor:
+        cut_inner = _convolve_once(block.conv1, features, grid)
+        out = torch.cat([convolve(cut_inner(some)) for some in _portion(regions)])
+        out = block.conv3(out)
+        out += _convolve_once(block.shortcut, features, grid)(regions)
+        return torch.relu_(out)
+
+    out = block.compute_or_checkpoint(compute_first, features, regions)
+    for other in others:
+        out = other(out)
     return out if torch.is_autocast_enabled(out.device.type) else out.to(dtype)
 
 
