@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
 import logging
 import pickle
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from resnext_det import Architecture, ResNeXt, ResNeXtClassifier, optimize
 from resnext_det.detection.jobs import find_engine
-from resnext_det.runtimes import BACKENDS
+from resnext_det.runtimes import BACKENDS, backends
 from resnext_det.runtimes.backends import check_dtype, list_backends
 from resnext_det.shared_res5 import find_shared_class
 from tests.detection.helpers import C4_CHANGES, FPN, override
@@ -132,9 +133,7 @@ def test_bfloat16_states_its_difference(backend: str, caplog: pytest.LogCaptureF
     assert f"differ by at most {float(max(errors)):.1e} of the largest" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "backend", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_backbone_gives_the_same_maps_in_any_memory_type_and_thread(backend: str) -> None:
     pytest.importorskip(backend)
     torch.manual_seed(0)
@@ -205,9 +204,10 @@ def test_more_models_are_compiled_than_torch_compiles_by_default() -> None:
     network = ResNeXt(NETWORK, out_features=("res2",)).eval()
     images = torch.randn(1, 3, 32, 32)
     models = [optimize(network, "compiled", example=images) for _ in range(10)]
-    with torch.no_grad():
-        exact = network(images)["res2"]
-    assert all(torch.allclose(fast(images)["res2"], exact, atol=1e-4) for fast in models)
+    for x in (images, torch.randn(2, 3, 48, 71)):
+        with torch.no_grad():
+            exact = network(x)["res2"]
+        assert all(torch.allclose(fast(x)["res2"], exact, atol=1e-4) for fast in models)
 
 
 def test_what_is_refused() -> None:
@@ -250,6 +250,35 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
     next(network.parameters()).data[0] = torch.nan
     with pytest.raises(ValueError, match="gives NaN or infinity on the example; look for damaged"):
         optimize(network, "folded", example=torch.randn(1, 3, 32, 32))
+
+
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, find = nn.Conv2d(3, 4, 1).eval(), importlib.util.find_spec
+    absent = ("onnxruntime", "openvino")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
+    )
+    for name, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
+        with pytest.raises(
+            ValueError,
+            match=rf"'{name}' needs the package {name}, which is not installed; run pip install "
+            rf"'resnext-det\[{extra}\]', or choose 'folded'",
+        ):
+            optimize(network, name)
+    assert list_backends() == ("folded", "compiled")
+    assert optimize(network)(torch.ones(1, 3, 8, 8)).shape == (1, 4, 8, 8)
+
+
+def test_bfloat16_is_refused_without_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Conv2d(3, 4, 1).eval()
+    monkeypatch.setattr(backends, "measure_speed", lambda dtype: 0.5)
+    with pytest.raises(ValueError, match=r"lacks the instructions .* takes 2\.0 times as long as"):
+        optimize(network, "folded", torch.bfloat16)
+    monkeypatch.setattr(backends, "measure_speed", lambda dtype: 1.0)
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *names: ["FP32"])
+    with pytest.raises(ValueError, match="'openvino' has no bfloat16 on this CPU"):
+        optimize(network, "openvino", torch.bfloat16)
 
 
 def test_nothing_reports_that_openvino_is_used() -> None:
