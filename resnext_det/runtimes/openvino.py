@@ -35,8 +35,21 @@ def build(part: Part, dtype: torch.dtype) -> Run:
 
 
 def convert(part: Part) -> openvino.Model:
-    """Convert a part to OpenVINO's graph, with dynamic sizes."""
-    return openvino.Core().read_model(convert_to_onnx(part))
+    """Convert a part to OpenVINO's graph, with dynamic sizes.
+
+    Raises:
+        ValueError: OpenVINO cannot read an operator of it, such as a deformable convolution.
+    """
+    try:
+        return openvino.Core().read_model(convert_to_onnx(part))
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.startswith("-- No conversion")]
+        if not lines:
+            raise
+        raise ValueError(
+            f"backend 'openvino' cannot read an operator of this model ({lines[0][3:]}); choose "
+            "'onnxruntime' or 'folded'"
+        ) from error
 
 
 def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:

@@ -238,7 +238,7 @@ def _find_parts(model: nn.Module, example: Any, *, with_regions: bool) -> _Found
     if regions is not None and regions in calls:
         cut, vectors = calls[regions]
         if not len(cut):  # no region on the example
-            cut = torch.randn(2, *cut.shape[1:], device=cut.device)
+            cut = torch.randn(3, *cut.shape[1:], device=cut.device)
             with torch.no_grad():
                 vectors = regions(cut)
         parts.append(Part("regions", RegionNetwork(regions).eval(), cut, (vectors,), {0: 1}))

@@ -21,7 +21,8 @@ from resnext_det.runtimes.parts import Part, Run
 _CELLS = (2, 3, 4, 5)
 _NOISY = ("torch.onnx", "torch.jit")
 _LEAST = 64  # pixels of an axis with no multiple, so that the last map has several cells
-_OPSET = 18
+_DEFORMABLE = "torchvision::deform_conv2d"
+_OPSET = 19  # the first with DeformConv
 
 
 def convert_to_onnx(part: Part) -> bytes:
@@ -40,6 +41,7 @@ def convert_to_onnx(part: Part) -> bytes:
         network = fold_norms(part.network)  # which leaves a fraction of the operators
         ranks = {f"y{index}": output.ndim for index, output in enumerate(network(example))}
         # The exporter would write the sizes of this example for axes that are not named.
+        torch.onnx.register_custom_op_symbolic(_DEFORMABLE, _write_deformable, _OPSET)
         sizes = {name: {axis: f"{name}_{axis}" for axis in range(ranks[name])} for name in ranks}
         torch.onnx.export(
             network,
@@ -54,18 +56,41 @@ def convert_to_onnx(part: Part) -> bytes:
     return file.getvalue()
 
 
+def _write_deformable(
+    graph: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *numbers: Any
+) -> Any:
+    """Write torchvision's deformable convolution as ONNX's, whose offsets are arranged alike."""
+    from torch.onnx import symbolic_helper as helper
+
+    *sizes, groups, offset_groups, use_mask = (helper._get_const(n, "i", "n") for n in numbers)
+    stride, padding, dilation = sizes[:2], sizes[2:4], sizes[4:]
+    return graph.op(
+        *("DeformConv", x, weight, offset, bias),
+        *((mask,) if use_mask else ()),
+        strides_i=stride,
+        pads_i=[*padding, *padding],
+        dilations_i=dilation,
+        group_i=groups,
+        offset_group_i=offset_groups,
+    )
+
+
 @contextmanager
 def silence_exporters() -> Iterator[None]:
     """Keep back the warnings and log lines of exporters, which speak of their own internals."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
+    # Else a failure shows the whole graph; torch has no public switch.
+    set_log = getattr(torch._C, "_jit_set_onnx_log_enabled", lambda enabled: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        set_log(False)
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
+            set_log(True)
             for logger, level in zip(loggers, levels):
                 logger.setLevel(level)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from resnext_det import Architecture, ResNeXt, ResNeXtClassifier, optimize
+from resnext_det.architecture import Deformable
 from resnext_det.detection.jobs import find_engine
 from resnext_det.runtimes import BACKENDS, backends
 from resnext_det.runtimes.backends import check_dtype, list_backends
@@ -243,6 +244,24 @@ def test_a_backend_that_cannot_compute_a_model_says_so() -> None:
 
     with pytest.raises(ValueError, match="backend 'compiled': it cannot compute this model"):
         optimize(Branching(3, 4, 1).eval(), "compiled", example=torch.ones(1, 3, 8, 8))
+
+
+def test_a_deformable_backbone_is_computed_or_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    deformable = Deformable(["res2"], modulated=True)
+    network = ResNeXt(NETWORK, out_features=("res2",), deformable=deformable).eval()
+    for name, value in network.named_parameters():
+        if "offset" in name:
+            nn.init.normal_(value)
+    images = torch.randn(1, 3, 33, 70)
+    with torch.no_grad():
+        exact = network(images)["res2"]
+    if "onnxruntime" in list_backends():
+        found = optimize(network, "onnxruntime", example=torch.randn(2, 3, 64, 64))(images)["res2"]
+        assert torch.allclose(found, exact, atol=1e-4 * float(exact.abs().max()))
+    if "openvino" in list_backends():
+        with pytest.raises(ValueError, match=r"operator of this model \(No conv.*: DeformConv-19"):
+            optimize(network, "openvino", example=images)
+    assert capfd.readouterr().out == ""
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:
