@@ -62,13 +62,13 @@ class DetectorGraph(nn.Module):
         Returns:
             (1, C, H', W'), and (height, width) before it was padded.
         """
-        if self.image_format == "BGR":
-            image = image.flip(2)
         height, width = image.shape[:2]
         if self.min_size:
             height, width = compute_resized_size(height, width, self.min_size, self.max_size)
             height, width = name_size(height), name_size(width)
             image = resize_image(image, height, width, tall_by_rows=self.tall_by_rows)
+        if self.image_format == "BGR":
+            image = image.flip(2)
         pixels = (image.permute(2, 0, 1) - self.model.pixel_mean) / self.model.pixel_std
         unit = max(self.model.size_divisibility, 1)
         padded_height, padded_width = (

@@ -14,21 +14,24 @@ from torch import Tensor
 # with pixels float32 adds up without rounding.
 _HALF = 2**11
 # Rows of the result that are computed together, from one window of the image.
-_TILE = 16
+_TILE = 8
 
 # Python's own min and max would fix the sizes of the image that is traced.
 smaller: Callable[[int, int], int] = torch.sym_min  # type: ignore[assignment]
 larger: Callable[[int, int], int] = torch.sym_max  # type: ignore[assignment]
 
 
-def name_size(size: int) -> int:
+def name_size(size: int, *, least: int = 1) -> int:
     """Give a size a name in the graph that is traced, where it would be a long formula.
 
     Sizes are computed with one another at every layer, and formulas grow till tracing takes
     minutes.
+
+    Args:
+        least: that it can be.
     """
     named: Any = torch.full((), size, dtype=torch.int64).item()
-    torch._check(named >= 1)
+    torch._check(named >= least)
     return named
 
 
@@ -63,12 +66,16 @@ def resize_image(image: Tensor, height: int, width: int, *, tall_by_rows: bool) 
     if tall_by_rows:
         gain = old_height - height - 2 * larger(old_width - width, 0)
         rows_first = smaller(larger(gain, 0), 1)  # 0 or 1: a graph has no "if"
-        first_height = name_size(old_height + rows_first * (height - old_height))
-        # A pass to the size that the image has changes nothing.
-        image = _resize_rows(image.flatten(1), first_height).unflatten(1, (old_width, channels))
-    columns = _resize_rows(image.permute(1, 0, 2).flatten(1), width)  # (width, rows * C)
-    image = columns.unflatten(1, (first_height, channels)).permute(1, 0, 2)
-    return _resize_rows(image.flatten(1), height).unflatten(1, (width, channels))
+        shrunk_height = name_size(rows_first * height, least=0)
+        first_height = name_size(shrunk_height + (1 - rows_first) * old_height)
+        # One of both has no row.
+        kept = image.narrow(0, 0, first_height - shrunk_height).flatten(1)
+        image = torch.cat([_resize_rows(image.flatten(1), shrunk_height), kept])
+    # Turned as matrices of bytes, which is several times as fast as turning pixels of three bytes.
+    columns = image.reshape(first_height, -1).t().reshape(old_width, channels * first_height)
+    columns = _resize_rows(columns, width).view(width * channels, first_height)
+    resized = _resize_rows(columns.t().contiguous(), height)
+    return resized.view(height, width, channels).float()
 
 
 def shrinks_tall_images_by_rows() -> bool:
@@ -84,19 +91,19 @@ def shrinks_tall_images_by_rows() -> bool:
 
 
 def _resize_rows(image: Tensor, size: int) -> Tensor:
-    """Resize (N, L) to float32 (size, L), rounded to whole numbers.
+    """Resize (N, L) to (size, L), rounded; uint8, and ``size`` may be 0.
 
     Positions are in units of half a pixel of the image, divided by ``size``, so that all are
     integers: row y of the result has its center at (2 y + 1) * N, row n of the image at
     (2 n + 1) * size.
     """
     count, device = image.shape[0], image.device
-    tiles = (size + _TILE - 1) // _TILE
+    tiles, divisor = (size + _TILE - 1) // _TILE, larger(size, 1)
     centers = (2 * torch.arange(tiles * _TILE, device=device) + 1) * count
     reach = 2 * larger(count, size)  # the filter's: a pixel, of the smaller of both images
     centers = centers.view(-1, _TILE, 1)
-    first = ((centers[:, 0] - reach + size) // (2 * size)).clamp(min=0)  # (tiles, 1)
-    window = ((_TILE - 1) * count + reach) // size + 2
+    first = ((centers[:, 0] - reach + size) // (2 * divisor)).clamp(min=0)  # (tiles, 1)
+    window = ((_TILE - 1) * count + reach) // divisor + 2
     rows = first + torch.arange(window, device=device)  # (tiles, window)
     weights = reach - ((2 * rows[:, None] + 1) * size - centers).abs()
     weights = weights.clamp(min=0) * (rows < count)[:, None]  # (tiles, _TILE, window)
@@ -104,6 +111,7 @@ def _resize_rows(image: Tensor, size: int) -> Tensor:
     upper, rest = weights * _HALF // total, weights * _HALF % total
     lower = (rest * (2 * _HALF) + total) // (2 * total)
     pixels = image[rows.clamp(max=count - 1)].float()  # (tiles, window, L)
-    carried = (lower.float() @ pixels / _HALF).floor()
-    resized = ((upper.float() @ pixels + carried + _HALF // 2) / _HALF).floor().clamp(0, 255)
+    halves = torch.cat([upper, lower], dim=1).float() / _HALF
+    whole, below = (halves @ pixels).split(_TILE, dim=1)
+    resized = (whole + (below.floor() / _HALF + 0.5)).floor().to(torch.uint8)
     return resized.flatten(0, 1).narrow(0, 0, size)
