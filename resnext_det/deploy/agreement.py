@@ -71,7 +71,7 @@ def compare_detectors(
                 raise ValueError(
                     f"on an image of {where} {runtime} finds {_describe(found)}, and torch "
                     f"{_describe(wanted)}; {(one.scores[lonely] > brink).sum()} of them are "
-                    "without their like"
+                    f"without their like{_explain_ties(wanted)}"
                 )
         mine, theirs = (list(side) for side in zip(*pairs)) if pairs else ([], [])
         if pairs:
@@ -101,6 +101,17 @@ def _match(found: ImageDetections, wanted: ImageDetections) -> list[tuple[int, i
             taken[0].add(row)
             taken[1].add(column)
     return pairs
+
+
+def _explain_ties(wanted: ImageDetections) -> str:
+    """Name the cause where most scores are nearly the same, as before a training."""
+    if len(wanted.scores) < 2 or np.median(np.abs(np.diff(wanted.scores))) > _SCORES:
+        return ""
+    return (
+        f"; most of torch's scores differ by less than {_SCORES} from the next, as those of an "
+        "untrained detector do, so that rounding decides which boxes are suppressed: train it, or "
+        "raise MODEL.ROI_HEADS.SCORE_THRESH_TEST above such scores"
+    )
 
 
 def _describe(found: ImageDetections) -> str:

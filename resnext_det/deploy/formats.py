@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import warnings
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,24 @@ def write_program(program: ExportedProgram, path: Path, metadata: Metadata) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torchvision, for torch's developers
         program = program.run_decompositions({own: _suppress_in_torch})
+    _allow_single_boxes(program)
     torch.export.save(program, path, extra_files={KEY: metadata.to_json()})
+
+
+def _allow_single_boxes(program: ExportedProgram) -> None:
+    """Take out the assertions that suppression keeps two boxes or more.
+
+    torchvision (0.29) declares so of its operator, though it keeps one, or none, as well.
+    """
+    graph = program.graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+        condition: Any = node.args[0]
+        if condition.target is not operator.ge or condition.args[1] != 2:
+            continue
+        size: Any = condition.args[0]
+        if size.args[0].target is torch.ops.torchvision.nms.default:
+            graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _name_sizes(model: Any) -> None:

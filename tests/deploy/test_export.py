@@ -15,8 +15,11 @@ from torch import nn
 from resnext_det.config import load_config
 from resnext_det.deploy.agreement import compare_detectors
 from resnext_det.deploy.exported import ExportedDetector
+from resnext_det.deploy.formats import write_program
 from resnext_det.deploy.graph import DetectorGraph
+from resnext_det.deploy.metadata import Metadata
 from resnext_det.detection.inference import Predictor
+from resnext_det.detection.portable.boxes import suppress_overlaps
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.results import ImageDetections
 from tests.detection.detectron2_reference import randomize
@@ -78,6 +81,29 @@ def test_the_graph_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> 
     assert agreement.distance < 1e-3 and agreement.score_difference < 1e-5
 
 
+class Suppression(nn.Module):
+    def forward(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen = (scores > 0.5).nonzero().flatten()
+        groups = torch.zeros_like(chosen)
+        return suppress_overlaps(boxes[chosen], scores[chosen], groups, 0.5)
+
+
+def test_a_program_of_torch_keeps_one_box_or_none(tmp_path: Path) -> None:
+    """Their numbers are torchvision's, whose operator claims to keep two boxes at least."""
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 30.0, 30.0]])
+    example = (boxes, torch.ones(3))
+    program = torch.export.export(Suppression(), example, strict=False)
+    metadata = Metadata(
+        **{"version": "0", "class_names": ("nut",), "architecture": "", "detector": "FPN"},
+        **{"min_size": 64, "max_size": 96, "score_threshold": 0.05, "max_detections": 100},
+    )
+    write_program(program, tmp_path / "model.pt2", metadata)
+    run = torch.export.load(tmp_path / "model.pt2").module()
+    for scores in ([0.9, 0.8, 0.7], [0.9, 0.8, 0.1], [0.1, 0.1, 0.1]):
+        kept = Suppression()(boxes, torch.tensor(scores))
+        assert run(boxes, torch.tensor(scores)).tolist() == kept.tolist()
+
+
 def detections(*rows: tuple[float, int, list[float]]) -> ImageDetections:
     scores, classes, boxes = (list(each) for each in zip(*rows)) if rows else ([], [], [])
     return ImageDetections(
@@ -116,6 +142,15 @@ def test_rounding_may_decide_at_the_threshold_and_between_equals() -> None:
     twin = (0.90001, 1, [1.0, 1.0, 30.0, 30.0])
     agreement = compare(detections(BEST, twin), detections(twin, BEST))
     assert agreement.detections == 2 and agreement.distance == 0
+
+
+def test_nearly_equal_scores_are_named_as_the_cause() -> None:
+    equal = [(0.2 - 1e-6 * number, 1, [10.0 * number, 0.0, 50.0, 50.0]) for number in range(5)]
+    other = (0.9, 0, [0.0, 0.0, 20.0, 20.0])
+    with pytest.raises(ValueError, match="without their like; most of torch's scores .* rounding"):
+        compare(detections(other), detections(*equal))
+    with pytest.raises(ValueError, match="without their like$"):
+        compare(detections(other), detections(BEST, NEXT))
 
 
 @pytest.mark.slow
