@@ -115,7 +115,11 @@ def export(options: argparse.Namespace) -> Iterator[str]:
         yield from _export_int8(options, predictor)
     else:
         yield from _export_exact(predictor, options.output, options.test_data)
-    yield f"{options.output}: {options.output.stat().st_size / 2**20:.1f} MiB"
+    files = [options.output]
+    if options.output.suffix.lower() == ".xml":
+        files.append(options.output.with_suffix(".bin"))
+    size = sum(file.stat().st_size for file in files)
+    yield f"{' and '.join(map(str, files))}: {size / 2**20:.1f} MiB"
 
 
 def _export_exact(

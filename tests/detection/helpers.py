@@ -84,6 +84,15 @@ C4_CHANGES: list[Any] = [
 ]
 """Changes of ``FPN`` to the paper's detector."""
 
+DC5_CHANGES: list[Any] = [
+    *override("MODEL.BACKBONE", NAME="build_resnext_backbone"),
+    *override("MODEL.RESNETS", OUT_FEATURES=["res5"], RES5_DILATION=2),
+    *override("MODEL.RPN", IN_FEATURES=["res5"]),
+    *override("MODEL.ROI_HEADS", IN_FEATURES=["res5"]),
+    *override("MODEL.ANCHOR_GENERATOR", SIZES=[[12, 24, 48]]),
+]
+"""Changes of ``FPN`` to the detector whose last stage is dilated."""
+
 EXHAUSTIVE: list[Any] = [
     *override("MODEL.RPN", BATCH_SIZE_PER_IMAGE=100000, LOSS_WEIGHT=1000.0, NMS_THRESH=1.0),
     *override("MODEL.RPN", PRE_NMS_TOPK_TRAIN=100000, POST_NMS_TOPK_TRAIN=100000),
