@@ -147,9 +147,9 @@ def test_rounding_may_decide_at_the_threshold_and_between_equals() -> None:
 def test_nearly_equal_scores_are_named_as_the_cause() -> None:
     equal = [(0.2 - 1e-6 * number, 1, [10.0 * number, 0.0, 50.0, 50.0]) for number in range(5)]
     other = (0.9, 0, [0.0, 0.0, 20.0, 20.0])
-    with pytest.raises(ValueError, match="without their like; most of torch's scores .* rounding"):
+    with pytest.raises(ValueError, match=r"without their like; most of torch's scores .* rounding"):
         compare(detections(other), detections(*equal))
-    with pytest.raises(ValueError, match="without their like$"):
+    with pytest.raises(ValueError, match=r"without their like$"):
         compare(detections(other), detections(BEST, NEXT))
 
 
