@@ -15,6 +15,7 @@ from resnext_det.runtimes.tracing import OutputMemory, convert_to_onnx
 switch_off_telemetry()
 import openvino  # noqa: E402
 
+_CACHED = 1000  # layers' kernels of earlier image sizes: some ten sizes, and not 5000 kernels
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -58,6 +59,7 @@ def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "CPU_RUNTIME_CACHE_CAPACITY": _CACHED,
     }
     compiled = openvino.Core().compile_model(graph, "CPU", settings)
     request = compiled.create_infer_request()

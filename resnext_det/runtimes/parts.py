@@ -38,6 +38,14 @@ class Part:
     outputs: tuple[Tensor, ...]
     multiples: Mapping[int, int]
 
+    def crop_example(self) -> Tensor:
+        """Crop the example to about half along every axis whose size may change."""
+        cropped = self.example
+        for axis, multiple in self.multiples.items():
+            size = max(cropped.shape[axis] // 2 // multiple, 1) * multiple
+            cropped = cropped.narrow(axis, 0, min(size, cropped.shape[axis]))
+        return cropped.contiguous()
+
     def check(self, x: Tensor) -> None:
         """Refuse an input of another shape than the part computes.
 
