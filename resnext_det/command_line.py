@@ -237,12 +237,13 @@ def add_backend_flags(parser: argparse.ArgumentParser, when: str = "") -> None:
         "--backend",
         choices=BACKENDS,
         help=f"compute by it, which rounds differently{when}; auto is the fastest of those "
-        "installed, timed here once (default: exact)",
+        "installed that start in seconds, timed here once (default: none, exact)",
     )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help=f"the type in which the backend computes{when} (default: float32)",
+        help=f"the type in which the backend computes{when}; without --backend, auto is meant "
+        "(default: float32)",
     )
     parser.add_argument(
         "--calibration-data",

@@ -175,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("resnext_det.runtimes").setLevel(logging.INFO)  # which backend, how exact
     options = parse(arguments)
     return finish(lambda: predict(options))
 

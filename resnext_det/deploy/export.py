@@ -217,14 +217,14 @@ def _check_packages(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(
-            f"{path} does not end as a file that can be written; end it in {', '.join(SUFFIXES)}"
+            f"{path}: the suffix says what is written; end it in one of {', '.join(SUFFIXES)}"
         )
     packages, extra = _PACKAGES[suffix]
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)} is not installed, which writes and checks {suffix} files; write "
-            f"pip install 'resnext-det[{extra}]'"
+            f"{suffix} files are written and checked by packages that are not installed "
+            f"({', '.join(missing)}); run pip install 'resnext-det[{extra}]'"
         )
 
 

@@ -131,6 +131,6 @@ def _find_missing(name: str, dtype: torch.dtype = torch.float32) -> str:
     if not missing:
         return ""
     return (
-        f"backend {name!r} needs the package {', '.join(missing)}, which is not installed; run "
-        f"pip install 'resnext-det[{extra}]'{other}"
+        f"backend {name!r} needs packages that are not installed ({', '.join(missing)}); run pip "
+        f"install 'resnext-det[{extra}]'{other}"
     )
