@@ -7,19 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config
 
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.instances import Boxes, Instances
 
 TrainingStep = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
 
 
-def compile_step(model: FasterRCNN, backend: str = "inductor") -> TrainingStep:
+def compile_step(model: FasterRCNN, backend: str | Callable[..., Any] = "inductor") -> TrainingStep:
     """Compile what a detector computes in training, from samples to losses, and their gradients.
 
-    All is one graph, from the padding of images to the losses. The first call takes minutes; graphs
-    are made again for another number of images, and where one has no object, or only one. Losses
-    and gradients are the model's within rounding, with the same random draws. Where the RPN
-    predicts what is not finite, the losses are NaN.
+    All from the padded images to the losses is one graph, which serves every size of images and
+    number of objects; only another number of images makes another. The first call takes minutes.
+    Losses and gradients are the model's within rounding, with the same random draws; of the faster
+    heads, which no graph holds, the exact ones are computed. Where the RPN predicts what is not
+    finite, the losses are NaN.
 
     Args:
         model: in training mode; its parameters get the gradients.
@@ -34,11 +37,51 @@ def compile_step(model: FasterRCNN, backend: str = "inductor") -> TrainingStep:
     """
     # To save memory inductor would let one image draw its regions before another.
     options: Any = {"reorder_for_peak_memory": False} if backend == "inductor" else None
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend, options=options)
+    compiled = torch.compile(
+        _compute_losses, fullgraph=True, dynamic=True, backend=backend, options=options
+    )
 
     def step(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        # Another graph would be made for every name of a file.
-        needed = ("image", "instances", "proposals")
-        return compiled([{key: one[key] for key in needed if key in one} for one in samples])
+        images, sizes = model.preprocess(samples)
+        objects = [_join(one, "gt_boxes", "gt_classes") for one in model.get_targets(samples)]
+        regions: list[Tensor] = []
+        if model.proposal_generator is None:
+            regions = [_join(one, "proposal_boxes") for one in model.get_proposals(samples)]
+        # A graph must not be one of images that happen to be as high as wide.
+        with _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            return compiled(model, images, torch.tensor(sizes), objects, regions)
 
     return step
+
+
+def _compute_losses(
+    model: FasterRCNN,
+    images: Tensor,
+    sizes: Tensor,
+    objects: Sequence[Tensor],
+    regions: Sequence[Tensor],
+) -> dict[str, Tensor]:
+    """Compute the losses of images; all other arguments are tensors, whose values no graph knows.
+
+    Args:
+        sizes: (N, 2), on the CPU: height and width of every image.
+        objects: per image (G, 5): boxes and classes.
+        regions: per image (R, 4), where no RPN proposes them.
+    """
+    image_sizes = [(height, width) for height, width in sizes.tolist()]
+    targets = [
+        Instances(size, gt_boxes=Boxes(one[:, :4]), gt_classes=one[:, 4].long())
+        for size, one in zip(image_sizes, objects)
+    ]
+    proposals = [
+        Instances(size, proposal_boxes=Boxes(one)) for size, one in zip(image_sizes, regions)
+    ]
+    return model.compute(images, image_sizes, targets, proposals)[1]
+
+
+def _join(instances: Instances, boxes: str, *others: str) -> Tensor:
+    """Join the fields to a tensor (N, 4 or 5), whose length no graph knows: it may be 0 or 1."""
+    columns = [instances.get(boxes).tensor, *(instances.get(name)[:, None] for name in others)]
+    joined = torch.cat([column.to(torch.float32) for column in columns], dim=1)
+    torch._dynamo.decorators.mark_unbacked(joined, 0)
+    return joined

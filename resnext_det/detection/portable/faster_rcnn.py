@@ -96,12 +96,31 @@ class FasterRCNN(nn.Module):
             FloatingPointError: training has diverged.
         """
         images, image_sizes = self.preprocess(samples)
-        targets = self._get_targets(samples) if self.training else None
+        targets = self.get_targets(samples) if self.training else None
+        proposals = self.get_proposals(samples) if self.proposal_generator is None else []
+        found, losses = self.compute(images, image_sizes, targets, proposals)
+        if self.training:
+            return losses
+        key, field = ("instances", "pred_boxes")
+        if self.roi_heads is None:
+            key, field = ("proposals", "proposal_boxes")
+        return [{key: restore_size(one, sample, field)} for one, sample in zip(found, samples)]
+
+    def compute(
+        self,
+        images: Tensor,
+        image_sizes: Sequence[tuple[int, int]],
+        targets: Sequence[Instances] | None,
+        proposals: Sequence[Instances],
+    ) -> tuple[Sequence[Instances], dict[str, Tensor]]:
+        """Compute from what ``preprocess``, ``get_targets`` and ``get_proposals`` give.
+
+        Returns:
+            in inference what is found, in pixels of the images; and in training the losses.
+        """
         features = self.backbone(images)
-        losses: dict[str, Tensor] = {}
-        if self.proposal_generator is None:
-            found = self._get_proposals(samples)
-        else:
+        found, losses = proposals, {}
+        if self.proposal_generator is not None:
             wanted = self.roi_heads is not None or not self.training
             found, losses = self.proposal_generator(
                 image_sizes, features, targets, with_proposals=wanted
@@ -109,12 +128,7 @@ class FasterRCNN(nn.Module):
         if self.roi_heads is not None:
             found, head_losses = self.roi_heads(features, found, targets)
             losses = {**head_losses, **losses}
-        if self.training:
-            return losses
-        key, field = ("instances", "pred_boxes")
-        if self.roi_heads is None:
-            key, field = ("proposals", "proposal_boxes")
-        return [{key: restore_size(one, sample, field)} for one, sample in zip(found, samples)]
+        return found, losses
 
     def preprocess(self, samples: Sequence[dict[str, Any]]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalize the images, pad them with zeros at the right and the bottom, and stack them.
@@ -147,11 +161,13 @@ class FasterRCNN(nn.Module):
             slot[:, : image.shape[1], : image.shape[2]].copy_(image)
         return batch, sizes
 
-    def _get_targets(self, samples: Sequence[dict[str, Any]]) -> list[Instances]:
+    def get_targets(self, samples: Sequence[dict[str, Any]]) -> list[Instances]:
+        """Get the ground truth of every sample, on the model's device."""
         why = "training needs 'instances' with the ground truth"
         return self._get(samples, "instances", why, "map it with is_train=True")
 
-    def _get_proposals(self, samples: Sequence[dict[str, Any]]) -> list[Instances]:
+    def get_proposals(self, samples: Sequence[dict[str, Any]]) -> list[Instances]:
+        """Get the proposals of every sample, on the model's device, where no RPN makes them."""
         why = "MODEL.PROPOSAL_GENERATOR.NAME = 'PrecomputedProposals' needs 'proposals'"
         remedy = "name their file in DATASETS.PROPOSAL_FILES_*, or give a configuration with an RPN"
         return self._get(samples, "proposals", why, remedy)

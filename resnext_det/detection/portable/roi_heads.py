@@ -25,6 +25,8 @@ from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 _CANONICAL_SIZE = 224
 _CANONICAL_LEVEL = 4
 
+_IGNORED = -100  # F.cross_entropy leaves this class out
+
 _POOLER_TYPES = ("ROIAlignV2", "ROIAlign", "ROIPool")
 
 
@@ -68,15 +70,29 @@ def _copy(regions: Tensor, classes: Tensor, truth: Tensor) -> tuple[Tensor, Tens
     """Copy sampled regions in a graph of torch.compile, for which their number is then one unknown.
 
     It is a sum of several as they come; inductor's backward graph (torch 2.14) knows only the sum,
-    but asks for each of them.
+    but asks for each of them. A batch norm asks whether there is any region: where there is none,
+    one is given that no loss counts.
     """
-    return regions.clone(), classes.clone(), truth.clone()
+    if len(classes):
+        return regions.clone(), classes.clone(), truth.clone()
+    return regions.new_zeros(1, 5), classes.new_full((1,), _IGNORED), truth.new_zeros(1, 4)
 
 
 @_copy.register_fake
 def _(regions: Tensor, classes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    count = torch.library.get_ctx().new_dynamic_size()
+    count = torch.library.get_ctx().new_dynamic_size(min=1)
     return regions.new_empty(count, 5), classes.new_empty(count), truth.new_empty(count, 4)
+
+
+@torch.library.custom_op("resnext_det::keep_one", mutates_args=())
+def _keep_one(regions: Tensor) -> Tensor:
+    """Copy regions (R, 5) in a graph; where there is none, give one, so that a norm has values."""
+    return regions.clone() if len(regions) else regions.new_zeros(1, 5)
+
+
+@_keep_one.register_fake
+def _(regions: Tensor) -> Tensor:
+    return regions.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), 5)
 
 
 def _sample_in_image(
@@ -255,7 +271,12 @@ class ROIHeads(nn.Module):
             logits, deltas = self.predict(maps, sampled.regions)
             return [], self.box_predictor.compute_losses(logits, deltas, sampled)
         boxes = [proposal.proposal_boxes.tensor for proposal in proposals]
-        logits, deltas = self.predict(maps, join_boxes(boxes))
+        regions = join_boxes(boxes)
+        if torch.compiler.is_compiling():
+            found = self.predict(maps, _keep_one(regions))
+            logits, deltas = (values[: len(regions)] for values in found)
+        else:
+            logits, deltas = self.predict(maps, regions)
         return self.box_predictor.detect(logits, deltas, proposals), {}
 
     def predict(self, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
