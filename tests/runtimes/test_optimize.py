@@ -280,7 +280,7 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
         with pytest.raises(
             ValueError,
-            match=rf"'{name}' needs the package {name}, which is not installed; run pip install "
+            match=rf"'{name}' needs packages that are not installed \({name}\); run pip install "
             rf"'resnext-det\[{extra}\]', or choose 'folded'",
         ):
             optimize(network, name)
