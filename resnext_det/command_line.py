@@ -191,12 +191,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         ("--train-data", "DATASETS.TRAIN", "; without --test-data a fifth is held out for that"),
         ("--test-data", "DATASETS.TEST", ""),
     ):
-        parser.add_argument(
-            flag,
-            nargs=2,
-            metavar=("ANNOTATIONS", "IMAGES"),
-            help=f"a COCO file and its image folder, which become {split}{more}",
-        )
+        add_set_flag(parser, flag, f"which become {split}{more}")
     parser.add_argument(
         "--schedule",
         choices=("auto", "config"),
@@ -245,12 +240,20 @@ def add_backend_flags(parser: argparse.ArgumentParser, when: str = "") -> None:
         help=f"the type in which the backend computes{when}; without --backend, auto is meant "
         "(default: float32)",
     )
-    parser.add_argument(
+    add_set_flag(
+        parser,
         "--calibration-data",
+        "with images like those to come, on which --dtype int8 is calibrated",
+    )
+
+
+def add_set_flag(parser: argparse.ArgumentParser, flag: str, purpose: str) -> None:
+    """Add a flag that takes a COCO file and its image folder, and say what they are for."""
+    parser.add_argument(
+        flag,
         nargs=2,
         metavar=("ANNOTATIONS", "IMAGES"),
-        help="a COCO file and its image folder, with images like those to come, on which --dtype "
-        "int8 is calibrated",
+        help=f"a COCO file and its image folder, {purpose}",
     )
 
 
@@ -291,6 +294,29 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="tcp://HOST:PORT of the machine of rank 0 (default: a free port of this machine)",
     )
+
+
+def load_portable_config(
+    options: argparse.Namespace, datasets: tuple[tuple[str, str, str], ...] = ()
+) -> Any:
+    """Load the configuration of a detector that the portable engine shall run, and register sets.
+
+    Args:
+        options: of ``add_config_flag`` and ``add_fit_config_flag``, with ``overrides``.
+        datasets: as ``read_dataset_flags`` gives them.
+    """
+    from resnext_det.detection.jobs import Job
+
+    job = Job(
+        options.config_file,
+        overrides=tuple(options.overrides),
+        engine="portable",
+        fit_config=options.fit_config,
+        preprocessing=options.preprocessing,
+        datasets=datasets,
+        weights=options.weights,
+    )
+    return job.configuration(training=False)
 
 
 def build_job(

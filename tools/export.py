@@ -32,8 +32,10 @@ from typing import TYPE_CHECKING
 from resnext_det.command_line import (
     add_config_flag,
     add_fit_config_flag,
+    add_set_flag,
     build_parser,
     finish,
+    load_portable_config,
 )
 
 if TYPE_CHECKING:
@@ -51,21 +53,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="ends in .onnx, .xml (OpenVINO) or .pt2 (torch.export)",
     )
-    parser.add_argument(
-        "--test-data",
-        nargs=2,
-        metavar=("ANNOTATIONS", "IMAGES"),
-        help="a COCO file and its image folder, on which AP has to be the same",
-    )
+    add_set_flag(parser, "--test-data", "on which AP has to be the same")
     parser.add_argument(
         "--int8", action="store_true", help="quantize the file, on images of --calibration-data"
     )
-    parser.add_argument(
-        "--calibration-data",
-        nargs=2,
-        metavar=("ANNOTATIONS", "IMAGES"),
-        help="a COCO file and its image folder, with images like those to come",
-    )
+    add_set_flag(parser, "--calibration-data", "with images like those to come, for --int8")
     parser.add_argument(
         "--max-loss",
         type=float,
@@ -95,21 +87,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def export(options: argparse.Namespace) -> Iterator[str]:
     """Export the detector; yield a line for what was written, and one for every check."""
     from resnext_det.detection.inference import Predictor
-    from resnext_det.detection.jobs import Job
 
     if options.output.exists() and not options.force:
         raise ValueError(
             f"{options.output} exists; choose another name, or replace it with --force"
         )
-    job = Job(
-        options.config_file,
-        overrides=tuple(options.overrides),
-        engine="portable",
-        fit_config=options.fit_config,
-        preprocessing=options.preprocessing,
-        weights=options.weights,
-    )
-    cfg = job.configuration(training=False)
+    cfg = load_portable_config(options)
     predictor = Predictor(cfg, options.overrides, preprocessing=options.preprocessing)
     if options.int8:
         yield from _export_int8(options, predictor)

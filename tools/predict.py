@@ -25,7 +25,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from resnext_det.command_line import (
     CONFIG_NODES,
@@ -35,6 +34,7 @@ from resnext_det.command_line import (
     add_fit_config_flag,
     build_parser,
     finish,
+    load_portable_config,
     read_dataset_flags,
 )
 
@@ -86,7 +86,7 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
     from resnext_det.detection.video import is_video
 
     datasets = tuple(read_dataset_flags(options))
-    cfg = None if options.exported else _load_config(options, datasets)
+    cfg = None if options.exported else load_portable_config(options, datasets)
     if cfg is None:
         _register(options, datasets)
     name = _choose_dataset(datasets, cfg.DATASETS.TEST if cfg else ())
@@ -117,22 +117,6 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
         f"{detections} detections of score {options.score:g} or more on {images} {kinds}; "
         f"they are in {options.output}"
     )
-
-
-def _load_config(options: argparse.Namespace, datasets: tuple[tuple[str, str, str], ...]) -> Any:
-    """Load the configuration of a checkpoint, and register the datasets."""
-    from resnext_det.detection.jobs import Job
-
-    job = Job(
-        options.config_file,
-        overrides=tuple(options.overrides),
-        engine="portable",
-        fit_config=options.fit_config,
-        preprocessing=options.preprocessing,
-        datasets=datasets,
-        weights=options.weights,
-    )
-    return job.configuration(training=False)
 
 
 def _register(options: argparse.Namespace, datasets: Sequence[tuple[str, str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""What can be compared: who takes part, how each is built, and how far outputs may differ."""
+"""Define a comparison: who takes part, how each is built, and how far outputs may differ."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Candidate:
 
 
 class Case(ABC):
-    """What is compared. A case can be pickled, as another process builds of it what it measures."""
+    """Define what is compared; it can be pickled, as memory is measured in a new process."""
 
     device: torch.device
     limits: Mapping[str, float] = LIMITS

@@ -1,4 +1,4 @@
-"""What a user waits for before the work begins: imports, --help, building, loading weights."""
+"""Time what a user waits for before the work begins: imports, --help, building, weights."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from resnext_det.roi_align import align_regions
 from resnext_det.runtimes.folded import arrange_weights, fold_norms
+from resnext_det.runtimes.parts import measure_difference
 from resnext_det.shared_res5 import exchange_c4_head, find_shared_class, run_res5
 
 
@@ -44,5 +45,4 @@ def measure_c4_error(model: nn.Module, fast: nn.Module, maps: dict[str, Tensor])
     regions = torch.cat([torch.zeros(8, 1), corners.flatten(1) * size], dim=1).to(features.device)
     exact = heads.res5(align_regions(features, regions, grid))
     found = run_res5(fast.roi_heads.res5, features, regions, grid)  # type: ignore[union-attr, arg-type]
-    largest = exact.abs().max().clamp(min=torch.finfo(exact.dtype).tiny)
-    return float((found - exact).abs().max() / largest)
+    return measure_difference(found, exact)

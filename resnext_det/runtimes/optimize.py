@@ -34,6 +34,7 @@ from resnext_det.runtimes.parts import (
     find_proposal_head,
     find_region_head,
     list_outputs,
+    measure_difference,
     record_calls,
 )
 from resnext_det.runtimes.pooling import find_pooler
@@ -229,7 +230,7 @@ def _find_parts(model: nn.Module, example: Any, *, with_regions: bool) -> _Found
     parts = [
         Part(
             "dense",
-            DenseNetwork(backbone, head, names).eval(),
+            DenseNetwork(backbone, head, names, _name_maps(maps)).eval(),
             images.detach(),
             list_outputs(maps, lists),
             {0: 1, 2: multiple, 3: multiple},
@@ -247,6 +248,10 @@ def _find_parts(model: nn.Module, example: Any, *, with_regions: bool) -> _Found
     return _Found(parts, backbone, head, regions, maps, lists, names)
 
 
+def _name_maps(maps: Any) -> tuple[str, ...]:
+    return () if isinstance(maps, Tensor) else tuple(maps)
+
+
 def _measure_error(part: Part, run: Run) -> float:
     """Measure the largest difference from the exact outputs, in units of the largest of each.
 
@@ -257,14 +262,13 @@ def _measure_error(part: Part, run: Run) -> float:
         pairs = [(part.outputs, run(part.example)), (part.network(smaller), run(smaller))]
     errors = []
     for exact, found in (pair for outputs in pairs for pair in zip(*outputs)):
-        largest = exact.abs().max().clamp(min=torch.finfo(exact.dtype).tiny)
-        errors.append(float((found - exact).abs().max() / largest))
+        errors.append(measure_difference(found, exact))
     return float(torch.tensor(errors).max())  # NaN if one is
 
 
 def _exchange(model: nn.Module, found: _Found, runs: Sequence[Run]) -> nn.Module:
     """Copy a model with stand-ins for its parts, of which nothing is copied."""
-    names = () if isinstance(found.maps, Tensor) else tuple(found.maps)
+    names = _name_maps(found.maps)
     first = found.names[0] if found.proposal_head is not None else ""
     fast = FastBackbone(found.backbone, runs[0], names, first)
     if found.backbone is model:

@@ -72,6 +72,12 @@ def _format_size(multiple: int) -> str:
     return "any" if multiple == 1 else f"a multiple of {multiple}"
 
 
+def measure_difference(found: Tensor, exact: Tensor) -> float:
+    """Measure the largest difference from the exact values, in units of the largest of those."""
+    largest = exact.abs().max().clamp(min=torch.finfo(exact.dtype).tiny)
+    return float((found - exact).abs().max() / largest)
+
+
 def list_outputs(maps: Any, lists: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
     """List the maps of a backbone, or its only output, and then what a proposal head returned."""
     outputs = [maps] if isinstance(maps, Tensor) else list(maps.values())
@@ -85,13 +91,19 @@ class DenseNetwork(nn.Module):
         backbone: gives {name: map}, or a tensor.
         head: maps a list of maps to lists of tensors; None without one.
         names: of the maps that ``head`` takes.
+        every: the names of all maps; none for a backbone that gives a tensor.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module | None = None, names: Sequence[str] = ()
+        self,
+        backbone: nn.Module,
+        head: nn.Module | None = None,
+        names: Sequence[str] = (),
+        every: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.names = backbone, head, tuple(names)
+        self.backbone, self.head = backbone, head
+        self.names, self.every = tuple(names), tuple(every)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images to the maps, then the head's outputs: all of its first list, then the next."""

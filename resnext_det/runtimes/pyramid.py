@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,8 +76,7 @@ def split_pyramid(part: Part) -> tuple[Part, PyramidTail] | None:
         return None
     children = dict(network.backbone.named_children())
     levels = sorted(int(name[len(_OUTPUT) :]) for name in children if _is_output(name))
-    with torch.no_grad():
-        names = tuple(network.backbone(part.example[:1])) if levels else ()
+    names = network.every
     own = [f"p{level}" for level in levels]
     more = names[len(own) :]
     top = children.get("top_block")

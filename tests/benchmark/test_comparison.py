@@ -1,4 +1,4 @@
-"""What agrees is timed, what does not is told; and how that looks as text, JSON and bars."""
+"""Check that only what agrees is timed, and the text, JSON and bars that tell of it."""
 
 from __future__ import annotations
 

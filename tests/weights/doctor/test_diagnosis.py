@@ -166,7 +166,7 @@ def test_a_detector_of_another_program(head: str, tmp_path: Path) -> None:
     ],
 )
 def test_detectors_of_detectron2s_zoo(config: str, kind: str | None, tmp_path: Path) -> None:
-    """Where no shipped configuration is of their kind, their backbone is what can be used."""
+    """Recommend the backbone of a detector for whose kind no configuration is shipped."""
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.config import get_cfg
     from detectron2.model_zoo import get_config_file
