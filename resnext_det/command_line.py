@@ -47,6 +47,7 @@ CONFIG_NODES = (
     *("OUTPUT_DIR", "SEED", "SOLVER", "TEST", "VERSION", "VIS_PERIOD"),
 )
 PREPROCESSINGS = ("torchvision", "mmpretrain", "msra", "fair", "detectron1", "pycls", "paper")
+STAGES = ("res2", "res3", "res4", "res5")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,7 +170,7 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--accumulate`` and ``--recompute``, with which a training needs less memory."""
     parser.add_argument(
         "--accumulate",
-        type=int,
+        type=_read_parts,
         default=1,
         metavar="PARTS",
         help="compute each batch in so many parts, one after another, whose gradients add up to "
@@ -177,12 +178,30 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recompute",
-        type=lambda words: tuple(words.split(",")),
+        type=_read_stages,
         default=(),
         metavar="STAGES",
         help="keep only the inputs of the blocks of these stages, such as res3,res4,res5, and "
         "compute the rest again for the gradients, which stay the same",
     )
+
+
+def _read_parts(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(
+            f"a batch has no {word} parts; write 1 for the batch at once, or the number of its "
+            "parts"
+        )
+    return int(word)
+
+
+def _read_stages(word: str) -> tuple[str, ...]:
+    names = tuple(word.split(","))
+    if unknown := [name for name in names if name not in STAGES]:
+        raise argparse.ArgumentTypeError(
+            f"there is no stage {unknown[0]!r}; choose of {', '.join(STAGES)}, with commas between"
+        )
+    return names
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -394,13 +413,31 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
             raise
         sys.stderr.write(
             f"error: the package {missing} is not installed, and this command needs it; install "
-            "it, or by pip install resnext-det all that the commands need\n"
+            "it, or all that the commands need, by pip install -e . in the clone of this package\n"
+        )
+        return 1
+    except (ImportError, RuntimeError) as error:
+        if not _shows_unfit_torchvision(error):
+            raise
+        sys.stderr.write(
+            "error: the torchvision that is installed does not fit the torch beside it "
+            f"({str(error).strip().splitlines()[0]}); install two that "
+            "https://github.com/pytorch/vision#installation names together, or the newest by pip "
+            "install --upgrade torch torchvision\n"
         )
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def _shows_unfit_torchvision(error: Exception) -> bool:
+    """Tell what torchvision raises where it was built for another torch, when it is imported."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        return "torchvision" in f"{error.name} {error.path} {text}"
+    return "custom C++ ops" in text or re.search(r"operator torchvision::\w+ ", text) is not None
 
 
 def _show(line: str) -> None:

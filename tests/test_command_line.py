@@ -16,6 +16,7 @@ from resnext_det.config import get_cfg
 from resnext_det.data.images.imagenet5k import NUM_CLASSES
 from resnext_det.data.images.resizing import INTERPOLATIONS
 from resnext_det.detection.jobs import ENGINES
+from resnext_det.detection.memory import STAGES
 from resnext_det.evaluation.coco_backends import BACKENDS
 from resnext_det.weights import KNOWN
 from resnext_det.weights.writing import SUFFIXES
@@ -131,6 +132,50 @@ def test_a_preprocessing_that_is_none_is_refused_before_the_work(
 def test_the_nodes_of_a_configuration_are_known() -> None:
     """By them keys are told from files, also where no configuration can be read."""
     assert sorted(get_cfg()) == list(command_line.CONFIG_NODES)
+    assert STAGES == command_line.STAGES
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--accumulate 0", "a batch has no 0 parts; write 1 for the batch at once"),
+        ("--accumulate two", "a batch has no two parts; write 1 for the batch at once"),
+        ("--recompute res4,res7", "there is no stage 'res7'; choose of res2, res3, res4, res5"),
+    ],
+)
+def test_what_saves_memory_is_checked_before_the_work(
+    flags: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = "quickstart/faster_rcnn_X26_8x4d_FPN_shapes.yaml"
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["train", "--config-file", config, *flags.split()])
+    assert stop.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("error", "is_named"),
+    [
+        (RuntimeError("operator torchvision::nms does not exist"), True),
+        (RuntimeError("Couldn't load custom C++ ops. This can happen if\nyou compiled"), True),
+        (ImportError("undefined symbol: _ZN3c10", path="torchvision/_C.so"), True),
+        (RuntimeError("one of our own mistakes"), False),
+    ],
+)
+def test_a_torchvision_of_another_torch_is_named(
+    error: Exception, is_named: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> list[str]:
+        raise error
+
+    if not is_named:
+        with pytest.raises(RuntimeError, match="one of our own mistakes"):
+            command_line.finish(work)
+        return
+    assert command_line.finish(work) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: the torchvision that is installed does not fit the torch ")
+    assert told.count("\n") == 1
 
 
 def test_numbers_in_help_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,8 +86,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def export(options: argparse.Namespace) -> Iterator[str]:
     """Export the detector; yield a line for what was written, and one for every check."""
+    from resnext_det.deploy.export import check_format
     from resnext_det.detection.inference import Predictor
 
+    check_format(options.output)
     if options.output.exists() and not options.force:
         raise ValueError(
             f"{options.output} exists; choose another name, or replace it with --force"

@@ -132,6 +132,12 @@ def _register(options: argparse.Namespace, datasets: Sequence[tuple[str, str, st
         " ".join(options.overrides): options.overrides,
     }
     strange = next((flag for flag, value in given.items() if value), None)
+    if strange in ("--dtype", "--calibration-data"):
+        raise ValueError(
+            f"{strange} cannot change {options.weights}, which computes in the type that it was "
+            "exported in; leave it out, export the detector anew with --int8, or run its "
+            "checkpoint in place of this file"
+        )
     if strange:
         raise ValueError(
             f"{strange} cannot change {options.weights}, whose configuration was fixed when it was "

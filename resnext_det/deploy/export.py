@@ -102,7 +102,7 @@ def export_detector(
         OSError: the file could not be written.
     """
     path = Path(path).expanduser()
-    _check_packages(path)
+    check_format(path)
     predictor = detector if isinstance(detector, Predictor) else Predictor(detector)
     metadata = describe(predictor)
     program = trace(predictor)
@@ -212,8 +212,12 @@ def _make_example() -> torch.Tensor:
     return torch.zeros(150, 170, 3, dtype=torch.uint8)
 
 
-def _check_packages(path: Path) -> None:
-    """Refuse a suffix that is unknown, or whose files cannot be written here."""
+def check_format(path: Path) -> None:
+    """Refuse a suffix that is unknown, or whose files cannot be written here.
+
+    Raises:
+        ValueError: see above.
+    """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(

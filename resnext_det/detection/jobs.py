@@ -375,7 +375,7 @@ _Task = Literal["train", "evaluate", "propose"]
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
     if job.backend is not None:
         check_backend(job.backend)
-    MemorySaving(job.accumulate, job.recompute)  # an error comes before any work
+    saving = MemorySaving(job.accumulate, job.recompute)  # an error comes before any work
     cfg, fitted = job.fit(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
@@ -385,9 +385,11 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
         check_named(cfg, "TEST")
     if task == "train":
         check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
-    if task == "train" and job.world_size > 1:
-        batch = scale_to_processes(cfg, job.world_size).SOLVER.IMS_PER_BATCH
-        distributed.divide_batch(batch, job.world_size)
+        batch = cfg.SOLVER.IMS_PER_BATCH
+        if job.world_size > 1:
+            batch = scale_to_processes(cfg, job.world_size).SOLVER.IMS_PER_BATCH
+            batch = distributed.divide_batch(batch, job.world_size)
+        saving.check_batch(batch)
     arguments = (job, cfg, fitted, task, files)
     per_dataset = launch(_run_task, job, device=cfg.MODEL.DEVICE, args=arguments)
     return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})

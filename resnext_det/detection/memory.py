@@ -57,6 +57,18 @@ class MemorySaving:
                 f"there is no stage {unknown[0]!r} to recompute; choose of {', '.join(STAGES)}"
             )
 
+    def check_batch(self, images: int) -> None:
+        """Refuse more parts than a process has images of a batch.
+
+        Raises:
+            ValueError: see above.
+        """
+        if self.accumulate > images:
+            raise ValueError(
+                f"a batch of {images} images in each process has no {self.accumulate} parts; write "
+                f"--accumulate {images} or less, or a larger SOLVER.IMS_PER_BATCH"
+            )
+
     def check(self, model: nn.Module, images: int) -> None:
         """Refuse what cannot give the numbers of the whole batch.
 
@@ -67,11 +79,7 @@ class MemorySaving:
         Raises:
             ValueError: more parts than images; batch norms that are trained.
         """
-        if self.accumulate > images:
-            raise ValueError(
-                f"a batch of {images} images in each process has no {self.accumulate} parts; write "
-                f"--accumulate {images} or less, or a larger SOLVER.IMS_PER_BATCH"
-            )
+        self.check_batch(images)
         for name, module in model.named_modules():
             recomputed = set(name.split(".")) & set(self.recompute)
             if isinstance(module, _BatchNorm) and (self.accumulate > 1 or recomputed):

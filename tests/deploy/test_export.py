@@ -24,6 +24,7 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.results import ImageDetections
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import C4_CHANGES, as_overrides, write_config
+from tests.tools.helpers import read_error, run_tool
 
 KINDS: dict[str, list[Any]] = {"FPN": [], "C4": C4_CHANGES}
 SCALE = 2
@@ -122,6 +123,16 @@ def compare(found: ImageDetections, wanted: ImageDetections) -> Any:
 
 
 BEST, NEXT = (0.9, 1, [0.0, 0.0, 20.0, 20.0]), (0.5, 2, [5.0, 5.0, 9.0, 9.0])
+
+
+def test_a_suffix_is_refused_before_the_detector_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onx"
+    assert run_tool("export", "--weights", tmp_path / "none.pth", "--output", path) == 1
+    assert read_error(capsys) == (
+        f"{path}: the suffix says what is written; end it in one of .onnx, .xml, .pt2\n"
+    )
 
 
 def test_a_difference_is_found() -> None:

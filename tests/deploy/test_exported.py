@@ -149,7 +149,7 @@ def test_predict_runs_without_torch(model: Path, tmp_path: Path) -> None:
 def test_other_commands_say_what_they_lack(tmp_path: Path) -> None:
     done = run_without_torch(tmp_path, "train", "--config-file", "tiny.yaml")
     assert done.returncode == 1 and done.stdout == ""
-    words = "install it, or by pip install resnext-det all that the commands need"
+    words = "all that the commands need, by pip install -e . in the clone of this package"
     assert done.stderr.startswith("error: the package ") and done.stderr.endswith(f"{words}\n")
     assert done.stderr.count("\n") == 1
 
@@ -317,7 +317,6 @@ def test_inspect_tells_what_a_file_is(model: Path, tmp_path: Path) -> None:
         (["--fit-config"], "--fit-config"),
         (["--config-file", "tiny.yaml"], "--config-file"),
         (["--preprocessing", "fair"], "--preprocessing"),
-        (["--dtype", "bfloat16"], "--dtype"),
         (["MODEL.DEVICE", "cpu"], "MODEL.DEVICE cpu"),
         (["MODEL.WEIGTHS"], "MODEL.WEIGTHS"),
     ],
@@ -331,6 +330,15 @@ def test_what_cannot_be_changed_is_refused(
         f"{flag} cannot change {model}, whose configuration was fixed when it was exported; leave "
         "it out, or export the detector anew with it\n"
     )
+
+
+def test_another_type_is_a_matter_of_the_export(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tool("predict", model, tmp_path, "--dtype", "int8") == 1
+    told = read_error(capsys)
+    assert told.startswith(f"--dtype cannot change {model}, which computes in the type that it was")
+    assert "export the detector anew with --int8, or run its checkpoint" in told
 
 
 def test_the_backend_can_be_chosen(
