@@ -111,6 +111,8 @@ def read_trained(
             "path of its file, such as model_final.pth in the OUTPUT_DIR of a training"
         )
     file = read_weights(source, mapped=True)
+    if resume:
+        Checkpointer(cfg.OUTPUT_DIR).tell_choice()
     file.refuse_unusable()
     file = assume_preprocessing(file, preprocessing)
     check_configuration(cfg, file, overridden=overridden)

@@ -7,7 +7,6 @@ for half a file. Loading takes tensors and plain data only: no file runs code.
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from resnext_det.files import list_first, write_file
-from resnext_det.weights.containers import read_container
+from resnext_det.weights.containers import find_damage, read_container
 from resnext_det.weights.unpickling.descriptions import describe_object, find_placeholder
 
 logger = logging.getLogger(__name__)
@@ -71,16 +70,14 @@ class Checkpointer:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged or cut short, holds no training state, or something in
-                it is neither a tensor nor plain data.
+            ValueError: the file is damaged (its checksums are compared) or cut short, holds no
+                training state, or something in it is neither a tensor nor plain data.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint {path}; {self._suggest_other(path)}")
-        try:
-            _, contents = read_container(path)
-        except ValueError as error:
-            raise ValueError(f"{error}; {self._suggest_other(path)}") from error
+        if fault := _find_damage(path):
+            kind = ValueError if path.is_file() else FileNotFoundError
+            raise kind(f"the checkpoint {path} {fault}; take another one of that run")
+        _, contents = read_container(path)
         if not isinstance(contents, dict) or "model" not in contents:
             raise ValueError(
                 f"{path} holds no training state: it has no key 'model'; to start from weights "
@@ -97,28 +94,53 @@ class Checkpointer:
         return contents
 
     def latest(self) -> Path | None:
-        """Find the file that ``last_checkpoint`` names; None in a folder without one.
+        """Find the newest whole checkpoint; None in a folder without any.
+
+        It is the one that ``last_checkpoint`` names. Where that file, or the one that it names, is
+        missing or damaged, it is the newest whole one to resume from, and ``tell_choice`` says so.
 
         Raises:
-            ValueError: ``last_checkpoint`` is empty or names something other than a file of this
-                folder.
-            FileNotFoundError: the file that it names is gone.
+            ValueError: there are checkpoints, and none of them is whole.
         """
+        return self._choose()[0]
+
+    def tell_choice(self) -> None:
+        """Warn where ``latest`` is not what ``last_checkpoint`` names."""
+        if reason := self._choose()[1]:
+            logger.warning(reason)
+
+    def _choose(self) -> tuple[Path | None, str]:
+        """Choose the newest whole checkpoint; say why it is not the one that is named."""
         pointer = self.output_dir / LAST_CHECKPOINT
-        if not pointer.is_file():
-            return None
-        name = pointer.read_text(errors="replace").strip()
-        path = self.output_dir / name
-        if not name or name != path.name:
-            raise ValueError(
-                f"{pointer} should hold the bare name of a checkpoint, but holds {name!r}; "
-                f"{self._suggest_other(path)}"
+        others = sorted(
+            self.output_dir.glob("model_*.pth"),
+            key=lambda path: (path.stat().st_mtime_ns, path.name),
+            reverse=True,
+        )
+        if pointer.is_file():
+            name = pointer.read_text(errors="replace").strip()
+            named = self.output_dir / name
+            if not name or name != named.name:
+                fault = f"{pointer} holds {name!r:.80} in place of the bare name of a checkpoint"
+            elif damage := _find_damage(named):
+                fault = f"{named}, which {LAST_CHECKPOINT} names, {damage}"
+                others = [path for path in others if path != named]
+            else:
+                return named, ""
+        else:
+            fault = f"{pointer}, which names the newest checkpoint, is not there"
+        whole = next((path for path in others if _is_resumable(path)), None)
+        if whole is not None:
+            return whole, (
+                f"{fault}. The newest whole checkpoint, {whole.name}, is used in its place; what "
+                "came after it is computed again."
             )
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{pointer} names {name}, which is not there; {self._suggest_other(path)}"
-            )
-        return path
+        if not pointer.is_file():  # weights alone, or nothing
+            return None, ""
+        raise ValueError(
+            f"{fault}, and no whole checkpoint is beside it; begin anew with --overwrite in place "
+            "of --resume"
+        )
 
     def _remove_old(self, newest: Path) -> None:
         if self.max_to_keep is None:
@@ -129,20 +151,43 @@ class Checkpointer:
             if path != newest:
                 path.unlink(missing_ok=True)
 
-    def _suggest_other(self, path: Path) -> str:
-        """Say what to do instead of reading `path`: take the newest complete one beside it."""
-        whole = [
-            other
-            for other in path.parent.glob("*.pth")
-            if other != path and zipfile.is_zipfile(other)
-        ]
-        if not whole:
-            return "no other checkpoint is beside it, so start anew, without --resume"
-        newest = max(whole, key=lambda other: other.stat().st_mtime_ns)
-        return (
-            f"the newest complete checkpoint beside it is {newest.name}: to resume from that, "
-            f"write its name into {path.parent / LAST_CHECKPOINT}"
-        )
+
+def _find_damage(path: Path) -> str | None:
+    """Say why a file is not whole, in words that follow its name; None where it is."""
+    if not path.is_file():
+        return "is not there"
+    try:
+        damage = find_damage(path)
+    except (ValueError, OSError) as error:
+        return str(error).removeprefix(f"{path} ")
+    return f"is {damage}" if damage else None
+
+
+def _is_resumable(path: Path) -> bool:
+    """Tell whether a file is a whole checkpoint with all that a training goes on with."""
+    if _find_damage(path):
+        return False
+    try:
+        _, contents = read_container(path, mapped=True)
+    except (ValueError, OSError):
+        return False
+    return (
+        isinstance(contents, dict)
+        and "model" in contents
+        and "iteration" in contents
+        and find_optimizer_state(contents) is not None
+        and find_placeholder(contents) is None
+    )
+
+
+def find_optimizer_state(contents: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Find the optimizer's state in a checkpoint: at the top, or where detectron2 nests it."""
+    if "optimizer" in contents:
+        return contents["optimizer"]
+    nested: Any = contents
+    for name in ("trainer", "_trainer", "optimizer"):
+        nested = nested.get(name) if isinstance(nested, Mapping) else None
+    return nested
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.files import list_first
 from resnext_det.training import distributed
-from resnext_det.training.checkpoint import LAST_CHECKPOINT
+from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,16 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
             f"{held}, which this training would destroy; add --resume to go on with it, choose "
             "another OUTPUT_DIR, or add --overwrite to remove it and begin anew"
         )
-    elif resume and LAST_CHECKPOINT not in found and any(name.endswith(".pth") for name in found):
+    elif (
+        resume
+        and LAST_CHECKPOINT not in found
+        and any(name.endswith(".pth") for name in found)
+        and Checkpointer(folder).latest() is None
+    ):
         raise ValueError(
-            f"{held}, but no {LAST_CHECKPOINT}, which names the checkpoint to go on from; write "
-            "the name of one into that file, or choose another OUTPUT_DIR"
+            f"{held}, but no checkpoint to go on from: they are damaged or weights alone; to "
+            "start from weights set MODEL.WEIGHTS, leave --resume out, and choose another "
+            "OUTPUT_DIR"
         )
 
 

@@ -13,8 +13,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from resnext_det.files import list_first
 from resnext_det.training import distributed
-from resnext_det.training.checkpoint import Checkpointer, load_model_state
+from resnext_det.training.checkpoint import (
+    Checkpointer,
+    find_optimizer_state,
+    load_model_state,
+)
 from resnext_det.training.loop import Step
 
 logger = logging.getLogger(__name__)
@@ -57,8 +62,11 @@ class TrainingState:
         """Write ``<name>.pth`` after ``iteration``; every process calls it, the main one writes.
 
         Raises:
+            FloatingPointError: weights or momentum are not finite; nothing is written.
             OSError: it could not be written.
         """
+        with distributed.fail_together():
+            self._check_finite(iteration)
         random_states = distributed.gather_objects(_get_random_state())
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
@@ -126,8 +134,9 @@ class TrainingState:
                 "No checkpoint in %s; starting from the beginning.", self.checkpointer.output_dir
             )
             return 0
+        self.checkpointer.tell_choice()
         contents = self.checkpointer.load(path)
-        optimizer_state = _find_optimizer_state(contents)
+        optimizer_state = find_optimizer_state(contents)
         if optimizer_state is None or "iteration" not in contents:
             raise ValueError(
                 f"{path} holds weights, but no optimizer and iteration to resume; to start from "
@@ -146,6 +155,25 @@ class TrainingState:
         _restore_random_state(contents.get("random_state"), path)
         logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])
         return int(contents["iteration"]) + 1
+
+    def _check_finite(self, iteration: int) -> None:
+        """Refuse weights and momentum that a training cannot go on from."""
+        model = distributed.unwrap(self.model)
+        numbers = list(model.state_dict().items())
+        for state in self.optimizer.state.values():
+            numbers += [(f"the optimizer's {name}", value) for name, value in state.items()]
+        endless = [name for name, value in numbers if not _is_finite(value)]
+        if not endless:
+            return
+        newest = self.checkpointer.latest()
+        kept = "no checkpoint was written before" if newest is None else f"{newest} is from before"
+        raise FloatingPointError(
+            f"the training diverged at or before iteration {iteration}: {len(endless)} of "
+            f"{len(numbers)} tensors of weights and momentum hold NaN or infinite numbers "
+            f"({list_first(dict.fromkeys(endless), 3, of=len(endless))}), which are not saved; "
+            f"{kept}. Lower SOLVER.BASE_LR or SOLVER.WEIGHT_DECAY, lengthen the warm-up, or clip "
+            "gradients (SOLVER.CLIP_GRADIENTS.ENABLED True), and begin anew"
+        )
 
     def _collect(self, iteration: int) -> dict[str, Any]:
         optimizer = self.optimizer.state_dict()
@@ -219,16 +247,14 @@ class MovingAverage:
         load_model_state(self._averaged, state_dict)
 
 
+def _is_finite(value: Any) -> bool:
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return not floating or bool(value.isfinite().all())
+
+
 def _get_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     with_first = {"initial_lr": group["lr"], **group}
     return {name: with_first.get(name) for name in _SETTINGS}
-
-
-def _find_optimizer_state(contents: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Find the optimizer's state: at the top, or where detectron2's DefaultTrainer nests it."""
-    if "optimizer" in contents:
-        return contents["optimizer"]
-    return contents.get("trainer", {}).get("_trainer", {}).get("optimizer")
 
 
 def _get_random_state() -> dict[str, torch.Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
@@ -128,13 +129,28 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
 def find_damage(path: str | Path) -> str | None:
     """Say what of a file that is read is not what its own checksums say; None where all is.
 
-    Of the files that are read only zip archives of ``torch.save`` have checksums.
+    Of the files that are read only zip archives of ``torch.save`` have checksums. A file that has
+    not changed is looked through once.
+
+    Raises:
+        ValueError: as ``read_container``, of a file that is no container or no whole archive.
     """
     path = Path(path)
+    written = path.stat()
+    stamp = (written.st_dev, written.st_ino, written.st_size, written.st_mtime_ns)
+    return _compare_checksums(path, stamp)
+
+
+@functools.lru_cache(maxsize=64)
+def _compare_checksums(path: Path, stamp: tuple[int, ...]) -> str | None:
+    """Do what ``find_damage`` says; ``stamp`` tells one content of a file from another."""
     with path.open("rb") as file:
         if _find_kind(path, file.read(512)) != "torch zip":
             return None
-    damaged = [ascii(name)[1:-1][:80] for name in find_damaged_entries(path)]
+    try:
+        damaged = [ascii(name)[1:-1][:80] for name in find_damaged_entries(path)]
+    except Unreadable as error:
+        raise ValueError(f"{path} {error}") from error.__cause__
     if not damaged:
         return None
     return (

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import list_first
-from resnext_det.weights.containers import Contents, read_container, unpack_weights
+from resnext_det.weights.containers import (
+    Contents,
+    find_damage,
+    read_container,
+    unpack_weights,
+)
 from resnext_det.weights.formats import NativeWeights, convert_to_native
 from resnext_det.weights.health import tell_not_finite
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
@@ -105,10 +110,13 @@ class WeightFile:
         """Refuse weights with which no work can begin.
 
         Raises:
-            ValueError: they are neither a detector's nor of a network that is recognized, or some
-                of their numbers are NaN or infinite; the text says what to do.
+            ValueError: they are neither a detector's nor of a network that is recognized, some of
+                their numbers are NaN or infinite, or are not what the checksums in the file say;
+                the text says what to do.
         """
         try:
+            if os.path.isfile(self.path) and (damage := find_damage(self.path)):
+                raise ValueError(damage)
             if self.architecture is None and self.format != "detector":
                 find_architecture(self.state)
             if self.not_finite:

@@ -95,31 +95,73 @@ def test_a_failed_save_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_latest(tmp_path: Path) -> None:
+def flip_bit(path: Path) -> None:
+    """Change one bit of a tensor's data."""
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(100).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+# What can befall last_checkpoint, and the newest file that it names.
+FAULTS: dict[str, Callable[[Path, Path], Any]] = {
+    "empty": lambda pointer, newest: pointer.write_text(""),
+    "absolute": lambda pointer, newest: pointer.write_text(str(newest)),
+    "above": lambda pointer, newest: pointer.write_text(f"../{newest.parent.name}/{newest.name}"),
+    "is not there": lambda pointer, newest: pointer.unlink(),
+    "missing file": lambda pointer, newest: newest.unlink(),
+    "cut": lambda pointer, newest: newest.write_bytes(newest.read_bytes()[:-300]),
+    "empty file": lambda pointer, newest: newest.write_bytes(b""),
+    "checksums": lambda pointer, newest: flip_bit(newest),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.latest() is None
-    first = checkpointer.save("model_0000000", {"model": {}})
-    assert checkpointer.latest() == first
-    second = checkpointer.save("model_0000001", {"model": {}})
-    assert checkpointer.latest() == second
-    second.unlink()
-    with pytest.raises(FileNotFoundError, match=r"model_0000001\.pth.*model_0000000\.pth"):
-        checkpointer.latest()
-    for pointer in ("", "../model_0000000.pth", "/model_0000000.pth"):
-        (tmp_path / "last_checkpoint").write_text(pointer)
-        with pytest.raises(ValueError, match=r"bare name"):
+    paths = []
+    for iteration in range(3):
+        state = {"model": {"a": torch.ones(100)}, "optimizer": {}, "iteration": iteration}
+        paths.append(checkpointer.save(f"model_{iteration:07d}", state))
+        assert checkpointer.latest() == paths[-1]
+    for number, path in enumerate(paths):
+        os.utime(path, ns=(number, number))
+    Checkpointer(tmp_path / "weights").save("model_final", {"model": {}})
+    (tmp_path / "weights" / "model_final.pth").rename(tmp_path / "model_final.pth")  # newer
+    checkpointer.tell_choice()
+    assert not caplog.records
+    FAULTS[name](tmp_path / "last_checkpoint", paths[2])
+    left = paths[2] if name in ("empty", "absolute", "above", "is not there") else paths[1]
+    assert checkpointer.latest() == left
+    checkpointer.tell_choice()
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert record.levelname == "WARNING" and f"{left.name}, is used in its place" in told
+    assert "last_checkpoint" in told
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if name == "is not there":
+        assert checkpointer.latest() is None  # model_final.pth holds weights alone
+    else:
+        with pytest.raises(ValueError, match=r"no whole checkpoint is beside it.*--overwrite"):
             checkpointer.latest()
 
 
 SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "truncated": (
         lambda path: path.write_bytes(path.read_bytes()[:-300]),
-        ("damaged or cut short", "model_0000000.pth", "last_checkpoint"),
+        ("damaged or cut short", "take another one of that run"),
     ),
-    "empty": (lambda path: path.write_bytes(b""), ("is empty", "model_0000000.pth")),
+    "empty": (lambda path: path.write_bytes(b""), ("is empty",)),
     "text": (
         lambda path: path.write_text("<!DOCTYPE html><html>404</html>"),
-        ("is a web page", "model_0000000.pth"),
+        ("is a web page",),
+    ),
+    "one bit": (
+        lambda path: torch.save({"model": {"a": torch.ones(100)}}, path) or flip_bit(path),  # type: ignore[func-returns-value]
+        ("is damaged: 1 entries are not what their checksums say",),
     ),
     "hostile": (
         lambda path: torch.save({"model": {"a": RunsCode(path.with_name("ran"))}}, path),
@@ -133,7 +175,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         lambda path: torch.save({"weight": torch.zeros(3)}, path),
         ("no key 'model'", "MODEL.WEIGHTS"),
     ),
-    "missing": (Path.unlink, ("no checkpoint", "model_0000000.pth")),
+    "missing": (Path.unlink, ("is not there",)),
 }
 
 

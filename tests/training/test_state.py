@@ -107,3 +107,29 @@ def test_a_checkpoint_without_a_part(tmp_path: Path) -> None:
         ValueError, match=r"holds no model_ema: it is of a training with other settings"
     ):
         other.resume()
+
+
+@pytest.mark.parametrize("place", ["weights", "statistics", "momentum"])
+def test_what_is_not_finite_is_never_kept(tmp_path: Path, place: str) -> None:
+    state = make_toy_state(tmp_path)
+    good: list[Path] = []
+
+    def spoil(step: Step) -> None:
+        if step.iteration == 1:
+            good.append(state.save_after(step))
+        elif step.iteration == 3:
+            first = next(iter(state.optimizer.state.values()))
+            tensors = {
+                "weights": state.model.state_dict()["head.weight"],
+                "statistics": state.model.state_dict()["body.1.running_var"],
+                "momentum": first["momentum_buffer"],
+            }
+            tensors[place].view(-1)[0] = float("nan" if place == "weights" else "inf")
+
+    before = "head.weight" if place == "weights" else "body.1.running_var"
+    name = "the optimizer's momentum_buffer" if place == "momentum" else before
+    words = rf"iteration 3: 1 of 15 tensors .*\({name}\).*model_0000001\.pth is from before"
+    with pytest.raises(FloatingPointError, match=words):
+        train_toy(state, stop=4, after_step=[spoil, state.save_every(9)], save=state.save_after)
+    assert {path.name for path in tmp_path.iterdir()} == {"model_0000001.pth", "last_checkpoint"}
+    assert Checkpointer(tmp_path).latest() == good[0]
