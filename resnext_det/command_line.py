@@ -6,6 +6,7 @@ No library is imported before a command line is understood, so that --help answe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import runpy
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext_det.files import escape_unknown_letters, shipped_folder
 from resnext_det.runtimes import BACKENDS, DTYPES
+from resnext_det.signals import handle_stop, interrupt
 
 if TYPE_CHECKING:
     from resnext_det.detection.jobs import Job, Metrics
@@ -398,36 +400,38 @@ def finish(work: Callable[[], Iterable[str]], *, resumable: bool = False) -> int
         resumable: say after Ctrl-C that --resume goes on.
 
     Returns:
-        The exit status: 0; 1 for an error that the user can mend; 130 after Ctrl-C or SIGTERM.
+        The exit status: 0; 1 for an error that the user can mend; 130 after Ctrl-C, SIGTERM or
+        SIGHUP.
     """
     try:
-        for line in work():
-            _show(line)
+        with handle_stop(interrupt):
+            for line in work():
+                _show(line)
     except KeyboardInterrupt as stop:  # a training that was stopped in order says more
         goes_on = "; --resume goes on from the newest checkpoint in OUTPUT_DIR, if there is one"
-        sys.stderr.write(f"{str(stop) or 'stopped' + goes_on * resumable}\n")
+        _complain(str(stop) or "stopped" + goes_on * resumable)
         return 130
     except ModuleNotFoundError as error:  # of a package that was installed without what it needs
         missing = error.name or ""
         if missing.startswith("resnext_det"):
             raise
-        sys.stderr.write(
+        _complain(
             f"error: the package {missing} is not installed, and this command needs it; install "
-            "it, or all that the commands need, by pip install -e . in the clone of this package\n"
+            "it, or all that the commands need, by pip install -e . in the clone of this package"
         )
         return 1
     except (ImportError, RuntimeError) as error:
         if not _shows_unfit_torchvision(error):
             raise
-        sys.stderr.write(
+        _complain(
             "error: the torchvision that is installed does not fit the torch beside it "
             f"({str(error).strip().splitlines()[0]}); install two that "
             "https://github.com/pytorch/vision#installation names together, or the newest by pip "
-            "install --upgrade torch torchvision\n"
+            "install --upgrade torch torchvision"
         )
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        _complain(f"error: {error}")
         return 1
     return 0
 
@@ -438,6 +442,13 @@ def _shows_unfit_torchvision(error: Exception) -> bool:
     if isinstance(error, ImportError):
         return "torchvision" in f"{error.name} {error.path} {text}"
     return "custom C++ ops" in text or re.search(r"operator torchvision::\w+ ", text) is not None
+
+
+def _complain(text: str) -> None:
+    """Write a line to stderr, where the terminal is still open."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _show(line: str) -> None:

@@ -20,7 +20,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 FLOORS = (
-    ("architecture", "layers", "instances", "files", "console", "roi_align", "sparse_rpn"),
+    (
+        *("architecture", "layers", "instances", "files", "console", "signals"),
+        *("roi_align", "sparse_rpn"),
+    ),
     ("deformable",),
     ("resnext",),
     ("shared_res5",),

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from resnext_det.signals import STOP_SIGNALS, end_with_parent
+
 _POSIX = os.name == "posix"
-_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 
 class Failure:
@@ -103,7 +104,7 @@ def _hold_signals_back() -> Iterator[None]:
     if not _POSIX:
         yield
         return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -114,15 +115,17 @@ def _start_worker(worker: int) -> None:
     """Limit a worker to one thread, and leave requests to stop to the main process.
 
     The main process finishes its step first. Signals to its process group (Ctrl-C, a scheduler's or
-    timeout's SIGTERM) do not reach a worker in a group of its own. The worker cannot ignore
-    SIGTERM: torch ends workers by that. Where the main process is killed, a worker ends by itself.
+    timeout's SIGTERM, a terminal's SIGHUP) do not reach a worker in a group of its own. The worker
+    cannot ignore SIGTERM: torch ends workers by that. Where the main process is killed, a worker
+    ends by itself, also one that reads a file that never comes.
     """
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _POSIX:
         os.setpgrp()
-        while signal.SIGTERM in signal.sigpending():  # sent before the worker left the group
-            signal.sigwait((signal.SIGTERM,))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+        while pending := signal.sigpending() & set(STOP_SIGNALS):  # before it left the group
+            signal.sigwait(pending)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     torch.set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

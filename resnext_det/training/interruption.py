@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from resnext_det.signals import handle_stop
 from resnext_det.training import distributed
 
 logger = logging.getLogger(__name__)
@@ -40,9 +40,12 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.iteration = iteration
 
     def __str__(self) -> str:
-        stopped = f"the training was stopped after iteration {self.iteration}"
+        when = (
+            f"after iteration {self.iteration}" if self.iteration >= 0 else "before its first one"
+        )
+        stopped = f"the training was stopped {when}"
         if self.checkpoint is None:
-            return f"{stopped}; no checkpoint was asked for"
+            return f"{stopped} and left no checkpoint"
         return (
             f"{stopped} and left {self.checkpoint}; run the same command with --resume to go on "
             "from there"
@@ -50,34 +53,32 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StopAsked(Exception):
-    """An evaluation was left because the training was asked to stop; see ``leave_if_asked``."""
+    """A wait or an evaluation was left because the training was asked to stop."""
 
 
 class StopRequest:
-    """Catch SIGINT (Ctrl-C) and SIGTERM while entered: they leave a note, which ``is_made`` reads.
+    """Catch what asks to stop while entered: it leaves a note, which ``is_made`` reads.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread signals cannot be
-    caught, and nothing changes.
+    That is SIGINT (Ctrl-C), SIGTERM, and SIGHUP of a closed terminal. A second SIGINT raises
+    KeyboardInterrupt at once. Outside the main thread signals cannot be caught, and nothing
+    changes.
     """
 
     _entered: StopRequest | None = None
 
     def __init__(self) -> None:
         self._asked = False
+        self._waits = False
         self._interrupts = 0
-        self._previous: dict[int, Any] = {}
+        self._caught = handle_stop(self._note)
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+        self._caught.__enter__()
         StopRequest._entered = self
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-        self._previous.clear()
+    def __exit__(self, *error: Any) -> None:
+        self._caught.__exit__(*error)
         StopRequest._entered = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -86,8 +87,12 @@ class StopRequest:
             if self._interrupts > 1:
                 raise KeyboardInterrupt
         if not self._asked and distributed.is_main_process():
-            os.write(2, _ASKED)  # logging is not safe within a signal handler
+            with suppress(OSError):  # of a closed terminal
+                os.write(2, _ASKED)  # logging is not safe within a signal handler
         self._asked = True
+        if self._waits:
+            self._waits = False
+            raise StopAsked
 
     def is_made(self) -> bool:
         """Tell whether any process of the group was asked to stop; all learn it at one step."""
@@ -98,6 +103,31 @@ class StopRequest:
         """Tell whether this process was asked to stop the training that it is in, if any."""
         return cls._entered is not None and cls._entered._asked
 
+    @classmethod
+    @contextmanager
+    def leave_waits(cls) -> Iterator[None]:
+        """Leave what is within as soon as the training around it is asked to stop, if any is.
+
+        It is for a wait that may never end, as that for a batch. Enter it in ``fail_together``.
+
+        Raises:
+            StopAsked: it was.
+        """
+        request = cls._entered
+        if request is None:
+            yield
+            return
+        request._waits = True
+        try:
+            if request._asked:
+                raise StopAsked
+            yield
+        finally:
+            request._waits = False
+
+
+_END: Any = object()
+
 
 def leave_if_asked(batches: Iterable[T]) -> Iterator[T]:
     """Pass on the batches of an evaluation, until the training around it is asked to stop.
@@ -107,9 +137,12 @@ def leave_if_asked(batches: Iterable[T]) -> Iterator[T]:
     Raises:
         StopAsked: it was. The training then saves its state, and evaluates when it is resumed.
     """
-    for batch in batches:
-        if StopRequest.is_noted():
-            raise StopAsked
+    source = iter(batches)
+    while True:
+        with StopRequest.leave_waits():
+            batch = next(source, _END)
+        if batch is _END:
+            return
         yield batch
 
 
@@ -125,7 +158,7 @@ def keep_state(iteration: int, save: SaveState | None) -> Iterator[None]:
         save: None where no step was finished, or nothing is saved.
 
     Raises:
-        TrainingInterrupted: an evaluation was left by ``leave_if_asked``.
+        TrainingInterrupted: it was left by ``leave_if_asked`` or ``leave_waits``.
         FileNotFoundError, OSError, ValueError: in place of one of that kind, with its text.
     """
     try:

@@ -103,12 +103,12 @@ def train_loop(
         split: computes the losses of a batch in parts, see ``LossParts``; at first all at once.
         after_step: called in order after each step. What they draw from torch's generators is
             undone, so that the training does not depend on how often it is evaluated or saved.
-        save: saves a checkpoint after a step and returns its path. It is called where SIGINT or
-            SIGTERM asks to stop, and where a batch or a callable after the step fails.
+        save: saves a checkpoint after a step and returns its path. It is called where SIGINT,
+            SIGTERM or SIGHUP asks to stop, and where a batch or a callable after the step fails.
 
     Raises:
         FloatingPointError: a loss is infinite or NaN.
-        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and ``save`` called.
+        TrainingInterrupted: one of these signals came; the step was finished and ``save`` called.
         ValueError: the batches end before ``stop``; the model returns no losses; float16 without a
             scaler.
         ValueError, OSError: of a batch or a callable, with the checkpoint in its text.
@@ -129,7 +129,7 @@ def train_loop(
     with StopRequest() as stop_request:
         for iteration in range(start, stop):
             began = time.perf_counter()
-            with keep_state(iteration - 1, save_last):
+            with keep_state(iteration - 1, save_last), stop_request.leave_waits():
                 batch, data_seconds = next(source)
             optimizer.zero_grad()
             mixed = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)

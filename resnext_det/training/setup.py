@@ -149,7 +149,7 @@ def set_up(cfg: CfgNode) -> torch.device:
         logger.info("MODEL.DEVICE is auto: %s is used.", device)
     if device.type == "cpu":
         logger.info(
-            "%d threads compute; this process may use %.3g processors.",
+            "Computing threads: %d. Processors that this process may use: %.3g.",
             *(torch.get_num_threads(), count_processors()),
         )
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

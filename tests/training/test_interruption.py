@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,34 @@ def test_a_signal_ends_an_evaluation_at_once(tmp_path: Path, whole: Path) -> Non
     assert seen == [0]
     assert_ends_like(tmp_path, whole)
     assert not StopRequest.is_noted() and list(leave_if_asked([1, 2])) == [1, 2]
+
+
+class Hanging(Batches):
+    """Batches of which one never comes, such as from a disk that does not answer."""
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for iteration, batch in enumerate(super().__iter__(), self.start):
+            if iteration == AT:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(300)
+            yield batch
+
+
+def test_a_signal_ends_a_wait_for_a_batch(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as hanging:
+        hanging.setattr("tests.training.helpers.Batches", Hanging)
+        with pytest.raises(TrainingInterrupted, match=r"after iteration 8 .*model_0000008\.pth"):
+            run_toy(tmp_path)
+    assert_ends_like(tmp_path, whole)
+
+
+def test_a_signal_before_the_first_step(tmp_path: Path) -> None:
+    state = make_toy_state(tmp_path)
+    with pytest.raises(TrainingInterrupted, match=r"after iteration 8 and left no checkpoint$"):
+        train_toy(state, batches=Hanging(AT), start=AT, save=state.save_after)
+    assert "before its first iteration and left" in str(TrainingInterrupted(None, -1))
 
 
 class Unsendable(ValueError):

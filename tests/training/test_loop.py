@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from resnext_det.signals import STOP_SIGNALS
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
 from resnext_det.training.loop import LossWatch, Step
@@ -105,7 +106,7 @@ def test_resuming_matters(tmp_path: Path, uninterrupted: dict[str, Any]) -> None
     assert not torch.equal(found["head.weight"], uninterrupted["model"]["head.weight"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_leaves_a_checkpoint(
     tmp_path: Path, number: signal.Signals, uninterrupted: dict[str, Any]
 ) -> None:
