@@ -68,6 +68,4 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "images", sides if found["min_size"] else "in their own size"
     most = f"at most {found['max_detections']} an image, of score {found['score_threshold']:g}"
     yield "detections", f"{most} or more"
-    if found["license"]:
-        yield "license", found["license"]
     yield "runs by", found["backend"]

@@ -32,6 +32,7 @@ from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.results import ImageDetections
 from resnext_det.evaluation.coco import evaluate_coco, make_result_rows
+from resnext_det.runtimes.packages import describe_missing
 
 logger = logging.getLogger(__name__)
 
@@ -223,13 +224,8 @@ def check_format(path: Path) -> None:
         raise ValueError(
             f"{path}: the suffix says what is written; end it in one of {', '.join(SUFFIXES)}"
         )
-    packages, extra = _PACKAGES[suffix]
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"{suffix} files are written and checked by packages that are not installed "
-            f"({', '.join(missing)}); run pip install 'resnext-det[{extra}]'"
-        )
+    if missing := describe_missing(*_PACKAGES[suffix]):
+        raise ValueError(f"{suffix} files are written and checked by {missing}")
 
 
 def _check_agreement(

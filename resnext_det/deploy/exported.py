@@ -25,10 +25,10 @@ from resnext_det.detection.pictures import check_same_names
 from resnext_det.detection.results import ImageDetections
 from resnext_det.files import escape_controls
 from resnext_det.instances import name_classes
+from resnext_det.runtimes.packages import EXTRAS, describe_missing
 from resnext_det.runtimes.telemetry import switch_off_telemetry
 
 BACKENDS = ("auto", "onnxruntime", "openvino")
-_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 _ANEW = "export the detector anew with resnext-det export"
 
 
@@ -182,10 +182,9 @@ def _choose_backend(path: Path, name: str) -> str:
     wanted = able if name == "auto" else (name,)
     chosen = next((each for each in wanted if find_spec(each) is not None), None)
     if chosen is None:
-        extra = _EXTRAS[wanted[0]]
         raise ValueError(
-            f"{wanted[0]}, which runs {path}, is not installed; write pip install "
-            f"'resnext-det[{extra}]' or, for an environment without torch, pip install {wanted[0]}"
+            f"{path} is run by {describe_missing(wanted[:1], EXTRAS[wanted[0]])}, or, for an "
+            f"environment without torch, pip install {wanted[0]}"
         )
     return chosen
 

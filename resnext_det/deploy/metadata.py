@@ -39,7 +39,6 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             ``min_size`` of 0, leaves them as they are.
         score_threshold: the graph gives no detection below it.
         max_detections: of an image.
-        license: of the weights, where their file told it.
         content_size, content_crc32: of the graph and the weights that stand before the metadata in
             an ONNX file, or of OpenVINO's .bin; in bytes.
     """
@@ -52,7 +51,6 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_size: _Positive
     score_threshold: _Fraction
     max_detections: _Positive
-    license: str | None = None
     content_size: int | None = None
     content_crc32: int | None = None
 

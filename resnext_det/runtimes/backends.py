@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from resnext_det.runtimes import BACKENDS, DTYPES
+from resnext_det.runtimes.packages import EXTRAS, describe_missing
 from resnext_det.runtimes.parts import Part, Run
 from resnext_det.runtimes.pyramid import split_pyramid
 from resnext_det.training.precision import measure_speed
@@ -20,7 +20,6 @@ Build = Callable[[Part, torch.dtype], Run]
 
 # Which packages a backend needs beyond torch; the extra that brings them has the key's name.
 _PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
-_EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 _SLOWER = 1.5  # a smaller factor may be the noise of a busy machine
 
 
@@ -105,7 +104,7 @@ def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
 
 def _find_fault(name: str, dtype: torch.dtype, device: torch.device) -> str:
     """Say why a backend cannot be used; "" if it can."""
-    if name in _EXTRAS and device.type != "cpu":
+    if name in EXTRAS and device.type != "cpu":
         return (
             f"backend {name!r} computes on the CPU here, and the model is on {device}; move the "
             "model to the CPU, or choose 'folded' or 'compiled'"
@@ -115,22 +114,17 @@ def _find_fault(name: str, dtype: torch.dtype, device: torch.device) -> str:
             "backend 'onnxruntime' has no bfloat16 on a CPU; choose 'openvino' or 'compiled', or "
             "leave dtype out"
         )
-    if name not in _EXTRAS and dtype == torch.int8:
+    if name not in EXTRAS and dtype == torch.int8:
         return f"backend {name!r} has no int8; choose 'openvino' or 'onnxruntime'"
     return _find_missing(name, dtype)
 
 
 def _find_missing(name: str, dtype: torch.dtype = torch.float32) -> str:
-    extra, other = _EXTRAS.get(name, ""), ", or choose 'folded'"
+    extra, other = EXTRAS.get(name, ""), ", or choose 'folded'"
     needed = _PACKAGES.get(extra, ())
     if dtype == torch.int8:
         other = ""
         if name == "openvino":
             needed = (*needed, "nncf")
-    missing = [one for one in needed if importlib.util.find_spec(one) is None]
-    if not missing:
-        return ""
-    return (
-        f"backend {name!r} needs packages that are not installed ({', '.join(missing)}); run pip "
-        f"install 'resnext-det[{extra}]'{other}"
-    )
+    missing = describe_missing(needed, extra)
+    return f"backend {name!r} needs {missing}{other}" if missing else ""

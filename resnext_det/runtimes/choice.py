@@ -59,12 +59,17 @@ def choose_backend(parts: Sequence[Part], dtype: torch.dtype, device: torch.devi
         except OSError as error:
             logger.warning("The times of the backends are not remembered: %s", error)
     chosen, second, *_ = sorted(names, key=lambda name: milliseconds[name])
-    times = ", ".join(f"{name} {milliseconds[name]:.0f} ms" for name in names)
-    logger.info(
-        "Backend auto takes %s, %.2f times as fast as %s: %s (%s).",
-        *(chosen, milliseconds[second] / milliseconds[chosen], second, times, path),
-    )
+    ratio = milliseconds[second] / milliseconds[chosen]
+    why = f"{ratio:.2f} times as fast as {second}"
+    if math.isinf(ratio):
+        why = "the only one that can compute this model"
+    times = ", ".join(_format_time(name, milliseconds[name]) for name in names)
+    logger.info("Backend auto takes %s, %s: %s (%s).", chosen, why, times, path)
     return chosen
+
+
+def _format_time(name: str, milliseconds: float) -> str:
+    return f"{name} {milliseconds:.0f} ms" if math.isfinite(milliseconds) else f"{name} cannot"
 
 
 def describe(parts: Sequence[Part], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

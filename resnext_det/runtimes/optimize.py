@@ -193,6 +193,11 @@ def _make_example(model: nn.Module, device: torch.device) -> Any:
     """Draw an image of noise for a detector, a batch of one for a backbone."""
     generator = torch.Generator().manual_seed(0)
     if _is_detector(model):
+        if getattr(model, "proposal_generator", 0) is None:
+            raise ValueError(
+                "the detector takes the proposals of every image, and images of noise have none; "
+                "give an image with them: example=[{'image': image, 'proposals': proposals}]"
+            )
         shape = (len(cast(Tensor, model.pixel_mean)), *_SIZE)
         return [{"image": torch.randint(256, shape, dtype=torch.uint8, generator=generator)}]
     first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)

@@ -221,6 +221,10 @@ def test_what_is_refused() -> None:
         optimize(network, "onnxruntime", torch.bfloat16)
     with pytest.raises(ValueError, match="given a str; give a backbone or a detector"):
         optimize("model.pth", "folded")  # type: ignore[arg-type]
+    fast_rcnn = nn.Module().eval()
+    fast_rcnn.backbone, fast_rcnn.proposal_generator = network, None
+    with pytest.raises(ValueError, match=r"takes the proposals of every image.* give an image wit"):
+        optimize(fast_rcnn, "folded")
     fast = optimize(network, "folded", example=torch.randn(1, 3, 32, 32))
     with pytest.raises(ValueError, match="for inference alone, and this one is in training mode"):
         fast.train()(torch.randn(1, 3, 32, 32))
