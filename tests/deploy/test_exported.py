@@ -271,7 +271,7 @@ def test_backends(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(exported, "find_spec", lambda name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ValueError, match=r"\[onnx\]' or, .* without torch, pip install onnxruntime"
+        ValueError, match=r"\[onnx\]', or, .* without torch, pip install onnxruntime"
     ):
         ExportedDetector(model)
     with pytest.raises(ValueError, match=r"model\.onnx is run by .* not installed \(openvino\);"):
