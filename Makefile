@@ -23,8 +23,11 @@ lint:
 	ruff format --check .
 	ruff check .
 
+# Each system has names of its own, such as os.fork.
 types:
 	mypy
+	mypy --platform win32
+	mypy --platform darwin
 
 format:
 	ruff format .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -50,7 +51,7 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         with partial.open("wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         os.replace(partial, path)
     except RuntimeError as error:  # torch.save raises it where the disk is full
         raise OSError(f"{path} could not be written: {error}") from error
@@ -81,13 +82,33 @@ def _replace_nan(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def _sync(descriptor: int) -> None:
+    """Flush a file to the disk itself; ``fsync`` of macOS leaves it in the disk's own memory."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # network file systems do not know it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder survive a power cut, on systems that can open folders."""
-    if not hasattr(os, "O_DIRECTORY"):
+    """Make a new name in a folder survive a power cut, where folders can be opened and flushed.
+
+    They cannot on Windows, on some network file systems, and where the user may not list them.
+    """
+    if sys.platform == "win32":
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

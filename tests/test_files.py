@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,24 @@ def test_bytes_reach_the_disk_before_the_name(
         monkeypatch.setattr(os, name, lambda *a, n=name, f=real: (calls.append(n), f(*a)))
     write_text(tmp_path / "file", "text")
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("open", PermissionError()), ("fsync", OSError(errno.EINVAL, "no folders"))]
+)
+def test_a_file_is_written_where_folders_cannot_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: OSError
+) -> None:
+    real = getattr(os, name)
+
+    def refuse_folders(what: Any, *others: Any) -> Any:
+        if stat.S_ISDIR(os.stat(what).st_mode):
+            raise error
+        return real(what, *others)
+
+    monkeypatch.setattr(os, name, refuse_folders)
+    write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
 
 
 MAKE_ONCE = """

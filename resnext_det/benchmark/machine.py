@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def _find_version(name: str) -> str:
 
 def _read_cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -117,6 +118,8 @@ class OthersWatch:
 
     def _read_busy(self) -> float | None:
         """Read the seconds that all processors were busy; another guest's are busy too."""
+        if sys.platform == "win32":
+            return None
         try:
             words = self._stat.read_text().split("\n", 1)[0].split()
             user, nice, system, _, _, interrupts, soft, steal = map(int, words[1:9])

@@ -51,14 +51,14 @@ def _measure_alone(case: Case, key: Key, threads: int) -> int:
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what building took
-    _CLEAR.write_text("5")  # the peak begins anew
+    _CLEAR.write_text("5", encoding="utf-8")  # the peak begins anew
     candidate.step()
     return _read_status("VmHWM") - before
 
 
 def _read_status(name: str) -> int:
     """Read a size of this process, in bytes."""
-    for line in _STATUS.read_text().splitlines():
+    for line in _STATUS.read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"{_STATUS} does not tell {name}")

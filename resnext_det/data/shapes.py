@@ -188,7 +188,7 @@ def _exists(index: Path, images: Path, info: dict[str, Any]) -> bool:
         raise ValueError(
             f"{images} has no {index.name} beside it that says what it holds; remove {images}"
         )
-    found = json.loads(index.read_text()).get("info") or {}
+    found = json.loads(index.read_text(encoding="utf-8")).get("info") or {}
     wrong = [key for key in info if found.get(key) != info[key]]
     if wrong:
         differences = (f"{key} is {found.get(key)!r}, not {info[key]!r}" for key in wrong)

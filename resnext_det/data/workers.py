@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from resnext_det.signals import STOP_SIGNALS, end_with_parent
 
-_POSIX = os.name == "posix"
 
 
 class Failure:
@@ -101,7 +100,7 @@ def check_loading(batch_size: int, num_workers: int) -> None:
 @contextmanager
 def _hold_signals_back() -> Iterator[None]:
     """Deliver signals afterwards, so that workers started within can leave the process group."""
-    if not _POSIX:
+    if sys.platform == "win32":
         yield
         return
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -121,7 +120,7 @@ def _start_worker(worker: int) -> None:
     """
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if _POSIX:
+    if sys.platform != "win32":
         os.setpgrp()
         while pending := signal.sigpending() & set(STOP_SIGNALS):  # before it left the group
             signal.sigwait(pending)

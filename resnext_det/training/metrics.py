@@ -206,7 +206,7 @@ def cut_metrics(path: Path, start: int) -> None:
 
 def _read_whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line with its contents, without those that a killed run cut short."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             content = json.loads(line)
             content["iteration"]

@@ -53,7 +53,7 @@ def read_cgroup_limit(root: Path = Path("/")) -> float:
     """
     limits = [math.inf]
     try:
-        groups = Path(root, "proc/self/cgroup").read_text().splitlines()
+        groups = Path(root, "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return math.inf
     for group in groups:
@@ -79,7 +79,7 @@ def parse_limit(text: str) -> float:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""
 

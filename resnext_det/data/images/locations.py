@@ -95,7 +95,8 @@ def open_class_folders(root: Path, *, allow_empty: bool = False) -> ImageSet:
         for label, name in enumerate(tqdm(class_names, desc=f"listing {root.name}", disable=None)):
             for path, _ in make_dataset(root, {name: label}, IMG_EXTENSIONS, allow_empty=True):
                 labels.append(label)
-                yield os.path.split(path[len(prefix) :])
+                folder, name = os.path.split(path[len(prefix) :])
+                yield folder.replace(os.sep, "/"), name
 
     paths = PackedPaths.pack(find_paths())
     visible = find_visible(str(root), paths, paths.list_folders(), hidden)
