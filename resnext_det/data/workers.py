@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 from resnext_det.signals import STOP_SIGNALS, end_with_parent
 
 
-
 class Failure:
     """Carry an error out of a worker; DataLoader would bury its message in a traceback."""
 
