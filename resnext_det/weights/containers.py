@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,8 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
         path: of the file; its suffix says nothing.
         mapped: leave the tensors of ``torch zip`` and ``safetensors`` in the mapped file, where
             they take memory only as they are used. The file must then stay as it is as long as
-            they live: copy them before you write it.
+            they live: copy them before you write it. On Windows, which lets nobody replace a
+            mapped file, they are read all the same.
 
     Returns:
         The kind of the file, and its contents:
@@ -102,6 +104,7 @@ def read_container(path: str | Path, *, mapped: bool = False) -> tuple[str, Any]
     path = Path(path).expanduser()
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file of weights in it")
+    mapped = mapped and sys.platform != "win32"
     if not path.is_file() and path.exists():
         raise ValueError(f"{path} is a pipe, socket or device; give a file of weights")
     if not path.is_file():
