@@ -11,12 +11,14 @@
 Who takes part: ours as it is and in every backend of --backends; detectron2, torchvision and timm,
 and torchvision's network in ONNX Runtime and OpenVINO, those that are installed. All have the same
 weights. What computes something else is told and not timed; the others take turns, so that the
-machine's moods meet them all. OMP_NUM_THREADS sets the threads. Close other programs.
+machine's moods meet them all. OMP_NUM_THREADS sets the threads. Close other programs. How far it is
+stands on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -218,16 +220,14 @@ def list_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Ca
         return
     backends = options.backends or list_backends(device=device)
     sizes = (options.batch or 1, options.height or 800, options.width or 1088)
-    shared = {"dtypes": options.dtype, "backends": [one for one in backends if one != "none"]}
+    dtypes, backends = options.dtype, [one for one in backends if one != "none"]
     for together in package.group_networks(networks):
+        shared = (together, options.mode, *sizes, device, dtypes, backends)
         if not options.detectors:
-            peers = package.list_peers(options.mode, device)
-            yield package.TrunkCase(together, options.mode, *sizes, device, peers=peers, **shared)
+            yield package.TrunkCase(*shared, peers=package.list_peers(options.mode, device))
         for kind in options.detectors:
             for proposals in options.proposals or [None]:
-                yield package.DetectorCase(
-                    *(together, kind, options.mode, *sizes, device), proposals=proposals, **shared
-                )
+                yield package.DetectorCase(*shared, kind=kind, proposals=proposals)
 
 
 def time_on_gpu(
@@ -270,6 +270,9 @@ def time_on_gpu(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    logging.basicConfig(format="%(message)s")
+    for name in ("benchmark", "runtimes"):  # how far it is, and which backend auto takes
+        logging.getLogger(f"resnext_det.{name}").setLevel(logging.INFO)
     options = parse(arguments)
     return finish(lambda: benchmark(options))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 
 from resnext_det.architecture import Architecture
+from resnext_det.benchmark.cases import MODES
 from resnext_det.benchmark.comparison import Comparison, run_case
 from resnext_det.benchmark.detectors import DETECTORS, DetectorCase, build_detectors
 from resnext_det.benchmark.evaluation import EvaluationCase
@@ -23,7 +24,6 @@ from resnext_det.benchmark.startup import StartupCase
 from resnext_det.benchmark.timing import Timing, take_turns
 from resnext_det.benchmark.trunks import (
     FEATURES,
-    MODES,
     TrunkCase,
     build_trunks,
     group_networks,
@@ -99,7 +99,7 @@ def time_detectors(
 
     Args and errors: see ``DetectorCase`` and ``run_case``.
     """
-    case = DetectorCase([str(architecture)], kind, mode, batch, height, width, device)
+    case = DetectorCase([str(architecture)], mode, batch, height, width, device, kind=kind)
     return list(run_case(case, repeats=repeats).timings)
 
 

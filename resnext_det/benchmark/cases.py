@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +19,9 @@ DTYPES = {
     "int8": torch.int8,
 }
 """Precisions by name; tf32 is float32 whose products a GPU rounds."""
+
+MODES = ("inference", "training")
+"""What a network is timed in."""
 
 LIMITS = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.1, "int8": 0.3}
 """How much outputs may differ, for what computes them to be timed."""
@@ -99,6 +102,39 @@ class Case(ABC):
     def compare(self, found: Any, expected: Any) -> float:
         """Tell how far outputs are from the reference's."""
         return measure_difference(found, expected)
+
+
+@dataclass(frozen=True)
+class NetworkCase(Case):
+    """Compare implementations of networks, with the same weights, on images of one size.
+
+    Args:
+        networks: names of architectures, which are timed in the same turns.
+        mode: one of ``MODES``.
+        batch, height, width: of the images.
+        dtypes: names in ``DTYPES``. On what runs in torch as it is, bfloat16 means autocast.
+        backends: of ``resnext_det.optimize``, beside the exact networks; for inference.
+
+    Raises:
+        ValueError: the mode is unknown.
+    """
+
+    networks: Sequence[str]
+    mode: str
+    batch: int
+    height: int
+    width: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtypes: Sequence[str] = ("float32",)
+    backends: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r} is unknown; choose {' or '.join(MODES)}")
+
+    def describe_images(self) -> str:
+        """Describe the shape of the images, such as "1x3x800x1088"."""
+        return f"{self.batch}x3x{self.height}x{self.width}"
 
 
 def hold_precision(dtype: str, call: Callable[[], Result]) -> Callable[[], Result]:

@@ -72,6 +72,7 @@ def run_case(
     size = PRODUCT_SIZES[case.device.type]
     for dtype in dtypes:
         steps[f"matrix product, {dtype}"] = make_product(size, dtype, case.device)
+    logger.info("Timing %d in %d turns, after turn 0, which does not count.", len(steps), repeats)
     threads = torch.get_num_threads()
     torch.set_num_threads(case.threads or threads)
     try:
@@ -132,6 +133,7 @@ def build_all(
     expected: dict[str, Any] = {}
     for key in case.list_keys():
         first = key.network not in expected
+        logger.info("Building %s and comparing what it computes.", key)
         try:
             candidate = case.build(key)
             found = candidate.compute()
@@ -151,7 +153,6 @@ def build_all(
             )
             continue
         candidates[key], differences[key] = candidate, difference
-        logger.info("%s: ready", key)
     return candidates, differences, left_out
 
 

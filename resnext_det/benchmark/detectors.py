@@ -18,14 +18,14 @@ from resnext_det.benchmark.cases import (
     CALIBRATED,
     DTYPES,
     Candidate,
-    Case,
     Key,
+    NetworkCase,
     hold_precision,
     measure_difference,
     select_names,
 )
 from resnext_det.benchmark.loading import draw_image
-from resnext_det.benchmark.trunks import check_mode, count_bytes, count_trained_bytes
+from resnext_det.benchmark.trunks import count_bytes, count_trained_bytes
 from resnext_det.config.loading import load_config
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
@@ -40,34 +40,22 @@ _SAME = 0.8  # IoU of a box and its counterpart
 
 
 @dataclass(frozen=True)
-class DetectorCase(Case):
+class DetectorCase(NetworkCase):
     """Compare a whole detector of every engine, with the same weights, on noisy images.
 
+    In training it is the losses, backward and a step of SGD, with FREEZE_AT 2, on eight boxes an
+    image.
+
     Args:
-        networks: names of architectures, which are timed in the same turns.
         kind: a key of ``DETECTORS``.
-        mode: ``inference``, or ``training``: losses, backward and a step of SGD, with FREEZE_AT 2,
-            on eight boxes an image.
-        dtypes: names in ``DTYPES``. On what runs in torch as it is, bfloat16 means autocast.
-        backends: of ``resnext_det.optimize``, beside the exact detectors; for inference.
         proposals: regions an image in inference; None leaves the configuration's.
         names: those that take part, of ``list_engines``; all by default.
+        others: see ``NetworkCase``.
     """
 
-    networks: Sequence[str]
-    kind: str
-    mode: str
-    batch: int
-    height: int
-    width: int
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtypes: Sequence[str] = ("float32",)
-    backends: Sequence[str] = ()
+    kind: str = field(kw_only=True)
     proposals: int | None = None
     names: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode)
 
     @property
     def limits(self) -> Mapping[str, float]:  # type: ignore[override]
@@ -81,7 +69,7 @@ class DetectorCase(Case):
         if self.proposals is not None:
             parts.append(f"{self.proposals} regions")
         mode = "training step" if self.mode == "training" else self.mode
-        parts += [mode, f"{self.batch}x3x{self.height}x{self.width}", str(self.device)]
+        parts += [mode, self.describe_images(), str(self.device)]
         return ", ".join(parts)
 
     @property

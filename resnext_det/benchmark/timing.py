@@ -5,6 +5,7 @@ A ratio compares turns of the same seconds, so that what slows one of them slows
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+logger = logging.getLogger(__name__)
+
 Step = Callable[[], object]
+
+_SILENCE = 5.0  # seconds, after which the log tells how far it is
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,15 @@ def take_turns(
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     memory: dict[str, int | None] = {}
+    told = clock()
     for turn in range(-warm_ups, repeats):
         for name, step in steps.items():
             taken, memory[name] = _measure(step, device, clock)
             if turn >= 0:
                 seconds[name].append(taken)
+            if clock() - told >= _SILENCE:
+                told = clock()
+                logger.info("Turn %d of %d: %s took %.2f s.", turn + 1, repeats, name, taken)
         if is_over():
             break
     return [Timing(name, tuple(taken), memory.get(name)) for name, taken in seconds.items()]

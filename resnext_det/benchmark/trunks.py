@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +19,8 @@ from resnext_det.benchmark.cases import (
     CALIBRATED,
     DTYPES,
     Candidate,
-    Case,
     Key,
+    NetworkCase,
     hold_precision,
     select_names,
 )
@@ -30,7 +30,6 @@ from resnext_det.runtimes.optimize import optimize
 from resnext_det.weights.formats import convert_to_native
 
 FEATURES = ("res2", "res3", "res4", "res5")
-MODES = ("inference", "training")
 FREEZE_AT = 2
 """The first so many of stem, res2 ... are not trained, as in detection by default."""
 
@@ -38,46 +37,23 @@ _FORWARDS = {"ONNX Runtime": run_in_onnxruntime, "OpenVINO": run_in_openvino}
 _CHANNELS_LAST = "channels-last"
 
 
-def check_mode(mode: str) -> None:
-    """Refuse a mode that is none.
-
-    Raises:
-        ValueError: saying which there are.
-    """
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
-
-
 @dataclass(frozen=True)
-class TrunkCase(Case):
+class TrunkCase(NetworkCase):
     """Compare the stem to res5 of every implementation, with the same weights, on noise.
 
+    In training it is forward and backward, with FREEZE_AT 2.
+
     Args:
-        networks: names of architectures, which are timed in the same turns.
-        mode: ``inference``, or ``training``: forward and backward, with FREEZE_AT 2.
-        dtypes: names in ``DTYPES``. On what runs in torch as it is, bfloat16 means autocast.
-        backends: of ``resnext_det.optimize``, beside the exact network; for inference.
         peers: the other implementations, of those that ``list_peers`` gives; the first is the
             reference.
+        others: see ``NetworkCase``.
     """
 
-    networks: Sequence[str]
-    mode: str
-    batch: int
-    height: int
-    width: int
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtypes: Sequence[str] = ("float32",)
-    backends: Sequence[str] = ()
     peers: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode)
 
     @property
     def title(self) -> str:
-        shape = f"{self.batch}x3x{self.height}x{self.width}"
-        words = ["trunk (stem to res5)", self.mode, shape]
+        words = ["trunk (stem to res5)", self.mode, self.describe_images()]
         if self.mode == "training":
             words[1] = f"forward and backward with FREEZE_AT {FREEZE_AT}"
         return ", ".join([*words, str(self.device)])

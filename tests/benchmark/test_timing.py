@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -22,6 +24,18 @@ def test_implementations_take_turns_and_the_first_does_not_count() -> None:
     assert timings == [Timing("slow", (3.0, 5.0, 5.0)), Timing("fast", (1.0, 1.0, 1.0))]
     assert order == ["slow", "fast"] * 4
     assert timings[0].median == 5.0
+
+
+def test_the_log_tells_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    steps = {"slow": clock.make_step(4.0), "fast": clock.make_step(1.5)}
+    with caplog.at_level(logging.INFO):
+        take_turns(steps, CPU, 2, clock=clock)
+    assert caplog.messages == [
+        "Turn 0 of 2: fast took 1.50 s.",
+        "Turn 1 of 2: fast took 1.50 s.",
+        "Turn 2 of 2: fast took 1.50 s.",
+    ]
 
 
 def test_no_turn_begins_when_the_time_is_over() -> None:

@@ -122,7 +122,10 @@ def test_networks_of_one_depth_are_timed_together() -> None:
 )
 def test_detectors_agree(kind: str, mode: str, dtypes: tuple[str, ...]) -> None:
     case = DetectorCase(
-        ["X-50-2x4d"], kind, mode, 1, 64, 96, dtypes=dtypes, proposals=30 if kind == "C4" else None
+        *(["X-50-2x4d"], mode, 1, 64, 96),
+        dtypes=dtypes,
+        kind=kind,
+        proposals=30 if kind == "C4" else None,
     )
     candidates, _, left_out = build_all(case)
     assert left_out == {}

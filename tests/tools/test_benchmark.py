@@ -14,7 +14,10 @@ SIZES = ("--height", 32, "--width", 32, "--repeats", 1)
 
 
 def test_a_table_and_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(comparison, "PRODUCT_SIZES", {"cpu": 16})
     monkeypatch.setattr(trunks, "list_runtimes", list)
@@ -23,6 +26,8 @@ def test_a_table_and_files(
     assert run_tool("benchmark", *words, *files) == 0
     said = capsys.readouterr().out
     assert "X-26-2x4d: trunk (stem to res5), inference, 1x3x32x32, cpu" in said
+    assert "Building X-26-2x4d, resnext_det, float32 and comparing" in caplog.text
+    assert "in 1 turns, after turn 0, which does not count" in caplog.text
     assert "| resnext_det " in said and "Speed-up: how many times faster" in said
     content = json.loads((tmp_path / "times.json").read_text())
     names = [timing["name"] for timing in content["comparisons"][0]["timings"]]
