@@ -9,6 +9,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 Norm = str | Callable[[int], nn.Module | None] | None
 """Which norm follows a convolution: a name in ``NORMS``, or what makes it from its channels."""
@@ -181,6 +182,47 @@ def keep_gradient_contiguous(weight: Tensor) -> Tensor:
     return weight
 
 
+class _FoldedConvolution(torch.autograd.Function):
+    """Convolve by ``weight * scale`` and add ``shift``, keeping for the gradient no such product.
+
+    The products of all layers are as large as the weights; here they are computed again, to the
+    same bits. The scale gets no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype, options: Any
+    ) -> Tensor:
+        """Convolve; ``options`` are stride, padding, dilation and groups."""
+        return F.conv2d(x, _scale_weight(weight, scale, dtype), shift.to(dtype), *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, scale, shift, ctx.dtype, ctx.options = inputs
+        ctx.save_for_backward(x, weight, scale)
+        ctx.shift_dtype = shift.dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        of_x, of_weight, of_shift = torch.ops.aten.convolution_backward(
+            *(grad, x, _scale_weight(weight, scale, ctx.dtype), [len(weight)]),
+            *(stride, padding, dilation, False, [0, 0], groups),
+            [ctx.needs_input_grad[index] for index in (0, 1, 3)],
+        )
+        if of_weight is not None:
+            of_weight = (of_weight.to(weight.dtype) * scale.reshape(-1, 1, 1, 1)).to(weight.dtype)
+        if of_shift is not None:
+            of_shift = of_shift.to(ctx.shift_dtype)
+        return of_x, of_weight, None, of_shift, None, None
+
+
+def _scale_weight(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    # Through the weight's own type, as the layer's other ways round it.
+    return (weight * scale.reshape(-1, 1, 1, 1)).to(weight.dtype).to(dtype)
+
+
 class ConvNorm(nn.Conv2d):
     """Convolve, normalize and activate, under detectron2's keys: weight, bias, norm.weight ...
 
@@ -233,14 +275,11 @@ class ConvNorm(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.has_frozen_norm:
-            weight, bias = self._fold_norm()
-            dilated = False
             # A condition of its own: torch.jit.script compiles all that stands behind an "and".
             if not torch.jit.is_scripting():
-                dilated = self._is_faster_dilated(x)
-            if dilated:
-                x = F.conv2d(x, weight, bias, self.stride, self.padding, 2, self.groups)
+                x = self._convolve_folded(x)
             else:
+                weight, bias = self._fold_norm()
                 x = self._conv_forward(x, weight, bias)
         else:
             x = self._conv_forward(x, keep_gradient_contiguous(self.weight), self.bias)
@@ -249,6 +288,22 @@ class ConvNorm(nn.Conv2d):
         if self.activation is not None:
             x = self.activation(x)
         return x
+
+    def _convolve_folded(self, x: Tensor) -> Tensor:
+        """Convolve with the weights into which the norm is multiplied."""
+        dilation = (2, 2) if self._is_faster_dilated(x) else _pair(self.dilation)
+        options = (_pair(self.stride), _pair(self.padding), dilation, self.groups)
+        scale, shift = self._compute_scale_and_shift()
+        is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if is_graph or scale.requires_grad or not torch.is_grad_enabled():
+            weight, bias = self._fold_norm()
+            return F.conv2d(x, weight, bias, *options)
+        dtype, device = self.weight.dtype, x.device.type
+        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+            x = x.to(dtype)
+        weight = keep_gradient_contiguous(self.weight)
+        return _FoldedConvolution.apply(x, weight, scale, shift, dtype, options)
 
     def _is_faster_dilated(self, x: Tensor) -> bool:
         """Tell whether a 1x1 convolution, which has nothing to dilate, is faster if called dilated.
@@ -267,8 +322,8 @@ class ConvNorm(nn.Conv2d):
             and torch.get_num_threads() == 1
         )
 
-    def _fold_norm(self) -> tuple[Tensor, Tensor]:
-        """Compute (weight, bias) of the one convolution that equals this one with its norm."""
+    def _compute_scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Compute what follows the convolution without its bias: ``x * scale + shift``."""
         scale, shift = compute_scale_and_shift(
             self.norm.weight,
             self.norm.bias,
@@ -279,6 +334,11 @@ class ConvNorm(nn.Conv2d):
         bias = self.bias
         if bias is not None:
             shift = shift + bias * scale
+        return scale, shift
+
+    def _fold_norm(self) -> tuple[Tensor, Tensor]:
+        """Compute (weight, bias) of the one convolution that equals this one with its norm."""
+        scale, shift = self._compute_scale_and_shift()
         weight = keep_gradient_contiguous(self.weight) * scale.reshape(-1, 1, 1, 1)
         # The product was taken in float32 at least; autocast, if any, casts it for the convolution.
         return weight.to(self.weight.dtype), shift.to(self.weight.dtype)

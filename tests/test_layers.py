@@ -121,6 +121,70 @@ class TestConvNorm:
         layer = ConvNorm(4, 4, 1, norm=norm).to(torch.bfloat16).eval()
         assert layer(torch.ones(1, 4, 3, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
+    def test_second_derivatives_are_right(self) -> None:
+        layer, _ = make_pair("FrozenBN", bias=True)
+        x = torch.randn(1, 8, 4, 3, dtype=torch.float64, requires_grad=True)
+        values = (x, *layer.parameters())
+
+        def compute(x: Tensor, *parameters: Tensor) -> Tensor:
+            named = dict(zip(("weight", "bias"), parameters))
+            return torch.func.functional_call(layer, named, (x,))
+
+        assert torch.autograd.gradcheck(compute, values)
+        assert torch.autograd.gradgradcheck(compute, values)
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    @pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 4)])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_no_folded_weight_is_kept_and_no_bit_of_a_gradient_changes(
+        self, dtype: torch.dtype, kernel: int, groups: int, threads: int
+    ) -> None:
+        """The reference lets autograd keep the product of the weight and the norm."""
+        layer = ConvNorm(64, 32, kernel, padding=kernel // 2, groups=groups, norm="FrozenBN")
+        layer.norm.load_state_dict(make_batch_norm(32).state_dict())
+        x = torch.randn(2, 64, 20, 24).contiguous(memory_format=torch.channels_last)
+        x.requires_grad_()
+        kept: list[Tensor] = []
+
+        def keep(value: Tensor) -> Tensor:
+            kept.append(value)
+            return value
+
+        def convolve(x: Tensor) -> Tensor:
+            weight, bias = layer._fold_norm()
+            dilation = 2 if layer._is_faster_dilated(x) else 1
+            return F.conv2d(x, weight, bias, 1, kernel // 2, dilation, groups)
+
+        results = []
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            for compute in (layer, convolve):
+                autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+                with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+                    out = compute(x)
+                if compute is layer:
+                    assert all(
+                        value.untyped_storage().data_ptr() == layer.weight.data_ptr()
+                        for value in kept
+                        if value.shape == layer.weight.shape
+                    )
+                gradients = torch.autograd.grad(out.float().square().sum(), [x, layer.weight])
+                results.append((out, *gradients))
+        finally:
+            torch.set_num_threads(before)
+        for one, other in zip(*results):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+        assert results[0][2].is_contiguous()
+
+    def test_a_weight_changed_before_the_backward_pass_is_refused(self) -> None:
+        layer = ConvNorm(4, 6, 1, norm="FrozenBN")
+        out = layer(torch.randn(1, 4, 3, 3))
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+
     @pytest.mark.parametrize("norm", FROZEN)
     def test_no_image_passes_forward_and_backward(self, norm: str) -> None:
         layer = ConvNorm(4, 6, 3, stride=2, padding=1, norm=norm)
