@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from resnext_det.training import distributed
 from resnext_det.training.output_folder import check_output_dir, remove_run
 from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.processes import TESTING, Processes, launch
+from resnext_det.training.setup import list_common_settings
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.conversion import assume_preprocessing
 from resnext_det.weights.preprocessing import parse_preprocessing
@@ -110,7 +111,9 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
     if job.world_size > 1:  # an error here comes before any process is started
         distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)
-    tests = launch(_train, job, device=cfg.MODEL.DEVICE, args=(job,))
+    flags = {"--resume": job.resume, "--overwrite": job.overwrite}
+    settings = {**list_common_settings(cfg), **flags}
+    tests = launch(_train, job, device=cfg.MODEL.DEVICE, args=(job,), settings=settings)
     folder = Path(cfg.OUTPUT_DIR)
     return Pretrained(folder, folder / FINAL, tuple(tests or ()))
 
@@ -201,7 +204,10 @@ def evaluate_weights(job: EvaluationJob) -> list[ClassificationMetrics]:
         parse_preprocessing(job.preprocessing)  # an error comes before any process is started
     device = distributed.choose_device(job.device or distributed.AUTO)
     distributed.resolve_device(device, setting="--device")
-    return list(launch(_test, job, device=device, args=(job,), advice=TESTING) or ())
+    own = {field.name for field in fields(Processes)} | {"num_workers"}
+    settings = {name: value for name, value in vars(job).items() if name not in own}
+    tests = launch(_test, job, device=device, args=(job,), advice=TESTING, settings=settings)
+    return list(tests or ())
 
 
 def _test(job: EvaluationJob) -> list[ClassificationMetrics]:

@@ -27,7 +27,7 @@ from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.processes import Processes, count_processes, launch
-from resnext_det.training.setup import CONFIG_FILE, setup_logging
+from resnext_det.training.setup import CONFIG_FILE, list_common_settings, setup_logging
 from resnext_det.weights.preprocessing import parse_preprocessing
 from resnext_det.weights.requirements import read_needed_overrides
 
@@ -391,7 +391,13 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
             batch = distributed.divide_batch(batch, job.world_size)
         saving.check_batch(batch)
     arguments = (job, cfg, fitted, task, files)
-    per_dataset = launch(_run_task, job, device=cfg.MODEL.DEVICE, args=arguments)
+    flags = {
+        "the command": task,
+        **{f"--{name}": getattr(job, name) for name in ("engine", "resume", "overwrite")},
+        **{f"--{name}": getattr(job, name) for name in ("accumulate", "recompute", "backend")},
+    }
+    settings = {**list_common_settings(cfg), **flags}
+    per_dataset = launch(_run_task, job, device=cfg.MODEL.DEVICE, args=arguments, settings=settings)
     return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})
 
 

@@ -21,6 +21,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from resnext_det.training.meeting import Meeting, explain_loss
+
 _TIMEOUT = timedelta(minutes=30)
 _SECONDS_TO_DROP = 0.5  # a message; https://github.com/pytorch/pytorch/pull/154976
 
@@ -256,17 +258,21 @@ def share_buffers(model: nn.Module) -> None:
         buffer.copy_(value)
 
 
-def join_group(device: str, **where: Any) -> None:
+def join_group(device: str, meeting: Meeting) -> dist.Store:
     """Enter the process group and take this process's GPU; ``leave_group`` undoes it.
 
     LOCAL_RANK has to be in the environment.
 
     Args:
         device: "cuda" talks over NCCL, "cpu" over gloo; for "auto" see ``choose_device``.
-        where: as for torch's ``init_process_group``.
+        meeting: where the processes find one another.
+
+    Returns:
+        A store that the processes share.
 
     Raises:
-        ValueError: device "cuda", and there is no GPU for this process.
+        ValueError: device "cuda", and there is no GPU for this process; see ``Meeting.gather``.
+        ProcessLost: another process ended meanwhile.
     """
     on_gpu = torch.device(choose_device(device)).type == "cuda"
     if on_gpu:
@@ -278,8 +284,17 @@ def join_group(device: str, **where: Any) -> None:
                 "MODEL.DEVICE cpu"
             )
         torch.cuda.set_device(index)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT, **where)
-    barrier()
+    store = meeting.gather()
+    with explain_loss(store, meeting.rank, meeting.world_size):
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            timeout=_TIMEOUT,
+            store=dist.PrefixStore("group", store),
+            rank=meeting.rank,
+            world_size=meeting.world_size,
+        )
+        barrier()
+    return store
 
 
 def leave_group() -> None:

@@ -40,10 +40,9 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.iteration = iteration
 
     def __str__(self) -> str:
-        when = (
-            f"after iteration {self.iteration}" if self.iteration >= 0 else "before its first one"
-        )
-        stopped = f"the training was stopped {when}"
+        stopped = "the training was stopped before its first iteration"
+        if self.iteration >= 0:
+            stopped = f"the training was stopped after iteration {self.iteration}"
         if self.checkpoint is None:
             return f"{stopped} and left no checkpoint"
         return (

@@ -7,12 +7,13 @@ import pickle
 import signal
 import socket
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,11 +21,21 @@ import torch.distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from resnext_det.files import write_file
+from resnext_det.signals import STOP_SIGNALS, end_with_parent, handle_stop
 from resnext_det.training.distributed import choose_device, join_group, leave_group
+from resnext_det.training.meeting import (
+    Meeting,
+    ProcessLost,
+    check_port,
+    explain_loss,
+    parse_address,
+    tell_failure,
+)
 from resnext_det.training.threads import fit_threads
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _GRACE_SECONDS = 5.0  # for the others to end by themselves after one has failed
+_ORPHAN_SECONDS = 60.0  # to finish a step and write a checkpoint after the launching process died
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +105,7 @@ def launch(
     device: str = "cuda",
     args: tuple[Any, ...] = (),
     advice: Advice = TRAINING,
+    settings: Mapping[str, Any] | None = None,
 ) -> Any:
     """Call ``main(*args)`` in every process of a job.
 
@@ -108,35 +120,32 @@ def launch(
         device: "cuda" talks over NCCL and needs the GPUs; "cpu" talks over gloo; for "auto" see
             ``choose_device``.
         advice: ends the errors of ``explain_small_machines``, which covers every process.
+        settings: that have to be the same in every process, on all machines, by name.
 
     Returns:
         What ``main`` returns in this machine's first process.
 
     Raises:
-        ValueError: fewer GPUs than asked for, machines that cannot find each other, or a
-            contradiction with torchrun.
-        ChildProcessError: a process was killed.
+        ValueError: fewer GPUs than asked for, machines that cannot find each other or that differ
+            in their settings, a port in use, or a contradiction with torchrun.
+        ChildProcessError: a process was killed, or is lost.
         KeyboardInterrupt: the processes were stopped while they were in no step.
     """
     device = choose_device(device)
     call = partial(_call, main, args, advice)
     if _is_under_torchrun():
-        return _run_under_torchrun(call, processes.num_gpus, device)
+        return _run_under_torchrun(call, processes.num_gpus, device, settings)
     _check_request(processes, device)
     if processes.world_size == 1:
         return call()
     try:
-        return _spawn(call, processes, device)
-    except (ProcessExitedException, RuntimeError) as error:
-        # The others then raise that they have lost their connection.
-        killed = error if isinstance(error, ProcessExitedException) else error.__cause__
-        if not isinstance(killed, ProcessExitedException):
-            raise
-        if killed.signal_name == "SIGTERM":  # Ctrl-C, as it is passed on to the others
-            raise KeyboardInterrupt from error
+        return _spawn(call, processes, device, settings)
+    except ProcessExitedException as killed:
+        if killed.signal_name in {each.name for each in STOP_SIGNALS}:
+            raise KeyboardInterrupt from killed  # Ctrl-C, as it is passed on to the others
         raise ChildProcessError(
             f"{killed}; where that is SIGKILL the machine's memory was full: {advice.workers}"
-        ) from error
+        ) from killed
 
 
 def _call(main: Callable[..., Any], args: tuple[Any, ...], advice: Advice) -> Any:
@@ -201,14 +210,20 @@ def _check_request(processes: Processes, device: str) -> None:
             f"MODEL.DEVICE is {device!r}, but {processes.world_size} processes need a GPU each; "
             "write cuda, which is another one in each"
         )
-    if machines > 1 and not processes.dist_url.startswith("tcp://"):
+    if machines > 1 and processes.dist_url == "auto":
         raise ValueError(
-            f"--dist-url {processes.dist_url} cannot join {machines} machines; write "
-            "tcp://HOST:PORT of the machine of rank 0, the same on every machine"
+            f"--dist-url auto cannot join {machines} machines; write tcp://HOST:PORT of the "
+            "machine of rank 0, the same on every machine"
         )
+    if processes.world_size > 1 and processes.dist_url != "auto":
+        _, port = parse_address(processes.dist_url)
+        if rank == 0:
+            check_port(port)
 
 
-def _run_under_torchrun(call: Callable[[], Any], num_gpus: int, device: str) -> Any:
+def _run_under_torchrun(
+    call: Callable[[], Any], num_gpus: int, device: str, settings: Mapping[str, Any] | None
+) -> Any:
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     if num_gpus not in (1, local_size):
         raise ValueError(
@@ -217,58 +232,97 @@ def _run_under_torchrun(call: Callable[[], Any], num_gpus: int, device: str) -> 
         )
     if torch.distributed.is_initialized():
         return call()
-    join_group(device, init_method="env://")
+    rank = int(os.environ["RANK"])
+    meeting = Meeting(
+        host=os.environ["MASTER_ADDR"],
+        port=int(os.environ["MASTER_PORT"]),
+        rank=rank,
+        world_size=int(os.environ["WORLD_SIZE"]),
+        local_size=local_size,
+        hosted=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        settings=settings,
+    )
+    return _call_in_group(call, device, meeting)
+
+
+def _call_in_group(call: Callable[[], Any], device: str, meeting: Meeting) -> Any:
+    """Call within the process group; tell the other processes of an error."""
+    store = join_group(device, meeting)
     try:
-        return call()
+        with explain_loss(store, meeting.rank, meeting.world_size):
+            return call()
+    except Exception as error:
+        if not isinstance(error, ProcessLost):
+            tell_failure(store, meeting.rank, error)
+        raise
     finally:
         leave_group()
 
 
-def _spawn(call: Callable[[], Any], processes: Processes, device: str) -> Any:
+def _spawn(
+    call: Callable[[], Any],
+    processes: Processes,
+    device: str,
+    settings: Mapping[str, Any] | None,
+) -> Any:
     """Call in new processes; raise the first error of any, else return the first one's outcome."""
     if processes.dist_url == "auto":
         processes = replace(processes, dist_url=f"tcp://127.0.0.1:{_find_free_port()}")
     with tempfile.TemporaryDirectory() as folder:
         context = start_processes(
             _work,
-            args=(call, processes, device, folder),
+            args=(call, processes, device, settings, folder),
             nprocs=processes.num_gpus,
             join=False,
             start_method="spawn",
         )
         assert context is not None
         failure = None
-        with _forward_signals(context.pids()):
+        with _forward_signals(context.processes):
             try:
                 while not context.join(grace_period=_GRACE_SECONDS):
                     pass
             except (ProcessRaisedException, ProcessExitedException) as raised:
                 failure = raised
-        errors = sorted(Path(folder).glob("error*"), key=lambda path: path.stat().st_mtime_ns)
-        if errors:
-            # The failure's text has the traceback in the other process.
-            raise _unpickle(errors[0]) from failure
+        paths = sorted(Path(folder).glob("error*"), key=lambda path: path.stat().st_mtime_ns)
+        errors = [_unpickle(path) for path in paths]
+        # Where one has failed, the others then raise that they have lost their connection.
+        causes = [error for error in errors if not isinstance(error, ProcessLost)]
+        if causes:
+            raise causes[0] from failure  # whose text has the traceback in the other process
+        if errors and not isinstance(failure, ProcessExitedException):
+            raise errors[0] from failure
         if failure is not None:
             raise failure
         return _unpickle(Path(folder, "outcome"))
 
 
 def _work(
-    index: int, call: Callable[[], Any], processes: Processes, device: str, folder: str
+    index: int,
+    call: Callable[[], Any],
+    processes: Processes,
+    device: str,
+    settings: Mapping[str, Any] | None,
+    folder: str,
 ) -> None:
     """Do a spawned process's part; its outcome, or its error, is left in ``folder``."""
+    end_with_parent(grace=_ORPHAN_SECONDS)
     os.environ.update(LOCAL_RANK=str(index), LOCAL_WORLD_SIZE=str(processes.num_gpus))
     try:
-        join_group(
-            device,
-            init_method=processes.dist_url,
+        host, port = parse_address(processes.dist_url)
+        rank = processes.machine_rank * processes.num_gpus + index
+        meeting = Meeting(
+            host=host,
+            port=port,
+            rank=rank,
             world_size=processes.world_size,
-            rank=processes.machine_rank * processes.num_gpus + index,
+            local_size=processes.num_gpus,
+            hosted=rank == 0,
+            settings=settings,
         )
-        outcome = call()
+        outcome = _call_in_group(call, device, meeting)
         if index == 0:
             Path(folder, "outcome").write_bytes(pickle.dumps(outcome))
-        leave_group()
     except BaseException as error:
         _leave_error(error, Path(folder, f"error{index}"))
         if not isinstance(error, KeyboardInterrupt):  # an interrupted process has ended in order
@@ -290,27 +344,29 @@ def _unpickle(path: Path) -> Any:
 
 
 @contextmanager
-def _forward_signals(pids: list[int]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the children as SIGTERM, after which they end in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _forward_signals(processes: Sequence[BaseProcess]) -> Iterator[None]:
+    """Pass what asks to stop on as SIGTERM, after which the processes end in order.
 
-    def forward(number: int, frame: Any) -> None:
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
+    A second SIGINT kills them at once, those that are stopped or wait for one another too.
 
-    previous = {
-        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    Raises:
+        KeyboardInterrupt: after that.
+    """
+    interrupts = 0
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
+            for process in processes:
+                process.kill()
+            raise KeyboardInterrupt
+        if os.name == "posix":  # elsewhere SIGTERM kills, and Ctrl-C reaches every process
+            for process in processes:
+                process.terminate()
+
+    with handle_stop(forward):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _find_free_port() -> int:

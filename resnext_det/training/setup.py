@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.rules import get_value, list_keys
 from resnext_det.files import escape_unknown_letters, write_text
 from resnext_det.training import distributed
 from resnext_det.training.threads import count_processors
@@ -157,6 +159,15 @@ def set_up(cfg: CfgNode) -> torch.device:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
         torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
     return device
+
+
+def list_common_settings(cfg: CfgNode) -> dict[str, Any]:
+    """List the settings, by key, that have to be the same in every process of a run.
+
+    Others are a machine's own: the folder of its log and the number of its loading processes.
+    """
+    own = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS")
+    return {key: get_value(cfg, key) for key in list_keys(cfg) if key not in own}
 
 
 def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:

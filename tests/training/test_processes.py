@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from resnext_det.training import distributed
+from resnext_det.training.interruption import StopRequest
 from resnext_det.training.processes import (
     TESTING,
     TRAINING,
@@ -53,6 +59,35 @@ def test_an_error_in_one_process_is_raised_as_itself() -> None:
     with pytest.raises(ValueError, match="images of process 1 are missing"):
         launch(fail, Processes(num_gpus=2), device="cpu", args=(ValueError,))
     assert time.perf_counter() - began < 300  # a group that waits gives up after half an hour
+
+
+def wait_with_one_stopped(folder: str) -> None:
+    """Wait for process 1, which stops; nothing but SIGKILL ends either of them."""
+    Path(folder, f"{os.getpid()}.pid").touch()
+    with StopRequest():
+        if distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        distributed.barrier()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no process can be stopped")
+@pytest.mark.usefixtures("quick_start")
+def test_the_second_interrupt_ends_all_processes(tmp_path: Path) -> None:
+    def press_twice() -> None:
+        while len(list(tmp_path.glob("*.pid"))) < 2:
+            time.sleep(0.02)
+        for _ in range(2):
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press_twice, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        launch(wait_with_one_stopped, Processes(num_gpus=2), device="cpu", args=(str(tmp_path),))
+    for child in multiprocessing.active_children():
+        child.join(60)
+    for path in tmp_path.glob("*.pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.stem), 0)
 
 
 def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
