@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext_det.runtimes.telemetry import switch_off_telemetry
+from resnext_det.runtimes.openvino_core import get_core
 
 Run = Callable[[], list[np.ndarray]]
 
@@ -57,7 +57,7 @@ def run_in_openvino(network: nn.Module, images: Tensor, dtype: str) -> Run:
 
     Its precision is named, as on some processors OpenVINO computes in bfloat16 unasked.
     """
-    switch_off_telemetry()
+    core = get_core()
     import openvino
 
     with torch.no_grad():
@@ -69,7 +69,7 @@ def run_in_openvino(network: nn.Module, images: Tensor, dtype: str) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = openvino.compile_model(model, "CPU", settings)
+    compiled = core.compile_model(model, "CPU", settings)
     feed = [images.numpy()]
 
     def run() -> list[np.ndarray]:

@@ -25,8 +25,8 @@ from resnext_det.detection.pictures import check_same_names
 from resnext_det.detection.results import ImageDetections
 from resnext_det.files import escape_controls
 from resnext_det.instances import name_classes
+from resnext_det.runtimes.openvino_core import get_core
 from resnext_det.runtimes.packages import EXTRAS, describe_missing
-from resnext_det.runtimes.telemetry import switch_off_telemetry
 
 BACKENDS = ("auto", "onnxruntime", "openvino")
 _ANEW = "export the detector anew with resnext-det export"
@@ -220,10 +220,7 @@ def _open_by_onnxruntime(path: Path) -> _Graph:
 
 
 def _open_by_openvino(path: Path) -> _Graph:
-    switch_off_telemetry()
-    import openvino
-
-    core = openvino.Core()
+    core = get_core()
     model = core.read_model(path)
     # On some processors it would compute in bfloat16.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": _read_threads()}

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torchvision.ops import nms
 
 from resnext_det.deploy.metadata import INPUT, KEY, OUTPUTS, Metadata
-from resnext_det.runtimes.telemetry import switch_off_telemetry
+from resnext_det.runtimes.openvino_core import get_core
 
 OPSET = 18
 
@@ -72,10 +72,10 @@ def save_with_metadata(model: Any, path: Path, metadata: Metadata) -> None:
 
 def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
     """Write what ``write_onnx`` wrote in OpenVINO's own format: ``path`` and a file .bin."""
-    switch_off_telemetry()
+    core = get_core()
     import openvino
 
-    model = openvino.Core().read_model(onnx_file)
+    model = core.read_model(onnx_file)
     model.set_rt_info(metadata.to_json(), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
 

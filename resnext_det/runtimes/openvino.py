@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnext_det.runtimes.openvino_core import get_core, switch_off_telemetry
 from resnext_det.runtimes.parts import Part, Run
-from resnext_det.runtimes.telemetry import switch_off_telemetry
 from resnext_det.runtimes.tracing import OutputMemory, convert_to_onnx
 
 switch_off_telemetry()
@@ -26,7 +26,7 @@ def build(part: Part, dtype: torch.dtype) -> Run:
         ValueError: this CPU has no bfloat16 in OpenVINO.
     """
     if dtype == torch.bfloat16:
-        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = get_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if "BF16" not in able:
             raise ValueError(
                 "backend 'openvino' has no bfloat16 on this CPU, which lacks the instructions for "
@@ -42,7 +42,7 @@ def convert(part: Part) -> openvino.Model:
         ValueError: OpenVINO cannot read an operator of it, such as a deformable convolution.
     """
     try:
-        return openvino.Core().read_model(convert_to_onnx(part))
+        return get_core().read_model(convert_to_onnx(part))
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.startswith("-- No conversion")]
         if not lines:
@@ -61,7 +61,7 @@ def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "CPU_RUNTIME_CACHE_CAPACITY": _CACHED,
     }
-    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    compiled = get_core().compile_model(graph, "CPU", settings)
     request = compiled.create_infer_request()
     count = len(compiled.outputs)
     lock = threading.Lock()  # a request computes one input at a time

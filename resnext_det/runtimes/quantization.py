@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from resnext_det.runtimes.folded import fold_norms
+from resnext_det.runtimes.openvino_core import get_core
 from resnext_det.runtimes.parts import Part, Run
-from resnext_det.runtimes.telemetry import switch_off_telemetry
 from resnext_det.runtimes.tracing import convert_to_onnx
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def quantize_openvino(graph: Any, inputs: Iterable[Any]) -> Any:
     Args:
         inputs: arrays, which can be gone through several times.
     """
-    switch_off_telemetry()
+    get_core()  # before NNCF's own, which come and go
     import nncf
     from openvino import passes
 

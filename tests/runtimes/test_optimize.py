@@ -304,6 +304,20 @@ def test_bfloat16_is_refused_without_instructions(monkeypatch: pytest.MonkeyPatc
         optimize(network, "openvino", torch.bfloat16)
 
 
+def test_signals_are_handled_after_openvino_has_gone() -> None:
+    pytest.importorskip("openvino")
+    code = (
+        "import signal; from resnext_det.runtimes.openvino import compile_graph; import torch; "
+        "from openvino import Model, opset13 as ops; "
+        "x = ops.parameter([1, 4]); graph = Model([ops.relu(x)], [x]); "
+        "first, second = (compile_graph(graph, torch.float32) for _ in range(2)); "
+        "signal.signal(signal.SIGINT, lambda *_: print('handled')); "
+        "del first, second; signal.raise_signal(signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_nothing_reports_that_openvino_is_used() -> None:
     pytest.importorskip("openvino")
     code = (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from resnext_det import Architecture, ResNeXt, optimize
 from resnext_det.runtimes import quantization
+from resnext_det.runtimes.openvino_core import get_core
 from resnext_det.runtimes.quantization import Calibration, check_loss
 from tests.runtimes.test_optimize import build, draw_image
 
@@ -32,9 +33,7 @@ def backbone() -> ResNeXt:
 
 def count_in_openvino(graph: Any) -> tuple[int, int]:
     """Count the convolutions that OpenVINO computes in int8, and all."""
-    import openvino
-
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = get_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     types = [
         str(fact["runtimePrecision"].value)
