@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import IO, Any
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 # Folders of systems and tools that are hidden without a dot, in lower case: of macOS's archives,
 # Synology, QNAP, Windows, Linux and Python.
@@ -217,6 +220,14 @@ def list_first(names: Iterable[str], count: int = 5, *, of: int | None = None) -
     every = list(names)
     left = (len(every) if of is None else of) - count
     return escape_controls(", ".join(every[:count])) + (f" and {left} more" if left > 0 else "")
+
+
+def show(value: Any) -> str:
+    """Show a value of a file in a message: as Python writes it, cut where it is long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__} that is too long to show"
 
 
 def escape_controls(text: str) -> str:

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.rules import check_layers, get_value, list_keys
 from resnext_det.config.values import FAST_STANDARD_HEAD, SHARED_C4_HEAD, check_value
 from resnext_det.resnext import FEATURES
 
@@ -85,6 +85,26 @@ def read_backbone_arguments(cfg: CfgNode) -> dict[str, Any]:
         "dilate_res5": resnets.RES5_DILATION == 2,
         "deformable": read_deformable(resnets),
     }
+
+
+def check_resnet_layers(resnets: CfgNode) -> None:
+    """Refuse a network with a layer that is too large, before memory is taken for it.
+
+    Args:
+        resnets: MODEL.RESNETS, of a detector or a classifier.
+
+    Raises:
+        ValueError: see ``check_layers``.
+    """
+    width, out = (8 * size for size in (resnets.WIDTH_PER_GROUP, resnets.RES2_OUT_CHANNELS))  # res5
+    inner, prefix = width * resnets.NUM_GROUPS, "MODEL.RESNETS."
+    check_layers(
+        {
+            f"{prefix}NUM_GROUPS, WIDTH_PER_GROUP": 9 * inner * width,
+            f"{prefix}NUM_GROUPS, WIDTH_PER_GROUP, RES2_OUT_CHANNELS": inner * out,
+            f"{prefix}RES2_OUT_CHANNELS": out * out // 2,  # its shortcut
+        }
+    )
 
 
 def check_backbone(cfg: CfgNode, *, norms: Collection[str] = ()) -> None:

@@ -7,10 +7,25 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.backbone import check_backbone, check_c4_head, check_standard_head
-from resnext_det.config.rules import get_value
-from resnext_det.config.values import C4_HEADS, FPN_BACKBONES, SHARED_C4_HEAD, check_values
+from resnext_det.config.backbone import (
+    check_backbone,
+    check_c4_head,
+    check_resnet_layers,
+    check_standard_head,
+)
+from resnext_det.config.rules import check_layers, get_value
+from resnext_det.config.values import (
+    C4_HEADS,
+    FPN_BACKBONES,
+    MOST_CHANNELS,
+    SHARED_C4_HEAD,
+    check_values,
+)
+from resnext_det.files import show
 from resnext_det.resnext import FEATURES
+
+_MOST_LAYERS = 100
+_MOST_ANCHORS = 1000
 
 
 def check(cfg: CfgNode) -> None:
@@ -35,6 +50,7 @@ def check(cfg: CfgNode) -> None:
     if "ROI_HEADS" in list_parts_in_use(cfg):
         _check_box_deltas(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
         _check_box_head(cfg)
+    _check_layers(cfg)
 
 
 def uses_fpn(cfg: CfgNode) -> bool:
@@ -162,10 +178,12 @@ def _check_rpn(cfg: CfgNode) -> None:
         if not all(number > 0 for level in value for number in level):
             raise ValueError(f"MODEL.ANCHOR_GENERATOR.{key} = {value}: write numbers above 0")
     dims = cfg.MODEL.RPN.CONV_DIMS
-    if not dims or not all(dim == -1 or dim >= 1 for dim in dims):
+    if not 1 <= len(dims) <= _MOST_LAYERS or not all(
+        dim == -1 or 1 <= dim <= MOST_CHANNELS for dim in dims
+    ):
         raise ValueError(
-            f"MODEL.RPN.CONV_DIMS = {dims}: write the channels of one convolution or more, -1 for "
-            "those of its input"
+            f"MODEL.RPN.CONV_DIMS = {show(dims)}: write the channels of one convolution or more, "
+            "-1 for those of its input"
         )
     sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     counts = {
@@ -176,6 +194,32 @@ def _check_rpn(cfg: CfgNode) -> None:
             f"MODEL.ANCHOR_GENERATOR.SIZES = {sizes} and ASPECT_RATIOS = {ratios} give "
             f"{sorted(counts)} anchors at different levels; give every level the same number"
         )
+    if max(counts) > _MOST_ANCHORS:
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS give {max(counts)} anchors at each "
+            f"place; write fewer, {_MOST_ANCHORS} at most"
+        )
+
+
+def _check_layers(cfg: CfgNode) -> None:
+    """Refuse layers that are too large, of the parts that are in use."""
+    check_resnet_layers(cfg.MODEL.RESNETS)
+    heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+    channels = 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+    layers = {}
+    if uses_fpn(cfg):
+        layers["MODEL.FPN.OUT_CHANNELS"] = 9 * cfg.MODEL.FPN.OUT_CHANNELS**2
+        channels = cfg.MODEL.FPN.OUT_CHANNELS
+    if "RPN" in list_parts_in_use(cfg):
+        layers["MODEL.RPN.CONV_DIMS"] = 9 * max(cfg.MODEL.RPN.CONV_DIMS) ** 2
+    if "ROI_HEADS" in list_parts_in_use(cfg):
+        if not uses_c4_head(cfg):
+            channels = (box.CONV_DIM if box.NUM_CONV else channels) * box.POOLER_RESOLUTION**2
+            if box.NUM_FC:
+                layers["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION, FC_DIM"] = channels * box.FC_DIM
+                channels = box.FC_DIM
+        layers["MODEL.ROI_HEADS.NUM_CLASSES"] = 4 * heads.NUM_CLASSES * channels
+    check_layers(layers)
 
 
 def _check_matching(cfg: CfgNode) -> None:

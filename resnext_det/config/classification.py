@@ -14,9 +14,16 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import BLOCKS_PER_STAGE
-from resnext_det.config.backbone import ARCHITECTURE_KEYS
+from resnext_det.config.backbone import ARCHITECTURE_KEYS, check_resnet_layers
 from resnext_det.config.loading import merge
-from resnext_det.config.rules import Rules, get_value, spread_ranges
+from resnext_det.config.rules import Rules, check_layers, get_value, spread_ranges
+from resnext_det.config.values import (
+    MOST_CHANNELS,
+    MOST_CLASSES,
+    MOST_IMAGES,
+    MOST_PIXELS,
+    MOST_WORKERS,
+)
 
 # The keys that each recipe of augmentation honors; the others must be at their defaults.
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {
@@ -47,20 +54,22 @@ _SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
 }
 _RANGES = spread_ranges(
-    (1, math.inf, "MODEL.RESNETS", " ".join(ARCHITECTURE_KEYS)),
-    (0, math.inf, "MODEL", "NUM_CLASSES"),
-    (1, math.inf, "INPUT", "SIZE_TRAIN SIZE_TEST RESIZE_TEST"),
-    (0, math.inf, "INPUT", "LIGHTING PADDING MIXUP CUTMIX"),
+    (1, MOST_CHANNELS, "MODEL.RESNETS", " ".join(ARCHITECTURE_KEYS)),
+    (0, MOST_CLASSES, "MODEL", "NUM_CLASSES"),
+    (1, MOST_PIXELS, "INPUT", "SIZE_TRAIN SIZE_TEST RESIZE_TEST"),
+    (0, MOST_PIXELS, "INPUT", "PADDING"),
+    (0, math.inf, "INPUT", "LIGHTING MIXUP CUTMIX"),
     (0, 1, "INPUT", "COLOR_JITTER RANDOM_ERASING"),
-    (0, math.inf, "DATALOADER", "NUM_WORKERS"),
-    (1, math.inf, "SOLVER", "EPOCHS IMS_PER_BATCH STEPS CHECKPOINT_EPOCHS CHECKPOINTS_KEPT"),
+    (0, MOST_WORKERS, "DATALOADER", "NUM_WORKERS"),
+    (1, math.inf, "SOLVER", "EPOCHS STEPS CHECKPOINT_EPOCHS CHECKPOINTS_KEPT"),
+    (1, MOST_IMAGES, "SOLVER", "IMS_PER_BATCH"),
     (0, math.inf, "SOLVER", "IMAGES_PER_EPOCH BASE_LR REFERENCE_BATCH WARMUP_EPOCHS"),
     (0, math.inf, "SOLVER", "WEIGHT_DECAY WEIGHT_DECAY_NORM"),
     (0, 1, "SOLVER", "MOMENTUM"),
     (0, 0.999, "SOLVER", "LABEL_SMOOTHING"),
     (0, 0.999999999, "SOLVER.EMA", "DECAY"),
     (0, math.inf, "TEST", "EVAL_EPOCHS"),
-    (1, math.inf, "TEST", "IMS_PER_BATCH"),
+    (1, MOST_IMAGES, "TEST", "IMS_PER_BATCH"),
 )
 _RULES = Rules(_SUPPORTED_VALUES, _RANGES, {"SOLVER.WEIGHT_DECAY_NORM": "SOLVER.WEIGHT_DECAY"})
 
@@ -182,7 +191,9 @@ def load_classifier_config(path: str | Path, overrides: Sequence[Any] = ()) -> C
 def _check(cfg: CfgNode) -> None:
     defaults = get_classifier_cfg()
     _RULES.check(cfg, defaults)
-    image, solver = cfg.INPUT, cfg.SOLVER
+    image, solver, resnets = cfg.INPUT, cfg.SOLVER, cfg.MODEL.RESNETS
+    check_resnet_layers(resnets)
+    check_layers({"MODEL.NUM_CLASSES": 8 * resnets.RES2_OUT_CHANNELS * cfg.MODEL.NUM_CLASSES})
     for chosen, honored in _ONLY_WITH.items():
         _check_effect(cfg, defaults, chosen, honored)
     if image.RESIZE_TEST < image.SIZE_TEST:

@@ -17,8 +17,11 @@ from resnext_det.config.detection import PARTS_SWITCHED_OFF, get_cfg
 from resnext_det.config.rules import TYPE_WORDS, get_value, list_keys
 from resnext_det.config.values import find_unsupported
 from resnext_det.config.yaml_files import read_yaml
+from resnext_det.files import escape_controls, list_first, show
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_KEY, _LONGEST_VALUE = 100, 10_000  # characters
 
 # Keys that one kind of configuration has and the other has not.
 _OF_CLASSIFIERS = {("SOLVER", "EPOCHS"), ("INPUT", "AUGMENTATION"), ("MODEL", "FORM")}
@@ -117,7 +120,8 @@ def merge(
         else:
             _set(cfg, key, value, where=where)
     if left_out:
-        logger.info("%s: keys of parts that are switched off: %s", where, ", ".join(left_out))
+        some = list_first(left_out, 100)
+        logger.info("%s: keys of parts that are switched off: %s", where, some)
     for key, value in _read_pairs(overrides):
         _set(cfg, key, value, where="the command line")
 
@@ -160,51 +164,52 @@ def _walk_leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _read_pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    for item in map(str, overrides):
+    for item in filter(lambda word: isinstance(word, str), overrides):
         if item.startswith("--"):
             raise ValueError(
-                f"{item!r} follows the KEY VALUE overrides, where flags are not read; put it "
+                f"{show(item)} follows the KEY VALUE overrides, where flags are not read; put it "
                 "before the first KEY"
             )
         key, equals, value = item.partition("=")
         if equals and key.replace("_", "").replace(".", "").isupper():
             raise ValueError(
-                f"{item!r} is no override; write a space for the equals sign: {key} {value}"
+                f"{show(item)} is no override; write a space for the equals sign: {key} "
+                f"{value:.{_LONGEST_KEY}}"
             )
     if len(overrides) % 2:
-        text = " ".join(map(str, overrides))
+        text = repr(" ".join(map(str, overrides)))
         raise ValueError(
-            f"overrides come in pairs KEY VALUE, and there is an odd number of words in {text!r}; "
+            f"overrides come in pairs KEY VALUE, and there is an odd number of words in {text}; "
             "quote a VALUE that has spaces"
         )
     yield from zip(map(str, overrides[::2]), overrides[1::2])
 
 
 def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
+    given = escape_controls(f"{key:.{_LONGEST_KEY}} = {show(value)} (from {where})")
     node, _, leaf = key.rpartition(".")
     holder: Any = cfg
     for name in filter(None, node.split(".")):
         holder = holder[name] if isinstance(holder, YacsNode) and name in holder else None
     if not isinstance(holder, YacsNode) or leaf not in holder:
         raise ValueError(
-            f"{key} = {value!r} (from {where}): no such key is honored here, so it would change "
-            f"nothing; {_suggest_keys(cfg, key)}"
+            f"{given}: no such key is honored here, so it would change nothing; "
+            f"{_suggest_keys(cfg, key[:_LONGEST_KEY])}"
         )
     default = holder[leaf]
     if isinstance(default, YacsNode):
         inner = ", ".join(list_keys(default, f"{key}."))
-        raise ValueError(
-            f"{key} = {value!r} (from {where}): {key} is a group of keys; set one of {inner}"
-        )
+        raise ValueError(f"{given}: {key} is a group of keys; set one of {inner}")
+    if isinstance(value, str) and len(value) > _LONGEST_VALUE:
+        raise ValueError(f"{given}: it has {len(value)} characters; write {_LONGEST_VALUE} at most")
     try:
         holder.merge_from_list([leaf, value])
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:  # of brackets within brackets
         suggestion = _suggest_value(default, value)
         if where == "the command line" and suggestion.startswith(("(", "[")):
             suggestion = shlex.quote(suggestion)  # a shell takes parentheses for its own
         raise ValueError(
-            f"{key} = {value!r} (from {where}): {TYPE_WORDS[type(default).__name__]} is needed; "
-            f"write {suggestion}"
+            f"{given}: {TYPE_WORDS[type(default).__name__]} is needed; write {suggestion}"
         ) from error
 
 
@@ -230,7 +235,12 @@ def _suggest_keys(cfg: CfgNode, key: str) -> str:
 
 def _suggest_value(default: Any, value: Any) -> str:
     """Write the given value in the type of the default where that is plain, else the default."""
-    text = str(value).strip()
+    try:
+        text = str(value).strip()
+    except ValueError:  # an integer of thousands of digits
+        text = ""
+    if len(text) > _LONGEST_KEY:
+        return repr(default)
     single = text.strip("()[], \"'")
     if isinstance(default, str) and text[:1] in ("(", "[") and "," not in single:
         return repr(single)  # a list of one, as detectron2's DATASETS

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
+from resnext_det.files import show
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
+
+LARGEST = 1e15
+"""The largest number that any key takes; int64 and float64 hold it exactly."""
+
+_MOST_WEIGHTS = 2**29
 
 
 def list_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -51,6 +58,23 @@ def read_settings(settings: type[Settings], node: CfgNode, **given: Any) -> Sett
 
 def _freeze(value: Any) -> Any:
     return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
+
+
+def check_layers(layers: Mapping[str, int]) -> None:
+    """Refuse a network with a layer that is too large, before memory is taken for it.
+
+    Args:
+        layers: the number of a layer's weights, by the keys that tell it.
+
+    Raises:
+        ValueError: a layer has more weights than 2 GiB of float32.
+    """
+    for keys, weights in layers.items():
+        if weights > _MOST_WEIGHTS:
+            raise ValueError(
+                f"{keys} would make a layer of {weights:,} weights, and {_MOST_WEIGHTS:,} is the "
+                "most; write smaller numbers"
+            )
 
 
 def spread_ranges(*rows: tuple[float, float, str, str]) -> dict[str, tuple[float, float]]:
@@ -104,11 +128,19 @@ class Rules:
         if not self.is_supported(key, value):
             words = " or ".join(repr(choice) for choice in self.supported[key])
             raise ValueError(f"{key} = {value!r} is not supported; write {words}")
-        if key in self.ranges and value is not None:
+        numbers = [each for each in _flatten(value) if isinstance(each, int | float)]
+        # An infinite norm or limit of gradients has a meaning; no other number may be infinite.
+        known = key in self.ranges or key in self.optional or isinstance(default, int)
+        most = LARGEST if known else math.inf
+        if not all(abs(number) <= most for number in numbers):
+            raise ValueError(
+                f"{key} = {show(value)} is out of range; write numbers up to {LARGEST:.0e}"
+            )
+        if key in self.ranges:
             low, high = self.ranges[key]
-            if not all(low <= number <= high for number in _flatten(value)):
+            if not all(low <= number <= high for number in numbers):
                 bounds = f"{low} or more" if math.isinf(high) else f"a number from {low} to {high}"
-                raise ValueError(f"{key} = {value!r} is out of range; write {bounds}")
+                raise ValueError(f"{key} = {show(value)} is out of range; write {bounds}")
 
     def is_supported(self, key: str, value: Any) -> bool:
         """Tell whether the value of a key is supported."""
@@ -137,10 +169,12 @@ class Rules:
             )
         if isinstance(default, (list, tuple)):
             kind = next(map(_name_kind, _flatten(default)), "str")
-            wrong = [element for element in _flatten(value) if _name_kind(element) != kind]
+            nested = any(isinstance(element, (list, tuple)) for element in default)
+            entries = _flatten(value) if nested else value
+            wrong = [element for element in entries if _name_kind(element) != kind]
             if wrong:
                 raise ValueError(
-                    f"{key} = {value!r} holds {wrong[0]!r}, and every entry has to be "
+                    f"{key} = {show(value)} holds {show(wrong[0])}, and every entry has to be "
                     f"{TYPE_WORDS[kind]}"
                 )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +14,11 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnext_det.files import list_first, shipped_folder
+
+# A dump of every key has 12,000 characters. Aliases are counted as what they stand for.
+_MOST_CHARACTERS = 200_000
+_MOST_LEVELS = 20
+_MOST_FILES = 100
 
 
 def config_file(name: str | Path) -> Path:
@@ -51,10 +59,11 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     Raises:
         FileNotFoundError: a base file does not exist.
         ValueError: the file does not exist; one of them is not plain YAML, has a key twice, or
-            names itself as its base.
+            names itself as its base; they are larger or deeper than configurations are.
     """
     leaf = config_file(path)
     files: list[str] = []
+    texts: list[str] = []
 
     class Reader(CfgNode):
         """fvcore reads the YAML and merges the bases; this sees each file first."""
@@ -62,14 +71,18 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
         @classmethod
         def _open_cfg(cls, filename: str) -> IO[str]:
             files.append(filename)
-            return io.StringIO(_read_text(filename, leaf, depth=len(files)))
+            if len(files) > _MOST_FILES:
+                raise ValueError(
+                    f"configuration {leaf}: its _BASE_ leads back to {filename}; break the circle"
+                )
+            texts.append(_read_text(filename, leaf, read=sum(map(len, texts))))
+            _check_text(texts[-1], filename)
+            return io.StringIO(texts[-1])
 
     try:
         values = Reader.load_yaml_with_base(str(leaf), allow_unsafe=False)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(
-            f"configuration {files[-1]} is not plain YAML: {error}; correct it (tags are not read)"
-        ) from error
+        raise _explain_not_plain(files[-1], error) from error
     except AssertionError as error:
         raise ValueError(
             f"configuration {path}: a key is a group here and a value in its _BASE_: {error}"
@@ -77,29 +90,112 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     return values, files
 
 
-def _read_text(filename: str, leaf: Path, depth: int) -> str:
-    """Read the text of a file, and refuse one with a key twice or a wrong ``_BASE_``."""
-    if depth > 100:
+def _read_text(filename: str, leaf: Path, read: int) -> str:
+    """Read the text of a file of a configuration, of whose other files so much is read already."""
+    try:
+        regular = stat.S_ISREG(os.stat(filename).st_mode)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"configuration {leaf}: its _BASE_ names {filename:.300}, which does not exist; "
+            "correct the path, which is relative to the file that names it"
+        ) from error
+    if not regular:  # a pipe would be waited for
         raise ValueError(
-            f"configuration {leaf}: its _BASE_ leads back to {filename}; break the circle"
+            f"configuration {leaf}: its _BASE_ names {filename}, which is no regular file; give a "
+            "YAML file"
         )
     try:
-        text = Path(filename).read_text(encoding="utf-8")
+        with open(filename, encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1 - read)
     except OSError as error:
-        raise FileNotFoundError(
-            f"configuration {leaf}: its _BASE_ names {filename}, which does not exist; correct the "
-            "path, which is relative to the file that names it"
+        raise ValueError(
+            f"configuration {filename} cannot be read ({error.strerror}); make it readable"
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"configuration {filename} is no text; give a YAML file") from error
-    document = yaml.compose(text, yaml.SafeLoader)
+    if len(text) + read > _MOST_CHARACTERS:
+        raise ValueError(
+            f"configuration {filename} has over {_MOST_CHARACTERS} characters, with its base "
+            "files, as no configuration has; give another file"
+        )
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Read plain YAML with a limit on its depth, and refuse tags."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        line = event.start_mark.line + 1
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise yaml.YAMLError(f"there is a tag in line {line}, {event.tag!r:.100}")
+        self.depth += 1
+        if self.depth > _MOST_LEVELS:
+            raise yaml.YAMLError(f"line {line} has over {_MOST_LEVELS} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _check_text(text: str, filename: str) -> None:
+    """Refuse what is not plain YAML, a key twice, a wrong ``_BASE_`` and too many aliases.
+
+    Raises:
+        ValueError: naming the file, and the line where there is one.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            document = loader.get_single_node()
+            _measure(document, {})
+            if isinstance(document, yaml.MappingNode):
+                _refuse_repeated_keys(document, filename)
+                _check_base(document, filename)
+                _construct(loader, document)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise _explain_not_plain(filename, error) from error
     if not isinstance(document, yaml.MappingNode):
         raise ValueError(
             f"configuration {filename} holds no KEY: value lines; write some, or leave the file out"
         )
-    _refuse_repeated_keys(document, filename)
-    _check_base(document, filename)
-    return text
+
+
+def _construct(loader: yaml.SafeLoader, document: yaml.Node) -> None:
+    try:
+        loader.construct_document(document)
+    except ValueError as error:  # of a date that is none, or a number of thousands of digits
+        raise yaml.YAMLError(str(error)) from error
+
+
+def _explain_not_plain(filename: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"configuration {filename} is not plain YAML: {error}; correct it (tags are not read)"
+    )
+
+
+def _measure(node: yaml.Node | None, known: dict[int, int | None]) -> int:
+    """Count the characters that a node stands for, with those of its aliases.
+
+    Raises:
+        yaml.YAMLError: there are too many, or a node stands within itself.
+    """
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value if node else "")
+    if id(node) not in known:
+        known[id(node)] = None
+        entries: Iterable[yaml.Node] = node.value
+        if isinstance(node, yaml.MappingNode):
+            entries = (each for pair in node.value for each in pair)
+        known[id(node)] = 1 + sum(_measure(entry, known) for entry in entries)
+    size = known[id(node)]
+    if size is None or size > _MOST_CHARACTERS:
+        what = "stands within itself" if size is None else "stands for too much, by its aliases"
+        raise yaml.YAMLError(f"what begins in line {node.start_mark.line + 1} {what}")
+    return size
 
 
 def _check_base(document: yaml.MappingNode, filename: str) -> None:

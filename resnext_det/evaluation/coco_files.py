@@ -28,8 +28,8 @@ from resnext_det.data.annotations.coco_entries import (
     is_number,
 )
 from resnext_det.data.annotations.coco_json import read_annotations
-from resnext_det.data.annotations.json_files import decode_entries, read_text, show, split_table
-from resnext_det.files import escape_controls, list_first
+from resnext_det.data.annotations.json_files import decode_entries, read_text, split_table
+from resnext_det.files import escape_controls, list_first, show
 
 logger = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [True,True] | has 2 entries; write True or
 FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [0,1,1,1] | every entry has to be True or False
 FPN MODEL.RESNETS.DEFORM_ON_PER_STAGE [True,False,False,False] MODEL.RESNETS.DEFORM_NUM_GROUPS 3
   | the 64 channels of res2's deformable convolutions do not divide into 3 groups
-FPN MODEL.RESNETS.DEFORM_NUM_GROUPS 0 | out of range | write 1 or more
+FPN MODEL.RESNETS.DEFORM_NUM_GROUPS 0 | out of range | write a number from 1
 FPN MODEL.FPN.IN_FEATURES [] | MODEL.FPN.IN_FEATURES = [] | write ['res2', 'res3', 'res4', 'res5']
 FPN MODEL.FPN.IN_FEATURES ['res3','res5'] | ['res3', 'res5'] must be neighboring
 FPN MODEL.FPN.IN_FEATURES ['res2','res3'] | end in 'res5'

@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from resnext_det.data.annotations.json_files import show
-from resnext_det.files import escape_controls, list_first
+from resnext_det.files import escape_controls, list_first, show
 
 LARGEST = sys.float_info.max
 _LARGEST_INTEGER = 2**63 - 1

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from resnext_det.data.annotations.coco_entries import Annotation, Category, Checker, Image
-from resnext_det.data.annotations.json_files import Entry, decode_entries, show
+from resnext_det.data.annotations.json_files import Entry, decode_entries
 from resnext_det.data.inspection.box_forms import find_fitting_form
-from resnext_det.files import escape_controls, list_first
+from resnext_det.files import escape_controls, list_first, show
 
 logger = logging.getLogger(__name__)
 

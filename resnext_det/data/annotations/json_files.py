@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import codecs
 import json
-import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from resnext_det.files import escape_controls
+from resnext_det.files import escape_controls, show
 
 Entry = TypeVar("Entry")
 
 _BATCH = 20_000  # entries that are held decoded at one time
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def read_text(path: Path, source: str) -> bytes:
@@ -164,14 +161,6 @@ def decode_entries(
             check(_decode_entry(entry, index, table, source), index)
             for index, entry in enumerate(batch, start)
         ]
-
-
-def show(value: Any) -> str:
-    """Show a value of a file in a message: as Python writes it, cut where it is long."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return f"a {type(value).__name__} that is too long to show"
 
 
 def _decode_entry(entry: Any, index: int, table: str, source: str) -> Mapping[str, Any]:
