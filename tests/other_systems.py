@@ -108,10 +108,10 @@ def install(system: str) -> None:
         views[name] = None if gone else _View(__import__(name), hidden, changed.get(name, {}))
     real_import = builtins.__import__
 
-    def import_for(name: str, globals: Any = None, *others: Any) -> Any:
+    def import_for(name: str, globals: Any = None, *others: Any, **more: Any) -> Any:
         ours = str((globals or {}).get("__name__")).partition(".")[0] in _OURS
         if not ours or name.partition(".")[0] not in views:
-            return real_import(name, globals, *others)
+            return real_import(name, globals, *others, **more)
         found = views[name.partition(".")[0]]
         if found is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
