@@ -1,8 +1,9 @@
 """Compute the last convolutions of a pyramid, and the proposal head, faster than a runtime does.
 
 Half of the multiplications of an FPN detector's dense part are in 3x3 convolutions of 256 channels,
-on which runtimes are at the processor's peak; fewer multiplications are what is left. So a backend
-computes the backbone up to the merged maps, and what follows is the same for every backend.
+and a third of a C4 detector's in one of 1024. Runtimes compute them at the processor's peak; fewer
+multiplications are what is left. So a backend computes the backbone up to the merged maps, and what
+follows is the same for every backend.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnext_det.runtimes.folded import fold_norms
 from resnext_det.runtimes.parts import DenseNetwork, Part, list_outputs
-from resnext_det.runtimes.winograd import PointwiseConv2d, WinogradConv2d, suits_winograd
+from resnext_det.runtimes.winograd import Channels, WinogradConv2d, is_pointwise, suits_winograd
 
 _OUTPUT = "fpn_output"  # with the number of its level, in both engines
+_PREDICTORS = ("objectness_logits", "anchor_deltas")  # of the head of proposals, in both engines
 
 
 class MergedMaps(nn.Module):
-    """Compute a pyramid's maps before its last convolutions, as (N, H, W, C)."""
+    """Compute a backbone's first ``count`` maps, a pyramid's without its last convolutions.
+
+    They are (N, H, W, C).
+    """
 
     def __init__(self, backbone: nn.Module, count: int) -> None:
         super().__init__()
@@ -38,7 +43,7 @@ class PyramidTail(nn.Module):
     """Compute the outputs of a ``DenseNetwork`` from what ``MergedMaps`` gives.
 
     Args:
-        outputs: the pyramid's last convolutions, finest first.
+        outputs: the pyramid's last convolutions, finest first; identities without a pyramid.
         names: of all maps; those without a convolution are the one before, subsampled by 2.
         head: of the proposals, if there is one, and the names of its maps.
     """
@@ -67,49 +72,69 @@ class PyramidTail(nn.Module):
 def split_pyramid(part: Part) -> tuple[Part, PyramidTail] | None:
     """Split the dense part of a detector into a part for a backend and what follows it.
 
+    What follows are the last convolutions of a pyramid, and the head of the proposals; without a
+    pyramid, the head alone.
+
     Returns:
-        None where there is no pyramid, or its convolutions would not be faster by Winograd's
-        algorithm: on a GPU, with few channels, with norms, with other maps than an FPN's.
+        None where no convolution would be faster by Winograd's algorithm: on a GPU, with few
+        channels, with norms, with other maps than an FPN's and no head.
     """
     network = part.network
     if not isinstance(network, DenseNetwork) or part.example.device.type != "cpu":
         return None
-    children = dict(network.backbone.named_children())
-    levels = sorted(int(name[len(_OUTPUT) :]) for name in children if _is_output(name))
-    names = network.every
-    own = [f"p{level}" for level in levels]
-    more = names[len(own) :]
-    top = children.get("top_block")
-    subsamples = top is None or type(top).__name__ == "LastLevelMaxPool"
-    if not own or list(names[: len(own)]) != own or (more and not subsamples):
+    levels = _find_levels(network)
+    if not levels and (
+        network.head is None or not any(map(suits_winograd, network.head.modules()))
+    ):
         return None
     folded = cast(DenseNetwork, fold_norms(network))
-    backbone, outputs = folded.backbone, []
-    for level in levels:
-        layer = backbone.get_submodule(f"{_OUTPUT}{level}")
-        if not suits_winograd(layer):
-            return None
-        outputs.append(WinogradConv2d(cast(nn.Conv2d, layer)))
-        backbone.add_module(f"{_OUTPUT}{level}", nn.Identity())
-    if hasattr(backbone, "output_convs"):  # detectron2's list of them
+    backbone, head = folded.backbone, folded.head
+    outputs: list[nn.Module] = [nn.Identity() for _ in network.every if not levels]
+    for name in levels:
+        outputs.append(WinogradConv2d(cast(nn.Conv2d, backbone.get_submodule(name))))
+        backbone.add_module(name, nn.Identity())
+    if levels and hasattr(backbone, "output_convs"):  # detectron2's list of them
         backbone.output_convs = [nn.Identity() for _ in levels]  # type: ignore[assignment]
-    head = folded.head
     if head is not None:
         _exchange_convolutions(head)
-    front = replace(part, network=MergedMaps(backbone, len(levels)).eval())
-    return front, PyramidTail(outputs, names, head, folded.names).eval()
+    front = replace(part, network=MergedMaps(backbone, len(outputs)).eval())
+    return front, PyramidTail(outputs, network.every, head, folded.names).eval()
+
+
+def _find_levels(network: DenseNetwork) -> list[str]:
+    """Find the names of a pyramid's last convolutions, finest first.
+
+    Returns:
+        none where one does not suit, or there are maps that are no level of these.
+    """
+    children = dict(network.backbone.named_children())
+    levels = sorted(int(name[len(_OUTPUT) :]) for name in children if _is_output(name))
+    own, more = [f"p{level}" for level in levels], network.every[len(levels) :]
+    top = children.get("top_block")
+    subsamples = top is None or type(top).__name__ == "LastLevelMaxPool"
+    if list(network.every[: len(own)]) != own or (more and not subsamples):
+        return []
+    names = [f"{_OUTPUT}{level}" for level in levels]
+    return names if all(suits_winograd(children[name]) for name in names) else []
 
 
 def _is_output(name: str) -> bool:
     return re.fullmatch(rf"{_OUTPUT}\d+", name) is not None
 
 
-def _exchange_convolutions(network: nn.Module) -> None:
-    """Exchange, in place, the convolutions that are faster as matrix products."""
-    for name, layer in network.named_children():
+def _exchange_convolutions(head: nn.Module) -> None:
+    """Exchange, in place, the convolutions of a head of proposals that are faster as products."""
+    layers: dict[str, Any] = dict(head.named_children())
+    predictors = {name: layers[name] for name in _PREDICTORS if name in layers}
+    if suits_winograd(layers.get("conv")) and all(map(is_pointwise, predictors.values())):
+        head.add_module("conv", WinogradConv2d(layers["conv"], list(predictors.values())))
+        start = 0
+        for name, one in predictors.items():
+            head.add_module(name, Channels(start, start + one.out_channels))
+            start += one.out_channels
+        return
+    for name, layer in layers.items():
         if suits_winograd(layer):
-            network.add_module(name, WinogradConv2d(cast(nn.Conv2d, layer)))
-        elif type(layer) is nn.Conv2d and layer.kernel_size == layer.stride == (1, 1):
-            network.add_module(name, PointwiseConv2d(layer))
+            head.add_module(name, WinogradConv2d(layer))
         else:
             _exchange_convolutions(layer)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnext_det.layers import ConvNorm
-from resnext_det.runtimes.winograd import PointwiseConv2d, WinogradConv2d, suits_winograd
+from resnext_det.runtimes.winograd import Channels, WinogradConv2d, suits_winograd
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,23 @@ def test_a_large_map_is_computed_in_bands() -> None:
     assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
-def test_a_pointwise_convolution_is_a_matrix_product() -> None:
-    layer, images = nn.Conv2d(6, 5, 1), torch.randn(2, 6, 3, 4)
-    with torch.no_grad():
-        assert torch.allclose(PointwiseConv2d(layer)(images), layer(images), atol=1e-6)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_follows_is_computed_band_by_band(threads: int) -> None:
+    torch.manual_seed(0)
+    layer = ConvNorm(128, 128, 3, padding=1, activation=nn.ReLU())
+    following = [nn.Conv2d(128, count, 1) for count in (3, 12)]
+    images, before = torch.randn(2, 128, 42, 64), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            hidden = layer(images)
+            exact = torch.cat([one(hidden) for one in following], dim=1)
+            found = WinogradConv2d(layer, following)(images)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
+    assert torch.equal(Channels(3, 15)(found), found[:, 3:])
 
 
 def test_what_suits() -> None:
@@ -51,6 +64,7 @@ def test_what_suits() -> None:
         nn.Conv2d(128, 128, 3, padding=1, stride=2),
         nn.Conv2d(128, 128, 3, padding=1, groups=32),
         nn.Conv2d(64, 128, 3, padding=1),
+        nn.Conv2d(2048, 128, 3, padding=1),
         ConvNorm(128, 128, 3, padding=1, norm="BN"),
         nn.Linear(128, 128),
     ):
