@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from resnext_det.runtimes.openvino_core import get_core, switch_off_telemetry
 from resnext_det.runtimes.parts import Part, Run
-from resnext_det.runtimes.tracing import OutputMemory, convert_to_onnx
+from resnext_det.runtimes.tracing import convert_to_onnx
 
 switch_off_telemetry()
 import openvino  # noqa: E402
@@ -61,25 +65,75 @@ def compile_graph(graph: openvino.Model, dtype: torch.dtype) -> Run:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "CPU_RUNTIME_CACHE_CAPACITY": _CACHED,
     }
-    compiled = get_core().compile_model(graph, "CPU", settings)
-    request = compiled.create_infer_request()
-    count = len(compiled.outputs)
-    lock = threading.Lock()  # a request computes one input at a time
+    return _CompiledGraph(get_core().compile_model(graph, "CPU", settings))
 
-    def learn(x: Tensor) -> tuple[Tensor, ...]:
-        with lock:
-            found = compiled([x.contiguous().numpy()], share_inputs=True)
-        return tuple(torch.from_numpy(found[index]) for index in range(count))
 
-    def fill(x: Tensor, outputs: tuple[Tensor, ...]) -> None:
+class _CompiledGraph:
+    """Compute the outputs of a compiled graph of one input, into memory of ours.
+
+    Its own memory would have to be copied, as its next call overwrites it.
+    """
+
+    _KEPT = 64  # sizes of images; a data set has some hundreds
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self.compiled, self.request = compiled, compiled.create_infer_request()
+        self.shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}  # of the outputs, by input
+        self.memory = OutputMemory()
+        self.lock = threading.Lock()  # a request computes one input at a time
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         x = x.contiguous()  # kept until the end, as OpenVINO does not keep what it is given
-        with lock:
-            request.set_input_tensor(_share(x))
+        with self.lock:
+            shapes = self.shapes.get(tuple(x.shape))
+            if shapes is None:
+                return self._learn(x)
+            outputs = self.memory.take(shapes)
+            self.request.set_input_tensor(_share(x))
             for index, output in enumerate(outputs):
-                request.set_output_tensor(index, _share(output))
-            request.infer()
+                self.request.set_output_tensor(index, _share(output))
+            self.request.infer(share_outputs=True)  # else it copies them
+        return outputs
 
-    return OutputMemory(learn, fill)
+    def _learn(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the outputs by another request, in memory of their own; remember their shapes."""
+        found = self.compiled([x.numpy()], share_inputs=True)
+        outputs = tuple(torch.from_numpy(found[index]) for index in range(len(found)))
+        if len(self.shapes) >= self._KEPT:
+            del self.shapes[next(iter(self.shapes))]
+        self.shapes[tuple(x.shape)] = [tuple(output.shape) for output in outputs]
+        return outputs
+
+
+class OutputMemory:
+    """Give tensors for outputs, in memory of earlier ones that are forgotten, where there is some.
+
+    Fresh memory has a page fault every 4 KiB, which costs a tenth of the time of a network.
+    """
+
+    _CALLS = 2  # of which memory is kept, as a caller may hold the last outputs until the next
+
+    def __init__(self) -> None:
+        # Flat arrays, the last used at the end, each with a reference that dies with the last
+        # tensor on it.
+        self.kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+
+    def take(self, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+        """Make a tensor of float32 of each shape, of any content; call it in one thread a time."""
+        tensors = tuple(map(self._take_one, shapes))
+        del self.kept[: -self._CALLS * len(shapes)]  # what is held lives on without us
+        return tensors
+
+    def _take_one(self, shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape)
+        free = [index for index, (_, user) in enumerate(self.kept) if user() is None]
+        fitting = [index for index in free if self.kept[index][0].size >= size]
+        array = np.empty(size, np.float32)
+        if fitting:
+            array = self.kept.pop(min(fitting, key=lambda index: self.kept[index][0].size))[0]
+        view = array[:size].reshape(shape)
+        self.kept.append((array, weakref.ref(view)))
+        return torch.from_numpy(view)  # which holds the view as long as the memory is used
 
 
 def _share(x: Tensor) -> Any:

@@ -1,12 +1,11 @@
-"""Convert a part of a model to a graph with dynamic sizes, and give memory to its outputs."""
+"""Convert a part of a model to a graph with dynamic sizes, and check what it is called with."""
 
 from __future__ import annotations
 
 import io
 import logging
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,43 +92,6 @@ def silence_exporters() -> Iterator[None]:
             set_log(True)
             for logger, level in zip(loggers, levels):
                 logger.setLevel(level)
-
-
-class OutputMemory:
-    """Give a runtime memory of torch to write its outputs into, once their shapes are known.
-
-    A runtime's own memory would have to be copied, as its next call overwrites it.
-
-    Args:
-        learn: computes the outputs for an input, in memory of their own.
-        fill: computes them into the tensors given.
-    """
-
-    _KEPT = 64  # sizes of images; a data set has some hundreds
-
-    def __init__(
-        self,
-        learn: Callable[[Tensor], tuple[Tensor, ...]],
-        fill: Callable[[Tensor, tuple[Tensor, ...]], None],
-    ) -> None:
-        self.learn, self.fill = learn, fill
-        self.shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-        self.lock = threading.Lock()  # of ``shapes``
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        given = tuple(x.shape)
-        with self.lock:
-            shapes = self.shapes.get(given)
-        if shapes is not None:
-            outputs = tuple(torch.empty(shape) for shape in shapes)
-            self.fill(x, outputs)
-            return outputs
-        outputs = self.learn(x)
-        with self.lock:
-            if len(self.shapes) >= self._KEPT:
-                del self.shapes[next(iter(self.shapes))]
-            self.shapes[given] = [tuple(output.shape) for output in outputs]
-        return outputs
 
 
 class CheckedRun:

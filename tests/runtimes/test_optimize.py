@@ -326,3 +326,33 @@ def test_nothing_reports_that_openvino_is_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "None"]
+
+
+def test_outputs_keep_their_memory_as_long_as_they_are_held() -> None:
+    pytest.importorskip("openvino")
+    from resnext_det.runtimes.openvino import OutputMemory
+
+    memory = OutputMemory()
+    maps, vector = memory.take([(2, 3, 4), (5,)])
+    maps.zero_()
+    kept = maps[1, :, 1:]
+    address = vector.data_ptr()
+    del maps, vector
+    other, smaller = memory.take([(2, 3, 4), (4,)])
+    other.fill_(1)
+    assert float(kept.sum()) == 0  # a view holds it too
+    assert smaller.data_ptr() == address
+    for _ in range(10):
+        memory.take([(2, 3, 4), (50,)])
+        assert len(memory.kept) <= 4
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_the_next_image_does_not_overwrite_the_maps_of_this_one(backend: str) -> None:
+    pytest.importorskip(backend)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    images = list(torch.randn(5, 1, 3, 9, 9))
+    fast = optimize(network, backend, example=images[0])
+    with torch.no_grad():
+        for exact, found in zip(map(network, images), [fast(one) for one in images]):
+            assert torch.allclose(found, exact, atol=1e-5)
