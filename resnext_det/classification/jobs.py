@@ -18,7 +18,7 @@ from resnext_det.config.classification import get_classifier_cfg, load_classifie
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
-from resnext_det.training.output_folder import check_output_dir, remove_run
+from resnext_det.training.output_folder import check_output_dir, hold_output_dir, remove_run
 from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.processes import TESTING, Processes, launch
 from resnext_det.training.setup import list_common_settings
@@ -148,13 +148,15 @@ def pretrain_seeds(job: ClassificationJob, seeds: Sequence[int]) -> list[Pretrai
 
 
 def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
-    return training.train(
-        job.configuration(),
-        resume=job.resume,
-        overwrite=job.overwrite,
-        overridden=job.overrides[::2],
-        preprocessing=job.preprocessing,
-    )
+    cfg = job.configuration()
+    with hold_output_dir(cfg.OUTPUT_DIR):
+        return training.train(
+            cfg,
+            resume=job.resume,
+            overwrite=job.overwrite,
+            overridden=job.overrides[::2],
+            preprocessing=job.preprocessing,
+        )
 
 
 @dataclass(frozen=True)

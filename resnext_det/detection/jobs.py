@@ -25,7 +25,7 @@ from resnext_det.detection.weights import explain_no_config, locate_weights, rea
 from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.output_folder import check_output_dir
+from resnext_det.training.output_folder import check_output_dir, hold_output_dir
 from resnext_det.training.processes import Processes, count_processes, launch
 from resnext_det.training.setup import CONFIG_FILE, list_common_settings, setup_logging
 from resnext_det.weights.preprocessing import parse_preprocessing
@@ -404,7 +404,15 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
 def _run_task(
     job: Job, cfg: CfgNode, fitted: Fitted, task: _Task, files: Mapping[str, Path] | None
 ) -> Mapping[str, DatasetMetrics] | None:
-    """Do a job's task in one process; each registers the datasets for itself."""
+    """Do a job's task in one process, which for a training holds the output folder."""
+    with hold_output_dir(cfg.OUTPUT_DIR) if task == "train" else contextlib.nullcontext():
+        return _start_task(job, cfg, fitted, task, files)
+
+
+def _start_task(
+    job: Job, cfg: CfgNode, fitted: Fitted, task: _Task, files: Mapping[str, Path] | None
+) -> Mapping[str, DatasetMetrics] | None:
+    """Register the datasets, tell what was decided for the job, and let the engine do its task."""
     for dataset in (*job.datasets, *fitted.datasets):
         register_coco(*dataset)
     engine = find_engine(job.engine)

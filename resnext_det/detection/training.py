@@ -120,7 +120,7 @@ def train_detector(
                 numbers = {**known.metrics, **numbers}
             if known is None or known.metrics != numbers:
                 state.facts = describe_detector(cfg, model, class_names, numbers)
-                state.save_again("model_final", stop - 1)
+                state.add_facts("model_final")
 
         def is_evaluation_due(done: int) -> bool:
             period = cfg.TEST.EVAL_PERIOD
@@ -132,6 +132,7 @@ def train_detector(
 
         if start >= stop:
             logger.info("The training had ended after %d iterations; it is evaluated.", start)
+            state.save_final()
             evaluate_now(stop)
         else:
             if is_evaluation_due(start) and not _was_evaluated(cfg, start - 1):

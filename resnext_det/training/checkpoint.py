@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 LAST_CHECKPOINT = "last_checkpoint"
 """The file, in the output folder, that holds the newest checkpoint's bare name."""
 
+SAVING = "Saving checkpoint to %s"
+"""What the log says of a checkpoint."""
+
 _SHOWN = 8
 
 
@@ -43,15 +46,18 @@ class Checkpointer:
         self.output_dir = Path(output_dir)
         self.max_to_keep = max_to_keep
 
-    def save(self, name: str, state: Mapping[str, Any]) -> Path:
+    def save(self, name: str, state: Mapping[str, Any], told: str = SAVING) -> Path:
         """Write `state` to ``<output_dir>/<name>.pth`` and name that file in ``last_checkpoint``.
+
+        Args:
+            told: what the log says, with %s for the path.
 
         Raises:
             OSError: it could not be written; the checkpoints before it and ``last_checkpoint`` are
                 untouched.
         """
         path = self.output_dir / f"{name}.pth"
-        logger.info("Saving checkpoint to %s", path)
+        logger.info(told, path)
         try:
             write_file(path, lambda file: torch.save(dict(state), file))
             write_file(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from fvcore.common.config import CfgNode
 
-from resnext_det.files import list_first
+from resnext_det.files import escape_controls, list_first, write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
 
@@ -22,6 +28,8 @@ _TESTS = (
     *("inference/instances_predictions.pth", "inference/*/instances_predictions.pth"),
     "test/*_way.json",
 )
+_LOCK, _HOLDER = ".run.lock", ".run.holder"
+_PARTIAL = (".*.partial", "inference/**/.*.partial", "test/.*.partial")  # see ``write_file``
 _SHOWN = 4
 
 
@@ -98,6 +106,62 @@ def remove_run(output_dir: str | Path) -> None:
                 "--overwrite: the earlier run in %s is removed, %d files (%s).",
                 *(output_dir, len(files), list_first((path.name for path in files), _SHOWN)),
             )
+
+
+@contextmanager
+def hold_output_dir(output_dir: str | Path) -> Iterator[None]:
+    """Keep other trainings out of a folder, and clear what a killed one left half-written.
+
+    Every process of a training enters. The main one holds a lock, which the system releases however
+    that process ends.
+
+    Raises:
+        ValueError: another training holds the folder; or it cannot be written to.
+    """
+    with ExitStack() as stack:
+        with distributed.fail_together():
+            if distributed.is_main_process():
+                stack.enter_context(_lock_folder(Path(output_dir)))
+                for path in chain.from_iterable(Path(output_dir).glob(each) for each in _PARTIAL):
+                    path.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def _lock_folder(folder: Path) -> Iterator[None]:
+    lock, holder = FileLock(folder / _LOCK), folder / _HOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, since {started}")
+    except Timeout:
+        try:
+            told = holder.read_text(encoding="utf-8")
+        except OSError:  # it has just begun
+            told = "which has just begun"
+        raise ValueError(
+            f"another training writes to OUTPUT_DIR = {str(folder)!r} ({escape_controls(told)}); "
+            "wait for its end or stop it, or choose another OUTPUT_DIR"
+        ) from None
+    except NotImplementedError:
+        logger.warning(
+            "%s is on a file system without locks: a second training there would not be noticed.",
+            folder,
+        )
+    except OSError as error:
+        lock.release()
+        raise ValueError(
+            f"OUTPUT_DIR = {str(folder)!r} cannot be written to ({error.strerror or error}); write "
+            "another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody waits for it
+        lock.release()
 
 
 def _list_patterns() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from resnext_det.files import list_first
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import (
+    SAVING,
     Checkpointer,
     find_optimizer_state,
     load_model_state,
@@ -23,6 +24,9 @@ from resnext_det.training.checkpoint import (
 from resnext_det.training.loop import Step
 
 logger = logging.getLogger(__name__)
+
+FINAL = "model_final"
+"""The name of the last checkpoint of a training."""
 
 _SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov")
 
@@ -58,8 +62,11 @@ class TrainingState:
     parts: Mapping[str, Stateful] = field(default_factory=dict)
     _saved: tuple[int, Path] | None = field(default=None, init=False, repr=False)
 
-    def save(self, name: str, iteration: int) -> Path:
+    def save(self, name: str, iteration: int, told: str = SAVING) -> Path:
         """Write ``<name>.pth`` after ``iteration``; every process calls it, the main one writes.
+
+        Args:
+            told: what the log says, with %s for the path.
 
         Raises:
             FloatingPointError: weights or momentum are not finite; nothing is written.
@@ -74,20 +81,31 @@ class TrainingState:
             contents |= {part: self.parts[part].state_dict() for part in self.parts}
         with distributed.fail_together():
             if distributed.is_main_process():
-                self.checkpointer.save(name, contents)
+                self.checkpointer.save(name, contents, told)
         self._saved = (iteration, path)
         return path
 
-    def save_again(self, name: str, iteration: int) -> None:
-        """Write ``<name>.pth`` again, with other facts; it is as old as its weights.
+    def save_final(self) -> None:
+        """Write ``model_final.pth`` of the state that was saved or restored last, if it is not it.
+
+        A training that was killed while it wrote that file has its last checkpoint alone.
+        """
+        assert self._saved is not None, "nothing is saved"
+        iteration, path = self._saved
+        if path.name != f"{FINAL}.pth":
+            self.save(FINAL, iteration)
+
+    def add_facts(self, name: str) -> None:
+        """Write ``<name>.pth``, which was saved last, again with other facts, as old as it is.
 
         Raises:
             OSError: it could not be written; the file that was there is untouched.
         """
+        assert self._saved is not None, "nothing is saved"
         path = self.checkpointer.output_dir / f"{name}.pth"
-        written = path.stat() if path.exists() else None
-        self.save(name, iteration)
-        if written is not None and distributed.is_main_process():
+        written = path.stat()
+        self.save(name, self._saved[0], told="Adding its numbers to %s")
+        if distributed.is_main_process():
             os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
 
     def save_every(self, period: int) -> Callable[[Step], None]:
@@ -104,7 +122,7 @@ class TrainingState:
             if step.iteration == step.stop - 1:
                 with distributed.fail_together():
                     step.check_losses()
-                self.save("model_final", step.iteration)
+                self.save(FINAL, step.iteration)
 
         return save_when_due
 
@@ -153,6 +171,7 @@ class TrainingState:
         load_model_state(distributed.unwrap(self.model), contents["model"])
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
+        self._saved = (contents["iteration"], path)
         logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])
         return int(contents["iteration"]) + 1
 

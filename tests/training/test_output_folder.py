@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fvcore.common.config import CfgNode
 
-from resnext_det.training.output_folder import check_output_dir, find_run, remove_run
+from resnext_det.training.output_folder import (
+    check_output_dir,
+    find_run,
+    hold_output_dir,
+    remove_run,
+)
+from tests.training.helpers import run_in_another_process
 
 # What a detector's and a classifier's training leave; then what they do not remove.
 RUN = [
@@ -95,3 +105,30 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=r"--overwrite removes, and this training begins with"):
             check(tmp_path, **given, overwrite=True)
+
+
+def hold_and_die(folder: str) -> None:
+    with hold_output_dir(folder):
+        fork = multiprocessing.get_context("fork")
+        worker = fork.Process(target=time.sleep, args=(60,))  # as one that loads images
+        worker.start()
+        Path(folder, "worker").write_text(str(worker.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are killed and forked")
+def test_one_training_a_folder(tmp_path: Path) -> None:
+    """Refuse a second training; a killed one leaves no lock, though its worker lives."""
+    folder = tmp_path / "out"
+    with hold_output_dir(folder):
+        words = rf"another training writes to OUTPUT_DIR.*process {os.getpid()} on .*, since 20"
+        with pytest.raises(ValueError, match=words), hold_output_dir(folder):
+            pass
+    assert list_files(tmp_path) == set()
+    assert run_in_another_process(hold_and_die, str(folder)) == -signal.SIGKILL
+    worker = int((folder / "worker").read_text())
+    write(folder, ".model_best.pth.77.partial", "inference/x/.metrics.json.77.partial")
+    os.kill(worker, 0)
+    with hold_output_dir(folder):
+        assert not list(folder.rglob("*.partial"))
+    os.kill(worker, signal.SIGKILL)

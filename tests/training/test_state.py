@@ -133,3 +133,23 @@ def test_what_is_not_finite_is_never_kept(tmp_path: Path, place: str) -> None:
         train_toy(state, stop=4, after_step=[spoil, state.save_every(9)], save=state.save_after)
     assert {path.name for path in tmp_path.iterdir()} == {"model_0000001.pth", "last_checkpoint"}
     assert Checkpointer(tmp_path).latest() == good[0]
+
+
+def test_a_last_checkpoint_that_was_cut_off_is_written(tmp_path: Path) -> None:
+    """End a run as if it was killed between its last step and its last checkpoint."""
+    state = make_toy_state(tmp_path)
+    train_toy(state, stop=4, after_step=[state.save_every(4)])
+    expected = Checkpointer(tmp_path).load(tmp_path / "model_final.pth")
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    resumed = make_toy_state(tmp_path, seed=99)
+    assert resumed.resume() == 4
+    resumed.save_final()
+    path = tmp_path / "model_final.pth"
+    assert_same(Checkpointer(tmp_path).load(path), expected)
+    assert Checkpointer(tmp_path).latest() == path
+    written = path.stat().st_mtime_ns
+    resumed.facts = {"numbers": 1}
+    resumed.add_facts("model_final")
+    assert path.stat().st_mtime_ns == written
+    assert Checkpointer(tmp_path).load(path)["numbers"] == 1
