@@ -62,9 +62,10 @@ def optimize(
 
     Of a detector, of either engine, the backbone with the head of the proposal network and the head
     of the regions are exchanged, and RoIAlign; boxes are decoded and suppressed by the engine's own
-    code. In float32 the last convolutions of a pyramid are computed by Winograd's algorithm. The
-    head of a C4 detector shares work between regions, see ``resnext_det.shared_res5``, but not in
-    int8. How far the outputs of the new model differ, by rounding, the log tells.
+    code. In float32 the last convolutions of a pyramid, and those of the head of the proposals, are
+    computed by Winograd's algorithm. The head of a C4 detector shares work between regions, see
+    ``resnext_det.shared_res5``, but not in int8. How far the outputs of the new model differ, by
+    rounding, the log tells.
 
         fast = optimize(Predictor("model_final.pth").model, "openvino")
 
