@@ -102,6 +102,8 @@ def open_image(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             opened = Image.open(file)
         with opened as image:
+            if image.format == "EPS":  # a program, which Pillow would give to Ghostscript to run
+                raise ValueError("it is a PostScript file, convert it to PNG")
             yield image
     except UnidentifiedImageError as error:
         raise ValueError(_describe_no_image(file)) from error

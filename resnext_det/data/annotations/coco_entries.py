@@ -23,6 +23,7 @@ _LARGEST_INTEGER = 2**63 - 1
 _Side = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Number = Annotated[int, msgspec.Meta(ge=-_LARGEST_INTEGER, le=_LARGEST_INTEGER)] | float
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Identity = int | _Text
 Box = tuple[Number, Number, Number, Number]
 
@@ -35,7 +36,7 @@ class Image(msgspec.Struct, gc=False):
     """An image; sizes and names are None where the file does not say them."""
 
     id: Identity
-    file_name: _Text | None = None
+    file_name: _Path | None = None
     height: _Side | None = None
     width: _Side | None = None
     coco_url: _Text | None = None
@@ -83,7 +84,7 @@ class Checker:
                 if not 1 <= number < 2**31:
                     raise self.error(f"{owner} has {side} {number}; write its size in pixels")
         name, url = entry.get("file_name"), entry.get("coco_url")
-        if name is not None and not _is_text(name):
+        if name is not None and (not _is_text(name) or "\0" in name or len(name) > 4096):
             raise self.error(
                 f"{owner} has the file_name {show(name)}; write a path in the image folder"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -13,6 +14,15 @@ import msgspec
 from resnext_det.files import escape_controls, show
 
 Entry = TypeVar("Entry")
+
+
+class _Key(str):
+    """A key that equals no other, so that a dict keeps what stands there twice."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
 
 _BATCH = 20_000  # entries that are held decoded at one time
 
@@ -75,12 +85,24 @@ def split_table(text: bytes, kind: type[Any], source: str) -> Any:
         reader takes the text. A value of another kind is returned decoded.
 
     Raises:
-        ValueError: the text is not JSON.
+        ValueError: the text is not JSON, or its outermost object has a key twice.
     """
     try:
-        return msgspec.json.decode(
-            text, type=dict[str, msgspec.Raw] if kind is dict else list[msgspec.Raw]
+        if kind is not dict:
+            return msgspec.json.decode(text, type=list[msgspec.Raw])
+        pairs = msgspec.json.decode(
+            text, type=dict[_Key, msgspec.Raw], dec_hook=lambda _, key: _Key(key)
         )
+        content = {str(key): value for key, value in pairs.items()}
+        if len(content) < len(pairs):
+            names = Counter(map(str, pairs))
+            raise ValueError(
+                escape_controls(
+                    f"{source} has {show(names.most_common(1)[0][0])} twice in its outermost "
+                    "object; put them together"
+                )
+            )
+        return content
     except msgspec.ValidationError:  # of another kind, which may be broken too
         pass
     except RecursionError:
