@@ -16,7 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext_det.files import escape_unknown_letters, shipped_folder
+from resnext_det.console import escape_beside_colors
+from resnext_det.files import escape_lines, escape_unknown_letters, shipped_folder
 from resnext_det.runtimes import BACKENDS, DTYPES
 from resnext_det.signals import handle_stop, interrupt
 
@@ -447,14 +448,14 @@ def _shows_unfit_torchvision(error: Exception) -> bool:
 def _complain(text: str) -> None:
     """Write a line to stderr, where the terminal is still open."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{escape_lines(text)}\n")
         sys.stderr.flush()
 
 
 def _show(line: str) -> None:
     """Write a line to stdout; where nobody reads on, as after ``| head``, go on in silence."""
     try:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{escape_beside_colors(line)}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -237,6 +237,13 @@ def escape_controls(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def escape_lines(text: str) -> str:
+    """Do what ``escape_controls`` does, and keep the ends of lines."""
+    if text.isprintable():
+        return text
+    return "\n".join(escape_controls(line) for line in text.split("\n"))
+
+
 def escape_unknown_letters() -> None:
     """Let stdout and stderr escape the letters that their encoding lacks, as \\u7ea2, and go on.
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import shlex
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from resnext_det.command_line import finish
 from resnext_det.console import Look, find_look, measure, wrap, wrap_command
+from resnext_det.training.setup import setup_logging
 
 
 class Terminal(io.TextIOWrapper):
@@ -54,3 +58,23 @@ def test_a_command_stays_what_it_is(width: int) -> None:
     assert all(len(line) <= width or "x" * 90 in line for line in lines)
     assert all(line.endswith("\\") for line in lines[:-1])
     assert shlex.split("".join(line.removesuffix("\\") for line in lines)) == words
+
+
+def test_control_characters_of_files_reach_no_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Neither by an error, nor by the log, nor by a line of a table; colors of ours do."""
+    name = "\x1b]0;title\x07\x1b[2J\x9b1mcat"
+
+    def work() -> Iterator[str]:
+        yield f"\x1b[31mred\x1b[0m {name}"
+        raise ValueError(f"class {name}\nis unknown")
+
+    setup_logging(tmp_path).warning("class %s", name)
+    assert finish(work) == 1
+    told = capsys.readouterr()
+    escaped = r"\x1b]0;title\x07\x1b[2J\x9b1mcat"
+    assert told.err == f"error: class {escaped}\nis unknown\n"
+    assert told.out.splitlines()[0].endswith(f"class {escaped}")
+    assert told.out.splitlines()[1] == f"\x1b[31mred\x1b[0m {escaped}"
+    assert escaped in (tmp_path / "log.txt").read_text()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext_det.command_line import build_parser, finish
+from resnext_det.console import show_log
 from resnext_det.runtimes import BACKENDS, DTYPES
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def time_on_gpu(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    logging.basicConfig(format="%(message)s")
+    show_log("%(message)s")
     for name in ("benchmark", "runtimes"):  # how far it is, and which backend auto takes
         logging.getLogger(f"resnext_det.{name}").setLevel(logging.INFO)
     options = parse(arguments)

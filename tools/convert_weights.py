@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext_det.command_line import add_preprocessing_flag, build_parser, finish
+from resnext_det.console import show_log
 
 if TYPE_CHECKING:
     from resnext_det.weights.file import WeightFile
@@ -169,7 +170,7 @@ def choose_format(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log()
     # The hub may keep one waiting.
     logging.getLogger("resnext_det.weights.published.hub").setLevel(logging.INFO)
     options = parse(arguments)

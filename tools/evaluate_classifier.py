@@ -15,7 +15,6 @@ classes of the set. --output-dir writes RUN/test/, which "resnext-det compare-cl
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from resnext_det.command_line import (
     finish,
     read_process_flags,
 )
+from resnext_det.console import show_log
 
 # The flags that are fields of EvaluationJob.
 _FIELDS = (
@@ -110,7 +110,7 @@ def evaluate(options: argparse.Namespace) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log()
     options = parse(arguments)
     return finish(lambda: evaluate(options))
 

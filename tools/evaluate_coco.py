@@ -9,12 +9,12 @@ The twelve numbers are those of pycocotools, to the last bit.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnext_det.command_line import build_parser, finish
+from resnext_det.console import show_log
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[str]:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--plot", type=Path, metavar="OUT.png", help="draw the precision-recall curves"
     )
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log()
     options = parser.parse_args(arguments)
     return finish(lambda: evaluate(options))
 

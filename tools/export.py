@@ -22,7 +22,6 @@ With --int8 the checked .onnx file is quantized on images like those to come; th
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from resnext_det.command_line import (
     finish,
     load_portable_config,
 )
+from resnext_det.console import show_log
 
 if TYPE_CHECKING:
     from resnext_det.detection.inference import Predictor
@@ -146,7 +146,7 @@ def _export_int8(options: argparse.Namespace, predictor: Predictor) -> Iterator[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log()
     options = parse(arguments)
     return finish(lambda: export(options))
 

@@ -35,6 +35,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resnext_det.command_line import add_preprocessing_flag, build_parser, finish
+from resnext_det.console import show_log
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -104,7 +105,7 @@ def _describe_exported(files: Sequence[str]) -> tuple[list[dict[str, Any]], list
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log()
     # The hub may keep one waiting.
     logging.getLogger("resnext_det.weights.published.hub").setLevel(logging.INFO)
     options = parse(arguments)

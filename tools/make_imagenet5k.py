@@ -20,13 +20,13 @@ fall 2011 lacks n04399382). Outputs 0 to 999 of a network are those of ImageNet-
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext_det.command_line import build_parser, finish
+from resnext_det.console import show_log
 
 if TYPE_CHECKING:
     from resnext_det.data.images.image_set import ImageSet
@@ -118,7 +118,7 @@ def report(choice: Choice, num_1k: int, output: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log()
     options = parse(arguments)
     return finish(lambda: run(options))
 

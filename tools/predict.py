@@ -37,6 +37,7 @@ from resnext_det.command_line import (
     load_portable_config,
     read_dataset_flags,
 )
+from resnext_det.console import show_log
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenCV and its FFmpeg would write lines of their own about a video that cannot be read.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log()
     logging.getLogger("resnext_det.runtimes").setLevel(logging.INFO)  # which backend, how exact
     options = parse(arguments)
     return finish(lambda: predict(options))

@@ -15,6 +15,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.rules import get_value, list_keys
+from resnext_det.console import EscapingFormatter
 from resnext_det.files import escape_unknown_letters, write_text
 from resnext_det.training import distributed
 from resnext_det.training.threads import count_processors
@@ -57,7 +58,7 @@ def setup_logging(output_dir: str | Path | None, *, console: bool = True) -> log
     for handler in handlers:
         handler.name = _HANDLER
         handler.setFormatter(
-            logging.Formatter(
+            EscapingFormatter(
                 "[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"
             )
         )

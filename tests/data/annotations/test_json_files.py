@@ -94,3 +94,9 @@ def test_a_path_that_is_no_file_gets_a_sentence(tmp_path: Path) -> None:
 def test_control_characters_are_escaped() -> None:
     assert escape_controls("a\x1b[31m\nb\x9b\u202eé猫\ud800") == r"a\x1b[31m\nb\x9b\u202eé猫\ud800"
     assert escape_controls("plain, and Zürich") == "plain, and Zürich"
+
+
+def test_a_table_that_stands_twice_is_refused() -> None:
+    text = b'{"images": [], "images": [1], "annotations": []}'
+    with pytest.raises(ValueError, match="FILE has 'images' twice in its outermost object"):
+        split_table(text, dict, "FILE")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,26 @@ def test_a_range_of_a_file(tmp_path: Path) -> None:
         read_range(str(path), 76_700, 101)
     with pytest.raises(FileNotFoundError):
         read_range(str(tmp_path / "other"))
+
+
+def test_a_jpeg_that_promises_more_pixels_than_it_has_takes_no_memory_for_them() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (50, 40)).save(file, "JPEG")
+    data = file.getvalue()
+    size = data.index(b"\xff\xc0") + 5
+    data = data[:size] + b"\x80\x00\x40\x00" + data[size + 4 :]  # 32768 x 16384: 1.6 GB
+    with pytest.raises(ValueError, match="exceeds limit of"):
+        decode_rgb(np.frombuffer(data, np.uint8).copy(), "a.jpg", "replace it")
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """It would be waited for, for ever."""
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(OSError, match="it is a pipe, not a file"):
+        read_range(str(tmp_path / "a.jpg"))
+
+
+def test_postscript_is_refused_before_a_program_runs_it() -> None:
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+    with pytest.raises(ValueError, match="it is a PostScript file, convert it to PNG"):
+        decode_rgb(np.frombuffer(text, np.uint8).copy(), "a.jpg", "replace it")
