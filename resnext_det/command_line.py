@@ -16,8 +16,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext_det.console import escape_beside_colors
-from resnext_det.files import escape_lines, escape_unknown_letters, shipped_folder
+from resnext_det.files import (
+    escape_beside_colors,
+    escape_lines,
+    escape_unknown_letters,
+    shipped_folder,
+)
 from resnext_det.runtimes import BACKENDS, DTYPES
 from resnext_det.signals import handle_stop, interrupt
 

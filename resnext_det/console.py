@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import shlex
 import shutil
 import textwrap
@@ -12,10 +10,6 @@ import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
-from resnext_det.files import escape_controls, escape_lines
-
-# All control characters but the ends of lines, tabs, and the codes of colors.
-_CONTROLS = re.compile(r"(?!\x1b\[\d*m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NARROWEST, _WIDEST = 40, 120
 _COLORS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
@@ -50,25 +44,6 @@ class Look(NamedTuple):
             text = dots[:width] + text
         blank = " " * (width - measure(text))
         return f"{blank * right}{self.paint(text, color)}{blank * (not right)}"
-
-
-class EscapingFormatter(logging.Formatter):
-    """Format log messages with control characters escaped: names in files stand in them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return escape_lines(super().format(record))
-
-
-def show_log(format: str = "%(levelname)s: %(message)s") -> None:
-    """Let the log's warnings appear on stderr, unless the log is set up already."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(EscapingFormatter(format))
-    logging.basicConfig(handlers=[handler])
-
-
-def escape_beside_colors(text: str) -> str:
-    """Write control characters as backslash sequences, and keep ends of lines, tabs and colors."""
-    return _CONTROLS.sub(lambda found: escape_controls(found[0]), text)
 
 
 def find_look(stream: TextIO) -> Look:

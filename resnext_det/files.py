@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from typing import IO, Any
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
+# All control characters but the ends of lines, tabs, and the codes of colors.
+_CONTROLS = re.compile(r"(?!\x1b\[\d*m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -242,6 +245,25 @@ def escape_lines(text: str) -> str:
     if text.isprintable():
         return text
     return "\n".join(escape_controls(line) for line in text.split("\n"))
+
+
+class EscapingFormatter(logging.Formatter):
+    """Format log messages with control characters escaped: names in files stand in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_lines(super().format(record))
+
+
+def show_log(format: str = "%(levelname)s: %(message)s") -> None:
+    """Let the log's warnings appear on stderr, unless the log is set up already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(EscapingFormatter(format))
+    logging.basicConfig(handlers=[handler])
+
+
+def escape_beside_colors(text: str) -> str:
+    """Write control characters as backslash sequences, and keep ends of lines, tabs and colors."""
+    return _CONTROLS.sub(lambda found: escape_controls(found[0]), text)
 
 
 def escape_unknown_letters() -> None:

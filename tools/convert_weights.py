@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext_det.command_line import add_preprocessing_flag, build_parser, finish
-from resnext_det.console import show_log
+from resnext_det.files import show_log
 
 if TYPE_CHECKING:
     from resnext_det.weights.file import WeightFile

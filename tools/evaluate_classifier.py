@@ -27,7 +27,7 @@ from resnext_det.command_line import (
     finish,
     read_process_flags,
 )
-from resnext_det.console import show_log
+from resnext_det.files import show_log
 
 # The flags that are fields of EvaluationJob.
 _FIELDS = (

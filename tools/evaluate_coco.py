@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnext_det.command_line import build_parser, finish
-from resnext_det.console import show_log
+from resnext_det.files import show_log
 
 
 def evaluate(options: argparse.Namespace) -> Iterator[str]:

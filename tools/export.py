@@ -36,7 +36,7 @@ from resnext_det.command_line import (
     finish,
     load_portable_config,
 )
-from resnext_det.console import show_log
+from resnext_det.files import show_log
 
 if TYPE_CHECKING:
     from resnext_det.detection.inference import Predictor

@@ -35,7 +35,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resnext_det.command_line import add_preprocessing_flag, build_parser, finish
-from resnext_det.console import show_log
+from resnext_det.files import show_log
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

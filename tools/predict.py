@@ -37,7 +37,7 @@ from resnext_det.command_line import (
     load_portable_config,
     read_dataset_flags,
 )
-from resnext_det.console import show_log
+from resnext_det.files import show_log
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

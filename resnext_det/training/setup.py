@@ -15,8 +15,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.rules import get_value, list_keys
-from resnext_det.console import EscapingFormatter
-from resnext_det.files import escape_unknown_letters, write_text
+from resnext_det.files import EscapingFormatter, escape_unknown_letters, write_text
 from resnext_det.training import distributed
 from resnext_det.training.threads import count_processors
 
