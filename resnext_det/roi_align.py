@@ -8,16 +8,17 @@ other; and the gradient is two products more, where torchvision's adds with atom
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Numbers of an intermediate result on a GPU, where many regions are computed at once.
 _NUMBERS_AT_ONCE = 2**26
+
+_FARTHEST = 2**20  # pixels; samples that adapt to a region's size would take minutes
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ def align_regions(features: Tensor, regions: Tensor, grid: RegionGrid) -> Tensor
     Returns:
         (R, C, n, n), where n is ``grid.cells / grid.every`` rounded up, in channels-last memory
         and of the type of ``features``.
+
+    Raises:
+        ValueError: a region is not finite, or more than a million pixels away.
+        RuntimeError: a second derivative is asked for (in the backward pass).
     """
     dtype = torch.promote_types(torch.promote_types(features.dtype, regions.dtype), torch.float32)
     regions = regions.detach().to(dtype)
@@ -68,6 +73,12 @@ def align_regions(features: Tensor, regions: Tensor, grid: RegionGrid) -> Tensor
             *(grid.sampling_ratio, grid.aligned),
         )
         return cut[..., :: grid.every, :: grid.every].to(features.dtype)
+    far = regions[~(regions.abs() <= _FARTHEST)]
+    if len(far):
+        raise ValueError(
+            f"a region to be cut out of a map reaches to {far[0].item()}, which is in no image; "
+            "drop boxes that are not finite, and clip the others to their image"
+        )
     height, width = features.shape[2:]
     columns = _compute_weights(regions[:, 1], regions[:, 3], width, grid)
     rows = _compute_weights(regions[:, 2], regions[:, 4], height, grid)
@@ -181,8 +192,11 @@ class _Align(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative(
+            "ResNeXtStandardROIHeads and ResNeXtSharedRes5ROIHeads",
+            "StandardROIHeads or ResNeXtRes5ROIHeads",
+        )
         rows, columns = ctx.saved_tensors
         count, channels, height, width = ctx.shape
         grad = grad.permute(0, 2, 3, 1).to(rows.dtype)  # (R, n, n, C)
@@ -198,3 +212,58 @@ class _Align(torch.autograd.Function):
                 target.addmm_(weights.t(), part)
         maps = maps.view(count, height, width, channels).permute(0, 3, 1, 2)
         return maps.to(ctx.dtype), None, None, None
+
+
+def refuse_second_derivative(heads: str, exact: str) -> None:
+    """Refuse, in a backward pass, to compute a gradient that is itself to be differentiated.
+
+    ``once_differentiable`` notices only ``backward``, not ``torch.autograd.grad``.
+
+    Args:
+        heads: names in a configuration of what cannot give it.
+        exact: names of what can.
+
+    Raises:
+        RuntimeError: the pass was started with ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{heads} have no second derivatives, which create_graph=True asks for; "
+            f"write {exact} in the configuration"
+        )
+
+
+def join_regions(count: int, cuts: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Join regions that were cut out of several maps.
+
+    Their gradients are taken apart at once, where ``index_put_`` clones that of all regions.
+
+    Args:
+        count: R, of all regions.
+        cuts: per map (Ri, C, n, n).
+        places: per map the indices (Ri,) of its regions among all.
+
+    Returns:
+        (R, C, n, n), contiguous.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _join(count, places, *cuts)
+    return _Join.apply(count, places, *cuts)
+
+
+def _join(count: int, places: Sequence[Tensor], *cuts: Tensor) -> Tensor:
+    joined = cuts[0].new_zeros(count, *cuts[0].shape[1:])
+    for place, cut in zip(places, cuts):
+        joined.index_put_((place,), cut)
+    return joined
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, count: int, places: Sequence[Tensor], *cuts: Tensor) -> Tensor:
+        ctx.places = places
+        return _join(count, places, *cuts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(grad[place] for place in ctx.places)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from resnext_det.roi_align import refuse_second_derivative
 
 # Above this share of cells with a gradient, the whole map's backward pass is the faster one.
 _DENSE = 0.2
@@ -46,6 +47,9 @@ def predict_sparsely(
 
     Returns:
         (N, A, H, W) and (N, 4 * A, H, W).
+
+    Raises:
+        RuntimeError: a second derivative is asked for (in the backward pass).
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
         hidden = convolution(feature)
@@ -69,8 +73,8 @@ class _Predict(torch.autograd.Function):
         return _predict(feature, *parameters)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, logits: Tensor, deltas: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("ResNeXtSparseRPNHead", "StandardRPNHead")
         feature, *parameters = ctx.saved_tensors
         with torch.autocast(feature.device.type, enabled=False):
             is_used = (logits != 0).any(dim=1) | (deltas != 0).any(dim=1)  # (N, H, W)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from resnext_det import roi_align as module
-from resnext_det.roi_align import RegionGrid, align_regions
+from resnext_det.roi_align import RegionGrid, align_regions, join_regions
 
 HEIGHT, WIDTH, SCALE = 13, 17, 1 / 16
 
@@ -104,3 +104,37 @@ def test_a_trace_calls_torchvisions_operator() -> None:
     )
     assert "torchvision::roi_align" in str(traced.graph)
     torch.testing.assert_close(traced(maps, regions), align_regions(maps, regions, grid))
+
+
+def test_second_derivatives_are_refused() -> None:
+    """``torch.autograd.grad`` would give none, without a word."""
+    maps = draw_maps().requires_grad_()
+    cut = align_regions(maps, draw_regions(5), RegionGrid(7, SCALE, 0, True))
+    with pytest.raises(RuntimeError, match=r"have no second derivatives.*StandardROIHeads"):
+        torch.autograd.grad(cut.square().sum(), maps, create_graph=True)
+
+
+@pytest.mark.parametrize("far", [torch.nan, torch.inf, -torch.inf, 1e30])
+def test_a_region_in_no_image_is_refused(far: float) -> None:
+    regions = draw_regions(5)
+    regions[3, 2] = far
+    with pytest.raises(ValueError, match=r"reaches to .*, which is in no image; drop boxes"):
+        align_regions(draw_maps(), regions, RegionGrid(7, SCALE, 0, True))
+
+
+def test_joined_regions_and_their_gradients_are_those_of_index_put() -> None:
+    generator = torch.Generator().manual_seed(0)
+    places = [torch.tensor([4, 0, 2]), torch.tensor([], dtype=torch.int64), torch.tensor([1, 3])]
+    cuts = [torch.randn(len(place), 3, 2, 2, generator=generator) for place in places]
+    for cut in cuts:
+        cut.requires_grad_()
+    reference = torch.zeros(5, 3, 2, 2)
+    for place, cut in zip(places, cuts):
+        reference = reference.index_put((place,), cut)
+    joined, results = join_regions(5, cuts, places), []
+    assert torch.equal(joined, reference)
+    for one in (joined, reference):
+        first = torch.autograd.grad(one.exp().sum(), cuts, create_graph=True)
+        second = torch.autograd.grad(sum(value.square().sum() for value in first), cuts)
+        results.append([*first, *second])
+    assert all(torch.equal(one, other) for one, other in zip(*results))

@@ -84,3 +84,11 @@ def test_several_convolutions_are_refused() -> None:
     cfg.merge_from_list(["MODEL.RPN.CONV_DIMS", [8, 8]])
     with pytest.raises(ValueError, match=r"has one 3x3 convolution; write MODEL.RPN.CONV_DIMS"):
         build_detector(cfg)
+
+
+def test_second_derivatives_are_refused() -> None:
+    layers = make_layers()
+    feature = torch.randn(1, CHANNELS, HEIGHT, WIDTH, dtype=torch.float64).requires_grad_()
+    loss = predict_sparsely(feature, *layers)[0].sum()  # its own derivative is a constant
+    with pytest.raises(RuntimeError, match=r"no second derivatives.*write StandardRPNHead"):
+        torch.autograd.grad(loss, feature, create_graph=True)

@@ -7,13 +7,19 @@ from typing import Any
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.poolers import (
+    ROIPooler,
+    assign_boxes_to_levels,
+    convert_boxes_to_pooler_format,
+)
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
 from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.structures import Boxes
 from torch import Tensor
 from torchvision.ops import roi_align
 
 from resnext_det.config.backbone import check_standard_head
-from resnext_det.roi_align import RegionGrid, align_regions
+from resnext_det.roi_align import RegionGrid, align_regions, join_regions
 from resnext_det.sparse_rpn import check_convolution, predict_sparsely
 
 
@@ -41,6 +47,33 @@ class _ROIAlign(ROIAlign):
         return align_regions(features, regions, grid)
 
 
+class _ROIPooler(ROIPooler):
+    """Cut regions out of several maps with less memory; in ``torch.jit.script`` as detectron2."""
+
+    _pool_by_copies = ROIPooler.forward
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        if not torch.jit.is_scripting():
+            return self._pool(x, box_lists)
+        return self._pool_by_copies(x, box_lists)
+
+    @torch.jit.unused
+    def _pool(self, maps: list[Tensor], boxes: list[Boxes]) -> Tensor:
+        if len(maps) == 1 or not boxes or torch.jit.is_tracing():
+            return self._pool_by_copies(maps, boxes)
+        regions = convert_boxes_to_pooler_format(boxes)
+        levels = assign_boxes_to_levels(
+            *(boxes, self.min_level, self.max_level, self.canonical_box_size),
+            self.canonical_level,
+        )
+        places = [(levels == level).nonzero().flatten() for level in range(len(maps))]
+        cuts = [
+            cutter(one, regions[place])
+            for cutter, one, place in zip(self.level_poolers, maps, places, strict=True)
+        ]
+        return join_regions(len(regions), cuts, places)
+
+
 @ROI_HEADS_REGISTRY.register()
 class ResNeXtStandardROIHeads(StandardROIHeads):
     """Compute what StandardROIHeads does, with a RoIAlign of the boxes that is faster to train.
@@ -52,6 +85,7 @@ class ResNeXtStandardROIHeads(StandardROIHeads):
     def _init_box_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         check_standard_head(cfg)
         made = super()._init_box_head(cfg, input_shape)
+        made["box_pooler"].__class__ = _ROIPooler
         poolers = made["box_pooler"].level_poolers
         for index, one in enumerate(poolers):
             poolers[index] = _ROIAlign(

@@ -18,7 +18,7 @@ from torchvision.ops import roi_align, roi_pool
 from resnext_det.detection.portable.box_head import BoxPredictor, SampledRegions
 from resnext_det.detection.portable.boxes import match_candidates, sample_labels
 from resnext_det.instances import Instances
-from resnext_det.roi_align import RegionGrid, align_regions
+from resnext_det.roi_align import RegionGrid, align_regions, join_regions
 from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 
 # A region of 224 x 224 pixels, ImageNet's, is cut out of level 4 (FPN, equation 1).
@@ -186,13 +186,11 @@ class ROIPooler(nn.Module):
         if len(features) == 1:
             return self._pool(features[0], regions, self.strides[0])
         levels = self._assign_levels(regions[:, 1:])
-        pooled = features[0].new_zeros(
-            regions.shape[0], features[0].shape[1], self.resolution, self.resolution
-        )
+        cuts, places = [], []
         for level, (feature, stride) in enumerate(zip(features, self.strides)):
-            chosen = (levels == level).nonzero().flatten()
-            pooled.index_put_((chosen,), self._pool(feature, regions[chosen], stride))
-        return pooled
+            places.append((levels == level).nonzero().flatten())
+            cuts.append(self._pool(feature, regions[places[-1]], stride))
+        return join_regions(len(regions), cuts, places)
 
     def _assign_levels(self, boxes: Tensor) -> Tensor:
         """Choose the index of the map that each box (R, 4) is cut out of."""
