@@ -193,10 +193,12 @@ class _Align(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative(
-            "ResNeXtStandardROIHeads and ResNeXtSharedRes5ROIHeads",
-            "StandardROIHeads or ResNeXtRes5ROIHeads",
-        )
+        if torch.is_grad_enabled():  # once_differentiable lets torch.autograd.grad pass
+            raise RuntimeError(
+                "ResNeXtStandardROIHeads and ResNeXtSharedRes5ROIHeads have no second "
+                "derivatives, which create_graph=True asks for; write StandardROIHeads or "
+                "ResNeXtRes5ROIHeads instead"
+            )
         rows, columns = ctx.saved_tensors
         count, channels, height, width = ctx.shape
         grad = grad.permute(0, 2, 3, 1).to(rows.dtype)  # (R, n, n, C)
@@ -212,25 +214,6 @@ class _Align(torch.autograd.Function):
                 target.addmm_(weights.t(), part)
         maps = maps.view(count, height, width, channels).permute(0, 3, 1, 2)
         return maps.to(ctx.dtype), None, None, None
-
-
-def refuse_second_derivative(heads: str, exact: str) -> None:
-    """Refuse, in a backward pass, to compute a gradient that is itself to be differentiated.
-
-    ``once_differentiable`` notices only ``backward``, not ``torch.autograd.grad``.
-
-    Args:
-        heads: names in a configuration of what cannot give it.
-        exact: names of what can.
-
-    Raises:
-        RuntimeError: the pass was started with ``create_graph=True``.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{heads} have no second derivatives, which create_graph=True asks for; "
-            f"write {exact} in the configuration"
-        )
 
 
 def join_regions(count: int, cuts: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnext_det.roi_align import refuse_second_derivative
-
 # Above this share of cells with a gradient, the whole map's backward pass is the faster one.
 _DENSE = 0.2
 
@@ -74,7 +72,11 @@ class _Predict(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, logits: Tensor, deltas: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("ResNeXtSparseRPNHead", "StandardRPNHead")
+        if torch.is_grad_enabled():  # once_differentiable lets torch.autograd.grad pass
+            raise RuntimeError(
+                "ResNeXtSparseRPNHead has no second derivatives, which "
+                "create_graph=True asks for; write StandardRPNHead instead"
+            )
         feature, *parameters = ctx.saved_tensors
         with torch.autocast(feature.device.type, enabled=False):
             is_used = (logits != 0).any(dim=1) | (deltas != 0).any(dim=1)  # (N, H, W)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -50,7 +51,11 @@ class _ROIAlign(ROIAlign):
 class _ROIPooler(ROIPooler):
     """Cut regions out of several maps with less memory; in ``torch.jit.script`` as detectron2."""
 
-    _pool_by_copies = ROIPooler.forward
+    # torch.jit.script takes no second function of the name "forward".
+    _pool_by_copies = FunctionType(
+        *(ROIPooler.forward.__code__, ROIPooler.forward.__globals__, "_pool_by_copies")
+    )
+    _pool_by_copies.__annotations__ = ROIPooler.forward.__annotations__
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         if not torch.jit.is_scripting():

@@ -16,10 +16,12 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.config import get_cfg  # noqa: E402
 from detectron2.export import scripting_with_instances  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
+from detectron2.modeling.poolers import ROIPooler  # noqa: E402
 from detectron2.structures import Boxes  # noqa: E402
 from detectron2.utils.testing import convert_scripted_instances  # noqa: E402
 
 from resnext_det.detection.detectron2.backbone import ResNeXtBackbone  # noqa: E402
+from resnext_det.detection.detectron2.heads import _ROIPooler  # noqa: E402
 from tests.detection.detectron2_reference import randomize  # noqa: E402
 from tests.detection.helpers import STAGES, override  # noqa: E402
 
@@ -149,3 +151,28 @@ def test_a_scripted_backbone_gives_what_it_gave(norm: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert names == list(backbone.state_dict()) == list(scripted.state_dict())
     assert all(isinstance(stage, nn.Sequential) for stage in backbone.stages)
+
+
+class Cut(nn.Module):
+    """Cut boxes of one image out of two maps, from tensors, of which a script needs no patches."""
+
+    def __init__(self, kind: type[ROIPooler]) -> None:
+        super().__init__()
+        self.pooler = ROIPooler(7, [1 / 4, 1 / 8], 0, "ROIAlignV2")
+        self.pooler.__class__ = kind
+
+    def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
+        return self.pooler(maps, [Boxes(boxes)])
+
+
+def test_the_pooler_of_the_faster_heads_cuts_as_detectron2s_also_in_a_script() -> None:
+    maps = [torch.randn(1, 4, 64, 64, requires_grad=True), torch.randn(1, 4, 32, 32)]
+    boxes = torch.tensor([[1.0, 2, 50, 60], [0, 0, 20, 20], [0, 0, 255, 255]])
+    ours, theirs = Cut(_ROIPooler), Cut(ROIPooler)
+    expected = theirs(maps, boxes)
+    assert torch.equal(ours(maps, boxes), expected)
+    assert torch.equal(torch.jit.script(ours)(maps, boxes), expected)
+    gradients = [
+        torch.autograd.grad(cut(maps, boxes).exp().sum(), maps[0])[0] for cut in (ours, theirs)
+    ]
+    assert torch.equal(*gradients)
