@@ -288,6 +288,12 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add_run_flags(parser)
     add_process_flags(parser)
     parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="let torch use deterministic algorithms alone, so that the same command on the same "
+        "kind of machine gives the same weights again, to the last bit; slower on a GPU",
+    )
+    parser.add_argument(
         "overrides",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
@@ -384,6 +390,7 @@ def build_job(
         schedule=options.schedule,
         accumulate=options.accumulate,
         recompute=options.recompute,
+        deterministic=options.deterministic,
         train_data=options.train_data and tuple(options.train_data),
         test_data=options.test_data and tuple(options.test_data),
         **read_process_flags(options),

@@ -59,6 +59,7 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[str]:
         overwrite=options.overwrite,
         fit_config=options.fit_config,
         preprocessing=options.preprocessing,
+        deterministic=options.deterministic,
         **read_process_flags(options),
     )
     trained = pretrain_seeds(job, seeds) if seeds else [pretrain(job)]

@@ -42,6 +42,7 @@ class ClassificationJob(Processes):
             and STRIDE_IN_1X1 from what ``MODEL.WEIGHTS`` needs.
         preprocessing: what is true of ``MODEL.WEIGHTS``, where the file does not tell: a publisher
             or numbers, see ``parse_preprocessing``.
+        deterministic: compute by deterministic algorithms alone, see ``launch``.
     """
 
     config_file: str | Path
@@ -51,6 +52,7 @@ class ClassificationJob(Processes):
     overwrite: bool = False
     fit_config: bool = False
     preprocessing: str | None = None
+    deterministic: bool = False
 
     def configuration(self) -> CfgNode:
         """Load the configuration with every override.
@@ -111,9 +113,17 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
     if job.world_size > 1:  # an error here comes before any process is started
         distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)
-    flags = {"--resume": job.resume, "--overwrite": job.overwrite}
+    names = ("resume", "overwrite", "deterministic")
+    flags = {f"--{name}": getattr(job, name) for name in names}
     settings = {**list_common_settings(cfg), **flags}
-    tests = launch(_train, job, device=cfg.MODEL.DEVICE, args=(job,), settings=settings)
+    tests = launch(
+        _train,
+        job,
+        device=cfg.MODEL.DEVICE,
+        args=(job,),
+        settings=settings,
+        deterministic=job.deterministic,
+    )
     folder = Path(cfg.OUTPUT_DIR)
     return Pretrained(folder, folder / FINAL, tuple(tests or ()))
 

@@ -15,6 +15,7 @@ from resnext_det.data.records import Record, Records
 from resnext_det.data.sampling import Batch
 from resnext_det.data.workers import Failure, Loader, Repeatable, check_loading, start_loader
 
+_IMAGES = 0  # the stream of random numbers that augments images
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 Mapper = Callable[[Record, "np.random.RandomState | None"], dict[str, Any]]
 
@@ -37,7 +38,9 @@ def build_train_loader(
     """Load endless training batches, a function of (records, seed, rank, world_size, batch_size).
 
     They do not depend on num_workers, and with start_batch=k they are those of an uninterrupted run
-    from batch k on.
+    from batch k on. Image k of the training is the same, augmented alike, however many processes
+    there are; it is in the same batch of all of them together where no image is grouped by its
+    orientation.
 
     Args:
         records: detectron2's standard dicts.
@@ -71,10 +74,14 @@ def build_train_loader(
             indices = sampling.draw_training_indices(len(records), **process)
         else:
             indices = sampling.draw_repeated_indices(factors, **process)
-        return sampling.form_batches(indices, batch_size, wide=wide, start_batch=start_batch)
+        batches = sampling.form_batches(indices, batch_size, wide=wide, start_batch=start_batch)
+        return (
+            [(index, position * world_size + rank) for index, position in batch]
+            for batch in batches
+        )
 
     plan()  # so that a wrong rank or start_batch is an error here and not in the first step
-    dataset = _Samples(records, num_workers, mapper, seed, rank)
+    dataset = _Samples(records, num_workers, mapper, seed)
     return start_loader(dataset, Repeatable(plan), num_workers, collate=list)
 
 
@@ -131,17 +138,16 @@ class _Samples(Dataset):
         num_workers: int,
         mapper: Mapper,
         seed: int = 0,
-        rank: int = 0,
     ) -> None:
         alone = num_workers == 0 or isinstance(records, Records)  # which workers share as it is
         self._records = records if alone else _PackedRecords(records)
-        self._mapper, self._seed, self._rank = mapper, seed, rank
+        self._mapper, self._seed = mapper, seed
 
     def __getitem__(self, item: tuple[int, int] | int) -> Any:
         random_state = None
         if isinstance(item, tuple):
             item, position = item
-            random_state = sampling.make_random_state(self._seed, self._rank, position)
+            random_state = sampling.make_random_state(self._seed, _IMAGES, position)
         record = self._records[item]
         try:
             return self._mapper(record, random_state)

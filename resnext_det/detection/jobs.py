@@ -139,6 +139,7 @@ class Job(Processes):
             None is exact.
         accumulate, recompute: see ``MemorySaving``. Batch, schedule and random draws are those of
             a training without, so that a run may be resumed with other values.
+        deterministic: compute by deterministic algorithms alone, see ``launch``.
     """
 
     config_file: str | Path | None = None
@@ -160,6 +161,7 @@ class Job(Processes):
     calibration_data: CalibrationData = None
     accumulate: int = 1
     recompute: tuple[str, ...] = ()
+    deterministic: bool = False
 
     def configuration(self, *, training: bool = True) -> CfgNode:
         """Load the configuration with every override, in the language of the engine.
@@ -395,9 +397,17 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
         "the command": task,
         **{f"--{name}": getattr(job, name) for name in ("engine", "resume", "overwrite")},
         **{f"--{name}": getattr(job, name) for name in ("accumulate", "recompute", "backend")},
+        "--deterministic": job.deterministic,
     }
     settings = {**list_common_settings(cfg), **flags}
-    per_dataset = launch(_run_task, job, device=cfg.MODEL.DEVICE, args=arguments, settings=settings)
+    per_dataset = launch(
+        _run_task,
+        job,
+        device=cfg.MODEL.DEVICE,
+        args=arguments,
+        settings=settings,
+        deterministic=job.deterministic,
+    )
     return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})
 
 

@@ -106,6 +106,7 @@ def launch(
     args: tuple[Any, ...] = (),
     advice: Advice = TRAINING,
     settings: Mapping[str, Any] | None = None,
+    deterministic: bool = False,
 ) -> Any:
     """Call ``main(*args)`` in every process of a job.
 
@@ -121,18 +122,22 @@ def launch(
             ``choose_device``.
         advice: ends the errors of ``explain_small_machines``, which covers every process.
         settings: that have to be the same in every process, on all machines, by name.
+        deterministic: let torch use deterministic algorithms alone.
 
     Returns:
         What ``main`` returns in this machine's first process.
 
     Raises:
         ValueError: fewer GPUs than asked for, machines that cannot find each other or that differ
-            in their settings, a port in use, or a contradiction with torchrun.
+            in their settings, a port in use, a contradiction with torchrun, or an operation without
+            a deterministic algorithm where one is asked for.
         ChildProcessError: a process was killed, or is lost.
         KeyboardInterrupt: the processes were stopped while they were in no step.
     """
     device = choose_device(device)
-    call = partial(_call, main, args, advice)
+    call = partial(_call, main, args, advice, deterministic)
+    if deterministic:  # cuBLAS reads it when a process first uses a GPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if _is_under_torchrun():
         return _run_under_torchrun(call, processes.num_gpus, device, settings)
     _check_request(processes, device)
@@ -148,21 +153,30 @@ def launch(
         ) from killed
 
 
-def _call(main: Callable[..., Any], args: tuple[Any, ...], advice: Advice) -> Any:
+def _call(
+    main: Callable[..., Any], args: tuple[Any, ...], advice: Advice, deterministic: bool
+) -> Any:
     with _restore_settings(), explain_small_machines(advice):
         fit_threads(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.deterministic = True
         return main(*args)
 
 
 @contextmanager
 def _restore_settings() -> Iterator[None]:
-    """Restore torch's threads and cudnn's search at the end, for the program that a job runs in."""
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    """Restore torch's threads and choice of algorithms at the end, for the program around a job."""
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    benchmark, cudnn_deterministic = cudnn.benchmark, cudnn.deterministic
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
+        cudnn.benchmark, cudnn.deterministic = benchmark, cudnn_deterministic
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 @contextmanager
@@ -170,7 +184,7 @@ def explain_small_machines(advice: Advice = TRAINING) -> Iterator[None]:
     """Turn torch's errors where memory is full into errors that say what to do.
 
     Raises:
-        ValueError: the GPU's memory is full.
+        ValueError: the GPU's memory is full; an operation has no deterministic algorithm.
         ChildProcessError: the machine's memory is full, or too many files are open.
     """
     try:
@@ -181,6 +195,11 @@ def explain_small_machines(advice: Advice = TRAINING) -> Iterator[None]:
             raise ValueError(
                 f"the GPU's memory is full ({reason}); {advice.gpu}; nvidia-smi shows whether "
                 "another program holds some"
+            ) from error
+        if "does not have a deterministic implementation" in reason:
+            raise ValueError(
+                f"--deterministic cannot be kept here ({reason.partition(', but you')[0]}); leave "
+                "it out, or choose another layer or MODEL.DEVICE cpu"
             ) from error
         if reason.startswith("DataLoader worker"):
             raise ChildProcessError(

@@ -154,7 +154,13 @@ def set_up(cfg: CfgNode) -> torch.device:
             "Computing threads: %d. Processors that this process may use: %.3g.",
             *(torch.get_num_threads(), count_processors()),
         )
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not deterministic
+    if deterministic:
+        logger.info(
+            "Deterministic algorithms compute: with the same versions, kind of processor, threads "
+            "and processes this command gives the same weights again, to the last bit."
+        )
     if cfg.FLOAT32_PRECISION and device.type == "cuda":  # as in detectron2, of no effect on the CPU
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
         torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"

@@ -284,8 +284,12 @@ def _get_random_state() -> dict[str, torch.Tensor | None]:
 def _restore_random_state(states: Any, path: Path) -> None:
     if not states or len(states) != distributed.get_world_size():
         logger.warning(
-            "%s holds the random numbers of %d processes, and there are %d; the training goes on "
-            "with others.",
+            "%s is of a training by %d processes, and there are %d. Each step takes the images "
+            "that it would have taken, augmented alike, unless they are grouped by orientation "
+            "(DATALOADER.ASPECT_RATIO_GROUPING) within each process, or mixed. What the model "
+            "draws at random (anchors, regions, dropout) differs, and so do the statistics of "
+            "batch norms that are trained in each process; without these the weights become those "
+            "of that many processes, but for rounding.",
             path,
             len(states or ()),
             distributed.get_world_size(),

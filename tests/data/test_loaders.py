@@ -85,11 +85,24 @@ def test_samples_are_those_of_the_plan(records: list[Record]) -> None:
     mapper = train_mapper()
     assert found == [
         [
-            flat(mapper(records[index], make_random_state(3, 1, position)))
+            flat(mapper(records[index], make_random_state(3, 0, position * 2 + 1)))
             for index, position in batch
         ]
         for batch in plan
     ]
+
+
+def test_however_many_processes_there_are(records: list[Record]) -> None:
+    """They share the same batches, augmented alike, where images are not grouped."""
+    options = {"aspect_ratio_grouping": False}
+    whole = first(records, 3, batch_size=4, **options)
+    for size in (2, 4):
+        shares = [
+            first(records, 3, batch_size=4 // size, rank=rank, world_size=size, **options)
+            for rank in range(size)
+        ]
+        for batch, parts in zip(whole, zip(*shares)):
+            assert batch == [part[i] for i in range(4 // size) for part in parts]
 
 
 def test_workers_and_restarts_change_nothing(records: list[Record]) -> None:

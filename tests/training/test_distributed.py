@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from datetime import timedelta
@@ -173,6 +174,16 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert contents["model"].keys() == alone["weights"].keys()
     states = contents["random_state"]
     assert len(states) == 2 and not torch.equal(states[0]["cpu"], states[1]["cpu"])
+
+    # The first checkpoint of two processes goes on in one, to the weights of two.
+    elastic = tmp_path / "elastic"
+    elastic.mkdir()
+    shutil.copy(tmp_path / "two" / "model_0000009.pth", elastic)
+    (elastic / "last_checkpoint").write_text("model_0000009.pth")
+    went_on = launch(train_share, device="cpu", args=(str(elastic),))
+    assert went_on["start"] == 10
+    assert "a training by 2 processes, and there are 1" in (elastic / "log.txt").read_text()
+    torch.testing.assert_close(went_on["weights"], together["weights"], rtol=1e-5, atol=1e-6)
 
     assert "model_0000012.pth" in message and "--resume" in message
     assert resumed["start"] == 13

@@ -48,6 +48,23 @@ def test_full_memory_is_explained(advice: Advice, gpu: str, workers: str) -> Non
         raise RuntimeError("something else")
 
 
+def test_deterministic_algorithms_compute_in_the_job_alone() -> None:
+    def compute() -> tuple[bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+
+    before = compute()
+    assert launch(compute, device="cpu", deterministic=True) == (True, True)
+    assert compute() == before
+    error = RuntimeError(
+        "f_cuda does not have a deterministic implementation, but you set 'torch.use_...'"
+    )
+    with (
+        pytest.raises(ValueError, match=r"\(f_cuda does not .* implementation\); leave it out"),
+        explain_small_machines(),
+    ):
+        raise error
+
+
 def fail(kind: type[Exception]) -> None:
     if distributed.get_rank() == 1:
         raise kind("the images of process 1 are missing; write another folder")
