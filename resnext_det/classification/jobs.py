@@ -20,7 +20,7 @@ from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import check_output_dir, hold_output_dir, remove_run
 from resnext_det.training.precision import tell_speed_of_precision
-from resnext_det.training.processes import TESTING, Processes, launch
+from resnext_det.training.processes import TESTING, Processes, check_restarts, launch
 from resnext_det.training.setup import list_common_settings
 from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.conversion import assume_preprocessing
@@ -110,6 +110,7 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     """
     cfg = job.configuration()
     distributed.resolve_device(cfg.MODEL.DEVICE)
+    check_restarts(resume=job.resume)
     check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
     if job.world_size > 1:  # an error here comes before any process is started
         distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)

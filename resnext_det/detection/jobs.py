@@ -26,7 +26,7 @@ from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import check_output_dir, hold_output_dir
-from resnext_det.training.processes import Processes, count_processes, launch
+from resnext_det.training.processes import Processes, check_restarts, count_processes, launch
 from resnext_det.training.setup import CONFIG_FILE, list_common_settings, setup_logging
 from resnext_det.weights.preprocessing import parse_preprocessing
 from resnext_det.weights.requirements import read_needed_overrides
@@ -386,6 +386,7 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     if task == "evaluate":
         check_named(cfg, "TEST")
     if task == "train":
+        check_restarts(resume=job.resume)
         check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
         batch = cfg.SOLVER.IMS_PER_BATCH
         if job.world_size > 1:

@@ -69,6 +69,21 @@ def count_processes(processes: Processes) -> int:
     return int(os.environ["WORLD_SIZE"]) if _is_under_torchrun() else processes.world_size
 
 
+def check_restarts(*, resume: bool) -> None:
+    """Refuse a training that torchrun would restart, if it did not go on from its checkpoints.
+
+    Raises:
+        ValueError: torchrun has --max-restarts, and the training does not resume.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) if _is_under_torchrun() else 0
+    if restarts > 0 and not resume:
+        raise ValueError(
+            f"torchrun --max-restarts {restarts} starts a training again that has lost a process, "
+            "and that must go on from its newest checkpoint; add --resume, which begins anew in an "
+            "empty OUTPUT_DIR"
+        )
+
+
 def _is_under_torchrun() -> bool:
     return all(name in os.environ for name in _TORCHRUN)
 

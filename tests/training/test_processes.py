@@ -19,6 +19,7 @@ from resnext_det.training.processes import (
     TRAINING,
     Advice,
     Processes,
+    check_restarts,
     explain_small_machines,
     launch,
 )
@@ -121,6 +122,15 @@ def test_torchrun_started_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.distributed.is_initialized()
     with pytest.raises(ValueError, match="torchrun started 1 processes"):
         launch(print, Processes(num_gpus=4), device="cpu")
+
+
+def test_torchrun_would_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_restarts(resume=False)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_MAX_RESTARTS"):
+        monkeypatch.setenv(name, "3")
+    check_restarts(resume=True)
+    with pytest.raises(ValueError, match=r"--max-restarts 3 .*add --resume"):
+        check_restarts(resume=False)
 
 
 def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
