@@ -59,11 +59,25 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             file.flush()
             _sync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise explain_full_disk(error, path) from error
     except RuntimeError as error:  # torch.save raises it where the disk is full
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def explain_full_disk(error: OSError, path: Path) -> OSError:
+    """Name the file and what to do, where the disk is full; return other errors as they are."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    full = OSError(
+        f"{path} could not be written ({error.strerror}); make room there, for bytes and for "
+        "files, or choose another folder (OUTPUT_DIR)"
+    )
+    full.errno = error.errno
+    return full
 
 
 def write_text(path: Path, text: str) -> None:

@@ -115,6 +115,7 @@ def test_a_failed_writer_changes_nothing(
         write_file(path, write)
     if write is fill_the_disk:
         assert raised.value.errno == errno.ENOSPC  # type: ignore[attr-defined]
+        assert str(raised.value).startswith(f"{path} could not be written (No space left on dev")
     assert [other.read_bytes() for other in tmp_path.iterdir()] == ([before] if before else [])
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from resnext_det.files import write_text
+from resnext_det.files import explain_full_disk, write_text
 from resnext_det.training import distributed
 from resnext_det.training.setup import IN_BAR
 
@@ -157,8 +157,11 @@ class MetricsWriter:
         everything = {**scalars, **self._others}
         self._others.clear()
         line = {name: value if math.isfinite(value) else None for name, value in everything.items()}
-        self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise explain_full_disk(error, self._path) from error
         if self._board is not None:
             for name, value in everything.items():
                 self._board.add_scalar(name, value, iteration)
