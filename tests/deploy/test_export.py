@@ -14,6 +14,8 @@ from torch import nn
 
 from resnext_det.config import load_config
 from resnext_det.deploy.agreement import compare_detectors
+from resnext_det.deploy.export import _open as open_in_runtimes
+from resnext_det.deploy.export import trace
 from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.formats import write_program
 from resnext_det.deploy.graph import DetectorGraph
@@ -29,6 +31,7 @@ from tests.tools.helpers import read_error, run_tool
 KINDS: dict[str, list[Any]] = {"FPN": [], "C4": C4_CHANGES}
 SCALE = 2
 SIZES = [(50, 70), (64, 64), (200, 60), (40, 160), (301, 222)]
+TINY_SIZES = [(1, 1), (1, 2), (90, 1)]
 
 
 def make_predictor(folder: Path, changes: Sequence[Any]) -> Predictor:
@@ -75,10 +78,11 @@ def test_the_graph_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> 
         boxes, scores, classes = graph(torch.from_numpy(image))
         return ImageDetections(image.shape[:2], boxes.numpy(), scores.numpy(), classes.numpy())
 
-    images = [draw(*size) for size in SIZES]
+    sizes = [*SIZES, *TINY_SIZES]
+    images = [draw(*size) for size in sizes]
     expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
     agreement = compare_detectors(detect, expected, runtime="graph", score_threshold=0.02)
-    assert agreement.images == len(SIZES) and agreement.detections > 50
+    assert agreement.images == len(sizes) and agreement.detections > 50
     assert agreement.distance < 1e-3 and agreement.score_difference < 1e-5
 
 
@@ -176,9 +180,12 @@ def test_a_file_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> Non
     exported = ExportedDetector(tmp_path / "model.onnx")
     assert exported.metadata.detector == kind
     assert exported.metadata.architecture == "X-26-2x4d"
-    images = [draw(*size) for size in SIZES]
+    images = [draw(*size) for size in (*SIZES, *TINY_SIZES)]
     expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
     agreement = compare_detectors(
         exported.detect, expected, runtime="onnxruntime", score_threshold=0.02
     )
     assert agreement.detections > 50
+    write_program(trace(predictor), tmp_path / "model.pt2", exported.metadata)
+    detect = open_in_runtimes(tmp_path / "model.pt2")["torch.export"]
+    assert compare_detectors(detect, expected, runtime="torch.export", score_threshold=0.02)

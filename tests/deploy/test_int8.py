@@ -47,7 +47,7 @@ def test_a_bound_needs_a_measure(tmp_path: Path) -> None:
 def test_a_detector_in_int8(tmp_path: Path) -> None:
     """Against itself in float32; a bound that it exceeds leaves no file."""
     exact, path = tmp_path / "exact.onnx", tmp_path / "int8.onnx"
-    predictor = make_predictor(tmp_path, "FPN")
+    predictor = make_predictor(tmp_path, [])
     export_detector(predictor, exact)
     sizes = [(60, 90), (80, 64), (64, 64)]
     for index, size in enumerate(sizes):
