@@ -286,6 +286,11 @@ def add_set_flag(parser: argparse.ArgumentParser, flag: str, purpose: str) -> No
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a run and of its processes, and the KEY VALUE pairs at the end."""
     add_run_flags(parser)
+    parser.add_argument(
+        "--resume-anyway",
+        action="store_true",
+        help="as --resume, also where settings differ that change the run's numbers",
+    )
     add_process_flags(parser)
     parser.add_argument(
         "--deterministic",
@@ -377,7 +382,8 @@ def build_job(
         output_dir=output_dir,
         overrides=tuple(options.overrides),
         engine=options.engine,
-        resume=options.resume,
+        resume=options.resume or options.resume_anyway,
+        resume_anyway=options.resume_anyway,
         overwrite=options.overwrite,
         fit_config=options.fit_config,
         preprocessing=options.preprocessing,

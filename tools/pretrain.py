@@ -55,7 +55,8 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[str]:
     job = ClassificationJob(
         options.config_file,
         overrides=tuple(options.overrides),
-        resume=options.resume,
+        resume=options.resume or options.resume_anyway,
+        resume_anyway=options.resume_anyway,
         overwrite=options.overwrite,
         fit_config=options.fit_config,
         preprocessing=options.preprocessing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -18,7 +19,12 @@ from resnext_det.config.classification import get_classifier_cfg, load_classifie
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.training import distributed
-from resnext_det.training.output_folder import check_output_dir, hold_output_dir, remove_run
+from resnext_det.training.output_folder import (
+    check_output_dir,
+    check_settings,
+    hold_output_dir,
+    remove_run,
+)
 from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.processes import TESTING, Processes, check_restarts, launch
 from resnext_det.training.setup import list_common_settings
@@ -26,6 +32,8 @@ from resnext_det.weights import WeightFile, read_weights
 from resnext_det.weights.conversion import assume_preprocessing
 from resnext_det.weights.preprocessing import parse_preprocessing
 from resnext_det.weights.requirements import read_needed_overrides
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class ClassificationJob(Processes):
         output_dir: replaces ``OUTPUT_DIR``.
         overrides: KEY VALUE pairs that follow the file.
         resume: go on from the newest checkpoint in the output folder.
+        resume_anyway: also under settings that change the numbers, with a warning.
         overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
         fit_config: take the network (DEPTH ... of MODEL.RESNETS), channel order, pixel mean and std
             and STRIDE_IN_1X1 from what ``MODEL.WEIGHTS`` needs.
@@ -49,6 +58,7 @@ class ClassificationJob(Processes):
     output_dir: str | Path | None = None
     overrides: tuple[str, ...] = ()
     resume: bool = False
+    resume_anyway: bool = False
     overwrite: bool = False
     fit_config: bool = False
     preprocessing: str | None = None
@@ -112,6 +122,8 @@ def pretrain(job: ClassificationJob) -> Pretrained:
     distributed.resolve_device(cfg.MODEL.DEVICE)
     check_restarts(resume=job.resume)
     check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
+    for sentence in check_settings(cfg, anyway=job.resume_anyway) if job.resume else ():
+        logger.warning(sentence)
     if job.world_size > 1:  # an error here comes before any process is started
         distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, job.world_size)
     names = ("resume", "overwrite", "deterministic")

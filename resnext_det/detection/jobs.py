@@ -25,7 +25,11 @@ from resnext_det.detection.weights import explain_no_config, locate_weights, rea
 from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.output_folder import check_output_dir, hold_output_dir
+from resnext_det.training.output_folder import (
+    check_output_dir,
+    check_settings,
+    hold_output_dir,
+)
 from resnext_det.training.processes import Processes, check_restarts, count_processes, launch
 from resnext_det.training.setup import CONFIG_FILE, list_common_settings, setup_logging
 from resnext_det.weights.preprocessing import parse_preprocessing
@@ -121,6 +125,7 @@ class Job(Processes):
         weights: replaces ``MODEL.WEIGHTS``.
         engine: ``portable``, ``detectron2``, or ``auto``.
         resume: go on from the newest checkpoint in the output folder.
+        resume_anyway: also under settings that change the numbers, with a warning.
         overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
         fit_config: take the network (DEPTH ... of MODEL.RESNETS), channel order, pixel mean and
             std, STRIDE_IN_1X1 and NORM from what the weights need, and all that decides its numbers
@@ -147,6 +152,7 @@ class Job(Processes):
     overrides: tuple[str, ...] = ()
     engine: str = "auto"
     resume: bool = False
+    resume_anyway: bool = False
     overwrite: bool = False
     fit_config: bool = False
     preprocessing: str | None = None
@@ -388,6 +394,8 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     if task == "train":
         check_restarts(resume=job.resume)
         check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
+        if job.resume:
+            fitted.warnings += check_settings(cfg, anyway=job.resume_anyway)
         batch = cfg.SOLVER.IMS_PER_BATCH
         if job.world_size > 1:
             batch = scale_to_processes(cfg, job.world_size).SOLVER.IMS_PER_BATCH

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.values import unify_names
 from resnext_det.files import escape_controls, list_first, write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
+from resnext_det.training.setup import CONFIG_FILE
+from resnext_det.weights.containers import read_container
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +38,14 @@ _TESTS = (
 _LOCK, _HOLDER = ".run.lock", ".run.holder"
 _PARTIAL = (".*.partial", "inference/**/.*.partial", "test/.*.partial")  # see ``write_file``
 _SHOWN = 4
+_MOST = 12
+# Settings that a resumed run may change: where and how fast it computes, how long it trains, what
+# is kept and tested, and the weights from which it once began.
+_FREE = re.compile(
+    r"OUTPUT_DIR|VERSION|VIS_PERIOD|CUDNN_BENCHMARK|MODEL\.(DEVICE|WEIGHTS)|DATASETS\.TEST|.*_TEST"
+    r"|DATALOADER\.(NUM_WORKERS|SKIP_BROKEN_IMAGES)|TEST\.(?!PRECISE_BN).*"
+    r"|SOLVER\.(MAX_ITER|EPOCHS|CHECKPOINT\w*)"
+)
 
 
 def find_run(output_dir: str | Path) -> list[str]:
@@ -87,6 +102,60 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
             "start from weights set MODEL.WEIGHTS, leave --resume out, and choose another "
             "OUTPUT_DIR"
         )
+
+
+def check_settings(cfg: CfgNode, *, anyway: bool = False) -> list[str]:
+    """Refuse to resume a run under settings that would change its numbers.
+
+    They are compared with ``config.yaml`` in ``OUTPUT_DIR``, where the folder has a checkpoint.
+
+    Args:
+        anyway: return a warning in place of the error.
+
+    Returns:
+        sentences to warn with.
+
+    Raises:
+        ValueError: settings differ; it lists them. Or config.yaml is damaged.
+    """
+    file, newest = Path(cfg.OUTPUT_DIR, CONFIG_FILE), Checkpointer(cfg.OUTPUT_DIR).latest()
+    if newest is None or not file.is_file():
+        return []
+    try:
+        recorded = CfgNode(yaml.safe_load(file.read_text(encoding="utf-8")))
+        was = {key: get_value(recorded, key) for key in list_keys(recorded)}
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
+    contents = read_container(newest, mapped=True)[1]
+    iteration = contents.get("iteration", -1) if isinstance(contents, dict) else -1
+    found = []
+    for key in list_keys(cfg):
+        now = get_value(cfg, key)
+        if key not in was or _FREE.fullmatch(key) or (key == "SEED" and now < 0):
+            continue
+        if key == "SOLVER.STEPS" and "MAX_ITER" in cfg.SOLVER:  # those to come are free
+            before, after = ([x for x in steps if x <= iteration] for steps in (was[key], now))
+            differ = before != after
+        else:
+            differ = _make_plain(was[key]) != _make_plain(now)
+        if differ:
+            found.append(f"{key} was {was[key]!r} and is {now!r}")
+    if not found:
+        return []
+    told = f"the run in {cfg.OUTPUT_DIR} began under other settings: {list_first(found, _MOST)}"
+    if anyway:
+        return [f"{told}. It goes on under the new ones, as --resume-anyway says."]
+    raise ValueError(
+        f"{told}; resume with those of {file}, choose another OUTPUT_DIR, or go on all the same "
+        "with --resume-anyway"
+    )
+
+
+def _make_plain(value: Any) -> Any:
+    """Make one of lists and tuples, and of the names that a part has."""
+    if isinstance(value, list | tuple):
+        return [_make_plain(each) for each in value]
+    return unify_names(value)
 
 
 def remove_run(output_dir: str | Path) -> None:

@@ -214,12 +214,13 @@ class TrainingState:
         configured = [_get_settings(group) for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"the optimizer in {path} does not fit ({error}); resume with the configuration of "
                 "that run (its config.yaml): FREEZE_AT, norms and SOLVER's keys for biases and "
                 "norms decide on the groups"
             ) from error
+        self._check_momentum(path)
         restored = [_get_settings(group) for group in self.optimizer.param_groups]
         if restored != configured:
             logger.warning(
@@ -228,6 +229,26 @@ class TrainingState:
                 "ones hold.",
                 restored,
                 configured,
+            )
+
+    def _check_momentum(self, path: Path) -> None:
+        """Refuse restored momentum of another type or shape; warn where there is none."""
+        groups = [group for group in self.optimizer.param_groups if group.get("momentum")]
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        missing = 0
+        for parameter in parameters:
+            value = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            missing += value is None
+            fits = isinstance(value, torch.Tensor) and value.is_floating_point()
+            if value is not None and not (fits and value.shape == parameter.shape):
+                raise ValueError(
+                    f"the momentum in {path} is no tensor of the shape {tuple(parameter.shape)} of "
+                    "its parameter; take another checkpoint of that run"
+                )
+        if missing:
+            logger.warning(
+                "%s holds no momentum of %d of %d parameters; theirs begins at 0.",
+                *(path, missing, len(parameters)),
             )
 
 

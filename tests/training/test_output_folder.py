@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.detection import get_cfg
+from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.output_folder import (
     check_output_dir,
+    check_settings,
     find_run,
     hold_output_dir,
     remove_run,
@@ -132,3 +135,31 @@ def test_one_training_a_folder(tmp_path: Path) -> None:
     with hold_output_dir(folder):
         assert not list(folder.rglob("*.partial"))
     os.kill(worker, signal.SIGKILL)
+
+
+def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.SEED, cfg.SOLVER.STEPS = str(tmp_path), 7, (5, 50)
+    state = {"model": {}, "optimizer": {}, "iteration": 9}
+    Checkpointer(tmp_path).save("model_0000009", state)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    free = ["SOLVER.MAX_ITER", 99, "SOLVER.STEPS", (5, 60), "TEST.EVAL_PERIOD", 3, "SEED", -1]
+    free += ["DATASETS.TEST", ("other",), "INPUT.MIN_SIZE_TEST", 9, "DATALOADER.NUM_WORKERS", 0]
+    changed = cfg.clone()
+    changed.merge_from_list(free)
+    assert check_settings(cfg) == check_settings(changed) == []
+    for key, value in (
+        ("DATASETS.TRAIN", ("other",)),
+        ("SOLVER.IMS_PER_BATCH", 2),
+        ("SOLVER.STEPS", (6, 50)),
+        ("SEED", 8),
+        ("INPUT.MIN_SIZE_TRAIN", (64,)),
+        ("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]),
+        ("MODEL.RESNETS.STRIDE_IN_1X1", False),
+    ):
+        other = cfg.clone()
+        other.merge_from_list([key, value])
+        with pytest.raises(ValueError, match=rf"{key} was .* and is .*--resume-anyway"):
+            check_settings(other)
+        (told,) = check_settings(other, anyway=True)
+        assert key in told and "goes on" in told

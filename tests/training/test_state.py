@@ -153,3 +153,26 @@ def test_a_last_checkpoint_that_was_cut_off_is_written(tmp_path: Path) -> None:
     resumed.add_facts("model_final")
     assert path.stat().st_mtime_ns == written
     assert Checkpointer(tmp_path).load(path)["numbers"] == 1
+
+
+def test_momentum_that_is_missing_or_of_another_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = make_toy_state(tmp_path)
+    train_toy(state, stop=1, after_step=[state.save_every(1)])
+    content = Checkpointer(tmp_path).load(tmp_path / "model_final.pth")
+    state.resume()
+    assert not [record for record in caplog.records if "momentum" in record.getMessage()]
+    for value, words in (("text", "no tensor of the shape"), (torch.ones(1), "no tensor of the")):
+        content["optimizer"]["state"][0]["momentum_buffer"] = value
+        Checkpointer(tmp_path).save("model_final", content)
+        with pytest.raises(ValueError, match=words):
+            state.resume()
+    content["optimizer"]["state"] = []
+    Checkpointer(tmp_path).save("model_final", content)
+    with pytest.raises(ValueError, match="does not fit"):
+        state.resume()
+    content["optimizer"]["state"] = {}
+    Checkpointer(tmp_path).save("model_final", content)
+    state.resume()
+    assert "holds no momentum of 6 of 6 parameters" in caplog.text
