@@ -190,7 +190,8 @@ class ROIPooler(nn.Module):
         for level, (feature, stride) in enumerate(zip(features, self.strides)):
             places.append((levels == level).nonzero().flatten())
             cuts.append(self._pool(feature, regions[places[-1]], stride))
-        return join_regions(len(regions), cuts, places)
+        # Not len(), which has to be a number in a graph that is traced.
+        return join_regions(regions.shape[0], cuts, places)
 
     def _assign_levels(self, boxes: Tensor) -> Tensor:
         """Choose the index of the map that each box (R, 4) is cut out of."""
