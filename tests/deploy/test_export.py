@@ -23,6 +23,7 @@ from resnext_det.deploy.metadata import Metadata
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable.boxes import suppress_overlaps
 from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.roi_heads import ROIPooler
 from resnext_det.detection.results import ImageDetections
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import C4_CHANGES, as_overrides, write_config
@@ -127,6 +128,33 @@ def compare(found: ImageDetections, wanted: ImageDetections) -> Any:
 
 
 BEST, NEXT = (0.9, 1, [0.0, 0.0, 20.0, 20.0]), (0.5, 2, [5.0, 5.0, 9.0, 9.0])
+
+
+class Pooling(nn.Module):
+    """Cut regions of a number that depends on values, as suppression leaves, out of two maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooler = ROIPooler(
+            resolution=2, strides=(4, 8), sampling_ratio=2, pooler_type="ROIAlignV2"
+        )
+
+    def forward(
+        self, fine: torch.Tensor, coarse: torch.Tensor, regions: torch.Tensor
+    ) -> torch.Tensor:
+        return self.pooler.pool([fine, coarse], regions[regions[:, 0] == 0])
+
+
+def test_the_number_of_regions_stays_a_size_of_the_graph() -> None:
+    maps = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 8, 8)
+    regions = torch.tensor([[0.0, 1, 2, 30, 40], [1, 0, 0, 9, 9], [0, 0, 0, 60, 60]])
+    module = Pooling()
+    program = torch.export.export(module, (*maps, regions), strict=False)
+    for images in ([0.0, 1, 0], [0.0, 0, 0], [1.0, 1, 1]):
+        regions[:, 0] = torch.tensor(images)
+        found = program.module()(*maps, regions)
+        assert len(found) == images.count(0)
+        assert torch.equal(found, module(*maps, regions))
 
 
 def test_a_suffix_is_refused_before_the_detector_is_read(
