@@ -204,7 +204,7 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
         raise ValueError(f"{given}: it has {len(value)} characters; write {_LONGEST_VALUE} at most")
     try:
         holder.merge_from_list([leaf, value])
-    except (ValueError, RecursionError, MemoryError) as error:  # of brackets within brackets
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:  # such as {[]: 1}
         suggestion = _suggest_value(default, value)
         if where == "the command line" and suggestion.startswith(("(", "[")):
             suggestion = shlex.quote(suggestion)  # a shell takes parentheses for its own

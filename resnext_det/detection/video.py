@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from resnext_det.data.reading import describe_irregular_file
+
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = {
@@ -80,6 +82,8 @@ def convert_video(
 
 @contextmanager
 def _open(source: str | Path) -> Iterator[cv2.VideoCapture]:
+    if not is_camera(source) and (kind := describe_irregular_file(Path(source).stat().st_mode)):
+        raise ValueError(f"{source} is {kind}, not a file; give the path of a video file")
     capture = cv2.VideoCapture(int(str(source)) if is_camera(source) else str(source))
     try:
         if not capture.isOpened():

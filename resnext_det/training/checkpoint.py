@@ -118,11 +118,7 @@ class Checkpointer:
     def _choose(self) -> tuple[Path | None, str]:
         """Choose the newest whole checkpoint; say why it is not the one that is named."""
         pointer = self.output_dir / LAST_CHECKPOINT
-        others = sorted(
-            self.output_dir.glob("model_*.pth"),
-            key=lambda path: (path.stat().st_mtime_ns, path.name),
-            reverse=True,
-        )
+        others = list(self.output_dir.glob("model_*.pth"))
         if pointer.is_file():
             name = pointer.read_text(errors="replace").strip()
             named = self.output_dir / name
@@ -135,7 +131,9 @@ class Checkpointer:
                 return named, ""
         else:
             fault = f"{pointer}, which names the newest checkpoint, is not there"
-        whole = next((path for path in others if _is_resumable(path)), None)
+        # By the iterations in them: the times of files are lost where a folder is copied.
+        by_age = sorted(((_read_iteration(path), path.name, path) for path in others), reverse=True)
+        whole = next((path for age, _, path in by_age if age >= 0 and not _find_damage(path)), None)
         if whole is not None:
             return whole, (
                 f"{fault}. The newest whole checkpoint, {whole.name}, is used in its place; what "
@@ -169,21 +167,20 @@ def _find_damage(path: Path) -> str | None:
     return f"is {damage}" if damage else None
 
 
-def _is_resumable(path: Path) -> bool:
-    """Tell whether a file is a whole checkpoint with all that a training goes on with."""
-    if _find_damage(path):
-        return False
+def _read_iteration(path: Path) -> int:
+    """Read which iteration a training goes on after; -1 where a file lacks what that needs."""
     try:
         _, contents = read_container(path, mapped=True)
     except (ValueError, OSError):
-        return False
-    return (
+        return -1
+    resumable = (
         isinstance(contents, dict)
         and "model" in contents
-        and "iteration" in contents
+        and type(contents.get("iteration")) is int
         and find_optimizer_state(contents) is not None
         and find_placeholder(contents) is None
     )
+    return contents["iteration"] if resumable else -1
 
 
 def find_optimizer_state(contents: Mapping[str, Any]) -> dict[str, Any] | None:

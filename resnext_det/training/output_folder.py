@@ -24,6 +24,7 @@ from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
 from resnext_det.training.setup import CONFIG_FILE
 from resnext_det.weights.containers import read_container
+from resnext_det.weights.trained_detector import KEY
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
             to go on with; ``MODEL.WEIGHTS`` or proposals would be removed.
     """
     folder = cfg.OUTPUT_DIR
+    if "\0" in folder:
+        raise ValueError(f"OUTPUT_DIR = {folder!r} holds a null character; write another folder")
     if resume and overwrite:
         raise ValueError(
             "--resume goes on with the run in OUTPUT_DIR and --overwrite removes it; write one"
@@ -107,7 +110,8 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
 def check_settings(cfg: CfgNode, *, anyway: bool = False) -> list[str]:
     """Refuse to resume a run under settings that would change its numbers.
 
-    They are compared with ``config.yaml`` in ``OUTPUT_DIR``, where the folder has a checkpoint.
+    They are compared with ``config.yaml`` in ``OUTPUT_DIR``, where the folder has a checkpoint; if
+    that file is not there or empty, with the configuration that a detector's checkpoint holds.
 
     Args:
         anyway: return a warning in place of the error.
@@ -119,14 +123,22 @@ def check_settings(cfg: CfgNode, *, anyway: bool = False) -> list[str]:
         ValueError: settings differ; it lists them. Or config.yaml is damaged.
     """
     file, newest = Path(cfg.OUTPUT_DIR, CONFIG_FILE), Checkpointer(cfg.OUTPUT_DIR).latest()
-    if newest is None or not file.is_file():
+    if newest is None:
         return []
-    try:
-        recorded = CfgNode(yaml.safe_load(file.read_text(encoding="utf-8")))
-        was = {key: get_value(recorded, key) for key in list_keys(recorded)}
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
     contents = read_container(newest, mapped=True)[1]
+    try:
+        recorded = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if recorded is None:
+            file, recorded = newest, contents[KEY]["config"]
+    except (KeyError, TypeError):
+        return [f"{file} is not there, so nothing tells whether the run began under other settings"]
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
+    try:
+        recorded = CfgNode(recorded)
+        was = {key: get_value(recorded, key) for key in list_keys(recorded)}
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
     iteration = contents.get("iteration", -1) if isinstance(contents, dict) else -1
     found = []
     for key in list_keys(cfg):

@@ -67,6 +67,7 @@ def test_a_file(name: str, tmp_path: Path) -> None:
         ("SOLVER.MAX_ITER", "9" * 5000, "a whole number is needed"),
         ("SOLVER.MAX_ITER", 10**5000, "a whole number is needed"),
         ("SOLVER.STEPS", "[[1]]", "holds [1], and every entry"),
+        ("SOLVER.STEPS", "{[]: 1}", "a list is needed"),
         ("SOLVER.BASE_LR", "1e999", "out of range"),
         ("X" * 5000, "1", "no such key"),
         ("-" * 5000, "1", "follows the KEY VALUE overrides"),

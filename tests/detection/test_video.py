@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -67,6 +68,9 @@ def test_what_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("text.mp4", "cut.mp4"):
         with pytest.raises(ValueError, match=f"the video .*{name} cannot be read: .*convert it"):
             convert_video(tmp_path / name, target, lambda frame, number: frame)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ValueError, match=r"pipe\.mp4 is a pipe, not a file"):
+        convert_video(tmp_path / "pipe.mp4", target, lambda frame, number: frame)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="there is no camera 63, or another program has it; plug"):
         convert_video("63", target, lambda frame, number: frame)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import get_cfg
@@ -52,6 +53,11 @@ def check(folder: Path, weights: str = "", proposals: tuple[str, ...] = (), **ho
         "DATASETS": {"PROPOSAL_FILES_TRAIN": proposals},
     }
     check_output_dir(CfgNode(node), **{"resume": False, "overwrite": False, **how})
+
+
+def test_a_name_that_no_folder_has() -> None:
+    with pytest.raises(ValueError, match=r"OUTPUT_DIR = 'a\\x00' holds a null character"):
+        check(Path("a\0"))
 
 
 def list_files(folder: Path) -> set[str]:
@@ -163,3 +169,14 @@ def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
             check_settings(other)
         (told,) = check_settings(other, anyway=True)
         assert key in told and "goes on" in told
+    (tmp_path / "config.yaml").unlink()
+    (told,) = check_settings(other)
+    assert "config.yaml is not there, so nothing tells" in told
+    state["detector"] = {"config": yaml.safe_load(cfg.dump())}
+    Checkpointer(tmp_path).save("model_0000009", state)
+    assert check_settings(changed) == []
+    for text in (None, ""):
+        if text is not None:
+            (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=rf"{key} was .* those of .*model_0000009\.pth"):
+            check_settings(other)
