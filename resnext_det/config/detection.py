@@ -1,7 +1,7 @@
 """The configuration of a detector: the keys that are honored, with detectron2's defaults.
 
 Names, types and values are those of ``detectron2.config.get_cfg()``, so that one YAML file serves
-both engines. A key that is absent here is refused. No key is our own.
+both engines. A key that is absent here is refused. Three more, ``OWN_KEYS``, are this project's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
+
+OWN_KEYS = {"SOLVER.CHECKPOINT_KEEP": 0, "TEST.BEST_METRIC": "", "TEST.PATIENCE": 0}
+"""Keys that detectron2's own programs refuse, with their defaults, which ask for nothing."""
 
 # Beginnings of detectron2's keys of parts that the key in the comment switches off here.
 PARTS_SWITCHED_OFF = (
@@ -161,7 +164,7 @@ def _make_solver() -> dict[str, Any]:
 
 
 def get_cfg() -> CfgNode:
-    """Make a configuration with every key that is honored, at detectron2's default.
+    """Make a configuration with every key of detectron2 that is honored, at its default.
 
     Returns:
         an ``fvcore.common.config.CfgNode``; change it by attribute or ``merge_from_list``.
@@ -212,6 +215,32 @@ def get_cfg() -> CfgNode:
             "VIS_PERIOD": 0,
         }
     )
+
+
+def add_own_keys(cfg: CfgNode) -> None:
+    """Add ``OWN_KEYS`` to a configuration of detectron2's keys, at their defaults."""
+    for key, default in OWN_KEYS.items():
+        node, name = key.split(".")
+        cfg[node][name] = default
+
+
+def get_own(cfg: CfgNode, key: str) -> Any:
+    """Get the value of one of ``OWN_KEYS``; its default where the configuration lacks it."""
+    node, name = key.split(".")
+    return getattr(cfg[node], name, OWN_KEYS[key])
+
+
+def drop_own_keys(cfg: CfgNode) -> CfgNode:
+    """Copy a configuration without those of ``OWN_KEYS`` that ask for nothing.
+
+    So detectron2's own programs read it, unless one of them is used.
+    """
+    copy = cfg.clone()
+    for key, default in OWN_KEYS.items():
+        node, name = key.split(".")
+        if copy[node].get(name) == default:
+            dict.pop(copy[node], name)
+    return copy
 
 
 def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:

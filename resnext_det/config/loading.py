@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config.checks import check
-from resnext_det.config.detection import PARTS_SWITCHED_OFF, get_cfg
+from resnext_det.config.detection import PARTS_SWITCHED_OFF, add_own_keys, get_cfg
 from resnext_det.config.rules import TYPE_WORDS, get_value, list_keys
 from resnext_det.config.values import find_unsupported
 from resnext_det.config.yaml_files import read_yaml
@@ -52,8 +52,8 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
         overrides: KEY VALUE pairs, as on a command line: ``["SOLVER.MAX_ITER", "100"]``.
 
     Returns:
-        the frozen configuration: detectron2's defaults, changed by the base files, the file and the
-        overrides, in this order.
+        the frozen configuration: detectron2's defaults and ``OWN_KEYS``, changed by the base files,
+        the file and the overrides, in this order.
 
     Raises:
         FileNotFoundError: a file that ``_BASE_`` names does not exist.
@@ -62,6 +62,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
             key, the value and what to write instead.
     """
     cfg = get_cfg()
+    add_own_keys(cfg)
     merge(cfg, path, overrides, switched_off=PARTS_SWITCHED_OFF)
     if isinstance(path, Mapping) and (beyond := find_unsupported(cfg)):
         told = ", ".join(f"{key} = {get_value(cfg, key)!r}" for key in beyond)

@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
-from resnext_det.config.detection import get_cfg
+from resnext_det.config.detection import add_own_keys, get_cfg
 from resnext_det.config.rules import Rules, get_value, spread_ranges
 from resnext_det.layers import NORMS
 
@@ -106,10 +106,10 @@ RANGES = spread_ranges(
     (0.0, math.inf, "DATALOADER", "REPEAT_THRESHOLD"),
     (1, MOST_IMAGES, "SOLVER", "IMS_PER_BATCH"),
     (1, math.inf, "SOLVER", "MAX_ITER STEPS CHECKPOINT_PERIOD"),
-    (0, math.inf, "SOLVER", "WARMUP_ITERS REFERENCE_WORLD_SIZE"),
+    (0, math.inf, "SOLVER", "WARMUP_ITERS REFERENCE_WORLD_SIZE CHECKPOINT_KEEP"),
     (0.0, math.inf, "SOLVER", "BASE_LR WEIGHT_DECAY"),
     (0.0, 1.0, "SOLVER", "MOMENTUM"),
-    (0, math.inf, "TEST", "EVAL_PERIOD"),
+    (0, math.inf, "TEST", "EVAL_PERIOD PATIENCE"),
     (-1, math.inf, "TEST", "DETECTIONS_PER_IMAGE"),
 )
 
@@ -150,4 +150,7 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         ValueError: naming the key, its value and what to write.
     """
-    _RULES.check(cfg, get_cfg())
+    defaults = get_cfg()
+    if "CHECKPOINT_KEEP" in cfg.SOLVER:
+        add_own_keys(defaults)
+    _RULES.check(cfg, defaults)

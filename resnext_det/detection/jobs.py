@@ -17,6 +17,7 @@ from resnext_det.config.loading import list_set_keys
 from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.backends import CalibrationData
+from resnext_det.detection.best import check_best
 from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.memory import NO_SAVING, MemorySaving
@@ -392,6 +393,7 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     if task == "evaluate":
         check_named(cfg, "TEST")
     if task == "train":
+        check_best(cfg)
         check_restarts(resume=job.resume)
         check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
         if job.resume:

@@ -11,6 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnext_det.config.detection import get_own
 from resnext_det.detection.evaluation import DatasetMetrics, flatten_metrics
 from resnext_det.detection.memory import (
     AnchorDraw,
@@ -24,6 +25,7 @@ from resnext_det.detection.weights import (
     load_pretrained,
 )
 from resnext_det.training import distributed
+from resnext_det.training.best import Evaluations
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import LossParts, Step, compute_whole, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
@@ -65,7 +67,9 @@ def train_detector(
             processes.
         optimizer, schedule, clip: see ``train_loop``.
         load_batches: takes the first iteration; gives the batches of this process from it on.
-        evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``.
+        evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``. Where
+            ``TEST.BEST_METRIC`` is the best so far, ``model_best.pth`` gets the weights; after
+            ``TEST.PATIENCE`` evaluations without a better one the training ends.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
             that had ended is evaluated.
         overwrite: remove the run in ``OUTPUT_DIR``, once all that could be wrong is known.
@@ -86,7 +90,8 @@ def train_detector(
     device, stop = distributed.resolve_device(cfg.MODEL.DEVICE), cfg.SOLVER.MAX_ITER
     split = _save_memory(cfg, model, saving, draw_anchors)
     wrapped = distributed.distribute(model, device)
-    state = TrainingState(wrapped, optimizer, Checkpointer(cfg.OUTPUT_DIR))
+    kept = Checkpointer(cfg.OUTPUT_DIR, max_to_keep=get_own(cfg, "SOLVER.CHECKPOINT_KEEP") or None)
+    state = TrainingState(wrapped, optimizer, kept)
     start = state.resume() if resume else 0
     if start == 0:
         if start_file is not None:
@@ -98,24 +103,29 @@ def train_detector(
     state.facts = describe_detector(cfg, model, class_names, {})
     results: dict[str, DatasetMetrics] = {}
     with MetricsWriter(cfg.OUTPUT_DIR, total_steps=stop, start=start) as writer:
+        metric, patience = get_own(cfg, "TEST.BEST_METRIC"), get_own(cfg, "TEST.PATIENCE")
+        evaluations = Evaluations(cfg.OUTPUT_DIR, metric, patience=patience)
+        had_ended = start >= stop or evaluations.is_over()
 
         def evaluate_now(done: int) -> None:
             # A run that goes on after an evaluation draws what it would have drawn without.
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 found = evaluate() if cfg.DATASETS.TEST else {}
             results.update(found)
-            writer.put(flatten_metrics(found))
-            if done == stop and cfg.DATASETS.TEST:
-                keep_numbers()
+            numbers = distributed.broadcast_object(_select_defined(found))
+            scalars = flatten_metrics(found)
+            if metric:
+                value = distributed.broadcast_object(scalars.setdefault(metric, math.nan))
+                if evaluations.note(done - 1, value):
+                    state.save_best(done - 1, describe_detector(cfg, model, class_names, numbers))
+            writer.put(scalars)
+            if cfg.DATASETS.TEST and (done >= stop or evaluations.is_over()):
+                state.save_final(done - 1)
+                keep_numbers(numbers)
 
-        def keep_numbers() -> None:
+        def keep_numbers(numbers: Mapping[str, Mapping[str, float]]) -> None:
             """Write model_final.pth again with its numbers that are defined, unless it has them."""
-            numbers: Mapping[str, Mapping[str, float]] = {
-                name: {k: float(v) for k, v in metrics.as_dict().items() if not math.isnan(v)}
-                for name, metrics in results.items()
-            }
-            numbers = distributed.broadcast_object(numbers)
-            known = start_file.detector if start >= stop and start_file is not None else None
+            known = start_file.detector if had_ended and start_file is not None else None
             if known is not None:  # the same weights, perhaps on other test sets
                 numbers = {**known.metrics, **numbers}
             if known is None or known.metrics != numbers:
@@ -128,16 +138,21 @@ def train_detector(
 
         def evaluate_when_due(step: Step) -> None:
             if is_evaluation_due(step.iteration + 1):
+                with distributed.fail_together():
+                    step.check_losses()
                 evaluate_now(step.iteration + 1)
 
-        if start >= stop:
+        if had_ended:
             logger.info("The training had ended after %d iterations; it is evaluated.", start)
-            state.save_final()
-            evaluate_now(stop)
-        else:
-            if is_evaluation_due(start) and not _was_evaluated(cfg, start - 1):
-                evaluate_now(start)  # the run had stopped in its evaluation
-                writer.put_at(start - 1, {})
+            state.save_final(start - 1)
+            evaluate_now(start)
+            if start < stop:
+                writer.put_at(start, {})
+            return results
+        if is_evaluation_due(start) and not _was_evaluated(cfg, start - 1):
+            evaluate_now(start)  # the run had stopped in its evaluation
+            writer.put_at(start - 1, {})
+        if not evaluations.is_over():
             amp_dtype = torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None
             tell_speed_of_precision(device, amp_dtype)
             save_when_due = state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD)
@@ -160,8 +175,20 @@ def train_detector(
                     writer,
                 ],
                 save=state.save_after,
+                is_over=evaluations.is_over,
             )
+        if evaluations.is_over():
+            logger.info("The training ends early: %s.", evaluations.explain())
     return results
+
+
+def _select_defined(found: Mapping[str, DatasetMetrics]) -> dict[str, dict[str, float]]:
+    """Select the numbers that are defined, by name of the test set."""
+    every = {name: metrics.as_dict() for name, metrics in found.items()}
+    return {
+        name: {key: float(value) for key, value in numbers.items() if not math.isnan(value)}
+        for name, numbers in every.items()
+    }
 
 
 def _save_memory(

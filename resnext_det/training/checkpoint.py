@@ -7,7 +7,8 @@ for half a file. Loading takes tensors and plain data only: no file runs code.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
 """The file, in the output folder, that holds the newest checkpoint's bare name."""
+
+BEST = "model_best"
+"""The name of the weights whose evaluation was the best."""
 
 SAVING = "Saving checkpoint to %s"
 """What the log says of a checkpoint."""
@@ -58,18 +62,24 @@ class Checkpointer:
         """
         path = self.output_dir / f"{name}.pth"
         logger.info(told, path)
-        try:
+        with _explain_failure(path):
             write_file(path, lambda file: torch.save(dict(state), file))
             write_file(
                 self.output_dir / LAST_CHECKPOINT, lambda file: file.write(path.name.encode())
             )
-        except OSError as error:
-            raise OSError(
-                f"the checkpoint {path} could not be written ({error}); make room on that disk or "
-                "choose another OUTPUT_DIR, and run the same command with --resume"
-            ) from error
-        self._remove_old(path)
+        self.remove_old(path)
         return path
+
+    def save_best(self, state: Mapping[str, Any]) -> None:
+        """Write the best weights so far to ``model_best.pth``, from which no training goes on.
+
+        Raises:
+            OSError: it could not be written; the file that was there is untouched.
+        """
+        path = self.output_dir / f"{BEST}.pth"
+        logger.info("Saving the best weights so far to %s", path)
+        with _explain_failure(path):
+            write_file(path, lambda file: torch.save(dict(state), file))
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Load the contents of a checkpoint, its tensors on the CPU, without running any code.
@@ -146,7 +156,8 @@ class Checkpointer:
             "of --resume"
         )
 
-    def _remove_old(self, newest: Path) -> None:
+    def remove_old(self, newest: Path) -> None:
+        """Remove all but the last ``max_to_keep`` periodic checkpoints, and never ``newest``."""
         if self.max_to_keep is None:
             return
         periodic = self.output_dir.glob("model_" + "[0-9]" * 7 + ".pth")
@@ -154,6 +165,17 @@ class Checkpointer:
         for path in by_age[: -self.max_to_keep]:
             if path != newest:
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explain_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the checkpoint {path} could not be written ({error}); make room on that disk or "
+            "choose another OUTPUT_DIR, and run the same command with --resume"
+        ) from error
 
 
 def _find_damage(path: Path) -> str | None:

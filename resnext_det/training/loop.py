@@ -87,6 +87,7 @@ def train_loop(
     split: LossParts = compute_whole,
     after_step: Sequence[Callable[[Step], None]] = (),
     save: Callable[[Step], Path] | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train ``model`` from iteration ``start`` up to, not including, ``stop``.
 
@@ -105,6 +106,8 @@ def train_loop(
             undone, so that the training does not depend on how often it is evaluated or saved.
         save: saves a checkpoint after a step and returns its path. It is called where SIGINT,
             SIGTERM or SIGHUP asks to stop, and where a batch or a callable after the step fails.
+        is_over: asked after these callables whether the training ends before ``stop``; it has to
+            tell the same in every process.
 
     Raises:
         FloatingPointError: a loss is infinite or NaN.
@@ -170,6 +173,8 @@ def train_loop(
             assert model.training, "a callable after the step left the model in evaluation mode"
             if stop_request.is_made():
                 raise TrainingInterrupted(save_last() if save_last else None, iteration)
+            if is_over():
+                return
 
 
 class LossWatch:

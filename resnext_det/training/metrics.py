@@ -199,6 +199,19 @@ def read_names(output_dir: str | Path, iteration: int) -> set[str]:
     return distributed.broadcast_object(names)
 
 
+def read_values(output_dir: str | Path, name: str) -> dict[int, float]:
+    """Read a scalar's values from metrics.json by iteration, null as nan; in every process."""
+    values: dict[int, float] = {}
+    path = Path(output_dir, "metrics.json")
+    if distributed.is_main_process() and path.is_file():
+        for _, content in _read_whole_lines(path):
+            if name in content:
+                values[content["iteration"]] = float(
+                    "nan" if content[name] is None else content[name]
+                )
+    return distributed.broadcast_object(values)
+
+
 def cut_metrics(path: Path, start: int) -> None:
     """Remove the lines of iteration ``start`` and later, and any that a killed run cut short."""
     if not path.is_file():

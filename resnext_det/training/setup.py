@@ -14,6 +14,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.detection import drop_own_keys
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.files import EscapingFormatter, escape_unknown_letters, write_text
 from resnext_det.training import distributed
@@ -206,7 +207,7 @@ def record_config(cfg: CfgNode) -> None:
     detectron2, which reads it too, knows no "auto".
     """
     if distributed.is_main_process():
-        recorded = cfg.clone()
+        recorded = drop_own_keys(cfg)
         recorded.defrost()
         recorded.MODEL.DEVICE = distributed.choose_device(cfg.MODEL.DEVICE)
         write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), recorded.dump())

@@ -85,15 +85,26 @@ class TrainingState:
         self._saved = (iteration, path)
         return path
 
-    def save_final(self) -> None:
-        """Write ``model_final.pth`` of the state that was saved or restored last, if it is not it.
+    def save_final(self, iteration: int) -> None:
+        """Write ``model_final.pth`` after the last iteration, if that is not saved or restored.
 
         A training that was killed while it wrote that file has its last checkpoint alone.
         """
-        assert self._saved is not None, "nothing is saved"
-        iteration, path = self._saved
-        if path.name != f"{FINAL}.pth":
+        if self._saved != (iteration, self.checkpointer.output_dir / f"{FINAL}.pth"):
             self.save(FINAL, iteration)
+
+    def save_best(self, iteration: int, facts: Mapping[str, Any]) -> None:
+        """Write the weights after ``iteration`` with facts to ``model_best.pth``; in every process.
+
+        Raises:
+            FloatingPointError: weights or momentum are not finite; nothing is written.
+            OSError: it could not be written.
+        """
+        with distributed.fail_together():
+            self._check_finite(iteration)
+            if distributed.is_main_process():
+                weights = distributed.unwrap(self.model).state_dict()
+                self.checkpointer.save_best({**facts, "model": weights, "iteration": iteration})
 
     def add_facts(self, name: str) -> None:
         """Write ``<name>.pth``, which was saved last, again with other facts, as old as it is.
@@ -172,6 +183,8 @@ class TrainingState:
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
         self._saved = (contents["iteration"], path)
+        if distributed.is_main_process():
+            self.checkpointer.remove_old(path)  # a killed run may not have come to it
         logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])
         return int(contents["iteration"]) + 1
 

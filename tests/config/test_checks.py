@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 
 from resnext_det.config import check, get_cfg
+from resnext_det.config.detection import OWN_KEYS, add_own_keys
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import RANGES, SUPPORTED_VALUES
 from resnext_det.data import coco
@@ -137,6 +138,7 @@ GIVEN MODEL.ROI_BOX_HEAD.NUM_FC 2 | Res5ROIHeads has no box head
 
 def make_config(*changes: Any) -> CfgNode:
     cfg = get_cfg()
+    add_own_keys(cfg)
     cfg.merge_from_list(list(changes))
     return cfg
 
@@ -165,7 +167,7 @@ class TestRefused:
     @pytest.mark.parametrize("key", RANGES)
     def test_a_number_out_of_its_range(self, key: str) -> None:
         low, high = RANGES[key]
-        default = get_value(get_cfg(), key)
+        default = OWN_KEYS[key] if key in OWN_KEYS else get_value(get_cfg(), key)
         for bound, step in ((low, -1), (high, 1)):
             if np.isinf(bound):
                 continue

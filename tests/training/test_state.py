@@ -144,7 +144,7 @@ def test_a_last_checkpoint_that_was_cut_off_is_written(tmp_path: Path) -> None:
     (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
     resumed = make_toy_state(tmp_path, seed=99)
     assert resumed.resume() == 4
-    resumed.save_final()
+    resumed.save_final(3)
     path = tmp_path / "model_final.pth"
     assert_same(Checkpointer(tmp_path).load(path), expected)
     assert Checkpointer(tmp_path).latest() == path

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from resnext_det.config import check
 from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.checks import uses_c4_head
-from resnext_det.config.detection import scale_to_processes
+from resnext_det.config.detection import OWN_KEYS, add_own_keys, scale_to_processes
 from resnext_det.config.loading import merge
 from resnext_det.config.values import check_value, find_unsupported
 from resnext_det.detection.backends import CalibrationData, optimize_detector
+from resnext_det.detection.best import check_best
 from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtRes5ROIHeads
 from resnext_det.detection.detectron2.catalog import check_names
 from resnext_det.detection.detectron2.datasets import Data, open_data
@@ -52,7 +53,7 @@ _LIBRARIES = ("detectron2", "fvcore")
 
 
 def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] = ()) -> CfgNode:
-    """Read a configuration over detectron2's defaults; every key of detectron2 may be set.
+    """Read a configuration over detectron2's defaults; every key of it and ``OWN_KEYS`` may be set.
 
     A configuration that the portable engine honors is held to the same checks; of another one the
     backbone is checked.
@@ -61,8 +62,10 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
         FileNotFoundError, ValueError: as ``resnext_det.load_config``.
     """
     cfg = get_cfg()
+    add_own_keys(cfg)
     merge(cfg, path, overrides)
-    check_value(cfg, "VERSION", 2)
+    for key, default in {"VERSION": 2, **OWN_KEYS}.items():
+        check_value(cfg, key, default)
     if beyond := find_unsupported(cfg):
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         if _uses_our_backbone(cfg):
@@ -97,6 +100,7 @@ def train(
 
     The model, the optimizer and the schedule are detectron2's; a run may go on in the other engine.
     """
+    check_best(cfg)
     check_output_dir(cfg, resume=resume, overwrite=overwrite)
     _set_up(cfg)
     start = read_start(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)

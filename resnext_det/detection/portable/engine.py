@@ -13,6 +13,7 @@ from resnext_det.config import load_config
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.rules import read_settings
 from resnext_det.detection.backends import CalibrationData, optimize_detector
+from resnext_det.detection.best import check_best
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,
@@ -75,6 +76,7 @@ def train(
         ValueError, FileNotFoundError: configuration, data or weights are wrong.
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
+    check_best(cfg)
     check_output_dir(cfg, resume=resume, overwrite=overwrite)
     device = set_up(cfg)
     start = read_start(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)

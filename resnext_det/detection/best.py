@@ -1,0 +1,64 @@
+"""Check what a detector's training keeps as its best, and when it ends early."""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode
+
+from resnext_det.config.detection import get_own
+from resnext_det.detection.evaluation import choose_limit
+from resnext_det.evaluation.coco import name_task
+from resnext_det.evaluation.proposals import LIMITS
+
+_PRECISIONS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_OF_KEYPOINTS = ("AP", "AP50", "AP75", "APm", "APl")
+
+
+def check_best(cfg: CfgNode) -> None:
+    """Refuse ``TEST.BEST_METRIC`` and ``TEST.PATIENCE`` that a training could not follow.
+
+    Raises:
+        ValueError: there is no such number, nothing to compute it on, or no evaluation to wait for.
+    """
+    metric, patience = get_own(cfg, "TEST.BEST_METRIC"), get_own(cfg, "TEST.PATIENCE")
+    if patience and not metric:
+        raise ValueError(
+            f"TEST.PATIENCE = {patience} waits for a better evaluation, and TEST.BEST_METRIC is "
+            "empty; write there what is to grow, such as bbox/AP, or TEST.PATIENCE 0"
+        )
+    if patience and not cfg.TEST.EVAL_PERIOD:
+        raise ValueError(
+            f"TEST.PATIENCE = {patience} waits for a better evaluation, and TEST.EVAL_PERIOD = 0 "
+            "evaluates at the end alone; write the iterations between two, or TEST.PATIENCE 0"
+        )
+    if not metric:
+        return
+    if not cfg.DATASETS.TEST:
+        raise ValueError(
+            f"TEST.BEST_METRIC = {metric!r} is computed on DATASETS.TEST, which is empty; name a "
+            "set there, or write TEST.BEST_METRIC ''"
+        )
+    if choose_limit(cfg) is None and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+        raise ValueError(
+            f"TEST.BEST_METRIC = {metric!r} has no fixed meaning where TEST.DETECTIONS_PER_IMAGE = "
+            f"{cfg.TEST.DETECTIONS_PER_IMAGE} sets no limit; write 100 there"
+        )
+    if metric not in (known := _list_metrics(cfg)):
+        raise ValueError(
+            f"TEST.BEST_METRIC = {metric!r} is no number of this model's evaluations; choose one "
+            f"of {', '.join(known)}"
+        )
+
+
+def _list_metrics(cfg: CfgNode) -> list[str]:
+    """List the numbers of an evaluation that metrics.json has of any set, by their names there."""
+    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+        names = [f"AR{size}@{limit}" for limit in LIMITS for size in ("", "s", "m", "l")]
+        task = "box_proposals"
+    else:
+        names = list(_PRECISIONS)
+        names += [f"segm-{name}" for name in _PRECISIONS if cfg.MODEL.MASK_ON]
+        names += [f"keypoints-{name}" for name in _OF_KEYPOINTS if cfg.MODEL.KEYPOINT_ON]
+        task = name_task(choose_limit(cfg) or 0)
+    several = len(cfg.DATASETS.TEST) > 1
+    prefixes = [f"{name}/{task}" if several else task for name in cfg.DATASETS.TEST]
+    return [f"{prefix}/{name}" for prefix in prefixes for name in names]
