@@ -342,8 +342,12 @@ def kill_all(
         name: Killer(KINDS[name], folder / name, random.Random(f"{seed} {name}"))
         for name in kinds[:number]
     }
-    for index in range(number):
-        killers[kinds[index % len(kinds)]].run(index)
+    with contextlib.suppress(KeyboardInterrupt):  # what came so far is told
+        for index in range(number):
+            killer = killers[kinds[index % len(kinds)]]
+            killer.run(index)
+            faults = sum(len(each.result.faults) for each in killers.values())
+            print(f"{index + 1} of {number} cases, {faults} faults", file=sys.stderr)
     return {name: killer.result for name, killer in killers.items()}
 
 
