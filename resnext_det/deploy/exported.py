@@ -228,7 +228,7 @@ def _open_by_openvino(path: Path) -> _Graph:
 
     def run(pixels: np.ndarray) -> Sequence[np.ndarray]:
         found = compiled([pixels])
-        return [np.array(found[number]) for number in range(len(OUTPUTS))]
+        return [found[number] for number in range(len(OUTPUTS))]  # copies of its own memory
 
     homes = ([KEY], ["framework", KEY])  # the second of what was read from ONNX
     told = [model.get_rt_info(home).astype(str) for home in homes if model.has_rt_info(home)]
