@@ -13,7 +13,7 @@ from typing import IO, Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnext_det.files import list_first, shipped_folder
+from resnext_det.files import escape_controls, list_first, shipped_folder
 
 # A dump of every key has 12,000 characters. Aliases are counted as what they stand for.
 _MOST_CHARACTERS = 200_000
@@ -88,6 +88,34 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
             f"configuration {path}: a key is a group here and a value in its _BASE_: {error}"
         ) from error
     return values, files
+
+
+def parse_yaml(text: str, most: int = _MOST_CHARACTERS) -> Any:
+    """Parse plain YAML that is no configuration to be merged, within the limits of one.
+
+    Args:
+        text: of the file.
+        most: characters that it may have, with its aliases counted as what they stand for.
+
+    Raises:
+        ValueError: it is too large or too deep, has a tag, or is no YAML; the text is the reason
+            alone, in one line.
+    """
+    if len(text) > most:
+        raise ValueError(f"it has over {most} characters")
+    try:
+        loader = _Loader(text)
+        try:
+            document = loader.get_single_node()
+            _measure(document, {}, most)
+            return None if document is None else loader.construct_document(document)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or a long number
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        reason = f"{getattr(error, 'problem', None) or error}{line}"
+        raise ValueError(escape_controls(" ".join(reason.split()))) from error
 
 
 def _read_text(filename: str, leaf: Path, read: int) -> str:
@@ -177,7 +205,9 @@ def _explain_not_plain(filename: str, error: Exception) -> ValueError:
     )
 
 
-def _measure(node: yaml.Node | None, known: dict[int, int | None]) -> int:
+def _measure(
+    node: yaml.Node | None, known: dict[int, int | None], most: int = _MOST_CHARACTERS
+) -> int:
     """Count the characters that a node stands for, with those of its aliases.
 
     Raises:
@@ -190,9 +220,9 @@ def _measure(node: yaml.Node | None, known: dict[int, int | None]) -> int:
         entries: Iterable[yaml.Node] = node.value
         if isinstance(node, yaml.MappingNode):
             entries = (each for pair in node.value for each in pair)
-        known[id(node)] = 1 + sum(_measure(entry, known) for entry in entries)
+        known[id(node)] = 1 + sum(_measure(entry, known, most) for entry in entries)
     size = known[id(node)]
-    if size is None or size > _MOST_CHARACTERS:
+    if size is None or size > most:
         what = "stands within itself" if size is None else "stands for too much, by its aliases"
         raise yaml.YAMLError(f"what begins in line {node.start_mark.line + 1} {what}")
     return size

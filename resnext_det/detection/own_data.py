@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture
@@ -27,7 +26,7 @@ from resnext_det.detection.datasets import list_class_keys
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run
-from resnext_det.training.setup import CONFIG_FILE, check_utf8
+from resnext_det.training.setup import CONFIG_FILE, check_utf8, read_recorded
 from resnext_det.training.threads import count_processors
 
 Load = Callable[[Sequence[str]], CfgNode]
@@ -223,10 +222,14 @@ def fit_schedule(
         return
     recorded = Path(cfg.OUTPUT_DIR, CONFIG_FILE)
     if resume and recorded.is_file():
-        values = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+        values = read_recorded(recorded)
+        known = list_keys(values)
         for key in CHOSEN_KEYS:
-            if key not in given:
-                fitted.set(key, get_value(values, key))
+            if key in given:
+                continue
+            if key not in known:
+                raise ValueError(f"{recorded} lacks {key}, so it is damaged; remove it")
+            fitted.set(key, get_value(values, key))
         fitted.told.append(f"The schedule and the image sizes are those of {recorded}.")
         return
     with _without_warnings():

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
+from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.evaluation.classification import has_top5
 from resnext_det.evaluation.coco import name_task
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
@@ -187,12 +186,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no config.yaml, so it is no run's OUTPUT_DIR; {remedy}"
         )
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = parse_yaml(file.read_text(encoding="utf-8"))
         flat = dict(_flatten(config)) if isinstance(config, dict) else {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+    except ValueError as error:
         raise ValueError(
-            f"{file} is not plain YAML: {reason}; it has to be as the training wrote it"
+            f"{file} is not plain YAML: {error}; it has to be as the training wrote it"
         ) from error
     if "MODEL.RESNETS.DEPTH" not in flat:
         raise ValueError(

@@ -13,12 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import unify_names
+from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.files import escape_controls, list_first, write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
@@ -127,12 +127,12 @@ def check_settings(cfg: CfgNode, *, anyway: bool = False) -> list[str]:
         return []
     contents = read_container(newest, mapped=True)[1]
     try:
-        recorded = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        recorded = parse_yaml(file.read_text(encoding="utf-8")) if file.is_file() else None
         if recorded is None:
             file, recorded = newest, contents[KEY]["config"]
     except (KeyError, TypeError):
         return [f"{file} is not there, so nothing tells whether the run began under other settings"]
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
     try:
         recorded = CfgNode(recorded)

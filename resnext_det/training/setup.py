@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import drop_own_keys
 from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.files import EscapingFormatter, escape_unknown_letters, write_text
 from resnext_det.training import distributed
 from resnext_det.training.threads import count_processors
@@ -177,6 +177,24 @@ def list_common_settings(cfg: CfgNode) -> dict[str, Any]:
     return {key: get_value(cfg, key) for key in list_keys(cfg) if key not in own}
 
 
+def read_recorded(file: Path) -> CfgNode:
+    """Read the ``config.yaml`` of an output folder.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        recorded = CfgNode(parse_yaml(file.read_text(encoding="utf-8")))
+        if type(recorded.get("SEED", -1)) is not int:
+            raise ValueError("SEED is no integer")
+        return recorded
+    except (ValueError, TypeError, AttributeError, AssertionError, OSError) as error:
+        raise ValueError(
+            f"{file} is damaged ({' '.join(str(error).split())}); remove it, and resume with its "
+            "settings"
+        ) from error
+
+
 def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:
     """Seed torch, and return the configuration with the seed.
 
@@ -187,7 +205,7 @@ def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:
     if seed < 0 and distributed.is_main_process():
         file = Path(cfg.OUTPUT_DIR, CONFIG_FILE)
         if resume and file.is_file():
-            seed = yaml.safe_load(file.read_text(encoding="utf-8")).get("SEED", -1)
+            seed = read_recorded(file).get("SEED", -1)
         if seed < 0:
             seed = int.from_bytes(os.urandom(4), "big") % 2**31
             logger.info("SEED is %d; for this run %d was drawn.", cfg.SEED, seed)

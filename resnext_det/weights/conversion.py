@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
+from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import (
     Preprocessing,
@@ -76,8 +76,8 @@ def add_preprocessing_beside(file: WeightFile) -> WeightFile:
     if file.format != "detector" or file.preprocessing is not None or not config.is_file():
         return file
     try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        values = parse_yaml(config.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(
             f"{config} is damaged, so the preprocessing of {file.path} is not known; correct it, "
             "or move it away"

@@ -1,76 +1,30 @@
-"""Mutate right files of every kind: a reader gives contents or a sentence, soon, in little memory.
+"""Give readers mutated files: they give contents or a sentence, soon, in little memory.
 
 ``RESNEXT_DET_FUZZ_CASES`` sets the number of cases for each reader.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
 import os
-import pickle
 import random
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from resnext_det.config import load_config
-from resnext_det.data.annotations.coco_json import read_coco_json
-from resnext_det.data.proposals import read_proposals
-from resnext_det.data.reading import read_image
-from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
-from resnext_det.weights.containers import find_damage, read_container
+from resnext_det.weights.containers import find_damage
+from tests.fuzz.targets import CORPUS, TARGETS, UNREAD, is_read
 
 _CASES = int(os.environ.get("RESNEXT_DET_FUZZ_CASES", "1000"))
 _SECONDS = 10  # for one case
 _MEBIBYTES = 500  # by which the memory may grow in all
 _WORDS = (b"[" * 50, b"{", b'"', b"null", b"NaN", b"9" * 400, b"-1", b"&a *a", b"<<: ", b"\x1b[31m")
-
-
-def _save(save: Callable[[io.BytesIO], Any]) -> bytes:
-    file = io.BytesIO()
-    save(file)
-    return file.getvalue()
-
-
-_COCO = {
-    "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
-    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9], "area": 81}],
-    "categories": [{"id": 1, "name": "cat"}],
-}
-_RESULTS = [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9], "score": 0.5}]
-_YAML = b"MODEL: {RESNETS: {DEPTH: 50}}\nSOLVER:\n  STEPS: &s [60, 80]\n  MAX_ITER: 90\nSEED: 1\n"
-_PROPOSALS = {
-    "ids": [1],
-    "boxes": [np.zeros((1, 4), np.float32)],
-    "objectness_logits": [np.zeros(1, np.float32)],
-    "bbox_mode": 0,
-}
-_STATE = {"model": {"a.weight": torch.ones(4, 4)}, "iteration": 3}
-
-
-def _read_results(path: Path) -> None:
-    truth = read_ground_truth(_COCO)
-    read_detections(path, truth)
-
-
-_PICTURE = Image.new("RGB", (20, 30))
-_READERS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
-    "yaml": (_YAML, load_config),
-    "coco": (json.dumps(_COCO).encode(), lambda path: read_coco_json(path, path.parent, "set")),
-    "results": (json.dumps(_RESULTS).encode(), _read_results),
-    "png": (_save(lambda f: _PICTURE.save(f, "PNG")), lambda path: read_image(path, "BGR")),
-    "jpeg": (_save(lambda f: _PICTURE.save(f, "JPEG")), lambda path: read_image(path, "RGB")),
-    "proposals": (pickle.dumps(_PROPOSALS), read_proposals),
-    "checkpoint": (_save(lambda f: torch.save(_STATE, f)), read_container),
-}
 
 
 def _mutate(data: bytes, draw: random.Random) -> bytes:
@@ -99,30 +53,45 @@ def _stop(*_: Any) -> None:
     raise _Hang
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", _READERS)
-def test_a_mutated_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
-    seed, read = _READERS[name]
-    path, draw = tmp_path / "file", random.Random(0)
-    path.write_bytes(seed)
-    read(path)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+@contextlib.contextmanager
+def _interrupt_hangs() -> Iterator[None]:
     old = signal.signal(signal.SIGALRM, _stop)
+    signal.alarm(_SECONDS)
     try:
-        for case in range(_CASES):
-            data = _mutate(seed, draw)
-            path.write_bytes(data)
-            signal.alarm(_SECONDS)
-            try:
-                read(path)
-            except (ValueError, FileNotFoundError):
-                pass
-            except Exception as error:
-                raise AssertionError(f"case {case} of {name}: {data!r:.2000}") from error
-            finally:
-                signal.alarm(0)
+        yield
     finally:
+        signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_right_files_are_read_and_the_corpus_is_refused_or_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name / TARGETS[name].file
+    path.parent.mkdir(parents=True)
+    for seed in TARGETS[name].seeds:
+        path.write_bytes(seed)
+        assert is_read(TARGETS[name], path) or name in UNREAD
+    for found in sorted((CORPUS / name).glob("*")):
+        path.write_bytes(found.read_bytes())
+        with _interrupt_hangs():
+            is_read(TARGETS[name], path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_mutated_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    target, draw = TARGETS[name], random.Random(0)
+    path = tmp_path / name / target.file
+    path.parent.mkdir(parents=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for case in range(_CASES):
+        data = _mutate(draw.choice(target.seeds), draw)
+        path.write_bytes(data)
+        try:
+            with _interrupt_hangs():
+                is_read(target, path)
+        except Exception as error:
+            raise AssertionError(f"case {case} of {name}: {data!r:.2000}") from error
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < _MEBIBYTES << 10
 
@@ -131,7 +100,9 @@ def test_a_mutated_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
 def test_every_damage_of_tensor_data_is_noticed(tmp_path: Path) -> None:
     """200 bits flipped, 60 pages of zeros, 60 files cut short."""
     values = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
-    whole = _save(lambda file: torch.save({"model": {"a.weight": values}}, file))
+    file = io.BytesIO()
+    torch.save({"model": {"a.weight": values}}, file)
+    whole = file.getvalue()
     start = whole.index(values[:8].numpy().tobytes())
     path, draw = tmp_path / "model.pth", random.Random(0)
 

@@ -488,7 +488,11 @@ STEP_ONE = "MODEL: {META_ARCHITECTURE: ProposalNetwork, RESNETS: {DEPTH: 50}}"
     [
         ("config", STEP_ONE, "first of two steps .* holds proposals, .*; give .* of the second"),
         ("config", "MODEL: [1", "config.yaml is not plain YAML: .* line 1"),
-        ("config", "!!python/object/apply:os.getcwd []", "is not plain YAML: .*determine"),
+        (
+            "config",
+            "!!python/object/apply:os.getcwd []",
+            "is not plain YAML: there is a tag in line 1",
+        ),
         ("config", "a: &a {b: *a}", "config.yaml is not plain YAML"),
         ("config", "- 1", "config.yaml has no MODEL.RESNETS.DEPTH"),
         ("config", "model: {depth: 50}", "config.yaml has no MODEL.RESNETS.DEPTH"),

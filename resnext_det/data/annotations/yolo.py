@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.data.annotations.image_folders import ImageFolder, read_size
 from resnext_det.data.annotations.other_formats import is_yolo_label
 from resnext_det.files import find_hidden, list_first
@@ -115,12 +114,9 @@ def _read_names(path: Path) -> tuple[dict[int, str], bool]:
             raise ValueError(f"{path} is empty; write the class names, one a line")
         return dict(enumerate(lines)), False
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ValueError(f"{path} is not plain YAML: {problem}{line}; correct it") from None
+        content = parse_yaml(text, _MOST_TEXT)
+    except ValueError as error:
+        raise ValueError(f"{path} is not plain YAML: {error}; correct it") from None
     names = content.get("names") if isinstance(content, Mapping) else None
     if isinstance(names, Sequence) and not isinstance(names, str):
         names = dict(enumerate(names))

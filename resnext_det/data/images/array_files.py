@@ -10,13 +10,14 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from resnext_det.data.images.storage import Archive, ArchiveSource, FileSource, PackedPaths
-from resnext_det.files import write_file
+from resnext_det.files import escape_controls, write_file
 
 VERSION = 2
 """Changes with the meaning of what is stored, so that no old file is taken for a new one."""
@@ -24,7 +25,10 @@ VERSION = 2
 _HEADER = "header"
 _OF_ARCHIVES = ("archive_of_folder", "offsets", "sizes")
 # What numpy and zipfile raise on a file that is cut short, damaged or something else.
-_DAMAGE = (ValueError, LookupError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
+_DAMAGE = (
+    *(ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError),
+    *(OSError, EOFError, SyntaxError, TokenError, MemoryError, BadZipFile, zlib.error),
+)
 
 StoredSource = FileSource | ArchiveSource
 
@@ -49,15 +53,16 @@ def read_arrays(
         OSError: the file is not there or cannot be read.
         ValueError: it is damaged, or of another version.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            header = json.loads(stored[_HEADER].tobytes())
-            if header["version"] != VERSION:
-                raise ValueError(f"it is of version {header['version']!r}, not {VERSION}")
-            names = [] if header_alone else [name for name in stored.files if name != _HEADER]
-            return header, {name: stored[name] for name in names}
-    except _DAMAGE as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    with path.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                header = json.loads(stored[_HEADER].tobytes())
+                if header["version"] != VERSION:
+                    raise ValueError(f"it is of version {header['version']!r}, not {VERSION}")
+                names = [] if header_alone else [name for name in stored.files if name != _HEADER]
+                return header, {name: stored[name] for name in names}
+        except _DAMAGE as error:
+            raise ValueError(escape_controls(f"{path} is damaged: {error}")) from error
 
 
 def pack(source: StoredSource, prefix: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from errno import ENOSPC
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
+_PATIENCE, _SLOWEST = 60.0, 1024  # seconds of fewer bytes a second than this end an attempt
+_LARGEST = 16 << 30  # bytes; the largest network's weights, with its momentum, take half of it
 _ATTEMPTS = 5  # that brought less than a chunk, one after another
 _PAUSE = 1.0  # seconds, doubled from attempt to attempt
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers of a server that may answer otherwise soon
@@ -52,7 +54,8 @@ def download(
 
     What came before a connection broke stays beside ``path`` under ``.partial``; the rest is asked
     for up to five times at once, and by the next call, unless the server's file has changed.
-    ``path`` appears whole and verified. Processes that want one file wait for each other.
+    ``path`` appears whole and verified. Processes that want one file wait for each other. A minute
+    under 1 KiB a second counts as a broken connection, and over 16 GiB no file is taken.
 
     Args:
         url: https, and redirected to https only; http on this machine.
@@ -63,7 +66,8 @@ def download(
 
     Raises:
         FileNotFoundError: the file cannot be had; the text says where to put it by hand.
-        ValueError: the address is not https, what came is not the file, or it cannot be written.
+        ValueError: the address is not https, what came is not the file or does not end, or it
+            cannot be written.
     """
     path = Path(path)
     with lock_download(path):
@@ -243,16 +247,38 @@ def _fetch_rest(url: str, partial: _Partial) -> None:
 
 def _write(response: HTTPResponse, partial: _Partial) -> None:
     size, free = partial.size, shutil.disk_usage(partial.target.parent).free
+    if partial.total is not None and partial.total > _LARGEST:
+        _refuse_size(response, partial)
     if partial.total is not None and partial.total - size > free:
         needed = (partial.total - size) >> 20
         raise OSError(ENOSPC, f"{needed} MiB are needed and {free >> 20} MiB are free")
     name, total = partial.target.name, partial.total
     units: Any = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
     bar = tqdm(desc=name, initial=size, total=total, disable=None, **units)  # on a terminal alone
+    began, came = time.monotonic(), 0
     with bar, partial.path.open("ab") as file:
         while chunk := _read_chunk(response):
             file.write(chunk)
             bar.update(len(chunk))
+            size, came = size + len(chunk), came + len(chunk)
+            if size > (_LARGEST if total is None else total):
+                break
+            passed = time.monotonic() - began
+            if passed >= _PATIENCE:
+                if came < _SLOWEST * passed:
+                    raise _Broken(f"it gave {came} bytes in {passed:.0f} seconds")
+                began, came = time.monotonic(), 0
+    if total is None and size > _LARGEST:
+        _refuse_size(response, partial)
+
+
+def _refuse_size(response: HTTPResponse, partial: _Partial) -> NoReturn:
+    """Give up a file that does not end, and remove what came: it is a part of no weights."""
+    partial.remove()
+    raise ValueError(
+        f"{response.url} gives over {_LARGEST >> 30} GiB, as no weights have; correct the address, "
+        f"or {_advise_by_hand(partial.target)}"
+    )
 
 
 def _read_chunk(response: HTTPResponse) -> bytes:

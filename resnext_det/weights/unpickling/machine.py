@@ -12,6 +12,7 @@ from functools import partial
 from io import BufferedReader
 from typing import Any
 
+from resnext_det.files import escape_controls
 from resnext_det.weights.limits import AGAIN, Budget, Unreadable
 from resnext_det.weights.unpickling.objects import (
     Name,
@@ -253,7 +254,7 @@ class PickleMachine(PickleStream):
     def _make_name(self, name: str) -> Name:
         if name not in self.unknown:
             self.budget.take(400 + 4 * len(name))
-            self.unknown[name] = Name(name)
+            self.unknown[name] = Name(escape_controls(name))
         return self.unknown[name]
 
     def _call(self, function: Any, arguments: tuple[Any, ...], *, called: bool = True) -> None:

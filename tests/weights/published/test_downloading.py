@@ -269,6 +269,31 @@ def test_a_server_that_falls_silent(
     assert len(server.requests) > 1
 
 
+def test_a_server_that_drips(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloading, "_PATIENCE", 0.1)
+    monkeypatch.setattr(downloading, "_SLOWEST", 1 << 20)
+    server.add("/file", CONTENT[:400], pause=0.15)
+    error = catch_error(server.url("/file"), tmp_path / "file")
+    assert "cannot be reached (it gave " in error and "bytes in 0 seconds" in error
+    came = (tmp_path / "file.partial").read_bytes()
+    assert 200 < len(came) < 400 and CONTENT.startswith(came)
+    assert len(server.requests) == 5  # each went on from the one before
+
+
+@pytest.mark.parametrize("form", ["length", "chunked", "close"])
+def test_a_file_without_end_is_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(downloading, "_LARGEST", MEBIBYTE)
+    server.add("/file", CONTENT, form=form)
+    error = catch_error(server.url("/file"), tmp_path / "file")
+    assert "GiB, as no weights have" in error
+    assert contents(tmp_path) == {"file.lock": b""}
+    assert len(server.requests) == 1
+
+
 def _download_in_process(url: str, path: Path, sha256: str, results: Any) -> None:
     results.put(download(url, path, sha256=sha256).read_bytes() == CONTENT)
 
