@@ -41,6 +41,7 @@ from resnext_det.evaluation.classification import ClassificationMetrics
 from resnext_det.forms import convert
 from resnext_det.resnext import ResNeXtClassifier
 from resnext_det.training import distributed
+from resnext_det.training.best import Evaluations
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import Step, train_loop
 from resnext_det.training.metrics import MetricsWriter, read_names
@@ -109,9 +110,12 @@ def train(
         start=start,
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
     ) as writer:
-        if start >= training.stop:
+        training.follow_tests()
+        if start >= training.stop or training.tests.is_over():
             logger.info("The training had ended after %d iterations; it is tested.", start)
-            writer.put(training.test(cfg.SOLVER.EPOCHS))
+            writer.put(training.test(min(start // training.epoch, cfg.SOLVER.EPOCHS)))
+            if start < training.stop:
+                writer.put_at(start, {})
         else:
             training.catch_up(start, writer)
             training.run(start, writer)
@@ -135,6 +139,7 @@ class _Training:
         self.stop = cfg.SOLVER.EPOCHS * self.epoch
         self.found: list[ClassificationMetrics] = []
         self.best_top1 = -1.0
+        self.epochs = cfg.SOLVER.EPOCHS  # trained so far
         self.classifier = self._prepare(classifier)
         amp, ema = cfg.SOLVER.AMP, cfg.SOLVER.EMA
         self.amp_dtype = _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None
@@ -168,16 +173,25 @@ class _Training:
         self.best_top1 = read_top1(Path(self.cfg.OUTPUT_DIR, BEST))
         return self.state.resume()
 
+    def follow_tests(self) -> None:
+        """Take note of the tests in metrics.json, whose later lines the writer has cut."""
+        patience = self.cfg.TEST.PATIENCE
+        self.tests = Evaluations(
+            self.cfg.OUTPUT_DIR, "test/top1" if patience else "", patience=patience
+        )
+
     def catch_up(self, start: int, writer: MetricsWriter) -> None:
         """Test once more where an earlier run wrote its checkpoint and was stopped in the test."""
         done = start - 1
         if not self._is_due(done, self.cfg.TEST.EVAL_EPOCHS) or self.test_set is None:
             return
         if "test/top1" not in read_names(self.cfg.OUTPUT_DIR, done):
-            writer.put_at(done, self.test(start // self.epoch))
+            writer.put_at(done, self._test_after(done))
 
     def run(self, start: int, writer: MetricsWriter) -> None:
         """Train from iteration ``start`` to the end."""
+        if self.tests.is_over():  # by a test that was caught up with
+            return
         cfg = self.cfg
         objective = Objective(self.classifier, cfg.SOLVER.LABEL_SMOOTHING)
         average = [] if self.average is None else [self.average]
@@ -197,10 +211,14 @@ class _Training:
             clip=build_clipper(read_settings(ClippingSettings, cfg.SOLVER.CLIP_GRADIENTS)),
             after_step=[*average, self._save_when_due, test_when_due, *watch, writer],
             save=self.state.save_after,
+            is_over=self.tests.is_over,
         )
+        if self.tests.is_over():
+            logger.info("The training ends early: %s.", self.tests.explain())
 
     def test(self, epoch: int) -> dict[str, float]:
         """Test the weights or their average, keep the best, return numbers for metrics.json."""
+        self.epochs = epoch
         if self.test_set is None:
             return {}
         self.found = evaluate_on(
@@ -224,7 +242,7 @@ class _Training:
         """Write the weights after the last epoch, and the metrics of the last test."""
         if distributed.is_main_process():
             write_metrics(Path(self.cfg.OUTPUT_DIR), self.found)
-            self._write(FINAL, self.cfg.SOLVER.EPOCHS)
+            self._write(FINAL, self.epochs)
         distributed.barrier()
 
     def _load_batches(self, start: int) -> Loader:
@@ -258,7 +276,15 @@ class _Training:
         if self._is_due(step.iteration, self.cfg.TEST.EVAL_EPOCHS):
             with distributed.fail_together():
                 step.check_losses()
-                writer.put(self.test((step.iteration + 1) // self.epoch))
+                writer.put(self._test_after(step.iteration))
+            if self.tests.is_over():
+                self.state.save_after(step)
+
+    def _test_after(self, iteration: int) -> dict[str, float]:
+        numbers = self.test((iteration + 1) // self.epoch)
+        if self.tests.metric:
+            self.tests.note(iteration, numbers.get(self.tests.metric, float("nan")))
+        return numbers
 
     def _save_when_due(self, step: Step) -> None:
         if self._is_due(step.iteration, self.cfg.SOLVER.CHECKPOINT_EPOCHS):

@@ -68,7 +68,7 @@ _RANGES = spread_ranges(
     (0, 1, "SOLVER", "MOMENTUM"),
     (0, 0.999, "SOLVER", "LABEL_SMOOTHING"),
     (0, 0.999999999, "SOLVER.EMA", "DECAY"),
-    (0, math.inf, "TEST", "EVAL_EPOCHS"),
+    (0, math.inf, "TEST", "EVAL_EPOCHS PATIENCE"),
     (1, MOST_IMAGES, "TEST", "IMS_PER_BATCH"),
 )
 _RULES = Rules(_SUPPORTED_VALUES, _RANGES, {"SOLVER.WEIGHT_DECAY_NORM": "SOLVER.WEIGHT_DECAY"})
@@ -158,8 +158,9 @@ def get_classifier_cfg() -> CfgNode:
             "DATASETS": {"TRAIN": "", "TEST": ""},
             "DATALOADER": {"NUM_WORKERS": 4, "SKIP_BROKEN_IMAGES": False},
             "SOLVER": _make_solver(),
-            # EVAL_EPOCHS 0: after the training. IMS_PER_BATCH: of each process.
-            "TEST": {"EVAL_EPOCHS": 1, "IMS_PER_BATCH": 64},
+            # EVAL_EPOCHS 0: after the training. IMS_PER_BATCH: of each process. PATIENCE: the
+            # training ends after so many tests without a better top-1; 0: never.
+            "TEST": {"EVAL_EPOCHS": 1, "IMS_PER_BATCH": 64, "PATIENCE": 0},
             "OUTPUT_DIR": "./output/classification",
             "SEED": -1,
             "CUDNN_BENCHMARK": True,
@@ -213,6 +214,11 @@ def _check(cfg: CfgNode) -> None:
             "'modern'; write 'bilinear' or 'bicubic'"
         )
     _check_schedule(solver)
+    if cfg.TEST.PATIENCE and not (cfg.TEST.EVAL_EPOCHS and cfg.DATASETS.TEST):
+        raise ValueError(
+            f"TEST.PATIENCE = {cfg.TEST.PATIENCE} waits for a better test, and there are none: "
+            "write DATASETS.TEST and TEST.EVAL_EPOCHS, or TEST.PATIENCE 0"
+        )
     if solver.EMA.ENABLED and solver.EMA.DECAY == 0:
         raise ValueError(
             "SOLVER.EMA.DECAY = 0.0 averages nothing; write SOLVER.EMA.ENABLED False, or 0.9999"

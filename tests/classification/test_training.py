@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from resnext_det.architecture import Architecture
+from resnext_det.classification import training
 from resnext_det.classification.build import (
     build_augmentation,
     build_classifier,
@@ -235,6 +236,29 @@ def test_a_file_that_is_cut_off_stops_and_changes_nothing(
     assert_same(
         read_last_checkpoint(tmp_path / "stopped"), read_last_checkpoint(tmp_path / "whole")
     )
+
+
+def test_patience_ends_a_training(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No top-1 is above the first, so the second test ends it; it resumes to the same."""
+    caplog.set_level("INFO", "resnext_det")
+    evaluate = training.evaluate_on
+    monkeypatch.setattr(
+        training,
+        "evaluate_on",
+        lambda *args, **how: [replace(found, top1=50.0) for found in evaluate(*args, **how)],
+    )
+    run(config, tmp_path, "TEST.PATIENCE", 1)
+    assert "1 evaluations brought no test/top1 above the 50.000 of iteration 3" in caplog.text
+    final, best = (read_weights(tmp_path / f"model_{name}.pth") for name in ("final", "best"))
+    assert [final.metadata["epochs"], best.metadata["epochs"]] == ["2", "1"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000007.pth"
+    run(config, tmp_path, "TEST.PATIENCE", 1, resume=True)
+    assert "had ended after 8 iterations" in caplog.text
+    assert_same(read_weights(tmp_path / "model_final.pth").state, final.state)
+    with pytest.raises(ValueError, match="PATIENCE = 1 waits for a better test"):
+        run(config, tmp_path / "none", "TEST.PATIENCE", 1, "TEST.EVAL_EPOCHS", 0)
 
 
 def test_a_training_that_had_ended_is_tested(config: Path, tmp_path: Path) -> None:
