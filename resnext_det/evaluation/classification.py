@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from resnext_det.files import format_json
+from resnext_det.files import escape_controls, format_json
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,10 @@ class ClassificationMetrics:
         if not per_class:
             return text
         rows = sorted((row for row in self._list_classes() if row[1]), key=lambda row: row[2:])
-        cells = [(row[0], str(row[1]), *(f"{value:.3f}" for value in row[2:])) for row in rows]
+        cells = [
+            (escape_controls(row[0]), str(row[1]), *(f"{value:.3f}" for value in row[2:]))
+            for row in rows
+        ]
         table = tabulate(
             cells,
             ["class", "images", "top1", "top5"][: 3 if self.top5 is None else 4],

@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 PERIOD = 20
 """Iterations between two lines, and the window of the medians."""
 
+_EVENTS = "events.out.tfevents.*"
 _TIME_WINDOW = 50  # lines over whose median the remaining time is computed
 _WARM_UP = 3  # first iterations of a run, which are slower than the others
 
@@ -122,18 +124,26 @@ class MetricsWriter:
             return
         if self._others:
             self._write(self._total, {})
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if self._board is not None:
+        with ExitStack() as stack:
+            if self._bar is not None:
+                stack.callback(self._bar.close)
+            if self._board is not None:
+                stack.callback(self._close_board)
+            with _name_file(self._path):
+                os.fsync(self._file.fileno())
+                self._file.close()
+
+    def _close_board(self) -> None:
+        with _name_file(self._path.with_name(_EVENTS)):
             self._board.close()
-        if self._bar is not None:
-            self._bar.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # An error that has come before says more; a full disk fails once more here.
+        with suppress(OSError) if kind else nullcontext():
+            self.close()
 
     def _read_losses(self) -> None:
         """Bring the waiting losses from the device, all at once, averaged over the processes."""
@@ -157,14 +167,13 @@ class MetricsWriter:
         everything = {**scalars, **self._others}
         self._others.clear()
         line = {name: value if math.isfinite(value) else None for name, value in everything.items()}
-        try:
+        with _name_file(self._path):
             self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise explain_full_disk(error, self._path) from error
         if self._board is not None:
-            for name, value in everything.items():
-                self._board.add_scalar(name, value, iteration)
+            with _name_file(self._path.with_name(_EVENTS)):
+                for name, value in everything.items():
+                    self._board.add_scalar(name, value, iteration)
 
     def _write_step(self, step: Step) -> None:
         if not distributed.is_main_process():
@@ -187,6 +196,15 @@ class MetricsWriter:
             if "images_per_second" in scalars:
                 shown += f", {scalars['images_per_second']:.0f} images/s"
             self._bar.set_postfix_str(shown)
+
+
+@contextmanager
+def _name_file(path: Path) -> Iterator[None]:
+    """Name the file and what to do, where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_full_disk(error, path) from error
 
 
 def read_names(output_dir: str | Path, iteration: int) -> set[str]:

@@ -18,13 +18,11 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import unify_names
-from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.files import escape_controls, list_first, write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
-from resnext_det.training.setup import CONFIG_FILE
+from resnext_det.training.setup import find_recorded
 from resnext_det.weights.containers import read_container
-from resnext_det.weights.trained_detector import KEY
 
 logger = logging.getLogger(__name__)
 
@@ -122,24 +120,19 @@ def check_settings(cfg: CfgNode, *, anyway: bool = False) -> list[str]:
     Raises:
         ValueError: settings differ; it lists them. Or config.yaml is damaged.
     """
-    file, newest = Path(cfg.OUTPUT_DIR, CONFIG_FILE), Checkpointer(cfg.OUTPUT_DIR).latest()
+    newest = Checkpointer(cfg.OUTPUT_DIR).latest()
     if newest is None:
         return []
     contents = read_container(newest, mapped=True)[1]
-    try:
-        recorded = parse_yaml(file.read_text(encoding="utf-8")) if file.is_file() else None
-        if recorded is None:
-            file, recorded = newest, contents[KEY]["config"]
-    except (KeyError, TypeError):
+    file, recorded = find_recorded(cfg.OUTPUT_DIR)
+    if recorded is None:
         return [f"{file} is not there, so nothing tells whether the run began under other settings"]
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
     try:
-        recorded = CfgNode(recorded)
         was = {key: get_value(recorded, key) for key in list_keys(recorded)}
     except (ValueError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
-    iteration = contents.get("iteration", -1) if isinstance(contents, dict) else -1
+    iteration = contents.get("iteration") if isinstance(contents, dict) else None
+    iteration = iteration if isinstance(iteration, int) else -1  # resuming refuses others
     found = []
     for key in list_keys(cfg):
         now = get_value(cfg, key)

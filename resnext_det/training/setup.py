@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.files import EscapingFormatter, escape_unknown_letters, write_text
 from resnext_det.training import distributed
+from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.threads import count_processors
+from resnext_det.weights.containers import read_container
+from resnext_det.weights.trained_detector import KEY
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def setup_logging(output_dir: str | Path | None, *, console: bool = True) -> log
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         suffix = "" if distributed.is_main_process() else f".rank{distributed.get_rank()}"
         file = Path(output_dir, f"log.txt{suffix}")
-        handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+        handlers.append(_FileHandler(file, encoding="utf-8", errors="backslashreplace"))
     package = logging.getLogger(_PACKAGE)
     package.setLevel(logging.INFO)
     for handler in [handler for handler in package.handlers if handler.name == _HANDLER]:
@@ -101,6 +104,28 @@ class _ForwardingHandler(logging.Handler):
             shown = self._shown and isinstance(handler, _ConsoleHandler)
             if handler.name == _HANDLER and not shown:
                 handler.handle(record)
+
+
+class _FileHandler(logging.FileHandler):
+    """Write to log.txt; say once where that fails, as on a full disk, and let the run go on."""
+
+    _told = False
+
+    def close(self) -> None:
+        with suppress(OSError):  # of what could not be written
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            with suppress(OSError, AttributeError):  # of a console that is gone
+                sys.stderr.write(
+                    f"{self.baseFilename} cannot be written ({error.strerror}); the run goes on, "
+                    "and its messages are on the console alone; make room there\n"
+                )
 
 
 class _ConsoleHandler(logging.Handler):
@@ -203,9 +228,9 @@ def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:
     """
     seed = cfg.SEED
     if seed < 0 and distributed.is_main_process():
-        file = Path(cfg.OUTPUT_DIR, CONFIG_FILE)
-        if resume and file.is_file():
-            seed = read_recorded(file).get("SEED", -1)
+        recorded = find_recorded(cfg.OUTPUT_DIR)[1] if resume else None
+        if recorded is not None:
+            seed = recorded.get("SEED", -1)
         if seed < 0:
             seed = int.from_bytes(os.urandom(4), "big") % 2**31
             logger.info("SEED is %d; for this run %d was drawn.", cfg.SEED, seed)
@@ -216,6 +241,28 @@ def set_seed(cfg: CfgNode, *, resume: bool) -> CfgNode:
     seeded.SEED = seed
     seeded.freeze()
     return seeded
+
+
+def find_recorded(output_dir: str | Path) -> tuple[Path, CfgNode | None]:
+    """Read the settings of the run in a folder: those of config.yaml, or else of its checkpoint.
+
+    A detector's checkpoint holds its settings but for ``OUTPUT_DIR``.
+
+    Returns:
+        the file, and its settings; None where neither file has them.
+
+    Raises:
+        ValueError: config.yaml is damaged, or no checkpoint is whole.
+    """
+    file = Path(output_dir, CONFIG_FILE)
+    recorded = read_recorded(file) if file.is_file() else None
+    newest = None if recorded else Checkpointer(output_dir).latest()
+    if newest is None:
+        return file, recorded
+    contents = read_container(newest, mapped=True)[1]
+    detector = contents.get(KEY) if isinstance(contents, dict) else None
+    config = detector.get("config") if isinstance(detector, dict) else None
+    return (newest, CfgNode(config)) if isinstance(config, dict) else (file, None)
 
 
 def record_config(cfg: CfgNode) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from resnext_det.files import list_first
+from resnext_det.files import list_first, show
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import (
     SAVING,
@@ -171,6 +171,12 @@ class TrainingState:
                 f"{path} holds weights, but no optimizer and iteration to resume; to start from "
                 "these weights, set MODEL.WEIGHTS to that file and leave --resume out"
             )
+        iteration = contents["iteration"]
+        if not isinstance(iteration, int) or iteration < 0:
+            raise ValueError(
+                f"{path} is after the iteration {show(iteration)}, which is no number from 0 up; "
+                "take another checkpoint of that run"
+            )
         absent = [name for name in self.parts if name not in contents]
         if absent:
             raise ValueError(
@@ -182,11 +188,11 @@ class TrainingState:
         load_model_state(distributed.unwrap(self.model), contents["model"])
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
-        self._saved = (contents["iteration"], path)
+        self._saved = (iteration, path)
         if distributed.is_main_process():
             self.checkpointer.remove_old(path)  # a killed run may not have come to it
-        logger.info("Resuming from %s, after iteration %d.", path, contents["iteration"])
-        return int(contents["iteration"]) + 1
+        logger.info("Resuming from %s, after iteration %d.", path, iteration)
+        return iteration + 1
 
     def _check_finite(self, iteration: int) -> None:
         """Refuse weights and momentum that a training cannot go on from."""
@@ -258,6 +264,11 @@ class TrainingState:
                     f"the momentum in {path} is no tensor of the shape {tuple(parameter.shape)} of "
                     "its parameter; take another checkpoint of that run"
                 )
+            if fits and not _is_finite(value):
+                raise ValueError(
+                    f"the momentum in {path} holds NaN or infinite numbers; remove that file, and "
+                    "--resume goes on from the checkpoint before it"
+                )
         if missing:
             logger.warning(
                 "%s holds no momentum of %d of %d parameters; theirs begins at 0.",
@@ -316,7 +327,8 @@ def _get_random_state() -> dict[str, torch.Tensor | None]:
 
 
 def _restore_random_state(states: Any, path: Path) -> None:
-    if not states or len(states) != distributed.get_world_size():
+    count = len(states) if isinstance(states, list | tuple) else 0
+    if count != distributed.get_world_size():
         logger.warning(
             "%s is of a training by %d processes, and there are %d. Each step takes the images "
             "that it would have taken, augmented alike, unless they are grouped by orientation "
@@ -325,11 +337,17 @@ def _restore_random_state(states: Any, path: Path) -> None:
             "batch norms that are trained in each process; without these the weights become those "
             "of that many processes, but for rounding.",
             path,
-            len(states or ()),
+            count,
             distributed.get_world_size(),
         )
         return
     state = states[distributed.get_rank()]
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    try:
+        torch.set_rng_state(state["cpu"])
+        if state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"the state of the random numbers in {path} is none of torch's ({error}); take another "
+            "checkpoint of that run"
+        ) from error

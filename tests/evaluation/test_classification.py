@@ -253,4 +253,7 @@ def test_how_the_numbers_are_shown() -> None:
     assert lines[2].startswith("| 4 | 6 | 50.000 | 75.000 | 50.000 | 25.000 |")
     assert lines[-2:] == ["| dog | 1 | 0.000 | 100.000 |", "| cat | 3 | 66.667 | 66.667 |"]
     assert "crane" not in metrics.format_table(per_class=True)
+    names = [name.replace("o", "\x1b[31m\n") for name in metrics.class_names]
+    named = replace(metrics, class_names=names).format_table(per_class=True)
+    assert "| d\\x1b[31m\\ng " in named and "\x1b" not in named
     assert metrics.format_table(per_class=True).startswith(metrics.format_table())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import statistics
 import sys
 import time
@@ -135,6 +136,18 @@ def test_cutting_leaves_other_lines_untouched(tmp_path: Path) -> None:
     path.write_text('{"iteration": 3, "x":  1}\n[]\n{"iteration": 5}\n{"x": 1}\n{"iteration": 4}\n')
     cut_metrics(path, 5)
     assert path.read_text() == '{"iteration": 3, "x":  1}\n{"iteration": 4}\n'
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk is stood for by it")
+def test_an_error_is_not_hidden_by_closing(tmp_path: Path) -> None:
+    """A disk that is full fails again where the files are closed."""
+    writer = MetricsWriter(tmp_path, total_steps=9)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), writer._file.fileno())
+    with pytest.raises(OSError, match=r"metrics\.json could not be written .*mine"), writer:
+        try:
+            writer.put_at(1, {"a": 1.0})
+        except OSError as error:
+            raise OSError(f"{error}, mine") from error
 
 
 def test_tensorboard_has_the_same_numbers_once(tmp_path: Path) -> None:

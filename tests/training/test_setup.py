@@ -29,6 +29,19 @@ def test_letters_of_any_script_are_logged(tmp_path: Path, monkeypatch: pytest.Mo
     assert errors.getvalue() == ""  # where logging writes what it could not
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk is stood for by it")
+def test_a_log_that_cannot_be_written_is_told_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    log = setup_logging(tmp_path)
+    for message in ("one", "two"):
+        log.info(message)
+    out, errors = capfd.readouterr()
+    assert out.count("INFO: ") == 2
+    assert errors.count("\n") == 1 and "log.txt cannot be written (No space left" in errors
+
+
 def test_a_console_that_is_gone_is_left_in_silence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

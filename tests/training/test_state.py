@@ -155,6 +155,22 @@ def test_a_last_checkpoint_that_was_cut_off_is_written(tmp_path: Path) -> None:
     assert Checkpointer(tmp_path).load(path)["numbers"] == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        *(("iteration", value, "which is no number from 0 up") for value in ("5", 0.5, -1, None)),
+        *(("random_state", [value], "random numbers") for value in (5, {}, {"cpu": torch.ones(3)})),
+    ],
+)
+def test_a_checkpoint_that_says_nonsense(tmp_path: Path, key: str, value: Any, words: str) -> None:
+    state = make_toy_state(tmp_path)
+    train_toy(state, stop=1, after_step=[state.save_every(1)])
+    content = Checkpointer(tmp_path).load(tmp_path / "model_final.pth")
+    Checkpointer(tmp_path).save("model_final", {**content, key: value})
+    with pytest.raises(ValueError, match=words):
+        state.resume()
+
+
 def test_momentum_that_is_missing_or_of_another_kind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,7 +179,12 @@ def test_momentum_that_is_missing_or_of_another_kind(
     content = Checkpointer(tmp_path).load(tmp_path / "model_final.pth")
     state.resume()
     assert not [record for record in caplog.records if "momentum" in record.getMessage()]
-    for value, words in (("text", "no tensor of the shape"), (torch.ones(1), "no tensor of the")):
+    nan = torch.full((8, 4), float("nan"))
+    for value, words in (
+        ("text", "no tensor of the shape"),
+        (torch.ones(1), "no tensor of the"),
+        (nan, "NaN or inf"),
+    ):
         content["optimizer"]["state"][0]["momentum_buffer"] = value
         Checkpointer(tmp_path).save("model_final", content)
         with pytest.raises(ValueError, match=words):
