@@ -20,7 +20,7 @@ def compile_step(model: FasterRCNN, backend: str | Callable[..., Any] = "inducto
 
     All from the padded images to the losses is one graph; another number of images makes another.
     torch's compiler takes the sizes of images and numbers of objects as unknown, but its backend
-    inductor makes another for some sizes (see docs/deployment.md). The first call takes minutes.
+    inductor makes another for each size (see docs/deployment.md). The first call takes minutes.
     Losses and gradients are the model's within rounding, with the same random draws; of the faster
     heads, which no graph holds, the exact ones are computed. Where the RPN predicts what is not
     finite, the losses are NaN.
