@@ -125,8 +125,10 @@ def test_a_configuration_that_changes_the_numbers_is_refused(
     assert len([text for text in caplog.messages if "which holds" in text]) == 2
     # To resume is to go on with the same detector.
     resumed = replace(job, overrides=("SOLVER.MAX_ITER", "4"), resume=True)
-    with pytest.raises(ValueError, match="MIN_SIZE_TEST is 64"):
+    with pytest.raises(ValueError, match=r"ANCHOR_GENERATOR\.SIZES was \[\[16\]"):
         train(resumed)
+    with pytest.raises(ValueError, match="MIN_SIZE_TEST is 64"):
+        train(replace(resumed, resume_anyway=True))
     train(replace(resumed, fit_config=True))
     assert load_trained_config(weights).INPUT.MIN_SIZE_TEST == 80
     newest = replace(resumed, overrides=("MODEL.WEIGHTS", "missing.pth"), fit_config=True)
@@ -172,8 +174,10 @@ def test_other_names_start_anew_or_are_refused(
         with pytest.raises(ValueError, match=words):
             evaluate(alone)
         resumed = replace(job, datasets=other, overrides=(*job.overrides, *tested), resume=True)
-        with pytest.raises(ValueError, match=f"{words}.*leave --resume out"):
+        with pytest.raises(ValueError, match=r"DATASETS\.TRAIN was \['tiny_train'\] and is"):
             train(resumed)
+        with pytest.raises(ValueError, match=f"{words}.*leave --resume out"):
+            train(replace(resumed, resume_anyway=True))
     with caplog.at_level(logging.WARNING, "resnext_det"):
         train(replace(alone, overrides=(*tested, "SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "0.0")))
     assert any("so 4 start at random" in text for text in caplog.messages)
