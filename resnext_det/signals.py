@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 """What asks a process to stop: Ctrl-C, a scheduler, and a terminal that is closed."""
+
+_POLL_SECONDS = 0.5
 
 
 @contextmanager
@@ -45,18 +48,22 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def end_with_parent(grace: float = 0.0) -> None:
     """End this process, from now on, when the one that started it is gone, however that ended.
 
-    Call it in a process of ``multiprocessing``; elsewhere it does nothing. A thread waits for the
-    parent, so that the process ends within a read that never returns too.
+    Call it in a process of ``multiprocessing``, or of a launcher such as torchrun, which on Windows
+    is not watched. A thread waits for the parent, so that the process ends within a read that never
+    returns too.
 
     Args:
         grace: seconds between SIGTERM, which may let it end in order, and its end.
     """
-    parent = multiprocessing.parent_process()
-    if parent is None:
+    parent, launcher = multiprocessing.parent_process(), os.getppid()
+    if parent is None and sys.platform == "win32":  # where the number stays that of one that ended
         return
 
     def watch() -> None:
-        parent.join()
+        if parent is not None:
+            parent.join()
+        while parent is None and os.getppid() == launcher:
+            time.sleep(_POLL_SECONDS)
         if grace > 0:
             signal.raise_signal(signal.SIGTERM)
             time.sleep(grace)

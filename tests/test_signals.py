@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -71,7 +73,25 @@ def test_stuck_workers_end_with_their_parent(tmp_path: Path) -> None:
     assert run_in_another_process(load_and_be_killed, str(tmp_path)) == -signal.SIGKILL
     workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
     assert len(workers) == 2
+    wait_for_the_end(workers)
+
+
+def wait_for_the_end(processes: list[int]) -> None:
     deadline = time.monotonic() + 60
-    while any(map(is_running, workers)):
-        assert time.monotonic() < deadline, "the workers outlive the process that started them"
+    while any(map(is_running, processes)):
+        assert time.monotonic() < deadline, "processes outlive the one that started them"
         time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_ends_with_its_launcher() -> None:
+    wait = "import time; from resnext_det.signals import end_with_parent; end_with_parent(); "
+    wait += "print(flush=True); time.sleep(300)"
+    start = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {wait!r}]); "
+    command = [sys.executable, "-c", start + "print(p.pid, flush=True); p.wait()"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        lines = [launcher.stdout.readline() for _ in range(2)]  # in either order
+        launcher.kill()
+        launcher.wait()
+        wait_for_the_end([int(line) for line in lines if line.strip()])

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _TELL_SECONDS = 5.0
+_REACH_SECONDS = 10.0
 _LINGER_SECONDS = 1.0  # for the others to read why they do not fit
 _SHOWN = 4
 _meetings: Counter[tuple[str, int, int]] = Counter()  # by host, port and rank
@@ -46,7 +47,8 @@ class Meeting:
         host, port: where a store listens.
         rank, world_size: of this process, and of all.
         local_size: processes of a machine.
-        hosted: this process makes the store, unless another program has, as torchrun does.
+        hosted: this process makes the store.
+        is_up: torchrun has made the store before it started this process.
         settings: that have to be the same in every process, by name.
         patience: how long to wait for the others.
     """
@@ -57,6 +59,7 @@ class Meeting:
     world_size: int
     local_size: int = 1
     hosted: bool = True
+    is_up: bool = False
     settings: Mapping[str, Any] | None = None
     patience: timedelta = timedelta(minutes=30)
 
@@ -113,6 +116,12 @@ class Meeting:
                     "name or address in --dist-url tcp://HOST:PORT"
                 ) from error
             except OSError as error:
+                if self.is_up and watch.seconds() > _REACH_SECONDS:
+                    raise ProcessLost(
+                        f"torchrun, which started this process, cannot be reached any more at "
+                        f"{self.host}:{self.port} ({error.strerror or error}); start it again, "
+                        "with --resume if there is a checkpoint"
+                    ) from error
                 watch.look([0], f" at {self.host}:{self.port} ({error.strerror or error})")
             time.sleep(_POLL_SECONDS)
 
@@ -180,12 +189,15 @@ class _Watch:
         self._meeting = meeting
         self._began = self._told = time.monotonic()
 
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
     def look(self, missing: list[int], more: str = "") -> None:
         meeting, now = self._meeting, time.monotonic()
         machines = sorted({rank // meeting.local_size for rank in missing})
         names = f"process {list_first(map(str, missing), _SHOWN)} of {meeting.world_size}"
         names += f" (machine {list_first(map(str, machines), _SHOWN)}){more}"
-        if now - self._began > meeting.patience.total_seconds():
+        if self.seconds() > meeting.patience.total_seconds():
             raise ValueError(
                 f"{names} did not come within {meeting.patience}; start the same command on every "
                 "machine, each with its own --machine-rank, and see what the missing ones print"
@@ -193,7 +205,7 @@ class _Watch:
         speaks = meeting.rank % meeting.local_size == 0
         if speaks and now - self._told > _TELL_SECONDS:
             self._told = now
-            logger.warning("Waiting for %s, %.0f s so far.", names, now - self._began)
+            logger.warning("Waiting for %s, %.0f s so far.", names, self.seconds())
 
 
 def parse_address(url: str) -> tuple[str, int]:

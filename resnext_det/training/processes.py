@@ -266,14 +266,17 @@ def _run_under_torchrun(
         )
     if torch.distributed.is_initialized():
         return call()
-    rank = int(os.environ["RANK"])
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # else a shell may have started it, and may go
+        end_with_parent(grace=_ORPHAN_SECONDS)
+    rank, is_up = int(os.environ["RANK"]), os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     meeting = Meeting(
         host=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
         rank=rank,
         world_size=int(os.environ["WORLD_SIZE"]),
         local_size=local_size,
-        hosted=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        hosted=rank == 0 and not is_up,
+        is_up=is_up,
         settings=settings,
     )
     return _call_in_group(call, device, meeting)

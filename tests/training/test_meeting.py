@@ -89,6 +89,12 @@ def test_a_first_process_that_does_not_come(port: int, caplog: pytest.LogCapture
     assert f"Waiting for process 0 of 2 (machine 0) at 127.0.0.1:{port}" in caplog.text
 
 
+def test_torchrun_has_ended(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "_REACH_SECONDS", 0.1)
+    with pytest.raises(ProcessLost, match=f"torchrun, which .* any more at 127.0.0.1:{port}"):
+        make(port, 0, hosted=False, is_up=True).gather()
+
+
 def test_a_machine_that_is_not_known() -> None:
     with pytest.raises(ValueError, match=r"'no\.such\.machine\.invalid' is not known"):
         Meeting("no.such.machine.invalid", 1, 1, 2, hosted=False).gather()
