@@ -299,7 +299,8 @@ class ConvNorm(nn.Conv2d):
             weight, bias = self._fold_norm()
             return F.conv2d(x, weight, bias, *options)
         dtype, device = self.weight.dtype, x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if is_cast and x.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
             x = x.to(dtype)
         weight = keep_gradient_contiguous(self.weight)

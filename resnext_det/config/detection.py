@@ -218,10 +218,10 @@ def get_cfg() -> CfgNode:
 
 
 def add_own_keys(cfg: CfgNode) -> None:
-    """Add ``OWN_KEYS`` to a configuration of detectron2's keys, at their defaults."""
+    """Add to a configuration those of ``OWN_KEYS`` that it lacks, at their defaults."""
     for key, default in OWN_KEYS.items():
         node, name = key.split(".")
-        cfg[node][name] = default
+        cfg[node].setdefault(name, default)
 
 
 def get_own(cfg: CfgNode, key: str) -> Any:
@@ -230,17 +230,12 @@ def get_own(cfg: CfgNode, key: str) -> Any:
     return getattr(cfg[node], name, OWN_KEYS[key])
 
 
-def drop_own_keys(cfg: CfgNode) -> CfgNode:
-    """Copy a configuration without those of ``OWN_KEYS`` that ask for nothing.
-
-    So detectron2's own programs read it, unless one of them is used.
-    """
-    copy = cfg.clone()
+def drop_own_keys(cfg: CfgNode) -> None:
+    """Remove those of ``OWN_KEYS`` that ask for nothing, so that detectron2 reads what is left."""
     for key, default in OWN_KEYS.items():
         node, name = key.split(".")
-        if copy[node].get(name) == default:
-            dict.pop(copy[node], name)
-    return copy
+        if cfg[node].get(name) == default:
+            dict.pop(cfg[node], name)
 
 
 def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:

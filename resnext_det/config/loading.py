@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config.checks import check
-from resnext_det.config.detection import PARTS_SWITCHED_OFF, add_own_keys, get_cfg
+from resnext_det.config.detection import PARTS_SWITCHED_OFF, add_own_keys, drop_own_keys, get_cfg
 from resnext_det.config.rules import TYPE_WORDS, get_value, list_keys
 from resnext_det.config.values import find_unsupported
 from resnext_det.config.yaml_files import read_yaml
@@ -52,8 +52,8 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
         overrides: KEY VALUE pairs, as on a command line: ``["SOLVER.MAX_ITER", "100"]``.
 
     Returns:
-        the frozen configuration: detectron2's defaults and ``OWN_KEYS``, changed by the base files,
-        the file and the overrides, in this order.
+        the frozen configuration: detectron2's defaults, changed by the base files, the file and the
+        overrides, in this order; and those of ``OWN_KEYS`` that are set.
 
     Raises:
         FileNotFoundError: a file that ``_BASE_`` names does not exist.
@@ -72,6 +72,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
             "without it, and cannot detect with this one)"
         )
     check(cfg)
+    drop_own_keys(cfg)
     cfg.freeze()
     return cfg
 
@@ -84,9 +85,11 @@ def override_config(cfg: CfgNode, overrides: Sequence[Any]) -> CfgNode:
     """
     changed = cfg.clone()
     changed.defrost()
+    add_own_keys(changed)
     for key, value in _read_pairs(overrides):
         _set(changed, key, value, where="the overrides")
     check(changed)
+    drop_own_keys(changed)
     changed.freeze()
     return changed
 

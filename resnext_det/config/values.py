@@ -8,8 +8,8 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
-from resnext_det.config.detection import add_own_keys, get_cfg
-from resnext_det.config.rules import Rules, get_value, spread_ranges
+from resnext_det.config.detection import OWN_KEYS, get_cfg
+from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
 from resnext_det.layers import NORMS
 
 FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone")
@@ -150,7 +150,6 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         ValueError: naming the key, its value and what to write.
     """
-    defaults = get_cfg()
-    if "CHECKPOINT_KEEP" in cfg.SOLVER:
-        add_own_keys(defaults)
-    _RULES.check(cfg, defaults)
+    _RULES.check(cfg, get_cfg())
+    for key in sorted(OWN_KEYS.keys() & set(list_keys(cfg))):
+        _RULES.check_value(cfg, key, OWN_KEYS[key])

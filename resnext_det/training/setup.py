@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.detection import drop_own_keys
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.files import EscapingFormatter, escape_unknown_letters, write_text
@@ -272,7 +271,7 @@ def record_config(cfg: CfgNode) -> None:
     detectron2, which reads it too, knows no "auto".
     """
     if distributed.is_main_process():
-        recorded = drop_own_keys(cfg)
+        recorded = cfg.clone()
         recorded.defrost()
         recorded.MODEL.DEVICE = distributed.choose_device(cfg.MODEL.DEVICE)
         write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), recorded.dump())

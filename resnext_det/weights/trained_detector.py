@@ -14,7 +14,6 @@ import torchvision
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.detection import drop_own_keys
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import unify_names
 
@@ -160,7 +159,7 @@ def describe_training(
         "torchvision": torchvision,
     }
     versions = {name: str(module.__version__) for name, module in modules.items()}
-    config = yaml.safe_load(drop_own_keys(cfg).dump())
+    config = yaml.safe_load(cfg.dump())
     del config["OUTPUT_DIR"]  # the file is the same wherever it was made
     return TrainedDetector(config, tuple(class_names), versions, metrics)
 

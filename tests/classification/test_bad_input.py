@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_number_of_classes(config: Path, tmp_path: Path)
         ValueError,
         match=r"checkpoint is of 3 classes and DATASETS.TRAIN has 2.*first 'middle', now None",
     ):
-        run(other, tmp_path / "out", resume=True)
+        run(other, tmp_path / "out", resume=True, resume_anyway=True)
 
 
 def test_a_checkpoint_of_other_images(config: Path, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_other_images(config: Path, tmp_path: Path) -> None:
     run(config, tmp_path / "out", *ONE_EPOCH)
     other = ("MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [255.0] * 3)
     with pytest.raises(ValueError, match=r"was trained on images RGB:.* now says RGB:0:255"):
-        run(config, tmp_path / "out", *other, resume=True)
+        run(config, tmp_path / "out", *other, resume=True, resume_anyway=True)
 
 
 def test_a_checkpoint_of_other_classes_of_the_same_number(config: Path, tmp_path: Path) -> None:
@@ -135,13 +135,13 @@ def test_a_checkpoint_of_other_classes_of_the_same_number(config: Path, tmp_path
     with pytest.raises(
         ValueError, match=r"first 'middle', now 'purple'\); resume with the same set"
     ):
-        run(other, tmp_path / "out", resume=True)
+        run(other, tmp_path / "out", resume=True, resume_anyway=True)
 
 
 def test_a_checkpoint_without_an_average(config: Path, tmp_path: Path) -> None:
     run(config, tmp_path / "out", *ONE_EPOCH)
     with pytest.raises(ValueError, match=r"holds no model_ema: .* resume with its config.yaml"):
-        run(config, tmp_path / "out", "SOLVER.EMA.ENABLED", True, resume=True)
+        run(config, tmp_path / "out", "SOLVER.EMA.ENABLED", True, resume=True, resume_anyway=True)
 
 
 @pytest.mark.parametrize(

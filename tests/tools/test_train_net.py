@@ -435,7 +435,7 @@ def test_a_checkpoint_of_another_network_is_not_resumed(
 ) -> None:
     (tmp_path / "model_final.pth").write_bytes((uninterrupted / "model_final.pth").read_bytes())
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    for flags in (["--resume"], ["--resume", "--eval-only"]):
+    for flags in (["--resume-anyway"], ["--resume", "--eval-only"]):
         assert run(*flags, *common, *as_overrides(C4_CHANGES), "OUTPUT_DIR", tmp_path) == 1
         errors = capsys.readouterr().err
         assert "fit the model" in errors and "(config.yaml " in errors

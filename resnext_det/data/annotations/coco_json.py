@@ -14,7 +14,7 @@ import numpy as np
 from resnext_det.data.annotations.coco_tables import AnnotationTable, TableReader, warn_of
 from resnext_det.data.annotations.json_files import read_text, split_table
 from resnext_det.data.records import SMALLEST_SIDE, Records
-from resnext_det.files import escape_controls, show
+from resnext_det.files import escape_controls
 
 
 def read_category_names(path: Path, name: str) -> dict[int | str, str]:
@@ -59,9 +59,6 @@ def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int | s
     few_points = "annotations have polygons of under 3 points only"
     warn(int((~table.masked).sum()), f"{few_points}; they are left out, as by detectron2")
     warn(*_describe_empty_boxes(table))
-    outside = [name for name in table.file_names if os.path.isabs(name) or ".." in _split(name)]
-    some = f"image files, such as {show(outside[0])}," if outside else ""
-    warn(len(outside), f"{some} lie outside of the image folder {image_dir}; they are read there")
     kept = np.flatnonzero(table.masked & (table.images >= 0))
     kept = kept[np.argsort(table.images[kept], kind="stable")]
     ends = np.searchsorted(table.images[kept], np.arange(len(table.image_ids) + 1))
@@ -98,10 +95,6 @@ def read_annotations(
         content = split_table(read_text(annotations, source), dict, source)
         tolerant = "minival" in str(annotations)
         return TableReader(content, source, tolerant).read(strict=strict)
-
-
-def _split(file_name: str) -> list[str]:
-    return file_name.replace("\\", "/").split("/")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from resnext_det.config import check
 from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.checks import uses_c4_head
-from resnext_det.config.detection import OWN_KEYS, add_own_keys, scale_to_processes
+from resnext_det.config.detection import OWN_KEYS, add_own_keys, drop_own_keys, scale_to_processes
 from resnext_det.config.loading import merge
 from resnext_det.config.values import check_value, find_unsupported
 from resnext_det.detection.backends import CalibrationData, optimize_detector
@@ -81,6 +81,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
             "run on detectron2 on the CPU, where torchvision's roi_pool takes float32 alone; write "
             "SOLVER.AMP.ENABLED False, MODEL.DEVICE cuda, or --engine portable"
         )
+    drop_own_keys(cfg)
     cfg.freeze()
     return cfg
 

@@ -191,9 +191,12 @@ REFUSED = {
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
         (True,),
     ): "has 1 entries; write .* res2, res3, res4, res5",
-    ("MODEL.RESNETS.DEFORM_NUM_GROUPS", 0): "DEFORM_NUM_GROUPS = 0 is out of range; write 1",
+    (
+        "MODEL.RESNETS.DEFORM_NUM_GROUPS",
+        0,
+    ): "GROUPS = 0 is out of range; write a number from 1",
     ("MODEL.RESNETS.OUT_FEATURES", ("res6",)): "= .'res6'.: write one or more of stem, res2",
-    ("MODEL.RESNETS.NUM_GROUPS", 0): "NUM_GROUPS = 0 is out of range; write 1 or more",
+    ("MODEL.RESNETS.NUM_GROUPS", 0): "NUM_GROUPS = 0 is out of range; write a number from 1",
 }
 
 
