@@ -16,6 +16,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config import get_cfg, load_config
 from resnext_det.config.detection import OWN_KEYS, add_own_keys
+from resnext_det.config.loading import override_config
 from resnext_det.config.rules import list_keys
 from resnext_det.detection.best import check_best
 from resnext_det.detection.jobs import find_engine
