@@ -76,9 +76,10 @@ class Meeting:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         place = (self.host, self.port, self.rank)
         _meetings[place] += 1  # the trainings of several seeds meet one after another
+        number = _meetings[place]
         shared = self._open_store()
         try:
-            store = dist.PrefixStore(f"resnext_det/{attempt}/{_meetings[place]}", shared)
+            store = dist.PrefixStore(f"resnext_det/{attempt}/{number}", shared)
             self._await_all(store)
         except ValueError:
             if self.hosted:
