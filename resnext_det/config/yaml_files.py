@@ -6,7 +6,8 @@ import difflib
 import io
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,13 +105,8 @@ def parse_yaml(text: str, most: int = _MOST_CHARACTERS) -> Any:
     if len(text) > most:
         raise ValueError(f"it has over {most} characters")
     try:
-        loader = _Loader(text)
-        try:
-            document = loader.get_single_node()
-            _measure(document, {}, most)
+        with _compose(text, most) as (loader, document):
             return None if document is None else loader.construct_document(document)
-        finally:
-            loader.dispose()
     except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or a long number
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
@@ -174,16 +170,11 @@ def _check_text(text: str, filename: str) -> None:
         ValueError: naming the file, and the line where there is one.
     """
     try:
-        loader = _Loader(text)
-        try:
-            document = loader.get_single_node()
-            _measure(document, {})
+        with _compose(text, _MOST_CHARACTERS) as (loader, document):
             if isinstance(document, yaml.MappingNode):
                 _refuse_repeated_keys(document, filename)
                 _check_base(document, filename)
                 _construct(loader, document)
-        finally:
-            loader.dispose()
     except yaml.YAMLError as error:
         raise _explain_not_plain(filename, error) from error
     if not isinstance(document, yaml.MappingNode):
@@ -205,9 +196,19 @@ def _explain_not_plain(filename: str, error: Exception) -> ValueError:
     )
 
 
-def _measure(
-    node: yaml.Node | None, known: dict[int, int | None], most: int = _MOST_CHARACTERS
-) -> int:
+@contextmanager
+def _compose(text: str, most: int) -> Iterator[tuple[_Loader, yaml.Node | None]]:
+    """Parse a text to its nodes, and measure them: see ``_measure``."""
+    loader = _Loader(text)
+    try:
+        document = loader.get_single_node()
+        _measure(document, {}, most)
+        yield loader, document
+    finally:
+        loader.dispose()
+
+
+def _measure(node: yaml.Node | None, known: dict[int, int | None], most: int) -> int:
     """Count the characters that a node stands for, with those of its aliases.
 
     Raises:

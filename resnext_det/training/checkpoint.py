@@ -7,6 +7,7 @@ for half a file. Loading takes tensors and plain data only: no file runs code.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,8 +161,8 @@ class Checkpointer:
         """Remove all but the last ``max_to_keep`` periodic checkpoints, and never ``newest``."""
         if self.max_to_keep is None:
             return
-        periodic = self.output_dir.glob("model_" + "[0-9]" * 7 + ".pth")
-        by_age = sorted(periodic, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        # By their names, which hold the iteration: the times of files are lost in a copied folder.
+        by_age = sorted(self.output_dir.glob("model_" + "[0-9]" * 7 + ".pth"))
         for path in by_age[: -self.max_to_keep]:
             if path != newest:
                 path.unlink(missing_ok=True)
@@ -172,8 +173,9 @@ def _explain_failure(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error  # which may name the file, too
         raise OSError(
-            f"the checkpoint {path} could not be written ({error}); make room on that disk or "
+            f"the checkpoint {path} could not be written ({reason}); make room on that disk or "
             "choose another OUTPUT_DIR, and run the same command with --resume"
         ) from error
 

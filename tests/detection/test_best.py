@@ -1,4 +1,4 @@
-"""What a training keeps, and when it ends early: in a run that is killed as in one that is not."""
+"""Compare the best checkpoint and the early end of killed and resumed trainings with whole ones."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ def test_names_and_keys_are_detectron2s(tmp_path: Path) -> None:
 def test_old_ones_go_where_asked(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path, max_to_keep=2)
     for iteration in range(4):
-        checkpointer.save(f"model_{iteration:07d}", {"model": {}})
+        path = checkpointer.save(f"model_{iteration:07d}", {"model": {}})
+        os.utime(path, (100 - iteration,) * 2)  # as in a copied folder, where times say nothing
     checkpointer.save("model_final", {"model": {}})
     kept = {"model_0000002.pth", "model_0000003.pth", "model_final.pth", "last_checkpoint"}
     assert {path.name for path in tmp_path.iterdir()} == kept
