@@ -8,8 +8,9 @@ import json
 import logging
 import math
 import platform
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from resnext_det.runtimes.parts import Part, Run
 
 logger = logging.getLogger(__name__)
 
-_TURNS = 3  # of which the smallest counts
+_TURNS = 5  # of which the median counts
 _PACKAGES = ("resnext-det", "torch", "onnxruntime", "openvino")
 
 
@@ -47,7 +48,7 @@ def choose_backend(parts: Sequence[Part], dtype: torch.dtype, device: torch.devi
         logger.info(
             "Backend auto times %s on this network, once on this machine.", ", ".join(names)
         )
-        milliseconds = {name: _try_backend(name, parts, dtype, device) for name in names}
+        milliseconds = _time_backends(names, parts, dtype, device)
         if not any(math.isfinite(value) for value in milliseconds.values()):
             raise ValueError(f"none of the backends {', '.join(names)} can compute this model")
         try:
@@ -114,25 +115,36 @@ def _read_times(path: Path, key: dict[str, Any]) -> dict[str, float] | None:
         return None
 
 
-def _try_backend(
-    name: str, parts: Sequence[Part], dtype: torch.dtype, device: torch.device
-) -> float:
-    """Time a backend as ``_time_backend`` does; where it fails, warn and return infinity."""
-    try:
-        return _time_backend(name, parts, dtype, device)
-    except Exception as error:  # exporters and compilers raise errors of many kinds
-        logger.warning("The backend %s is left out: %s", name, describe_failure(error))
-        return math.inf
+def _time_backends(
+    names: Sequence[str], parts: Sequence[Part], dtype: torch.dtype, device: torch.device
+) -> dict[str, float]:
+    """Time backends on the parts' examples; warn of those that fail.
+
+    They take turns, so that what slows the machine down for a moment slows all of them down.
+
+    Returns:
+        the median of several turns in ms by name; infinity where a backend fails.
+    """
+    turns: dict[str, Callable[[], float]] = {}
+    for name in names:
+        try:
+            turns[name] = _prepare_turn(name, parts, dtype, device)
+            turns[name]()  # the first run is slower
+        except Exception as error:  # exporters and compilers raise errors of many kinds
+            turns.pop(name, None)
+            logger.warning("The backend %s is left out: %s", name, describe_failure(error))
+    rounds = [{name: turn() for name, turn in turns.items()} for _ in range(_TURNS)]
+    medians = {name: statistics.median(times[name] for times in rounds) for name in turns}
+    return {name: medians.get(name, math.inf) for name in names}
 
 
-def _time_backend(
+def _prepare_turn(
     name: str, parts: Sequence[Part], dtype: torch.dtype, device: torch.device
-) -> float:
-    """Time a backend on the parts' examples: the smallest sum of several turns, in ms."""
+) -> Callable[[], float]:
+    """Build a backend for the parts; the function given runs it on their examples, and tells ms."""
     build = find_backend(name, dtype, device)
     runs = [(build(part, dtype), part.example) for part in parts]
-    _run_all(runs)
-    return min(_run_all(runs) for _ in range(_TURNS))
+    return lambda: _run_all(runs)
 
 
 def _run_all(runs: Sequence[tuple[Run, torch.Tensor]]) -> float:
