@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnext_det.evaluation.coco import CocoMetrics
+import numpy as np
+
+from resnext_det.evaluation.coco import CocoMetrics, check_limit, compute_metrics
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
-from resnext_det.evaluation.coco_files import Source
-from resnext_det.evaluation.confusion import ConfusionMatrix
-from resnext_det.evaluation.error_costs import ErrorCost
-from resnext_det.evaluation.findings import ImageFindings
-from resnext_det.evaluation.score_curves import ScoreCurves
+from resnext_det.evaluation.coco_files import (
+    GroundTruth,
+    Source,
+    read_detections,
+    read_ground_truth,
+)
+from resnext_det.evaluation.confusion import ConfusionMatrix, compute_confusion
+from resnext_det.evaluation.error_costs import (
+    ErrorCost,
+    classify_errors,
+    compute_error_costs,
+)
+from resnext_det.evaluation.findings import ERROR_KINDS, ImageFindings, collect_findings
+from resnext_det.evaluation.matching import match_detections
+from resnext_det.evaluation.resampling import WeightedNumbers, draw_numbers, find_interval
+from resnext_det.evaluation.score_curves import ScoreCurves, compute_score_curves
 
 Results = str | Path | Sequence[Mapping[str, Any]]
 Interval = tuple[float, float]
@@ -53,11 +66,13 @@ class DetectionAnalysis:
 
     def choose_worst(self, number: int) -> list[ImageFindings]:
         """Choose the images with the most mistakes, the most first."""
-        raise NotImplementedError
+        order = sorted(self.images, key=lambda image: -image.mistakes)
+        return order[:number]
 
     def choose_best(self, number: int) -> list[ImageFindings]:
         """Choose the images with the fewest mistakes; of equal ones those with the most objects."""
-        raise NotImplementedError
+        order = sorted(self.images, key=lambda image: (image.mistakes, -image.true_positives))
+        return order[:number]
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,11 @@ def analyze_detections(
     Raises:
         FileNotFoundError, ValueError: as ``evaluate_coco`` raises them.
     """
-    raise NotImplementedError
+    check_limit(max_detections, "max_detections")
+    truth = read_ground_truth(annotations)
+    analysis, numbers = _analyze(truth, results, "results", max_detections)
+    draws = draw_numbers([numbers], resamples)[:, 0]
+    return replace(analysis, intervals=_find_intervals(analysis, draws))
 
 
 def compare_detections(
@@ -143,4 +162,84 @@ def compare_detections(
 
     Args and errors are those of ``analyze_detections``.
     """
-    raise NotImplementedError
+    check_limit(max_detections, "max_detections")
+    truth = read_ground_truth(annotations)
+    analyses, numbers = [], []
+    for name, results in (("first results", first), ("second results", second)):
+        analysis, weighted = _analyze(truth, results, name, max_detections)
+        analyses.append(analysis)
+        numbers.append(weighted)
+    draws = draw_numbers(numbers, resamples)
+    one, other = (
+        replace(analysis, intervals=_find_intervals(analysis, draws[:, place]))
+        for place, analysis in enumerate(analyses)
+    )
+    images = (
+        ImageDifference(before, after, before.mistakes - after.mistakes)
+        for before, after in zip(one.images, other.images, strict=True)
+    )
+    return DetectionComparison(
+        first=one,
+        second=other,
+        numbers=_compare_numbers(one.metrics, other.metrics, draws),
+        images=tuple(sorted(images, key=lambda image: -abs(image.difference))),
+    )
+
+
+def _analyze(
+    truth: GroundTruth, results: Results, name: str, limit: int
+) -> tuple[DetectionAnalysis, WeightedNumbers]:
+    """Analyze results, but for the intervals."""
+    found = read_detections(results, truth)
+    name = str(results) if isinstance(results, str | Path) else name
+    every = np.arange(len(truth.image_ids))
+    metrics = compute_metrics(truth, found, every, name, max_detections=limit)
+    matches = match_detections(truth, found, limit)
+    by_score, class_scores = compute_score_curves(matches)
+    errors = classify_errors(matches)
+    words = np.array([*ERROR_KINDS, "ignored", "correct"])  # the last two are -2 and -1
+    score = by_score.best_score
+    analysis = DetectionAnalysis(
+        metrics=metrics,
+        intervals={},
+        errors=compute_error_costs(matches, errors, score),
+        confusion=compute_confusion(matches, score),
+        by_score=by_score,
+        class_scores=class_scores,
+        images=collect_findings(matches, words[errors.kinds], score),
+        detections=len(found.scores),
+        objects=by_score.objects,
+    )
+    return analysis, WeightedNumbers(matches, limit)
+
+
+def _name_numbers(metrics: CocoMetrics) -> dict[str, float]:
+    """Name the numbers in the order in which ``WeightedNumbers`` computes them."""
+    numbers = list(metrics.as_dict(recalls=True).items())[:12]
+    pairs = zip(metrics.class_names, metrics.category_ap, strict=True)
+    return {**dict(numbers), **{f"AP-{name}": ap for name, ap in pairs}}
+
+
+def _find_intervals(analysis: DetectionAnalysis, draws: np.ndarray) -> dict[str, Interval]:
+    names = _name_numbers(analysis.metrics) if len(draws) else {}
+    return {name: find_interval(draws[:, place]) for place, name in enumerate(names)}
+
+
+def _compare_numbers(
+    first: CocoMetrics, second: CocoMetrics, draws: np.ndarray
+) -> dict[str, NumberDifference]:
+    """Compare the numbers of two results; ``draws`` are (resamples, 2, numbers)."""
+    numbers = {}
+    one, other = _name_numbers(first), _name_numbers(second)
+    for place, name in enumerate(one):
+        differences = draws[:, 1, place] - draws[:, 0, place]
+        defined = differences[~np.isnan(differences)]
+        wins = (defined > 0).mean() + (defined == 0).mean() / 2 if defined.size else np.nan
+        numbers[name] = NumberDifference(
+            first=one[name],
+            second=other[name],
+            difference=other[name] - one[name],
+            interval=find_interval(differences),
+            second_is_better=float(wins),
+        )
+    return numbers

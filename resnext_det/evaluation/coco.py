@@ -14,6 +14,8 @@ from tabulate import tabulate
 from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
 from resnext_det.evaluation.coco_checks import COCO_LIMIT, check_results, warn_of_undefined
 from resnext_det.evaluation.coco_files import (
+    Detections,
+    GroundTruth,
     Source,
     find_images,
     read_detections,
@@ -148,22 +150,46 @@ def evaluate_coco(
             or height is negative; every box lies within 0 to 1; an image or category id is
             unknown. The message names the entry.
     """
-    if not isinstance(max_detections_per_image, int) or max_detections_per_image < 1:
-        raise ValueError(
-            f"max_detections_per_image is {max_detections_per_image!r}; write an integer from 1 "
-            "up, such as 100"
-        )
+    check_limit(max_detections_per_image, "max_detections_per_image")
     truth = read_ground_truth(annotations)
     found = read_detections(results, truth)
     every = np.arange(len(truth.image_ids))
     images = every if image_ids is None else find_images(image_ids, truth)
-    chosen = choose_backend(backend, truth)
     name = str(results) if isinstance(results, str | Path) else "results"
-    check_results(found, truth, images, name, max_detections_per_image)
+    return compute_metrics(
+        truth, found, images, name, backend=backend, max_detections=max_detections_per_image
+    )
+
+
+def check_limit(max_detections: int, name: str) -> None:
+    """Refuse a number of detections that is no integer above 0, with a ValueError."""
+    if not isinstance(max_detections, int) or max_detections < 1:
+        raise ValueError(
+            f"{name} is {max_detections!r}; write an integer from 1 up, such as 100"
+        )
+
+
+def compute_metrics(
+    truth: GroundTruth,
+    found: Detections,
+    images: np.ndarray,
+    name: str,
+    *,
+    backend: str = "auto",
+    max_detections: int = COCO_LIMIT,
+) -> CocoMetrics:
+    """Compute COCO's numbers of what was read, with the warnings of ``evaluate_coco``.
+
+    Args:
+        images: numbers of the images to evaluate on.
+        name: of the results, for messages.
+    """
+    chosen = choose_backend(backend, truth)
+    check_results(found, truth, images, name, max_detections)
     warn_of_undefined(truth, images)
     if np.isin(truth.images, images).any() and not np.isin(found.images, images).any():
         logger.warning("There is no detection to evaluate: every AP is 0.")
-    limits = choose_limits(max_detections_per_image)
+    limits = choose_limits(max_detections)
     precision, recall = evaluate_boxes(chosen, truth, found, images, limits)
     numbers = {
         "AP": _average(precision[:, :, :, 0, -1]),
@@ -179,7 +205,7 @@ def evaluate_coco(
         class_names=truth.class_names,
         category_ap=tuple(_average(precision[:, :, k, 0, -1]) for k in categories),
         precision=precision,
-        max_detections=max_detections_per_image,
+        max_detections=max_detections,
         backend=chosen,
     )
 

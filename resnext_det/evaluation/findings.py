@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from resnext_det.evaluation.matching import Matches
+
 ERROR_KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
 """What can be wrong, as TIDE (Bolya et al., 2020) divides it, with IoU .5 and .1.
 
@@ -62,3 +64,57 @@ class ImageFindings:
     def mistakes(self) -> int:
         """Count wrong detections and missed objects."""
         return self.wrong + self.missed
+
+
+def collect_findings(
+    matches: Matches, kinds: np.ndarray, score: float
+) -> tuple[ImageFindings, ...]:
+    """Collect what the detections from a score on are, image by image.
+
+    Args:
+        kinds: (N,), words for the detections of ``matches``.
+    """
+    truth, found = matches.truth, matches.found
+    objects, _ = matches.find_objects()
+    shown = np.flatnonzero(found.scores >= score)
+    shown = shown[np.lexsort((-found.scores[shown], found.images[shown]))]
+    is_found = np.zeros(len(truth.images), bool)
+    is_found[objects[shown][objects[shown] >= 0]] = True
+    states = np.where(is_found, "found", np.where(matches.ignored[0], "crowd", "missed"))
+    of_truth = np.argsort(truth.images, kind="stable")
+    number = len(truth.image_ids)
+    limits = np.arange(1, number)
+    detections = np.split(shown, np.searchsorted(found.images[shown], limits))
+    annotated = np.split(of_truth, np.searchsorted(truth.images[of_truth], limits))
+    findings = []
+    for image in range(number):
+        these, those = detections[image], annotated[image]
+        marked = MarkedBoxes(
+            _find_corners(found.boxes[these]),
+            found.categories[these],
+            found.scores[these],
+            tuple(kinds[these].tolist()),
+        )
+        present = MarkedBoxes(
+            _find_corners(truth.boxes[those]),
+            truth.categories[those],
+            np.ones(len(those)),
+            tuple(states[those].tolist()),
+        )
+        correct, ignored = marked.kinds.count("correct"), marked.kinds.count("ignored")
+        findings.append(
+            ImageFindings(
+                image_id=truth.image_ids[image],
+                file_name=str(truth.file_names[image]) if truth.file_names else "",
+                true_positives=correct,
+                wrong=len(these) - correct - ignored,
+                missed=present.kinds.count("missed"),
+                found=marked,
+                truth=present,
+            )
+        )
+    return tuple(findings)
+
+
+def _find_corners(boxes: np.ndarray) -> np.ndarray:
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])

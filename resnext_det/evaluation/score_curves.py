@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resnext_det.evaluation.matching import Matches
+
+_STEPS = 100
+
 
 @dataclass(frozen=True)
 class ScoreCurves:
@@ -16,11 +20,12 @@ class ScoreCurves:
     more; crowds do not count.
 
     Attributes:
-        scores: (S,), rising evenly: 0 to 1, or from the least to the largest score where these are
-            beyond.
+        scores: (S,), rising evenly: 0, .01 ... 1, or from the least to the largest score where
+            these are beyond.
         precision, recall, f1: (S,).
-        best_score: the one of ``scores`` with the highest F1; the middle one of several. nan
-            without an object or a detection.
+        best_score: the one of ``scores`` with the highest F1, the middle one of several; where
+            nothing is correct, the highest one that as many detections reach as there are objects.
+            nan without an object or a detection.
         objects: how many there are.
     """
 
@@ -34,5 +39,47 @@ class ScoreCurves:
     @property
     def best_f1(self) -> float:
         """Give the highest F1, 0 to 1; nan where it is not defined."""
-        defined = self.f1[~np.isnan(self.f1)]
-        return float(defined.max()) if defined.size else float("nan")
+        return float(np.max(self.f1))
+
+
+def compute_score_curves(matches: Matches) -> tuple[ScoreCurves, tuple[ScoreCurves, ...]]:
+    """Compute the curves over all classes, and those of every class."""
+    truth, found = matches.truth, matches.found
+    objects, ignored = matches.find_objects()
+    low, high = 0.0, 1.0
+    if len(found.scores):
+        low, high = min(low, float(found.scores.min())), max(high, float(found.scores.max()))
+    scores = low + (high - low) * (np.arange(_STEPS + 1) / _STEPS)
+    classes = len(truth.class_names)
+    # How many of the scores each reaches.
+    reached = np.clip(np.searchsorted(scores, found.scores, "right") - 1, 0, _STEPS)
+
+    def count(chosen: np.ndarray) -> np.ndarray:
+        cells = found.categories[chosen] * len(scores) + reached[chosen]
+        counts = np.bincount(cells, minlength=classes * len(scores))
+        return counts.reshape(classes, -1)[:, ::-1].cumsum(axis=1)[:, ::-1]
+
+    correct, counted = count(objects >= 0), count(~ignored)
+    present = np.bincount(truth.categories[~matches.ignored[0]], minlength=classes)
+    every = _make_curves(scores, correct.sum(axis=0), counted.sum(axis=0), int(present.sum()))
+    return every, tuple(
+        _make_curves(scores, *numbers, int(number))
+        for *numbers, number in zip(correct, counted, present, strict=True)
+    )
+
+
+def _make_curves(
+    scores: np.ndarray, correct: np.ndarray, counted: np.ndarray, objects: int
+) -> ScoreCurves:
+    undefined = np.full(len(scores), np.nan)
+    precision = np.divide(correct, counted, out=undefined.copy(), where=counted > 0)
+    recall = correct / objects if objects else undefined
+    f1 = 2 * correct / (counted + objects) if objects else undefined
+    if not objects or not counted[0]:
+        best = float("nan")
+    elif correct[0] == 0:
+        best = scores[np.flatnonzero(counted >= min(objects, counted[0]))[-1]]
+    else:
+        highest = np.flatnonzero(f1 == f1.max())
+        best = scores[highest[len(highest) // 2]]
+    return ScoreCurves(scores, precision, recall, f1, float(best), objects)

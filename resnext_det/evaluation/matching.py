@@ -1,0 +1,212 @@
+"""Which detection finds which object, by COCO's rules, at every IoU threshold and size of objects.
+
+pycocotools keeps this to itself, image by image and category by category, in Python. Here all of
+them are matched at once, the best detections first, then the second best, and so on; tests hold the
+result to pycocotools' numbers, to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnext_det.evaluation.coco_files import Detections, GroundTruth
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""COCO's IoU thresholds, axis T."""
+
+AREA_RANGES = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]], np.float64)
+"""Least and largest area in pixels, axis A: all, small, medium and large objects."""
+
+LEAST_IOU = 0.1
+"""Pairs of a smaller IoU are not kept: less is background."""
+
+_CHUNK = 1_000_000  # pairs whose IoU is computed at once: some 100 MB
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Pairs of a detection and an object of its image, of any categories, with IoU .1 or more.
+
+    All are (P,), ordered by detection and then by object; with a crowd the IoU is the share of the
+    detection that it covers.
+    """
+
+    detections: np.ndarray
+    objects: np.ndarray
+    ious: np.ndarray
+
+    def select(self, chosen: np.ndarray) -> Overlaps:
+        """Select some of the pairs by a mask or numbers."""
+        return Overlaps(self.detections[chosen], self.objects[chosen], self.ious[chosen])
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Detections that count, with the objects that they find.
+
+    Attributes:
+        truth: the objects, G.
+        found: the N detections that count, in COCO's order: by category, the highest score first,
+            then by image.
+        ranks: (N,), the place of each in its image and category, from 0.
+        overlaps: its numbers are those of ``found`` and ``truth``.
+        ignored: (A, G), objects that do not count: crowds, and those of other sizes.
+        outside: (A, N), detections whose own size is another one; they do not count where they find
+            no object.
+        candidates: (C,), rising numbers of the detections that find an object at some threshold.
+        objects: (T, A, C), the object that each finds, -1 for none.
+    """
+
+    truth: GroundTruth
+    found: Detections
+    ranks: np.ndarray
+    overlaps: Overlaps
+    ignored: np.ndarray
+    outside: np.ndarray
+    candidates: np.ndarray
+    objects: np.ndarray
+
+    def find_objects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Find what every detection finds at IoU .5, among objects of all sizes.
+
+        Returns:
+            the object of each (N,), -1 for none, and which do not count (N,): those on crowds.
+        """
+        objects = np.full(len(self.ranks), -1)
+        objects[self.candidates] = self.objects[0, 0]
+        ignored = np.where(objects >= 0, self.ignored[0][objects], self.outside[0])
+        objects[ignored] = -1
+        return objects, ignored
+
+
+def match_detections(truth: GroundTruth, found: Detections, limit: int) -> Matches:
+    """Match detections with objects as pycocotools does.
+
+    Args:
+        limit: how many detections of an image and category count, the best first.
+    """
+    found, ranks = _order_detections(found, limit)
+    low, high = AREA_RANGES[:, :1], AREA_RANGES[:, 1:]
+    ignored = (truth.areas < low) | (truth.areas > high) | (truth.crowd == 1)
+    areas = found.boxes[:, 2] * found.boxes[:, 3]
+    overlaps = _find_overlaps(truth, found)
+    near = (overlaps.ious >= THRESHOLDS[0]) & (
+        truth.categories[overlaps.objects] == found.categories[overlaps.detections]
+    )
+    candidates, objects = _match(overlaps.select(near), ranks, ignored, truth.crowd == 1)
+    # pycocotools takes the number 0 of an annotation for no match.
+    lost = truth.id_is_zero[objects] & ~ignored[np.arange(len(ignored))[:, None], objects]
+    objects[lost] = -1
+    return Matches(
+        truth=truth,
+        found=found,
+        ranks=ranks,
+        overlaps=overlaps,
+        ignored=ignored,
+        outside=(areas < low) | (areas > high),
+        candidates=candidates,
+        objects=objects,
+    )
+
+
+def compute_ious(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """Compute the IoU (N,) of boxes (N, 4) with others (N, 4), both x, y, w, h, as pycocotools.
+
+    Args:
+        crowd: (N,), which others are crowds: there the shared area is divided by the box's own.
+    """
+    x, y, w, h = boxes.T
+    other_x, other_y, other_w, other_h = others.T
+    shared_w = np.minimum(x + w, other_x + other_w) - np.maximum(x, other_x)
+    shared_h = np.minimum(y + h, other_y + other_h) - np.maximum(y, other_y)
+    shared = np.maximum(shared_w, 0) * np.maximum(shared_h, 0)
+    area = w * h
+    total = np.where(crowd, area, area + other_w * other_h - shared)
+    return np.divide(shared, total, out=np.zeros(len(total)), where=shared > 0)
+
+
+def _order_detections(found: Detections, limit: int) -> tuple[Detections, np.ndarray]:
+    """Order detections by category, score and image, without those beyond the limit; rank them."""
+    order = np.lexsort((-found.scores, found.categories, found.images))
+    images, categories = found.images[order], found.categories[order]
+    changes = (np.diff(images) != 0) | (np.diff(categories) != 0)
+    first = np.concatenate([[0], np.flatnonzero(changes) + 1])[: len(order)]
+    ranks = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))
+    order, ranks = order[ranks < limit], ranks[ranks < limit]
+    again = np.lexsort((found.images[order], -found.scores[order], found.categories[order]))
+    order, ranks = order[again], ranks[again]
+    columns = (found.images, found.categories, found.boxes, found.scores)
+    return Detections(*(column[order] for column in columns)), ranks
+
+
+def _find_overlaps(truth: GroundTruth, found: Detections) -> Overlaps:
+    """Find the pairs of one image whose IoU is .1 or more."""
+    by_image = np.argsort(truth.images, kind="stable")
+    places = truth.images[by_image]
+    first = np.searchsorted(places, found.images, "left")
+    counts = np.searchsorted(places, found.images, "right") - first
+    ends = np.cumsum(counts)
+    parts = [Overlaps(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    start = 0
+    while start < len(counts):
+        done = int(ends[start] - counts[start])
+        stop = max(start + 1, int(np.searchsorted(ends, done + _CHUNK, "right")))
+        number = counts[start:stop]
+        detections = np.repeat(np.arange(start, stop), number)
+        offsets = first[start:stop] - (ends[start:stop] - number - done)
+        objects = by_image[np.repeat(offsets, number) + np.arange(len(detections))]
+        crowd = truth.crowd[objects] == 1
+        ious = compute_ious(found.boxes[detections], truth.boxes[objects], crowd)
+        parts.append(Overlaps(detections, objects, ious).select(ious >= LEAST_IOU))
+        start = stop
+    return Overlaps(
+        np.concatenate([part.detections for part in parts]),
+        np.concatenate([part.objects for part in parts]),
+        np.concatenate([part.ious for part in parts]),
+    )
+
+
+def _match(
+    pairs: Overlaps, ranks: np.ndarray, ignored: np.ndarray, crowd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let the detections choose objects, the best of every image and category first.
+
+    A detection takes the free object of the largest IoU, of equal ones the last; one that does not
+    count only where it can have no other. A crowd is always free.
+
+    Args:
+        pairs: of the same category, with IoU .5 or more.
+
+    Returns:
+        the detections that find one, rising (C,), and their objects (T, A, C).
+    """
+    shape = len(THRESHOLDS), *ignored.shape
+    taken = np.zeros(shape, bool)
+    order = np.lexsort((pairs.objects, pairs.ious, pairs.detections, ranks[pairs.detections]))
+    pairs = pairs.select(order)
+    rounds = np.flatnonzero(np.diff(ranks[pairs.detections])) + 1
+    chosen = [np.empty(0, np.int64)]
+    objects = [np.empty((*shape[:2], 0), np.int64)]
+    for start, stop in zip([0, *rounds], [*rounds, len(order)], strict=True):
+        these, ious = pairs.objects[start:stop], pairs.ious[start:stop]
+        detections = pairs.detections[start:stop]
+        number = len(these)
+        if number == 0:
+            break
+        # The pairs of a detection rise in IoU, so that the last that fits is the best.
+        free = ~taken[:, :, these] | crowd[these]
+        fits = free & (ious >= THRESHOLDS[:, None, None])
+        worth = fits * (np.arange(1, number + 1) + number * ~ignored[:, these])
+        firsts = np.concatenate([[0], np.flatnonzero(np.diff(detections)) + 1])
+        best = np.maximum.reduceat(worth, firsts, axis=2)
+        taking = np.where(best > 0, these[(best - 1) % number], -1)
+        t, a, _ = np.nonzero(best)
+        taken[t, a, taking[best > 0]] = True
+        chosen.append(detections[firsts])
+        objects.append(taking)
+    candidates, found = np.concatenate(chosen), np.concatenate(objects, axis=2)
+    order = np.argsort(candidates)
+    order = order[(found[:, :, order] >= 0).any(axis=(0, 1))]
+    return candidates[order], found[:, :, order]
