@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resnext_det.detection.inference import Predictor
     from resnext_det.detection.jobs import Job, Metrics, evaluate, train
     from resnext_det.detection.portable.build import build_detector
+    from resnext_det.evaluation.analysis import analyze_detections, compare_detections
     from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco
     from resnext_det.resnext import ResNeXt, ResNeXtClassifier
     from resnext_det.runtimes.optimize import optimize
@@ -56,6 +57,7 @@ _NAMES = {
     "detection.inference": "Predictor",
     "detection.jobs": "Job Metrics evaluate train",
     "detection.portable.build": "build_detector",
+    "evaluation.analysis": "analyze_detections compare_detections",
     "evaluation.coco": "CocoMetrics evaluate_coco",
     "resnext": "ResNeXt ResNeXtClassifier",
     "runtimes.optimize": "optimize",
@@ -82,7 +84,9 @@ __all__ = [
     "ResNeXt",
     "ResNeXtClassifier",
     "WeightFile",
+    "analyze_detections",
     "build_detector",
+    "compare_detections",
     "config_file",
     "evaluate",
     "evaluate_coco",

@@ -14,7 +14,7 @@ def accumulate_within(values: np.ndarray, segments: np.ndarray) -> np.ndarray:
         return sums
     firsts = np.concatenate([[0], np.flatnonzero(np.diff(segments)) + 1])
     before = sums[firsts] - values[firsts]
-    return sums - np.repeat(before, np.diff([*firsts, len(sums)]))
+    return sums - np.repeat(before, np.diff(firsts, append=len(sums)))
 
 
 def compute_average_precision(

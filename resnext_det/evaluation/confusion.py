@@ -55,7 +55,7 @@ def compute_confusion(matches: Matches, score: float) -> ConfusionMatrix:
         if objects[detection] < 0 and free[thing]:
             objects[detection], free[thing] = thing, False
     number = len(truth.class_names)
-    rows = np.where(objects >= 0, np.append(truth.categories, number)[objects], number)[shown]
+    rows = np.append(truth.categories, number)[objects[shown]]  # -1 is the last
     counts = np.bincount(
         rows * (number + 1) + found.categories[shown], minlength=(number + 1) ** 2
     ).reshape(number + 1, number + 1)

@@ -106,7 +106,8 @@ def compute_error_costs(matches: Matches, errors: Errors, score: float) -> tuple
     free = counting.copy()
     free[objects[objects >= 0]] = False
     # Of several errors at a free object the one of the highest score would find it.
-    mending = _choose_first(found.scores, np.where(free[errors.targets], errors.targets, -1))
+    mending = _choose_first(found.scores, np.where(
+        np.append(free, False)[errors.targets], errors.targets, -1))
     missed = free.copy()
     missed[errors.targets[mending]] = False
     now = _compute_ap50(found.categories, found.scores, errors.kinds == CORRECT,

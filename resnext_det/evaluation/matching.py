@@ -76,11 +76,14 @@ class Matches:
         """
         objects = np.full(len(self.ranks), -1)
         objects[self.candidates] = self.objects[0, 0]
-        ignored = np.where(objects >= 0, self.ignored[0][objects], self.outside[0])
+        ignored = np.where(
+            objects >= 0, np.append(self.ignored[0], False)[objects], self.outside[0]
+        )
         objects[ignored] = -1
         return objects, ignored
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of absurdly large numbers
 def match_detections(truth: GroundTruth, found: Detections, limit: int) -> Matches:
     """Match detections with objects as pycocotools does.
 
@@ -111,11 +114,13 @@ def match_detections(truth: GroundTruth, found: Detections, limit: int) -> Match
     )
 
 
-def compute_ious(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def compute_ious(
+    boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray | bool = False
+) -> np.ndarray:
     """Compute the IoU (N,) of boxes (N, 4) with others (N, 4), both x, y, w, h, as pycocotools.
 
     Args:
-        crowd: (N,), which others are crowds: there the shared area is divided by the box's own.
+        crowd: (N,), which others are crowds, where the shared area is divided by the box's own.
     """
     x, y, w, h = boxes.T
     other_x, other_y, other_w, other_h = others.T
@@ -133,7 +138,7 @@ def _order_detections(found: Detections, limit: int) -> tuple[Detections, np.nda
     images, categories = found.images[order], found.categories[order]
     changes = (np.diff(images) != 0) | (np.diff(categories) != 0)
     first = np.concatenate([[0], np.flatnonzero(changes) + 1])[: len(order)]
-    ranks = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))
+    ranks = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
     order, ranks = order[ranks < limit], ranks[ranks < limit]
     again = np.lexsort((found.images[order], -found.scores[order], found.categories[order]))
     order, ranks = order[again], ranks[again]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
+from resnext_det.evaluation.matching import compute_ious
 from resnext_det.files import list_first
 
 Boxes = np.ndarray
@@ -140,19 +141,11 @@ def _find_nearest(
     box = np.repeat(np.arange(len(boxes)), counts)
     start = np.cumsum(counts) - counts
     pairs = objects[np.repeat(first - start, counts) + np.arange(len(box))]
-    ious = _compute_ious(boxes[box], truth.boxes[pairs])
+    ious = compute_ious(boxes[box], truth.boxes[pairs])
     overlaps, nearest = np.zeros(len(boxes)), np.zeros(len(boxes), np.int64)
     order = np.argsort(ious, kind="stable")  # the last that is written is the largest
     overlaps[box[order]], nearest[box[order]] = ious[order], pairs[order]
     return overlaps, nearest
-
-
-def _compute_ious(one: Boxes, other: Boxes) -> np.ndarray:
-    sizes = [np.maximum(boxes[:, 2:], 0) for boxes in (one, other)]
-    ends = np.minimum(one[:, :2] + sizes[0], other[:, :2] + sizes[1])
-    shared = np.maximum(ends - np.maximum(one[:, :2], other[:, :2]), 0).prod(axis=1)
-    total = sizes[0].prod(axis=1) + sizes[1].prod(axis=1) - shared
-    return np.divide(shared, total, out=np.zeros(len(total)), where=total > 0)
 
 
 def _doubt_categories(given: np.ndarray, right: np.ndarray, truth: GroundTruth) -> str:

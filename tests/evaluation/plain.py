@@ -23,9 +23,10 @@ CASES: tuple[dict[str, Any], ...] = (
 def make_case(seed: int) -> tuple[Json, list[Json]]:
     """Make a random set with crowds; the form of the case changes with the seed."""
     content, results = random_set(seed, **CASES[seed % len(CASES)])
-    for entry in results[::9]:  # boxes that lie twice, and an IoU that is exactly .5
+    for entry in content["annotations"][::5]:  # detections of an IoU of .5, or near it
         x, y, w, h = entry["bbox"]
-        results.append({**entry, "bbox": [x, y, w / 2, h]})
+        found = {key: entry[key] for key in ("image_id", "category_id")}
+        results.append({**found, "bbox": [x, y, w / 2, h], "score": results[0]["score"]})
     return content, results
 
 
