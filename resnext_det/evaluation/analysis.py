@@ -1,4 +1,4 @@
-"""What a detector's numbers hide: intervals, kinds of errors, confusion, and what each image has."""
+"""What COCO's numbers hide: intervals, kinds of errors, confusion, and what is wrong where."""
 
 from __future__ import annotations
 

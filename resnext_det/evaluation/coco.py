@@ -164,9 +164,7 @@ def evaluate_coco(
 def check_limit(max_detections: int, name: str) -> None:
     """Refuse a number of detections that is no integer above 0, with a ValueError."""
     if not isinstance(max_detections, int) or max_detections < 1:
-        raise ValueError(
-            f"{name} is {max_detections!r}; write an integer from 1 up, such as 100"
-        )
+        raise ValueError(f"{name} is {max_detections!r}; write an integer from 1 up, such as 100")
 
 
 def compute_metrics(

@@ -68,9 +68,7 @@ def classify_errors(matches: Matches) -> Errors:
     # Ordered so that of every detection the pair of the largest IoU is written last, the first of
     # equal ones.
     pairs = pairs.select(np.lexsort((-pairs.objects, pairs.ious)))
-    same = (
-        matches.truth.categories[pairs.objects] == matches.found.categories[pairs.detections]
-    )
+    same = matches.truth.categories[pairs.objects] == matches.found.categories[pairs.detections]
     best, nearest = [], []
     for chosen in (same, ~same):
         these = pairs.select(chosen)
@@ -106,32 +104,33 @@ def compute_error_costs(matches: Matches, errors: Errors, score: float) -> tuple
     free = counting.copy()
     free[objects[objects >= 0]] = False
     # Of several errors at a free object the one of the highest score would find it.
-    mending = _choose_first(found.scores, np.where(
-        np.append(free, False)[errors.targets], errors.targets, -1))
+    mending = _choose_first(
+        found.scores, np.where(np.append(free, False)[errors.targets], errors.targets, -1)
+    )
     missed = free.copy()
     missed[errors.targets[mending]] = False
-    now = _compute_ap50(found.categories, found.scores, errors.kinds == CORRECT,
-                        errors.kinds != IGNORED, present)  # fmt: skip
+    correct, counts = errors.kinds == CORRECT, errors.kinds != IGNORED
+    now = _compute_ap50(found.scores, found.categories, correct, counts, present)
     shown = found.scores >= score
-    found_then = np.unique(objects[shown & (objects >= 0)])
     costs = []
     for kind, name in enumerate(ERROR_KINDS):
-        these = errors.kinds == kind
         if kind == _MISSED:
-            count, at_score = int(missed.sum()), int(counting.sum()) - len(found_then)
-            lost = np.bincount(truth.categories[missed], minlength=len(present))
-            then = _compute_ap50(found.categories, found.scores, errors.kinds == CORRECT,
-                                 errors.kinds != IGNORED, present - lost)  # fmt: skip
-            then[(present > 0) & (present == lost)] = 100  # nothing is missed any more
+            found_then = np.unique(objects[shown & (objects >= 0)])
+            count, at_score = missed.sum(), counting.sum() - len(found_then)
+            left = present - np.bincount(truth.categories[missed], minlength=len(present))
+            then = _compute_ap50(found.scores, found.categories, correct, counts, left)
+            then[(present > 0) & (left == 0)] = 100  # where tidecv says 0
         else:
-            count, at_score = int(these.sum()), int((these & shown).sum())
-            mended = these & mending
+            these = errors.kinds == kind
+            count, at_score = these.sum(), (these & shown).sum()
+            mended, gone = these & mending, these & ~mending
             categories = found.categories.copy()
             categories[mended] = truth.categories[errors.targets[mended]]
-            then = _compute_ap50(categories, found.scores, (errors.kinds == CORRECT) | mended,
-                                 (errors.kinds != IGNORED) & (mended | ~these), present)  # fmt: skip
+            then = _compute_ap50(
+                found.scores, categories, correct | mended, counts & ~gone, present
+            )
         gain = float(np.mean((then - now)[present > 0])) if present.any() else float("nan")
-        costs.append(ErrorCost(name, count, at_score, max(gain, 0.0)))
+        costs.append(ErrorCost(name, int(count), int(at_score), max(gain, 0.0)))
     return tuple(costs)
 
 
@@ -146,8 +145,8 @@ def _choose_first(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _compute_ap50(
-    categories: np.ndarray,
     scores: np.ndarray,
+    categories: np.ndarray,
     correct: np.ndarray,
     counting: np.ndarray,
     objects: np.ndarray,

@@ -63,8 +63,7 @@ def compute_score_curves(matches: Matches) -> tuple[ScoreCurves, tuple[ScoreCurv
     present = np.bincount(truth.categories[~matches.ignored[0]], minlength=classes)
     every = _make_curves(scores, correct.sum(axis=0), counted.sum(axis=0), int(present.sum()))
     return every, tuple(
-        _make_curves(scores, *numbers, int(number))
-        for *numbers, number in zip(correct, counted, present, strict=True)
+        _make_curves(scores, correct[k], counted[k], int(present[k])) for k in range(classes)
     )
 
 

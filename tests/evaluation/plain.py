@@ -139,7 +139,8 @@ class PlainAnalysis:
                 if thing["id"] not in used and thing["id"] not in menders:
                     left[thing["category_id"]] -= 1
         gains = [
-            (compute_ap(after[c], left[c]) if left[c] else 100.0) - compute_ap(before[c], objects[c])
+            (compute_ap(after[c], left[c]) if left[c] else 100.0)
+            - compute_ap(before[c], objects[c])
             for c in present
         ]
         return max(sum(gains) / len(gains), 0.0)

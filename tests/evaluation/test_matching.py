@@ -16,7 +16,7 @@ def check_matches(seed: int, limit: int = 100) -> None:
     content, results = make_case(seed)
     if seed % 4 == 0:
         content["annotations"][0]["id"] = 0  # which pycocotools takes for no match
-    expected = reference(content, results, limits=(1, 10, limit))
+    expected = reference(content, results, limits=(1, 5, limit))
     truth = read_ground_truth(content)
     matches = match_detections(truth, read_detections(results, truth), limit)
     cells = iter(expected.evalImgs)
@@ -27,9 +27,9 @@ def check_matches(seed: int, limit: int = 100) -> None:
             chosen = np.flatnonzero(matches.found.categories == category)
             objects = np.full((len(THRESHOLDS), len(matches.ranks)), -1)
             objects[:, matches.candidates] = matches.objects[:, area]
-            ignored = np.where(
-                objects >= 0, matches.ignored[area][objects], matches.outside[area]
-            )[:, chosen]
+            ignored = np.where(objects >= 0, matches.ignored[area][objects], matches.outside[area])[
+                :, chosen
+            ]
             if not these:
                 assert len(chosen) == 0
                 continue
@@ -63,10 +63,10 @@ def test_matches_of_200_sets_are_those_of_pycocotools() -> None:
 
 def test_sets_without_objects_or_detections() -> None:
     content, results = random_set(0)
-    for annotations, found in (([], results), (content["annotations"], []), ([], [])):
-        truth = read_ground_truth({**content, "annotations": annotations})
+    for objects, found in (([], results), (content["annotations"], []), ([], [])):
+        truth = read_ground_truth({**content, "annotations": objects})
         matches = match_detections(truth, read_detections(found, truth), 100)
         assert matches.objects.shape == (10, 4, 0)
-        objects, ignored = matches.find_objects()
-        assert len(objects) == len(ignored) == len(found)
-        assert (objects == -1).all()
+        finds, ignored = matches.find_objects()
+        assert len(finds) == len(ignored) == len(found)
+        assert (finds == -1).all()
