@@ -3,61 +3,50 @@
 from __future__ import annotations
 
 import colorsys
-import logging
-import unicodedata
+import math
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
-logger = logging.getLogger(__name__)
+from resnext_det.detection.labels import Color, place_labels, render_label
 
-Color = tuple[int, int, int]
-"""Blue, green, red, 0 to 255."""
+# Two of Okabe and Ito's colors, which can be told apart without color vision, and a gray.
+_RIGHT: Color = (115, 158, 0)
+_WRONG: Color = (0, 94, 213)
+_IGNORED: Color = (150, 150, 150)
+_SMALLEST_TEXT = 11  # pixels of the font
+_LABELED_PART = 0.25  # of the picture, at most, where letters can be made smaller
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+@dataclass(frozen=True, eq=False)
+class LabeledBoxes:
+    """Hold what is drawn on an image: N boxes with labels.
+
+    Attributes:
+        boxes: (N, 4), x0, y0, x1, y1 in pixels of the image, array or tensor on the CPU; they may
+            reach out of the image.
+        labels: the class name of every box.
+        scores: the score of every box, 0 to 1, shown in percent; the best box is drawn last, on
+            top, and its label is placed first.
+        kinds: what is wrong with every box, such as "missed", "duplicate" or "background", and ""
+            where nothing is; "ignored" of crowds and what else does not count. With them colors
+            are for right and wrong, not for classes, and what is wrong has broken lines.
+    """
+
+    boxes: Any
+    labels: Sequence[str]
+    scores: Any = None
+    kinds: Sequence[str] | None = None
 
 
 def choose_colors(names: Sequence[str]) -> dict[str, Color]:
     """Choose a color for every class name, far from those of its neighbors in the list."""
     return {name: _compute_color(position) for position, name in enumerate(names)}
-
-
-def choose_labels(names: Sequence[str]) -> list[str]:
-    """Choose what pictures call every class: its name, or "class 3" where it cannot be drawn.
-
-    OpenCV draws a question mark for letters that its font lacks, in version 4 for all but ASCII,
-    and letters that run from right to left the other way round. A warning lists such names.
-    """
-    normal = [unicodedata.normalize("NFC", name) for name in names]
-    lacking = [name for name in normal if not _is_drawable(name)]
-    if lacking:
-        logger.warning(
-            "OpenCV %s cannot draw %d of %d class names, such as %s; pictures have the class's "
-            "number, and the JSON files the name",
-            *(cv2.__version__, len(lacking), len(names), ascii(lacking[0])),
-        )
-    return [f"class {i}" if name in lacking else name for i, name in enumerate(normal)]
-
-
-def _is_drawable(text: str) -> bool:
-    return text.isprintable() and all(
-        letter.isascii()
-        or (unicodedata.bidirectional(letter) not in ("R", "AL") and _has_letter(letter))
-        for letter in text
-    )
-
-
-def _has_letter(letter: str) -> bool:
-    """Tell whether OpenCV's font has a letter: whether it looks unlike question marks."""
-    drawn = _draw_text(letter)
-    return not any(np.array_equal(drawn, _draw_text("?" * count)) for count in range(1, 5))
-
-
-def _draw_text(text: str) -> np.ndarray:
-    return cv2.putText(np.zeros((48, 160), np.uint8), text, (8, 32), _FONT, 1, (255,))
 
 
 def draw_detections(
@@ -67,54 +56,120 @@ def draw_detections(
     scores: Any = None,
     *,
     colors: Mapping[str, Color] | None = None,
+    width: int | None = None,
 ) -> np.ndarray:
-    """Draw labeled boxes on a copy of the image; lines and letters grow with the image.
+    """Draw labeled boxes on a copy of the image; lines and letters fit the picture's size.
+
+    No label hides another: one that finds no place at its box, or whose letters the picture cannot
+    hold, is left out, that of the lowest score first.
 
     Args:
         image: BGR uint8 (height, width, 3).
-        boxes: (N, 4), x0, y0, x1, y1 in pixels, array or tensor on the CPU; they may reach out of
-            the image.
-        labels: the class name of every box.
-        scores: the score of every box, 0 to 1, shown in percent; the best box is drawn last, on
-            top.
+        boxes, labels, scores: see ``LabeledBoxes``.
         colors: a color for every label, such as ``choose_colors(names)``. Without it a label has a
             color that follows from its name, the same in every image.
+        width: of the picture in pixels, for thumbnails, and to enlarge tiny images: the image is
+            resized before anything is drawn on it. By default the picture has the image's size.
 
     Raises:
         ValueError: the image is not BGR uint8, or the numbers of boxes, labels and scores differ.
     """
-    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
-    values = None if scores is None else np.asarray(scores, np.float64).reshape(-1)
-    _check_inputs(image, corners, labels, values)
-    canvas = np.ascontiguousarray(image).copy()
+    return _draw(image, LabeledBoxes(boxes, labels, scores), colors, width)
+
+
+def draw_truth_beside(
+    image: np.ndarray,
+    truth: LabeledBoxes,
+    found: LabeledBoxes,
+    *,
+    colors: Mapping[str, Color] | None = None,
+    width: int | None = None,
+) -> np.ndarray:
+    """Draw the ground truth on the image, and beside it, on the right, what a detector found.
+
+    A line above each of the two counts its boxes and, where there are ``kinds``, those of every
+    kind.
+
+    Args:
+        image: BGR uint8 (height, width, 3).
+        truth: the annotated boxes; their kinds are "missed" of objects that were not found.
+        found: the detections; their kinds say why one is wrong.
+        colors: see ``draw_detections``; without effect where there are kinds.
+        width: of both together in pixels, see ``draw_detections``; by default somewhat more than
+            twice the image's.
+
+    Raises:
+        ValueError: see ``draw_detections``.
+    """
+    gap = 8 if width is None else max(4, width // 100)
+    panel = None if width is None else (width - gap) // 2
+    sides = []
+    for title, shown in (("ground truth", truth), ("detections", found)):
+        picture = _draw(image, shown, colors, panel)
+        sides.append(np.concatenate([_draw_title(picture, title, shown), picture]))
+    between = np.full((len(sides[0]), gap, 3), 255, np.uint8)
+    return np.concatenate([sides[0], between, sides[1]], 1)
+
+
+def _draw(
+    image: np.ndarray, shown: LabeledBoxes, colors: Mapping[str, Color] | None, width: int | None
+) -> np.ndarray:
+    corners = np.asarray(shown.boxes, np.float64).reshape(-1, 4)
+    scores = None if shown.scores is None else np.asarray(shown.scores, np.float64).reshape(-1)
+    _check_inputs(image, corners, shown, scores)
+    canvas, corners = _resize(image, corners, width)
     limits = np.array([*canvas.shape[1::-1]] * 2) - 1
-    inside = np.clip(np.rint(corners), 0, limits).astype(int).tolist()
-    order = range(len(inside)) if values is None else np.argsort(values, kind="stable").tolist()
-    known = colors or {}
-    chosen = [known.get(label) or _compute_color(zlib.crc32(label.encode())) for label in labels]
-    thickness = round(1 + min(canvas.shape[:2]) / 350)
-    for index in order:
-        x0, y0, x1, y1 = inside[index]
-        cv2.rectangle(canvas, (x0, y0), (x1, y1), chosen[index], thickness, cv2.LINE_8)
-    for index in order:  # after the boxes, so that no line crosses a label
-        text = labels[index] if values is None else f"{labels[index]} {values[index]:.0%}"
-        if text:
-            x0, y0, *_ = inside[index]
-            _draw_label(canvas, text, x0 - thickness // 2, y0 - thickness // 2, chosen[index])
+    boxes = np.clip(np.rint(corners), 0, limits).astype(int)
+    order = _sort_by_weight(scores, shown.kinds, len(boxes))
+    chosen = _choose_box_colors(shown, colors or {})
+    thickness = _choose_thickness(boxes, canvas)
+    kinds = shown.kinds or [""] * len(boxes)
+    for index in reversed(order):
+        _draw_box(canvas, boxes[index].tolist(), chosen[index], thickness, bool(kinds[index]))
+    _draw_labels(canvas, boxes, _list_texts(shown, scores), order, chosen, thickness)
     return canvas
 
 
 def _check_inputs(
-    image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], scores: np.ndarray | None
+    image: np.ndarray, boxes: np.ndarray, shown: LabeledBoxes, scores: np.ndarray | None
 ) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         given = f"{image.dtype} of shape {image.shape}"
         raise ValueError(f"the image is {given}; give BGR, uint8 of shape (height, width, 3)")
-    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
-        scored = "" if scores is None else f" and {len(scores)} scores"
-        raise ValueError(
-            f"there are {len(boxes)} boxes for {len(labels)} labels{scored}; give one per box"
-        )
+    counts = {"labels": shown.labels, "scores": scores, "kinds": shown.kinds}
+    given = {name: len(values) for name, values in counts.items() if values is not None}
+    if any(count != len(boxes) for count in given.values()):
+        told = " and ".join(f"{count} {name}" for name, count in given.items())
+        raise ValueError(f"there are {len(boxes)} boxes for {told}; give one per box")
+
+
+def _resize(
+    image: np.ndarray, corners: np.ndarray, width: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Copy the image, in another width where one is given, with the boxes in its pixels."""
+    old_height, old_width = image.shape[:2]
+    if width is None or width == old_width:
+        return np.ascontiguousarray(image).copy(), corners
+    height = max(1, round(old_height * width / old_width))
+    way = cv2.INTER_AREA if width < old_width else cv2.INTER_CUBIC
+    resized = cv2.resize(image, (width, height), interpolation=way)
+    return resized, corners * ([width / old_width, height / old_height] * 2)
+
+
+def _sort_by_weight(
+    scores: np.ndarray | None, kinds: Sequence[str] | None, count: int
+) -> list[int]:
+    """Sort the boxes' positions: what is wrong, then by score; the others in the order given."""
+    right = np.zeros(count) if kinds is None else np.array([not kind for kind in kinds], bool)
+    falling = np.zeros(count) if scores is None else -scores
+    return np.lexsort((falling, right)).tolist()
+
+
+def _choose_box_colors(shown: LabeledBoxes, known: Mapping[str, Color]) -> list[Color]:
+    if shown.kinds is None:
+        return [known.get(name) or _compute_color(zlib.crc32(name.encode())) for name in shown.labels]
+    special = {"": _RIGHT, "ignored": _IGNORED}
+    return [special.get(kind, _WRONG) for kind in shown.kinds]
 
 
 def _compute_color(position: int) -> Color:
@@ -125,19 +180,95 @@ def _compute_color(position: int) -> Color:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def _draw_label(canvas: np.ndarray, text: str, left: int, bottom: int, color: Color) -> None:
-    """Draw text on a filled ground above a box's upper left corner, moved to stay in the image."""
+def _list_texts(shown: LabeledBoxes, scores: np.ndarray | None) -> list[tuple[str, str]]:
+    """List the name on every label, which may be shortened, and what follows it."""
+    endings = [""] * len(shown.labels)
+    if scores is not None:
+        endings = [f" {score:.0%}" for score in scores]
+    if shown.kinds is not None:
+        endings = [f"{end} {kind}".rstrip() for end, kind in zip(endings, shown.kinds)]
+        endings = [f" {end.strip()}" if end.strip() else "" for end in endings]
+    return list(zip(shown.labels, endings, strict=True))
+
+
+def _choose_thickness(boxes: np.ndarray, canvas: np.ndarray) -> int:
+    """Choose the lines' thickness in pixels: by the picture's size, thinner for small boxes."""
+    of_picture = round(1 + min(canvas.shape[:2]) / 350)
+    return max(1, min(of_picture, round(_find_typical_side(boxes) / 12)))
+
+
+def _find_typical_side(boxes: np.ndarray) -> float:
+    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    return float(np.median(sides)) if len(sides) else 0.0
+
+
+def _choose_text_size(boxes: np.ndarray, canvas: np.ndarray) -> int:
+    """Choose the font's size in pixels: by the picture's size, smaller for small boxes."""
+    side = math.sqrt(canvas.shape[0] * canvas.shape[1])
+    fitting = min(max(_find_typical_side(boxes) / 4, side / 90), side / 45)
+    return max(_SMALLEST_TEXT, round(fitting))
+
+
+def _draw_box(
+    canvas: np.ndarray, box: Sequence[int], color: Color, thickness: int, broken: bool
+) -> None:
+    x0, y0, x1, y1 = box
+    if not broken:
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), color, thickness, cv2.LINE_8)
+        return
+    dash = 3 * thickness + 3
+    for x in range(x0, x1 + 1, 2 * dash):
+        for y in (y0, y1):
+            cv2.line(canvas, (x, y), (min(x + dash, x1), y), color, thickness)
+    for y in range(y0, y1 + 1, 2 * dash):
+        for x in (x0, x1):
+            cv2.line(canvas, (x, y), (x, min(y + dash, y1)), color, thickness)
+
+
+def _draw_labels(
+    canvas: np.ndarray,
+    boxes: np.ndarray,
+    texts: Sequence[tuple[str, str]],
+    order: Sequence[int],
+    colors: Sequence[Color],
+    thickness: int,
+) -> None:
+    """Draw the labels after the boxes, so that no line crosses one."""
     height, width = canvas.shape[:2]
-    size = min(height, width)
-    scale, weight = max(0.38, size / 1100), max(1, round(size / 700))
-    (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
-    pad = max(2, round(text_height / 4))
-    label_width, label_height = text_width + 2 * pad, text_height + baseline + pad
-    left = max(0, min(left, width - label_width))
-    top = max(0, min(bottom - label_height, height - label_height))
-    end = (left + label_width - 1, top + label_height - 1)
-    cv2.rectangle(canvas, (left, top), end, color, cv2.FILLED)
-    blue, green, red = color
-    ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 130 else (255, 255, 255)
-    origin = (left + pad, top + pad // 2 + text_height)
-    cv2.putText(canvas, text, origin, _FONT, scale, ink, weight, cv2.LINE_AA)
+    labels = _render_labels(texts, colors, _choose_text_size(boxes, canvas), width)
+    sizes = np.array([label.shape[1::-1] for label in labels]).reshape(-1, 2)
+    crowded = sizes.prod(1).sum() / (_LABELED_PART * height * width)
+    if crowded > 1:
+        size = _choose_text_size(boxes, canvas) / math.sqrt(crowded)
+        labels = _render_labels(texts, colors, max(_SMALLEST_TEXT, round(size)), width)
+        sizes = np.array([label.shape[1::-1] for label in labels]).reshape(-1, 2)
+    around = boxes + np.array([-1, -1, 1, 1]) * (thickness // 2) + [0, 0, 1, 1]
+    places = place_labels(sizes, around, order, (width, height))
+    for label, place in zip(labels, places, strict=True):
+        if place is not None:
+            left, top = place
+            canvas[top : top + label.shape[0], left : left + label.shape[1]] = label
+
+
+def _render_labels(
+    texts: Sequence[tuple[str, str]], colors: Sequence[Color], size: int, width: int
+) -> list[np.ndarray]:
+    room = min(width, max(width // 2, 10 * size))
+    return [
+        render_label(name, ending, size, color, room)
+        for (name, ending), color in zip(texts, colors, strict=True)
+    ]
+
+
+def _draw_title(picture: np.ndarray, title: str, shown: LabeledBoxes) -> np.ndarray:
+    """Draw the line above a picture: what it shows, and how many boxes of every kind."""
+    height, width = picture.shape[:2]
+    size = max(_SMALLEST_TEXT, round(math.sqrt(height * width) / 40))
+    kinds = Counter(kind for kind in shown.kinds or () if kind)
+    text = ", ".join([f"{title}: {len(shown.labels)}", *(f"{n} {k}" for k, n in kinds.items())])
+    strip = np.full((2 * size, width, 3), 255, np.uint8)
+    label = render_label(text, "", size, (255, 255, 255), width)
+    if label.size:
+        top = (len(strip) - len(label)) // 2
+        strip[top : top + len(label), : label.shape[1]] = label
+    return strip

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from resnext_det.data.coco import CocoDataset, map_classes
 from resnext_det.data.pixels import AnyImage, count_frames, to_pixels
-from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
+from resnext_det.detection.drawing import choose_colors, draw_detections
 from resnext_det.detection.inputs import name_pictures
+from resnext_det.detection.labels import choose_labels
 from resnext_det.detection.results import DetectionTable, ImageDetections
 from resnext_det.detection.video import convert_video, is_video
 from resnext_det.files import list_first

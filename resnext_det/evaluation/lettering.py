@@ -1,4 +1,4 @@
-"""Write texts of any script into plots: fonts that have the letters, or escapes in their place."""
+"""Write texts of any script into plots and pictures: fonts that have the letters, or escapes in their place."""
 
 from __future__ import annotations
 
@@ -89,6 +89,30 @@ def set_fonts(texts: Iterable[str]) -> Iterator[Callable[[str], str]]:
 
     with rc_context({"font.family": families, "text.usetex": False}):
         yield prepare
+
+
+def find_font(letters: str) -> Path | None:
+    """Find the file of one font that has all letters, for libraries that draw with one font.
+
+    DejaVu Sans, which comes with matplotlib, goes before the installed fonts.
+
+    Returns:
+        None where no font has all of them.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    from matplotlib import get_data_path
+    from matplotlib.ft2font import FT2Font
+
+    own = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    needed = {x for x in letters if not x.isspace() and unicodedata.category(x) != "Cf"}
+    if letters.isascii() or needed <= set(map(chr, FT2Font(str(own)).get_charmap())):
+        return own
+    from matplotlib.font_manager import FontProperties, findfont
+
+    family, has = next(_find_families(needed), ("", set()))
+    return Path(findfont(FontProperties(family=[family]))) if has >= needed else None
 
 
 def shorten(text: str, width: int) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
+from resnext_det.detection.drawing import choose_colors, draw_detections
+from resnext_det.detection.labels import choose_labels
 
 GREY = np.full((200, 300, 3), 90, np.uint8)
 

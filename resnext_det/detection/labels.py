@@ -1,0 +1,218 @@
+"""Write the labels of boxes: fonts of any script, texts that fit, places that hide nothing.
+
+Letters are rendered by Pillow with DejaVu Sans, which comes with matplotlib, or with an installed
+font that has the letters; where there is none, by OpenCV, whose version 5 has Chinese letters too.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, features
+
+from resnext_det.evaluation.lettering import find_font
+
+logger = logging.getLogger(__name__)
+
+Color = tuple[int, int, int]
+"""Blue, green, red, 0 to 255."""
+
+_OPENCV_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SCORE_LETTERS = "0123456789%"
+
+
+def choose_labels(names: Sequence[str]) -> list[str]:
+    """Choose what pictures call every class: its name, or "class 3" where no font has its letters.
+
+    A warning lists such names.
+    """
+    normal = [unicodedata.normalize("NFC", name) for name in names]
+    lacking = [name for name in normal if not _is_drawable(name)]
+    if lacking:
+        logger.warning(
+            "no installed font can draw %d of %d class names, such as %s; pictures have the "
+            "class's number, and the JSON files the name: install a font that has the letters, "
+            "such as Noto Sans CJK for Chinese, Japanese and Korean",
+            *(len(lacking), len(names), ascii(lacking[0])),
+        )
+    return [f"class {i}" if name in lacking else name for i, name in enumerate(normal)]
+
+
+def _is_drawable(text: str) -> bool:
+    if not text.isprintable() or (_needs_shaping(text) and not features.check("raqm")):
+        return False
+    return text.isascii() or _load_font(text, 16) is not None or _has_letters(text)
+
+
+def _needs_shaping(text: str) -> bool:
+    """Tell scripts that a plain row of letters gets wrong, such as Arabic, Hebrew and Hindi."""
+    return any(
+        unicodedata.bidirectional(letter) in ("R", "AL")
+        or unicodedata.category(letter) in ("Mn", "Mc")
+        for letter in text
+    )
+
+
+def _has_letters(text: str) -> bool:
+    """Tell whether OpenCV's font has the letters: whether none looks like question marks."""
+    unknown = [_render_by_opencv("?" * count, 16) for count in range(1, 5)]
+    return not _needs_shaping(text) and not any(
+        np.array_equal(_render_by_opencv(letter, 16), mask)
+        for letter in text
+        if letter != "?"
+        for mask in unknown
+    )
+
+
+@lru_cache(maxsize=4096)
+def render_label(name: str, ending: str, size: int, color: Color, room: int) -> np.ndarray:
+    """Render a label: black or white letters on a ground of a color.
+
+    Args:
+        name: the middle is left out where it is too long.
+        ending: kept whole after the name, such as " 87%".
+        size: of the font in pixels.
+        color: of the ground.
+        room: the largest width in pixels.
+
+    Returns:
+        BGR uint8 (height, width, 3), not to be changed; without pixels where nothing fits.
+    """
+    pad = max(2, size // 5)
+    text = _shorten(name, ending, size, room - 2 * pad)
+    if not text:
+        return np.zeros((0, 0, 3), np.uint8)
+    mask = np.pad(_render_text(text, size), ((pad // 2, pad // 2), (pad, pad)))
+    blue, green, red = color
+    ink = 0 if 0.114 * blue + 0.587 * green + 0.299 * red > 130 else 255
+    part = mask[..., None] / 255
+    return np.rint(part * ink + (1 - part) * color).astype(np.uint8)
+
+
+def _shorten(name: str, ending: str, size: int, room: int) -> str:
+    """Leave out as much of the middle of a name as it takes to fit, with its ending.
+
+    Returns:
+        "hemat..lyzer 87%", for one; the bare ending where not even four letters of the name fit,
+        and "" where that does not either.
+    """
+    texts = [name + ending]
+    for kept in range(min(len(name) - 1, 5 * room // size), 3, -1):
+        texts.append(f"{name[: (kept + 1) // 2]}..{name[len(name) - kept // 2 :]}{ending}")
+    texts.append(ending)
+    stripped = (text.strip() for text in texts)
+    return next((t for t in stripped if t and _render_text(t, size).shape[1] <= room), "")
+
+
+@lru_cache(maxsize=4096)
+def _render_text(text: str, size: int) -> np.ndarray:
+    """Render a line of text.
+
+    Args:
+        text: printable; letters that no font has become question marks or empty boxes.
+        size: of the font in pixels; capitals are 0.73 of it.
+
+    Returns:
+        uint8 (height, width), 255 where ink is; texts of one size have one height and baseline,
+        but for letters that reach higher or lower than Latin ones. Not to be changed.
+    """
+    font = _load_font(text, size)
+    if font is None:
+        return _render_by_opencv(text, size)
+    left, top, right, bottom = font.getbbox(text, anchor="ls")
+    above, below = max(round(0.78 * size), round(-top)), max(round(0.24 * size), round(bottom))
+    image = Image.new("L", (max(1, round(right - left)), above + below))
+    ImageDraw.Draw(image).text((-left, above), text, fill=255, font=font, anchor="ls")
+    return np.asarray(image)
+
+
+def _render_by_opencv(text: str, size: int) -> np.ndarray:
+    scale, weight = size / 30, max(1, round(size / 14))
+    (width, height), baseline = cv2.getTextSize(text, _OPENCV_FONT, scale, weight)
+    mask = np.zeros((height + baseline, max(1, width)), np.uint8)
+    return cv2.putText(mask, text, (0, height), _OPENCV_FONT, scale, (255,), weight, cv2.LINE_AA)
+
+
+def _load_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
+    letters = "" if text.isascii() else "".join(sorted({*text, *_SCORE_LETTERS}))
+    return _load_font_for(letters, size)
+
+
+@lru_cache(maxsize=256)
+def _load_font_for(letters: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """Load a font that has all the letters; None where there is none that Pillow can draw."""
+    try:
+        path = find_font(letters)
+        font = None if path is None else ImageFont.truetype(str(path), size)
+        if font is not None:
+            font.getmask(letters)  # fonts of colored bitmaps have one size alone
+        return font
+    except (ImportError, OSError):  # no matplotlib, a Pillow without FreeType, a damaged font
+        return None
+
+
+def place_labels(
+    sizes: np.ndarray, boxes: np.ndarray, order: Sequence[int], extent: tuple[int, int]
+) -> list[tuple[int, int] | None]:
+    """Place a label at every box so that no label hides another.
+
+    Each takes, of the places above, below, beside and inside its box, the one that hides least of
+    the boxes; the first of them where several hide as much.
+
+    Args:
+        sizes: (N, 2), width and height of the labels in pixels; a label of width 0 has no place.
+        boxes: (N, 4), x0, y0, x1, y1, with the lines around them.
+        order: the boxes' positions, the most important first: it has all places to choose from.
+        extent: width and height of the picture, in which the labels stay.
+
+    Returns:
+        left and top of every label; None where all its places are taken, or it is larger than the
+        picture.
+    """
+    places: list[tuple[int, int] | None] = [None] * len(boxes)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    share = 1 / sides.prod(1)  # of a box that a pixel is
+    taken = np.zeros((0, 4))
+    for index in order:
+        size = sizes[index]
+        if not size[0] or (size > extent).any():
+            continue
+        corners = np.clip(_list_places(boxes[index], *size), 0, np.subtract(extent, size))
+        spots = np.concatenate([corners, corners + size], 1)
+        hidden = (_intersect(spots, boxes) * share).sum(1) + _PREFERENCE
+        hidden[_intersect(spots, taken).any(1)] = np.inf
+        best = int(hidden.argmin())
+        if np.isfinite(hidden[best]):
+            places[index] = (int(corners[best, 0]), int(corners[best, 1]))
+            taken = np.concatenate([taken, spots[best : best + 1]])
+    return places
+
+
+# What being later in the list of places costs, as a part of a box that is hidden.
+_PREFERENCE = np.arange(14) * 0.02
+
+
+def _list_places(box: np.ndarray, width: int, height: int) -> np.ndarray:
+    """List left and top of a label above, below, inside, and beside a box: (14, 2)."""
+    x0, y0, x1, y1 = box.tolist()
+    above, below, middle = y0 - height, y1, (x0 + x1 - width) // 2
+    return np.array(
+        [
+            *((x0, above), (x1 - width, above), (middle, above)),
+            *((x0, below), (x1 - width, below), (middle, below)),
+            *((x0, y0), (x1 - width, y0), (x0, y1 - height), (x1 - width, y1 - height)),
+            *((x1, y0), (x1, y1 - height), (x0 - width, y0), (x0 - width, y1 - height)),
+        ]
+    )
+
+
+def _intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compute the areas that boxes have in common: (M, 4) and (N, 4) give (M, N)."""
+    ends = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    starts = np.maximum(first[:, None, :2], second[None, :, :2])
+    return np.clip(ends - starts, 0, None).prod(2)
