@@ -1,7 +1,8 @@
 """Detect objects in images and videos; draw them, and list them for COCO.
 
     resnext-det predict --weights model_final.pth photos/ clip.mp4
-    resnext-det predict --weights model_final.pth --register-coco val val.json images/
+    resnext-det predict --weights model_final.pth --contact-sheet photos/
+    resnext-det predict --weights model_final.pth --register-coco val val.json images/ --show-truth
     resnext-det predict model.onnx photos/
     resnext-det predict --weights model.pth --config-file CONFIG --classes "red cell,white cell" \\
         --score 0.3 --output out photo.jpg MODEL.DEVICE cpu
@@ -54,6 +55,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--score", type=float, default=0.5, help="leave out detections below it (default: 0.5)"
     )
     parser.add_argument("--classes", metavar="NAME,NAME", help="names of the classes, in order")
+    parser.add_argument(
+        "--show-truth",
+        action="store_true",
+        help="draw the annotations of the set of --register-coco beside the detections",
+    )
+    parser.add_argument(
+        "--contact-sheet",
+        action="store_true",
+        help="write small pictures of all images too, 48 on a sheet: contact_sheet_1.jpg ...",
+    )
     add_backend_flags(parser)
     add_fit_config_flag(parser)
     add_dataset_flag(parser)
@@ -93,7 +104,13 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
     name = _choose_dataset(datasets, cfg.DATASETS.TEST if cfg else ())
     dataset = load_coco(name) if name else None
     paths = find_images(options.inputs, outside=options.output, dataset=dataset)
-    common = {"output_dir": options.output, "score": options.score, "dataset": dataset}
+    common = {
+        "output_dir": options.output,
+        "score": options.score,
+        "dataset": dataset,
+        "show_truth": options.show_truth,
+        "contact_sheet": options.contact_sheet,
+    }
     if cfg is None:
         from resnext_det.deploy.exported import ExportedDetector
         from resnext_det.detection.pictures import detect_on_files

@@ -19,6 +19,8 @@ from resnext_det.detection.labels import Color, place_labels, render_label
 _RIGHT: Color = (115, 158, 0)
 _WRONG: Color = (0, 94, 213)
 _IGNORED: Color = (150, 150, 150)
+_RIGHT_KINDS = ("", "correct", "found")
+_IGNORED_KINDS = ("ignored", "crowd")
 _SMALLEST_TEXT = 11  # pixels of the font
 _LABELED_PART = 0.25  # of the picture, at most, where letters can be made smaller
 
@@ -33,9 +35,10 @@ class LabeledBoxes:
         labels: the class name of every box.
         scores: the score of every box, 0 to 1, shown in percent; the best box is drawn last, on
             top, and its label is placed first.
-        kinds: what is wrong with every box, such as "missed", "duplicate" or "background", and ""
-            where nothing is; "ignored" of crowds and what else does not count. With them colors
-            are for right and wrong, not for classes, and what is wrong has broken lines.
+        kinds: what became of every box, as ``ImageFindings`` says it: "correct" and "found" of
+            what is right, "ignored" and "crowd" of what does not count, else what is wrong, such
+            as "missed" or "duplicate". With them colors are for right, wrong and neither, not for
+            classes, and what is not right has broken lines and its kind on the label.
     """
 
     boxes: Any
@@ -95,19 +98,16 @@ def draw_truth_beside(
         truth: the annotated boxes; their kinds are "missed" of objects that were not found.
         found: the detections; their kinds say why one is wrong.
         colors: see ``draw_detections``; without effect where there are kinds.
-        width: of both together in pixels, see ``draw_detections``; by default somewhat more than
-            twice the image's.
+        width: of each of the two in pixels, see ``draw_detections``; 8 pixels are between them.
 
     Raises:
         ValueError: see ``draw_detections``.
     """
-    gap = 8 if width is None else max(4, width // 100)
-    panel = None if width is None else (width - gap) // 2
     sides = []
     for title, shown in (("ground truth", truth), ("detections", found)):
-        picture = _draw(image, shown, colors, panel)
+        picture = _draw(image, shown, colors, width)
         sides.append(np.concatenate([_draw_title(picture, title, shown), picture]))
-    between = np.full((len(sides[0]), gap, 3), 255, np.uint8)
+    between = np.full((len(sides[0]), 8, 3), 255, np.uint8)
     return np.concatenate([sides[0], between, sides[1]], 1)
 
 
@@ -123,9 +123,9 @@ def _draw(
     order = _sort_by_weight(scores, shown.kinds, len(boxes))
     chosen = _choose_box_colors(shown, colors or {})
     thickness = _choose_thickness(boxes, canvas)
-    kinds = shown.kinds or [""] * len(boxes)
+    wrong = [kind not in _RIGHT_KINDS for kind in shown.kinds or [""] * len(boxes)]
     for index in reversed(order):
-        _draw_box(canvas, boxes[index].tolist(), chosen[index], thickness, bool(kinds[index]))
+        _draw_box(canvas, boxes[index].tolist(), chosen[index], thickness, wrong[index])
     _draw_labels(canvas, boxes, _list_texts(shown, scores), order, chosen, thickness)
     return canvas
 
@@ -160,7 +160,7 @@ def _sort_by_weight(
     scores: np.ndarray | None, kinds: Sequence[str] | None, count: int
 ) -> list[int]:
     """Sort the boxes' positions: what is wrong, then by score; the others in the order given."""
-    right = np.zeros(count) if kinds is None else np.array([not kind for kind in kinds], bool)
+    right = np.array([kind in _RIGHT_KINDS for kind in kinds or [""] * count], bool)
     falling = np.zeros(count) if scores is None else -scores
     return np.lexsort((falling, right)).tolist()
 
@@ -168,8 +168,8 @@ def _sort_by_weight(
 def _choose_box_colors(shown: LabeledBoxes, known: Mapping[str, Color]) -> list[Color]:
     if shown.kinds is None:
         return [known.get(name) or _compute_color(zlib.crc32(name.encode())) for name in shown.labels]
-    special = {"": _RIGHT, "ignored": _IGNORED}
-    return [special.get(kind, _WRONG) for kind in shown.kinds]
+    colors = {**dict.fromkeys(_RIGHT_KINDS, _RIGHT), **dict.fromkeys(_IGNORED_KINDS, _IGNORED)}
+    return [colors.get(kind, _WRONG) for kind in shown.kinds]
 
 
 def _compute_color(position: int) -> Color:
@@ -182,12 +182,10 @@ def _compute_color(position: int) -> Color:
 
 def _list_texts(shown: LabeledBoxes, scores: np.ndarray | None) -> list[tuple[str, str]]:
     """List the name on every label, which may be shortened, and what follows it."""
-    endings = [""] * len(shown.labels)
-    if scores is not None:
-        endings = [f" {score:.0%}" for score in scores]
-    if shown.kinds is not None:
-        endings = [f"{end} {kind}".rstrip() for end, kind in zip(endings, shown.kinds)]
-        endings = [f" {end.strip()}" if end.strip() else "" for end in endings]
+    count = len(shown.labels)
+    percents = [""] * count if scores is None else [f" {score:.0%}" for score in scores]
+    kinds = [f" {kind}" if kind not in _RIGHT_KINDS else "" for kind in shown.kinds or [""] * count]
+    endings = map("".join, zip(percents, kinds, strict=True))
     return list(zip(shown.labels, endings, strict=True))
 
 
@@ -264,7 +262,7 @@ def _draw_title(picture: np.ndarray, title: str, shown: LabeledBoxes) -> np.ndar
     """Draw the line above a picture: what it shows, and how many boxes of every kind."""
     height, width = picture.shape[:2]
     size = max(_SMALLEST_TEXT, round(math.sqrt(height * width) / 40))
-    kinds = Counter(kind for kind in shown.kinds or () if kind)
+    kinds = Counter(kind for kind in shown.kinds or () if kind not in _RIGHT_KINDS)
     text = ", ".join([f"{title}: {len(shown.labels)}", *(f"{n} {k}" for k, n in kinds.items())])
     strip = np.full((2 * size, width, 3), 255, np.uint8)
     label = render_label(text, "", size, (255, 255, 255), width)

@@ -192,6 +192,8 @@ def predict_files(
     output_dir: str | Path,
     score: float = 0.5,
     dataset: CocoDataset | str | None = None,
+    show_truth: bool = False,
+    contact_sheet: bool = False,
 ) -> tuple[int, int]:
     """Detect on images and videos; write pictures of the same names, and JSON files.
 
@@ -201,7 +203,7 @@ def predict_files(
         detector: a predictor, or its configuration.
         paths: images, videos, and numbers of cameras, as ``find_images`` gives them.
         names: of the classes; by default those of ``choose_class_names``.
-        output_dir, score: see there.
+        output_dir, score, show_truth, contact_sheet: see there.
         dataset: a dataset, or its name.
 
     Returns:
@@ -213,5 +215,12 @@ def predict_files(
     of_dataset = "" if dataset is None else dataset.name
     names = choose_class_names(predictor.cfg, names, predictor.known_names, of_dataset)
     return detect_on_files(
-        predictor, paths, names, output_dir=output_dir, score=score, dataset=dataset
+        predictor,
+        paths,
+        names,
+        output_dir=output_dir,
+        score=score,
+        dataset=dataset,
+        show_truth=show_truth,
+        contact_sheet=contact_sheet,
     )

@@ -6,9 +6,11 @@ It does without torch, so that exported detectors do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -17,7 +19,13 @@ from tqdm import tqdm
 
 from resnext_det.data.coco import CocoDataset, map_classes
 from resnext_det.data.pixels import AnyImage, count_frames, to_pixels
-from resnext_det.detection.drawing import choose_colors, draw_detections
+from resnext_det.detection.contact_sheet import ContactSheets
+from resnext_det.detection.drawing import (
+    LabeledBoxes,
+    choose_colors,
+    draw_detections,
+    draw_truth_beside,
+)
 from resnext_det.detection.inputs import name_pictures
 from resnext_det.detection.labels import choose_labels
 from resnext_det.detection.results import DetectionTable, ImageDetections
@@ -25,6 +33,8 @@ from resnext_det.detection.video import convert_video, is_video
 from resnext_det.files import list_first
 
 logger = logging.getLogger(__name__)
+
+_LEGIBLE = 320  # pixels of the longer side, from which on labels have room
 
 
 class Detector(Protocol):
@@ -53,8 +63,12 @@ def detect_on_files(
     output_dir: str | Path,
     score: float = 0.5,
     dataset: CocoDataset | None = None,
+    show_truth: bool = False,
+    contact_sheet: bool = False,
 ) -> tuple[int, int]:
     """Detect on images and videos; write pictures of the same names, and JSON files.
+
+    The pictures of images under 320 pixels are enlarged by a whole factor, so that labels fit.
 
     These are ``detections.json``, a list of COCO results, each with the name of its class as
     ``category``, and its ``file_name``; and ``images.json``, of COCO's form, with the images and
@@ -72,25 +86,37 @@ def detect_on_files(
             ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
         dataset: a dataset that has all the images: the JSON files have its ids, so
             that ``evaluate_coco`` compares them with its annotations.
+        show_truth: draw the dataset's annotations beside the detections.
+        contact_sheet: write ``contact_sheet_1.jpg`` ... too, with small pictures of all images.
 
     Returns:
         the numbers of detections, and of images and frames that could be read.
 
     Raises:
         ValueError: the score is not from 0 to 1, the weights do not fit, no image could be read, a
-            picture would overwrite an image, or the dataset has other classes or not all images.
+            picture would overwrite an image, the dataset has other classes or not all images, or
+            there is none whose truth could be shown.
         OSError: a file could not be written.
         KeyboardInterrupt: after Ctrl-C; it tells what was done.
     """
     _check_score(detector.lowest_score, score, of_dataset=dataset is not None)
+    if show_truth and dataset is None:
+        raise ValueError(
+            "there is no ground truth to show: name the set of the images with --register-coco "
+            "NAME ANNOTATIONS IMAGES, or leave --show-truth out"
+        )
     folder = Path(output_dir)
     targets = name_pictures(paths, folder)
-    table = DetectionTable(names, None if dataset is None else map_classes(dataset, names))
+    dataset = None if dataset is None else map_classes(dataset, names)
+    table = DetectionTable(names, dataset)
     table.check_images(paths)
     folder.mkdir(parents=True, exist_ok=True)
+    sheets = ContactSheets(folder, _write_picture, targets) if contact_sheet else None
+    annotator = _Annotator(detector, table, score, dataset if show_truth else None, sheets)
     stopped = ""
     try:
-        _process_all(paths, targets, _Annotator(detector, table, score))
+        with sheets or nullcontext():
+            _process_all(paths, targets, annotator)
     except KeyboardInterrupt:
         stopped = f"stopped after {len(table.images)} images and frames"
     if not table.images and not stopped:
@@ -154,40 +180,81 @@ def _process_all(paths: Sequence[Path], targets: Sequence[Path], annotator: _Ann
 
 
 class _Annotator:
-    """Detect on files, gather what is found, and draw it."""
+    """Detect on files, gather what is found, and draw it.
 
-    def __init__(self, detector: Detector, table: DetectionTable, score: float) -> None:
+    Args:
+        truth: a dataset whose annotations are drawn beside what is found.
+        sheets: get a small picture of every image.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        table: DetectionTable,
+        score: float,
+        truth: CocoDataset | None = None,
+        sheets: ContactSheets | None = None,
+    ) -> None:
         self.detector = detector
         self.table = table
         self.score = score
         self.labels = choose_labels(table.class_names)
         self.colors = choose_colors(self.labels)
+        self.records = truth and {
+            Path(record["file_name"]).resolve(): record["annotations"] for record in truth.records
+        }
+        self.sheets = sheets
 
     def make_picture(self, path: Path, target: Path) -> None:
         """Write the picture of an image file, in the format that the target's suffix names."""
         shown, format = to_pixels(path, "BGR"), self.detector.image_format
         image = shown if format == "BGR" else to_pixels(path, format)
-        _, data = cv2.imencode(target.suffix, self._annotate(image, shown, path))
-        try:
-            target.write_bytes(data.tobytes())
-        except OSError as error:
-            raise OSError(
-                f"the picture {target} could not be written: {error.strerror}; make room on that "
-                "disk, or choose another --output"
-            ) from error
+        found = self._detect(image, path)
+        width = shown.shape[1] * max(1, math.ceil(_LEGIBLE / max(shown.shape[:2])))
+        if self.records is None:
+            picture = self._draw(shown, found, width)
+        else:
+            truth = self._label_truth(self.records[path.resolve()])
+            picture = draw_truth_beside(shown, truth, found, colors=self.colors, width=width)
+        _write_picture(target, picture)
+        if self.sheets is not None:
+            small = self._draw(shown, found, self.sheets.choose_width(shown))
+            self.sheets.add(small, f"{path.name}: {len(found.labels)}")
 
     def make_video(self, path: Path, target: Path) -> None:
         """Write the video of a video file or camera."""
 
         def convert(frame: np.ndarray, number: int) -> np.ndarray:
-            return self._annotate(Image.fromarray(frame[:, :, ::-1]), frame, path, number)
+            image = Image.fromarray(frame[:, :, ::-1])
+            return self._draw(frame, self._detect(image, path, number))
 
         convert_video(path, target, convert)
 
-    def _annotate(
-        self, image: AnyImage, shown: np.ndarray, path: Path, frame: int | None = None
-    ) -> np.ndarray:
+    def _detect(self, image: AnyImage, path: Path, frame: int | None = None) -> LabeledBoxes:
         found = self.detector.detect(image).select(self.score)
         self.table.add(found, path, frame)
         labels = [self.labels[index] for index in found.classes.tolist()]
-        return draw_detections(shown, found.boxes, labels, found.scores, colors=self.colors)
+        return LabeledBoxes(found.boxes, labels, found.scores)
+
+    def _draw(
+        self, image: np.ndarray, found: LabeledBoxes, width: int | None = None
+    ) -> np.ndarray:
+        return draw_detections(
+            image, found.boxes, found.labels, found.scores, colors=self.colors, width=width
+        )
+
+    def _label_truth(self, annotations: Sequence[Mapping[str, Any]]) -> LabeledBoxes:
+        boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]  # x, y, width, height
+        return LabeledBoxes(boxes, [self.labels[entry["category_id"]] for entry in annotations])
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    _, data = cv2.imencode(path.suffix, picture)
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise OSError(
+            f"the picture {path} could not be written: {error.strerror}; make room on that "
+            "disk, or choose another --output"
+        ) from error
