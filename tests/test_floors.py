@@ -41,7 +41,8 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 DETECTION_FLOORS = (
     (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
-        *("advice", "backends", "best", "memory", "own_data", "pictures", "labels", "contact_sheet"),
+        *("advice", "backends", "best", "memory", "own_data", "pictures"),
+        *("labels", "contact_sheet"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

@@ -49,7 +49,8 @@ class ContactSheets:
         return max(1, round(width * min(_WIDTH / width, _HEIGHT / height)))
 
     def add(self, picture: np.ndarray, caption: str) -> None:
-        """Add a picture of the width that ``choose_width`` gives."""
+        """Add a picture of the width that ``choose_width`` gives; one too tall is cut off."""
+        picture = picture[:_HEIGHT]
         cell = np.full((_HEIGHT + _CAPTION, _WIDTH, 3), _PAPER, np.uint8)
         _paste(cell, picture, (_WIDTH - picture.shape[1]) // 2, (_HEIGHT - len(picture)) // 2)
         text = render_label(caption, "", _TEXT_SIZE, _PAPER, _WIDTH)

@@ -137,9 +137,9 @@ def _check_inputs(
         given = f"{image.dtype} of shape {image.shape}"
         raise ValueError(f"the image is {given}; give BGR, uint8 of shape (height, width, 3)")
     counts = {"labels": shown.labels, "scores": scores, "kinds": shown.kinds}
-    given = {name: len(values) for name, values in counts.items() if values is not None}
-    if any(count != len(boxes) for count in given.values()):
-        told = " and ".join(f"{count} {name}" for name, count in given.items())
+    sizes = {name: len(values) for name, values in counts.items() if values is not None}
+    if any(size != len(boxes) for size in sizes.values()):
+        told = " and ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"there are {len(boxes)} boxes for {told}; give one per box")
 
 
@@ -167,7 +167,8 @@ def _sort_by_weight(
 
 def _choose_box_colors(shown: LabeledBoxes, known: Mapping[str, Color]) -> list[Color]:
     if shown.kinds is None:
-        return [known.get(name) or _compute_color(zlib.crc32(name.encode())) for name in shown.labels]
+        names = shown.labels
+        return [known.get(name) or _compute_color(zlib.crc32(name.encode())) for name in names]
     colors = {**dict.fromkeys(_RIGHT_KINDS, _RIGHT), **dict.fromkeys(_IGNORED_KINDS, _IGNORED)}
     return [colors.get(kind, _WRONG) for kind in shown.kinds]
 

@@ -200,9 +200,7 @@ class _Annotator:
         self.score = score
         self.labels = choose_labels(table.class_names)
         self.colors = choose_colors(self.labels)
-        self.records = truth and {
-            Path(record["file_name"]).resolve(): record["annotations"] for record in truth.records
-        }
+        self.annotations = None if truth is None else _locate_annotations(truth)
         self.sheets = sheets
 
     def make_picture(self, path: Path, target: Path) -> None:
@@ -211,10 +209,10 @@ class _Annotator:
         image = shown if format == "BGR" else to_pixels(path, format)
         found = self._detect(image, path)
         width = shown.shape[1] * max(1, math.ceil(_LEGIBLE / max(shown.shape[:2])))
-        if self.records is None:
+        if self.annotations is None:
             picture = self._draw(shown, found, width)
         else:
-            truth = self._label_truth(self.records[path.resolve()])
+            truth = self._label_truth(self.annotations[path.resolve()])
             picture = draw_truth_beside(shown, truth, found, colors=self.colors, width=width)
         _write_picture(target, picture)
         if self.sheets is not None:
@@ -247,6 +245,11 @@ class _Annotator:
         boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # x, y, width, height
         return LabeledBoxes(boxes, [self.labels[entry["category_id"]] for entry in annotations])
+
+
+def _locate_annotations(dataset: CocoDataset) -> dict[Path, Sequence[Mapping[str, Any]]]:
+    """Locate the annotations of every image: {resolved path: detectron2's dicts}."""
+    return {Path(each["file_name"]).resolve(): each["annotations"] for each in dataset.records}
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Write texts of any script into plots and pictures: fonts that have the letters, or escapes in their place."""
+"""Write texts of any script into plots and pictures: fonts that have the letters, or escapes."""
 
 from __future__ import annotations
 

@@ -124,7 +124,10 @@ def test_detections_on_a_dataset_can_be_evaluated(
     (folder / "boxes.json").write_text(json.dumps(content))
     given = ("--weights", "model_final.pth", "--register-coco", "mine", "boxes.json", "more")
     Image.new("RGB", (9, 9)).save(folder / "more" / "strange.png")  # is not in the set
-    assert run(*given, "--score", "0.0") == 0
+    assert run(*given, "--score", "0.0", "--show-truth", "--contact-sheet") == 0
+    with Image.open(folder / "predictions" / "b.png") as picture:
+        assert picture.width == 2 * 8 * 40 + 8 and picture.height > 8 * 30
+    assert (folder / "predictions" / "contact_sheet_1.jpg").is_file()
     rows = json.loads((folder / "predictions" / "detections.json").read_text())
     ids = {name: 10 + i for i, name in enumerate(sorted(NAMES))}
     assert rows and all(row["category_id"] == ids[row["category"]] for row in rows)
@@ -202,6 +205,7 @@ def test_classes_are_named(folder: Path) -> None:
         (["more", "MODEL.WEIGHTS"], "odd number of words"),
         (["--classes", "a,b", "more", *WEIGHTS], "there are 2 class names (a, b)"),
         (["--score", "50", "more", *WEIGHTS], "the score 50 is not from 0 to 1"),
+        (["--show-truth", "more", *WEIGHTS], "no ground truth to show: name the set of the images"),
         (["--output", "more", "more/b.png", *WEIGHTS], "more/b.png would overwrite an image"),
         (["--register-coco", "coco_2017_val", "a", "b", "more", *WEIGHTS], "_val' already stands"),
     ],
