@@ -60,12 +60,13 @@ def _needs_shaping(text: str) -> bool:
 
 def _has_letters(text: str) -> bool:
     """Tell whether OpenCV's font has the letters: whether none looks like question marks."""
-    unknown = [_render_by_opencv("?" * count, 16) for count in range(1, 5)]
+
+    def draw(text: str) -> np.ndarray:
+        return cv2.putText(np.zeros((48, 160), np.uint8), text, (8, 32), _OPENCV_FONT, 1, (255,))
+
+    unknown = [draw("?" * count) for count in range(1, 5)]
     return not _needs_shaping(text) and not any(
-        np.array_equal(_render_by_opencv(letter, 16), mask)
-        for letter in text
-        if letter != "?"
-        for mask in unknown
+        np.array_equal(draw(letter), mask) for letter in text if letter != "?" for mask in unknown
     )
 
 

@@ -109,7 +109,8 @@ def test_what_no_font_can_draw_is_called_by_its_number(caplog: pytest.LogCapture
 def test_without_such_a_font_opencv_draws_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """Version 5 has Latin and Chinese letters, version 4 ASCII alone; Hebrew needs Pillow."""
     monkeypatch.setattr(labels, "_load_font", lambda text, size: None)
-    labels._render_text.cache_clear()
+    for cached in (labels._render_text, render_label):
+        cached.cache_clear()
     try:
         assert render_label("cell", " 87%", 14, WHITE, 100).size
         if int(cv2.__version__.split(".")[0]) >= 5:
@@ -122,4 +123,5 @@ def test_without_such_a_font_opencv_draws_what_it_can(monkeypatch: pytest.Monkey
         )
         assert choose_labels([LATIN, CHINESE, "cell"]) == ["class 0", "class 1", "cell"]
     finally:
-        labels._render_text.cache_clear()
+        for cached in (labels._render_text, render_label):
+            cached.cache_clear()
