@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+import logging
 import math
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from resnext_det.detection.labels import Color, place_labels, render_label
+from resnext_det.detection.labels import Color, is_drawable, place_labels, render_label
+
+logger = logging.getLogger(__name__)
 
 # Two of Okabe and Ito's colors, which can be told apart without color vision, and a gray.
 _RIGHT: Color = (115, 158, 0)
@@ -50,6 +54,23 @@ class LabeledBoxes:
 def choose_colors(names: Sequence[str]) -> dict[str, Color]:
     """Choose a color for every class name, far from those of its neighbors in the list."""
     return {name: _compute_color(position) for position, name in enumerate(names)}
+
+
+def choose_labels(names: Sequence[str]) -> list[str]:
+    """Choose what pictures call every class: its name, or "class 3" where no font has its letters.
+
+    A warning lists such names.
+    """
+    normal = [unicodedata.normalize("NFC", name) for name in names]
+    lacking = [name for name in normal if not is_drawable(name)]
+    if lacking:
+        logger.warning(
+            "no installed font can draw %d of %d class names, such as %s; pictures have the "
+            "class's number, and the JSON files the name: install a font that has the letters, "
+            "such as Noto Sans CJK for Chinese, Japanese and Korean",
+            *(len(lacking), len(names), ascii(lacking[0])),
+        )
+    return [f"class {i}" if name in lacking else name for i, name in enumerate(normal)]
 
 
 def draw_detections(

@@ -6,7 +6,6 @@ font that has the letters; where there is none, by OpenCV, whose version 5 has C
 
 from __future__ import annotations
 
-import logging
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,8 +16,6 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from resnext_det.evaluation.lettering import find_font
 
-logger = logging.getLogger(__name__)
-
 Color = tuple[int, int, int]
 """Blue, green, red, 0 to 255."""
 
@@ -26,24 +23,8 @@ _OPENCV_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SCORE_LETTERS = "0123456789%"
 
 
-def choose_labels(names: Sequence[str]) -> list[str]:
-    """Choose what pictures call every class: its name, or "class 3" where no font has its letters.
-
-    A warning lists such names.
-    """
-    normal = [unicodedata.normalize("NFC", name) for name in names]
-    lacking = [name for name in normal if not _is_drawable(name)]
-    if lacking:
-        logger.warning(
-            "no installed font can draw %d of %d class names, such as %s; pictures have the "
-            "class's number, and the JSON files the name: install a font that has the letters, "
-            "such as Noto Sans CJK for Chinese, Japanese and Korean",
-            *(len(lacking), len(names), ascii(lacking[0])),
-        )
-    return [f"class {i}" if name in lacking else name for i, name in enumerate(normal)]
-
-
-def _is_drawable(text: str) -> bool:
+def is_drawable(text: str) -> bool:
+    """Tell whether there is a font with the letters of a text, and they are put in order."""
     if not text.isprintable() or (_needs_shaping(text) and not features.check("raqm")):
         return False
     return text.isascii() or _load_font(text, 16) is not None or _has_letters(text)

@@ -23,11 +23,11 @@ from resnext_det.detection.contact_sheet import ContactSheets
 from resnext_det.detection.drawing import (
     LabeledBoxes,
     choose_colors,
+    choose_labels,
     draw_detections,
     draw_truth_beside,
 )
 from resnext_det.detection.inputs import name_pictures
-from resnext_det.detection.labels import choose_labels
 from resnext_det.detection.results import DetectionTable, ImageDetections
 from resnext_det.detection.video import convert_video, is_video
 from resnext_det.files import list_first

@@ -12,7 +12,8 @@ from matplotlib.ft2font import FT2Font
 from PIL import features
 
 from resnext_det.detection import labels
-from resnext_det.detection.labels import choose_labels, place_labels, render_label
+from resnext_det.detection.drawing import choose_labels
+from resnext_det.detection.labels import place_labels, render_label
 from resnext_det.evaluation.lettering import find_font
 
 WHITE = (255, 255, 255)
