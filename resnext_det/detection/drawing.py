@@ -25,6 +25,7 @@ _WRONG: Color = (0, 94, 213)
 _IGNORED: Color = (150, 150, 150)
 _RIGHT_KINDS = ("", "correct", "found")
 _IGNORED_KINDS = ("ignored", "crowd")
+_GAP = 8  # pixels between ground truth and detections
 _SMALLEST_TEXT = 11  # pixels of the font
 _LABELED_PART = 0.25  # of the picture, at most, where letters can be made smaller
 
@@ -119,16 +120,17 @@ def draw_truth_beside(
         truth: the annotated boxes; their kinds are "missed" of objects that were not found.
         found: the detections; their kinds say why one is wrong.
         colors: see ``draw_detections``; without effect where there are kinds.
-        width: of each of the two in pixels, see ``draw_detections``; 8 pixels are between them.
+        width: of both together in pixels, with the 8 between them, see ``draw_detections``.
 
     Raises:
         ValueError: see ``draw_detections``.
     """
+    panel = None if width is None else (width - _GAP) // 2
     sides = []
     for title, shown in (("ground truth", truth), ("detections", found)):
-        picture = _draw(image, shown, colors, width)
+        picture = _draw(image, shown, colors, panel)
         sides.append(np.concatenate([_draw_title(picture, title, shown), picture]))
-    between = np.full((len(sides[0]), 8, 3), 255, np.uint8)
+    between = np.full((len(sides[0]), _GAP, 3), 255, np.uint8)
     return np.concatenate([sides[0], between, sides[1]], 1)
 
 

@@ -213,7 +213,8 @@ class _Annotator:
             picture = self._draw(shown, found, width)
         else:
             truth = self._label_truth(self.annotations[path.resolve()])
-            picture = draw_truth_beside(shown, truth, found, colors=self.colors, width=width)
+            both = 2 * width + 8
+            picture = draw_truth_beside(shown, truth, found, colors=self.colors, width=both)
         _write_picture(target, picture)
         if self.sheets is not None:
             small = self._draw(shown, found, self.sheets.choose_width(shown))
