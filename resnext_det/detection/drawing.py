@@ -27,7 +27,7 @@ _RIGHT_KINDS = ("", "correct", "found")
 _IGNORED_KINDS = ("ignored", "crowd")
 _GAP = 8  # pixels between ground truth and detections
 _SMALLEST_TEXT = 11  # pixels of the font
-_LABELED_PART = 0.25  # of the picture, at most, where letters can be made smaller
+_LABELED_PART = 0.25  # of the picture, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +85,8 @@ def draw_detections(
 ) -> np.ndarray:
     """Draw labeled boxes on a copy of the image; lines and letters fit the picture's size.
 
-    No label hides another: one that finds no place at its box, or whose letters the picture cannot
-    hold, is left out, that of the lowest score first.
+    No label hides another, and together they hide a quarter of the picture at most: what finds no
+    place at its box is left out, that of the lowest score first.
 
     Args:
         image: BGR uint8 (height, width, 3).
@@ -264,6 +264,8 @@ def _draw_labels(
         size = _choose_text_size(boxes, canvas) / math.sqrt(crowded)
         labels = _render_labels(texts, colors, max(_SMALLEST_TEXT, round(size)), width)
         sizes = np.array([label.shape[1::-1] for label in labels]).reshape(-1, 2)
+    areas = sizes.prod(1)[list(order)].cumsum()
+    order = order[: np.searchsorted(areas, _LABELED_PART * height * width, "right")]
     around = boxes + np.array([-1, -1, 1, 1]) * (thickness // 2) + [0, 0, 1, 1]
     places = place_labels(sizes, around, order, (width, height))
     for label, place in zip(labels, places, strict=True):

@@ -235,9 +235,7 @@ class _Annotator:
         labels = [self.labels[index] for index in found.classes.tolist()]
         return LabeledBoxes(found.boxes, labels, found.scores)
 
-    def _draw(
-        self, image: np.ndarray, found: LabeledBoxes, width: int | None = None
-    ) -> np.ndarray:
+    def _draw(self, image: np.ndarray, found: LabeledBoxes, width: int | None = None) -> np.ndarray:
         return draw_detections(
             image, found.boxes, found.labels, found.scores, colors=self.colors, width=width
         )
