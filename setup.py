@@ -43,7 +43,6 @@ class BuildWithFolders(build_py):
 # Lower bounds are those that pass the whole suite: see "make floors".
 EXTRAS = {
     "fast-eval": ["hotcoco>=1.3.0"],
-    "plots": ["matplotlib>=3.9"],
     "imagenet": ["scipy>=1.11"],  # reads ILSVRC2012_devkit_t12.tar.gz
     "hub": ["huggingface-hub>=0.30"],  # downloads MODEL.WEIGHTS hf-hub:OWNER/NAME
     "onnx": ["onnx>=1.17", "onnxscript>=0.2", "onnxruntime>=1.20"],
@@ -79,7 +78,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["resnext_det", "resnext_det.*"]),
-    package_data={"resnext_det": ["py.typed", "weights/shapes/*"]},
+    package_data={"resnext_det": ["py.typed", "weights/shapes/*", "report/templates/*"]},
     cmdclass={"build_py": BuildWithFolders},
     entry_points={"console_scripts": ["resnext-det = resnext_det.command_line:main"]},
     install_requires=[
@@ -98,6 +97,9 @@ setup(
         "Pillow>=10.3",
         "tqdm>=4.66",
         "tabulate>=0.9",
+        "matplotlib>=3.9",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "tensorboard>=2.17",  # every training writes its events
     ],
     extras_require={

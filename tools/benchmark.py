@@ -147,10 +147,11 @@ def benchmark(options: argparse.Namespace) -> Iterator[str]:
     """Yield the tables, and write the files that are asked for."""
 
     from resnext_det.benchmark.comparison import run_case
-    from resnext_det.benchmark.machine import OthersWatch, describe_machine
+    from resnext_det.benchmark.others import OthersWatch
     from resnext_det.benchmark.presentation import LEGEND, format_comparison, format_report
     from resnext_det.files import write_text
     from resnext_det.training.distributed import resolve_device
+    from resnext_det.training.machine import describe_machine
 
     check_files(options)
     on_gpu = options.mode == "gpu-table"
@@ -183,9 +184,8 @@ def check_files(options: argparse.Namespace) -> None:
     """Refuse, before anything is timed, files that could not be written after it.
 
     Raises:
-        ValueError: a path is a folder, its folder is missing, or matplotlib is not installed.
+        ValueError: a path is a folder, or its folder is missing.
     """
-    import importlib.util
 
     for flag in ("json", "png"):
         path = getattr(options, flag)
@@ -195,11 +195,6 @@ def check_files(options: argparse.Namespace) -> None:
             raise ValueError(f"--{flag} {path} is a folder; write the name of a file")
         if not path.absolute().parent.is_dir():
             raise ValueError(f"--{flag} {path}: there is no folder {path.parent}; make it first")
-    if options.png is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
-            f"--png {options.png} needs matplotlib, which is not installed; write pip install "
-            "'resnext-det[plots]'"
-        )
 
 
 def list_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext_det.benchmark.comparison import Comparison
-from resnext_det.benchmark.machine import Machine
 from resnext_det.benchmark.presentation import compute_numbers, format_milliseconds
 from resnext_det.benchmark.timing import Timing
 from resnext_det.evaluation.lettering import draw_figure
+from resnext_det.training.machine import Machine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def draw_chart(path: str | Path, machine: Machine, comparisons: Sequence[Compari
         path: its suffix chooses the format, as ".png".
 
     Raises:
-        ValueError: the format is unknown, matplotlib is not installed, or there is nothing to draw.
+        ValueError: the format is unknown, or there is nothing to draw.
     """
     panels = [
         (comparison, network)

@@ -9,9 +9,9 @@ from typing import Any
 from tabulate import tabulate
 
 from resnext_det.benchmark.comparison import Comparison
-from resnext_det.benchmark.machine import Machine
 from resnext_det.benchmark.timing import Timing, compute_ratio
 from resnext_det.files import format_json
+from resnext_det.training.machine import Machine
 
 LEGEND = """\
 Milliseconds: the median of the turns, and the fastest and slowest. Speed-up: how many times faster

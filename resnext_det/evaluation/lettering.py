@@ -34,15 +34,10 @@ def draw_figure(
         the figure, which is saved at the end of the context, and what prepares a text.
 
     Raises:
-        ValueError: the format is unknown, or matplotlib is not installed.
+        ValueError: the format is unknown.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "drawing needs matplotlib, which is not installed; "
-            "write pip install 'resnext-det[plots]'"
-        ) from error
+    from matplotlib.figure import Figure
+
     with set_fonts(texts) as prepare:
         figure = Figure(figsize=size, layout="constrained")
         yield figure, prepare

@@ -184,7 +184,7 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
         path: its suffix chooses the format, as ".png".
 
     Raises:
-        ValueError: the format is unknown, or matplotlib is not installed.
+        ValueError: the format is unknown.
     """
     with_paper = comparison.test_set in MINIVAL
     points = [

@@ -32,7 +32,7 @@ def plot_precision_recall(metrics: CocoMetrics, path: str | Path, *, title: str 
         path: its suffix chooses the format, as ".png".
 
     Raises:
-        ValueError: the format is unknown, or matplotlib is not installed.
+        ValueError: the format is unknown.
     """
     with draw_figure(path, (13, 4.6), [title, *metrics.class_names]) as (figure, prepare):
         left, right = figure.subplots(1, 2, sharey=True)

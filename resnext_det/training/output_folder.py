@@ -27,7 +27,7 @@ from resnext_det.weights.containers import read_container
 logger = logging.getLogger(__name__)
 
 _CHECKPOINTS = ("model_final.pth", "model_best.pth", f"model_{'[0-9]' * 7}.pth")
-_METRICS = ("metrics.json", "metrics.previous.json", "events.out.tfevents.*")
+_METRICS = ("metrics.json", "metrics.previous.json", "events.out.tfevents.*", "report.html")
 _TESTS = (
     *("inference/metrics.json", "inference/*/metrics.json", "inference/proposals_*.pkl"),
     *("inference/coco_instances_results.json", "inference/*/coco_instances_results.json"),

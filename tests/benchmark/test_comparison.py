@@ -15,7 +15,7 @@ from resnext_det.benchmark import comparison as module
 from resnext_det.benchmark.cases import hold_precision, measure_difference
 from resnext_det.benchmark.chart import draw_chart
 from resnext_det.benchmark.comparison import run_case
-from resnext_det.benchmark.machine import Machine, OthersWatch, describe_machine
+from resnext_det.benchmark.others import OthersWatch
 from resnext_det.benchmark.presentation import (
     compute_numbers,
     format_comparison,
@@ -23,6 +23,7 @@ from resnext_det.benchmark.presentation import (
     format_timings,
 )
 from resnext_det.benchmark.timing import Timing
+from resnext_det.training.machine import Machine, describe_machine
 from tests.benchmark.helpers import FakeCase, FakeClock
 
 MACHINE = Machine("a processor", 2.0, 1, "AVX2", {"Python": "3.11", "torch": "2.6"})
@@ -148,12 +149,12 @@ def test_tf32_is_on_for_itself_alone() -> None:
 
 def test_others_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 7 seconds that processors were busy, this process had 1; 4 have passed."""
-    from resnext_det.benchmark import machine
+    from resnext_det.benchmark import others
 
     now, own, stat = [100.0], [10.0], tmp_path / "stat"
-    ticks = machine.os.sysconf("SC_CLK_TCK")
-    monkeypatch.setattr(machine.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(machine, "_read_own", lambda: own[0])
+    ticks = others.os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(others.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(others, "_read_own", lambda: own[0])
 
     def write(busy: int) -> None:
         stat.write_text(f"cpu  {busy * ticks} 0 0 999 999 0 0 0 0 0\ncpu0 1 2\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -627,14 +626,6 @@ def test_the_figures_are_drawn(quartet: Comparison, tmp_path: Path, figures: lis
         "table 8 of the paper",
         "measured, joint training",
     }
-
-
-def test_without_matplotlib_it_is_said_what_to_install(
-    quartet: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ValueError, match=r"write pip install 'resnext-det\[plots\]'"):
-        plot_comparison(quartet, tmp_path / "table8.png")
 
 
 def test_elsewhere_the_papers_figures_are_not_drawn(

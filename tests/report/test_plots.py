@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +71,6 @@ def test_categories_without_objects_are_counted(tmp_path: Path, figures: list[Fi
     plot_precision_recall(evaluate_coco(annotations, results), tmp_path / "curves.png")
     title = figures[0].axes[1].get_title()
     assert title == "4 categories at IoU 0.50 (2 without objects left out)"
-
-
-def test_without_matplotlib_it_is_said_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ValueError, match=r"write pip install 'resnext-det\[plots\]'"):
-        plot_precision_recall(evaluate_coco(*random_set(0)), tmp_path / "curves.png")
 
 
 def test_many_categories_and_none_at_all_can_be_drawn(
