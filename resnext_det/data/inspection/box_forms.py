@@ -71,6 +71,7 @@ class BoxTable:
         owners: (N,) int, index of the record.
         classes: (N,) int.
         crowds: (N,) bool.
+        whole: (N,) bool, whether the file gives the box by four integers.
     """
 
     boxes: np.ndarray
@@ -78,6 +79,7 @@ class BoxTable:
     owners: np.ndarray
     classes: np.ndarray
     crowds: np.ndarray
+    whole: np.ndarray
 
 
 def collect_boxes(records: Records) -> BoxTable:
@@ -92,6 +94,7 @@ def collect_boxes(records: Records) -> BoxTable:
         owners,
         records.categories[rows],
         records.crowds[rows],
+        records.whole[rows],
     )
 
 
