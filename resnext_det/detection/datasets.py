@@ -9,6 +9,7 @@ from datetime import timedelta
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.rules import get_value
+from resnext_det.data.anchor_fit import AnchorGrid
 from resnext_det.data.coco import (
     CocoDataset,
     check_same_categories,
@@ -20,7 +21,8 @@ from resnext_det.data.inspection.datasets import inspect_datasets
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
 from resnext_det.data.records import join_records
-from resnext_det.data.transforms import DetectionMapper
+from resnext_det.data.statistics import ModelView, SetStatistics, summarize_boxes
+from resnext_det.data.transforms import DetectionMapper, ResizeShortestEdge
 from resnext_det.data.workers import Loader
 from resnext_det.detection.advice import find_mistakes
 from resnext_det.files import escape_controls, list_first
@@ -162,22 +164,13 @@ def look_at_data(
 
 def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loader:
     """Build the training batches of this process, from iteration ``start`` on."""
-    loader, image = cfg.DATALOADER, cfg.INPUT
+    loader = cfg.DATALOADER
     records = join_records([dataset.records for dataset in train_sets])
-    given = cfg.MODEL.LOAD_PROPOSALS
     for mistake in find_mistakes(cfg, len(records)):
         logger.warning(mistake)
     return build_train_loader(
         filter_empty(records) if loader.FILTER_EMPTY_ANNOTATIONS else records,
-        mapper=DetectionMapper(
-            True,
-            min_sizes=image.MIN_SIZE_TRAIN,
-            max_size=image.MAX_SIZE_TRAIN,
-            sampling=image.MIN_SIZE_TRAIN_SAMPLING,
-            flip=image.RANDOM_FLIP,
-            image_format=image.FORMAT,
-            proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if given else None,
-        ),
+        mapper=train_mapper(cfg),
         batch_size=distributed.divide_batch(cfg.SOLVER.IMS_PER_BATCH, distributed.get_world_size()),
         seed=cfg.SEED,
         num_workers=loader.NUM_WORKERS,
@@ -191,6 +184,20 @@ def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int)
     )
 
 
+def train_mapper(cfg: CfgNode) -> DetectionMapper:
+    """Build the mapper from a record to the sample that is trained on."""
+    image, given = cfg.INPUT, cfg.MODEL.LOAD_PROPOSALS
+    return DetectionMapper(
+        True,
+        min_sizes=image.MIN_SIZE_TRAIN,
+        max_size=image.MAX_SIZE_TRAIN,
+        sampling=image.MIN_SIZE_TRAIN_SAMPLING,
+        flip=image.RANDOM_FLIP,
+        image_format=image.FORMAT,
+        proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if given else None,
+    )
+
+
 def test_mapper(cfg: CfgNode) -> DetectionMapper:
     """Build the mapper from a record to the sample that is evaluated."""
     given = cfg.MODEL.LOAD_PROPOSALS
@@ -201,3 +208,34 @@ def test_mapper(cfg: CfgNode) -> DetectionMapper:
         image_format=cfg.INPUT.FORMAT,
         proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST if given else None,
     )
+
+
+def describe_view(cfg: CfgNode) -> ModelView:
+    """Describe how the detector of a configuration sees images in tests: their size, its anchors.
+
+    There are no anchors where proposals come from a file.
+    """
+    resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
+    model, anchors = cfg.MODEL, cfg.MODEL.ANCHOR_GENERATOR
+    if model.LOAD_PROPOSALS or anchors.NAME != "DefaultAnchorGenerator":
+        return ModelView(resize)
+    names = model.RPN.IN_FEATURES
+    if model.META_ARCHITECTURE == "RetinaNet":
+        names = model.RETINANET.IN_FEATURES
+    # res4 and p4 have a stride of 16, res5 of 32, unless it is dilated.
+    strides = [4 if name == "stem" else 2 ** int(name[-1]) for name in names]
+    if model.RESNETS.RES5_DILATION == 2:
+        strides = [16 if name == "res5" else stride for name, stride in zip(names, strides)]
+    grid = AnchorGrid(
+        sizes=anchors.SIZES,
+        aspect_ratios=anchors.ASPECT_RATIOS,
+        strides=tuple(strides),
+        offset=anchors.OFFSET,
+        padding=32 if names[0].startswith("p") else 1,
+    )
+    return ModelView(resize, grid)
+
+
+def summarize_set(cfg: CfgNode, dataset: CocoDataset) -> SetStatistics:
+    """Summarize the boxes of a dataset as the detector of a configuration sees them in tests."""
+    return summarize_boxes(dataset.records, dataset.class_names, describe_view(cfg))

@@ -39,10 +39,21 @@ def inspect_datasets(
     Raises:
         ValueError, FileNotFoundError: see ``inspect_dataset``.
     """
-    every = [*train_sets, *test_sets]
-    distinct = {(data.annotations_file, data.image_dir): data for data in reversed(every)}
-    for dataset in reversed(distinct.values()):
+    for dataset in list_distinct([*train_sets, *test_sets]):
         inspect_dataset(dataset, everything=everything)
+    warn_of_differences(train_sets, test_sets)
+
+
+def list_distinct(datasets: Sequence[CocoDataset]) -> list[CocoDataset]:
+    """List datasets, those of the same files once."""
+    distinct = {(data.annotations_file, data.image_dir): data for data in reversed(datasets)}
+    return list(reversed(distinct.values()))
+
+
+def warn_of_differences(
+    train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset]
+) -> None:
+    """Warn of classes without a box in training or in testing, and of images that are in both."""
     _warn_of_empty_classes(train_sets, test_sets)
     _warn_of_shared_images(train_sets, test_sets)
 
