@@ -38,7 +38,7 @@ class ModelView:
             return sizes
         side = self.resize.min_sizes[-1]
         different, which = np.unique(sizes, axis=0, return_inverse=True)
-        resized = [self.resize.compute_size(*pair, side) for pair in different.tolist()]
+        resized = [self.resize.compute_size(h, w, side) for h, w in different.tolist()]
         return np.array(resized, np.int64)[which.reshape(-1)]
 
 
