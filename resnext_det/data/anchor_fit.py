@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,3 +76,49 @@ def fit_anchors(
         better = ious > best
         best[better], choices[better] = ious[better], index
     return best, choices
+
+
+def suggest_anchors(
+    boxes: np.ndarray, image_sizes: np.ndarray, grid: AnchorGrid, *, iou: float = 0.5
+) -> tuple[AnchorGrid, float, float]:
+    """Find anchors of which one overlaps more boxes by ``iou`` or more.
+
+    The sizes are scaled by powers of the square root of 2, from an eighth to 8 times, with the
+    aspect ratios as they are and with those of the boxes' 10th, 50th and 90th percentiles, where
+    there are three. Number of levels and of anchors stay, and so do the network's weights.
+
+    Args:
+        boxes, image_sizes: as ``fit_anchors`` takes them; some thousands are enough.
+
+    Returns:
+        The best anchors of these, the share of boxes that the given ones overlap so, and the share
+        for the best. The given ones are returned where none is better, and nan for no boxes.
+    """
+    if not len(boxes):
+        return grid, float("nan"), float("nan")
+
+    def measure(other: AnchorGrid) -> float:
+        return float((fit_anchors(boxes, image_sizes, other)[0] >= iou).mean())
+
+    present = best_share = measure(grid)
+    best = grid
+    for ratios in (grid.aspect_ratios, _fit_ratios(boxes, grid)):
+        for power in range(-6, 7):
+            sizes = [[round(size * 2 ** (power / 2)) for size in level] for level in grid.sizes]
+            if min(map(min, sizes)) < 4:
+                continue
+            other = replace(grid, sizes=sizes, aspect_ratios=ratios)
+            share = measure(other)
+            if share > best_share:
+                best, best_share = other, share
+    return best, present, best_share
+
+
+def _fit_ratios(boxes: np.ndarray, grid: AnchorGrid) -> Sequence[Sequence[float]]:
+    """Take three aspect ratios from boxes; those of the grid, if it has another number of them."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    sides = sides[sides.min(axis=1) > 0]
+    if any(len(level) != 3 for level in grid.aspect_ratios) or not len(sides):
+        return grid.aspect_ratios
+    found = np.percentile(sides[:, 1] / sides[:, 0], (10, 50, 90))
+    return [[round(float(ratio), 2) or 0.01 for ratio in found]]
