@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(
     path for path in (CONFIGS / "classification").glob("*/*.yaml") if path.parent.name != "base"
 )
-MINIATURE = sorted((CONFIGS / "miniature").glob("[cg]pu/classifier_*.yaml"))
+MINIATURE = sorted((CONFIGS / "miniature").glob("*/classifier_*_*x*.yaml"))
 
 # Parameters, with the classes of the set, of every row of tables 3 to 7 and section 5.1.
 NETS = {
@@ -139,24 +139,26 @@ def test_it_is_the_papers_recipe_of_the_net_of_its_name(path: Path) -> None:
 def test_a_miniatures_detector_is_of_its_classifiers_net(path: Path) -> None:
     cfg = load_classifier_config(path)
     name = path.stem.removeprefix("classifier_")
-    detector = load_config(path.with_name(f"faster_rcnn_{name}.yaml"))
+    detectors = list(path.parent.glob(f"faster_rcnn_{name}*.yaml"))
+    assert len(detectors) == (3 if path.parent.name == "heads" else 1)
     keys = (*ARCHITECTURE_KEYS, "STRIDE_IN_1X1")
-    assert [cfg.MODEL.RESNETS[key] for key in keys] == [detector.MODEL.RESNETS[key] for key in keys]
-    assert cfg.INPUT.FORMAT == detector.INPUT.FORMAT
-    assert list(cfg.MODEL.PIXEL_MEAN) == list(detector.MODEL.PIXEL_MEAN)
-    assert list(cfg.MODEL.PIXEL_STD) == list(detector.MODEL.PIXEL_STD)
+    for detector in map(load_config, detectors):
+        assert [cfg.MODEL.RESNETS[k] for k in keys] == [detector.MODEL.RESNETS[k] for k in keys]
+        assert cfg.INPUT.FORMAT == detector.INPUT.FORMAT
+        assert list(cfg.MODEL.PIXEL_MEAN) == list(detector.MODEL.PIXEL_MEAN)
+        assert list(cfg.MODEL.PIXEL_STD) == list(detector.MODEL.PIXEL_STD)
     resnets = cfg.MODEL.RESNETS
     template = f"{resnets.DEPTH}_{resnets.NUM_GROUPS}x{resnets.WIDTH_PER_GROUP}d"
     assert name == f"{'R' if resnets.NUM_GROUPS == 1 else 'X'}{template}"
 
 
-@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", ["cpu", "heads", "gpu"])
 def test_the_nets_of_a_miniature_are_of_equal_complexity(size: str) -> None:
     nets: dict[int, list[int]] = {}
     for path in MINIATURE:
         if path.parent.name == size:
             architecture = read_architecture(load_classifier_config(path).MODEL.RESNETS)
             nets.setdefault(architecture.depth, []).append(architecture.multiply_adds(64, 64, 6))
-    assert set(nets) == ({26} if size == "cpu" else {50, 101})
+    assert set(nets) == ({50, 101} if size == "gpu" else {26})
     for counts in nets.values():
         assert len(counts) == 2 and max(counts) < 1.05 * min(counts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from resnext_det.architecture import Architecture
@@ -28,6 +28,73 @@ class Estimate:
         return f"{self.mean:{sign}.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
 
 
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """Take the mean of one or more values and their sample standard deviation."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Estimate(statistics.fmean(values), spread)
+
+
+def find_mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Find the 95 % interval of the mean of a normal distribution from independent values.
+
+    Returns:
+        mean ± t * standard error, by Student's t; None for fewer than two values.
+    """
+    if len(values) < 2:
+        return None
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = find_t_quantile(len(values) - 1) * error
+    return mean - half, mean + half
+
+
+def find_difference_interval(
+    first: Sequence[float], second: Sequence[float]
+) -> tuple[float, float]:
+    """Find the 95 % interval of the difference of two means, second - first, of independent values.
+
+    It is Welch's, whose degrees of freedom are rounded down, which widens it a little.
+
+    Args:
+        first, second: two values or more of each.
+    """
+    parts = [statistics.variance(values) / len(values) for values in (first, second)]
+    difference, total = statistics.fmean(second) - statistics.fmean(first), sum(parts)
+    if total == 0:
+        return difference, difference
+    inverse = sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True)
+    )
+    half = find_t_quantile(max(1, math.floor(total**2 / inverse))) * math.sqrt(total)
+    return difference - half, difference + half
+
+
+def find_t_quantile(freedom: int, probability: float = 0.95) -> float:
+    """Find the t within which, on both sides of 0, Student's distribution has a probability.
+
+    Args:
+        freedom: the degrees of freedom, 1 or more.
+    """
+    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(freedom)
+    for _ in range(60):
+        angle = (low + high) / 2
+        if _integrate_t(angle, freedom) < probability:
+            low = angle
+        else:
+            high = angle
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _integrate_t(angle: float, freedom: int) -> float:
+    """Sum the probability within ± tan(angle) * sqrt(freedom) (Abramowitz and Stegun 26.7.3-4)."""
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for power in range(1 + odd, freedom, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * power / (power + 1)
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
+
+
 @dataclass(frozen=True)
 class Row:
     """The runs of one setting, and the paper's figures of it by metric; either may be empty."""
@@ -43,10 +110,7 @@ class Row:
     def estimate(self, metric: str) -> Estimate | None:
         """Take the mean and the sample standard deviation over the runs; None where none has it."""
         values = [run.figures[metric] for run in self.runs if metric in run.figures]
-        if not values:
-            return None
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        return Estimate(statistics.fmean(values), spread)
+        return estimate_mean(values) if values else None
 
     def average_by_seed(self, metric: str) -> dict[int, float]:
         """Take the figure of every known seed, the mean where several runs have it."""

@@ -181,6 +181,9 @@ def test_table_8_in_miniature(
         ("MODEL: {RESNET: {DEPTH: 26}}", (), "MODEL.RESNET"),
         (None, ("--device", "gpu"), "--device is 'gpu', which is no torch device"),
         (None, ("--engine", "portable", "--seeds", 0, -1, 0), "the seeds are [0, -1, 0]"),
+        (None, ("--iterations", 2, 0), "the numbers of iterations are [2, 0]"),
+        (None, ("--parallel", 0), "--parallel 0: write 1 training at a time, or more"),
+        (None, ("--iterations", 2), "--iterations would not move the steps of WarmupMultiStepLR"),
     ],
 )
 def test_a_miniature_tells_what_is_wrong_before_it_trains(
@@ -207,4 +210,12 @@ def test_a_miniature_needs_both_of_every_network(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         list_networks(tmp_path / "nowhere")
     (tmp_path / "faster_rcnn_A.yaml").touch()
-    assert list_networks(tmp_path) == ["A"]
+    assert list_networks(tmp_path) == {"A": ["A"]}
+    for name in ("classifier_B", "faster_rcnn_B_C4", "faster_rcnn_B_FPN"):
+        (tmp_path / f"{name}.yaml").touch()
+    with pytest.raises(ValueError, match="same heads, and they are A: A; B: B_C4, B_FPN"):
+        list_networks(tmp_path)
+    (tmp_path / "faster_rcnn_A.yaml").unlink()
+    for name in ("faster_rcnn_A_C4", "faster_rcnn_A_FPN"):
+        (tmp_path / f"{name}.yaml").touch()
+    assert list_networks(tmp_path) == {"A": ["A_C4", "A_FPN"], "B": ["B_C4", "B_FPN"]}
