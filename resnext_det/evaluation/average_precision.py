@@ -7,40 +7,60 @@ import numpy as np
 RECALLS = np.linspace(0.0, 1.0, 101)
 
 
-def accumulate_within(values: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """Sum up values (E,) from the start of each one's segment; ``segments`` (E,) rise."""
-    sums = np.cumsum(values)
-    if len(sums) == 0:
+class Segments:
+    """Runs of detections that belong together: those of a category, at a threshold.
+
+    Args:
+        numbers: (E,), the segment of every detection, rising; the highest score of each first.
+        count: how many segments there are, S; some may have no detection.
+    """
+
+    def __init__(self, numbers: np.ndarray, count: int) -> None:
+        self.count = count
+        changes = np.flatnonzero(np.diff(numbers)) + 1
+        self.firsts = np.concatenate([[0], changes])[: len(numbers)].astype(np.int64)
+        self.present = numbers[self.firsts]
+        self.lengths = np.diff(self.firsts, append=len(numbers))
+        # The first segment has the highest number, so that a maximum that runs backwards is
+        # overtaken at the end of each.
+        self.apart = 2.0 * (count - numbers)
+
+    def accumulate(self, values: np.ndarray) -> np.ndarray:
+        """Sum up values (E,) from the start of each one's segment."""
+        sums = np.cumsum(values)
+        return sums - np.repeat(sums[self.firsts] - values[self.firsts], self.lengths)
+
+    def add(self, values: np.ndarray) -> np.ndarray:
+        """Add up the values (E,) of every segment, (S,)."""
+        sums = np.zeros(self.count)
+        if len(values):
+            sums[self.present] = np.add.reduceat(values, self.firsts)
         return sums
-    firsts = np.concatenate([[0], np.flatnonzero(np.diff(segments)) + 1])
-    before = sums[firsts] - values[firsts]
-    return sums - np.repeat(before, np.diff(firsts, append=len(sums)))
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Give every detection (E,) the value of its segment, of (S,)."""
+        return np.repeat(values[self.present], self.lengths)
 
 
 def compute_average_precision(
-    segments: np.ndarray, correct: np.ndarray, counted: np.ndarray, objects: np.ndarray
+    segments: Segments, correct: np.ndarray, counted: np.ndarray, objects: np.ndarray
 ) -> np.ndarray:
-    """Compute the AP, 0 to 1, of every segment (a category at a threshold); nan without objects.
+    """Compute the AP, 0 to 1, of every segment; nan without objects.
 
-    Detections may be left out where they are wrong: the curve is defined by the correct ones.
+    Wrong detections may be left out: the curve is defined by the correct ones.
 
     Args:
-        segments: (E,) of the detections, rising, the highest score of a segment first.
         correct: (E,), how many detections of the segment were correct so far.
         counted: (E,), how many counted so far, correct or wrong.
         objects: (S,), how many objects every segment has.
     """
-    number = np.maximum(objects, 1)[segments]
-    recall = correct / number
+    recall = correct / segments.spread(np.maximum(objects, 1))
     reached = (recall * 100 + 1e-6).astype(np.int64)
-    reached += 1 - (RECALLS[reached] > recall)  # recalls that this one reaches, 0 among them
+    reached += RECALLS[reached] <= recall  # how many of the recalls this one reaches
     steps = np.diff(reached, prepend=0)
+    steps[segments.firsts] = reached[segments.firsts]
     precision = correct / (counted + np.spacing(1))
-    if len(segments):
-        firsts = np.concatenate([[0], np.flatnonzero(np.diff(segments)) + 1])
-        steps[firsts] = reached[firsts]
-        # The largest precision from here on; a step of 2 for each segment keeps them apart.
-        apart = 2.0 * (segments[-1] - segments)
-        precision = np.maximum.accumulate((precision + apart)[::-1])[::-1] - apart
-    areas = np.bincount(segments, weights=precision * steps, minlength=len(objects))
+    # The largest precision from here to the end of the segment.
+    best = np.maximum.accumulate((precision + segments.apart)[::-1])[::-1] - segments.apart
+    areas = segments.add(best * steps)
     return np.where(objects > 0, areas / len(RECALLS), np.nan)

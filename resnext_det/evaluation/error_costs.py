@@ -1,10 +1,12 @@
 """What every kind of error costs in AP50, as TIDE computes it.
 
 TIDE: A General Toolbox for Identifying Object Detection Errors, Bolya et al., ECCV 2020. Of its
-package, tidecv, this differs where COCO's matching does: at most ``max_detections`` of an image and
-category count (there of an image), and an IoU of exactly .5 is enough. hotcoco's ``tide_errors``
-has other costs: it makes every detection with an error of classification or localization a correct
-one, several at one object included.
+package, tidecv, this differs where COCO's rules do: at most ``max_detections`` of an image and
+category count (there of an image), an IoU of exactly .5 is enough, detections on crowds are no
+errors, categories without an object have no AP; and where all objects of a category are missed,
+mending that gives it AP 100 (there 0). hotcoco's ``tide_errors`` has other costs: it takes every
+detection with an error of classification or localization for correct then, several at one object
+included.
 """
 
 from __future__ import annotations
@@ -13,10 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnext_det.evaluation.average_precision import (
-    accumulate_within,
-    compute_average_precision,
-)
+from resnext_det.evaluation.average_precision import Segments, compute_average_precision
 from resnext_det.evaluation.findings import ERROR_KINDS
 from resnext_det.evaluation.matching import LEAST_IOU, THRESHOLDS, Matches
 
@@ -154,7 +153,7 @@ def _compute_ap50(
     """Compute the AP of every category, in percent, of the detections (N,) that count."""
     order = np.lexsort((-scores, categories))
     order = order[counting[order]]
-    segments = categories[order]
-    hits = accumulate_within(correct[order].astype(np.int64), segments)
-    counted = accumulate_within(np.ones(len(order), np.int64), segments)
+    segments = Segments(categories[order], len(objects))
+    hits = segments.accumulate(correct[order].astype(np.int64))
+    counted = segments.accumulate(np.ones(len(order), np.int64))
     return 100 * compute_average_precision(segments, hits, counted, objects)

@@ -10,10 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnext_det.evaluation.average_precision import (
-    accumulate_within,
-    compute_average_precision,
-)
+from resnext_det.evaluation.average_precision import Segments, compute_average_precision
 from resnext_det.evaluation.coco import choose_limits
 from resnext_det.evaluation.matching import Matches
 
@@ -57,7 +54,8 @@ class WeightedNumbers:
         within = inside[area_of, 0, candidate].astype(np.int64)
         self._beyond = self._correct - within  # not counted by size: 1, counted in vain: -1
         category = found.categories[detection]
-        self._segments = (area_of * thresholds + threshold_of) * self.num_classes + category
+        numbers = (area_of * thresholds + threshold_of) * self.num_classes + category
+        self._segments = Segments(numbers, areas * thresholds * self.num_classes)
         # Where each stands among the counted ones, and where its area and category begin.
         keys = area * len(found.scores) + these
         self._places = np.searchsorted(keys, area_of * len(found.scores) + detection, "right")
@@ -83,14 +81,16 @@ class WeightedNumbers:
         hits = weight * self._correct
         counted = np.concatenate([[0], np.cumsum(weights[self._counted_images])])
         so_far = counted[self._places] - counted[self._begins]
-        so_far += accumulate_within(weight * self._beyond, self._segments)
-        correct = accumulate_within(hits, self._segments)
+        so_far += self._segments.accumulate(weight * self._beyond)
+        correct = self._segments.accumulate(hits)
         ap = compute_average_precision(self._segments, correct, so_far, of_segment.ravel())
         ap = ap.reshape(self._shape)
 
         def average_recall(values: np.ndarray) -> np.ndarray:
-            found = np.bincount(self._segments, weights=values, minlength=ap.size)
-            return _divide(found.reshape(self._shape), of_segment)
+            found = self._segments.add(values).reshape(self._shape)
+            return np.divide(
+                found, of_segment, out=np.full_like(found, np.nan), where=of_segment > 0
+            )
 
         few = [average_recall(weight * these)[0] for these in self._few]
         recall = average_recall(hits)
@@ -124,10 +124,6 @@ def find_interval(values: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(defined, (2.5, 97.5))
     return float(low), float(high)
-
-
-def _divide(found: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    return np.divide(found, objects, out=np.full(found.shape, np.nan), where=objects > 0)
 
 
 def _average(values: np.ndarray) -> float:
