@@ -42,7 +42,7 @@ DETECTION_FLOORS = (
     (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
         *("advice", "backends", "best", "memory", "own_data", "pictures"),
-        *("labels", "contact_sheet"),
+        *("labels", "contact_sheet", "ground_truth"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--show-truth",
         action="store_true",
-        help="draw the annotations of the set of --register-coco beside the detections",
+        help="draw the annotations of --register-coco beside the detections, and what is wrong",
     )
     parser.add_argument(
         "--contact-sheet",

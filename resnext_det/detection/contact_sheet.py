@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from resnext_det.detection.labels import render_label
+from resnext_det.detection.labels import Color, render_label
 
 _COLUMNS, _ROWS = 6, 8
-_WIDTH, _HEIGHT, _CAPTION, _GAP = 300, 240, 24, 8  # of a cell, in pixels
-_TEXT_SIZE = 13
+_WIDTH, _HEIGHT, _CAPTION, _GAP = 300, 240, 42, 8  # of a cell, in pixels
+_TEXT_SIZE, _BETWEEN = 13, 4
 _PAPER = (255, 255, 255)
 
 
@@ -47,13 +47,29 @@ class ContactSheets:
         height, width = image.shape[:2]
         return max(1, round(width * min(_WIDTH / width, _HEIGHT / height)))
 
-    def add(self, picture: np.ndarray, caption: str) -> None:
-        """Add a picture of the width that ``choose_width`` gives; one too tall is cut off."""
+    def add(
+        self, picture: np.ndarray, caption: str, counts: Sequence[tuple[str, Color]] = ()
+    ) -> None:
+        """Add a picture.
+
+        Args:
+            picture: of the width that ``choose_width`` gives; one too tall is cut off.
+            caption: such as the name of its file.
+            counts: what is found, such as "12 cell", each with the color of its boxes; they stand
+                below as far as they fit.
+        """
         picture = picture[:_HEIGHT]
         cell = np.full((_HEIGHT + _CAPTION, _WIDTH, 3), _PAPER, np.uint8)
         _paste(cell, picture, (_WIDTH - picture.shape[1]) // 2, (_HEIGHT - len(picture)) // 2)
         text = render_label(caption, "", _TEXT_SIZE, _PAPER, _WIDTH)
         _paste(cell, text, (_WIDTH - text.shape[1]) // 2, _HEIGHT + 2)
+        chips = [render_label(count, "", _TEXT_SIZE, color, _WIDTH) for count, color in counts]
+        left = max(0, _WIDTH - sum(chip.shape[1] + _BETWEEN for chip in chips)) // 2
+        for chip in chips:
+            if left + chip.shape[1] > _WIDTH:
+                break
+            _paste(cell, chip, left, _HEIGHT + 22)
+            left += chip.shape[1] + _BETWEEN
         self._cells.append(cell)
         if len(self._cells) == _COLUMNS * _ROWS:
             self._finish_sheet()

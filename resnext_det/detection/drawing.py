@@ -82,6 +82,7 @@ def draw_detections(
     *,
     colors: Mapping[str, Color] | None = None,
     width: int | None = None,
+    show_labels: bool = True,
 ) -> np.ndarray:
     """Draw labeled boxes on a copy of the image; lines and letters fit the picture's size.
 
@@ -95,11 +96,12 @@ def draw_detections(
             color that follows from its name, the same in every image.
         width: of the picture in pixels, for thumbnails, and to enlarge tiny images: the image is
             resized before anything is drawn on it. By default the picture has the image's size.
+        show_labels: False leaves the colors to tell the classes.
 
     Raises:
         ValueError: the image is not BGR uint8, or the numbers of boxes, labels and scores differ.
     """
-    return _draw(image, LabeledBoxes(boxes, labels, scores), colors, width)
+    return _draw(image, LabeledBoxes(boxes, labels, scores), colors, width, show_labels)
 
 
 def draw_truth_beside(
@@ -135,7 +137,11 @@ def draw_truth_beside(
 
 
 def _draw(
-    image: np.ndarray, shown: LabeledBoxes, colors: Mapping[str, Color] | None, width: int | None
+    image: np.ndarray,
+    shown: LabeledBoxes,
+    colors: Mapping[str, Color] | None,
+    width: int | None,
+    show_labels: bool = True,
 ) -> np.ndarray:
     corners = np.asarray(shown.boxes, np.float64).reshape(-1, 4)
     scores = None if shown.scores is None else np.asarray(shown.scores, np.float64).reshape(-1)
@@ -149,7 +155,8 @@ def _draw(
     wrong = [kind not in _RIGHT_KINDS for kind in shown.kinds or [""] * len(boxes)]
     for index in reversed(order):
         _draw_box(canvas, boxes[index].tolist(), chosen[index], thickness, wrong[index])
-    _draw_labels(canvas, boxes, _list_texts(shown, scores), order, chosen, thickness)
+    if show_labels:
+        _draw_labels(canvas, boxes, _list_texts(shown, scores), order, chosen, thickness)
     return canvas
 
 

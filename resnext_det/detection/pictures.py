@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,12 +22,12 @@ from resnext_det.data.coco import CocoDataset, map_classes
 from resnext_det.data.pixels import AnyImage, count_frames, to_pixels
 from resnext_det.detection.contact_sheet import ContactSheets
 from resnext_det.detection.drawing import (
-    LabeledBoxes,
     choose_colors,
     choose_labels,
     draw_detections,
     draw_truth_beside,
 )
+from resnext_det.detection.ground_truth import mark_boxes
 from resnext_det.detection.inputs import name_pictures
 from resnext_det.detection.results import DetectionTable, ImageDetections
 from resnext_det.detection.video import convert_video, is_video
@@ -86,7 +87,8 @@ def detect_on_files(
             ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
         dataset: a dataset that has all the images: the JSON files have its ids, so
             that ``evaluate_coco`` compares them with its annotations.
-        show_truth: draw the dataset's annotations beside the detections.
+        show_truth: draw the dataset's annotations beside the detections, and what is wrong and
+            missed at IoU .5 by kinds, see ``ImageFindings``.
         contact_sheet: write ``contact_sheet_1.jpg`` ... too, with small pictures of all images.
 
     Returns:
@@ -210,40 +212,37 @@ class _Annotator:
         found = self._detect(image, path)
         width = shown.shape[1] * max(1, math.ceil(_LEGIBLE / max(shown.shape[:2])))
         if self.annotations is None:
-            picture = self._draw(shown, found, width)
+            picture = self._draw(found, shown, width=width)
         else:
-            truth = self._label_truth(self.annotations[path.resolve()])
-            both = 2 * width + 8
-            picture = draw_truth_beside(shown, truth, found, colors=self.colors, width=both)
+            marked = mark_boxes(self.annotations[path.resolve()], found, self.labels)
+            picture = draw_truth_beside(shown, *marked, width=2 * width + 8)
         _write_picture(target, picture)
         if self.sheets is not None:
-            small = self._draw(shown, found, self.sheets.choose_width(shown))
-            self.sheets.add(small, f"{path.name}: {len(found.labels)}")
+            width = self.sheets.choose_width(shown)
+            small = self._draw(found, shown, width=width, show_labels=False)
+            counts = Counter(self.labels[index] for index in found.classes.tolist())
+            told = [(f"{n} {label}", self.colors[label]) for label, n in counts.most_common()]
+            self.sheets.add(small, path.name, told)
 
     def make_video(self, path: Path, target: Path) -> None:
         """Write the video of a video file or camera."""
 
         def convert(frame: np.ndarray, number: int) -> np.ndarray:
             image = Image.fromarray(frame[:, :, ::-1])
-            return self._draw(frame, self._detect(image, path, number))
+            return self._draw(self._detect(image, path, number), frame)
 
         convert_video(path, target, convert)
 
-    def _detect(self, image: AnyImage, path: Path, frame: int | None = None) -> LabeledBoxes:
+    def _detect(self, image: AnyImage, path: Path, frame: int | None = None) -> ImageDetections:
         found = self.detector.detect(image).select(self.score)
         self.table.add(found, path, frame)
+        return found
+
+    def _draw(self, found: ImageDetections, image: np.ndarray, **options: Any) -> np.ndarray:
         labels = [self.labels[index] for index in found.classes.tolist()]
-        return LabeledBoxes(found.boxes, labels, found.scores)
-
-    def _draw(self, image: np.ndarray, found: LabeledBoxes, width: int | None = None) -> np.ndarray:
         return draw_detections(
-            image, found.boxes, found.labels, found.scores, colors=self.colors, width=width
+            image, found.boxes, labels, found.scores, colors=self.colors, **options
         )
-
-    def _label_truth(self, annotations: Sequence[Mapping[str, Any]]) -> LabeledBoxes:
-        boxes = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]  # x, y, width, height
-        return LabeledBoxes(boxes, [self.labels[entry["category_id"]] for entry in annotations])
 
 
 def _locate_annotations(dataset: CocoDataset) -> dict[Path, Sequence[Mapping[str, Any]]]:

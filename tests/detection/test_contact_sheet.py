@@ -15,14 +15,19 @@ def test_fifty_images_take_two_sheets() -> None:
         for number in range(50):
             image = np.full((300 + number, 400, 3), number, np.uint8)
             width = each.choose_width(image)
-            each.add(np.full((width * len(image) // 400, width, 3), number, np.uint8), f"{number}")
+            each.add(
+                np.full((width * len(image) // 400, width, 3), number, np.uint8),
+                f"{number}",
+                [("9 cell", (255, 0, 0))],
+            )
     assert list(written) == ["out/contact_sheet_1.jpg", "out/contact_sheet_2.jpg"]
     first, second = written.values()
-    centers = first[128 :: 240 + 24 + 8, 158 :: 300 + 8]
+    centers = first[128 :: 240 + 42 + 8, 158 :: 300 + 8]
     assert centers[:8, :6, 0].ravel().tolist() == list(range(48))
-    assert second.shape == (272 + 8, 2 * 308 + 8, 3)
+    assert second.shape == (290 + 8, 2 * 308 + 8, 3)
     assert second[128, 158, 0] == 48 and second[128, 466, 0] == 49
-    assert (first[248:272, 8:308] < 128).any()  # the caption
+    assert (first[248:270, 8:308] < 128).any()  # the caption
+    assert (first[270:290, 8:308] == (255, 0, 0)).all(-1).sum() > 200
 
 
 def test_extreme_images_fit_and_no_picture_is_overwritten() -> None:
@@ -32,5 +37,6 @@ def test_extreme_images_fit_and_no_picture_is_overwritten() -> None:
         for height, width in ((1, 5000), (5000, 1), (1, 1)):
             chosen = sheets.choose_width(np.zeros((height, width, 3), np.uint8))
             tall = max(1, round(height * chosen / width))
-            sheets.add(np.zeros((tall, chosen, 3), np.uint8), "a name \u00e9" * 20)
+            counts = [("a name \u00e9" * 20, (0, 0, 0)), ("9 cell", (255, 0, 0))] * 9
+            sheets.add(np.zeros((tall, chosen, 3), np.uint8), counts[0][0], counts)
     assert written == [Path("out/contact_sheet__1.jpg")]
