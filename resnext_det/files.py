@@ -247,6 +247,11 @@ def show(value: Any) -> str:
         return f"a {type(value).__name__} that is too long to show"
 
 
+def tell_reason(error: Exception) -> str:
+    """Tell an error of Python in its words, without its advice to programmers on long integers."""
+    return str(error).partition("; use sys.set_int_max_str_digits")[0]
+
+
 def escape_controls(text: str) -> str:
     """Write control characters as backslash sequences, so that no file steers a terminal."""
     if text.isprintable():

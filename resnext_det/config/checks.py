@@ -19,6 +19,7 @@ from resnext_det.config.values import (
     FPN_BACKBONES,
     MOST_CHANNELS,
     SHARED_C4_HEAD,
+    check_cosine,
     check_values,
 )
 from resnext_det.files import show
@@ -50,6 +51,7 @@ def check(cfg: CfgNode) -> None:
     if "ROI_HEADS" in list_parts_in_use(cfg):
         _check_box_deltas(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
         _check_box_head(cfg)
+    check_cosine(cfg.SOLVER)
     _check_layers(cfg)
 
 

@@ -23,6 +23,7 @@ from resnext_det.config.values import (
     MOST_IMAGES,
     MOST_PIXELS,
     MOST_WORKERS,
+    check_cosine,
 )
 
 # The keys that each recipe of augmentation honors; the others must be at their defaults.
@@ -241,6 +242,7 @@ def _check_effect(
 
 
 def _check_schedule(solver: CfgNode) -> None:
+    check_cosine(solver)
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
         raise ValueError(
             f"SOLVER.STEPS = {solver.STEPS}: write epochs in increasing order, each once"

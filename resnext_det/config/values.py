@@ -153,3 +153,17 @@ def check_values(cfg: CfgNode) -> None:
     _RULES.check(cfg, get_cfg())
     for key in sorted(OWN_KEYS.keys() & set(list_keys(cfg))):
         _RULES.check_value(cfg, key, OWN_KEYS[key])
+
+
+def check_cosine(solver: CfgNode) -> None:
+    """Refuse a cosine that does not fall from a positive learning rate to a lower one.
+
+    Raises:
+        ValueError: naming both keys, their values and what to write.
+    """
+    base, end = solver.BASE_LR, solver.BASE_LR_END
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and not (0 <= end <= base and base > 0):
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME = 'WarmupCosineLR' falls from SOLVER.BASE_LR = {base} to "
+            f"SOLVER.BASE_LR_END = {end}; write a BASE_LR above 0, and an end from 0 to it"
+        )

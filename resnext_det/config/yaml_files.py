@@ -14,7 +14,7 @@ from typing import IO, Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnext_det.files import escape_controls, list_first, shipped_folder
+from resnext_det.files import escape_controls, list_first, shipped_folder, tell_reason
 
 # A dump of every key has 12,000 characters. Aliases are counted as what they stand for.
 _MOST_CHARACTERS = 200_000
@@ -33,13 +33,17 @@ def config_file(name: str | Path) -> Path:
             that word.
 
     Raises:
-        ValueError: there is no such file. The text gives names that are nearly the same.
+        ValueError: there is no such file (the text gives names that are nearly the same), or it
+            is a folder or a pipe.
     """
     path, shipped = Path(name), shipped_folder("configs")
     inside = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
     for found in (path, shipped / inside):
         if found.is_file():
             return found
+    if path.exists():
+        kind = "a folder" if path.is_dir() else "no regular file, and is read several times"
+        raise ValueError(f"configuration {path} is {kind}; give the path of a YAML file")
     names = [file.relative_to(shipped).as_posix() for file in sorted(shipped.rglob("*.yaml"))]
     near = [known for known in names if Path(known).name == path.name]
     near += difflib.get_close_matches(inside.as_posix(), names, n=3)
@@ -110,7 +114,7 @@ def parse_yaml(text: str, most: int = _MOST_CHARACTERS) -> Any:
     except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or a long number
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        reason = f"{getattr(error, 'problem', None) or error}{line}"
+        reason = f"{getattr(error, 'problem', None) or tell_reason(error)}{line}"
         raise ValueError(escape_controls(" ".join(reason.split()))) from error
 
 
@@ -187,7 +191,7 @@ def _construct(loader: yaml.SafeLoader, document: yaml.Node) -> None:
     try:
         loader.construct_document(document)
     except ValueError as error:  # of a date that is none, or a number of thousands of digits
-        raise yaml.YAMLError(str(error)) from error
+        raise yaml.YAMLError(tell_reason(error)) from error
 
 
 def _explain_not_plain(filename: str, error: Exception) -> ValueError:

@@ -23,6 +23,28 @@ CalibrationData = tuple[str | Path, str | Path] | None
 _WIDE = (480, 640)  # the shape of most photographs
 
 
+def check_optimization(
+    cfg: CfgNode, backend: str | None, dtype: str | None, calibration_data: CalibrationData = None
+) -> None:
+    """Refuse, before any work, what ``optimize_detector`` cannot do with a detector.
+
+    Raises:
+        ValueError: the model takes proposals from files; "int8" stands without
+            ``calibration_data``, or this without "int8".
+    """
+    if (dtype == "int8") != (calibration_data is not None):
+        raise ValueError(
+            "dtype int8 is calibrated on images like those to come; give --dtype int8 and "
+            "--calibration-data ANNOTATIONS IMAGES together, or neither"
+        )
+    if cfg.MODEL.LOAD_PROPOSALS and (backend is not None or dtype is not None):
+        given = f"backend {backend!r}" if backend is not None else f"dtype {dtype!r}"
+        raise ValueError(
+            f"{given} is for whole detectors, and MODEL.LOAD_PROPOSALS = True takes proposals from "
+            "files; leave the backend and the dtype out"
+        )
+
+
 def optimize_detector(
     cfg: CfgNode,
     model: nn.Module,
@@ -38,21 +60,11 @@ def optimize_detector(
         calibration_data: a COCO file and its image folder, on which "int8" is calibrated.
 
     Raises:
-        ValueError, FileNotFoundError: see ``optimize`` and ``load_coco``; the model takes proposals
-            from files; "int8" stands without ``calibration_data``, or this without "int8".
+        ValueError, FileNotFoundError: see ``check_optimization``, ``optimize`` and ``load_coco``.
     """
-    if (dtype == "int8") != (calibration_data is not None):
-        raise ValueError(
-            "dtype int8 is calibrated on images like those to come; give --dtype int8 and "
-            "--calibration-data ANNOTATIONS IMAGES together, or neither"
-        )
+    check_optimization(cfg, backend, dtype, calibration_data)
     if backend is None and dtype is None:
         return model
-    if cfg.MODEL.LOAD_PROPOSALS:
-        raise ValueError(
-            f"backend {backend!r} is for whole detectors, and MODEL.LOAD_PROPOSALS = True takes "
-            "proposals from files; leave the backend and the dtype out"
-        )
     resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
     size = resize.compute_size(*_WIDE, resize.min_sizes[0] or min(_WIDE))
     generator = torch.Generator().manual_seed(0)

@@ -16,7 +16,7 @@ from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import list_set_keys
 from resnext_det.data.coco import find_dataset, register_coco
 from resnext_det.detection.advice import find_rate_mistake
-from resnext_det.detection.backends import CalibrationData
+from resnext_det.detection.backends import CalibrationData, check_optimization
 from resnext_det.detection.best import check_best
 from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
@@ -203,9 +203,16 @@ class Job(Processes):
             of = "that in the weights' file" if isinstance(source, Mapping) else source
             fitted.told.append(f"No configuration is given; {of} is taken.")
         schedule = self.schedule or ("auto" if own else "config")
+
+        def load(decided: Sequence[str]) -> CfgNode:
+            cfg = load_config(source, [*decided, *overrides])
+            # Before weights are looked for, which may have to be downloaded.
+            check_optimization(cfg, self.backend, self.dtype, self.calibration_data)
+            return cfg
+
         fit_to_data(
             fitted,
-            lambda decided: load_config(source, [*decided, *overrides]),
+            load,
             train_data=self.train_data,
             test_data=self.test_data,
             set_keys=self._list_set_keys(source, overrides, training=training),

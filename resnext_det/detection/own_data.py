@@ -26,7 +26,7 @@ from resnext_det.detection.datasets import list_class_keys
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run
-from resnext_det.training.setup import CONFIG_FILE, check_utf8, read_recorded
+from resnext_det.training.setup import CONFIG_FILE, check_folder_name, read_recorded
 from resnext_det.training.threads import count_processors
 
 Load = Callable[[Sequence[str]], CfgNode]
@@ -83,6 +83,7 @@ def fit_to_data(
     """
     cfg = load(fitted.overrides)
     if train_data or test_data:
+        check_folder_name(cfg.OUTPUT_DIR)
         folder = Path(cfg.OUTPUT_DIR, "data")
         held = bool(find_run(cfg.OUTPUT_DIR)) and not overwrite  # it is refused, and not changed
         name_sets(fitted, folder, train_data, test_data, keep=resume or not training or held)
@@ -144,7 +145,6 @@ def _check_paths(flag: str, data: tuple[str, str]) -> None:
 def _split(
     fitted: Fitted, data: tuple[str, str], folder: Path, *, keep: bool
 ) -> tuple[Path, Path, str]:
-    check_utf8(str(folder))
     annotations = Path(data[0]).expanduser()
     train, test = (folder / f"{annotations.stem}_{part}.json" for part in ("train", "test"))
     if keep and train.is_file() and test.is_file():

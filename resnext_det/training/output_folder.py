@@ -21,7 +21,7 @@ from resnext_det.config.values import unify_names
 from resnext_det.files import escape_controls, list_first, write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
-from resnext_det.training.setup import find_recorded
+from resnext_det.training.setup import CONFIG_FILE, check_folder_name, find_recorded
 from resnext_det.weights.containers import read_container
 
 logger = logging.getLogger(__name__)
@@ -66,11 +66,12 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
 
     Raises:
         ValueError: the folder holds a run and neither is asked for, or both are; there is nothing
-            to go on with; ``MODEL.WEIGHTS`` or proposals would be removed.
+            to go on with; ``MODEL.WEIGHTS`` or proposals would be removed; the folder has
+            no proper name, or another one where a file of a run belongs.
     """
     folder = cfg.OUTPUT_DIR
-    if "\0" in folder:
-        raise ValueError(f"OUTPUT_DIR = {folder!r} holds a null character; write another folder")
+    check_folder_name(folder)
+    _check_files(Path(folder))
     if resume and overwrite:
         raise ValueError(
             "--resume goes on with the run in OUTPUT_DIR and --overwrite removes it; write one"
@@ -103,6 +104,16 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
             "start from weights set MODEL.WEIGHTS, leave --resume out, and choose another "
             "OUTPUT_DIR"
         )
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder in the place of a file that a training would write only later."""
+    for name in (LAST_CHECKPOINT, *_CHECKPOINTS[:2], "metrics.json", CONFIG_FILE, "log.txt"):
+        if (folder / name).is_dir():
+            raise ValueError(
+                f"{folder / name} is a folder, and a training writes a file of that name; move it "
+                "away, or choose another OUTPUT_DIR"
+            )
 
 
 def check_settings(cfg: CfgNode, *, anyway: bool = False) -> list[str]:

@@ -146,8 +146,16 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def check_utf8(path: str) -> None:
-    """Raise ValueError where the name of an output folder is not UTF-8, as TensorBoard needs."""
+def check_folder_name(path: str) -> None:
+    """Refuse an output folder whose name is empty, or which TensorBoard cannot write to.
+
+    Raises:
+        ValueError: it is empty, or is not UTF-8, or holds a null character.
+    """
+    if not path.strip():
+        raise ValueError(f"OUTPUT_DIR = {path!r} is no folder; write one, or . for this one")
+    if "\0" in path:
+        raise ValueError(f"OUTPUT_DIR = {path!r} holds a null character; write another folder")
     if path.encode(errors="replace").decode() != path:
         raise ValueError(
             f"OUTPUT_DIR = {path!r} holds bytes that are no UTF-8; write another folder"
@@ -158,10 +166,10 @@ def set_up(cfg: CfgNode) -> torch.device:
     """Choose the device, make the output folder, and write the log there.
 
     Raises:
-        ValueError: there is no such device; the output folder cannot be written to, or its name is
-            not UTF-8, which TensorBoard needs.
+        ValueError: there is no such device; the output folder cannot be written to, or has no
+            proper name.
     """
-    check_utf8(cfg.OUTPUT_DIR)
+    check_folder_name(cfg.OUTPUT_DIR)
     device = distributed.resolve_device(cfg.MODEL.DEVICE)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # whose random numbers checkpoints hold

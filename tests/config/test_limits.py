@@ -13,6 +13,7 @@ from resnext_det.config import load_config
 from resnext_det.config.classification import load_classifier_config
 
 _FPN = "modern/faster_rcnn_X50_32x4d_FPN_1x.yaml"
+_CLASSIFIER = "classification/finetune/X50_32x4d.yaml"
 
 
 def _alias(form: str, levels: str = "bcdefghi") -> str:
@@ -58,6 +59,7 @@ def test_a_file(name: str, tmp_path: Path) -> None:
         load_config(path)
     told = str(caught.value)
     assert reason.format(folder=tmp_path) in told
+    assert "sys." not in told
     assert len(told) < 1000
 
 
@@ -92,7 +94,24 @@ def test_an_override(key: str, value: Any, reason: str) -> None:
 def test_a_classifier_of_a_layer_that_is_too_large() -> None:
     overrides = ["MODEL.NUM_CLASSES", 10**6]
     with pytest.raises(ValueError, match=r"would make a layer of 2,048,000,000 weights"):
-        load_classifier_config("classification/finetune/X50_32x4d.yaml", overrides)
+        load_classifier_config(_CLASSIFIER, overrides)
+
+
+@pytest.mark.parametrize("base", [0.0, 0.001])
+def test_a_cosine_that_does_not_fall(base: float) -> None:
+    overrides = ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR", base]
+    end = ["SOLVER.BASE_LR_END", 0.1 * base + (base > 0)]
+    for load, path in ((load_config, _FPN), (load_classifier_config, _CLASSIFIER)):
+        with pytest.raises(ValueError, match=rf"falls from SOLVER.BASE_LR = {base} to .* above 0"):
+            load(path, [*overrides, *end])
+
+
+def test_a_pipe_and_a_folder_are_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe is no regular file, and is read several times"):
+        load_config(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"is a folder; give the path of a YAML file"):
+        load_config(tmp_path)
 
 
 def test_an_infinite_norm_of_gradients_has_a_meaning() -> None:

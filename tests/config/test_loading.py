@@ -249,7 +249,7 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
     assert "none.yaml does not exist; give the path of a YAML file" in get_error(
         tmp_path / "none.yaml"
     )
-    assert "does not exist" in get_error(tmp_path)
+    assert f"{tmp_path} is a folder; give the path of a YAML file" in get_error(tmp_path)
     (tmp_path / "weights.yaml").write_bytes(b"\x80\x02\xff\xfe")
     assert "weights.yaml is no text" in get_error(tmp_path / "weights.yaml")
 

@@ -160,3 +160,15 @@ def test_registered_sets_that_nothing_names(
     assert not (tmp_path / "out").exists()
     named = replace(job, datasets=(*datasets, *others), overrides=("DATASETS.TEST", "()"))
     assert named.configuration().DATASETS.TRAIN == ("tiny_train",)
+
+
+@pytest.mark.parametrize(("given", "told"), [("backend", "folded"), ("dtype", "bfloat16")])
+def test_a_backend_for_given_proposals_is_refused_first(
+    tmp_path: Path, given: str, told: str
+) -> None:
+    """Before proposals, images and weights are looked for."""
+    job = Job("two_step/fast_rcnn_R50_1x64d.yaml", tmp_path, ("MODEL.DEVICE", "cpu"), "portable")
+    job = replace(job, **{given: told})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"{given} '{told}' is for whole detectors, and MODEL\.L"):
+        evaluate(job)
+    assert not any(tmp_path.iterdir())

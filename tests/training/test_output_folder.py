@@ -46,7 +46,9 @@ def write(folder: Path, *names: str) -> None:
         (folder / name).write_text("x\n")
 
 
-def check(folder: Path, weights: str = "", proposals: tuple[str, ...] = (), **how: Any) -> None:
+def check(
+    folder: Path | str, weights: str = "", proposals: tuple[str, ...] = (), **how: Any
+) -> None:
     node = {
         "OUTPUT_DIR": str(folder),
         "MODEL": {"WEIGHTS": weights},
@@ -55,9 +57,21 @@ def check(folder: Path, weights: str = "", proposals: tuple[str, ...] = (), **ho
     check_output_dir(CfgNode(node), **{"resume": False, "overwrite": False, **how})
 
 
-def test_a_name_that_no_folder_has() -> None:
-    with pytest.raises(ValueError, match=r"OUTPUT_DIR = 'a\\x00' holds a null character"):
-        check(Path("a\0"))
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("", "is no folder; write one"), ("a\0", "null character"), ("\udcff", "no UTF-8")],
+)
+def test_a_name_that_no_folder_has(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"OUTPUT_DIR = .* {words}"):
+        check(name)
+
+
+@pytest.mark.parametrize("name", ["last_checkpoint", "model_final.pth", "config.yaml"])
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=rf"{name} is a folder, and a training writes a file"):
+            check(tmp_path, **how)
 
 
 def list_files(folder: Path) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnext_det.config import get_cfg
-from resnext_det.training.setup import log_too, set_up, setup_logging
+from resnext_det.training.setup import log_too, read_recorded, set_up, setup_logging
 
 
 def test_letters_of_any_script_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +82,15 @@ def test_an_output_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"holds bytes that are no UTF-8; write another folder"):
         set_up(cfg)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"SEED: [", b"SEED: one", b"- 1", b"a: &a [*a]", b"SEED: !!int 1", b"\xff", b"\0"],
+    ids=lambda content: content[:16].decode(errors="replace"),
+)
+def test_a_damaged_record_of_a_run(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged \(.+\); remove it, and resume"):
+        read_recorded(file)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from resnext_det.files import escape_controls, show
+from resnext_det.files import escape_controls, show, tell_reason
 
 Entry = TypeVar("Entry")
 
@@ -120,7 +120,9 @@ def split_table(text: bytes, kind: type[Any], source: str) -> Any:
     except RecursionError:
         _refuse_nesting(source)
     except ValueError as error:  # a number of more digits than Python takes
-        raise ValueError(escape_controls(f"{source} cannot be read: {error}; correct it")) from None
+        reason = tell_reason(error)
+        told = f"{source} cannot be read: {reason}; correct it"
+        raise ValueError(escape_controls(told)) from None
 
 
 def explain_not_json(text: bytes, position: int, reason: str, source: str) -> ValueError:
@@ -192,9 +194,10 @@ def _decode_entry(entry: Any, index: int, table: str, source: str) -> Mapping[st
         except RecursionError:
             _refuse_nesting(f"{source}: entry {index} of {table}")
         except ValueError as error:
+            reason = tell_reason(error)
             raise ValueError(
                 escape_controls(
-                    f"{source}: entry {index} of {table} is not JSON: {error}; correct it"
+                    f"{source}: entry {index} of {table} is not JSON: {reason}; correct it"
                 )
             ) from None
     if not isinstance(entry, Mapping):
