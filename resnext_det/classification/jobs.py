@@ -45,7 +45,8 @@ class ClassificationJob(Processes):
         output_dir: replaces ``OUTPUT_DIR``.
         overrides: KEY VALUE pairs that follow the file.
         resume: go on from the newest checkpoint in the output folder.
-        resume_anyway: also under settings that change the numbers, with a warning.
+        resume_anyway: also under settings that change the numbers, or on other images, with a
+            warning.
         overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
         fit_config: take the network (DEPTH ... of MODEL.RESNETS), channel order, pixel mean and std
             and STRIDE_IN_1X1 from what ``MODEL.WEIGHTS`` needs.
@@ -176,6 +177,7 @@ def _train(job: ClassificationJob) -> list[ClassificationMetrics]:
         return training.train(
             cfg,
             resume=job.resume,
+            resume_anyway=job.resume_anyway,
             overwrite=job.overwrite,
             overridden=job.overrides[::2],
             preprocessing=job.preprocessing,

@@ -34,6 +34,7 @@ from resnext_det.classification.weights import (
     write_classifier,
 )
 from resnext_det.config.rules import read_settings
+from resnext_det.data.contents import describe_images
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.loaders import build_image_train_loader
 from resnext_det.data.workers import Loader
@@ -64,6 +65,7 @@ def train(
     cfg: CfgNode,
     *,
     resume: bool = False,
+    resume_anyway: bool = False,
     overwrite: bool = False,
     overridden: Collection[str] = (),
     preprocessing: str | None = None,
@@ -74,6 +76,7 @@ def train(
         cfg: of the classifier, frozen.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, where there is one. A training
             that had ended is tested.
+        resume_anyway: where the training set holds something else than it did, too.
         overwrite: remove the run in ``OUTPUT_DIR``; without either, a folder with a run is refused.
         overridden, preprocessing: see ``load_initial_weights``.
 
@@ -100,6 +103,7 @@ def train(
     else:
         refuse_statement(preprocessing)
     training = _Training(cfg, train_set, test_set, model, device)
+    training.state.anyway = resume_anyway
     start = training.resume() if resume else 0
     if overwrite:
         remove_run(cfg.OUTPUT_DIR)
@@ -157,6 +161,7 @@ class _Training:
             Checkpointer(cfg.OUTPUT_DIR, max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT),
             facts={"metadata": describe_training(cfg)},
             parts={name: part for name, part in parts.items() if part is not None},
+            contents={train_set.name: describe_images(train_set)},
         )
 
     def _prepare(self, classifier: ResNeXtClassifier) -> ResNeXtClassifier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,6 +18,7 @@ from resnext_det.data.coco import (
     load_coco,
     map_classes,
 )
+from resnext_det.data.contents import Contents, describe_records
 from resnext_det.data.inspection.datasets import inspect_datasets
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
@@ -160,6 +162,11 @@ def look_at_data(
     with distributed.fail_together(), distributed.run_main_process_first(_PATIENCE):
         if distributed.is_main_process():
             inspect_datasets(train_sets, test_sets, everything=everything)
+
+
+def describe_sets(train_sets: Sequence[CocoDataset]) -> dict[str, Contents]:
+    """Describe what training sets hold, by name, for a resumed training to compare."""
+    return {each.name: describe_records(each.records, each.image_dir) for each in train_sets}
 
 
 def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int) -> Loader:

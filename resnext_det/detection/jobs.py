@@ -60,6 +60,7 @@ class Engine(Protocol):
         cfg: CfgNode,
         *,
         resume: bool = False,
+        resume_anyway: bool = False,
         overwrite: bool = False,
         overridden: Collection[str] = (),
         preprocessing: str | None = None,
@@ -127,7 +128,8 @@ class Job(Processes):
         weights: replaces ``MODEL.WEIGHTS``.
         engine: ``portable``, ``detectron2``, or ``auto``.
         resume: go on from the newest checkpoint in the output folder.
-        resume_anyway: also under settings that change the numbers, with a warning.
+        resume_anyway: also under settings that change the numbers, or on other contents of the
+            training sets, with a warning.
         overwrite: train anew in a folder with a run, which is removed; otherwise it is refused.
         fit_config: take the network (DEPTH ... of MODEL.RESNETS), channel order, pixel mean and
             std, STRIDE_IN_1X1 and NORM from what the weights need, and all that decides its numbers
@@ -465,7 +467,8 @@ def _start_task(
     by_hand["check_data"] = job.check_data
     if task == "train":
         saving = MemorySaving(job.accumulate, job.recompute)
-        return engine.train(cfg, overwrite=job.overwrite, saving=saving, **by_hand)
+        how: dict[str, Any] = {"resume_anyway": job.resume_anyway, "overwrite": job.overwrite}
+        return engine.train(cfg, saving=saving, **how, **by_hand)
     return engine.evaluate(
         cfg, backend=job.backend, dtype=job.dtype, calibration_data=job.calibration_data, **by_hand
     )

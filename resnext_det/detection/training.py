@@ -12,6 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnext_det.config.detection import get_own
+from resnext_det.data.contents import Contents
 from resnext_det.detection.evaluation import DatasetMetrics, flatten_metrics
 from resnext_det.detection.memory import (
     AnchorDraw,
@@ -56,6 +57,8 @@ def train_detector(
     draw_anchors: AnchorDraw,
     start_file: WeightFile | None = None,
     class_names: Sequence[str] = (),
+    contents: Mapping[str, Contents] = {},
+    resume_anyway: bool = False,
     clip: GradientClipper | None = None,
     after_step: Callable[[Step, MetricsWriter], None] = lambda step, writer: None,
 ) -> dict[str, DatasetMetrics]:
@@ -77,6 +80,9 @@ def train_detector(
         draw_anchors: draws the anchors of samples as the model's RPN does.
         start_file: the weights to start from where nothing is resumed; None: random ones.
         class_names: of the model's outputs, in their order; empty: not known.
+        contents: of the training sets, by name, as ``describe_records`` gives them; a run does
+            not go on with others,
+        resume_anyway: or does it with a warning.
         after_step: called after every step, before anything is saved.
 
     Returns:
@@ -91,7 +97,7 @@ def train_detector(
     split = _save_memory(cfg, model, saving, draw_anchors)
     wrapped = distributed.distribute(model, device)
     kept = Checkpointer(cfg.OUTPUT_DIR, max_to_keep=get_own(cfg, "SOLVER.CHECKPOINT_KEEP") or None)
-    state = TrainingState(wrapped, optimizer, kept)
+    state = TrainingState(wrapped, optimizer, kept, contents=contents, anyway=resume_anyway)
     start = state.resume() if resume else 0
     if start == 0:
         if start_file is not None:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 FINAL = "model_final"
 """The name of the last checkpoint of a training."""
 
+_CONTENTS = "training_sets"
 _SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov")
 
 
@@ -53,6 +54,9 @@ class TrainingState:
         checkpointer: of the output folder.
         facts: further plain data that every checkpoint holds, under names of their own.
         parts: objects whose state is saved too, by name, such as an average of the weights.
+        contents: what the training sets hold, by name, as counts and digests; a checkpoint that
+            tells of others is not resumed.
+        anyway: it is all the same, with a warning.
     """
 
     model: nn.Module
@@ -60,6 +64,8 @@ class TrainingState:
     checkpointer: Checkpointer
     facts: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Stateful] = field(default_factory=dict)
+    contents: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+    anyway: bool = False
     _saved: tuple[int, Path] | None = field(default=None, init=False, repr=False)
 
     def save(self, name: str, iteration: int, told: str = SAVING) -> Path:
@@ -78,6 +84,7 @@ class TrainingState:
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
             contents = {**self.facts, **self._collect(iteration), "random_state": random_states}
+            contents[_CONTENTS] = {name: dict(facts) for name, facts in self.contents.items()}
             contents |= {part: self.parts[part].state_dict() for part in self.parts}
         with distributed.fail_together():
             if distributed.is_main_process():
@@ -155,7 +162,7 @@ class TrainingState:
 
         Raises:
             ValueError, FileNotFoundError: the checkpoint is damaged, lacks a part, or is of another
-                model or optimizer.
+                model or optimizer, or of training sets that held something else.
         """
         path = self.checkpointer.latest()
         if path is None:
@@ -185,6 +192,7 @@ class TrainingState:
             )
         for name, part in self.parts.items():
             part.load_state_dict(contents[name])
+        self._check_contents(contents.get(_CONTENTS), path)
         load_model_state(distributed.unwrap(self.model), contents["model"])
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
@@ -212,6 +220,19 @@ class TrainingState:
             f"{kept}. Lower SOLVER.BASE_LR or SOLVER.WEIGHT_DECAY, lengthen the warm-up, or clip "
             "gradients (SOLVER.CLIP_GRADIENTS.ENABLED True), and begin anew"
         )
+
+    def _check_contents(self, recorded: Any, path: Path) -> None:
+        """Refuse, or warn of, training sets that have changed since a checkpoint was written."""
+        changes = list_first(_find_changes(recorded, self.contents), 4)
+        if not changes:
+            return
+        told = f"the training sets are not as they were when {path} was written: {changes}"
+        if not self.anyway:
+            raise ValueError(
+                f"{told}; resume with the data of that run, choose another OUTPUT_DIR, or go on "
+                "all the same with --resume-anyway"
+            )
+        logger.warning("%s. The run goes on with them, as --resume-anyway says.", told)
 
     def _collect(self, iteration: int) -> dict[str, Any]:
         optimizer = self.optimizer.state_dict()
@@ -309,6 +330,21 @@ class MovingAverage:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         load_model_state(self._averaged, state_dict)
+
+
+def _find_changes(recorded: Any, contents: Mapping[str, Mapping[str, int | str]]) -> list[str]:
+    """Find what sets hold now and did not; facts that are not recorded are passed over."""
+    found = []
+    for name, facts in contents.items():
+        before = recorded.get(name) if isinstance(recorded, dict) else None
+        before = before if isinstance(before, dict) else {}
+        for fact, now in facts.items():
+            was = before.get(fact)
+            if type(was) is type(now) and was != now:
+                counts = isinstance(now, int)
+                changed = f"{now} {fact} in place of {show(was)}" if counts else f"other {fact}"
+                found.append(f"{name!r} has {changed}")
+    return found
 
 
 def _is_finite(value: Any) -> bool:

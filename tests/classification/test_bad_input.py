@@ -129,6 +129,21 @@ def test_a_checkpoint_of_other_images(config: Path, tmp_path: Path) -> None:
         run(config, tmp_path / "out", *other, resume=True, resume_anyway=True)
 
 
+def test_a_training_set_that_has_changed_under_its_name(
+    config: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(config, tmp_path / "out", *ONE_EPOCH)
+    path = min((images / "train").rglob("*.png"))
+    other = path.rename(path.with_name("a.png"))
+    try:
+        with pytest.raises(ValueError, match=r"train' has other file names; resume with the data"):
+            run(config, tmp_path / "out", *ONE_EPOCH, resume=True)
+        run(config, tmp_path / "out", *ONE_EPOCH, resume=True, resume_anyway=True)
+    finally:
+        other.rename(path)
+    assert "has other file names. The run goes on with them, as --resume-anyway" in caplog.text
+
+
 def test_a_checkpoint_of_other_classes_of_the_same_number(config: Path, tmp_path: Path) -> None:
     run(config, tmp_path / "out", *ONE_EPOCH)
     other = write_config(tmp_path, write_images(tmp_path / "other", ("dark", "light", "purple")))

@@ -129,6 +129,15 @@ def test_a_configuration_that_changes_the_numbers_is_refused(
         train(resumed)
     with pytest.raises(ValueError, match="MIN_SIZE_TEST is 64"):
         train(replace(resumed, resume_anyway=True))
+    annotations = Path(job.datasets[0][1])
+    text = annotations.read_text()
+    changed = json.loads(text)
+    del changed["annotations"][0]
+    annotations.write_text(json.dumps(changed))
+    words = r"'tiny_train' has \d+ boxes in place of \d+, .* other coordinates.*resume with"
+    with pytest.raises(ValueError, match=words):
+        train(replace(resumed, fit_config=True))
+    annotations.write_text(text)
     train(replace(resumed, fit_config=True))
     assert load_trained_config(weights).INPUT.MIN_SIZE_TEST == 80
     newest = replace(resumed, overrides=("MODEL.WEIGHTS", "missing.pth"), fit_config=True)

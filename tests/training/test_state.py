@@ -197,3 +197,27 @@ def test_momentum_that_is_missing_or_of_another_kind(
     Checkpointer(tmp_path).save("model_final", content)
     state.resume()
     assert "holds no momentum of 6 of 6 parameters" in caplog.text
+
+
+def test_training_sets_that_have_changed_are_not_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = make_toy_state(tmp_path)
+    state.contents = {"a": {"images": 4, "boxes": 9, "names": "ab"}, "b": {"images": 2}}
+    path = state.save("model_0000001", 1)
+    assert make_toy_state(tmp_path).resume() == 2  # where nothing tells what there is now
+    for changed, words in (
+        ({"a": {"images": 5, "boxes": 9, "names": "ab"}}, r"'a' has 5 images in place of 4;"),
+        ({"a": {"names": "cd"}, "b": {"images": 1}}, r"'a' has other names, 'b' has 1 images in"),
+    ):
+        state.contents, state.anyway = changed, False
+        with pytest.raises(ValueError, match=rf"not as they were when .*001\.pth was.*: {words}"):
+            state.resume()
+        state.anyway = True
+        assert state.resume() == 2
+    assert "The run goes on with them, as --resume-anyway says" in caplog.text
+    state.anyway = False
+    contents = Checkpointer(tmp_path).load(path)
+    for odd in (None, [], {"a": 3}, {"c": {"images": 9}}, {"a": {"images": torch.ones(2)}}):
+        Checkpointer(tmp_path).save("model_0000001", {**contents, "training_sets": odd})
+        assert state.resume() == 2

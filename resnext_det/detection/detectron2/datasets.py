@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tra
 
 from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets, load_coco
+from resnext_det.data.contents import Contents
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,
+    describe_sets,
     get_detector_classes,
     load_datasets,
     look_at_data,
@@ -54,12 +56,14 @@ class Data:
             crops, or a dataset of its own.
         train_sets, test_sets: the loaded sets; empty where detectron2 loads them.
         class_names: in the order of the model's outputs; empty where nobody tells.
+        contents: of the training sets that this project reads, see ``describe_sets``.
     """
 
     by_detectron2: bool
     train_sets: list[CocoDataset]
     test_sets: list[CocoDataset]
     class_names: tuple[str, ...]
+    contents: Mapping[str, Contents]
 
     def load_batches(self, cfg: CfgNode, start: int) -> Iterator[list[dict[str, Any]]]:
         """Load the training batches of this process from iteration ``start`` on.
@@ -105,7 +109,8 @@ def open_data(
         test_sets = load_datasets(cfg, "TEST", needed=not training)
         look_at_data(train_sets, test_sets, everything=check_data)
         train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
-        yield Data(False, train_sets, test_sets, [*train_sets, *test_sets][0].class_names)
+        names = [*train_sets, *test_sets][0].class_names
+        yield Data(False, train_sets, test_sets, names, describe_sets(train_sets))
         return
     # Annotations are read once more by detectron2, with what it alone knows in them.
     train_sets = [load_coco(name) for name in cfg.DATASETS.TRAIN if training and name in ours]
@@ -116,6 +121,7 @@ def open_data(
             "The images of %s are not looked at: detectron2 alone knows these sets.",
             ", ".join(sorted(set(used) - set(ours))),
         )
+    contents = describe_sets(train_sets)
     del train_sets, test_sets
     with lend_datasets(ours):
         classes = _find_class_names(used)
@@ -130,7 +136,7 @@ def open_data(
                     "this order"
                 )
             )
-        yield Data(True, [], [], classes)
+        yield Data(True, [], [], classes, contents)
 
 
 def _find_class_names(names: Sequence[str]) -> tuple[str, ...]:

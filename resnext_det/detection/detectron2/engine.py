@@ -91,6 +91,7 @@ def train(
     cfg: CfgNode,
     *,
     resume: bool = False,
+    resume_anyway: bool = False,
     overwrite: bool = False,
     overridden: Collection[str] = (),
     preprocessing: str | None = None,
@@ -113,7 +114,15 @@ def train(
         resume=resume,
         check_data=check_data,
     ) as data:
-        return _train_on(cfg, data, start, saving, resume=resume, overwrite=overwrite)
+        return _train_on(
+            cfg,
+            data,
+            start,
+            saving,
+            resume=resume,
+            resume_anyway=resume_anyway,
+            overwrite=overwrite,
+        )
 
 
 def _train_on(
@@ -123,6 +132,7 @@ def _train_on(
     saving: MemorySaving,
     *,
     resume: bool,
+    resume_anyway: bool,
     overwrite: bool,
 ) -> dict[str, DatasetMetrics]:
     recorded = set_seed(cfg, resume=resume)
@@ -164,6 +174,8 @@ def _train_on(
             resume=resume,
             start_file=start,
             class_names=data.class_names,
+            contents=data.contents,
+            resume_anyway=resume_anyway,
             overwrite=overwrite,
             saving=saving,
             draw_anchors=_draw_anchors,

@@ -17,6 +17,7 @@ from resnext_det.detection.best import check_best
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,
+    describe_sets,
     load_datasets,
     look_at_data,
 )
@@ -52,6 +53,7 @@ def train(
     cfg: CfgNode,
     *,
     resume: bool = False,
+    resume_anyway: bool = False,
     overwrite: bool = False,
     overridden: Collection[str] = (),
     preprocessing: str | None = None,
@@ -62,6 +64,7 @@ def train(
 
     Args:
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one.
+        resume_anyway: where the training sets hold something else than they did, too.
         overwrite: remove the run in ``OUTPUT_DIR``; without either, a folder with a run is refused.
         overridden: keys that the user gave by hand, which hold against a detector's file.
         preprocessing: what the user states of the weights, see ``parse_preprocessing``.
@@ -98,6 +101,8 @@ def train(
         resume=resume,
         start_file=start,
         class_names=train_sets[0].class_names,
+        contents=describe_sets(train_sets),
+        resume_anyway=resume_anyway,
         overwrite=overwrite,
         saving=saving,
         draw_anchors=draw_anchors,
