@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import unicodedata
@@ -16,8 +17,10 @@ from resnext_det.data.reading import describe_irregular_file
 from resnext_det.data.records import Records
 from resnext_det.files import is_hidden
 
+logger = logging.getLogger(__name__)
+
 _MOST_NAMES = 1000  # missing names that a reason is looked for, evenly chosen
-_SEARCH_SECONDS = 3.0  # in folders, for files that may be meant
+_SEARCH_SECONDS = 3.0  # in folders, for files that may be meant; and among these for the reason
 _DEPTH_BESIDE = 2  # folders below the image folder's parent that are searched too
 
 # Reasons, from the narrowest: two names that are equal after this step and those before it differ
@@ -103,15 +106,16 @@ def _explain_missing(records: Records, missing: list[int], image_dir: Path) -> s
     if os.path.islink(first):
         target = os.readlink(first)
         return f"{text}, a link to {target}, which does not exist; put the file there"
+    logger.info("%s; it is looked for in that folder and beside it.", text)
     step = -(-len(missing) // _MOST_NAMES)
     names = [shorten_name(records.file_names[index], image_dir) for index in missing[::step]]
     meant = _find_meant(names, image_dir)
     if not meant:
         return (
-            f"{text}; no file of such a name is in that folder or beside it: put the files there, "
-            "give the folder that holds them (built-in datasets lie under $DETECTRON2_DATASETS, "
-            "others where --register-coco NAME ANNOTATIONS IMAGES says), or correct 'file_name' in "
-            "the annotations"
+            f"{text}; no file of such a name was found in that folder or beside it: put the files "
+            "there, give the folder that holds them (built-in datasets lie under "
+            "$DETECTRON2_DATASETS, others where --register-coco NAME ANNOTATIONS IMAGES says), or "
+            "correct 'file_name' in the annotations"
         )
     reason = Counter(reason for reason, _ in meant.values()).most_common(1)[0][0]
     found = {name: path for name, (why, path) in meant.items() if why == reason}
@@ -143,8 +147,12 @@ def _find_folder(name: str, path: str, image_dir: Path) -> str | None:
 
 
 def _find_meant(names: list[str], image_dir: Path) -> dict[str, tuple[str, str]]:
-    """Find files that names may stand for: {name: (reason, path relative to the image folder)}."""
+    """Find files that names may stand for: {name: (reason, path relative to the image folder)}.
+
+    After some seconds the reasons that are left, which are the less likely ones, are not tried.
+    """
     files = list(_walk(image_dir))
+    end = time.monotonic() + _SEARCH_SECONDS
     meant: dict[str, tuple[str, str]] = {}
     steps = [(reason, change) for reason, change in _STEPS]
     for in_folder in (True, False):
@@ -155,6 +163,8 @@ def _find_meant(names: list[str], image_dir: Path) -> dict[str, tuple[str, str]]
             here = {file: file.rpartition("/")[2] for file in files}
             steps = [(_OTHER_FOLDER, lambda name: name), *steps]
         for reason, change in steps:
+            if len(meant) == len(set(names)) or time.monotonic() > end:
+                return meant
             given = {name: change(key) for name, key in given.items() if name not in meant}
             here = {file: change(key) for file, key in here.items()}
             by_key = {key: file for file, key in reversed(here.items())}
@@ -181,5 +191,7 @@ def _walk(image_dir: Path) -> Iterator[str]:
             for file in files:
                 if os.path.splitext(file)[1].lower() in extensions:
                     yield start + file
+                if time.monotonic() > end:  # a folder may have millions of files
+                    return
             if time.monotonic() > end:
                 return

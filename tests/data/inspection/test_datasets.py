@@ -18,6 +18,7 @@ from PIL import Image
 
 from resnext_det.data import reading
 from resnext_det.data.coco import CocoDataset, load_coco, register_coco
+from resnext_det.data.inspection import missing_files
 from resnext_det.data.inspection.datasets import inspect_dataset, inspect_datasets
 
 Content = dict[str, Any]
@@ -98,7 +99,7 @@ MISSPELLED = {
     "train/1.png": "it lies in another folder: there is .*images/1.png; write 'file_name' relative",
     "C:\\data\\1.png": "it lies in another folder: there is .*images/1.png; write 'file_name' rel",
     "/data/1.jpeg": "it lies in another folder: there is .*images/1.png",
-    "gone.png": r"no file of such a name is in that folder or beside it: put the files there, give",
+    "gone.png": r"no file of such a name was found in that folder or beside it: put the files",
 }
 
 
@@ -117,6 +118,21 @@ def test_a_missing_file_is_told_with_the_likeliest_reason(
         f"dataset 'mine' ({tmp_path}/mine.json): 1 of 6 images do not exist in {tmp_path}/images"
     )
     assert str(caught.value).startswith(f"{start}: the first is {name!r} (image id 1); ")
+
+
+def test_a_search_ends_after_some_seconds(
+    tmp_path: Path,
+    load: Callable[..., CocoDataset],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(missing_files, "_SEARCH_SECONDS", -1.0)
+    content = make_content(tmp_path)
+    content["images"][0]["file_name"] = "1.PNG"
+    dataset = load(content)
+    caplog.set_level(logging.INFO, "resnext_det")
+    assert "no file of such a name was found in that folder" in get_error(dataset)
+    assert "'1.PNG' (image id 1); it is looked for in that folder and beside it." in caplog.text
 
 
 @pytest.mark.parametrize(
