@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import logging
 import os
@@ -35,6 +36,7 @@ _SOLUTION = "LOC_val_solution.csv"
 _ANNOTATIONS = "ILSVRC/Annotations/CLS-LOC/val"
 _OBJECT = re.compile(rb"<object>.*?<name>\s*(\S+?)\s*</name>", re.DOTALL)
 _AGAIN = "copy or download it again"
+_MOST_BYTES = 64 << 20  # of the development kit, which has 3 MiB
 
 
 def open_imagenet(folder: Path, split: str) -> ImageSet:
@@ -141,9 +143,19 @@ def _read_folder(devkit: Path) -> tuple[bytes, bytes]:
 
 
 def _read_archive(archive: Path) -> tuple[bytes, bytes]:
+    """Read the two files out of an archive, which may be compressed, in little memory."""
     try:
-        with tarfile.open(archive) as tar:
-            files = [tar.extractfile(f"{_DEVKIT}/{name}") for name in (_META, _GROUND_TRUTH)]
+        with archive.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(archive) if compressed else archive.open("rb") as unpacked:
+            whole = unpacked.read(_MOST_BYTES + 1)
+        if len(whole) > _MOST_BYTES:
+            raise ValueError(f"it holds over {_MOST_BYTES >> 20} MiB, where the kit has 3")
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:
+            members = [tar.getmember(f"{_DEVKIT}/{name}") for name in (_META, _GROUND_TRUTH)]
+            if any(member.size > len(whole) for member in members):  # a file with holes
+                raise ValueError("a file in it is larger than all of it")
+            files = map(tar.extractfile, members)
             meta, truth = (file.read() if file else b"" for file in files)
             return meta, truth
     except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from errno import ENOSPC
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import IO, Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
 _PATIENCE, _SLOWEST = 60.0, 1024  # seconds of fewer bytes a second than this end an attempt
+_ANSWERING = 60.0  # seconds until the headers of an answer are here
 _LARGEST = 16 << 30  # bytes; the largest network's weights, with its momentum, take half of it
 _ATTEMPTS = 5  # that brought less than a chunk, one after another
 _PAUSE = 1.0  # seconds, doubled from attempt to attempt
@@ -299,7 +302,7 @@ def _open_url(url: str, headers: dict[str, str], target: Path | None = None) -> 
     _check_address(url)
     request = Request(url, headers={"User-Agent": "resnext_det", **headers})
     try:
-        response: HTTPResponse = build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT)
+        response = _open_within(request, _ANSWERING)
     except HTTPError as error:
         error.close()
         answer = f"the server answers {error.code} {error.reason}"
@@ -312,6 +315,26 @@ def _open_url(url: str, headers: dict[str, str], target: Path | None = None) -> 
     except (OSError, HTTPException) as error:
         raise _Broken(f"the connection broke: {error or type(error).__name__}") from error
     return response
+
+
+def _open_within(request: Request, seconds: float) -> HTTPResponse:
+    """Ask a server, and give up where its headers, which may drip, are not here in time."""
+    done: SimpleQueue[HTTPResponse | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            done.put(build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT))
+        except Exception as error:
+            done.put(error)
+
+    Thread(target=ask, name="ask for a download", daemon=True).start()
+    try:
+        answer = done.get(timeout=seconds)
+    except Empty:
+        raise _Broken(f"it gave no whole answer in {seconds:.0f} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class _SafeRedirects(HTTPRedirectHandler):

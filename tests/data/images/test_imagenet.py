@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import sys
 import tarfile
@@ -177,6 +178,12 @@ def other_devkit(folder: Path) -> None:
         pass
 
 
+def huge_devkit(folder: Path) -> None:
+    with gzip.open(folder / "ILSVRC2012_devkit_t12.tar.gz", "wb", compresslevel=1) as file:
+        for _ in range(65):
+            file.write(bytes(1 << 20))
+
+
 def other_solution(folder: Path) -> None:
     (folder / "LOC_val_solution.csv").write_text("a,b\n")
 
@@ -204,6 +211,7 @@ def two_classes(folder: Path) -> None:
         (other_meta, r"devkit_t12/data/meta\.mat is damaged \(.*synsets.*\)"),
         (cut_devkit, r"development kit .*\.tar\.gz is damaged \(.*\); copy or download it again"),
         (other_devkit, r"development kit .*\.tar\.gz is damaged \(.*meta\.mat.*\)"),
+        (huge_devkit, r"\.tar\.gz is damaged \(it holds over 64 MiB, where the kit has 3\)"),
         (other_solution, r"LOC_val_solution\.csv does not begin with ImageId,PredictionString"),
         (empty_row, r"LOC_val_solution\.csv, line 3: 'y,' names no class"),
         (two_classes, r"ILSVRC2012_val_00000001\.xml names 2 classes, where an image has one"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import multiprocessing
 import os
 import random
 import shutil
+import socket
 import sys
 import threading
 from collections import namedtuple
@@ -280,6 +282,26 @@ def test_a_server_that_drips(
     came = (tmp_path / "file.partial").read_bytes()
     assert 200 < len(came) < 400 and CONTENT.startswith(came)
     assert len(server.requests) == 5  # each went on from the one before
+
+
+def test_headers_that_drip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "_ANSWERING", 0.1)
+    monkeypatch.setattr(downloading, "_ATTEMPTS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while not done.wait(0.02):
+                    connection.sendall(b"x")
+
+        done = threading.Event()
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/file"
+        error = catch_error(url, tmp_path / "file")
+        done.set()
+    assert "cannot be reached (it gave no whole answer in 0 seconds)" in error
 
 
 @pytest.mark.parametrize("form", ["length", "chunked", "close"])
