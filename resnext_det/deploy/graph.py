@@ -18,6 +18,7 @@ from resnext_det.deploy.resizing import (
 from resnext_det.detection.portable.boxes import find_larger
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.layers import ConvNorm, freeze_norms
+from resnext_det.runtimes.folded import fold_norm
 
 
 class DetectorGraph(nn.Module):
@@ -96,12 +97,8 @@ def fold_norms(model: nn.Module) -> nn.Module:
     """Multiply the norms of a model in evaluation mode into its convolutions, in place."""
     freeze_norms(model)
     for layer in model.modules():
-        if isinstance(layer, ConvNorm) and layer.has_frozen_norm:
-            weight, bias = layer._fold_norm()
-            layer.weight, layer.bias = (
-                nn.Parameter(value.detach(), requires_grad=False) for value in (weight, bias)
-            )
-            layer.norm = None
+        if isinstance(layer, ConvNorm):
+            fold_norm(layer)
     return model
 
 

@@ -33,7 +33,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
-            _fold_norm(layer)
+            fold_norm(layer)
     return network
 
 
@@ -42,7 +42,7 @@ def arrange_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     return network.to(dtype).to(memory_format=torch.channels_last)
 
 
-def _fold_norm(layer: nn.Conv2d) -> None:
+def fold_norm(layer: nn.Conv2d) -> None:
     """Multiply the norm that a convolution has as its attribute ``norm`` into it, in place."""
     norm = getattr(layer, "norm", None)
     fixed = type(norm) in FROZEN_NORMS or (
