@@ -89,6 +89,10 @@ class Program:
         """Send SIGKILL to the process alone."""
         self.send_signal(signal.SIGKILL)
 
+    def peek(self) -> str:
+        """Return what it has written so far."""
+        return "".join(path.read_text(encoding="utf-8") for path in self._outputs)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for its end; returns what it wrote to stdout and to stderr."""
         self._process.join(timeout)

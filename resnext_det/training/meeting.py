@@ -66,7 +66,7 @@ class Meeting:
     def gather(self) -> dist.Store:
         """Wait until every process is here, and return a store that they share.
 
-        The first process of each machine says every few seconds who is missing.
+        The first process of each machine that is there says every few seconds who is missing.
 
         Raises:
             ValueError: the port is in use; the processes differ in their number or settings; two
@@ -203,7 +203,8 @@ class _Watch:
                 f"{names} did not come within {meeting.patience}; start the same command on every "
                 "machine, each with its own --machine-rank, and see what the missing ones print"
             )
-        speaks = meeting.rank % meeting.local_size == 0
+        first = meeting.rank - meeting.rank % meeting.local_size  # of this machine
+        speaks = not set(range(first, meeting.rank)) - set(missing)
         if speaks and now - self._told > _TELL_SECONDS:
             self._told = now
             logger.warning("Waiting for %s, %.0f s so far.", names, self.seconds())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import random
 import resource
@@ -104,14 +105,17 @@ def test_every_damage_of_tensor_data_is_noticed(tmp_path: Path) -> None:
     torch.save({"model": {"a.weight": values}}, file)
     whole = file.getvalue()
     start = whole.index(values[:8].numpy().tobytes())
-    path, draw = tmp_path / "model.pth", random.Random(0)
+    draw, number = random.Random(0), itertools.count()
 
     def is_noticed(data: bytes) -> bool:
+        path = tmp_path / f"{next(number)}.pth"  # what is known of a file is kept by its name
         path.write_bytes(data)
         try:
             return find_damage(path) is not None
         except ValueError:
             return True
+        finally:
+            path.unlink()
 
     assert not is_noticed(whole)
     for _ in range(200):

@@ -8,6 +8,7 @@ POINT is "write" (within the COUNT-th file that torch.save writes, after BYTES),
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import runpy
 import signal
@@ -100,6 +101,7 @@ def watch(marks: Path, request: str) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # SIGABRT tells where it stands
     watch(Path(os.environ["MARKS"]), os.environ.get("DIE", ""))
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")

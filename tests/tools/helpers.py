@@ -78,6 +78,7 @@ def make_environment() -> dict[str, str]:
     hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", PYTHONIOENCODING="utf-8")
+    environment["PYTHONFAULTHANDLER"] = "1"  # SIGABRT tells where a process stands
     return environment
 
 

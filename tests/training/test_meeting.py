@@ -88,7 +88,7 @@ def test_who_is_missing(port: int, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_first_process_that_does_not_come(port: int, caplog: pytest.LogCaptureFixture) -> None:
-    (text,) = gather_all(make(port, 1, patience=timedelta(seconds=0.5)))
+    (text,) = gather_all(make(port, 1, local_size=2, patience=timedelta(seconds=0.5)))
     assert f"process 0 of 2 (machine 0) at 127.0.0.1:{port}" in text and "refused" in text
     assert f"Waiting for process 0 of 2 (machine 0) at 127.0.0.1:{port}" in caplog.text
 
