@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "train_net",
     "two-step": "train_two_step",
+    "show-data": "show_data",
     "predict": "predict",
     "export": "export",
     "evaluate": "evaluate_coco",

@@ -15,6 +15,9 @@ from resnext_det.data.transforms import ResizeShortestEdge
 NEAR_COPY = 0.9
 """Two boxes of an image that overlap by this IoU or more are hardly of two objects."""
 
+SLIP = 3
+"""A box with a side of fewer pixels is likely a slip of the mouse."""
+
 
 @dataclass(frozen=True)
 class ModelView:
@@ -57,6 +60,7 @@ class SetStatistics:
         owners: (N,) int, the image of every object.
         classes: (N,) int.
         areas: (N,) float, in pixels of the annotated image, by which COCO calls an object small.
+        shortest_sides: (N,) float, in pixels of the annotated image.
         boxes: (N, 4) float, x0, y0, x1, y1 in pixels of what the detector sees, clipped to it as a
             training clips them.
         crowds: the number of annotations that are crowds.
@@ -74,6 +78,7 @@ class SetStatistics:
     owners: np.ndarray
     classes: np.ndarray
     areas: np.ndarray
+    shortest_sides: np.ndarray
     boxes: np.ndarray
     crowds: int
     flat_boxes: int
@@ -119,6 +124,10 @@ class SetStatistics:
         which detectron2 truncates to whole pixels after resizing.
         """
         return self._measure_sides().min(axis=1) <= SMALLEST_SIDE
+
+    def find_slips(self) -> np.ndarray:
+        """Find the objects with a side of fewer than ``SLIP`` pixels in the file: (N,) bool."""
+        return self.shortest_sides < SLIP
 
     def measure_scales(self) -> np.ndarray:
         """Measure by what factor every image is resized: (M,)."""
@@ -176,6 +185,7 @@ def summarize_boxes(
         owners=owners,
         classes=table.classes[chosen],
         areas=given[:, 2:].prod(axis=1),
+        shortest_sides=given[:, 2:].min(axis=1),
         boxes=boxes,
         crowds=int(table.crowds.sum()),
         flat_boxes=int((flat & ~table.crowds).sum()),

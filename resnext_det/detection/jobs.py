@@ -301,7 +301,7 @@ class Job(Processes):
         return said if training and not self.resume else said | set(CLASS_KEYS)
 
 
-def _check_registered(names: Sequence[str], cfg: CfgNode) -> None:
+def check_registered(names: Sequence[str], cfg: CfgNode) -> None:
     """Refuse sets that were registered by name where the configuration names none of them."""
     used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
     if names and used.isdisjoint(names):
@@ -399,7 +399,7 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
     if task != "propose":
-        _check_registered([name for name, *_ in job.datasets], cfg)
+        check_registered([name for name, *_ in job.datasets], cfg)
     if task == "evaluate":
         check_named(cfg, "TEST")
     if task == "train":

@@ -77,6 +77,7 @@ def test_counts_are_those_of_the_set() -> None:
     np.testing.assert_allclose(found.measure_sizes(), [65, 6.5, 0, 8], rtol=1e-6)
     np.testing.assert_allclose(found.measure_aspect_ratios(), [1, 0.25, 1], rtol=1e-6)
     assert found.areas.tolist() == [25600, 256, 40, 256]
+    assert found.find_slips().tolist() == [False, False, True, False]
     assert found.anchor_ious is not None and found.anchor_ious[2] == 0
     assert found.anchor_recall(0.2) == np.mean(found.anchor_ious >= 0.2)
     assert found.near_copies.tolist() == []

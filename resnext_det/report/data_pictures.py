@@ -1,0 +1,154 @@
+"""Choose images of a set that show what is in it, and draw them as the detector sees them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from fvcore.common.config import CfgNode
+from markupsafe import Markup
+
+from resnext_det.data.reading import read_image
+from resnext_det.data.records import Record
+from resnext_det.data.statistics import SetStatistics
+from resnext_det.data.transforms import resize_image
+from resnext_det.detection.datasets import train_mapper
+from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
+from resnext_det.detection.labels import Color
+from resnext_det.report.pictures import embed_image
+
+logger = logging.getLogger(__name__)
+
+_WIDTH = 460  # of a picture, in pixels
+_MAX_BYTES = 30_000
+_LOOKS = 2000  # for images whose file is there
+
+
+def choose_images(found: SetStatistics, count: int, *, seed: int = 0) -> list[int]:
+    """Choose images by chance, so that every class is seen if there is room, the rarest first.
+
+    Images whose file is not there are passed over.
+
+    Returns:
+        indices of images, in the order of the set; the same for the same set and seed.
+    """
+    random = np.random.RandomState(seed)
+    order = random.permutation(found.num_images)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    counts = found.count_objects()
+    chosen: dict[int, None] = {}
+    seen: set[int] = set()
+    for kind in np.argsort(counts, kind="stable").tolist():
+        if len(chosen) >= count:
+            break
+        if not counts[kind] or kind in seen:
+            continue
+        having = np.unique(found.owners[found.classes == kind])
+        index = _find_first(having[np.argsort(place[having])].tolist(), found, chosen)
+        if index is not None:
+            chosen[index] = None
+            seen |= set(found.classes[found.owners == index].tolist())
+    while len(chosen) < count:
+        index = _find_first(order.tolist(), found, chosen, most=_LOOKS)
+        if index is None:
+            break
+        chosen[index] = None
+    return sorted(chosen)
+
+
+def _find_first(
+    indices: Sequence[int], found: SetStatistics, without: Collection[int], *, most: int = 100
+) -> int | None:
+    """Find the first image whose file is there, of so many at most."""
+    left = (index for index in indices[: most + len(without)] if index not in without)
+    return next((index for index in left if os.path.isfile(found.file_names[index])), None)
+
+
+def draw_samples(
+    cfg: CfgNode, found: SetStatistics, records: Sequence[Record], indices: Sequence[int]
+) -> list[Markup]:
+    """Draw images that are resized and flipped by chance as a training does, with their boxes."""
+    mapper = train_mapper(cfg)
+
+    def draw(index: int) -> Markup:
+        sample = mapper(records[index], np.random.RandomState(index))
+        boxes = sample["instances"].gt_boxes.tensor.numpy()
+        classes = sample["instances"].gt_classes.tolist()
+        image = _convert_to_bgr(sample["image"].numpy().transpose(1, 2, 0), cfg.INPUT.FORMAT)
+        return _embed(image, boxes, classes, found, index)
+
+    return _draw_each(draw, indices, found)
+
+
+def draw_as_tested(
+    found: SetStatistics, indices: Sequence[int], objects: Sequence[Sequence[int]] | None = None
+) -> list[Markup]:
+    """Draw images at the size of tests, with all of their boxes or with those of ``objects``.
+
+    Args:
+        objects: for every image the numbers of the objects to be drawn.
+    """
+    shown = dict(zip(indices, objects)) if objects is not None else {}
+
+    def draw(index: int) -> Markup:
+        image = read_image(found.file_names[index], "BGR")
+        image = resize_image(image, *found.view_sizes[index].tolist())
+        chosen = shown.get(index)
+        rows = np.flatnonzero(found.owners == index) if chosen is None else np.array(chosen)
+        return _embed(image, found.boxes[rows], found.classes[rows].tolist(), found, index)
+
+    return _draw_each(draw, indices, found)
+
+
+def _draw_each(
+    draw: Callable[[int], Markup], indices: Sequence[int], found: SetStatistics
+) -> list[Markup]:
+    pictures = []
+    for index in indices:
+        try:
+            pictures.append(draw(index))
+        except (ValueError, OSError) as error:  # the look at the data tells it, or --check-data
+            logger.warning("%s is not shown: %s", found.file_names[index], error)
+    return pictures
+
+
+def _embed(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    classes: Sequence[int],
+    found: SetStatistics,
+    index: int,
+) -> Markup:
+    """Draw boxes on a thumbnail, so that lines and letters are as large in every picture."""
+    labels, colors = _choose_names(found.class_names)
+    drawn = draw_detections(image, boxes, [labels[k] for k in classes], colors=colors, width=_WIDTH)
+    height, width = image.shape[:2]
+    name = os.path.basename(found.file_names[index])
+    old = " x ".join(map(str, found.image_sizes[index].tolist()[::-1]))
+    objects = f"{len(classes)} object{'s' * (len(classes) != 1)}"
+    return embed_image(
+        drawn,
+        f"{name} with {objects}",
+        _WIDTH,
+        caption=f"{name}: {objects}, {width} x {height} of {old} pixels",
+        max_bytes=_MAX_BYTES,
+    )
+
+
+@cache
+def _choose_names(class_names: tuple[str, ...]) -> tuple[list[str], dict[str, Color]]:
+    """Choose labels and their colors, once for all pictures: what cannot be drawn is warned of."""
+    labels = choose_labels(class_names)
+    return labels, choose_colors(labels)
+
+
+def _convert_to_bgr(image: np.ndarray, image_format: str) -> Any:
+    if image.shape[2] == 1:
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2BGR)
+    return np.ascontiguousarray(image[:, :, ::-1] if image_format == "RGB" else image)

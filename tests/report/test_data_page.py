@@ -1,0 +1,203 @@
+"""The page of a set: what is found in it, and what it shows where images are missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fvcore.common.config import CfgNode
+
+from resnext_det.config import load_config
+from resnext_det.data.coco import load_coco, register_coco
+from resnext_det.detection.datasets import describe_view, summarize_set
+from resnext_det.detection.portable.build import build_detector
+from resnext_det.report.data_findings import Finding, find_copies, find_faults
+from resnext_det.report.data_page import write_data_page
+from resnext_det.report.data_pictures import choose_images
+from tests.detection.helpers import C4_CHANGES, DC5_CHANGES, VAL_IMAGES, write_config
+
+Sets = dict[str, tuple[Path, Path]]
+
+
+class _Tags(HTMLParser):
+    """Count the tags of a page, collect its addresses, and refuse tags that do not fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] += 1
+        self.addresses += [value or "" for key, value in attributes if key in ("src", "href")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read_tags(path: Path) -> _Tags:
+    tags = _Tags()
+    tags.feed(path.read_text(encoding="utf-8"))
+    assert tags.open == []
+    return tags
+
+
+def make_set(folder: Path, name: str, boxes: list[list[Any]], classes: list[str]) -> None:
+    """Register a set without images: an image of 200 x 160 for each list of (class, box)."""
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": 200, "height": 160}
+            for i in range(len(boxes))
+        ],
+        "annotations": [
+            {"image_id": i, "category_id": kind, "bbox": box, "iscrowd": 0}
+            for i, own in enumerate(boxes)
+            for kind, box in own
+        ],
+        "categories": [{"id": i, "name": text} for i, text in enumerate(classes)],
+    }
+    for number, annotation in enumerate(content["annotations"], 1):
+        annotation["id"] = number
+    (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "none").mkdir(exist_ok=True)
+    register_coco(name, folder / f"{name}.json", folder / "none")
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    return load_config(write_config(tmp_path), ["OUTPUT_DIR", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("changes", [[], C4_CHANGES, DC5_CHANGES], ids=["FPN", "C4", "DC5"])
+def test_the_strides_of_anchors_are_those_of_the_detector(
+    changes: list[Any], tmp_path: Path
+) -> None:
+    cfg = load_config(write_config(tmp_path), changes)
+    model, anchors = build_detector(cfg), describe_view(cfg).anchors
+    assert anchors is not None and model.proposal_generator is not None
+    assert anchors.strides == model.proposal_generator.anchor_generator.strides
+    assert anchors.padding == (model.size_divisibility or 1)
+
+
+def test_the_page_shows_a_sound_set(registered: None, cfg: CfgNode) -> None:
+    page = write_data_page(cfg, num_images=4, told=["a < b"])
+    assert page.path == Path(cfg.OUTPUT_DIR, "data.html")
+    assert [found for found in page.findings if found.weight == "error"] == []
+    tags = read_tags(page.path)
+    assert tags.counts["img"] == 4 + 2
+    assert tags.counts["svg"] == 1 + 4 + 2
+    assert all(re.match(r"data:image/jpeg;base64,|#", address) for address in tags.addresses)
+    text = page.path.read_text(encoding="utf-8")
+    assert "a &lt; b" in text and f"{VAL_IMAGES} test images with" in text
+    train = summarize_set(cfg, load_coco("tiny_train"))
+    assert f"{train.num_objects} objects of 6 classes" in text
+
+
+def test_missing_images_are_said_and_the_rest_is_shown(
+    sets: Sets, alone: None, cfg: CfgNode, tmp_path: Path
+) -> None:
+    for name, (file, images) in sets.items():
+        shutil.copytree(images, tmp_path / name)
+        register_coco(name, file, tmp_path / name)
+    gone = sorted((tmp_path / "tiny_train").iterdir())[2:]
+    for path in [*gone, *(tmp_path / "tiny_val").iterdir()]:
+        path.unlink()
+    page = write_data_page(cfg, tmp_path / "page.html", num_images=3)
+    errors = [found.text for found in page.findings if found.weight == "error"]
+    assert len(errors) == 2 and all("images do not exist" in text for text in errors)
+    assert "2 errors" in page.summary
+    assert read_tags(tmp_path / "page.html").counts["img"] == 2
+    assert "None of those looked for is there" in page.path.read_text(encoding="utf-8")
+
+
+def find(cfg: CfgNode, train: str | None, test: str | None = None) -> list[Finding]:
+    train_set, test_set = (
+        summarize_set(cfg, load_coco(name)) if name else None for name in (train, test)
+    )
+    return list(find_faults(cfg, train_set, test_set))
+
+
+def check(findings: list[Finding], *expected: tuple[str, str]) -> None:
+    """Check weights and beginnings of sentences, each of which is there once."""
+    for weight, words in expected:
+        matching = [found for found in findings if words in found.text]
+        assert [found.weight for found in matching] == [weight], findings
+
+
+def test_a_sound_set_has_no_faults(alone: None, cfg: CfgNode, tmp_path: Path) -> None:
+    random = np.random.RandomState(0)
+    for name in ("sound", "other"):
+        boxes = [
+            [
+                [k % 3, [x * 50.0, y * 40.0, *random.uniform([35, 30], [48, 39]).tolist()]]
+                for k, (x, y) in enumerate([(random.randint(4), 0), (random.randint(4), 2)])
+            ]
+            for _ in range(60)
+        ]
+        make_set(tmp_path, name, boxes, ["a", "b"])
+    cfg.merge_from_list(["INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 300])
+    cfg.merge_from_list(["MODEL.ANCHOR_GENERATOR.SIZES", [[17], [34], [68]]])
+    assert find(cfg, "sound", "other") == []
+
+
+def test_faults_of_boxes_are_found(alone: None, cfg: CfgNode, tmp_path: Path) -> None:
+    box = [10.0, 10.0, 60.0, 40.0]
+    twice = [[[0, box], [0, [10.0, 10.0, 61.0, 40.0]], [1, [10.0, 10.0, 60.0, 41.0]]]] * 30
+    make_set(tmp_path, "odd", [*twice, [[2, box]]], ["left shoe", "right shoe", "rare"])
+    tiny = [[[0, [5.0 * k, 5.0, 3.0, 12.0]] for k in range(30)] for _ in range(3)]
+    make_set(tmp_path, "tiny", tiny, ["left shoe", "right shoe", "rare"])
+    cfg.merge_from_list(["TEST.DETECTIONS_PER_IMAGE", 20])
+    check(
+        find(cfg, "odd", "tiny"),
+        ("warning", "30 pairs of training boxes of the same class"),
+        ("warning", "60 pairs of training boxes of different classes"),
+        ("warning", "1 of 3 classes have fewer than 10 training objects: rare (1)"),
+        ("warning", "a flip exchanges; write INPUT.RANDOM_FLIP none"),
+        (
+            "warning",
+            "so that 33.3% of the objects cannot be found; write TEST.DETECTIONS_PER_IMAGE 30",
+        ),
+        ("warning", "and of the test objects than 2:"),
+        ("warning", "left shoe is 66% of the training objects and 100% of the test objects"),
+    )
+    check(
+        find(cfg, "tiny"),
+        ("warning", "100% of the training objects have less than 16 pixels a side"),
+        ("warning", "100% of the training boxes overlap no anchor by 0.3 or more"),
+    )
+    cfg.merge_from_list(["MODEL.ANCHOR_GENERATOR.SIZES", [[100], [200], [400]]])
+    check(
+        find(cfg, "odd"),
+        ("warning", "MODEL.ANCHOR_GENERATOR.SIZES '[[12],[25],[50]]' would leave 0%"),
+    )
+
+
+def test_copies_of_images_are_found(tmp_path: Path) -> None:
+    for name, content in {"a": b"1", "b": b"2", "c": b"1", "d": b"2", "e": b"3"}.items():
+        (tmp_path / name).write_bytes(content)
+    a, b, c, d, e = (str(tmp_path / name) for name in "abcde")
+    check(
+        list(find_copies([a, b, c], [d, e])),
+        ("warning", f"1 of 2 test images have the same content as training images, the first {d}"),
+        ("warning", f"1 of 3 training images are copies of others, the first {c} of {a}"),
+    )
+    assert list(find_copies([a, b], [e])) == []
+
+
+def test_every_class_is_among_the_chosen_images(registered: None, cfg: CfgNode) -> None:
+    found = summarize_set(cfg, load_coco("tiny_train"))
+    chosen = choose_images(found, 6)
+    assert len(chosen) == 6 and chosen == sorted(set(chosen)) == choose_images(found, 6)
+    seen = set(found.classes[np.isin(found.owners, chosen)])
+    assert seen == set(found.classes)
+    assert len(choose_images(found, 100)) == found.num_images and choose_images(found, 0) == []
