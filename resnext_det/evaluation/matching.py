@@ -94,7 +94,7 @@ def match_detections(truth: GroundTruth, found: Detections, limit: int) -> Match
     low, high = AREA_RANGES[:, :1], AREA_RANGES[:, 1:]
     ignored = (truth.areas < low) | (truth.areas > high) | (truth.crowd == 1)
     areas = found.boxes[:, 2] * found.boxes[:, 3]
-    overlaps = _find_overlaps(truth, found)
+    overlaps = find_overlaps(truth, found)
     near = (overlaps.ious >= THRESHOLDS[0]) & (
         truth.categories[overlaps.objects] == found.categories[overlaps.detections]
     )
@@ -146,7 +146,7 @@ def _order_detections(found: Detections, limit: int) -> tuple[Detections, np.nda
     return Detections(*(column[order] for column in columns)), ranks
 
 
-def _find_overlaps(truth: GroundTruth, found: Detections) -> Overlaps:
+def find_overlaps(truth: GroundTruth, found: Detections) -> Overlaps:
     """Find the pairs of one image whose IoU is .1 or more."""
     by_image = np.argsort(truth.images, kind="stable")
     places = truth.images[by_image]
