@@ -237,21 +237,26 @@ def _count_fitting(facts: Facts, side: int) -> int:
     return int((0.8 * facts.gpu_memory - 1.5) / gib)
 
 
-def _choose_length(facts: Facts, side: int, batch: int) -> tuple[int, str]:
-    """Choose the number of iterations.
+def find_usual_epochs(images: int, *, pretrained: bool = True) -> float:
+    """Find how many epochs a training on a number of images usually has.
 
     Small sets are seen more often: epochs fall with the cube root of the number of images. That
     gives the 12 epochs of COCO, and what others train within a factor of 1.6: 23 for the 16,551
     images of VOC (detectron2: 17), 42 for the 2,975 of Cityscapes (64), 6 for the 1.17 million of
     OpenImages (MLPerf: 4).
     """
-    usual = _COCO_PASSES / _COCO_IMAGES * (_COCO_IMAGES / facts.images) ** (1 / 3)
+    usual = _COCO_PASSES / _COCO_IMAGES * (_COCO_IMAGES / images) ** (1 / 3)
     usual = min(usual, _MOST_EPOCHS)
+    return usual if pretrained else min(usual * _FROM_RANDOM, _MOST_FROM_RANDOM)
+
+
+def _choose_length(facts: Facts, side: int, batch: int) -> tuple[int, str]:
+    """Choose the number of iterations."""
+    usual = find_usual_epochs(facts.images, pretrained=facts.pretrained)
     why = "small sets are seen more often than COCO"
     if facts.images >= 0.8 * _COCO_IMAGES:
         why = "as COCO's usual recipe"
     if not facts.pretrained:
-        usual = min(usual * _FROM_RANDOM, _MOST_FROM_RANDOM)
         why += "; random weights need longer than pretrained ones"
     epochs = usual
     if not facts.gpu_memory:
