@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="COCO result file: a list of scored boxes")
     parser.add_argument(
         "--backend",
-        choices=("auto", "pycocotools", "hotcoco"),
+        choices=("auto", "pycocotools", "numpy", "hotcoco"),
         default="auto",
         help="what computes (default: auto, the fastest that gives pycocotools' numbers)",
     )

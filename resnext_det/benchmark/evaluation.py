@@ -47,7 +47,7 @@ class EvaluationCase(Case):
         return "pycocotools"
 
     def list_keys(self) -> list[Key]:
-        names = ["pycocotools", "resnext_det, pycocotools"]
+        names = ["pycocotools", "resnext_det, pycocotools", "resnext_det, numpy"]
         if importlib.util.find_spec("hotcoco"):
             names += ["hotcoco", "resnext_det, hotcoco"]
         if importlib.util.find_spec("detectron2"):

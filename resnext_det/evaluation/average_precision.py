@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
+
+from resnext_det.evaluation.matching import Matches
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -64,3 +69,58 @@ def compute_average_precision(
     best = np.maximum.accumulate((precision + segments.apart)[::-1])[::-1] - segments.apart
     areas = segments.add(best * steps)
     return np.where(objects > 0, areas / len(RECALLS), np.nan)
+
+
+def compute_curves(matches: Matches, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the precisions at all recalls, and the recalls, to the last bit as pycocotools.
+
+    Args:
+        limits: how many detections of an image and category count, M numbers, ascending.
+
+    Returns:
+        precision (T, R, K, A, M) and recall (T, K, A, M), 0 to 1, -1 where there is no object.
+    """
+    truth, found = matches.truth, matches.found
+    thresholds, areas, _ = matches.objects.shape
+    shape = len(truth.class_names), areas, len(limits)
+    precision = np.full((thresholds, len(RECALLS), *shape), -1.0)
+    recall = np.full((thresholds, *shape), -1.0)
+    bounds = np.searchsorted(found.categories, np.arange(shape[0] + 1))
+    for category, (start, stop) in enumerate(pairwise(bounds)):
+        first, last = np.searchsorted(matches.candidates, (start, stop))
+        objects = np.full((thresholds, areas, stop - start), -1)
+        objects[:, :, matches.candidates[first:last] - start] = matches.objects[:, :, first:last]
+        ranks = matches.ranks[start:stop]
+        for area in range(areas):
+            ignored = matches.ignored[area]
+            number = int((~ignored[truth.categories == category]).sum())
+            if number == 0:
+                continue
+            of_area = objects[:, area]
+            out = matches.outside[area, start:stop]
+            ignoring = np.where(of_area >= 0, np.append(ignored, False)[of_area], out)
+            for m, limit in enumerate(limits):
+                these = ranks < limit
+                counting = ~ignoring[:, these]
+                hits = (of_area[:, these] >= 0) & counting
+                curve, reached = _draw_curve(hits, counting & ~hits, number)
+                precision[:, :, category, area, m] = curve
+                recall[:, category, area, m] = reached
+    return precision, recall
+
+
+def _draw_curve(hits: np.ndarray, wrong: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the precision (T, R) and the last recall (T,) of detections (T, N), best first."""
+    curve = np.zeros((len(hits), len(RECALLS)))
+    if hits.shape[1] == 0:
+        return curve, np.zeros(len(hits))
+    correct = np.cumsum(hits, axis=1).astype(np.float64)
+    false = np.cumsum(wrong, axis=1).astype(np.float64)
+    recall = correct / objects
+    precision = correct / (false + correct + np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    for t, reached in enumerate(recall):
+        places = np.searchsorted(reached, RECALLS, side="left")
+        places = places[places < len(reached)]
+        curve[t, : len(places)] = precision[t, places]
+    return curve, recall[:, -1]

@@ -137,8 +137,8 @@ def evaluate_coco(
         results: a COCO result file, or the list read from one: dicts with ``image_id``,
             ``category_id``, ``bbox`` (x, y, width, height in pixels) and ``score``. An empty list
             has AP 0 (detectron2 says nan), with a warning.
-        backend: "pycocotools", "hotcoco" (faster, an optional package), or "auto": hotcoco where it
-            is installed and gives the same numbers.
+        backend: "pycocotools", "numpy" (our own), "hotcoco" (an optional package), or "auto":
+            hotcoco where it is installed, else numpy. The numbers are the same.
         max_detections_per_image: how many detections of an image and category count, the best
             first.
         image_ids: evaluate on these images alone; results of other images of the annotations are

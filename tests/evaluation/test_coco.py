@@ -30,7 +30,7 @@ SETS: dict[str, dict[str, int]] = {
 }
 
 
-@pytest.fixture(params=["pycocotools", "hotcoco"])
+@pytest.fixture(params=["pycocotools", "numpy", "hotcoco"])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "hotcoco" and importlib.util.find_spec("hotcoco") is None:
         pytest.skip("hotcoco is not installed")
@@ -117,7 +117,7 @@ def test_an_annotation_of_id_0_counts_as_in_pycocotools(caplog: pytest.LogCaptur
     annotations, results = simple()
     annotations["annotations"][0]["id"] = 0
     metrics = evaluate_coco(annotations, results)
-    assert metrics.backend == "pycocotools"
+    assert metrics.backend == "numpy"
     assert metrics.AP == 0.0
     filled = json.loads(json.dumps(annotations))
     filled["annotations"][0].update(area=2000, iscrowd=0)
@@ -233,11 +233,11 @@ def test_without_hotcoco_the_numbers_are_the_same_and_nothing_is_said(
 ) -> None:
     annotations, results = random_set(0)
     faster = evaluate_coco(annotations, results)
-    assert faster.backend == ("hotcoco" if importlib.util.find_spec("hotcoco") else "pycocotools")
+    assert faster.backend == ("hotcoco" if importlib.util.find_spec("hotcoco") else "numpy")
     monkeypatch.setattr(coco_backends, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     metrics = evaluate_coco(annotations, results)
-    assert metrics.backend == "pycocotools"
+    assert metrics.backend == "numpy"
     assert metrics.to_json() == faster.to_json()
     np.testing.assert_array_equal(metrics.precision, faster.precision)
     assert caplog.records == []
@@ -477,7 +477,10 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "cocoapi"}, "no backend 'cocoapi'; write one of auto, pycocotools, hotcoco"),
+        (
+            {"backend": "cocoapi"},
+            "no backend 'cocoapi'; write one of auto, pycocotools, numpy, hotcoco",
+        ),
         ({"max_detections_per_image": 0}, "max_detections_per_image is 0; .*such as 100"),
         ({"max_detections_per_image": [1, 10]}, r"max_detections_per_image is \[1, 10\]"),
         (
