@@ -214,9 +214,9 @@ def _compute_color(position: int) -> Color:
 def _list_texts(shown: LabeledBoxes, scores: np.ndarray | None) -> list[tuple[str, str]]:
     """List the name on every label, which may be shortened, and what follows it."""
     count = len(shown.labels)
-    percents = [""] * count if scores is None else [f" {score:.0%}" for score in scores]
+    percents = [""] * count if scores is None else [f"{score:.0%}" for score in scores]
     kinds = [f" {kind}" if kind not in _RIGHT_KINDS else "" for kind in shown.kinds or [""] * count]
-    endings = map("".join, zip(percents, kinds, strict=True))
+    endings = ("".join(pair).strip() for pair in zip(percents, kinds, strict=True))
     return list(zip(shown.labels, endings, strict=True))
 
 

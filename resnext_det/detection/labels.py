@@ -20,7 +20,6 @@ Color = tuple[int, int, int]
 """Blue, green, red, 0 to 255."""
 
 _OPENCV_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SCORE_LETTERS = "0123456789%"
 
 
 def is_drawable(text: str) -> bool:
@@ -56,8 +55,8 @@ def render_label(name: str, ending: str, size: int, color: Color, room: int) -> 
     """Render a label: black or white letters on a ground of a color.
 
     Args:
-        name: the middle is left out where it is too long.
-        ending: kept whole after the name, such as " 87%".
+        name: the middle is left out where it is too long, all where not even four letters fit.
+        ending: kept whole after the name, such as "87%".
         size: of the font in pixels.
         color: of the ground.
         room: the largest width in pixels.
@@ -66,33 +65,49 @@ def render_label(name: str, ending: str, size: int, color: Color, room: int) -> 
         BGR uint8 (height, width, 3), not to be changed; without pixels where nothing fits.
     """
     pad = max(2, size // 5)
-    text = _shorten(name, ending, size, room - 2 * pad)
-    if not text:
+    room -= 2 * pad
+    last = [_render_text(ending, size)] if ending else []
+    space = round(0.3 * size)
+    shortened = _shorten(name, size, room - sum(mask.shape[1] + space for mask, _ in last))
+    masks = ([_render_text(shortened, size)] if shortened else []) + last
+    width = sum(mask.shape[1] for mask, _ in masks) + space * (len(masks) - 1)
+    if not masks or width > room:
         return np.zeros((0, 0, 3), np.uint8)
-    mask = np.pad(_render_text(text, size), ((pad // 2, pad // 2), (pad, pad)))
+    above = max(baseline for _, baseline in masks)
+    below = max(len(mask) - baseline for mask, baseline in masks)
+    levels = _list_levels(color)
+    label = np.empty((above + below + 2 * (pad // 2), width + 2 * pad, 3), np.uint8)
+    label[:] = color
+    left = pad
+    for mask, baseline in masks:
+        top = pad // 2 + above - baseline
+        label[top : top + len(mask), left : left + mask.shape[1]] = _color_in(mask, levels)
+        left += mask.shape[1] + space
+    return label
+
+
+def _list_levels(color: Color) -> np.ndarray:
+    """List the colors from the ground's to black or white, whichever stands out: (256, 3)."""
     blue, green, red = color
     ink = 0 if 0.114 * blue + 0.587 * green + 0.299 * red > 130 else 255
-    part = mask[..., None] / 255
+    part = np.arange(256)[:, None] / 255
     return np.rint(part * ink + (1 - part) * color).astype(np.uint8)
 
 
-def _shorten(name: str, ending: str, size: int, room: int) -> str:
-    """Leave out as much of the middle of a name as it takes to fit, with its ending.
+def _color_in(mask: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    return cv2.LUT(cv2.cvtColor(mask, cv2.COLOR_GRAY2BGR), levels[None])
 
-    Returns:
-        "hemat..lyzer 87%", for one; the bare ending where not even four letters of the name fit,
-        and "" where that does not either.
-    """
-    texts = [name + ending]
+
+def _shorten(name: str, size: int, room: int) -> str:
+    """Leave out as much of the middle of a name as it takes to fit: "hemat..lyzer", for one."""
+    texts = [name]
     for kept in range(min(len(name) - 1, 5 * room // size), 3, -1):
-        texts.append(f"{name[: (kept + 1) // 2]}..{name[len(name) - kept // 2 :]}{ending}")
-    texts.append(ending)
-    stripped = (text.strip() for text in texts)
-    return next((t for t in stripped if t and _render_text(t, size).shape[1] <= room), "")
+        texts.append(f"{name[: (kept + 1) // 2]}..{name[len(name) - kept // 2 :]}")
+    return next((t for t in texts if t and _render_text(t, size)[0].shape[1] <= room), "")
 
 
 @lru_cache(maxsize=4096)
-def _render_text(text: str, size: int) -> np.ndarray:
+def _render_text(text: str, size: int) -> tuple[np.ndarray, int]:
     """Render a line of text.
 
     Args:
@@ -100,37 +115,38 @@ def _render_text(text: str, size: int) -> np.ndarray:
         size: of the font in pixels; capitals are 0.73 of it.
 
     Returns:
-        uint8 (height, width), 255 where ink is; texts of one size have one height and baseline,
-        but for letters that reach higher or lower than Latin ones. Not to be changed.
+        uint8 (height, width), 255 where ink is, not to be changed; and how many rows are above the
+        baseline. Both heights are the same for all texts of Latin letters.
     """
-    font = _load_font(text, size)
+    font = _load_font("" if text.isascii() else "".join(sorted(set(text))), size)
     if font is None:
         return _render_by_opencv(text, size)
     left, top, right, bottom = font.getbbox(text, anchor="ls")
     above, below = max(round(0.78 * size), round(-top)), max(round(0.24 * size), round(bottom))
     image = Image.new("L", (max(1, round(right - left)), above + below))
     ImageDraw.Draw(image).text((-left, above), text, fill=255, font=font, anchor="ls")
-    return np.asarray(image)
+    return np.asarray(image), above
 
 
-def _render_by_opencv(text: str, size: int) -> np.ndarray:
+def _render_by_opencv(text: str, size: int) -> tuple[np.ndarray, int]:
     scale, weight = size / 30, max(1, round(size / 14))
-    (width, height), baseline = cv2.getTextSize(text, _OPENCV_FONT, scale, weight)
-    mask = np.zeros((height + baseline, max(1, width)), np.uint8)
-    return cv2.putText(mask, text, (0, height), _OPENCV_FONT, scale, (255,), weight, cv2.LINE_AA)
-
-
-def _load_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
-    letters = "" if text.isascii() else "".join(sorted({*text, *_SCORE_LETTERS}))
-    return _load_font_for(letters, size)
+    (width, height), below = cv2.getTextSize(text, _OPENCV_FONT, scale, weight)
+    mask = np.zeros((height + below, max(1, width)), np.uint8)
+    cv2.putText(mask, text, (0, height), _OPENCV_FONT, scale, (255,), weight, cv2.LINE_AA)
+    return mask, height
 
 
 @lru_cache(maxsize=256)
-def _load_font_for(letters: str, size: int) -> ImageFont.FreeTypeFont | None:
-    """Load a font that has all the letters; None where there is none that Pillow can draw."""
+def _load_font(letters: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """Load a font that has all the letters; None where there is none that Pillow can draw.
+
+    DejaVu Sans has those of ASCII, for which no letters are given.
+    """
     try:
         path = find_font(letters)
-        font = None if path is None else ImageFont.truetype(str(path), size)
+        # Raqm orders and joins letters of other scripts, and takes ten times as long.
+        way = None if letters else ImageFont.Layout.BASIC
+        font = None if path is None else ImageFont.truetype(str(path), size, layout_engine=way)
         if font is not None:
             font.getmask(letters)  # fonts of colored bitmaps have one size alone
         return font
@@ -157,21 +173,22 @@ def place_labels(
         picture.
     """
     places: list[tuple[int, int] | None] = [None] * len(boxes)
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
-    share = 1 / sides.prod(1)  # of a box that a pixel is
-    taken = np.zeros((0, 4))
+    share = 1 / np.maximum(boxes[:, 2:] - boxes[:, :2], 1).prod(1)  # of a box that a pixel is
+    taken, count = np.zeros((len(boxes), 4)), 0
     for index in order:
-        size = sizes[index]
-        if not size[0] or (size > extent).any():
+        width, height = sizes[index].tolist()
+        if not width or width > extent[0] or height > extent[1]:
             continue
-        corners = np.clip(_list_places(boxes[index], *size), 0, np.subtract(extent, size))
-        spots = np.concatenate([corners, corners + size], 1)
-        hidden = (_intersect(spots, boxes) * share).sum(1) + _PREFERENCE
-        hidden[_intersect(spots, taken).any(1)] = np.inf
+        corners = _list_places(boxes[index], width, height)
+        corners = np.minimum(np.maximum(corners, 0), (extent[0] - width, extent[1] - height))
+        spots = np.concatenate([corners, corners + (width, height)], 1)
+        hidden = _intersect(spots, boxes) @ share + _PREFERENCE
+        hidden[_intersect(spots, taken[:count]).any(1)] = np.inf
         best = int(hidden.argmin())
         if np.isfinite(hidden[best]):
             places[index] = (int(corners[best, 0]), int(corners[best, 1]))
-            taken = np.concatenate([taken, spots[best : best + 1]])
+            taken[count] = spots[best]
+            count += 1
     return places
 
 
@@ -195,6 +212,7 @@ def _list_places(box: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def _intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Compute the areas that boxes have in common: (M, 4) and (N, 4) give (M, N)."""
-    ends = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    starts = np.maximum(first[:, None, :2], second[None, :, :2])
-    return np.clip(ends - starts, 0, None).prod(2)
+    (x0, y0, x1, y1), (left, top, right, bottom) = first.T[:, :, None], second.T
+    width = np.minimum(x1, right) - np.maximum(x0, left)
+    height = np.minimum(y1, bottom) - np.maximum(y0, top)
+    return np.maximum(width, 0) * np.maximum(height, 0)

@@ -61,15 +61,16 @@ def test_a_label_does_not_hide_a_small_box() -> None:
 
 
 def test_a_long_name_is_shortened_and_its_score_is_kept() -> None:
-    name, ending = "hematology analyzer, third generation", " 87%"
+    name, ending = "hematology analyzer, third generation", "87%"
     whole = render_label(name, ending, 12, WHITE, 1000)
     for room in (200, 120, 90):
         short = render_label(name, ending, 12, WHITE, room)
         assert room - 12 < short.shape[1] <= room < whole.shape[1]
         assert short.shape[0] == whole.shape[0]
-    assert re.fullmatch(r"hema\w*\.\..*ion 87%", labels._shorten(name, ending, 12, 100))
-    assert labels._shorten(name, ending, 12, 30) == "87%"
-    assert labels._shorten(name, ending, 12, 9) == ""
+    assert re.fullmatch(r"hema\w*\.\..*ion", labels._shorten(name, 12, 80))
+    assert labels._shorten(name, 12, 20) == ""
+    score = render_label("", ending, 12, WHITE, 60)
+    assert (render_label(name, ending, 12, WHITE, 45) == score).all()
     assert render_label(name, ending, 12, WHITE, 9).size == 0
     assert render_label("", "", 12, WHITE, 99).size == 0
 
