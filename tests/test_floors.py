@@ -41,8 +41,9 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 DETECTION_FLOORS = (
     (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
-        *("advice", "backends", "best", "memory", "own_data", "pictures"),
-        *("labels", "contact_sheet", "ground_truth"),
+        *("advice", "backends", "best", "memory", "own_data", "pictures", "periodic_evaluation"),
+        *("diagnosis", "tensorboard", "validation", "labels", "contact_sheet"),
+        "ground_truth",
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

@@ -53,6 +53,7 @@ from resnext_det.training.schedule import build_schedule
 from resnext_det.training.setup import record_config, set_seed, set_up
 from resnext_det.training.state import MovingAverage, TrainingState
 from resnext_det.training.threads import watch_crowding
+from resnext_det.training.watches import watch_training
 from resnext_det.weights.conversion import refuse_statement
 from resnext_det.weights.preprocessing import Preprocessing, format_preprocessing
 
@@ -113,6 +114,7 @@ def train(
         total_steps=training.stop,
         start=start,
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
+        watches=watch_training(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start),
     ) as writer:
         training.follow_tests()
         if start >= training.stop or training.tests.is_over():

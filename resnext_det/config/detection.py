@@ -1,7 +1,7 @@
 """The configuration of a detector: the keys that are honored, with detectron2's defaults.
 
 Names, types and values are those of ``detectron2.config.get_cfg()``, so that one YAML file serves
-both engines. A key that is absent here is refused. Three more, ``OWN_KEYS``, are this project's.
+both engines. A key that is absent here is refused. Four more, ``OWN_KEYS``, are this project's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = {"SOLVER.CHECKPOINT_KEEP": 0, "TEST.BEST_METRIC": "", "TEST.PATIENCE": 0}
+OWN_KEYS = {
+    "SOLVER.CHECKPOINT_KEEP": 0,
+    "TEST.BEST_METRIC": "",
+    "TEST.LOSS_PERIOD": 0,
+    "TEST.PATIENCE": 0,
+}
 """Keys that detectron2's own programs refuse, with their defaults, which ask for nothing."""
 
 # Beginnings of detectron2's keys of parts that the key in the comment switches off here.
@@ -268,8 +273,9 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
     solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
     solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / scale))
     solver.REFERENCE_WORLD_SIZE = processes
-    if scaled.TEST.EVAL_PERIOD:  # 0 evaluates at the end only
-        scaled.TEST.EVAL_PERIOD = max(1, round(scaled.TEST.EVAL_PERIOD / scale))
+    for key in ("EVAL_PERIOD", "LOSS_PERIOD"):
+        if scaled.TEST.get(key):  # 0 evaluates at the end only, and measures no loss
+            scaled.TEST[key] = max(1, round(scaled.TEST[key] / scale))
     scaled.freeze()
     logger.info(
         "scaled to %d processes (SOLVER.REFERENCE_WORLD_SIZE = %d): batch %d, learning rate %g, "

@@ -109,7 +109,7 @@ RANGES = spread_ranges(
     (0, math.inf, "SOLVER", "WARMUP_ITERS REFERENCE_WORLD_SIZE CHECKPOINT_KEEP"),
     (0.0, math.inf, "SOLVER", "BASE_LR WEIGHT_DECAY"),
     (0.0, 1.0, "SOLVER", "MOMENTUM"),
-    (0, math.inf, "TEST", "EVAL_PERIOD PATIENCE"),
+    (0, math.inf, "TEST", "EVAL_PERIOD LOSS_PERIOD PATIENCE"),
     (-1, math.inf, "TEST", "DETECTIONS_PER_IMAGE"),
 )
 

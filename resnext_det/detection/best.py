@@ -1,4 +1,4 @@
-"""Check what a detector's training keeps as its best, and when it ends early."""
+"""Check what a detector's training measures and keeps as its best, and when it ends early."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ _OF_KEYPOINTS = ("AP", "AP50", "AP75", "APm", "APl")
 
 
 def check_best(cfg: CfgNode) -> None:
-    """Refuse ``TEST.BEST_METRIC`` and ``TEST.PATIENCE`` that a training could not follow.
+    """Refuse ``TEST.BEST_METRIC``, ``PATIENCE`` and ``LOSS_PERIOD`` that no training can follow.
 
     Raises:
         ValueError: there is no such number, nothing to compute it on, or no evaluation to wait for.
     """
+    if (period := get_own(cfg, "TEST.LOSS_PERIOD")) and not cfg.DATASETS.TEST:
+        raise ValueError(
+            f"TEST.LOSS_PERIOD = {period} measures losses on DATASETS.TEST, which is empty; name a "
+            "set there, or write TEST.LOSS_PERIOD 0"
+        )
     metric, patience = get_own(cfg, "TEST.BEST_METRIC"), get_own(cfg, "TEST.PATIENCE")
     if patience and not metric:
         raise ValueError(

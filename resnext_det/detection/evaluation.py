@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ from resnext_det.training import distributed
 from resnext_det.training.interruption import leave_if_asked
 
 logger = logging.getLogger(__name__)
+
+Look = Callable[[CocoDataset, Sequence[Mapping[str, Any]], CocoMetrics], None]
+"""Takes a test set, all detections on it and their numbers, in the main process."""
 
 
 class DatasetMetrics(Protocol):
@@ -96,12 +99,14 @@ def evaluate_on(
     num_workers: int,
     output_dir: Path,
     max_detections: int | None = None,
+    look: Look | None = None,
 ) -> CocoMetrics | None:
     """Detect on every image, write ``coco_instances_results.json``, and compare with annotations.
 
     Args:
         max_detections: how many detections of an image and category count. None: all that the
             model gives, and 100 at least, as in COCO.
+        look: is called with what was found.
 
     Returns:
         COCO's numbers; None in other processes than the first.
@@ -127,6 +132,8 @@ def evaluate_on(
         max_detections = max(COCO_LIMIT, *of_image.values()) if rows else COCO_LIMIT
     metrics = evaluate_coco(dataset.annotations_file, rows, max_detections_per_image=max_detections)
     logger.info("%s, bbox:\n%s", dataset.name, metrics.format_table())
+    if look is not None:
+        look(dataset, rows, metrics)
     return metrics
 
 
@@ -216,11 +223,17 @@ def choose_limit(cfg: CfgNode) -> int | None:
 
 
 def evaluate_all(
-    cfg: CfgNode, model: nn.Module, test_sets: list[CocoDataset]
+    cfg: CfgNode,
+    model: nn.Module,
+    test_sets: list[CocoDataset],
+    look: Look | None = None,
 ) -> dict[str, DatasetMetrics]:
     """Evaluate a model on every set, and write results and numbers to ``OUTPUT_DIR/inference``.
 
     Where there are several sets, each has a folder there.
+
+    Args:
+        look: is called for every set with what was found.
 
     Returns:
         the numbers by name of the set; in other processes than the first an empty dict.
@@ -241,6 +254,7 @@ def evaluate_all(
                     num_workers=workers,
                     output_dir=output_dir,
                     max_detections=choose_limit(cfg),
+                    look=look,
                 )
             if found is not None:
                 write_text(output_dir / "metrics.json", found.to_json())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,23 +12,23 @@ from torch import nn
 
 from resnext_det.config.detection import get_own
 from resnext_det.data.contents import Contents
-from resnext_det.detection.evaluation import DatasetMetrics, flatten_metrics
+from resnext_det.detection.evaluation import DatasetMetrics, Look
 from resnext_det.detection.memory import (
     AnchorDraw,
     BatchParts,
     MemorySaving,
     recompute_stages,
 )
+from resnext_det.detection.periodic_evaluation import PeriodicEvaluation
 from resnext_det.detection.weights import (
     check_frozen_layers_are_loaded,
     describe_detector,
     load_pretrained,
 )
 from resnext_det.training import distributed
-from resnext_det.training.best import Evaluations
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.training.loop import LossParts, Step, compute_whole, train_loop
-from resnext_det.training.metrics import MetricsWriter, read_names
+from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.optimizer import GradientClipper
 from resnext_det.training.output_folder import remove_run
 from resnext_det.training.precision import tell_speed_of_precision
@@ -37,6 +36,7 @@ from resnext_det.training.schedule import LearningRateSchedule
 from resnext_det.training.setup import record_config
 from resnext_det.training.state import TrainingState
 from resnext_det.training.threads import watch_crowding
+from resnext_det.training.watches import watch_training
 from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ def train_detector(
     optimizer: torch.optim.Optimizer,
     schedule: LearningRateSchedule,
     load_batches: Callable[[int], Iterable[Any]],
-    evaluate: Callable[[], Mapping[str, DatasetMetrics]],
+    evaluate: Callable[[Look], Mapping[str, DatasetMetrics]],
+    measure: Callable[[], Mapping[str, float]] = dict,
     resume: bool,
     overwrite: bool,
     saving: MemorySaving,
@@ -70,9 +71,12 @@ def train_detector(
             processes.
         optimizer, schedule, clip: see ``train_loop``.
         load_batches: takes the first iteration; gives the batches of this process from it on.
-        evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``. Where
+        evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``, and
+            shows what was found to the look that it is given. Where
             ``TEST.BEST_METRIC`` is the best so far, ``model_best.pth`` gets the weights; after
             ``TEST.PATIENCE`` evaluations without a better one the training ends.
+        measure: measures losses of ``model`` on these sets, by their names in metrics.json, every
+            ``TEST.LOSS_PERIOD`` iterations and at the end.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
             that had ended is evaluated.
         overwrite: remove the run in ``OUTPUT_DIR``, once all that could be wrong is known.
@@ -107,61 +111,27 @@ def train_detector(
         remove_run(cfg.OUTPUT_DIR)
     record_config(recorded)
     state.facts = describe_detector(cfg, model, class_names, {})
-    results: dict[str, DatasetMetrics] = {}
-    with MetricsWriter(cfg.OUTPUT_DIR, total_steps=stop, start=start) as writer:
-        metric, patience = get_own(cfg, "TEST.BEST_METRIC"), get_own(cfg, "TEST.PATIENCE")
-        evaluations = Evaluations(cfg.OUTPUT_DIR, metric, patience=patience)
-        had_ended = start >= stop or evaluations.is_over()
-
-        def evaluate_now(done: int) -> None:
-            # A run that goes on after an evaluation draws what it would have drawn without.
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                found = evaluate() if cfg.DATASETS.TEST else {}
-            results.update(found)
-            numbers = distributed.broadcast_object(_select_defined(found))
-            scalars = flatten_metrics(found)
-            if metric:
-                value = distributed.broadcast_object(scalars.setdefault(metric, math.nan))
-                if evaluations.note(done - 1, value):
-                    state.save_best(done - 1, describe_detector(cfg, model, class_names, numbers))
-            writer.put(scalars)
-            if cfg.DATASETS.TEST and (done >= stop or evaluations.is_over()):
-                state.save_final(done - 1)
-                keep_numbers(numbers)
-
-        def keep_numbers(numbers: Mapping[str, Mapping[str, float]]) -> None:
-            """Write model_final.pth again with its numbers that are defined, unless it has them."""
-            known = start_file.detector if had_ended and start_file is not None else None
-            if known is not None:  # the same weights, perhaps on other test sets
-                numbers = {**known.metrics, **numbers}
-            if known is None or known.metrics != numbers:
-                state.facts = describe_detector(cfg, model, class_names, numbers)
-                state.add_facts("model_final")
-
-        def is_evaluation_due(done: int) -> bool:
-            period = cfg.TEST.EVAL_PERIOD
-            return done == stop or (period > 0 and done > 0 and done % period == 0)
-
-        def evaluate_when_due(step: Step) -> None:
-            if is_evaluation_due(step.iteration + 1):
-                with distributed.fail_together():
-                    step.check_losses()
-                evaluate_now(step.iteration + 1)
-
-        if had_ended:
+    with MetricsWriter(
+        cfg.OUTPUT_DIR,
+        total_steps=stop,
+        start=start,
+        images_per_step=cfg.SOLVER.IMS_PER_BATCH,
+        watches=watch_training(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start),
+    ) as writer:
+        evaluation = PeriodicEvaluation(
+            *(cfg, model, state, writer),
+            evaluate=evaluate,
+            measure=measure,
+            class_names=class_names,
+        )
+        if start >= stop or evaluation.is_over():
             logger.info("The training had ended after %d iterations; it is evaluated.", start)
-            state.save_final(start - 1)
-            evaluate_now(start)
-            if start < stop:
-                writer.put_at(start, {})
-            return results
-        if is_evaluation_due(start) and not _was_evaluated(cfg, start - 1):
-            evaluate_now(start)  # the run had stopped in its evaluation
-            writer.put_at(start - 1, {})
-        if not evaluations.is_over():
+            evaluation.repeat_last(start, None if start_file is None else start_file.detector)
+            return evaluation.results
+        evaluation.make_up(start)
+        if not evaluation.is_over():
             amp_dtype = torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else None
             tell_speed_of_precision(device, amp_dtype)
-            save_when_due = state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD)
             train_loop(
                 model=wrapped,
                 optimizer=optimizer,
@@ -175,26 +145,18 @@ def train_detector(
                 split=split,
                 after_step=[
                     lambda step: after_step(step, writer),
-                    save_when_due,
-                    evaluate_when_due,
+                    state.save_every(cfg.SOLVER.CHECKPOINT_PERIOD),
+                    evaluation,
                     *watch_crowding(device, cfg.DATALOADER.NUM_WORKERS),
                     writer,
                 ],
                 save=state.save_after,
-                is_over=evaluations.is_over,
+                is_over=evaluation.is_over,
             )
-        if evaluations.is_over():
-            logger.info("The training ends early: %s.", evaluations.explain())
-    return results
-
-
-def _select_defined(found: Mapping[str, DatasetMetrics]) -> dict[str, dict[str, float]]:
-    """Select the numbers that are defined, by name of the test set."""
-    every = {name: metrics.as_dict() for name, metrics in found.items()}
-    return {
-        name: {key: float(value) for key, value in numbers.items() if not math.isnan(value)}
-        for name, numbers in every.items()
-    }
+        if evaluation.is_over():
+            logger.info("The training ends early: %s.", evaluation.explain())
+        evaluation.tell_best()
+    return evaluation.results
 
 
 def _save_memory(
@@ -215,9 +177,3 @@ def _save_memory(
         regions_per_image=cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
         draw_anchors=draw_anchors,
     )
-
-
-def _was_evaluated(cfg: CfgNode, iteration: int) -> bool:
-    """Tell whether metrics.json has an evaluation after an iteration, or there is no test set."""
-    names = read_names(cfg.OUTPUT_DIR, iteration)
-    return not cfg.DATASETS.TEST or any("bbox" in x or "box_proposals" in x for x in names)

@@ -6,6 +6,7 @@ import logging
 import math
 from pathlib import Path
 
+from resnext_det.training.checkpoint import BEST
 from resnext_det.training.metrics import read_values
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,24 @@ class Evaluations:
             f"{count} evaluations brought no {self.metric} above the {self._values[best]:.3f} of "
             f"iteration {best} (TEST.PATIENCE)"
         )
+
+    def tell_best(self, output_dir: str | Path, *, kept: bool) -> str | None:
+        """Say which of several evaluations was the best, and where its weights are; None of one.
+
+        Args:
+            kept: the best weights were written to ``model_best.pth``.
+        """
+        best = self._find_best()
+        if best is None or len(self._values) < 2:
+            return None
+        last = max(self._values)
+        told = f"{self.metric} was best after iteration {best}, {self._values[best]:.3f}"
+        told += " at the end" if best == last else f"; at the end it is {self._values[last]:.3f}"
+        name = "model_final.pth" if best == last else f"model_{best:07}.pth"
+        path = Path(output_dir, f"{BEST}.pth" if kept else name)
+        if path.is_file():
+            return f"{told}. These weights are in {path}."
+        return f"{told}. With TEST.BEST_METRIC {self.metric} a training keeps the best weights."
 
     def _find_best(self) -> int | None:
         defined = [pair for pair in sorted(self._values.items()) if not math.isnan(pair[1])]

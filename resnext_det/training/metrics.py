@@ -1,7 +1,8 @@
 """Write the metrics of a training: metrics.json, TensorBoard events, a progress bar or log lines.
 
 Files and values are detectron2's: a line every 20 iterations, with losses as the median of the
-last 20.
+last 20. Besides, "images_per_second", "data_share" (of the time, the wait for batches) and
+"peak_memory_mib" are this project's.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import os
 import statistics
 import sys
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from resnext_det.files import explain_full_disk, write_text
 from resnext_det.training import distributed
+from resnext_det.training.pace import PERIOD, WAITING, Pace, read_peak_memory
 from resnext_det.training.setup import IN_BAR
 
 if TYPE_CHECKING:
@@ -30,12 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PERIOD = 20
-"""Iterations between two lines, and the window of the medians."""
+Watch = Callable[[int, Mapping[str, float]], None]
+"""Takes the iteration and the scalars of a line of metrics.json, to warn of what is wrong."""
 
 _EVENTS = "events.out.tfevents.*"
-_TIME_WINDOW = 50  # lines over whose median the remaining time is computed
-_WARM_UP = 3  # first iterations of a run, which are slower than the others
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class MetricsWriter:
@@ -52,6 +54,7 @@ class MetricsWriter:
             metrics.json, so that each iteration stands once.
         progress_bar: whether to show one; None shows it where stderr is a terminal.
         images_per_step: of all processes; with it, images per second are written too.
+        watches: called in the main process with every line.
     """
 
     def __init__(
@@ -62,16 +65,19 @@ class MetricsWriter:
         start: int = 0,
         progress_bar: bool | None = None,
         images_per_step: int | None = None,
+        watches: Sequence[Watch] = (),
     ) -> None:
         self._total = total_steps
         self._images_per_step = images_per_step
         self._start = start
         self._waiting: list[dict[str, torch.Tensor]] = []
         self._window: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=PERIOD))
-        self._seconds: list[float] = []  # of the steps since the last line
-        self._times: deque[float] = deque(maxlen=_TIME_WINDOW)
+        self._watches = watches
+        self._pace = Pace()
         self._others: dict[str, float] = {}
+        self._pictures: list[Callable[[Any, int], None]] = []  # for TensorBoard
         self._bar: Any = None
+        self._shown = ""  # in the bar, of the last line
         if not distributed.is_main_process():
             return
         self._path = Path(output_dir, "metrics.json")
@@ -82,14 +88,13 @@ class MetricsWriter:
         if progress_bar if progress_bar is not None else sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total_steps, initial=start, unit="it", dynamic_ncols=True)
+            self._bar = tqdm(total=total_steps, initial=start, dynamic_ncols=True, bar_format=_BAR)
 
     def __call__(self, step: Step) -> None:
         """Take note of a step; write every 20 iterations and after the last one."""
         self._waiting.append(step.losses)
         self._window["data_time"].append(step.data_seconds)
-        if step.iteration - self._start >= _WARM_UP - 1:
-            self._seconds.append(step.seconds)
+        self._pace.note(step.seconds, step.data_seconds)
         if (step.iteration + 1) % PERIOD == 0 or step.iteration == self._total - 1:
             self._read_losses()
             self._write_step(step)
@@ -102,6 +107,9 @@ class MetricsWriter:
                 extra={IN_BAR: self._bar is not None},
             )
         if self._bar is not None:
+            left = self._pace.estimate(self._total - step.iteration - 1)
+            shown = [] if left is None else [f"{_format_time(left)} left"]
+            self._bar.set_postfix_str(", ".join([*shown, self._shown]).strip(", "), refresh=False)
             self._bar.update()
 
     def put(self, scalars: Mapping[str, float]) -> None:
@@ -112,6 +120,29 @@ class MetricsWriter:
         detectron2.
         """
         self._others.update(scalars)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether what is given to ``put_image`` and ``put_curve`` is shown somewhere."""
+        return distributed.is_main_process() and self._board is not None
+
+    def put_image(self, name: str, image: np.ndarray) -> None:
+        """Add an RGB image, uint8 (height, width, 3), to TensorBoard at the next step."""
+        self._pictures.append(
+            lambda board, iteration: board.add_image(name, image, iteration, dataformats="HWC")
+        )
+
+    def put_curve(self, name: str, counts: np.ndarray) -> None:
+        """Add a precision-recall curve to TensorBoard at the next step.
+
+        Args:
+            counts: (6, S), for S evenly spaced scores from 0 to 1: true and false positives, true
+                and false negatives, precision and recall.
+        """
+        size = counts.shape[1]
+        self._pictures.append(
+            lambda board, iteration: board.add_pr_curve_raw(name, *counts, iteration, size)
+        )
 
     def put_at(self, iteration: int, scalars: Mapping[str, float]) -> None:
         """Write scalars of a step that is past, in a line of its own."""
@@ -165,7 +196,9 @@ class MetricsWriter:
         if not distributed.is_main_process():
             return
         everything = {**scalars, **self._others}
+        pictures = list(self._pictures)
         self._others.clear()
+        self._pictures.clear()
         line = {name: value if math.isfinite(value) else None for name, value in everything.items()}
         with _name_file(self._path):
             self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
@@ -174,28 +207,28 @@ class MetricsWriter:
             with _name_file(self._path.with_name(_EVENTS)):
                 for name, value in everything.items():
                     self._board.add_scalar(name, value, iteration)
+                for put in pictures:
+                    put(self._board, iteration)
+        for watch in self._watches:
+            watch(iteration, everything)
 
     def _write_step(self, step: Step) -> None:
         if not distributed.is_main_process():
             return
         medians = {name: statistics.median(values) for name, values in self._window.items()}
         scalars = {**medians, "lr": step.learning_rate}
-        if self._seconds:
-            # A mean: on a GPU most steps only queue work, and one of them waits for all of it.
-            scalars["time"] = statistics.fmean(self._seconds)
-            self._seconds.clear()
-            self._times.append(scalars["time"])
+        if timed := self._pace.finish_line():
+            scalars["time"], scalars["data_share"] = timed
             if self._images_per_step is not None:
                 scalars["images_per_second"] = self._images_per_step / scalars["time"]
-            steps_left = self._total - step.iteration - 1
-            scalars["eta_seconds"] = statistics.median(self._times) * steps_left
+            eta = self._pace.estimate(self._total - step.iteration - 1)
+            assert eta is not None
+            scalars["eta_seconds"] = eta
+        if (memory := read_peak_memory()) is not None:
+            scalars["peak_memory_mib"] = memory
         self._write(step.iteration, scalars)
         logger.info(_format_line(step.iteration, scalars), extra={IN_BAR: self._bar is not None})
-        if self._bar is not None:
-            shown = f"loss {medians['total_loss']:.4g}, lr {step.learning_rate:.5g}"
-            if "images_per_second" in scalars:
-                shown += f", {scalars['images_per_second']:.0f} images/s"
-            self._bar.set_postfix_str(shown)
+        self._shown = _format_shown(scalars)
 
 
 @contextmanager
@@ -252,16 +285,42 @@ def _read_whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _format_line(iteration: int, scalars: Mapping[str, float]) -> str:
     """Format a line of progress in the words of detectron2's log."""
     eta = scalars.get("eta_seconds")
-    parts = [f"eta: {timedelta(seconds=int(eta))}"] if eta is not None else []
+    parts = [f"eta: {_format_time(eta)}"] if eta is not None else []
     parts.append(f"iter: {iteration}")
     parts += [f"{name}: {value:.4g}" for name, value in scalars.items() if "loss" in name]
     parts += [f"{name}: {scalars[name]:.4f}" for name in ("time", "data_time") if name in scalars]
     if "images_per_second" in scalars:
-        parts.append(f"images/s: {scalars['images_per_second']:.0f}")
+        parts.append(f"images/s: {_format_rate(scalars['images_per_second'])}")
     parts.append(f"lr: {scalars['lr']:.5g}")
-    if torch.cuda.is_available():
-        parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
+    if "peak_memory_mib" in scalars:
+        parts.append(f"max_mem: {scalars['peak_memory_mib']:.0f}M")
+    if "data_share" in scalars:
+        parts.append(f"bound: {_name_bound(scalars['data_share'])}")
     return "  ".join(parts)
+
+
+def _format_shown(scalars: Mapping[str, float]) -> str:
+    """Format what the bar shows of a line."""
+    shown = [f"loss {scalars['total_loss']:.4g}, lr {scalars['lr']:.5g}"]
+    if "images_per_second" in scalars:
+        shown.append(f"{_format_rate(scalars['images_per_second'])} images/s")
+    if "peak_memory_mib" in scalars:
+        shown.append(f"{scalars['peak_memory_mib'] / 2**10:.1f} GiB")
+    if "data_share" in scalars:
+        shown.append(f"bound by {_name_bound(scalars['data_share'])}")
+    return ", ".join(shown)
+
+
+def _name_bound(share: float) -> str:
+    return "data" if share >= WAITING else "compute"
+
+
+def _format_rate(images: float) -> str:
+    return f"{images:.0f}" if images >= 100 else f"{images:.3g}"
+
+
+def _format_time(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))
 
 
 def _open_tensorboard(output_dir: str | Path, start: int) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +73,21 @@ def configure(folder: Path, **changed: Any) -> CfgNode:
     return cfg
 
 
-def run(cfg: CfgNode, *, resume: bool = False) -> None:
+def run(
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    measure: Callable[[], Mapping[str, float]] = dict,
+) -> None:
     """Train the toy; the number of steps that it has seen tells which evaluation it is."""
     torch.manual_seed(99 if Checkpointer(cfg.OUTPUT_DIR).latest() else 3)
     model = Toy()
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+
+    def evaluate(look: Any) -> dict[str, Score]:
+        steps = int(model.state_dict()["body.1.num_batches_tracked"])
+        return {"set": Score(VALUES[steps // 2 - 1])}
+
     train_detector(
         cfg,
         model,
@@ -83,7 +95,8 @@ def run(cfg: CfgNode, *, resume: bool = False) -> None:
         optimizer=build_optimizer(model, OptimizerSettings(base_lr=0.02)),
         schedule=lambda iteration: 1.0,
         load_batches=lambda start: iter(Batches(start)),
-        evaluate=lambda: {"set": Score(VALUES[int(model.body[1].num_batches_tracked) // 2 - 1])},
+        evaluate=evaluate,
+        measure=measure,
         resume=resume,
         overwrite=False,
         saving=NO_SAVING,
@@ -171,6 +184,43 @@ def test_a_run_killed_at_any_name_equals_one_that_was_not(
         assert_same(found[1], expected[1])
 
 
+def test_losses_are_measured_when_due_and_made_up_for(tmp_path: Path) -> None:
+    """A run that stops in measuring them, or is killed before, has the lines of a whole one."""
+    calls: list[int] = []
+
+    def measure(dies: int = 0) -> Mapping[str, float]:
+        calls.append(1)
+        if len(calls) == dies:
+            raise Killed
+        return {"validation/total_loss": float(torch.rand(())) > 2}
+
+    expected, lines = None, {}
+    for dies in (0, 3):
+        calls.clear()
+        cfg = configure(tmp_path / str(dies), LOSS_PERIOD=5, CHECKPOINT_PERIOD=5, EVAL_PERIOD=10)
+        with pytest.raises(Killed) if dies else nullcontext():
+            run(cfg, measure=partial(measure, dies))
+        if dies:
+            run(cfg, resume=True, measure=measure)
+        rows = json_lines(tmp_path / str(dies) / "metrics.json")
+        lines[dies] = [x["iteration"] for x in rows if "validation/total_loss" in x]
+        content = Checkpointer(tmp_path / str(dies)).load(tmp_path / str(dies) / "model_final.pth")
+        found = {name: content[name] for name in ("model", "optimizer", "random_state")}
+        assert_same(found, expected := expected or found)
+    # What is made up for after the last step stands at the number of steps, as in detectron2.
+    assert lines == {0: [4, 9, 11], 3: [4, 9, 12]}
+
+
+def test_the_best_evaluation_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "resnext_det")
+    run(configure(tmp_path / "kept", MAX_ITER=8))
+    assert "iteration 3, 30.000; at the end it is nan. These weights are in" in caplog.text
+    assert f"are in {tmp_path / 'kept' / 'model_best.pth'}." in caplog.text
+    caplog.clear()
+    run(configure(tmp_path / "lost", MAX_ITER=10, BEST_METRIC="", CHECKPOINT_PERIOD=10))
+    assert "With TEST.BEST_METRIC bbox/AP a training keeps the best weights." in caplog.text
+
+
 REFUSED = {
     "TEST.BEST_METRIC box/AP": r"BEST_METRIC = 'box/AP' is no .*one of bbox/AP, bbox/AP50, bbox/A",
     "TEST.BEST_METRIC bbox/AP DATASETS.TEST ()": r"computed on DATASETS\.TEST, which is empty",
@@ -180,6 +230,8 @@ REFUSED = {
     "TEST.BEST_METRIC bbox/AP TEST.DETECTIONS_PER_IMAGE -1": r"sets no limit; write 100",
     "TEST.BEST_METRIC bbox/AP TEST.DETECTIONS_PER_IMAGE 300": r"one of bbox@300/AP, ",
     "TEST.BEST_METRIC bbox/AP MODEL.META_ARCHITECTURE ProposalNetwork": r"box_proposals/AR@100, ",
+    "TEST.LOSS_PERIOD 5 DATASETS.TEST ()": r"LOSS_PERIOD = 5 measures losses on .* is empty; name",
+    "TEST.LOSS_PERIOD -1": r"TEST\.LOSS_PERIOD = -1 is out of range; write 0 or more",
     "TEST.PATIENCE -1": r"TEST\.PATIENCE = -1 is out of range; write 0 or more",
     "SOLVER.CHECKPOINT_KEEP -2": r"CHECKPOINT_KEEP = -2 is out of range; write 0 or more",
 }

@@ -9,10 +9,11 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,7 +66,7 @@ def test_a_line_every_20_iterations_with_medians(tmp_path: Path) -> None:
         assert line["loss_a"] == statistics.median(window)
         assert line["loss_b"] == 0.5 and line["total_loss"] == statistics.median(window) + 0.5
         assert line["lr"] == 0.1 / (line["iteration"] + 1)
-        assert line["data_time"] == 0.25 and line["time"] == 2.0
+        assert line["data_time"] == 0.25 and line["time"] == 2.0 and line["data_share"] == 0.125
         assert line["eta_seconds"] == 2.0 * (49 - line["iteration"])
 
 
@@ -184,9 +185,34 @@ def test_console_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bar: b
         "iter: 39  ",
     ):
         assert log.count(line) == 1
+    assert log.count("bound: compute") == log.count("max_mem: ") == 2
     assert out.getvalue().count("a message") == 1
     assert out.getvalue().count("iter: 19") == (0 if bar else 1)
-    assert ("40/40" in err.getvalue() and "loss 29.5, lr 0.0025" in err.getvalue()) == bar
+    shown = ("40/40", "0:00:00 left, loss 29.5, lr 0.0025", " GiB, bound by compute")
+    assert all(words in err.getvalue() for words in shown) == bar
+
+
+def test_watches_get_every_line_and_images_stand_at_their_step(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    seen: list[tuple[int, dict[str, float]]] = []
+    image = np.zeros((6, 8, 3), np.uint8)
+
+    def watch(iteration: int, scalars: Mapping[str, float]) -> None:
+        seen.append((iteration, dict(scalars)))
+
+    with MetricsWriter(tmp_path, total_steps=40, progress_bar=False, watches=[watch]) as writer:
+        for iteration in range(40):
+            if iteration == 4:
+                writer.put({"bbox/AP": 2.0})
+                writer.put_image("samples/a", image)
+                writer.put_curve("curve", np.linspace(0, 1, 66).reshape(6, 11))
+            writer(make_step(iteration))
+    assert [{"iteration": iteration, **scalars} for iteration, scalars in seen] == lines(tmp_path)
+    accumulator = events.EventAccumulator(str(tmp_path)).Reload()
+    (shown,) = accumulator.Images("samples/a")
+    assert (shown.step, shown.width, shown.height) == (4, 8, 6) and writer.takes_pictures
+    (curve,) = accumulator.Tensors("curve")
+    assert curve.step == 4 and list(curve.tensor_proto.float_val)[-1] == 1.0
 
 
 def test_logging_moves_to_another_folder(tmp_path: Path) -> None:
@@ -227,6 +253,8 @@ def test_lines_are_detectron2s(tmp_path: Path) -> None:
     assert len(theirs) == len(ours) == 2
     for their_line, our_line in zip(theirs, ours):
         their_line.pop("rank_data_time")
+        for own in ("data_share", "peak_memory_mib"):
+            assert our_line.pop(own) >= 0
         assert their_line.keys() == our_line.keys()
         for name in ("iteration", "lr"):
             assert their_line[name] == our_line[name]

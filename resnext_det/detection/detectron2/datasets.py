@@ -6,12 +6,22 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from detectron2 import structures
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.detection_utils import build_augmentation
 
+from resnext_det.config.detection import get_own
 from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets, load_coco
 from resnext_det.data.contents import Contents
@@ -24,6 +34,7 @@ from resnext_det.detection.datasets import (
     look_at_data,
 )
 from resnext_det.detection.detectron2.catalog import check_names, lend_datasets
+from resnext_det.detection.validation import Sets, prepare_sets
 from resnext_det.files import escape_controls, list_first
 from resnext_det.instances import Boxes, Instances
 from resnext_det.weights import WeightFile
@@ -137,6 +148,30 @@ def open_data(
                 )
             )
         yield Data(True, [], [], classes, contents)
+
+
+def prepare_validation(cfg: CfgNode, data: Data) -> Sets:
+    """Prepare the loading of test sets for losses, as ``prepare_sets``, by detectron2 if it has to.
+
+    Its images are resized as in a test, and have what a training needs: masks, keypoints.
+    """
+    if not data.by_detectron2:
+        return prepare_sets(cfg, data.test_sets, convert_sample)
+    if not get_own(cfg, "TEST.LOSS_PERIOD"):
+        return {}
+    mapper = DatasetMapper(cfg, True, augmentations=build_augmentation(cfg, False))
+    files = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else []
+
+    sets = {}
+    for index, name in enumerate(cfg.DATASETS.TEST):
+        records = get_detection_dataset_dicts(
+            name,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            proposal_files=[files[index]] if files else None,
+        )
+        options = {"mapper": mapper, "num_workers": cfg.DATALOADER.NUM_WORKERS}
+        sets[name] = partial(build_detection_test_loader, records, **options)
+    return sets
 
 
 def _find_class_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -27,17 +27,19 @@ from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.best import check_best
 from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtRes5ROIHeads
 from resnext_det.detection.detectron2.catalog import check_names
-from resnext_det.detection.detectron2.datasets import Data, open_data
+from resnext_det.detection.detectron2.datasets import Data, open_data, prepare_validation
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
 from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.training import train_detector
+from resnext_det.detection.validation import measure_losses
 from resnext_det.detection.weights import load_detector, read_start, read_trained
 from resnext_det.layers import SYNCHRONIZED_ON_CPU
 from resnext_det.training import distributed
 from resnext_det.training.loop import Step
-from resnext_det.training.metrics import PERIOD, MetricsWriter
+from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.output_folder import check_output_dir
+from resnext_det.training.pace import PERIOD
 from resnext_det.training.setup import CONFIG_FILE, log_too, record_config, set_seed, set_up
 from resnext_det.weights import WeightFile
 
@@ -137,6 +139,7 @@ def _train_on(
 ) -> dict[str, DatasetMetrics]:
     recorded = set_seed(cfg, resume=resume)
     cfg = scale_to_processes(recorded, distributed.get_world_size())
+    validation = prepare_validation(cfg, data)
     model = build_detector(cfg).train()
     _check_synchronized_norms(model)
     optimizer = build_optimizer(cfg, model)
@@ -170,7 +173,8 @@ def _train_on(
             optimizer=optimizer,
             schedule=lambda iteration: multiplier(iteration / cfg.SOLVER.MAX_ITER),
             load_batches=load_batches,
-            evaluate=lambda: evaluate_all(cfg, model, data),
+            evaluate=lambda look: evaluate_all(cfg, model, data, look),
+            measure=lambda: measure_losses(model, validation, around=lambda: EventStorage(1)),
             resume=resume,
             start_file=start,
             class_names=data.class_names,

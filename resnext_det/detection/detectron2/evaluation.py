@@ -66,15 +66,18 @@ class TaskMetrics:
 
 
 def evaluate_all(
-    cfg: CfgNode, model: nn.Module, data: Data
+    cfg: CfgNode, model: nn.Module, data: Data, look: evaluation.Look | None = None
 ) -> dict[str, evaluation.DatasetMetrics]:
     """Evaluate a model on every ``DATASETS.TEST``; write to ``OUTPUT_DIR/inference``.
+
+    Args:
+        look: is called for every set that this project evaluates with what was found.
 
     Returns:
         the numbers by name of the set; in other processes than the first an empty dict.
     """
     if not data.by_detectron2:
-        return evaluation.evaluate_all(cfg, _Converting(model), data.test_sets)
+        return evaluation.evaluate_all(cfg, _Converting(model), data.test_sets, look)
     folder = Path(cfg.OUTPUT_DIR, "inference")
     results: dict[str, evaluation.DatasetMetrics] = {}
     limit = evaluation.choose_limit(cfg) or COCO_LIMIT

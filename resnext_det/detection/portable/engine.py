@@ -32,6 +32,7 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.portable.rpn import draw_anchors
 from resnext_det.detection.training import train_detector
+from resnext_det.detection.validation import measure_losses, prepare_sets
 from resnext_det.detection.weights import load_detector, read_start, read_trained
 from resnext_det.training import distributed
 from resnext_det.training.optimizer import (
@@ -88,6 +89,7 @@ def train(
     train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
     recorded = set_seed(cfg, resume=resume)
     cfg = scale_to_processes(recorded, distributed.get_world_size())
+    validation = prepare_sets(cfg, test_sets)
     model, solver = _build_model(cfg, device), cfg.SOLVER
     return train_detector(
         cfg,
@@ -97,7 +99,8 @@ def train(
         schedule=build_schedule(read_settings(ScheduleSettings, solver)),
         clip=build_clipper(read_settings(ClippingSettings, solver.CLIP_GRADIENTS)),
         load_batches=lambda start: build_train_batches(cfg, train_sets, start),
-        evaluate=lambda: evaluate_all(cfg, model, test_sets),
+        evaluate=lambda look: evaluate_all(cfg, model, test_sets, look),
+        measure=lambda: measure_losses(model, validation),
         resume=resume,
         start_file=start,
         class_names=train_sets[0].class_names,

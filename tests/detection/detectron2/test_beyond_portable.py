@@ -11,6 +11,7 @@ import pytest
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
 from resnext_det.evaluation.coco import evaluate_coco
+from resnext_det.training.checkpoint import Checkpointer
 from tests.detection.helpers import (
     as_datasets,
     as_overrides,
@@ -19,6 +20,7 @@ from tests.detection.helpers import (
     write_config,
     write_sets,
 )
+from tests.training.helpers import assert_same
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("alone")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -80,6 +82,23 @@ def test_boxes_are_loaded_and_evaluated_as_ever(
     weights = ("MODEL.WEIGHTS", str(tmp_path / "out/model_final.pth"))
     again = make_job(tmp_path, datasets, *changes, *weights)
     assert evaluate(again).per_dataset["masked_tiny_val"].to_json() == found.to_json()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [RETINANET, MASKS], ids=["RetinaNet", "masks"])
+def test_measuring_losses_on_the_test_set_changes_no_weight(
+    tmp_path: Path, datasets: tuple[tuple[str, str, str], ...], changes: list[Any]
+) -> None:
+    """RetinaNet divides its losses by a mean that it notes in training."""
+    states = []
+    for period in (0, 1):
+        (folder := tmp_path / str(period)).mkdir()
+        train(make_job(folder, datasets, *changes, "TEST.LOSS_PERIOD", period))
+        states.append(Checkpointer(folder).load(folder / "out/model_final.pth")["model"])
+        lines = json_lines(folder / "out/metrics.json")
+        measured = [line["iteration"] for line in lines if "validation/total_loss" in line]
+        assert measured == [0, 1, 2][: 3 * period]
+    assert_same(*map(dict, states))
 
 
 @pytest.mark.parametrize(("limit", "task"), [(100, "bbox"), (150, "bbox@150")])

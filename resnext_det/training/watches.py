@@ -1,0 +1,162 @@
+"""Warn once of what goes wrong in a training: it waits for data, or its losses rise.
+
+A watch takes each line of metrics.json, see ``MetricsWriter``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from resnext_det.training import distributed
+from resnext_det.training.metrics import Watch, read_values
+from resnext_det.training.pace import WAITING
+from resnext_det.training.threads import count_processors
+
+logger = logging.getLogger(__name__)
+
+_WAITING_LINES = 3  # in a row, of 20 iterations each
+_SMOOTHED = 5  # lines
+_HIGH_LINES = 5  # smoothed losses in a row that have to be high
+_RISEN = 2.0  # a healthy loss of boxes may rise by half while the first objects are found
+_MEASURED = 3  # validation losses since the lowest one
+_OVERFITTED = 1.1
+
+
+class DataWatch:
+    """Warn once where a training waits for its batches, with what to do.
+
+    Args:
+        num_workers: loading processes of each training process.
+        processes: training processes on this machine.
+    """
+
+    def __init__(self, num_workers: int, processes: int = 1) -> None:
+        self._num_workers, self._processes = num_workers, processes
+        self._lines = 0  # in a row in which data was the bound
+        self._told = False
+
+    def __call__(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        share = scalars.get("data_share")
+        if share is None or self._told:
+            return
+        self._lines = self._lines + 1 if share >= WAITING else 0
+        if self._lines == _WAITING_LINES:
+            self._told = True
+            logger.warning(
+                "The training waits for its images: %.0f%% of the time of a step, %.3g of %.3g s. "
+                "%s.",
+                *(100 * share, share * scalars["time"], scalars["time"], self._advise()),
+            )
+
+    def _advise(self) -> str:
+        workers, processors = self._num_workers, math.floor(count_processors() / self._processes)
+        more = min(max(2, 2 * workers), processors)
+        resume = "; --resume takes it too"
+        if workers == 0:
+            return (
+                "DATALOADER.NUM_WORKERS is 0, so nothing is loaded meanwhile; write "
+                f"{max(1, min(2, processors - 1))}{resume}"
+            )
+        if more > workers:
+            return (
+                f"Write DATALOADER.NUM_WORKERS {more} in place of {workers} ({processors} "
+                f"processors for this process){resume}"
+            )
+        return (
+            f"The {workers} loading processes have the processors that there are ({processors}); "
+            "store the images at the size that the training needs (INPUT.MIN_SIZE_TRAIN), or on a "
+            "faster disk"
+        )
+
+
+class RisingLossWatch:
+    """Warn once where the training loss has been far above its lowest for long.
+
+    Args:
+        earlier: the total loss of the lines so far, where a run goes on.
+    """
+
+    def __init__(self, earlier: Sequence[float] = ()) -> None:
+        self._values = [value for value in earlier if math.isfinite(value)]
+        self._told = False
+
+    def __call__(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        value = scalars.get("total_loss", math.nan)
+        if self._told or not math.isfinite(value):
+            return
+        self._values.append(value)
+        if (rise := find_rise(self._values)) is not None:
+            self._told = True
+            logger.warning(
+                "The training loss rises: it was %.4g, and is %.4g at iteration %d. The learning "
+                "rate, %.3g, may be too high: begin anew with a lower SOLVER.BASE_LR, a longer "
+                "SOLVER.WARMUP_ITERS or SOLVER.CLIP_GRADIENTS.ENABLED True.",
+                *(*rise, iteration, scalars.get("lr", math.nan)),
+            )
+
+
+def find_rise(values: Sequence[float]) -> tuple[float, float] | None:
+    """Find whether the last of a series of losses are twice its lowest, all of them smoothed.
+
+    Returns:
+        the lowest and the last one, each a median of five; None where the losses are in order.
+    """
+    ends = range(_SMOOTHED, len(values) + 1)
+    smoothed = [statistics.median(values[end - _SMOOTHED : end]) for end in ends]
+    before, last = smoothed[:-_HIGH_LINES], smoothed[-_HIGH_LINES:]
+    if not before or min(last) <= _RISEN * min(before):
+        return None
+    return min(before), last[-1]
+
+
+class OverfittingWatch:
+    """Warn once where the validation loss has risen since its lowest, of three measurements.
+
+    Args:
+        earlier: the validation losses so far by iteration, where a run goes on.
+    """
+
+    NAME = "validation/total_loss"
+
+    def __init__(self, earlier: Mapping[int, float] | None = None) -> None:
+        self._values = dict(earlier or {})
+        self._told = False
+
+    def __call__(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        value = scalars.get(self.NAME, math.nan)
+        if self._told or not math.isfinite(value):
+            return
+        self._values[iteration] = value
+        lowest = min(self._values, key=lambda known: self._values[known])
+        later = sum(known > lowest for known in self._values)
+        if later >= _MEASURED and value >= _OVERFITTED * self._values[lowest]:
+            self._told = True
+            logger.warning(
+                "The loss on the test set has risen since iteration %d, from %.4g to %.4g: the "
+                "training learns its images by heart. A shorter training, more images, or "
+                "TEST.BEST_METRIC, which keeps the best weights, help.",
+                *(lowest, self._values[lowest], value),
+            )
+
+
+def watch_training(output_dir: str | Path, num_workers: int, start: int) -> list[Watch]:
+    """Make the watches of a training, which know the lines before ``start``; in every process.
+
+    Args:
+        num_workers: loading processes of each training process.
+        start: the first iteration.
+    """
+    totals, validations = (
+        {iteration: value for iteration, value in values.items() if iteration < start}
+        for name in ("total_loss", OverfittingWatch.NAME)
+        for values in [read_values(output_dir, name)]
+    )
+    return [
+        DataWatch(num_workers, distributed.get_world_size()),
+        RisingLossWatch(list(totals.values())),
+        OverfittingWatch(validations),
+    ]

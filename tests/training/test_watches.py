@@ -1,0 +1,84 @@
+"""What is warned of in a training, and that a sound one is not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from resnext_det.training import watches
+from resnext_det.training.watches import DataWatch, OverfittingWatch, RisingLossWatch, find_rise
+
+
+def test_waiting_for_data_is_told_once_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watches, "count_processors", lambda: 8.0)
+    watch = DataWatch(2)
+    for share in (0.5, 0.5, 0.1, 0.4, 0.4, math.nan, 0.4, 0.4):
+        watch(0, {"data_share": share, "time": 2.0})
+        watch(0, {"bbox/AP": 1.0})  # a line without steps
+    assert not caplog.records
+    for _ in range(9):
+        watch(0, {"data_share": 0.4, "time": 2.0})
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert "40% of the time of a step, 0.8 of 2 s" in told and "NUM_WORKERS 4 in place of 2" in told
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "words"),
+    [(0, 1, "write 2"), (8, 1, "store the images"), (3, 2, "NUM_WORKERS 4"), (4, 2, "store the")],
+)
+def test_what_is_advised_fits_the_machine(
+    workers: int,
+    processes: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(watches, "count_processors", lambda: 8.0)
+    watch = DataWatch(workers, processes)
+    for _ in range(3):
+        watch(0, {"data_share": 0.9, "time": 2.0})
+    assert words in caplog.text
+
+
+def test_a_rising_loss_is_told_once_and_a_sound_one_not(caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.RandomState(0)
+    falling = 0.6 + 4 * np.exp(-np.arange(60) / 5)
+    bump = 0.4 * np.exp(-((np.arange(60) - 25) ** 2) / 50)  # as the first objects are found
+    sound = (falling + bump) * random.uniform(0.8, 1.25, 60)
+    sound[40] = 9.0  # one bad line
+    diverging = np.concatenate([sound[:30], np.linspace(1, 8, 30)])
+    for values, told in ((sound, 0), (diverging, 1)):
+        caplog.clear()
+        watch = RisingLossWatch()
+        for line, value in enumerate(values):
+            watch(20 * line + 19, {"total_loss": value, "lr": 0.5})
+            watch(20 * line + 19, {"bbox/AP": 2.0})
+        assert caplog.text.count("The training loss rises") == told
+    assert "lower SOLVER.BASE_LR" in caplog.text and "rate, 0.5," in caplog.text
+
+
+def test_a_resumed_run_warns_when_an_unbroken_one_does() -> None:
+    values = [1.0] * 12 + [3.0] * 12
+    first = next(n for n in range(len(values)) if find_rise(values[:n]))
+    resumed = RisingLossWatch(values[: first - 1])
+    resumed(0, {"total_loss": math.nan})
+    assert not resumed._told
+    resumed(0, {"total_loss": 3.0})
+    assert resumed._told and find_rise(values[:first]) == (1.0, 3.0)
+
+
+def test_a_validation_loss_that_rises_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    name = OverfittingWatch.NAME
+    sound, overfitted = [3.0, 1.0, 1.02, 1.05, 1.01, 0.9, 0.95], [3.0, 1.0, 1.1, 1.2, 1.3, 1.4]
+    for values, told in ((sound, 0), (overfitted, 1)):
+        caplog.clear()
+        watch = OverfittingWatch({100: values[0], 200: values[1]})
+        for number, value in enumerate(values[2:], 3):
+            watch(100 * number, {name: value})
+            watch(100 * number, {name: math.nan})
+        assert caplog.text.count("has risen since iteration 200, from 1 to 1.3") == told
