@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
@@ -20,7 +21,6 @@ from tests.detection.helpers import (
     write_config,
     write_sets,
 )
-from tests.training.helpers import assert_same
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("alone")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -98,7 +98,8 @@ def test_measuring_losses_on_the_test_set_changes_no_weight(
         lines = json_lines(folder / "out/metrics.json")
         measured = [line["iteration"] for line in lines if "validation/total_loss" in line]
         assert measured == [0, 1, 2][: 3 * period]
-    assert_same(*map(dict, states))
+    # Two trainings of RetinaNet on detectron2 differ by 1e-18 in a bias, without losses too.
+    torch.testing.assert_close(*map(dict, states), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize(("limit", "task"), [(100, "bbox"), (150, "bbox@150")])
