@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -35,7 +38,7 @@ class PeriodicEvaluation:
 
     Numbers and losses go to the writer, ``model_final.pth`` gets those of its own evaluation, and
     ``model_best.pth`` the weights whose ``TEST.BEST_METRIC`` is the best so far. TensorBoard shows
-    a few images. What an evaluation draws from torch's generators is undone.
+    a few images. What an evaluation draws at random is undone.
 
     Args:
         model: bare, as it is trained.
@@ -177,10 +180,21 @@ class PeriodicEvaluation:
         with self._leave_generators():
             return self._measure()
 
-    def _leave_generators(self) -> Any:
-        """Bring back what is drawn: a run that goes on then draws what it would have without."""
+    @contextmanager
+    def _leave_generators(self) -> Iterator[None]:
+        """Bring back what is drawn: a run that goes on then draws what it would have without.
+
+        detectron2's mappers draw from the generators of numpy and of Python.
+        """
         device = distributed.resolve_device(self._cfg.MODEL.DEVICE)
-        return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        devices = [device] if device.type == "cuda" else []
+        others = np.random.get_state(), random.getstate()
+        try:
+            with torch.random.fork_rng(devices=devices):
+                yield
+        finally:
+            np.random.set_state(others[0])
+            random.setstate(others[1])
 
 
 def _select_defined(found: Mapping[str, DatasetMetrics]) -> dict[str, dict[str, float]]:
