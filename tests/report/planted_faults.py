@@ -67,7 +67,8 @@ class Fault:
 
     Attributes:
         name: of its folder.
-        title: a part of the title of the cause that names it; "" where nothing is to be named.
+        title: a part of the title of the cause that names it, or of the error that refuses it; ""
+            where nothing is to be named.
         plant: changes the sets.
         overrides: of the training.
         goes_on: from the sound detector; else the training is one from the shipped weights.
@@ -262,7 +263,7 @@ FAULTS = (
     Fault("tiny objects", "Objects are tiny", shrink_objects),
     Fault(
         "frozen at random",
-        "frozen at random",
+        "are frozen",  # by an error before the first step
         overrides="MODEL.WEIGHTS '' MODEL.BACKBONE.FREEZE_AT 5 SOLVER.MAX_ITER 150",
         goes_on=False,
     ),
@@ -374,7 +375,7 @@ def main(folder: str, *names: str) -> None:
             try:
                 print(describe(fault, train_fault(fault, Path(folder))), flush=True)
             except ValueError as error:
-                print(f"| {fault.name} | refused | 0 | {error} |", flush=True)
+                print(f"| {fault.name} | refused | {int(fault.title in str(error))} | {error} |")
 
 
 if __name__ == "__main__":

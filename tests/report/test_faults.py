@@ -257,7 +257,7 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
     "too few iterations": (
         replace(change_cfg(BAD, SOLVER__MAX_ITER=50), series={"total_loss": {19: 2.2, 49: 1.9}}),
         "Too few iterations",
-        "are 0.5 epochs of 400 images, where 81 would be usual; the loss fell from 2.20 to 1.90",
+        "are 0.5 epochs of 400 images, where 81 would be usual; the loss went from 2.20 to 1.90",
         "--schedule auto",
     ),
     "frozen at random": (
@@ -374,6 +374,15 @@ def test_every_rule_has_a_case_and_the_costliest_comes_first() -> None:
     for measured, *_ in CASES.values():
         weights = [cause.weight for cause in list_causes(measured)]
         assert weights == sorted(weights, reverse=True)
+
+
+def test_what_a_short_training_and_a_detector_that_goes_on_are_not_blamed_for() -> None:
+    """Losses that did not fall in two lines tell nothing of the rate, nor those of a detector."""
+    short = replace(change_cfg(BAD, SOLVER__MAX_ITER=40), series={"total_loss": {19: 2.2, 39: 2.3}})
+    assert [cause.title for cause in list_causes(short)] == ["Too few iterations"]
+    assert list_causes(replace(short, began_as_detector=True)) == []
+    assert list_causes(replace(BAD, series={"total_loss": FLAT}, began_as_detector=True)) == []
+    assert len(list_causes(replace(BAD, series={"total_loss": FLAT}))) == 2
 
 
 def test_control_characters_of_names_are_escaped() -> None:

@@ -17,9 +17,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
 def test_a_planted_fault_is_named(fault: Fault, folder: Path, alone: None) -> None:
-    """It stands among the first three; a sound training may be called too short alone."""
-    causes = find_causes_of(train_fault(fault, folder))
+    """It stands among the first three, or is refused; a sound training is not called ill."""
+    try:
+        causes = find_causes_of(train_fault(fault, folder))
+    except ValueError as error:
+        assert fault.title and fault.title in str(error)
+        return
     if fault.title:
         assert 1 <= find_place(fault, causes) <= 3, [cause.title for cause in causes]
     else:
-        assert {cause.title for cause in causes} <= {"Too few iterations"}
+        assert not causes

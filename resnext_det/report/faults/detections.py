@@ -7,6 +7,7 @@ import numpy as np
 from resnext_det.files import escape_controls, list_first
 from resnext_det.report.faults.cause import Cause
 from resnext_det.report.faults.measurements import Found, Measurements
+from resnext_det.report.faults.sets import UNEQUAL
 
 _USUAL_SCORE, _USUAL_LIMIT = 0.05, 100
 _AT_LIMIT = 0.1  # of the images
@@ -150,8 +151,8 @@ def find_confused_classes(measured: Measurements) -> Cause | None:
     shares = wrong / np.maximum(totals, 1)[:, None]
     shares[totals < _FEWEST_OF_CLASS] = 0
     counts = measured.count_by_name(measured.train)
-    if counts is not None:  # what was never learned is told by another rule
-        shares[counts == 0] = 0
+    if counts is not None and counts.any():  # rare and absent classes are told by other rules
+        shares[counts * UNEQUAL <= counts.max()] = 0
     if not shares.size or shares.max() < _TAKEN_FOR:
         return None
     one, other = np.unravel_index(int(shares.argmax()), shares.shape)

@@ -15,6 +15,7 @@ from resnext_det.report.faults.measurements import Measurements
 # were seen to train well at ten times as much.
 _RATE_OF_IMAGE = 0.02 / 16
 _HIGH_RATE, _HIGH_RATE_CLIPPED, _LOW_RATE = 4, 20, 1 / 10
+_FEWEST_LINES = 5  # of metrics.json, by which a loss should have fallen
 _FEW_EPOCHS = 0.25  # of the usual ones
 _FEW_ITERATIONS = 500
 _SMALL_BATCH = 2  # images of a process, whose statistics a batch norm takes
@@ -44,7 +45,8 @@ def find_divergence(measured: Measurements) -> Cause | None:
     clipped = bool(measured.get("SOLVER.CLIP_GRADIENTS.ENABLED"))
     high = ratio >= (_HIGH_RATE_CLIPPED if clipped else _HIGH_RATE)
     rising = worst > 1.5 * first
-    rising |= last > 0.95 * first and not measured.began_as_detector
+    if len(values) >= _FEWEST_LINES and not measured.began_as_detector:
+        rising |= last > 0.95 * first
     if not (measured.is_low and (high or (rising and ratio > 1))):
         return None
     return Cause(
@@ -85,7 +87,7 @@ def _tell_losses(series: Mapping[str, Mapping[int, float]]) -> str:
     losses = series.get("total_loss", {})
     if not losses:
         return ""
-    return f"; the loss fell from {losses[min(losses)]:.2f} to {losses[max(losses)]:.2f}"
+    return f"; the loss went from {losses[min(losses)]:.2f} to {losses[max(losses)]:.2f}"
 
 
 def find_short_training(measured: Measurements) -> Cause | None:

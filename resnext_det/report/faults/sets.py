@@ -11,11 +11,13 @@ from resnext_det.report.faults.cause import Cause
 from resnext_det.report.faults.measurements import Measurements
 
 _COPIES = 0.05  # of the training images
-_UNEQUAL = 20  # times as many objects of one class as of another
 _BEHIND = 15.0  # points of AP of a rare class behind the others
 _FAR = 1.0  # standard deviations between the two sets' images
 _OTHER_SIZE = 1.6
 _OTHER_SHARES = 0.3
+
+UNEQUAL = 20
+"""Times as many objects of one class as of another, which is rare beside it."""
 
 
 def find_shared_images(measured: Measurements) -> Cause | None:
@@ -77,7 +79,7 @@ def find_rare_classes(measured: Measurements) -> Cause | None:
     ap = np.array(measured.category_ap, np.float64)
     if counts is None or not len(counts) or len(ap) != len(counts):
         return None
-    rare = (counts > 0) & (counts * _UNEQUAL <= counts.max())
+    rare = (counts > 0) & (counts * UNEQUAL <= counts.max())
     if not rare.any() or rare.all() or np.isnan(ap[~rare]).all():
         return None
     rare &= np.nan_to_num(ap, nan=100.0) < np.nanmean(ap[~rare]) - _BEHIND

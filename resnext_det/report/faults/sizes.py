@@ -87,7 +87,8 @@ def _estimate_loss(measured: Measurements, share: float) -> float:
     tiny, hit = found.sides < _TINY, found.reached >= 0.5
     if tiny.all() or not tiny.any():
         return share * measured.lacking
-    return 100 * float(tiny.mean()) * max(0.0, float(hit[~tiny].mean() - hit[tiny].mean()))
+    behind = float(hit[~tiny].mean() - hit[tiny].mean())
+    return max(100 * float(tiny.mean()) * behind, share**2 * measured.lacking)
 
 
 def find_ill_anchors(measured: Measurements) -> Cause | None:
