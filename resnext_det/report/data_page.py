@@ -135,7 +135,8 @@ def write_data_page(
     train, test = found.get("training"), found.get("test")
     findings += find_copies(train.file_names if train else (), test.file_names if test else ())
     findings += find_faults(cfg, train, test)
-    findings = list(dict.fromkeys(findings))
+    order = list(_WEIGHTS)
+    findings = sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.weight))
     sections = [
         _list_findings(findings),
         _show_sets(cfg, found, told),
@@ -171,7 +172,7 @@ def _summarize(splits: Sequence[_Split], findings: Sequence[Finding]) -> str:
         for word in ("error", "warning", "note")
         if (number := sum(finding.weight == word for finding in findings))
     ]
-    return f"{'; '.join(parts)}. {' and '.join(counts) or 'Nothing odd'} found."
+    return f"{'; '.join(parts)}. {', '.join(counts) or 'Nothing odd'} found."
 
 
 def _list_findings(findings: Sequence[Finding]) -> Section:
