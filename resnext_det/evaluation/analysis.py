@@ -25,7 +25,12 @@ from resnext_det.evaluation.error_costs import (
 )
 from resnext_det.evaluation.findings import ERROR_KINDS, ImageFindings, collect_findings
 from resnext_det.evaluation.matching import match_detections
-from resnext_det.evaluation.resampling import WeightedNumbers, draw_numbers, find_interval
+from resnext_det.evaluation.resampling import (
+    WeightedNumbers,
+    center_draws,
+    draw_numbers,
+    find_interval,
+)
 from resnext_det.evaluation.score_curves import ScoreCurves, compute_score_curves
 
 Results = str | Path | Sequence[Mapping[str, Any]]
@@ -42,9 +47,10 @@ class DetectionAnalysis:
     Attributes:
         metrics: COCO's numbers, to the last bit those of pycocotools.
         intervals: by the names of ``metrics.as_dict(recalls=True)`` and "AP-NAME" for every class,
-            the interval in percent in which the number lies with 95 % confidence, were the images
-            others of the same kind: percentiles over images drawn anew (bootstrap). nan where the
-            number is nan. It says nothing about other seeds of the training.
+            the interval in percent in which the number lies with 95 % confidence on other sets of
+            as many images of the same kind: as far as it varies over images drawn anew
+            (bootstrap). nan where the number is nan; narrower than it should be for a class that
+            few images have. It says nothing about other seeds of the training.
         errors: one for every kind of ``ERROR_KINDS``, in its order.
         confusion: at ``by_score.best_score``.
         by_score: precision, recall and F1 over all classes.
@@ -82,8 +88,9 @@ class NumberDifference:
     Attributes:
         first, second: the number of either, in percent.
         difference: second - first.
-        interval: in which the difference lies with 95 % confidence, were the images others of the
-            same kind; both results are compared on the same images drawn anew (paired bootstrap).
+        interval: in which the difference lies with 95 % confidence on other sets of as many images
+            of the same kind; both results are compared on the same images drawn anew (paired
+            bootstrap).
         second_is_better: share of the draws, 0 to 1, in which the second has the higher number;
             equal ones count half.
     """
@@ -221,8 +228,11 @@ def _name_numbers(metrics: CocoMetrics) -> dict[str, float]:
 
 
 def _find_intervals(analysis: DetectionAnalysis, draws: np.ndarray) -> dict[str, Interval]:
-    names = _name_numbers(analysis.metrics) if len(draws) else {}
-    return {name: find_interval(draws[:, place]) for place, name in enumerate(names)}
+    numbers = _name_numbers(analysis.metrics) if len(draws) else {}
+    return {
+        name: find_interval(np.clip(center_draws(value, draws[:, place]), 0, 100))
+        for place, (name, value) in enumerate(numbers.items())
+    }
 
 
 def _compare_numbers(
@@ -232,13 +242,13 @@ def _compare_numbers(
     numbers = {}
     one, other = _name_numbers(first), _name_numbers(second)
     for place, name in enumerate(one):
-        differences = draws[:, 1, place] - draws[:, 0, place]
-        defined = differences[~np.isnan(differences)]
-        wins = (defined > 0).mean() + (defined == 0).mean() / 2 if defined.size else np.nan
+        difference = other[name] - one[name]
+        differences = center_draws(difference, draws[:, 1, place] - draws[:, 0, place])
+        wins = np.sign(differences).mean() / 2 + 0.5 if differences.size else np.nan
         numbers[name] = NumberDifference(
             first=one[name],
             second=other[name],
-            difference=other[name] - one[name],
+            difference=difference,
             interval=find_interval(differences),
             second_is_better=float(wins),
         )

@@ -117,12 +117,21 @@ def draw_numbers(
     return numbers
 
 
-def find_interval(values: np.ndarray) -> tuple[float, float]:
-    """Find where the middle 95 % of the values (N,) lie; nan, nan where all are nan."""
-    defined = values[~np.isnan(values)]
-    if defined.size == 0:
+def center_draws(value: float, draws: np.ndarray) -> np.ndarray:
+    """Move the draws (N,) of a number so that their mean is its value; leave out nan.
+
+    AP runs high where a category has few objects, and higher still where some of their images are
+    drawn twice and others are not; so the draws tell how far the number varies, not where it lies.
+    """
+    defined = draws[~np.isnan(draws)]
+    return defined - defined.mean() + value if defined.size else defined
+
+
+def find_interval(draws: np.ndarray) -> tuple[float, float]:
+    """Find where the middle 95 % of the draws (N,) lie; nan, nan of none."""
+    if draws.size == 0:
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, (2.5, 97.5))
+    low, high = np.percentile(draws, (2.5, 97.5))
     return float(low), float(high)
 
 
