@@ -40,6 +40,7 @@ COMMANDS = {
     "evaluate-classifier": "evaluate_classifier",
     "inspect": "inspect_weights",
     "convert": "convert_weights",
+    "report": "report",
     "compare": "compare",
     "compare-classifiers": "compare_classifiers",
     "miniature": "table8_miniature",
@@ -172,6 +173,15 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_memory_flags(parser)
     add_training_flags(parser)
+
+
+def add_report_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--no-report``, without which a training and a test end with an HTML page."""
+    parser.add_argument(
+        "--no-report",
+        action="store_true",
+        help="write no report.html into OUTPUT_DIR at the end, see resnext-det report",
+    )
 
 
 def add_memory_flags(parser: argparse.ArgumentParser) -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from resnext_det.command_line import (
     add_backend_flags,
     add_config_flag,
     add_job_flags,
+    add_report_flag,
     build_job,
     build_parser,
     finish,
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; do not train"
     )
     add_backend_flags(parser, " (with --eval-only)")
+    add_report_flag(parser)
     add_job_flags(parser)
     options = parser.parse_args(arguments)
     if options.eval_only and options.overwrite:
@@ -50,12 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return finish(lambda: run(options), resumable=True)
 
 
-def run(options: argparse.Namespace) -> list[str]:
-    """Train or evaluate; return a line for every test set."""
+def run(options: argparse.Namespace) -> Iterator[str]:
+    """Train or evaluate; yield a line for every test set, and one that says where the report is."""
     from resnext_det.detection.jobs import evaluate, train
 
     job = build_job(options, options.config_file)
-    return summarize(evaluate(job) if options.eval_only else train(job))
+    metrics = evaluate(job) if options.eval_only else train(job)
+    yield from summarize(metrics)
+    if not options.no_report:
+        from resnext_det.report.write import report_on
+
+        yield from report_on(metrics)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnext_det.command_line import add_job_flags, build_job, build_parser, finish, summarize
+from resnext_det.command_line import (
+    add_job_flags,
+    add_report_flag,
+    build_job,
+    build_parser,
+    finish,
+    summarize,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,13 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="write to DIR/rpn and DIR/fast_rcnn"
     )
+    add_report_flag(parser)
     add_job_flags(parser)
     options = parser.parse_args(arguments)
     return finish(lambda: run(options), resumable=True)
 
 
-def run(options: argparse.Namespace) -> list[str]:
-    """Train both steps; return a line for every test set."""
+def run(options: argparse.Namespace) -> Iterator[str]:
+    """Train both steps; yield a line for every test set, and where the report is."""
     from resnext_det.detection.two_step import train_two_step
 
     if options.train_data and not options.test_data:
@@ -48,7 +56,12 @@ def run(options: argparse.Namespace) -> list[str]:
     folder = options.output_dir
     rpn = build_job(options, options.rpn, folder and folder / "rpn")
     fast_rcnn = build_job(options, options.fast_rcnn, folder and folder / "fast_rcnn")
-    return summarize(train_two_step(rpn, fast_rcnn))
+    metrics = train_two_step(rpn, fast_rcnn)
+    yield from summarize(metrics)
+    if not options.no_report:
+        from resnext_det.report.write import report_on
+
+        yield from report_on(metrics)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,8 @@ def draw_heatmap(
     rows, columns = values.shape
     dark = values / (np.nanmax(values, initial=0.0) or 1.0) if shades is None else shades
     longest = max(len(_prepare(name)) for name in [*row_names, *column_names])
-    side = 50 if columns <= 12 else 34
+    flat = 7 * longest + 12 <= 84 and columns <= 9  # names stand below their columns, unturned
+    side = max(50, 7 * longest + 4) if flat else 50 if columns <= 12 else 34
 
     def draw(axes: Axes) -> None:
         axes.pcolormesh(dark, cmap="Blues", vmin=0, vmax=1.15, edgecolors="white", linewidth=1)
@@ -209,7 +210,7 @@ def draw_heatmap(
                 color=ink,
                 fontsize=10 if side > 40 else 8,
             )
-        turn = 0 if longest <= 8 and columns <= 12 else 60
+        turn = 0 if flat else 60
         axes.set_xticks(
             np.arange(columns) + 0.5,
             [_prepare(name) for name in column_names],
@@ -223,7 +224,7 @@ def draw_heatmap(
         axes.spines[:].set_visible(False)
 
     width = min(WIDE[0], 90 + 6 * longest + (side + 8) * columns)
-    height = 70 + (5 * longest if longest > 8 or columns > 12 else 0) + round(0.62 * side) * rows
+    height = 70 + (0 if flat else 5 * longest) + (31 if side >= 50 else 21) * rows
     return render_chart(draw, (width, height), alt, caption)
 
 
@@ -329,20 +330,26 @@ def _add_names(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> None
 
 
 def _add_marks(axes: Axes, marks: Mapping[str, float]) -> None:
+    """Draw vertical lines with texts; of several the texts stand along the lines."""
     left, right = axes.get_xlim()
-    for number, (text, x) in enumerate(marks.items()):
+    middle = math.sqrt(left * right) if axes.get_xscale() == "log" else (left + right) / 2
+    turned = len(marks) > 1
+    for text, x in marks.items():
         axes.axvline(x, color=_INK, linewidth=1, linestyle=(0, (3, 2)))
-        beyond = x > (left * right) ** 0.5 if axes.get_xscale() == "log" else x > (left + right) / 2
+        beyond = x > middle and not turned
         axes.annotate(
             _prepare(text),
             (x, 1),
-            (-4 if beyond else 4, -10 - 14 * number),
+            (-4 if beyond else 4, -2),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
-            fontsize=10.5,
+            fontsize=10,
             ha="right" if beyond else "left",
+            va="top",
+            rotation=90 if turned else 0,
             color=_INK,
             parse_math=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.detection import get_cfg
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.data.annotations.coco_json import read_coco_json
@@ -230,9 +231,22 @@ def _read_config(folder: Path) -> CfgNode | None:
         return find_recorded(folder)[1]
     try:
         values = parse_yaml(file.read_text(encoding="utf-8"))
-        return CfgNode(values) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            return None
+        cfg = CfgNode(values)
+        _add_missing(cfg, get_cfg())  # keys that are newer than the run
+        return cfg
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} is damaged ({error}); it has to be as it was written") from None
+
+
+def _add_missing(cfg: CfgNode, defaults: CfgNode) -> None:
+    """Add the keys that a configuration lacks, with their defaults."""
+    for key, value in defaults.items():
+        if key not in cfg:
+            cfg[key] = value
+        elif isinstance(value, CfgNode) and isinstance(cfg[key], CfgNode):
+            _add_missing(cfg[key], value)
 
 
 def _read_tests(folder: Path, config: Mapping[str, Any]) -> Iterator[TestFolder]:

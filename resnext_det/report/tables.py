@@ -13,7 +13,7 @@ from resnext_det.report.page import render_fragment
 
 Cell = str | int | float | Markup | None
 
-_NUMBER = re.compile(r"[+\u2212-]?\d[\d.,\u2009]*( ?%| s| GB)?( to [+\u2212-]?\d[\d.,\u2009]*)?")
+_NUMBER = re.compile(r"[+\u2212-]?\d[\d.,]*( ?%)?( to [+\u2212-]?\d[\d.,]*)?")
 _MISSING = "\u2013"
 
 _TEMPLATE = """\
@@ -54,7 +54,7 @@ def format_table(
     A column of numbers alone, or of texts such as "12.5 to 14.0", is aligned to the right.
 
     Args:
-        rows: a cell a header. Floats get ``digits`` decimals, integers spaces between thousands,
+        rows: a cell a header. Floats get ``digits`` decimals, integers commas between thousands,
             None and nan a dash; text is escaped, HTML kept.
         caption: what the table shows.
         strong: the rows that are bold, such as that of a total.
@@ -79,10 +79,10 @@ def format_table(
 
 
 def format_cell(cell: Cell, digits: int = 1) -> str | Markup:
-    """Format a cell: a float with decimals, an integer with spaces between thousands.
+    """Format a cell: a float with decimals, an integer with commas between thousands.
 
     >>> format_cell(12345)
-    '12\\u2009345'
+    '12,345'
     """
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return _MISSING
@@ -91,7 +91,7 @@ def format_cell(cell: Cell, digits: int = 1) -> str | Markup:
     if isinstance(cell, str):
         return escape_controls(cell)
     text = f"{cell:,.{digits}f}" if isinstance(cell, float) else f"{cell:,}"
-    return text.replace(",", "\u2009").replace("-", "\u2212")
+    return text.replace("-", "\u2212")
 
 
 def format_interval(low: float, high: float, digits: int = 1) -> str:

@@ -70,7 +70,8 @@ def train(folder: Path, steps: int) -> list[Sample]:
         **{"MODEL.DEVICE": "cpu", "OUTPUT_DIR": out},
     }
     given = [word for pair in changes.items() for word in pair]
-    process = start_tool("train_net", "--config-file", config, *sets, *given)
+    flags = ("--no-report", "--config-file", config)
+    process = start_tool("train_net", *flags, *sets, *given)
     samples: list[Sample] = []
     began = time.monotonic()
     for number in range(part - 1, steps, part):

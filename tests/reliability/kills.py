@@ -114,7 +114,8 @@ class Killer:
         else:
             sets = as_flags(write_sets(folder))
             config = write_config(folder)
-            self.flags = ["--engine", kind.engine, "--config-file", str(config), *sets]
+            self.flags = ["--no-report", "--engine", kind.engine, "--config-file", str(config)]
+            self.flags += sets
             changes = _DETECTION
         self.changes = [str(word) for pair in changes.items() for word in pair]
         self.whole = folder / "whole"

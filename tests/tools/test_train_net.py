@@ -53,7 +53,8 @@ def common(
         reason="detectron2 is not installed",
     )
     config = write_config(tmp_path_factory.mktemp("config"))
-    return ["--engine", request.param, "--config-file", str(config), *as_flags(sets)]
+    flags = ["--no-report", "--engine", request.param, "--config-file", str(config)]
+    return [*flags, *as_flags(sets)]
 
 
 def wait_for_a_random_step(process: Program, folder: Path) -> None:
@@ -231,6 +232,7 @@ def test_the_files_of_a_run(common: list[str], uninterrupted: Path) -> None:
     checkpoints = {f"model_{iteration:07d}.pth" for iteration in range(PERIOD - 1, STEPS, PERIOD)}
     inference = {"inference/coco_instances_results.json", "inference/metrics.json"}
     others = {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint"}
+    others.add("environment.json")
     assert found == {events} | checkpoints | inference | others
     assert (uninterrupted / "last_checkpoint").read_text() == "model_final.pth"
 

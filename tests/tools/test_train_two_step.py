@@ -22,7 +22,8 @@ def command(tmp_path: Path) -> list[str]:
     sets = write_sets(tmp_path / "sets")
     rpn, fast_rcnn = make_jobs(sets, tmp_path)
     files = ["--rpn", str(rpn.config_file), "--fast-rcnn", str(fast_rcnn.config_file)]
-    return [*files, "--engine", "portable", *as_flags(sets), "--output-dir", str(tmp_path / "both")]
+    flags = ["--no-report", "--engine", "portable", *as_flags(sets)]
+    return [*files, *flags, "--output-dir", str(tmp_path / "both")]
 
 
 def test_both_steps(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,101 @@
+"""Examine a run: analyze its detections, and summarize the sets that it was trained and tested on.
+
+What cannot be done, as where annotations are not there any more, is told in a sentence.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from resnext_det.data.coco import CocoDataset
+from resnext_det.data.records import join_records
+from resnext_det.data.statistics import SetStatistics
+from resnext_det.detection.datasets import summarize_set
+from resnext_det.evaluation.analysis import DetectionAnalysis, analyze_detections
+from resnext_det.report.runs import RunFolder, TestFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Test:
+    """Hold what a run does on one of its test sets.
+
+    Attributes:
+        folder: what the run left of it.
+        dataset: the annotations, None where they cannot be read.
+        analysis: None without annotations or detections.
+        statistics: of the set; None without annotations.
+    """
+
+    __test__ = False  # it is no test of pytest
+
+    folder: TestFolder
+    dataset: CocoDataset | None
+    analysis: DetectionAnalysis | None
+    statistics: SetStatistics | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Hold what is known of a run.
+
+    Attributes:
+        run: its folder.
+        tests: one for each of its test sets.
+        train_statistics: of the sets that it was trained on; None where they cannot be read.
+        missing: sentences about what could not be examined, and what to do.
+    """
+
+    run: RunFolder
+    tests: tuple[Test, ...]
+    train_statistics: SetStatistics | None
+    missing: tuple[str, ...]
+
+    @property
+    def first(self) -> Test | None:
+        """The first test that could be analyzed; else the first; None without any."""
+        analyzed = [test for test in self.tests if test.analysis is not None]
+        return next(iter([*analyzed, *self.tests]), None)
+
+
+def examine_run(run: RunFolder) -> Examination:
+    """Examine a run, as far as its folder and its sets allow."""
+    missing: list[str] = []
+    tests = tuple(_examine_test(run, folder, missing) for folder in run.tests)
+    statistics = _summarize_training(run, missing)
+    return Examination(run, tests, statistics, tuple(missing))
+
+
+def _examine_test(run: RunFolder, folder: TestFolder, missing: list[str]) -> Test:
+    dataset = analysis = statistics = None
+    try:
+        dataset = run.load_set(folder.name)
+        statistics = None if run.cfg is None else summarize_set(run.cfg, dataset)
+        if folder.detections is None:
+            missing.append(
+                f"There are no detections on {folder.name}: the run has not ended, or was not "
+                "evaluated; repeat its command with --resume, or with --eval-only --resume."
+            )
+        else:
+            analysis = analyze_detections(
+                dataset.annotations_file, folder.detections, max_detections=folder.max_detections
+            )
+    except (ValueError, OSError) as error:
+        missing.append(f"{folder.name}: {error}")
+    return Test(folder, dataset, analysis, statistics)
+
+
+def _summarize_training(run: RunFolder, missing: list[str]) -> SetStatistics | None:
+    """Summarize the training sets as one."""
+    sets: list[CocoDataset] = []
+    for name in run.list_sets("TRAIN") if run.was_trained else ():
+        try:
+            sets.append(run.load_set(name))
+        except (ValueError, OSError) as error:
+            missing.append(f"{name}: {error}")
+    if not sets or run.cfg is None:
+        return None
+    joined = join_records([dataset.records for dataset in sets])
+    return summarize_set(run.cfg, replace(sets[0], records=joined))

@@ -1,0 +1,81 @@
+"""Show the images where a detector is worst and best, with the ground truth beside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from resnext_det.data.coco import CocoDataset
+from resnext_det.data.pixels import to_pixels
+from resnext_det.data.records import pack_records
+from resnext_det.detection.drawing import LabeledBoxes, draw_truth_beside
+from resnext_det.evaluation.findings import ImageFindings, MarkedBoxes
+from resnext_det.files import shorten_path
+from resnext_det.report.pictures import embed_image, place_pictures
+
+logger = logging.getLogger(__name__)
+
+_WIDTH = 720  # of two images beside each other, in pixels
+_KINDS = {"correct": "", "found": "", "crowd": "ignored"}  # as pictures call them
+
+
+def show_images(
+    images: Sequence[ImageFindings], dataset: CocoDataset, *, max_bytes: int = 60_000
+) -> Markup:
+    """Show images with the ground truth on the left, and the detections on the right.
+
+    An image that cannot be read is left out, with a warning in the log.
+
+    Args:
+        dataset: has the images.
+        max_bytes: of each picture.
+    """
+    files, pictures = map_files(dataset), []
+    for findings in images:
+        file = files[findings.image_id]
+        try:
+            pixels = to_pixels(file, "BGR")
+        except (ValueError, OSError) as error:
+            logger.warning("the report leaves out an image: %s", error)
+            continue
+        truth = label_boxes(findings.truth, dataset.class_names, scored=False)
+        found = label_boxes(findings.found, dataset.class_names)
+        told = f"{shorten_path(file)}: {describe_findings(findings)}"
+        pictures.append(
+            embed_image(
+                draw_truth_beside(pixels, truth, found, width=_WIDTH),
+                f"Ground truth and detections of {told}",
+                _WIDTH,
+                caption=told,
+                max_bytes=max_bytes,
+            )
+        )
+    return place_pictures(pictures, pairs=True)
+
+
+def describe_findings(findings: ImageFindings) -> str:
+    """Say what a detector did on an image: "5 found, 2 missed, 1 wrong"."""
+    return f"{findings.true_positives} found, {findings.missed} missed, {findings.wrong} wrong"
+
+
+def map_files(dataset: CocoDataset) -> dict[Any, str]:
+    """Map the ids of a dataset's images to their files."""
+    records = pack_records(dataset.records)
+    return {image: str(file) for image, file in zip(records.image_ids, records.file_names)}
+
+
+def label_boxes(
+    marked: MarkedBoxes, class_names: Sequence[str], *, scored: bool = True
+) -> LabeledBoxes:
+    """Prepare the boxes of an analysis to be drawn, with what is wrong about each.
+
+    Args:
+        class_names: into which the boxes' classes are numbers.
+        scored: show the scores; those of ground truth say nothing.
+    """
+    names = [class_names[number] for number in marked.classes.tolist()]
+    kinds = [_KINDS.get(kind, kind) for kind in marked.kinds]
+    return LabeledBoxes(marked.boxes, names, marked.scores if scored else None, kinds)

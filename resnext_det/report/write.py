@@ -1,0 +1,198 @@
+"""Write the report of runs: one HTML page that says what is wrong, and what to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from resnext_det.detection.jobs import Metrics
+from resnext_det.evaluation.analysis import DetectionAnalysis
+from resnext_det.evaluation.proposals import ProposalMetrics
+from resnext_det.files import write_text
+from resnext_det.report.examination import Examination, Test, examine_run
+from resnext_det.report.examples import show_images
+from resnext_det.report.origin import describe_network, show_origin
+from resnext_det.report.page import (
+    Section,
+    fold,
+    join,
+    render_page,
+    write_heading,
+    write_paragraph,
+)
+from resnext_det.report.progress import show_progress
+from resnext_det.report.quality import (
+    ERROR_ADVICE,
+    describe_main_fault,
+    format_headline,
+    show_classes,
+    show_confusion,
+    show_curves,
+    show_errors,
+    show_numbers,
+)
+from resnext_det.report.runs import read_run
+from resnext_det.report.tables import format_cell
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+
+_WORST, _BEST = 12, 4  # images that a page shows
+
+
+def write_report(
+    folders: Sequence[str | Path],
+    path: str | Path | None = None,
+    *,
+    datasets: Iterable[tuple[str, str, str]] = (),
+) -> Path:
+    """Write one HTML page about runs: several are compared.
+
+    What a folder lacks is said on the page. Sets of a run of an older version, or of detectron2's
+    tools, are found by their names where they are built in, generated, or among ``datasets``.
+
+    Args:
+        folders: ``OUTPUT_DIR`` of each run.
+        path: of the page; None: report.html in the folder of a single run, and in this folder for
+            several.
+        datasets: (name, annotations, images) of sets.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        ValueError: there is no folder; a run is of a classifier; a configuration is damaged.
+        FileNotFoundError: a folder does not exist, or holds no run.
+        OSError: the page cannot be written.
+    """
+    if not folders:
+        raise ValueError("there is nothing to report; give the OUTPUT_DIR of a training")
+    given = tuple(datasets)
+    runs = [read_run(folder, datasets=given) for folder in folders]
+    target = Path(path) if path is not None else Path(REPORT_FILE)
+    if path is None and len(runs) == 1:
+        target = runs[0].path / REPORT_FILE
+    if len(runs) > 1:
+        raise ValueError("a report is of one run; give one, or write resnext-det compare")
+    write_text(target, _render_run(examine_run(runs[0])))
+    return target
+
+
+def report_on(metrics: Metrics) -> Iterator[str]:
+    """Write the report of a job that has ended, and yield a line that says where it is.
+
+    An error is told in that line, and spoils nothing. In other processes than the first, and for a
+    model of proposals, there is none.
+    """
+    found = metrics.per_dataset.values()
+    if all(isinstance(one, ProposalMetrics) for one in found):
+        return
+    try:
+        yield f"the report is {write_report([metrics.output_dir])}"
+    except Exception as error:
+        logger.debug("the report failed", exc_info=True)
+        yield f"no report was written ({type(error).__name__}: {error})"
+
+
+def _render_run(examined: Examination) -> str:
+    title = f"{examined.run.name}: {describe_network(examined.run)}"
+    return render_page(title, list(list_sections(examined)), write_lead(examined))
+
+
+def write_lead(examined: Examination) -> Markup:
+    """Write what stands above everything: what was tested, its numbers, and its main fault."""
+    test = examined.first
+    parts = [write_paragraph(sentence) for sentence in _summarize(examined, test)]
+    if test is not None and test.analysis is not None:
+        parts.insert(1, format_headline(test.analysis))
+    return join(parts)
+
+
+def _summarize(examined: Examination, test: Test | None) -> Iterator[str]:
+    if test is None:
+        yield "This run was not tested: DATASETS.TEST is empty."
+        return
+    analysis = test.analysis
+    if analysis is None:
+        numbers = test.folder.metrics
+        known = [f"{name} {numbers[name]:.1f}" for name in ("AP", "AP50") if name in numbers]
+        yield f"{test.folder.name}: {', '.join(known) or 'there are no numbers yet'}."
+        return
+    images, classes = len(analysis.images), len(analysis.metrics.class_names)
+    yield (
+        f"Tested on {test.folder.name}: {format_cell(images)} images with "
+        f"{format_cell(analysis.objects)} objects of {classes} "
+        f"class{'es' * (classes != 1)}, {format_cell(analysis.detections)} detections."
+    )
+    if fault := describe_main_fault(analysis):
+        yield fault
+
+
+def list_sections(examined: Examination) -> Iterator[Section]:
+    """List the sections about one run, the most important first."""
+    run, test = examined.run, examined.first
+    analysis = test.analysis if test is not None else None
+    if analysis is not None:
+        yield Section("What to do first", "causes", show_advice(analysis))
+    if test is not None and analysis is not None:
+        yield from _list_test_sections(examined, test)
+    if run.was_trained and run.series:
+        yield Section("Training", "training", show_progress(run))
+    yield Section("What was trained on what", "origin", show_origin(examined))
+    if examined.missing:
+        text = join([write_paragraph(sentence) for sentence in examined.missing])
+        yield Section("What this page lacks", "missing", text)
+
+
+def show_advice(analysis: DetectionAnalysis) -> Markup:
+    """Show what to do about the costliest kind of error."""
+    worst = max(analysis.errors, key=lambda error: error.cost)
+    return write_paragraph(f"What costs most is {worst.kind}. {ERROR_ADVICE[worst.kind]}")
+
+
+def _list_test_sections(examined: Examination, test: Test) -> Iterator[Section]:
+    analysis, dataset = test.analysis, test.dataset
+    assert analysis is not None and dataset is not None
+    yield Section("Errors", "errors", show_errors(analysis))
+    yield Section("Numbers", "numbers", show_numbers(analysis, test.statistics))
+    yield Section("Classes", "classes", show_classes(analysis, _count_training(examined, test)))
+    yield Section("Precision, recall and score", "curves", show_curves(analysis))
+    yield Section("Confusions", "confusions", show_confusion(analysis))
+    worst = [image for image in analysis.choose_worst(_WORST) if image.mistakes]
+    shown = {image.image_id for image in worst}
+    best = [image for image in analysis.choose_best(_BEST) if image.image_id not in shown]
+    parts = [
+        write_paragraph(
+            f"Ground truth is on the left, detections of score {analysis.by_score.best_score:.2f} "
+            "or more are on the right. What is wrong has broken lines and says why."
+        )
+    ]
+    if worst:
+        parts += [write_heading("Most mistakes"), show_images(worst, dataset)]
+    if best:
+        parts += [write_heading("Fewest mistakes"), show_images(best, dataset)]
+    yield Section("Images", "images", join(parts))
+    for other in examined.tests:
+        if other is not test and other.analysis is not None:
+            name = other.folder.name
+            body = join(
+                [
+                    format_headline(other.analysis),
+                    show_errors(other.analysis),
+                    fold("Classes", show_classes(other.analysis)),
+                ]
+            )
+            yield Section(f"Also tested on {name}", f"test-{examined.tests.index(other)}", body)
+
+
+def _count_training(examined: Examination, test: Test) -> list[int] | None:
+    """Count the objects to train on of every class of a test, by the names; None where unknown."""
+    statistics, analysis = examined.train_statistics, test.analysis
+    if statistics is None or analysis is None:
+        return None
+    counts = dict(zip(statistics.class_names, statistics.count_objects().tolist(), strict=True))
+    return [counts.get(name, 0) for name in analysis.metrics.class_names]

@@ -1,0 +1,146 @@
+"""The report of a run: its numbers are those of the evaluation, and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from resnext_det.detection.jobs import Job, Metrics, train
+from resnext_det.evaluation.coco import evaluate_coco
+from resnext_det.report.runs import read_run
+from resnext_det.report.settings import find_nearest
+from resnext_det.report.tables import format_cell
+from resnext_det.report.write import report_on, write_report
+from resnext_det.training.environment import read_environment
+from tests.detection.helpers import as_datasets, as_flags, write_config
+from tests.report.helpers import Page, Sets, check_page, write_run
+from tests.tools.helpers import read_error, run_tool
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+@pytest.fixture(scope="module")
+def written(sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
+    """The folder of a run, and its report."""
+    folder = write_run(tmp_path_factory.mktemp("runs") / "run", sets)
+    assert run_tool("report", folder, *as_flags(sets)) == 0
+    path = folder / "report.html"
+    assert path.stat().st_size < 3_000_000
+    return folder, check_page(path.read_text())
+
+
+def test_the_numbers_are_those_of_the_evaluation(written: tuple[Path, Page], sets: Sets) -> None:
+    folder, page = written
+    results = folder / "inference" / "coco_instances_results.json"
+    numbers = evaluate_coco(sets["tiny_val"][0], results).as_dict(recalls=True)
+    for value in numbers.values():
+        assert format_cell(value) in page.text
+
+
+def test_the_page_says_what_is_asked_of_it(written: tuple[Path, Page]) -> None:
+    _, page = written
+    for words in (
+        *("Tested on tiny_val: 5 images", "score to use", "costliest kind of error"),
+        *("What to do first", "95 % interval", "precision", "detected as", "Ground truth"),
+        *("learning rate", "total loss", "10 iterations of 2 images", "waited for data"),
+        *("model_final.pth", "Settings that differ"),
+    ):
+        assert words in page.text, words
+    assert len(page.images) == 5
+    assert "What this page lacks" not in page.text
+
+
+def test_what_is_missing_is_said(sets: Sets, tmp_path: Path) -> None:
+    """Leave out the annotations, and then the detections."""
+    folder = write_run(tmp_path / "run", sets)
+    page = check_page(write_report([folder]).read_text())
+    assert "--register-coco tiny_val ANNOTATIONS IMAGES" in page.text
+    assert "total loss" in page.text and "score to use" not in page.text
+    (folder / "inference" / "coco_instances_results.json").unlink()
+    page = check_page(write_report([folder], datasets=as_datasets(sets)).read_text())
+    assert "There are no detections on tiny_val" in page.text
+
+
+@pytest.mark.slow
+def test_an_evaluation_alone_whose_images_are_gone(
+    sets: Sets, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_run(tmp_path / "tested", sets, trained=False)
+    gone = {name: (annotations, tmp_path) for name, (annotations, _) in sets.items()}
+    page = check_page(write_report([folder], datasets=as_datasets(gone)).read_text())
+    assert page.images == [] and "leaves out an image" in caplog.text
+    assert "score to use" in page.text and "not trained here" in page.text
+
+
+def test_a_mistake_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tool("report", tmp_path / "none") == 1
+    assert "there is no folder" in read_error(capsys)
+
+
+@pytest.mark.parametrize("named", ["nothing", "file", "empty"])
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, named: str) -> None:
+    if named == "file":
+        (tmp_path / named).touch()
+    elif named == "empty":
+        (tmp_path / named / "inside").mkdir(parents=True)
+        (tmp_path / named / "inside" / "config.yaml").touch()
+    message = "runs within it are" if named == "empty" else "there is no folder"
+    with pytest.raises(FileNotFoundError, match=message):
+        write_report([tmp_path / named])
+
+
+def test_no_folder_and_a_damaged_one_are_refused(sets: Sets, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is nothing to report"):
+        write_report([])
+    folder = write_run(tmp_path / "run", sets)
+    (folder / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged"):
+        write_report([folder])
+
+
+@pytest.mark.slow
+def test_a_training_leaves_what_its_report_needs(sets: Sets, tmp_path: Path) -> None:
+    """Train for two steps; the folder tells where the sets are, without being asked."""
+    job = Job(
+        write_config(tmp_path),
+        output_dir=tmp_path / "run",
+        overrides=("SOLVER.MAX_ITER", "2"),
+        engine="portable",
+        datasets=as_datasets(sets),
+    )
+    metrics = train(job)
+    environment = read_environment(tmp_path / "run")
+    assert environment is not None and environment.machine.versions["torch"]
+    assert environment.sets == {name: tuple(map(str, paths)) for name, paths in sets.items()}
+    (line,) = report_on(metrics)
+    page = check_page(Path(line.removeprefix("the report is ")).read_text())
+    assert environment.command.split()[0] in page.text
+    assert list(report_on(Metrics(tmp_path / "run"))) == []  # in another process than the first
+    shutil.rmtree(tmp_path / "run")
+    (line,) = report_on(metrics)
+    assert line.startswith("no report was written (FileNotFoundError")
+
+
+def test_lines_of_metrics_that_were_cut_short_are_passed_over(sets: Sets, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", sets))
+    assert run.iterations == 10 and run.was_trained
+    assert run.series["total_loss"].values.tolist() == [2.5, 1.5]
+    assert run.series["loss_box_reg"].values[1] != run.series["loss_box_reg"].values[1]
+    (tmp_path / "run" / "environment.json").write_text(json.dumps({"sets": 3}))
+    assert read_run(tmp_path / "run").environment is None
+
+
+def test_the_nearest_configuration_is_found() -> None:
+    from resnext_det.config import load_config
+    from resnext_det.config.rules import get_value, list_keys
+
+    name = "quickstart/faster_rcnn_X26_8x4d_FPN_shapes.yaml"
+    cfg = load_config(name, ["SOLVER.BASE_LR", "0.123"])
+    found = find_nearest({key: get_value(cfg, key) for key in list_keys(cfg)})
+    assert found.config_file == name
+    assert [tuple(setting) for setting in found.settings] == [
+        ("SOLVER.BASE_LR", 0.123, load_config(name).SOLVER.BASE_LR)
+    ]
