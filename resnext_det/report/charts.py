@@ -313,14 +313,16 @@ def _add_legend(axes: Axes, handles: Sequence[Any], lines: Sequence[Line]) -> No
 
 def _add_names(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
     """Add a legend above the axes, of names as they are: also one that begins with _ or has $."""
-    columns = 1 + sum(len(_prepare(name)) for name in names) // 60
+    widest = max(len(_prepare(name)) for name in names)
+    width = 72 * axes.figure.bbox.width / axes.figure.dpi  # in pixels of the page
+    columns = int(width // (60 + 7 * widest))
     legend = axes.figure.legend(
         handles,
         ["-"] * len(names),
         loc="outside upper left",
         frameon=False,
         fontsize=11,
-        ncols=max(1, -(-len(names) // columns)),
+        ncols=min(max(1, columns), len(names)),
         handlelength=2.6,
         columnspacing=1.6,
     )

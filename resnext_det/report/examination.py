@@ -13,6 +13,8 @@ from resnext_det.data.records import join_records
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.detection.datasets import summarize_set
 from resnext_det.evaluation.analysis import DetectionAnalysis, analyze_detections
+from resnext_det.report.causes import find_causes
+from resnext_det.report.faults.cause import Cause
 from resnext_det.report.runs import RunFolder, TestFolder
 
 logger = logging.getLogger(__name__)
@@ -45,12 +47,14 @@ class Examination:
         run: its folder.
         tests: one for each of its test sets.
         train_statistics: of the sets that it was trained on; None where they cannot be read.
+        causes: what likely keeps its AP low, the most weighty first.
         missing: sentences about what could not be examined, and what to do.
     """
 
     run: RunFolder
     tests: tuple[Test, ...]
     train_statistics: SetStatistics | None
+    causes: tuple[Cause, ...]
     missing: tuple[str, ...]
 
     @property
@@ -64,8 +68,11 @@ def examine_run(run: RunFolder) -> Examination:
     """Examine a run, as far as its folder and its sets allow."""
     missing: list[str] = []
     tests = tuple(_examine_test(run, folder, missing) for folder in run.tests)
-    statistics = _summarize_training(run, missing)
-    return Examination(run, tests, statistics, tuple(missing))
+    examined = Examination(run, tests, _summarize_training(run, missing), (), tuple(missing))
+    first = examined.first
+    analysis, statistics = (first.analysis, first.statistics) if first else (None, None)
+    causes = find_causes(run, analysis, examined.train_statistics, statistics)
+    return replace(examined, causes=tuple(causes))
 
 
 def _examine_test(run: RunFolder, folder: TestFolder, missing: list[str]) -> Test:

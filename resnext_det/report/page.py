@@ -69,7 +69,7 @@ def join(parts: Sequence[Markup]) -> Markup:
 
 
 def fold(summary: str, body: Markup, *, open: bool = False) -> Markup:
-    """Put what is looked up seldom behind a line that opens it; print shows all."""
+    """Put what is looked up seldom behind a line that opens it, also before printing."""
     return render_fragment(
         "<details{% if open %} open{% endif %}><summary>{{ summary }}</summary>\n{{ body }}\n"
         "</details>",

@@ -78,6 +78,7 @@ def _draw_parts(run: RunFolder) -> Markup | None:
     names = [name for name in run.series if name.startswith("loss_")]
     if not names:
         return None
+    names.sort(key=lambda name: list(_LOSS_NAMES).index(name) if name in _LOSS_NAMES else 9)
     lines = [Line(_LOSS_NAMES.get(name, name), *thin(run.series[name])) for name in names]
     return draw_lines(
         lines,

@@ -12,13 +12,21 @@ from resnext_det.detection.jobs import Metrics
 from resnext_det.evaluation.analysis import DetectionAnalysis
 from resnext_det.evaluation.proposals import ProposalMetrics
 from resnext_det.files import write_text
+from resnext_det.report.data_charts import (
+    draw_class_counts,
+    draw_shapes,
+    format_classes,
+    format_sets,
+)
 from resnext_det.report.examination import Examination, Test, examine_run
 from resnext_det.report.examples import show_images
+from resnext_det.report.faults.cause import Cause
 from resnext_det.report.origin import describe_network, show_origin
 from resnext_det.report.page import (
     Section,
     fold,
     join,
+    render_fragment,
     render_page,
     write_heading,
     write_paragraph,
@@ -42,6 +50,15 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 
 _WORST, _BEST = 12, 4  # images that a page shows
+
+_CAUSES = """\
+<ol class="causes">
+{% for cause in causes %}
+<li><p class="title">{{ cause.title }}</p>
+<p>{{ cause.evidence }}</p>
+<p>{{ cause.advice }}</p></li>
+{% endfor %}
+</ol>"""
 
 
 def write_report(
@@ -130,35 +147,51 @@ def _summarize(examined: Examination, test: Test | None) -> Iterator[str]:
     )
     if fault := describe_main_fault(analysis):
         yield fault
+    if examined.causes:
+        yield f"Where to begin: {examined.causes[0].title.rstrip(chr(46))}."
 
 
 def list_sections(examined: Examination) -> Iterator[Section]:
     """List the sections about one run, the most important first."""
     run, test = examined.run, examined.first
     analysis = test.analysis if test is not None else None
-    if analysis is not None:
-        yield Section("What to do first", "causes", show_advice(analysis))
+    if examined.causes or analysis is not None:
+        yield Section("What to do first", "causes", show_causes(examined.causes, analysis))
     if test is not None and analysis is not None:
         yield from _list_test_sections(examined, test)
     if run.was_trained and run.series:
         yield Section("Training", "training", show_progress(run))
+    sets = {}
+    if examined.train_statistics is not None:
+        sets["training"] = examined.train_statistics
+    if test is not None and test.statistics is not None:
+        sets["test"] = test.statistics
+    if sets:
+        labels = [format_sets(sets), draw_class_counts(sets), format_classes(sets)]
+        yield Section("Labels", "labels", join([*labels, draw_shapes(sets)]))
     yield Section("What was trained on what", "origin", show_origin(examined))
     if examined.missing:
         text = join([write_paragraph(sentence) for sentence in examined.missing])
         yield Section("What this page lacks", "missing", text)
 
 
-def show_advice(analysis: DetectionAnalysis) -> Markup:
-    """Show what to do about the costliest kind of error."""
-    worst = max(analysis.errors, key=lambda error: error.cost)
-    return write_paragraph(f"What costs most is {worst.kind}. {ERROR_ADVICE[worst.kind]}")
+def show_causes(causes: Sequence[Cause], analysis: DetectionAnalysis | None) -> Markup:
+    """Show likely causes of a low AP, with what was measured and what to do; else the next step."""
+    if causes:
+        return render_fragment(_CAUSES, causes=causes)
+    parts = [write_paragraph("No known fault was found in the data, the settings or the training.")]
+    if analysis is not None and describe_main_fault(analysis):
+        worst = max(analysis.errors, key=lambda error: error.cost)
+        advice = f"What costs most is {worst.kind}. {ERROR_ADVICE[worst.kind]}"
+        parts.append(write_paragraph(advice))
+    return join(parts)
 
 
 def _list_test_sections(examined: Examination, test: Test) -> Iterator[Section]:
     analysis, dataset = test.analysis, test.dataset
     assert analysis is not None and dataset is not None
     yield Section("Errors", "errors", show_errors(analysis))
-    yield Section("Numbers", "numbers", show_numbers(analysis, test.statistics))
+    yield Section("Numbers", "numbers", show_numbers(analysis, dataset.annotations_file))
     yield Section("Classes", "classes", show_classes(analysis, _count_training(examined, test)))
     yield Section("Precision, recall and score", "curves", show_curves(analysis))
     yield Section("Confusions", "confusions", show_confusion(analysis))

@@ -46,7 +46,7 @@ def test_the_page_says_what_is_asked_of_it(written: tuple[Path, Page]) -> None:
         *("Tested on tiny_val: 5 images", "score to use", "costliest kind of error"),
         *("What to do first", "95 % interval", "precision", "detected as", "Ground truth"),
         *("learning rate", "total loss", "10 iterations of 2 images", "waited for data"),
-        *("model_final.pth", "Settings that differ"),
+        *("height / width of an object", "model_final.pth", "Settings that differ"),
     ):
         assert words in page.text, words
     assert len(page.images) == 5
