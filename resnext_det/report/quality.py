@@ -17,7 +17,7 @@ from resnext_det.report.page import fold, join, place_beside, render_fragment, w
 from resnext_det.report.tables import Cell, format_cell, format_interval, format_table
 
 ERROR_WORDS = {
-    "localization": "right class, box not tight enough (IoU 0.1 to 0.5)",
+    "localization": "right class, box not tight enough: IoU 0.1 to 0.5",
     "classification": "right place, wrong class",
     "both": "wrong class, and box not tight enough",
     "duplicate": "object found already, found again",
