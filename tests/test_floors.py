@@ -32,7 +32,8 @@ FLOORS = (
     ("data", "training"),
     ("evaluation", "runtimes"),
     ("detection", "classification"),
-    ("paper", "report", "deploy", "benchmark", "command_line"),
+    ("paper", "deploy", "benchmark", "command_line"),
+    ("report",),
     ("tools",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

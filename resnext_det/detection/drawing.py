@@ -127,13 +127,36 @@ def draw_truth_beside(
     Raises:
         ValueError: see ``draw_detections``.
     """
-    panel = None if width is None else (width - _GAP) // 2
-    sides = []
-    for title, shown in (("ground truth", truth), ("detections", found)):
+    panels = {"ground truth": truth, "detections": found}
+    return draw_beside(image, panels, colors=colors, width=width)
+
+
+def draw_beside(
+    image: np.ndarray,
+    panels: Mapping[str, LabeledBoxes],
+    *,
+    colors: Mapping[str, Color] | None = None,
+    width: int | None = None,
+) -> np.ndarray:
+    """Draw an image several times side by side, each with other boxes and a title above.
+
+    Args:
+        panels: what is drawn, by title, from the left.
+        image, colors, width: see ``draw_truth_beside``.
+
+    Raises:
+        ValueError: see ``draw_detections``.
+    """
+    number = len(panels)
+    panel = None if width is None else (width - _GAP * (number - 1)) // number
+    parts: list[np.ndarray] = []
+    for title, shown in panels.items():
         picture = _draw(image, shown, colors, panel)
-        sides.append(np.concatenate([_draw_title(picture, title, shown), picture]))
-    between = np.full((len(sides[0]), _GAP, 3), 255, np.uint8)
-    return np.concatenate([sides[0], between, sides[1]], 1)
+        side = np.concatenate([_draw_title(picture, title, shown), picture])
+        if parts:
+            parts.append(np.full((len(side), _GAP, 3), 255, np.uint8))
+        parts.append(side)
+    return np.concatenate(parts, 1)
 
 
 def _draw(

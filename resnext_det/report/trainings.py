@@ -1,0 +1,87 @@
+"""Several trainings beside each other: their curves, their settings, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from resnext_det.report.charts import Line, draw_lines
+from resnext_det.report.page import Section, place_beside
+from resnext_det.report.run_groups import RunGroup, find_settings
+from resnext_det.report.tables import Cell, format_table
+
+
+def build_curves(groups: Sequence[RunGroup], test_set: str | None) -> Section | None:
+    """Draw AP and losses over the trainings, the mean of a training's runs."""
+    charts = []
+    names = ["bbox/AP", f"{test_set}/bbox/AP"]
+    for title, keys in (
+        ("AP", names),
+        ("loss", ["total_loss"]),
+        ("validation loss", ["validation/total_loss"]),
+    ):
+        lines = [line for group in groups if (line := _average_series(group, keys))]
+        if len(lines) > 1:
+            charts.append(
+                draw_lines(
+                    lines, x_label="iteration", y_label=title, alt=f"{title} of the trainings"
+                )
+            )
+    return Section("During the trainings", "curves", place_beside(charts)) if charts else None
+
+
+def _average_series(group: RunGroup, names: Sequence[str]) -> Line | None:
+    """Average a scalar over a training's runs, at the iterations that all of them have."""
+    found = [run.series[name] for run in group.runs for name in names if name in run.series]
+    if not found:
+        return None
+    iterations = sorted(set(found[0].iterations).intersection(*(s.iterations for s in found)))
+    if len(iterations) < 1:
+        return None
+    values = [
+        [dict(zip(series.iterations, series.values, strict=True))[i] for i in iterations]
+        for series in found
+    ]
+    return Line(group.name, np.array(iterations), np.mean(values, axis=0))
+
+
+def build_settings(groups: Sequence[RunGroup]) -> Section | None:
+    """Build the table of the settings that differ."""
+    different = find_settings(groups) if len(groups) > 1 else []
+    if not different:
+        return None
+    rows = [[key, *map(str, values)] for key, values in different]
+    table = format_table(["setting", *(group.name for group in groups)], rows)
+    return Section("Settings that differ", "settings", table)
+
+
+def build_costs(groups: Sequence[RunGroup]) -> Section | None:
+    """Build the table of what the trainings cost: time of an iteration, memory, size of weights."""
+    rows: list[list[Cell]] = []
+    for group in groups:
+        seconds, memory = (_find_median(group, name) for name in ("time", "max_mem"))
+        sizes = [size for run in group.runs for name, size in run.checkpoints.items()]
+        machines = {
+            run.environment.machine.gpu or run.environment.machine.cpu
+            for run in group.runs
+            if run.environment
+        }
+        rows.append(
+            [
+                *(group.name, seconds, memory),
+                max(sizes) / 1e6 if sizes else None,
+                ", ".join(sorted(machines)) or None,
+            ]
+        )
+    if all(cell is None for row in rows for cell in row[1:4]):
+        return None
+    headers = ["training", "seconds an iteration", "memory, MB", "checkpoint, MB", "processor"]
+    return Section("Speed and memory", "speed", format_table(headers, rows, digits=2))
+
+
+def _find_median(group: RunGroup, name: str) -> float | None:
+    values = [run.series[name].values for run in group.runs if name in run.series]
+    found = np.concatenate(values) if values else np.empty(0)
+    found = found[np.isfinite(found)]
+    return float(np.median(found)) if found.size else None

@@ -1,0 +1,124 @@
+"""Several runs on one page: the numbers are COCO's, and what differs is said and shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from resnext_det.architecture import Architecture
+from resnext_det.config.backbone import write_architecture
+from resnext_det.evaluation.coco import evaluate_coco
+from resnext_det.report.comparison import compare_runs
+from resnext_det.report.page import render_page
+from resnext_det.report.runs import read_run
+from tests.evaluation.helpers import random_set
+
+SET = "cells"
+
+
+def degrade(results: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """Results of which a share is somewhere else."""
+    generator = np.random.default_rng(3)
+    moved = [{**each, "bbox": [x + 90 for x in each["bbox"]]} for each in results]
+    return [m if generator.random() < share else r for m, r in zip(moved, results, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of two of the paper's networks with two seeds each, on a random set with images."""
+    root = tmp_path_factory.mktemp("runs")
+    annotations, results = random_set(5, images=8, noise=2)
+    for image in annotations["images"]:
+        image.update(file_name=f"{image['id']}.png", width=480, height=480)
+        cv2.imwrite(str(root / image["file_name"]), np.full((480, 480, 3), 128, np.uint8))
+    file = root / "annotations.json"
+    file.write_text(json.dumps(annotations))
+    found = {"set": file}
+    for network, share in (("R-50-1x64d", 0.5), ("X-50-32x4d", 0.1)):
+        for seed in (0, 1):
+            folder = root / "out" / network / f"seed_{seed}"
+            (folder / "inference").mkdir(parents=True)
+            config = {
+                "MODEL": {
+                    "RESNETS": write_architecture(Architecture.parse(network)),
+                    "WEIGHTS": "R.pth",
+                    "LOAD_PROPOSALS": False,
+                },
+                "DATASETS": {"TRAIN": [SET], "TEST": [SET]},
+                "SOLVER": {"MAX_ITER": 20, "BASE_LR": 0.02},
+                "OUTPUT_DIR": str(folder),
+                "SEED": seed,
+            }
+            (folder / "config.yaml").write_text(yaml.safe_dump(config))
+            detections = degrade(results, share + 0.05 * seed)
+            path = folder / "inference" / "coco_instances_results.json"
+            path.write_text(json.dumps(detections))
+            metrics = evaluate_coco(file, path)
+            (folder / "inference" / "metrics.json").write_text(
+                json.dumps({"AP": metrics.AP, "AP50": metrics.AP50})
+            )
+            lines = [
+                {"iteration": i, "total_loss": 3.0 - i / 10, "bbox/AP": i, "time": 0.25}
+                for i in (9, 19)
+            ]
+            (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+            found[f"{network}/{seed}"] = folder
+    return found
+
+
+def render(folders: dict[str, Path], *names: str) -> str:
+    given = [(SET, str(folders["set"]), str(folders["set"].parent))]
+    runs = [read_run(folders[name], datasets=given) for name in names]
+    page = compare_runs(runs)
+    return render_page("Runs", page.sections, page.lead)
+
+
+def read_AP(folders: dict[str, Path], name: str) -> float:
+    content = json.loads((folders[name] / "inference" / "metrics.json").read_text())
+    return float(content["AP"])
+
+
+def test_two_runs(folders: dict[str, Path]) -> None:
+    page = render(folders, "R-50-1x64d/0", "X-50-32x4d/0")
+    text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", page))
+    r, x = (read_AP(folders, name) for name in ("R-50-1x64d/0", "X-50-32x4d/0"))
+    assert f"AP {x:.1f} against {r:.1f}, a difference of {x - r:.1f} points" in text
+    assert "over images" in text and "MODEL.RESNETS.NUM_GROUPS" in text
+    assert "Table 8 of the paper" in text and "49.7" in text  # AP50 of X-50-32x4d there
+    assert page.count("data:image/jpeg") >= 4
+    assert "missed by the first" not in page  # it is drawn, not written
+    assert len(page) < 1_000_000
+
+
+def test_two_seeds_of_each(folders: dict[str, Path]) -> None:
+    names = [f"{network}/{seed}" for network in ("R-50-1x64d", "X-50-32x4d") for seed in (0, 1)]
+    text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", render(folders, *names)))
+    r, x = ([read_AP(folders, name) for name in names[i : i + 2]] for i in (0, 2))
+    assert f"AP {np.mean(x):.1f} against {np.mean(r):.1f}" in text
+    assert "over 2 and 2 seeds" in text
+    assert f"{np.mean(r):.1f} ± {np.std(r, ddof=1):.1f}" in text
+
+
+def test_seeds_of_one_training(folders: dict[str, Path]) -> None:
+    page = render(folders, "R-50-1x64d/0", "R-50-1x64d/1")
+    assert "These 2 runs repeat one training with other seeds: AP " in page
+
+
+def test_a_run_without_detections_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    names = ("R-50-1x64d/0", "X-50-32x4d/0")
+    copies = dict(folders)
+    for name in names:
+        copy = tmp_path / name
+        (copy / "inference").mkdir(parents=True)
+        for file in ("config.yaml", "metrics.json", "inference/metrics.json"):
+            (copy / file).write_bytes((folders[name] / file).read_bytes())
+        copies[name] = copy
+    page = render(copies, *names)
+    assert "are not compared by image" in page and "nothing says how sure that is" in page
