@@ -8,7 +8,7 @@
 How the difference X - R depends on the head (C4, DC5, FPN) and on the length of the training, with
 intervals over seeds that each have a pre-training of their own:
 
-    resnext-det miniature --size heads --iterations 200 600 --seeds 0 1 2 3 4 \\
+    resnext-det miniature --size heads --iterations 150 450 --seeds 0 1 2 3 4 \\
         --pretrain-each-seed --parallel 2 --png x_minus_r.png
 
 The runs are in output/miniature/SIZE, and "resnext-det compare" reads them. --configs takes a

@@ -118,6 +118,8 @@ def _build_summary(
         row: list[Cell] = [group.name, len(group.runs), max(run.iterations for run in group.runs)]
         row += [_format_mean(group, metric, test_set) for metric in ("AP", "AP50")]
         rows.append([*row, *_list_differences(groups[0], group, pairs, test_set)])
+    kept = [i for i in range(len(headers)) if i < 6 or any(row[i] is not None for row in rows)]
+    headers, rows = [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
     parts = [format_table(headers, rows, f"Tested on {test_set}" if test_set else "")]
     told = "Differences are to the first training. "
     if any(len(group.runs) > 1 for group in groups):

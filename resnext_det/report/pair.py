@@ -20,7 +20,7 @@ from resnext_det.files import shorten_path
 from resnext_det.report.charts import draw_bars
 from resnext_det.report.examples import label_boxes, map_files
 from resnext_det.report.page import Section, fold, join, place_beside, write_paragraph
-from resnext_det.report.pictures import embed_image, place_pictures
+from resnext_det.report.pictures import embed_image
 from resnext_det.report.run_groups import (
     RunGroup,
     choose_pair,
@@ -30,7 +30,7 @@ from resnext_det.report.run_groups import (
 from resnext_det.report.runs import RunFolder, TestFolder
 from resnext_det.report.tables import Cell, format_table
 
-_IMAGES = 8
+_IMAGES = 6
 _WIDTH = 960  # of three pictures beside each other, in pixels
 _CATEGORIES = 20  # more are folded
 
@@ -185,8 +185,7 @@ def _show_images(pair: Pair) -> Markup:
             pictures.append(_draw_difference(each, file, dataset.class_names, pair))
         except (OSError, ValueError) as error:
             failures.append(str(error))
-    if pictures:
-        parts.append(place_pictures(pictures, pairs=True))
+    parts += pictures
     if failures:
         parts.append(write_paragraph(f"{len(failures)} cannot be shown: {failures[0]}", note=True))
     return join(parts)

@@ -22,7 +22,7 @@ def build_curves(groups: Sequence[RunGroup], test_set: str | None) -> Section | 
         ("validation loss", ["validation/total_loss"]),
     ):
         lines = [line for group in groups if (line := _average_series(group, keys))]
-        if len(lines) > 1:
+        if len(lines) > 1 and max(len(line.x) for line in lines) > 1:
             charts.append(
                 draw_lines(
                     lines, x_label="iteration", y_label=title, alt=f"{title} of the trainings"
