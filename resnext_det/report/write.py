@@ -12,6 +12,7 @@ from resnext_det.detection.jobs import Metrics
 from resnext_det.evaluation.analysis import DetectionAnalysis
 from resnext_det.evaluation.proposals import ProposalMetrics
 from resnext_det.files import write_text
+from resnext_det.report.comparison import compare_runs
 from resnext_det.report.data_charts import (
     draw_class_counts,
     draw_shapes,
@@ -42,7 +43,7 @@ from resnext_det.report.quality import (
     show_errors,
     show_numbers,
 )
-from resnext_det.report.runs import read_run
+from resnext_det.report.runs import RunFolder, read_run
 from resnext_det.report.tables import format_cell
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def write_report(
     *,
     datasets: Iterable[tuple[str, str, str]] = (),
 ) -> Path:
-    """Write one HTML page about runs: several are compared.
+    """Write one HTML page about runs: several are compared with the first.
 
     What a folder lacks is said on the page. Sets of a run of an older version, or of detectron2's
     tools, are found by their names where they are built in, generated, or among ``datasets``.
@@ -82,7 +83,8 @@ def write_report(
         the page's path.
 
     Raises:
-        ValueError: there is no folder; a run is of a classifier; a configuration is damaged.
+        ValueError: there is no folder, or one twice; a run is of a classifier; a configuration is
+            damaged.
         FileNotFoundError: a folder does not exist, or holds no run.
         OSError: the page cannot be written.
     """
@@ -93,9 +95,8 @@ def write_report(
     target = Path(path) if path is not None else Path(REPORT_FILE)
     if path is None and len(runs) == 1:
         target = runs[0].path / REPORT_FILE
-    if len(runs) > 1:
-        raise ValueError("a report is of one run; give one, or write resnext-det compare")
-    write_text(target, _render_run(examine_run(runs[0])))
+    page = _render_run(examine_run(runs[0])) if len(runs) == 1 else _render_comparison(runs)
+    write_text(target, page)
     return target
 
 
@@ -113,6 +114,11 @@ def report_on(metrics: Metrics) -> Iterator[str]:
     except Exception as error:
         logger.debug("the report failed", exc_info=True)
         yield f"no report was written ({type(error).__name__}: {error})"
+
+
+def _render_comparison(runs: Sequence[RunFolder]) -> str:
+    compared = compare_runs(runs)
+    return render_page(f"{len(runs)} runs compared", compared.sections, compared.lead)
 
 
 def _render_run(examined: Examination) -> str:

@@ -15,9 +15,7 @@ import yaml
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.evaluation.coco import evaluate_coco
-from resnext_det.report.comparison import compare_runs
-from resnext_det.report.page import render_page
-from resnext_det.report.runs import read_run
+from resnext_det.report.write import write_report
 from tests.evaluation.helpers import random_set
 
 SET = "cells"
@@ -74,10 +72,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def render(folders: dict[str, Path], *names: str) -> str:
-    given = [(SET, str(folders["set"]), str(folders["set"].parent))]
-    runs = [read_run(folders[name], datasets=given) for name in names]
-    page = compare_runs(runs)
-    return render_page("Runs", page.sections, page.lead)
+    file = folders["set"]
+    page = write_report(
+        [folders[name] for name in names],
+        file.parent / "compared.html",
+        datasets=[(SET, str(file), str(file.parent))],
+    )
+    return page.read_text()
 
 
 def read_AP(folders: dict[str, Path], name: str) -> float:
