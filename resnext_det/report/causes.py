@@ -18,6 +18,7 @@ RULES: tuple[Callable[[Measurements], Cause | None], ...] = (
     labels.find_exchanged_names,
     labels.find_displaced_boxes,
     labels.find_corner_boxes,
+    labels.find_shrunken_boxes,
     labels.find_missing_boxes,
     labels.find_unlabeled_objects,
     labels.find_contradictions,

@@ -112,6 +112,12 @@ def write_corners(sets: Sets) -> None:
         entry["bbox"] = [x, y, min(x + w, width - x), min(y + h, height - y)]
 
 
+def shrink_boxes(sets: Sets) -> None:
+    """Write the boxes of the training set for images of four fifths of the size."""
+    for entry in sets.train["annotations"]:
+        entry["bbox"] = [0.8 * value for value in entry["bbox"]]
+
+
 def remove_boxes(sets: Sets) -> None:
     """Remove half of the boxes of the training set."""
     draw = random.Random(0)
@@ -245,6 +251,7 @@ FAULTS = (
     Fault("classes in wrong order", "Class names are exchanged", rotate_labels),
     Fault("shifted boxes", "do not mean the same place", shift_boxes),
     Fault("corners as width and height", "seem to be corners", write_corners),
+    Fault("boxes of smaller images", "seem to be of smaller images", shrink_boxes),
     Fault("missing boxes", "seem to have no box", remove_boxes),
     Fault("missing test boxes", "where the test set has no box", remove_test_boxes),
     Fault("objects of two classes", "as two classes at once", confuse_labels),
@@ -292,6 +299,20 @@ FAULTS = (
         overrides="MODEL.RESNETS.NORM BN SOLVER.IMS_PER_BATCH 1 SOLVER.BASE_LR 0.01",
         goes_on=False,
     ),
+    Fault(
+        "high NMS threshold",
+        "detected several times",
+        overrides="MODEL.ROI_HEADS.NMS_THRESH_TEST 0.95 SOLVER.MAX_ITER 20",
+    ),
+    Fault(
+        "few proposals",
+        "Too few proposals",
+        overrides="MODEL.RPN.POST_NMS_TOPK_TEST 8 SOLVER.MAX_ITER 20",
+    ),
+    Fault(
+        "channels in wrong order", "wrong order", overrides="INPUT.FORMAT BGR SOLVER.MAX_ITER 20"
+    ),
+    Fault("wrong number of classes", "write 6", overrides="MODEL.ROI_HEADS.NUM_CLASSES 5"),
     Fault("no flips", "never flipped", overrides="INPUT.RANDOM_FLIP none SOLVER.MAX_ITER 40"),
     Fault(
         "other test size",

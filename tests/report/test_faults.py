@@ -35,6 +35,7 @@ def make_set(
     classes: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3),
     doubled: float = 0,
     corners: bool = False,
+    within: float = 1.0,
     cfg: Any = None,
     prefix: str = "train",
 ) -> SetStatistics:
@@ -45,7 +46,7 @@ def make_set(
         entries = []
         for _ in range(objects):
             length = side * draw.uniform(0.8, 1.2)
-            corner = draw.uniform(0, size - length, 2).tolist()
+            corner = draw.uniform(0, size * within - length, 2).tolist()
             end = [min(x + length, size - x) for x in corner] if corners else [length] * 2
             kind = int(draw.choice(len(classes), p=classes))
             entry = {"bbox_mode": XYWH_ABS, "iscrowd": 0, "bbox": [*corner, *end]}
@@ -143,6 +144,12 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
         "Boxes of the training set seem to be corners",
         "and 100.0% of all do so",
         "[x1, y1, x2 - x1, y2 - y1]",
+    ),
+    "boxes of smaller images": (
+        replace(BAD, train=make_set(within=0.8)),
+        "Boxes of the training set seem to be of smaller images",
+        "They end within 79% of the images' width and 79% of their height; those",
+        "multiply the training boxes",
     ),
     "missing boxes": (
         replace(BAD, train=make_set(objects=2)),
@@ -307,8 +314,8 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
     ),
     "nothing found": (
         replace(BAD, found=make_found(reached=0)),
-        "No object is found",
-        "1000 detections on 100 images overlap none",
+        "Hardly any object is found",
+        "1,000 detections on 100 images overlap 0 of 400 objects by 0.5",
         "inspect",
     ),
     "score threshold": (

@@ -12,24 +12,27 @@ from resnext_det.report.faults.sets import UNEQUAL
 _USUAL_SCORE, _USUAL_LIMIT = 0.05, 100
 _AT_LIMIT = 0.1  # of the images
 _FEWEST_OF_CLASS = 10
+_HARDLY_ANY = 0.25
 _TAKEN_FOR = 0.3
 _HIGH_COST = 8.0  # points of AP50
 _COMMON = 0.1  # what an error kind alone says of its cause
 
 
 def find_nothing_found(measured: Measurements) -> Cause | None:
-    """Find a detector that finds nothing at all."""
+    """Find a detector that finds hardly any object, under whatever class."""
     found = measured.found
-    if found is None or not len(found.sides) or (found.touched >= 0.5).any():
+    if found is None or not len(found.sides):
         return None
-    seen = f"{len(found.scores)} detections" if len(found.scores) else "There is no detection"
-    if len(found.scores):
-        seen += f" on {len(found.detections_of_image)} images overlap none by 0.5"
+    touched = int((found.touched >= 0.5).sum())
+    if touched >= _HARDLY_ANY * len(found.sides):
+        return None
     return Cause(
-        "No object is found",
-        f"{seen}; the test set has {len(found.sides):,} objects.",
-        "See the other causes and whether the loss fell; with MODEL.WEIGHTS of another "
-        "detector look at what was loaded: resnext-det convert-weights --inspect FILE.",
+        "Hardly any object is found",
+        f"{len(found.scores):,} detections on {len(found.detections_of_image)} images overlap "
+        f"{touched:,} of {len(found.sides):,} objects by 0.5, whatever their classes.",
+        "See the other causes; look at the boxes of the training with resnext-det show-data: do "
+        "they lie on the objects? With MODEL.WEIGHTS of another detector look at what was loaded: "
+        "resnext-det inspect FILE.",
         0.2 * measured.lacking,
     )
 

@@ -12,6 +12,7 @@ _LOOK = "look at both sets with resnext-det show-data"
 _FEWEST = 100  # objects of a set that say how many an image has
 _FEWER = 0.7
 _UNLABELED = 0.15  # of the best-scored detections; in sound sets 0.05 at most
+_SHORT, _FULL = 0.9, 0.97  # of the images' sides, that boxes reach
 _CORNERS, _AT_EDGE = 0.99, 0.3
 _CONTRADICTIONS = 0.02
 
@@ -94,6 +95,32 @@ def find_corner_boxes(measured: Measurements) -> Cause | None:
             0.9 * measured.lacking,
         )
     return None
+
+
+def find_shrunken_boxes(measured: Measurements) -> Cause | None:
+    """Find a set whose boxes leave the right and lower parts of the images empty."""
+    sets = {"training": measured.train, "test": measured.test}
+    if any(found is None or found.num_objects < _FEWEST for found in sets.values()):
+        return None
+    reach = {
+        name: np.quantile(
+            found.boxes[:, 2:] / found.view_sizes[found.owners][:, ::-1], 0.99, axis=0
+        )
+        for name, found in sets.items()
+        if found is not None
+    }
+    less, more = sorted(reach, key=lambda name: float(reach[name].max()))
+    if reach[less].max() > _SHORT or reach[more].min() < _FULL:
+        return None
+    x, y = reach[less]
+    return Cause(
+        f"Boxes of the {less} set seem to be of smaller images",
+        f"They end within {x:.0%} of the images' width and {y:.0%} of their height; those of the "
+        f"{more} set reach {reach[more][0]:.0%} and {reach[more][1]:.0%}.",
+        f"If the images were enlarged after they were annotated, multiply the {less} boxes by the "
+        f"same factor; {_LOOK} to see them.",
+        0.9 * measured.lacking,
+    )
 
 
 def find_missing_boxes(measured: Measurements) -> Cause | None:

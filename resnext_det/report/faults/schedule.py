@@ -170,7 +170,7 @@ def find_swapped_channels(measured: Measurements) -> Cause | None:
         f"INPUT.FORMAT is {order}, and MODEL.PIXEL_MEAN {list(mean)} is ImageNet's mean in the "
         f"order {order[::-1]}.",
         f"Write INPUT.FORMAT {order[::-1]} where the weights were trained so, or turn "
-        "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD around; resnext-det convert-weights --inspect FILE "
+        "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD around; resnext-det inspect FILE "
         "tells what weights need.",
         0.2 * measured.lacking,
     )
