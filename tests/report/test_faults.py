@@ -287,7 +287,7 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
     ),
     "overridden settings": (
         replace(BAD, warnings=["INPUT.FORMAT BGR holds, and changes the detector's numbers."]),
-        "other settings than",
+        "Settings differ from those",
         "INPUT.FORMAT BGR",
         "Leave the override out",
     ),

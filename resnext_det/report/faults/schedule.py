@@ -177,14 +177,14 @@ def find_swapped_channels(measured: Measurements) -> Cause | None:
 
 
 def find_overridden_settings(measured: Measurements) -> Cause | None:
-    """Find settings of a trained detector that were overridden for the test."""
+    """Find settings of a trained detector that were overridden by hand."""
     told = [text for text in measured.warnings if "changes the detector's numbers" in text]
     if not told:
         return None
     return Cause(
-        "The detector is tested with other settings than it was trained with",
+        "Settings differ from those that the weights were trained with",
         told[-1],
-        "Leave the override out, unless it is what you want to measure.",
+        "Leave the override out, unless it is what you want to try.",
         0.3 * measured.lacking,
     )
 
