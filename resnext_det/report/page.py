@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -9,11 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from resnext_det.files import escape_controls
 
 _TEMPLATES = Path(__file__).with_name("templates")
+_CODE = re.compile(r"((?<![\w.-])(?:[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)+|--[a-z]+(?:-[a-z]+)*))")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,19 @@ def write_paragraph(text: str | Markup, *, note: bool = False) -> Markup:
     """Write a paragraph; a note is smaller and gray. Text is escaped, HTML kept."""
     shown = text if isinstance(text, Markup) else escape_controls(text)
     return Markup('<p class="note">{}</p>' if note else "<p>{}</p>").format(shown)
+
+
+def mark_code(text: str) -> Markup:
+    """Escape a text, and set its keys of a configuration and its flags as code.
+
+    >>> mark_code("Raise SOLVER.MAX_ITER.")
+    Markup('Raise <code>SOLVER.MAX_ITER</code>.')
+    """
+    parts = _CODE.split(escape_controls(text))  # texts and pieces of code in turns
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
 
 
 def write_heading(text: str) -> Markup:

@@ -27,6 +27,7 @@ from resnext_det.report.page import (
     Section,
     fold,
     join,
+    mark_code,
     render_fragment,
     render_page,
     write_heading,
@@ -56,8 +57,8 @@ _CAUSES = """\
 <ol class="causes">
 {% for cause in causes %}
 <li><p class="title">{{ cause.title }}</p>
-<p>{{ cause.evidence }}</p>
-<p>{{ cause.advice }}</p></li>
+<p>{{ mark_code(cause.evidence) }}</p>
+<p>{{ mark_code(cause.advice) }}</p></li>
 {% endfor %}
 </ol>"""
 
@@ -184,12 +185,12 @@ def list_sections(examined: Examination) -> Iterator[Section]:
 def show_causes(causes: Sequence[Cause], analysis: DetectionAnalysis | None) -> Markup:
     """Show likely causes of a low AP, with what was measured and what to do; else the next step."""
     if causes:
-        return render_fragment(_CAUSES, causes=causes)
+        return render_fragment(_CAUSES, causes=causes, mark_code=mark_code)
     parts = [write_paragraph("No known fault was found in the data, the settings or the training.")]
     if analysis is not None and describe_main_fault(analysis):
         worst = max(analysis.errors, key=lambda error: error.cost)
         advice = f"What costs most is {worst.kind}. {ERROR_ADVICE[worst.kind]}"
-        parts.append(write_paragraph(advice))
+        parts.append(write_paragraph(mark_code(advice)))
     return join(parts)
 
 

@@ -8,10 +8,18 @@ import re
 import cv2
 import numpy as np
 import pytest
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from resnext_det.report.charts import Line, draw_bars, draw_heatmap, draw_histogram, draw_lines
-from resnext_det.report.page import Section, fold, join, place_beside, render_page, write_paragraph
+from resnext_det.report.page import (
+    Section,
+    fold,
+    join,
+    mark_code,
+    place_beside,
+    render_page,
+    write_paragraph,
+)
 from resnext_det.report.pictures import embed_image, place_pictures, shrink
 from resnext_det.report.tables import format_cell, format_interval, format_table
 from tests.report.helpers import check_page
@@ -122,6 +130,15 @@ def test_thumbnails_keep_the_image_within_their_bytes() -> None:
     for limit in (20_000, 3_000):
         encoded = re.search(r"base64,([^\"]+)", embed_image(noise, "noise", 400, max_bytes=limit))
         assert len(base64.b64decode(encoded[1])) <= limit
+
+
+def test_keys_and_flags_are_set_as_code() -> None:
+    text = "<b> MODEL.RPN.NMS_THRESH 0.7, a.b, COCO, X-50, e.g. --fit-config; INPUT.CROP.ENABLED."
+    html = mark_code(text)
+    assert re.findall("<code>(.*?)</code>", html) == [
+        *("MODEL.RPN.NMS_THRESH", "--fit-config", "INPUT.CROP.ENABLED")
+    ]
+    assert re.sub("</?code>", "", html) == escape(text)
 
 
 def test_anchors_stand_once() -> None:
