@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -234,13 +235,18 @@ def describe_view(cfg: CfgNode) -> ModelView:
     if model.RESNETS.RES5_DILATION == 2:
         strides = [16 if name == "res5" else stride for name, stride in zip(names, strides)]
     grid = AnchorGrid(
-        sizes=anchors.SIZES,
-        aspect_ratios=anchors.ASPECT_RATIOS,
+        sizes=_nest(anchors.SIZES),
+        aspect_ratios=_nest(anchors.ASPECT_RATIOS),
         strides=tuple(strides),
         offset=anchors.OFFSET,
         padding=32 if names[0].startswith("p") else 1,
     )
     return ModelView(resize, grid)
+
+
+def _nest(values: Sequence[Any]) -> Sequence[Sequence[float]]:
+    """Make a list for all levels of numbers without one, which detectron2 takes so too."""
+    return [values] if not isinstance(values[0], Sequence) else values
 
 
 def summarize_set(cfg: CfgNode, dataset: CocoDataset) -> SetStatistics:

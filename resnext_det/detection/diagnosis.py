@@ -13,7 +13,8 @@ from fvcore.common.config import CfgNode
 from torchvision.ops import box_iou
 
 from resnext_det.data.coco import CocoDataset
-from resnext_det.data.records import Records, pack_records
+from resnext_det.data.records import pack_records
+from resnext_det.detection.datasets import summarize_set
 from resnext_det.files import escape_controls, list_first
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,9 @@ def explain_zero_ap(cfg: CfgNode, dataset: CocoDataset, rows: Sequence[Row], don
             "the training began with random weights, which takes many times as long; "
             "pretrained ones go into MODEL.WEIGHTS"
         )
-    side, anchor = _measure_sides(cfg, pack_records(dataset.records))
+    seen = summarize_set(cfg, dataset)
+    side = float(np.median(seen.measure_sizes())) if seen.num_objects else float("inf")
+    anchor = min(map(min, seen.view.anchors.sizes)) if seen.view.anchors else 0
     if side < anchor / 2:
         found.append(
             f"half of the objects are under {side:.0f} pixels at the test's size, and the smallest "
@@ -165,18 +168,3 @@ def compare_places(dataset: CocoDataset, rows: Sequence[Row]) -> tuple[int, int,
 def _to_corners(entries: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     boxes = torch.tensor([list(map(float, entry["bbox"])) for entry in entries])
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
-
-
-def _measure_sides(cfg: CfgNode, records: Records) -> tuple[float, float]:
-    """Measure the objects' median side at the test's size, and the smallest anchor's, in pixels."""
-    sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-    anchor = min(min(each) if isinstance(each, list | tuple) else each for each in sizes)
-    scales = np.ones(len(records))
-    if cfg.INPUT.MIN_SIZE_TEST:
-        shorter, longer = records.sizes.min(axis=1), records.sizes.max(axis=1)
-        scales = np.minimum(cfg.INPUT.MIN_SIZE_TEST / shorter, cfg.INPUT.MAX_SIZE_TEST / longer)
-    counts = records.spans[:, 1] - records.spans[:, 0]
-    chosen = [index for span in records.spans.tolist() for index in range(*span)]
-    areas = records.boxes[chosen, 2:].prod(axis=1) if chosen else np.zeros(0)
-    sides = np.sqrt(np.maximum(areas, 0)) * np.repeat(scales, counts)
-    return float(np.median(sides)) if len(sides) else float("inf"), float(anchor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.evaluation.analysis import DetectionAnalysis
@@ -14,12 +14,24 @@ from resnext_det.report.runs import RunFolder
 
 __all__ = ["Cause", "find_causes", "list_causes"]
 
-RULES: tuple[Callable[[Measurements], Cause | None], ...] = (
-    labels.find_exchanged_names,
-    labels.find_displaced_boxes,
+Rule = Callable[[Measurements], Cause | None]
+"""Looks for one fault, and gives a Cause or None."""
+
+RULES_OF_SETS: tuple[Rule, ...] = (
     labels.find_corner_boxes,
     labels.find_shrunken_boxes,
     labels.find_missing_boxes,
+    sets.find_other_shares,
+    sets.find_other_sizes,
+    sizes.find_tiny_objects,
+    sizes.find_ill_anchors,
+)
+"""Those that need the sets and the configuration alone, so that they hold before a training too."""
+
+RULES: tuple[Rule, ...] = (
+    *RULES_OF_SETS,
+    labels.find_exchanged_names,
+    labels.find_displaced_boxes,
     labels.find_unlabeled_objects,
     labels.find_contradictions,
     sets.find_shared_images,
@@ -27,10 +39,6 @@ RULES: tuple[Callable[[Measurements], Cause | None], ...] = (
     sets.find_absent_classes,
     sets.find_rare_classes,
     sets.find_other_images,
-    sets.find_other_shares,
-    sets.find_other_sizes,
-    sizes.find_tiny_objects,
-    sizes.find_ill_anchors,
     schedule.find_divergence,
     schedule.find_low_rate,
     schedule.find_short_training,
@@ -49,7 +57,6 @@ RULES: tuple[Callable[[Measurements], Cause | None], ...] = (
     detections.find_confused_classes,
     detections.find_main_error,
 )
-"""Each looks for one fault, and gives a Cause or None."""
 
 
 def find_causes(
@@ -71,7 +78,7 @@ def find_causes(
     return list_causes(measure_run(run, analysis, train_statistics, test_statistics))
 
 
-def list_causes(measured: Measurements) -> list[Cause]:
-    """List the causes that measurements tell, what costs most first."""
-    found = [cause for rule in RULES if (cause := rule(measured)) is not None]
+def list_causes(measured: Measurements, rules: Sequence[Rule] = RULES) -> list[Cause]:
+    """List the causes that rules find in measurements, what costs most first."""
+    found = [cause for rule in rules if (cause := rule(measured)) is not None]
     return sorted(found, key=lambda cause: -cause.weight)

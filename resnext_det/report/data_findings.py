@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from resnext_det.data.anchor_fit import suggest_anchors
 from resnext_det.data.coco import CocoDataset
 from resnext_det.data.inspection.copied_images import find_copied_images
 from resnext_det.data.inspection.datasets import (
@@ -23,19 +22,14 @@ from resnext_det.data.inspection.datasets import (
 from resnext_det.data.statistics import NEAR_COPY, SLIP, SetStatistics
 from resnext_det.detection.advice import find_mistakes
 from resnext_det.files import list_first
+from resnext_det.report.causes import RULES_OF_SETS, list_causes
+from resnext_det.report.faults.measurements import Measurements
 
 Weight = Literal["error", "warning", "note"]
 
 _FEW = 10  # objects of a class, from which it is hardly learned
 _MANY_COPIES = 0.01  # share of objects
 _MANY_VANISHED = 0.005
-_MANY_UNFIT = 0.1  # share of objects that no anchor overlaps by RPN's lower threshold
-_GAIN = 0.05  # share of objects for which other anchors are worth a change
-_SMALL, _MANY_SMALL = 16, 0.25  # pixels; half the usual smallest anchor
-_DIFFERENT = 1.5  # times, between the sizes of objects to train and to test on
-_DIFFERENT_CLASSES = 0.25  # of the objects would have to be of another class
-_ENOUGH = 50  # objects from which medians and shares are compared
-_SAMPLE = 20_000  # objects that anchors are fitted to
 _COPY_SECONDS = 10.0
 
 
@@ -135,6 +129,9 @@ def find_faults(
 ) -> Iterator[Finding]:
     """Find what is odd about the boxes for the detector of a configuration.
 
+    What a report would name as a cause of a low AP, and is seen before the training, is found by
+    the same rules.
+
     Args:
         train, test: of all sets to train and to test on; None where there are none.
     """
@@ -142,8 +139,6 @@ def find_faults(
         if found is not None and found.num_objects:
             yield from _find_odd_boxes(found, kind)
     if train is not None and train.num_objects:
-        yield from _find_unfit_anchors(cfg, train)
-        yield from _find_small(cfg, train)
         yield from _find_rare_classes(train)
         yield from _find_mirrored(cfg, train)
     if train is not None:
@@ -151,8 +146,10 @@ def find_faults(
             yield Finding("warning", text)
     if test is not None:
         yield from _find_too_many(cfg, test)
-    if train is not None and test is not None:
-        yield from _find_differences(train, test)
+    if first := train or test:
+        measured = Measurements(cfg=cfg, class_names=first.class_names, train=train, test=test)
+        for cause in list_causes(measured, RULES_OF_SETS):
+            yield Finding("warning", f"{cause.title}: {cause.evidence} {cause.advice}")
 
 
 def _find_odd_boxes(found: SetStatistics, kind: str) -> Iterator[Finding]:
@@ -188,53 +185,6 @@ def _find_odd_boxes(found: SetStatistics, kind: str) -> Iterator[Finding]:
 
 def _count(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
-
-
-def _find_unfit_anchors(cfg: CfgNode, train: SetStatistics) -> Iterator[Finding]:
-    if train.anchor_ious is None or train.view.anchors is None:
-        return
-    thresholds = cfg.MODEL.RPN.IOU_THRESHOLDS
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        thresholds = cfg.MODEL.RETINANET.IOU_THRESHOLDS
-    unfit = 1 - train.anchor_recall(thresholds[0])
-    step = -(-train.num_objects // _SAMPLE)
-    boxes, sizes = train.boxes[::step], train.view_sizes[train.owners[::step]]
-    best, present, share = suggest_anchors(boxes, sizes, train.view.anchors)
-    gains = share - present >= _GAIN
-    if unfit <= _MANY_UNFIT and not gains:
-        return
-    text = (
-        f"{unfit:.0%} of the training boxes overlap no anchor by {thresholds[0]} or more, and "
-        f"{1 - present:.0%} none by 0.5: what a detector learns of these comes from anchors that "
-        "fit badly"
-    )
-    if gains:
-        keys = [f"MODEL.ANCHOR_GENERATOR.SIZES '{_write(best.sizes)}'"]
-        if best.aspect_ratios != train.view.anchors.aspect_ratios:
-            keys.append(f"MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS '{_write(best.aspect_ratios)}'")
-        text += f"; {' and '.join(keys)} would leave {1 - share:.0%}"
-    yield Finding("warning" if unfit > _MANY_UNFIT else "note", text)
-
-
-def _write(lists: Sequence[Sequence[float]]) -> str:
-    return repr([list(level) for level in lists]).replace(" ", "")
-
-
-def _find_small(cfg: CfgNode, train: SetStatistics) -> Iterator[Finding]:
-    sizes = train.measure_sizes()
-    share = float((sizes < _SMALL).mean())
-    scale = float(np.median(train.measure_scales()))
-    if share <= _MANY_SMALL:
-        return
-    because = f"images are shrunk to {scale:.0%} of their sides" if scale < 0.9 else ""
-    because = because or f"they are small in images of {scale:.0%} of their files' sides"
-    yield Finding(
-        "warning",
-        f"{share:.0%} of the training objects have less than {_SMALL} pixels a side as the "
-        f"detector sees them, and {because}: raise INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST "
-        f"(now {cfg.INPUT.MIN_SIZE_TEST}) and the MAX_SIZE beside them, or cut the images into "
-        "parts",
-    )
 
 
 def _find_rare_classes(train: SetStatistics) -> Iterator[Finding]:
@@ -279,27 +229,3 @@ def _find_too_many(cfg: CfgNode, test: SetStatistics) -> Iterator[Finding]:
             f"{limit} objects, up to {counts.max():,}, so that {lost / test.num_objects:.1%} of "
             f"the objects cannot be found; write TEST.DETECTIONS_PER_IMAGE {counts.max()}",
         )
-
-
-def _find_differences(train: SetStatistics, test: SetStatistics) -> Iterator[Finding]:
-    if min(train.num_objects, test.num_objects) < _ENOUGH:
-        return
-    medians = [float(np.median(found.measure_sizes())) for found in (train, test)]
-    if max(medians) > _DIFFERENT * max(min(medians), 1e-9):
-        yield Finding(
-            "warning",
-            f"Half of the training objects are smaller than {medians[0]:.0f} pixels, and of the "
-            f"test objects than {medians[1]:.0f}: the sets are of different images, or of "
-            "different ways to annotate; a detector is best on what it was trained on",
-        )
-    if train.class_names == test.class_names:
-        shares = [found.count_objects() / found.num_objects for found in (train, test)]
-        moved = float(np.abs(shares[0] - shares[1]).sum() / 2)
-        if moved > _DIFFERENT_CLASSES:
-            most = int(np.abs(shares[0] - shares[1]).argmax())
-            yield Finding(
-                "warning",
-                f"The classes are mixed differently: {train.class_names[most]} is "
-                f"{shares[0][most]:.0%} of the training objects and {shares[1][most]:.0%} of the "
-                "test objects; split the images at random, if both sets are to be alike",
-            )

@@ -89,6 +89,13 @@ def test_the_strides_of_anchors_are_those_of_the_detector(
     assert anchors.padding == (model.size_divisibility or 1)
 
 
+def test_anchors_without_inner_lists_are_those_of_every_level(cfg: CfgNode) -> None:
+    """detectron2 takes them so; the portable engine refuses them."""
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [16, 32]
+    anchors = describe_view(cfg).anchors
+    assert anchors is not None and anchors.sizes == [[16, 32]]
+
+
 def test_the_page_shows_a_sound_set(registered: None, cfg: CfgNode) -> None:
     page = write_data_page(cfg, num_images=4, told=["a < b"])
     assert page.path == Path(cfg.OUTPUT_DIR, "data.html")
@@ -146,6 +153,7 @@ def test_a_sound_set_has_no_faults(alone: None, cfg: CfgNode, tmp_path: Path) ->
         ]
         make_set(tmp_path, name, boxes, ["a", "b"])
     cfg.merge_from_list(["INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 300])
+    cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (160,), "INPUT.MAX_SIZE_TRAIN", 300])
     cfg.merge_from_list(["MODEL.ANCHOR_GENERATOR.SIZES", [[17], [34], [68]]])
     assert find(cfg, "sound", "other") == []
 
@@ -167,18 +175,49 @@ def test_faults_of_boxes_are_found(alone: None, cfg: CfgNode, tmp_path: Path) ->
             "warning",
             "so that 33.3% of the objects cannot be found; write TEST.DETECTIONS_PER_IMAGE 30",
         ),
-        ("warning", "and of the test objects than 2:"),
-        ("warning", "left shoe is 66% of the training objects and 100% of the test objects"),
     )
+
+
+def test_faults_that_a_report_names_are_found_before_the_training(
+    alone: None, cfg: CfgNode, tmp_path: Path
+) -> None:
+    names = ["left shoe", "right shoe"]
+    large = [
+        [[int(k == 2), [10 + 62.0 * k, 10.0, 60.0, 40.0]] for k in range(3)] for _ in range(40)
+    ]
+    make_set(tmp_path, "large", large, names)
+    tiny = [[[0, [5.0 * k, 5.0, 3.0, 12.0]] for k in range(30)] for _ in range(4)]
+    make_set(tmp_path, "tiny", tiny, names)
     check(
-        find(cfg, "tiny"),
-        ("warning", "100% of the training objects have less than 16 pixels a side"),
-        ("warning", "100% of the training boxes overlap no anchor by 0.3 or more"),
+        find(cfg, "large", "tiny"),
+        ("warning", "size in tests than in training: By the median an object has 17 pixels a side"),
+        ("warning", "left shoe is 67% of the boxes in training and 100% in the test"),
+        (
+            "warning",
+            "are shrunk to 80 x 64. 100% of the test objects have less than 16 pixels a side",
+        ),
+        ("warning", "of the training set has 3.0 boxes on average, one of the test set 30.0: 90%"),
     )
+    check(find(cfg, "tiny"), ("warning", "100% of the training objects have less than 16 pixels"))
     cfg.merge_from_list(["MODEL.ANCHOR_GENERATOR.SIZES", [[100], [200], [400]]])
     check(
-        find(cfg, "odd"),
-        ("warning", "MODEL.ANCHOR_GENERATOR.SIZES '[[12],[25],[50]]' would leave 0%"),
+        find(cfg, "large"),
+        ("warning", "Anchors do not fit the boxes: 100% of the boxes overlap no anchor by an IoU"),
+        ("warning", "Train with MODEL.ANCHOR_GENERATOR.SIZES '[[25],[50],[100]]': 100% of the"),
+    )
+
+
+def test_boxes_without_an_area_are_told_and_advice_stays_finite(
+    alone: None, cfg: CfgNode, tmp_path: Path
+) -> None:
+    """Integers are truncated after resizing: of these boxes nothing is left."""
+    make_set(
+        tmp_path, "gone", [[[0, [5 * k, 5, 1, 1]] for k in range(30)] for _ in range(4)], ["a"]
+    )
+    check(
+        find(cfg, "gone"),
+        ("warning", "120 of 120 training boxes (100.0%) have no area left"),
+        ("warning", "MIN_SIZE_TRAIN (160,) INPUT.MIN_SIZE_TEST 160, and INPUT.MAX_SIZE_TRAIN"),
     )
 
 

@@ -39,16 +39,17 @@ def find_nothing_found(measured: Measurements) -> Cause | None:
 
 def find_high_threshold(measured: Measurements) -> Cause | None:
     """Find a score threshold that leaves out detections which AP would count."""
-    threshold, found = measured.get("MODEL.ROI_HEADS.SCORE_THRESH_TEST"), measured.found
+    key, found = f"{measured.head}.SCORE_THRESH_TEST", measured.found
+    threshold = measured.get(key)
     if threshold is None or threshold <= 2 * _USUAL_SCORE or found is None or not len(found.sides):
         return None
     recall = float((found.reached >= 0.5).mean())
     return Cause(
         "The score threshold of the test is too high",
-        f"MODEL.ROI_HEADS.SCORE_THRESH_TEST is {threshold:g}: detections below it are left out, "
+        f"{key} is {threshold:g}: detections below it are left out, "
         f"and those that are left reach {recall:.0%} of the objects.",
-        f"Write MODEL.ROI_HEADS.SCORE_THRESH_TEST {_USUAL_SCORE}, the usual value, and evaluate "
-        "again; choose the score to use in practice by the curves of this page.",
+        f"Write {key} {_USUAL_SCORE}, the usual value, and evaluate again; choose the "
+        "score to use in practice by the curves of this page.",
         0.5 * 100 * (1 - recall) * min(1.0, threshold * 2),
     )
 
@@ -78,7 +79,7 @@ def find_low_limit(measured: Measurements) -> Cause | None:
 def find_few_proposals(measured: Measurements) -> Cause | None:
     """Find fewer proposals of an image than twice its objects."""
     limit, found = measured.get("MODEL.RPN.POST_NMS_TOPK_TEST"), measured.found
-    if not limit or found is None or not len(found.objects_of_image):
+    if not limit or measured.is_retinanet or found is None or not len(found.objects_of_image):
         return None
     many = found.objects_of_image * 2 > limit
     if many.mean() < _AT_LIMIT:
@@ -94,20 +95,17 @@ def find_few_proposals(measured: Measurements) -> Cause | None:
 
 def find_repeated_detections(measured: Measurements) -> Cause | None:
     """Find objects that are detected several times."""
-    cost, threshold = measured.costs.get("duplicate", 0.0), measured.get(_NMS)
+    cost, key = measured.costs.get("duplicate", 0.0), f"{measured.head}.NMS_THRESH_TEST"
     if not cost >= _HIGH_COST:
         return None
     return Cause(
         "Objects are detected several times",
         f"Detections beside the best one of an object cost {cost:.1f} points of AP50 "
-        f"({_NMS} {threshold}).",
-        f"Write {_NMS} 0.5, the usual value, or lower, and evaluate again; where the boxes of one "
+        f"({key} {measured.get(key)}).",
+        f"Write {key} 0.5, the usual value, or lower, and evaluate again; where the boxes of one "
         "object differ much, train longer.",
         cost,
     )
-
-
-_NMS = "MODEL.ROI_HEADS.NMS_THRESH_TEST"
 
 
 def find_unfound_classes(measured: Measurements) -> Cause | None:

@@ -8,7 +8,7 @@ from resnext_det.files import escape_controls, list_first
 from resnext_det.report.faults.cause import Cause
 from resnext_det.report.faults.measurements import Measurements
 
-_LOOK = "look at both sets with resnext-det show-data"
+_LOOK = "look at both sets as resnext-det show-data draws them"
 _FEWEST = 100  # objects of a set that say how many an image has
 _FEWER = 0.7
 _UNLABELED = 0.15  # of the best-scored detections; in sound sets 0.05 at most
@@ -34,7 +34,7 @@ def find_exchanged_names(measured: Measurements) -> Cause | None:
         f"{'; '.join(parts[:6])}. With the names exchanged AP would be {renaming.mended_ap:.1f} "
         f"and not {renaming.ap:.1f}.",
         "Correct 'categories' or the category ids in the annotations of one of the sets "
-        f"({_LOOK} to see in which), and train again if it is the training set.",
+        f"({_LOOK}), and train again if it is the training set.",
         renaming.mended_ap - renaming.ap,
     )
 
@@ -66,7 +66,7 @@ def find_displaced_boxes(measured: Measurements) -> Cause | None:
         "Boxes of the training and the test set do not mean the same place",
         f"By the median of {found.pairs} objects, detections lie {words} of the annotated boxes"
         f"{grown}. Brought back, AP would be {found.mended_ap:.1f} and not {found.ap:.1f}.",
-        f"{remedy}; {_LOOK} to see in which.",
+        f"{remedy}; {_LOOK}.",
         found.mended_ap - found.ap,
     )
 
@@ -91,7 +91,7 @@ def find_corner_boxes(measured: Measurements) -> Cause | None:
             f"end at the right or lower edge of the image, and {fits.mean():.1%} of all do so or "
             "are wider and higher than their corner is far from the image's: as if [x1, y1, x2, "
             "y2] stood where COCO has [x, y, width, height].",
-            f"Write [x1, y1, x2 - x1, y2 - y1] as every 'bbox'; {_LOOK} to see them.",
+            f"Write [x1, y1, x2 - x1, y2 - y1] as every 'bbox'; {_LOOK}.",
             0.9 * measured.lacking,
         )
     return None
@@ -118,7 +118,7 @@ def find_shrunken_boxes(measured: Measurements) -> Cause | None:
         f"They end within {x:.0%} of the images' width and {y:.0%} of their height; those of the "
         f"{more} set reach {reach[more][0]:.0%} and {reach[more][1]:.0%}.",
         f"If the images were enlarged after they were annotated, multiply the {less} boxes by the "
-        f"same factor; {_LOOK} to see them.",
+        f"same factor; {_LOOK}.",
         0.9 * measured.lacking,
     )
 
@@ -186,6 +186,6 @@ def find_contradictions(measured: Measurements) -> Cause | None:
         "Objects are annotated as two classes at once",
         f"{pairs} pairs of boxes of the training set lie on each other and have different "
         f"classes: {share:.1%} of its {train.num_objects:,} boxes.",
-        f"Keep one class for each object; {_LOOK} to see them.",
+        f"Keep one class for each object; {_LOOK}.",
         share * 50,
     )

@@ -108,6 +108,16 @@ class Measurements:
             return None
 
     @property
+    def is_retinanet(self) -> bool:
+        """Whether the detector has no RPN and no heads, but RetinaNet's in their place."""
+        return self.get("MODEL.META_ARCHITECTURE") == "RetinaNet"
+
+    @property
+    def head(self) -> str:
+        """The node of the configuration that has the thresholds of a test."""
+        return "MODEL.RETINANET" if self.is_retinanet else "MODEL.ROI_HEADS"
+
+    @property
     def lacking(self) -> float:
         """How many points of AP50 are not reached; half of all where it is not known."""
         return 50.0 if math.isnan(self.ap50) else 100.0 - self.ap50

@@ -15,6 +15,7 @@ _BEHIND = 15.0  # points of AP of a rare class behind the others
 _FAR = 1.0  # standard deviations between the two sets' images
 _OTHER_SIZE = 1.6
 _OTHER_SHARES = 0.3
+_FEWEST = 100  # objects of a set, from which shares and medians are compared
 
 UNEQUAL = 20
 """Times as many objects of one class as of another, which is rare beside it."""
@@ -142,7 +143,7 @@ def find_other_images(measured: Measurements) -> Cause | None:
 def find_other_shares(measured: Measurements) -> Cause | None:
     """Find classes whose shares of the objects differ between the sets."""
     train, test = (measured.count_by_name(each) for each in (measured.train, measured.test))
-    if train is None or test is None or min(train.sum(), test.sum()) < 100:
+    if train is None or test is None or min(train.sum(), test.sum()) < _FEWEST:
         return None
     shares = [counts / counts.sum() for counts in (train, test)]
     distance = np.abs(shares[0] - shares[1]).sum() / 2
@@ -163,7 +164,7 @@ def find_other_shares(measured: Measurements) -> Cause | None:
 def find_other_sizes(measured: Measurements) -> Cause | None:
     """Find objects that the detector sees in another size in tests than in training."""
     train, test = measured.train, measured.test
-    if train is None or test is None or not (train.num_objects and test.num_objects):
+    if train is None or test is None or min(train.num_objects, test.num_objects) < _FEWEST:
         return None
     factor = _compare_settings(measured)
     seen = float(np.median(train.measure_sizes())) * factor

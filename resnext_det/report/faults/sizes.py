@@ -6,39 +6,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnext_det.data.anchor_fit import suggest_anchors
+from resnext_det.data.anchor_fit import AnchorGrid, suggest_anchors
 from resnext_det.report.faults.cause import Cause
 from resnext_det.report.faults.measurements import Measurements
 
 _TINY = 16  # pixels; two cells of the finest usual feature map
 _SHARE_TINY = 0.2
 _SHRUNK = 0.67  # images that are shown to the detector at less than this are larger than that
+_MOST_ENLARGED = 4  # times, beyond which there is nothing more to see
 _UNMATCHED = 0.15
 _SAMPLE = 20_000  # boxes that anchors are proposed for
 
 
 def find_tiny_objects(measured: Measurements) -> Cause | None:
-    """Find objects that the detector sees in a few pixels, in a set that has larger ones or not."""
-    test = measured.test
-    if test is None or not test.num_objects:
+    """Find objects that the detector sees in a few pixels, in the test set or else in training."""
+    kind, seen_set = ("test", measured.test) if measured.test else ("training", measured.train)
+    if seen_set is None or not seen_set.num_objects:
         return None
-    sides = test.measure_sizes()
+    sides = seen_set.measure_sizes()
     tiny = sides < _TINY
     share = float(tiny.mean())
     if share < _SHARE_TINY:
         return None
-    scale = float(np.median(test.measure_scales()))
-    height, width = np.median(test.image_sizes, axis=0).astype(int)
-    seen = np.median(test.view_sizes, axis=0).astype(int)
+    scale = float(np.median(seen_set.measure_scales()))
+    height, width = np.median(seen_set.image_sizes, axis=0).astype(int)
+    seen = np.median(seen_set.view_sizes, axis=0).astype(int)
     evidence = (
-        f"{share:.0%} of the test objects have less than {_TINY} pixels a side as the detector "
+        f"{share:.0%} of the {kind} objects have less than {_TINY} pixels a side as the detector "
         f"sees them (half have {np.median(sides):.0f} or less)"
     )
     evidence += _tell_recall(measured)
     weight = _estimate_loss(measured, share)
+    factor = 1.5 * _TINY / max(float(np.median(sides[tiny])), 1.0)
     if scale < _SHRUNK:
-        wanted = min(1.0, 1.5 * _TINY * scale / float(np.median(sides[tiny])))
-        side = round(min(height, width) * wanted / 32) * 32
+        side = _round_side(min(height, width) * min(1.0, scale * factor))
         return Cause(
             "Images are much larger than the size at which they are tested",
             f"Images of {width} x {height} pixels are shrunk to {seen[1]} x {seen[0]}. {evidence}.",
@@ -47,11 +48,10 @@ def find_tiny_objects(measured: Measurements) -> Cause | None:
             "cut the images into tiles.",
             weight,
         )
-    factor = 1.5 * _TINY / float(np.median(sides[tiny]))
-    side = round(min(seen) * factor / 32) * 32
+    side = _round_side(min(seen) * min(factor, _MOST_ENLARGED))
     return Cause(
         "Objects are tiny",
-        f"{evidence}; the finest anchor has {_find_finest(measured)}.",
+        f"{evidence}{_tell_finest(seen_set.view.anchors)}.",
         f"Enlarge the images: INPUT.MIN_SIZE_TRAIN ({side},) INPUT.MIN_SIZE_TEST {side}, and "
         f"INPUT.MAX_SIZE_TRAIN and MAX_SIZE_TEST {_keep_shape(side, height, width)}; or add a "
         "finer level, p2, with smaller anchors (MODEL.FPN.IN_FEATURES, MODEL.RPN.IN_FEATURES, "
@@ -60,13 +60,16 @@ def find_tiny_objects(measured: Measurements) -> Cause | None:
     )
 
 
+def _round_side(pixels: float) -> int:
+    return max(32, round(pixels / 32) * 32)
+
+
 def _keep_shape(side: int, height: int, width: int) -> int:
     return round(side * max(height, width) / min(height, width))
 
 
-def _find_finest(measured: Measurements) -> str:
-    sizes = measured.get("MODEL.ANCHOR_GENERATOR.SIZES")
-    return f"{min(min(level) for level in sizes):g} pixels" if sizes else "a size not known"
+def _tell_finest(anchors: AnchorGrid | None) -> str:
+    return "" if anchors is None else f"; the finest anchor has {min(map(min, anchors.sizes)):g}"
 
 
 def _tell_recall(measured: Measurements) -> str:
@@ -98,14 +101,15 @@ def find_ill_anchors(measured: Measurements) -> Cause | None:
         return None
     if not train.num_objects:
         return None
-    sizes = measured.get("MODEL.ANCHOR_GENERATOR.SIZES")
-    thresholds = measured.get("MODEL.RPN.IOU_THRESHOLDS") or [0.3]
+    sizes = train.view.anchors.sizes
+    part = "RETINANET" if measured.is_retinanet else "RPN"
+    thresholds = measured.get(f"MODEL.{part}.IOU_THRESHOLDS") or [0.3]
     least = float(thresholds[0])
     sides = train.measure_sizes()
     large = sides >= _TINY
     unmatched = large & (train.anchor_ious < least)
     share = float(unmatched.mean())
-    if share < _UNMATCHED or sizes is None:
+    if share < _UNMATCHED:
         return None
     finest, coarsest = (pick(pick(level) for level in sizes) for pick in (min, max))
     step = -(-train.num_objects // _SAMPLE)
@@ -116,12 +120,12 @@ def find_ill_anchors(measured: Measurements) -> Cause | None:
         keys += f" MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS '{_write(best.aspect_ratios)}'"
     return Cause(
         "Anchors do not fit the boxes",
-        f"{share:.0%} of the boxes overlap no anchor by an IoU of {least:g}, below which the RPN "
-        f"learns it as background. Anchors have {finest:g} to {coarsest:g} pixels a side; eight of "
-        f"ten boxes have {np.quantile(sides, 0.1):.0f} to {np.quantile(sides, 0.9):.0f}, as the "
-        "detector sees them.",
-        f"Write {keys} and train again: {proposed:.0%} of the boxes overlap one of these by 0.5, "
-        f"and {present:.0%} one of those.",
+        f"{share:.0%} of the boxes overlap no anchor by an IoU of {least:g}, below which an "
+        f"anchor is learned as background. Anchors have {finest:g} to {coarsest:g} pixels a side; "
+        f"eight of ten boxes have {np.quantile(sides, 0.1):.0f} to {np.quantile(sides, 0.9):.0f}, "
+        "as the detector sees them.",
+        f"Train with {keys}: {proposed:.0%} of the boxes overlap one of these anchors by 0.5, and "
+        f"{present:.0%} one of the present ones.",
         share * measured.lacking,
     )
 
