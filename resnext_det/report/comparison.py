@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from resnext_det.report.equal_sets import list_unequal_sets
 from resnext_det.report.page import Section, join, write_paragraph
 from resnext_det.report.pair import Pair, build_pair_sections, compare_pair
 from resnext_det.report.run_groups import (
@@ -82,7 +83,7 @@ def _write_verdict(
     """Write the sentence at the top: which is better, and how sure that is."""
     first = groups[0]
     if test_set is None:
-        return "No test set is common to all runs, so nothing says which is better."
+        return _explain_no_common_set(groups)
     if second is None:
         values = [value for _, value in first.list_values("AP", test_set)]
         if not values:
@@ -102,6 +103,19 @@ def _write_verdict(
         return verdict
     best = max(groups, key=lambda group: _rank(group.average("AP", test_set)))
     return f"Of {len(groups)} trainings {best.name} has the highest AP. {verdict}"
+
+
+def _explain_no_common_set(groups: Sequence[RunGroup]) -> str:
+    """Say why nothing tells which is better, and what to do."""
+    remedy = "Evaluate all of them on one set: --eval-only --test-data ANNOTATIONS IMAGES."
+    for name, files in list_unequal_sets([run for group in groups for run in group.runs]):
+        if all(name in run.list_sets("TEST") for group in groups for run in group.runs):
+            given = ", ".join(sorted({str(file or "a file that is unknown") for file in files}))
+            return (
+                f"The runs were tested on different sets of the name {name} ({given}), so nothing "
+                f"says which is better. {remedy}"
+            )
+    return f"No test set is common to all runs, so nothing says which is better. {remedy}"
 
 
 def _build_summary(

@@ -13,6 +13,7 @@ from typing import Any
 
 from resnext_det.evaluation.analysis import NumberDifference
 from resnext_det.paper.rows import find_difference_interval, find_mean_interval
+from resnext_det.report.equal_sets import identify_sets, list_unequal_sets
 from resnext_det.report.runs import RunFolder
 from resnext_det.report.settings import unify
 
@@ -67,8 +68,10 @@ class SeedDifference:
 def group_runs(runs: Sequence[RunFolder]) -> list[RunGroup]:
     """Group runs whose settings differ in SEED alone, in the order of their first runs.
 
-    Weights to start from are alike where their paths differ in digits alone, as those of a
-    pre-training for each seed; of one seed they have to be the same.
+    Their sets have to have the same annotations, and not the same names alone. Weights to start
+    from are alike where their paths differ in digits alone, as those of a pre-training for each
+    seed; of one seed they have to be the same. Runs that were not trained, or repeat a seed, say
+    nothing of other seeds and stand alone.
 
     Raises:
         ValueError: a folder is given twice.
@@ -78,10 +81,10 @@ def group_runs(runs: Sequence[RunFolder]) -> list[RunGroup]:
         raise ValueError(f"{min(twice)} is given twice; give each run once")
     shared = set(runs[0].config).intersection(*(run.config for run in runs)) - _OF_A_RUN
     alike: dict[Any, list[RunFolder]] = defaultdict(list)
-    for run in runs:
+    for run, sets in zip(runs, identify_sets(runs), strict=True):
         key = {name: _unify_setting(name, run.config[name]) for name in sorted(shared)}
         # A run without configuration is like no other.
-        alike[repr(key) if key else run.path].append(run)
+        alike[repr((key, sorted(sets.items()))) if key else run.path].append(run)
     groups: list[list[RunFolder]] = []
     for members in alike.values():
         if len({_read_seed(run) for run in members}) == len(members):
@@ -90,9 +93,19 @@ def group_runs(runs: Sequence[RunFolder]) -> list[RunGroup]:
         by_weights: dict[Any, list[RunFolder]] = defaultdict(list)
         for run in members:
             by_weights[run.get("MODEL.WEIGHTS")].append(run)
-        groups += by_weights.values()
+        for same in by_weights.values():
+            groups += [same] if _are_of_seeds(same) else [[run] for run in same]
     names = _choose_names(groups)
     return [RunGroup(name, tuple(members)) for name, members in zip(names, groups, strict=True)]
+
+
+def _are_of_seeds(runs: Sequence[RunFolder]) -> bool:
+    """Tell whether runs with the same settings are trainings of different seeds.
+
+    A training without a seed has drawn one.
+    """
+    seeds = [seed for run in runs if (seed := _read_seed(run)) is not None]
+    return all(run.was_trained for run in runs) and len(set(seeds)) == len(seeds)
 
 
 def _unify_setting(name: str, value: Any) -> Any:
@@ -124,18 +137,25 @@ def find_settings(groups: Sequence[RunGroup]) -> list[tuple[str, list[Any]]]:
     configs = [group.runs[0].config for group in groups]
     shared = set(configs[0]).intersection(*configs) - _OF_A_RUN
     found = [(key, [config[key] for config in configs]) for key in sorted(shared)]
-    return [
+    different = [
         (key, values) for key, values in found if len({repr(unify(each)) for each in values}) > 1
     ]
+    unequal = list_unequal_sets([group.runs[0] for group in groups])
+    return different + [(f"annotations of {name}", list(files)) for name, files in unequal]
 
 
 def choose_test_set(groups: Sequence[RunGroup]) -> str | None:
-    """Choose the first test set that every group was tested on; None where there is none."""
+    """Choose the first test set that every group was tested on; None where there is none.
+
+    One whose name stands for other annotations in another run is none.
+    """
     tested = [
         [test.name for run in group.runs for test in run.tests if test.metrics or test.detections]
         for group in groups
     ]
-    return next((name for name in tested[0] if all(name in names for names in tested)), None)
+    unequal = {name for name, _ in list_unequal_sets([run for g in groups for run in g.runs])}
+    common = [name for name in tested[0] if all(name in names for names in tested)]
+    return next((name for name in common if name not in unequal), None)
 
 
 def choose_pair(first: RunGroup, second: RunGroup) -> tuple[RunFolder, RunFolder]:

@@ -15,12 +15,9 @@ from resnext_det.report.tables import Cell, format_table
 def build_curves(groups: Sequence[RunGroup], test_set: str | None) -> Section | None:
     """Draw AP and losses over the trainings, the mean of a training's runs."""
     charts = []
-    names = ["bbox/AP", f"{test_set}/bbox/AP"]
-    for title, keys in (
-        ("AP", names),
-        ("loss", ["total_loss"]),
-        ("validation loss", ["validation/total_loss"]),
-    ):
+    named = [("AP", ["bbox/AP", f"{test_set}/bbox/AP"]), ("loss", ["total_loss"])]
+    named.append(("validation loss", ["validation/total_loss"]))
+    for title, keys in named if test_set is not None else named[1:2]:  # the others are of one set
         lines = [line for group in groups if (line := _average_series(group, keys))]
         if len(lines) > 1 and max(len(line.x) for line in lines) > 1:
             charts.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from resnext_det.report.write import write_report
 from tests.evaluation.helpers import random_set
 
 SET = "cells"
+MACHINE = {"cpu": "", "processors": 1, "threads": 1, "capability": "", "versions": {}}
+RECORD = {"began": "", "command": "", "processes": 1, "machine": MACHINE}
 
 
 def degrade(results: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
@@ -123,3 +126,16 @@ def test_a_run_without_detections_is_told(folders: dict[str, Path], tmp_path: Pa
         copies[name] = copy
     page = render(copies, *names)
     assert "are not compared by image" in page and "nothing says how sure that is" in page
+
+
+def test_sets_of_one_name_are_not_compared(folders: dict[str, Path], tmp_path: Path) -> None:
+    names = ("R-50-1x64d/0", "R-50-1x64d/1")
+    for number, name in enumerate(names):
+        file = tmp_path / f"{number}.json"
+        file.write_text(folders["set"].read_text() + " " * number)
+        shutil.copytree(folders[name], tmp_path / str(number))
+        environment = {**RECORD, "sets": {SET: [str(file), str(file.parent)]}}
+        (tmp_path / str(number) / "environment.json").write_text(json.dumps(environment))
+    page = write_report([tmp_path / "0", tmp_path / "1"], tmp_path / "page.html").read_text()
+    assert f"tested on different sets of the name {SET}" in page
+    assert "±" not in page and "AP of the trainings" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from resnext_det.report.run_groups import (
     group_runs,
     judge,
 )
-from resnext_det.report.runs import RunFolder, TestFolder
+from resnext_det.report.runs import RunFolder, Series, TestFolder
 
 
 def make_run(path: str, AP: float | None = 50.0, *, seed: int = 0, **keys: Any) -> RunFolder:
@@ -69,6 +70,31 @@ def test_weights_of_a_pretraining_for_each_seed_are_alike() -> None:
     assert len(group_runs([make_run(f"/o/{s}", MODEL__WEIGHTS=files[s]) for s in (0, 1)])) == 2
     catalog = [make_run(f"/o/{s}", seed=s, MODEL__WEIGHTS=f"resnext://v{s}") for s in (0, 1)]
     assert [group.name for group in group_runs(catalog)] == ["0", "1"]
+
+
+def test_runs_that_say_nothing_of_seeds_stand_alone() -> None:
+    evaluated = [make_run(f"/o/{backend}", seed=-1) for backend in ("torch", "openvino")]
+    assert [len(group.runs) for group in group_runs(evaluated)] == [1, 1]
+    series = {"lr": Series(np.array([0]), np.array([0.1]))}
+    for seeds, sizes in (((3, 3), [1, 1]), ((-1, -1), [2]), ((3, -1), [2])):
+        runs = [replace(make_run(f"/o/{i}", seed=s), series=series) for i, s in enumerate(seeds)]
+        assert [len(group.runs) for group in group_runs(runs)] == sizes
+
+
+def test_sets_of_one_name_are_told_apart_by_their_annotations(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    for file, text in zip(files, ("[1]", "[1]", "[2]"), strict=True):
+        file.write_text(text)
+    gone = tmp_path / "gone.json"
+    a, b, c, d = (
+        replace(make_run(f"/o/{i}", seed=i), sets={"cells": (file, tmp_path)})
+        for i, file in enumerate([*files, gone])
+    )
+    assert len(group_runs([a, b, d])) == 1  # a copy is the same set; of d nothing else is known
+    groups = group_runs([a, c])
+    assert len(groups) == 2 and choose_test_set(groups) is None
+    assert find_settings(groups) == [("annotations of cells", [str(files[0]), str(files[2])])]
+    assert choose_test_set(group_runs([a, c, d])) is None
 
 
 def test_a_test_set_is_one_that_all_have() -> None:

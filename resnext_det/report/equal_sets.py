@@ -1,0 +1,69 @@
+"""Tell whether the name of a set stands for the same annotations in several runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnext_det.data.coco import locate_dataset
+from resnext_det.report.runs import RunFolder
+
+
+def identify_sets(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
+    """Identify the sets of every run by the bytes of their annotations.
+
+    Returns:
+        of every run the names of its sets with texts, which are equal for equal files. Annotations
+        that are not there any more count as those of the other runs where these have one file
+        alone of the name; else their text is empty.
+    """
+    hashes: dict[Path, str] = {}
+    found: list[dict[str, str]] = []
+    for run in runs:
+        of_run = {}
+        for name in (*(run.list_sets("TRAIN") if run.was_trained else ()), *run.list_sets("TEST")):
+            file = locate_annotations(run, name)
+            if file is not None and file not in hashes:
+                hashes[file] = _hash_file(file)
+            of_run[name] = hashes[file] if file is not None else ""
+        found.append(of_run)
+    for name in {name for of_run in found for name in of_run}:
+        known = {of_run[name] for of_run in found if of_run.get(name)}
+        if len(known) == 1:
+            for of_run in found:
+                of_run.update({name: min(known)} if name in of_run else {})
+    return found
+
+
+def list_unequal_sets(runs: Sequence[RunFolder]) -> list[tuple[str, list[str | None]]]:
+    """List the names that stand for several annotations, with the file of each run.
+
+    The file is None where the run has no set of the name, or does not tell where it is.
+    """
+    found = identify_sets(runs)
+    names = sorted({name for of_run in found for name in of_run})
+    unequal = [
+        name for name in names if len({of_run[name] for of_run in found if name in of_run}) > 1
+    ]
+    return [
+        (name, [str(file) if (file := locate_annotations(run, name)) else None for run in runs])
+        for name in unequal
+    ]
+
+
+def locate_annotations(run: RunFolder, name: str) -> Path | None:
+    """Find the annotations of a set, without making one that is generated; None where unknown."""
+    known = run.sets.get(name) or locate_dataset(name)
+    return None if known is None else known[0].resolve()
+
+
+def _hash_file(file: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while part := stream.read(1 << 20):
+                digest.update(part)
+    except OSError:  # it is not there any more
+        return ""
+    return digest.hexdigest()
