@@ -91,7 +91,7 @@ def test_the_strides_of_anchors_are_those_of_the_detector(
 
 def test_anchors_without_inner_lists_are_those_of_every_level(cfg: CfgNode) -> None:
     """detectron2 takes them so; the portable engine refuses them."""
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [16, 32]
+    cfg.merge_from_list(["MODEL.ANCHOR_GENERATOR.SIZES", [16, 32]])
     anchors = describe_view(cfg).anchors
     assert anchors is not None and anchors.sizes == [[16, 32]]
 
