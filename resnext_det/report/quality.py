@@ -13,33 +13,9 @@ from resnext_det.evaluation.coco import describe_limit
 from resnext_det.evaluation.coco_files import read_ground_truth
 from resnext_det.evaluation.score_curves import ScoreCurves
 from resnext_det.report.charts import Line, draw_bars, draw_heatmap, draw_lines
+from resnext_det.report.error_kinds import DESCRIPTIONS
 from resnext_det.report.page import fold, join, place_beside, render_fragment, write_paragraph
 from resnext_det.report.tables import Cell, format_cell, format_interval, format_table
-
-ERROR_WORDS = {
-    "localization": "right class, box not tight enough: IoU 0.1 to 0.5",
-    "classification": "right place, wrong class",
-    "both": "wrong class, and box not tight enough",
-    "duplicate": "object found already, found again",
-    "background": "nothing there",
-    "missed": "object not found",
-}
-
-ERROR_ADVICE = {
-    "localization": "Boxes are not tight enough. Look at the labels first: are they drawn the same "
-    "way everywhere? Then train longer, or in larger images (INPUT.MIN_SIZE_TRAIN and _TEST).",
-    "classification": "Classes are taken for each other. Look at the confusions: are those labels "
-    "right? Then add images of these classes.",
-    "both": "Boxes of one class lie beside objects of another. Look at the images with the most "
-    "mistakes, and at the confusions.",
-    "duplicate": "Objects are found twice. Lower MODEL.ROI_HEADS.NMS_THRESH_TEST.",
-    "background": "Things are found where nothing is labeled. Look at the images with the most "
-    "mistakes: are these objects that nobody labeled? Then label them; else add images that show "
-    "such things, and use the detector with a higher score.",
-    "missed": "Objects are not found. Look at the images with the most mistakes for what they have "
-    "in common (size, light, pose), and add such images; small ones need larger images "
-    "(INPUT.MIN_SIZE_TRAIN and _TEST).",
-}
 
 _MANY = 20  # classes, of which the charts show the worst
 _NAMED = 6  # classes whose curves have a name
@@ -83,9 +59,9 @@ def describe_main_fault(analysis: DetectionAnalysis) -> str:
     worst = max(analysis.errors, key=lambda error: error.cost)
     if not worst.cost > 0:
         return ""
-    count = format_cell(worst.count_at_score)
+    count, words = format_cell(worst.count_at_score), DESCRIPTIONS[worst.kind].words
     return (
-        f"Its costliest kind of error: {worst.kind} ({ERROR_WORDS[worst.kind]}), {count} times at "
+        f"Its costliest kind of error: {worst.kind} ({words}), {count} times at "
         f"the score {analysis.by_score.best_score:.2f}; without these AP50 would be "
         f"{worst.cost:.1f} points higher."
     )
@@ -102,7 +78,7 @@ def show_errors(analysis: DetectionAnalysis) -> Markup:
         + ", ".join(f"{error.kind} {error.cost:.1f}" for error in errors),
     )
     rows: list[list[Cell]] = [
-        [error.kind, ERROR_WORDS[error.kind], error.count_at_score, error.count, error.cost]
+        [error.kind, DESCRIPTIONS[error.kind].words, error.count_at_score, error.count, error.cost]
         for error in errors
     ]
     score = f"at score {analysis.by_score.best_score:.2f}"

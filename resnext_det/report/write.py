@@ -19,6 +19,7 @@ from resnext_det.report.data_charts import (
     format_classes,
     format_sets,
 )
+from resnext_det.report.error_kinds import DESCRIPTIONS
 from resnext_det.report.examination import Examination, Test, examine_run
 from resnext_det.report.examples import show_images
 from resnext_det.report.faults.cause import Cause
@@ -35,7 +36,6 @@ from resnext_det.report.page import (
 )
 from resnext_det.report.progress import show_progress
 from resnext_det.report.quality import (
-    ERROR_ADVICE,
     describe_main_fault,
     format_headline,
     show_classes,
@@ -189,7 +189,7 @@ def show_causes(causes: Sequence[Cause], analysis: DetectionAnalysis | None) -> 
     parts = [write_paragraph("No known fault was found in the data, the settings or the training.")]
     if analysis is not None and describe_main_fault(analysis):
         worst = max(analysis.errors, key=lambda error: error.cost)
-        advice = f"What costs most is {worst.kind}. {ERROR_ADVICE[worst.kind]}"
+        advice = f"What costs most is {worst.kind}. {DESCRIPTIONS[worst.kind].advice}"
         parts.append(write_paragraph(mark_code(advice)))
     return join(parts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from resnext_det.files import escape_controls, list_first
+from resnext_det.report.error_kinds import DESCRIPTIONS
 from resnext_det.report.faults.cause import Cause
 from resnext_det.report.faults.measurements import Found, Measurements
 from resnext_det.report.faults.sets import UNEQUAL
@@ -99,7 +100,7 @@ def find_repeated_detections(measured: Measurements) -> Cause | None:
     if not cost >= _HIGH_COST:
         return None
     return Cause(
-        "Objects are detected several times",
+        DESCRIPTIONS["duplicate"].title,
         f"Detections beside the best one of an object cost {cost:.1f} points of AP50 "
         f"({key} {measured.get(key)}).",
         f"Write {key} 0.5, the usual value, or lower, and evaluate again; where the boxes of one "
@@ -170,46 +171,18 @@ def find_confused_classes(measured: Measurements) -> Cause | None:
     )
 
 
-_MAIN = {
-    "classification": (
-        "Objects are found under wrong classes",
-        "Look at the confusion matrix; add images of the classes that it confuses, or train "
-        "longer.",
-    ),
-    "localization": (
-        "Boxes are not tight",
-        "Look whether the annotated boxes are; train longer, or with larger images "
-        "(INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST).",
-    ),
-    "both": (
-        "Boxes are not tight and of wrong classes",
-        "See the errors by kind; train longer, or with more images.",
-    ),
-    "background": (
-        "Background is taken for objects",
-        "Look at the worst images: if there are objects without a box, annotate them; else add "
-        "images without objects and write DATALOADER.FILTER_EMPTY_ANNOTATIONS False.",
-    ),
-    "missed": (
-        "Objects are missed",
-        "Look at the worst images: are they small, hidden or of a rare kind? Train longer, with "
-        "larger images (INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST) or with more of their kind.",
-    ),
-}
-
-
 def find_main_error(measured: Measurements) -> Cause | None:
-    """Name the kind of error that costs most, where it costs much."""
-    costs = {kind: cost for kind, cost in measured.costs.items() if kind in _MAIN}
+    """Name the kind of error that costs most, but for duplicates, where it costs much."""
+    costs = {kind: cost for kind, cost in measured.costs.items() if kind != "duplicate"}
     if not costs or max(costs.values()) < _HIGH_COST:
         return None
     kind = max(costs, key=costs.__getitem__)
-    title, advice = _MAIN[kind]
+    described = DESCRIPTIONS[kind]
     return Cause(
-        title,
+        described.title,
         f"Without errors of this kind AP50 would be {costs[kind]:.1f} points higher"
         f"{_tell_recall(measured.found)}.",
-        advice,
+        described.advice,
         _COMMON * costs[kind],
     )
 
