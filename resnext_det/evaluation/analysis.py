@@ -1,4 +1,4 @@
-"""What COCO's numbers hide: intervals, kinds of errors, confusion, and what is wrong where."""
+"""Analyze detections beyond COCO's numbers: intervals, errors by kind, confusion, every image."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class DetectionAnalysis:
-    """What a detector's results on a set say.
+    """Hold the analysis of a detector's results on a set.
 
     Attributes:
         metrics: COCO's numbers, to the last bit those of pycocotools.
@@ -83,7 +83,7 @@ class DetectionAnalysis:
 
 @dataclass(frozen=True)
 class NumberDifference:
-    """How much a number of COCO's differs between two results on the same images, in points.
+    """Hold by how many points one of COCO's numbers differs between two results on a set.
 
     Attributes:
         first, second: the number of either, in percent.
@@ -104,7 +104,7 @@ class NumberDifference:
 
 @dataclass(frozen=True)
 class ImageDifference:
-    """What two results make of the same image, each at its own best score.
+    """Hold what two results make of the same image, each at its own best score.
 
     ``difference`` is the number of mistakes that the second has fewer (wrong detections and missed
     objects); below 0 it has more.
@@ -117,7 +117,7 @@ class ImageDifference:
 
 @dataclass(frozen=True)
 class DetectionComparison:
-    """What two results on the same images have and have not in common.
+    """Hold the comparison of two results on the same images.
 
     Attributes:
         first, second: the analysis of each.

@@ -1,4 +1,4 @@
-"""Average precision of many categories at once, by COCO's rule of 101 recalls."""
+"""Compute the average precision of many categories at once, by COCO's rule of 101 recalls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 class Segments:
-    """Runs of detections that belong together: those of a category, at a threshold.
+    """Sum over segments: detections in a row that are of one category, at one threshold.
 
     Args:
         numbers: (E,), the segment of every detection, rising; the highest score of each first.

@@ -1,4 +1,4 @@
-"""Confusion matrix of a detector."""
+"""Count which classes a detector takes for which: its confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resnext_det.evaluation.matching import THRESHOLDS, Matches
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """How many objects of every class were found as which class.
+    """Hold how many objects of every class were found as which class.
 
     Attributes:
         names: K class names, in the order of the annotation file's category ids.

@@ -1,4 +1,4 @@
-"""What every kind of error costs in AP50, as TIDE computes it.
+"""Compute what every kind of error costs in AP50, as TIDE does.
 
 TIDE: A General Toolbox for Identifying Object Detection Errors, Bolya et al., ECCV 2020. Of its
 package, tidecv, this differs where COCO's rules do: at most ``max_detections`` of an image and
@@ -27,7 +27,7 @@ _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND, _MISSED = range(
 
 @dataclass(frozen=True)
 class ErrorCost:
-    """How often a kind of error occurs, and what it costs.
+    """Hold how often a kind of error occurs, and what it costs.
 
     Attributes:
         kind: one of ``ERROR_KINDS``.
@@ -47,7 +47,7 @@ class ErrorCost:
 
 @dataclass(frozen=True)
 class Errors:
-    """What is wrong with every detection.
+    """Hold what is wrong with every detection.
 
     Attributes:
         kinds: (N,), ``CORRECT``, ``IGNORED`` or an index into ``ERROR_KINDS``.

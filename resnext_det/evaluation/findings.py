@@ -1,4 +1,4 @@
-"""What a detector found, confused and missed in every image."""
+"""Collect what a detector found, confused and missed in every image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ an object that nothing has found.
 
 @dataclass(frozen=True)
 class MarkedBoxes:
-    """Boxes of an image with what became of each.
+    """Hold the boxes of an image, with what became of each.
 
     Attributes:
         boxes: (N, 4), x0, y0, x1, y1 in pixels of the image.
@@ -40,7 +40,7 @@ class MarkedBoxes:
 
 @dataclass(frozen=True)
 class ImageFindings:
-    """What the detections of an image, from a score on, are beside its objects, at IoU .5.
+    """Compare the detections of an image, from a score on, with its objects, at IoU 0.5.
 
     Attributes:
         image_id: as the annotation file has it.

@@ -1,8 +1,8 @@
-"""Which detection finds which object, by COCO's rules, at every IoU threshold and size of objects.
+"""Match detections with objects by COCO's rules, at every IoU threshold and size of objects.
 
-pycocotools keeps this to itself, image by image and category by category, in Python. Here all of
-them are matched at once, the best detections first, then the second best, and so on; tests hold the
-result to pycocotools' numbers, to the last bit.
+pycocotools does this image by image and category by category, in Python. Here all of them are
+matched at once, the best detections first, then the second best, and so on; tests hold the result
+to pycocotools' numbers, to the last bit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHUNK = 1_000_000  # pairs whose IoU is computed at once: some 100 MB
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Pairs of a detection and an object of its image, of any categories, with IoU .1 or more.
+    """Hold pairs of a detection and an object of its image, of any class, with IoU 0.1 or more.
 
     All are (P,), ordered by detection and then by object; with a crowd the IoU is the share of the
     detection that it covers.
@@ -44,7 +44,7 @@ class Overlaps:
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections that count, with the objects that they find.
+    """Hold the detections that count, with the objects that they find.
 
     Attributes:
         truth: the objects, G.

@@ -1,4 +1,4 @@
-"""Intervals of COCO's numbers: the numbers over images drawn anew, many times (bootstrap).
+"""Compute COCO's numbers over images drawn anew, many times, for their intervals (bootstrap).
 
 hotcoco's ``compare`` draws too, but counts an image that is drawn twice once, so that its samples
 are of 63 % of the images, and its intervals are not those of the set's size.
@@ -18,7 +18,7 @@ _SEED = 0
 
 
 class WeightedNumbers:
-    """COCO's numbers of a set in which every image stands as often as its weight says.
+    """Compute COCO's numbers of a set in which every image stands as often as its weight says.
 
     What does not depend on the weights is prepared once. As a precision-recall curve is defined by
     its correct detections, only these are walked through, with the number of detections before.

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of the detections that reach a score."""
+"""Compute precision, recall and F1 of the detections that reach a score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STEPS = 100
 
 @dataclass(frozen=True)
 class ScoreCurves:
-    """Precision, recall and F1, 0 to 1, at IoU .5 of the detections that reach a score.
+    """Hold precision, recall and F1, 0 to 1, of the detections that reach a score, at IoU 0.5.
 
     Precision is nan where no detection reaches the score, recall and F1 where there is no object.
     Over several classes objects and detections are counted together, so that frequent classes weigh

@@ -1,4 +1,4 @@
-"""How X - R depends on the head and on the length of the schedule, with intervals over seeds."""
+"""Compute how X - R depends on the head and on the schedule, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STYLES = (
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference between networks, or between two such differences, of every seed.
+    """Hold a difference between networks, or between two such differences, of every seed.
 
     Attributes:
         pair: the names of X and R.
@@ -60,7 +60,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class ScheduleComparison:
-    """X - R of each head and length, and how it changes from one length to the next.
+    """Hold X - R of each head and length, and how it changes from one length to the next.
 
     Attributes:
         differences: X - R.

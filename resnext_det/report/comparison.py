@@ -1,4 +1,4 @@
-"""Several runs side by side: which is better and how sure that is, and where they differ."""
+"""Show several runs side by side: which is better, how sure that is, and where they differ."""
 
 from __future__ import annotations
 

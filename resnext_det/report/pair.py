@@ -1,4 +1,4 @@
-"""Two trainings beside each other: numbers, mistakes, and the images that tell them apart."""
+"""Show two trainings beside each other: numbers, mistakes, and images that tell them apart."""
 
 from __future__ import annotations
 

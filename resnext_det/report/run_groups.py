@@ -50,7 +50,7 @@ class RunGroup:
 
 @dataclass(frozen=True)
 class SeedDifference:
-    """How much the means of two trainings differ, second - first, in points.
+    """Hold by how many points the means of two trainings differ, second - first.
 
     Attributes:
         difference: of the means, or the mean of the differences at equal seeds.

@@ -17,7 +17,7 @@ _OF_THE_PLACE = ("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "SEED")
 
 
 class Setting(NamedTuple):
-    """A key whose value differs: ``given`` here, and ``usual`` there; None where it is missing."""
+    """Hold a key whose value differs: ``given`` here, ``usual`` there; None where it is missing."""
 
     key: str
     given: Any
@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """The shipped configuration that differs least, relative to configs/, and how it differs."""
+    """Name the shipped configuration that differs least, relative to configs/, and how."""
 
     config_file: str
     settings: tuple[Setting, ...]

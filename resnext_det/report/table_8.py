@@ -1,4 +1,4 @@
-"""ResNeXt beside ResNet: the paper's table 8 beside runs, and X - R by head and schedule."""
+"""Show ResNeXt beside ResNet: the paper's table 8 beside runs, and X - R by head and schedule."""
 
 from __future__ import annotations
 

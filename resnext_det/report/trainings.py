@@ -1,4 +1,4 @@
-"""Several trainings beside each other: their curves, their settings, and what they cost."""
+"""Show several trainings beside each other: their curves, settings, and what they cost."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Rules that find what keeps a detector's AP low, each from a measurement."""
+"""Find what keeps a detector's AP low: rules, each of which looks at a measurement."""
