@@ -50,7 +50,7 @@ class DetectionAnalysis:
             the interval in percent in which the number lies with 95 % confidence on other sets of
             as many images of the same kind: as far as it varies over images drawn anew
             (bootstrap). nan where the number is nan; narrower than it should be for a class that
-            few images have. It says nothing about other seeds of the training.
+            few images have. It says nothing about other seeds of the training. Empty for one image.
         errors: one for every kind of ``ERROR_KINDS``, in its order.
         confusion: at ``by_score.best_score``.
         by_score: precision, recall and F1 over all classes.
@@ -153,7 +153,7 @@ def analyze_detections(
     check_limit(max_detections, "max_detections")
     truth = read_ground_truth(annotations)
     analysis, numbers = _analyze(truth, results, "results", max_detections)
-    draws = draw_numbers([numbers], resamples)[:, 0]
+    draws = draw_numbers([numbers], resamples if len(truth.image_ids) > 1 else 0)[:, 0]
     return replace(analysis, intervals=_find_intervals(analysis, draws))
 
 
@@ -176,7 +176,7 @@ def compare_detections(
         analysis, weighted = _analyze(truth, results, name, max_detections)
         analyses.append(analysis)
         numbers.append(weighted)
-    draws = draw_numbers(numbers, resamples)
+    draws = draw_numbers(numbers, resamples if len(truth.image_ids) > 1 else 0)
     one, other = (
         replace(analysis, intervals=_find_intervals(analysis, draws[:, place]))
         for place, analysis in enumerate(analyses)

@@ -52,16 +52,18 @@ def compare_runs(runs: Sequence[RunFolder]) -> SideBySide:
     for other in groups[1:] if test_set is not None else ():
         assert test_set is not None
         try:
-            pairs[other.name] = compare_pair(groups[0], other, test_set)
+            pair = compare_pair(groups[0], other, test_set)
+            pairs[other.name] = pair
+            notes += [note for note in pair.describe_changes() if note not in notes]
         except (ValueError, OSError) as error:
             notes.append(f"{groups[0].name} and {other.name} are not compared by image: {error}")
     second = _choose_second(groups, test_set)
-    pair = pairs.get(second.name) if second is not None else None
+    closest = pairs.get(second.name) if second is not None else None
     summary = _build_summary(groups, pairs, test_set, notes)
-    sections: list[Section | None] = [summary, *(build_pair_sections(pair) if pair else ())]
+    sections: list[Section | None] = [summary, *(build_pair_sections(closest) if closest else ())]
     sections += [build_table_8(runs, test_set), build_curves(groups, test_set)]
     sections += [build_settings(groups), build_costs(groups)]
-    lead = write_paragraph(_write_verdict(groups, second, pair, test_set))
+    lead = write_paragraph(_write_verdict(groups, second, closest, test_set))
     return SideBySide(lead, tuple(section for section in sections if section is not None))
 
 

@@ -19,6 +19,8 @@ from resnext_det.report.runs import RunFolder, TestFolder
 
 logger = logging.getLogger(__name__)
 
+_ROUNDING = 0.05  # points of AP, as far as which they are shown
+
 
 @dataclass(frozen=True)
 class Test:
@@ -73,6 +75,18 @@ def examine_run(run: RunFolder) -> Examination:
     analysis, statistics = (first.analysis, first.statistics) if first else (None, None)
     causes = find_causes(run, analysis, examined.train_statistics, statistics)
     return replace(examined, causes=tuple(causes))
+
+
+def describe_change(folder: TestFolder, analysis: DetectionAnalysis) -> str:
+    """Say where the AP of a run is not that which it wrote itself; "" where it is."""
+    before, now = folder.metrics.get("AP", float("nan")), float(analysis.metrics.AP)
+    if not abs(before - now) > _ROUNDING:
+        return ""
+    return (
+        f"The run itself measured AP {before:.1f} on {folder.name}, and AP is {now:.1f} now: the "
+        "annotations or the detections have changed since. This page is of what they are now; "
+        "repeat the run's command with --eval-only --resume."
+    )
 
 
 def _examine_test(run: RunFolder, folder: TestFolder, missing: list[str]) -> Test:

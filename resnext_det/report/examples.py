@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +13,8 @@ from resnext_det.data.records import pack_records
 from resnext_det.detection.drawing import LabeledBoxes, draw_truth_beside
 from resnext_det.evaluation.findings import ImageFindings, MarkedBoxes
 from resnext_det.files import shorten_path
+from resnext_det.report.page import join, write_paragraph
 from resnext_det.report.pictures import embed_image, place_pictures
-
-logger = logging.getLogger(__name__)
 
 _WIDTH = 720  # of two images beside each other, in pixels
 _KINDS = {"correct": "", "found": "", "crowd": "ignored"}  # as pictures call them
@@ -27,19 +25,19 @@ def show_images(
 ) -> Markup:
     """Show images with the ground truth on the left, and the detections on the right.
 
-    An image that cannot be read is left out, with a warning in the log.
+    Images that cannot be read are left out, which is told.
 
     Args:
         dataset: has the images.
         max_bytes: of each picture.
     """
-    files, pictures = map_files(dataset), []
+    files, pictures, failures = map_files(dataset), [], []
     for findings in images:
         file = files[findings.image_id]
         try:
             pixels = to_pixels(file, "BGR")
         except (ValueError, OSError) as error:
-            logger.warning("the report leaves out an image: %s", error)
+            failures.append(str(error))
             continue
         truth = label_boxes(findings.truth, dataset.class_names, scored=False)
         found = label_boxes(findings.found, dataset.class_names)
@@ -53,7 +51,11 @@ def show_images(
                 max_bytes=max_bytes,
             )
         )
-    return place_pictures(pictures, pairs=True)
+    shown = [place_pictures(pictures, pairs=True)] if pictures else []
+    if failures:
+        count = f"{len(failures)} image{'s' * (len(failures) != 1)}"
+        shown.append(write_paragraph(f"{count} cannot be shown: {failures[0]}", note=True))
+    return join(shown)
 
 
 def describe_findings(findings: ImageFindings) -> str:

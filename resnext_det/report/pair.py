@@ -18,6 +18,7 @@ from resnext_det.evaluation.analysis import (
 )
 from resnext_det.files import shorten_path
 from resnext_det.report.charts import draw_bars
+from resnext_det.report.examination import describe_change
 from resnext_det.report.examples import label_boxes, map_files
 from resnext_det.report.page import Section, fold, join, place_beside, write_paragraph
 from resnext_det.report.pictures import embed_image
@@ -56,6 +57,15 @@ class Pair:
         """Name a run, 0 or 1: as its training, with the seed where that has several runs."""
         group, run = (self.first, self.second)[place], self.runs[place]
         return group.name if len(group.runs) == 1 else f"{group.name} (seed {run.get('SEED')})"
+
+    def describe_changes(self) -> list[str]:
+        """Say of each run whether its AP is not that which it wrote itself."""
+        analyses = (self.comparison.first, self.comparison.second)
+        told = [
+            describe_change(_find_test(run, self.test_set), analysis)
+            for run, analysis in zip(self.runs, analyses, strict=True)
+        ]
+        return [f"{self.name_run(place)}: {text}" for place, text in enumerate(told) if text]
 
 
 def compare_pair(first: RunGroup, second: RunGroup, test_set: str) -> Pair:

@@ -59,10 +59,11 @@ def describe_main_fault(analysis: DetectionAnalysis) -> str:
     worst = max(analysis.errors, key=lambda error: error.cost)
     if not worst.cost > 0:
         return ""
-    count, words = format_cell(worst.count_at_score), DESCRIPTIONS[worst.kind].words
+    times = f"{format_cell(worst.count_at_score)} time{'s' * (worst.count_at_score != 1)}"
+    best = analysis.by_score.best_score
     return (
-        f"Its costliest kind of error: {worst.kind} ({words}), {count} times at "
-        f"the score {analysis.by_score.best_score:.2f}; without these AP50 would be "
+        f"Its costliest kind of error: {worst.kind} ({DESCRIPTIONS[worst.kind].words}), {times}"
+        f"{f' at the score {best:.2f}' if best == best else ''}; without these AP50 would be "
         f"{worst.cost:.1f} points higher."
     )
 
@@ -81,7 +82,8 @@ def show_errors(analysis: DetectionAnalysis) -> Markup:
         [error.kind, DESCRIPTIONS[error.kind].words, error.count_at_score, error.count, error.cost]
         for error in errors
     ]
-    score = f"at score {analysis.by_score.best_score:.2f}"
+    best = analysis.by_score.best_score
+    score = f"at score {best:.2f}" if best == best else "at the score to use"
     table = format_table(["error", "what it is", score, "in all", "costs AP50"], rows)
     note = write_paragraph(
         "The cost is what AP50 would gain if errors of this kind alone were mended, as TIDE "

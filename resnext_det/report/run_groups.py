@@ -227,6 +227,8 @@ def judge(
             f"{names[high]} has the higher AP ({told}); without detections or several seeds of "
             "both nothing says how sure that is."
         )
+    if source is over_images and source.interval == (0, 0):
+        return f"Neither is better: both have AP {values[0]:.1f}, whatever the test images."
     # As the advantage of the one with the higher AP.
     low, top = source.interval if high else (-source.interval[1], -source.interval[0])
     interval = f"95 % interval {format_signed(low)} to {format_signed(top)}"

@@ -247,6 +247,8 @@ def _add_missing(cfg: CfgNode, defaults: CfgNode) -> None:
             cfg[key] = value
         elif isinstance(value, CfgNode) and isinstance(cfg[key], CfgNode):
             _add_missing(cfg[key], value)
+        elif isinstance(value, CfgNode):
+            raise ValueError(f"{key} has no keys")
 
 
 def _read_tests(folder: Path, config: Mapping[str, Any]) -> Iterator[TestFolder]:
@@ -255,7 +257,8 @@ def _read_tests(folder: Path, config: Mapping[str, Any]) -> Iterator[TestFolder]
         inference = folder / "inference" / (name if len(names) > 1 else "")
         detections, numbers = inference / DETECTIONS_FILE, _read_numbers(inference / "metrics.json")
         limit = numbers.pop("max_detections", _COCO_LIMIT)
-        yield TestFolder(name, detections if detections.is_file() else None, numbers, int(limit))
+        limit = int(limit) if 1 <= limit < math.inf else _COCO_LIMIT  # it is damaged
+        yield TestFolder(name, detections if detections.is_file() else None, numbers, limit)
 
 
 def _read_numbers(file: Path) -> dict[str, float]:

@@ -39,7 +39,7 @@ def render_chart(
         alt: what the chart shows, for those who do not see it; once a page, as ids follow from it.
         caption: stands below; text is escaped, HTML kept.
     """
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcdefaults, rcParams
     from matplotlib.figure import Figure
 
     style = {
@@ -53,7 +53,9 @@ def render_chart(
         **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True},
     }
     buffer = io.StringIO()
-    with rc_context(style), warnings.catch_warnings():
+    with rc_context(), warnings.catch_warnings():
+        rcdefaults()  # what a user's matplotlibrc says is of his own figures
+        rcParams.update(style)
         warnings.filterwarnings("ignore", "Glyph")  # the browser's fonts have them
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         axes = figure.subplots()

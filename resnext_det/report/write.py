@@ -20,7 +20,7 @@ from resnext_det.report.data_charts import (
     format_sets,
 )
 from resnext_det.report.error_kinds import DESCRIPTIONS
-from resnext_det.report.examination import Examination, Test, examine_run
+from resnext_det.report.examination import Examination, Test, describe_change, examine_run
 from resnext_det.report.examples import show_images
 from resnext_det.report.faults.cause import Cause
 from resnext_det.report.origin import describe_network, show_origin
@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 
+_DOCTYPE = b"<!DOCTYPE html>"
 _WORST, _BEST = 12, 4  # images that a page shows
 
 _CAUSES = """\
@@ -85,7 +86,7 @@ def write_report(
 
     Raises:
         ValueError: there is no folder, or one twice; a run is of a classifier; a configuration is
-            damaged.
+            damaged; the path is that of another file.
         FileNotFoundError: a folder does not exist, or holds no run.
         OSError: the page cannot be written.
     """
@@ -96,9 +97,19 @@ def write_report(
     target = Path(path) if path is not None else Path(REPORT_FILE)
     if path is None and len(runs) == 1:
         target = runs[0].path / REPORT_FILE
+    _check_target(target)
     page = _render_run(examine_run(runs[0])) if len(runs) == 1 else _render_comparison(runs)
     write_text(target, page)
     return target
+
+
+def _check_target(path: Path) -> None:
+    """Refuse to write a page over a file that is none."""
+    if path.is_file():
+        with path.open("rb") as file:
+            begin = file.read(len(_DOCTYPE))
+        if begin not in (_DOCTYPE, b""):
+            raise ValueError(f"{path} exists and is no report; give another file, or remove it")
 
 
 def report_on(metrics: Metrics) -> Iterator[str]:
@@ -148,10 +159,18 @@ def _summarize(examined: Examination, test: Test | None) -> Iterator[str]:
         return
     images, classes = len(analysis.images), len(analysis.metrics.class_names)
     yield (
-        f"Tested on {test.folder.name}: {format_cell(images)} images with "
-        f"{format_cell(analysis.objects)} objects of {classes} "
-        f"class{'es' * (classes != 1)}, {format_cell(analysis.detections)} detections."
+        f"Tested on {test.folder.name}: {format_cell(images)} image{'s' * (images != 1)} with "
+        f"{format_cell(analysis.objects)} object{'s' * (analysis.objects != 1)} of {classes} "
+        f"class{'es' * (classes != 1)}, {format_cell(analysis.detections)} "
+        f"detection{'s' * (analysis.detections != 1)}."
     )
+    if not analysis.objects:
+        yield (
+            "The test set has no object to be found, so no number says anything: give one with "
+            "boxes, --eval-only --test-data ANNOTATIONS IMAGES."
+        )
+    if change := describe_change(test.folder, analysis):
+        yield change
     if fault := describe_main_fault(analysis):
         yield fault
     if examined.causes:
@@ -200,17 +219,17 @@ def _list_test_sections(examined: Examination, test: Test) -> Iterator[Section]:
     yield Section("Errors", "errors", show_errors(analysis))
     yield Section("Numbers", "numbers", show_numbers(analysis, dataset.annotations_file))
     yield Section("Classes", "classes", show_classes(analysis, _count_training(examined, test)))
-    yield Section("Precision, recall and score", "curves", show_curves(analysis))
-    yield Section("Confusions", "confusions", show_confusion(analysis))
+    best_score = analysis.by_score.best_score
+    told = "No score is the best, so that no detection is shown on the right."
+    if best_score == best_score:  # there are objects and detections
+        yield Section("Precision, recall and score", "curves", show_curves(analysis))
+        yield Section("Confusions", "confusions", show_confusion(analysis))
+        told = f"Detections of score {best_score:.2f} or more are on the right."
     worst = [image for image in analysis.choose_worst(_WORST) if image.mistakes]
     shown = {image.image_id for image in worst}
     best = [image for image in analysis.choose_best(_BEST) if image.image_id not in shown]
-    parts = [
-        write_paragraph(
-            f"Ground truth is on the left, detections of score {analysis.by_score.best_score:.2f} "
-            "or more are on the right. What is wrong has broken lines and says why."
-        )
-    ]
+    told = f"Ground truth is on the left. {told} What is wrong has broken lines and says why."
+    parts = [write_paragraph(told)]
     if worst:
         parts += [write_heading("Most mistakes"), show_images(worst, dataset)]
     if best:

@@ -79,6 +79,7 @@ def read_environment(output_dir: str | Path) -> Environment | None:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         machine = Machine(**content.pop("machine"))
         sets = {str(name): (str(a), str(b)) for name, (a, b) in content.pop("sets").items()}
+        content["processes"] = int(content["processes"])
         return Environment(**content, machine=machine, sets=sets)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.warning("%s is damaged (%s) and passed over", file, error)

@@ -279,6 +279,17 @@ def test_without_detections_or_objects_nothing_is_shown() -> None:
     assert math.isnan(nothing.errors[0].cost)
 
 
+def test_one_image_has_no_interval() -> None:
+    """Drawn anew, it would be the same image every time."""
+    content, results = make_case(0)
+    one = {**content, "images": content["images"][:1]}
+    image = one["images"][0]["id"]
+    one["annotations"] = [a for a in content["annotations"] if a["image_id"] == image]
+    found = [each for each in results if each["image_id"] == image]
+    assert not analyze_detections(one, found).intervals
+    assert all(math.isnan(x) for x in compare_detections(one, found, []).numbers["AP"].interval)
+
+
 def test_a_wrong_limit_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ValueError, match="max_detections is 0; write an integer from 1 up"):
         analyze_detections("no such file", "none", max_detections=0)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from markupsafe import Markup, escape
+from matplotlib import rc_context
 
 from resnext_det.report.charts import Line, draw_bars, draw_heatmap, draw_histogram, draw_lines
 from resnext_det.report.page import (
@@ -63,6 +64,12 @@ def test_charts_are_text_and_the_same_every_time() -> None:
         assert page.text.count(word) == 2
     ids = re.findall(r'id="([^"]+)"', draw("one"))
     assert all(f"#{name}" in draw("one") for name in ids)
+
+
+def test_settings_of_a_users_matplotlib_change_nothing() -> None:
+    chart = draw_bars(["a"], {"AP": [1.0]}, x_label="AP", alt="AP")
+    with rc_context({"font.size": 40, "axes.facecolor": "black", "savefig.bbox": "tight"}):
+        assert draw_bars(["a"], {"AP": [1.0]}, x_label="AP", alt="AP") == chart
 
 
 def test_bars_end_where_their_values_do() -> None:

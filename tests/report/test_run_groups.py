@@ -139,6 +139,7 @@ def test_intervals_over_seeds_are_scipys() -> None:
          "difference of 5.0 points, 95 % interval +2.0 to +8.0 over images."),
         ((55, 50), (-8, -2), None, "A is better than B on these images: AP 55.0 against 50.0, a "
          "difference of 5.0 points, 95 % interval +2.0 to +8.0 over images."),
+        ((50, 50), (0, 0), None, "Neither is better: both have AP 50.0"),
         ((50, 51), (-1, 3), None, "Which is better is open: B has AP 51.0 against 50.0"),
         ((50, 55), (-1, 8), (3, 7), "B is better than A: AP 55.0 against 50.0, a difference of 5.0 "
          "points, 95 % interval +3.0 to +7.0 over 3 and 4 seeds."),

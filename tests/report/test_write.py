@@ -66,14 +66,44 @@ def test_what_is_missing_is_said(sets: Sets, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_evaluation_alone_whose_images_are_gone(
-    sets: Sets, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_evaluation_alone_whose_images_are_gone(sets: Sets, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "tested", sets, trained=False)
     gone = {name: (annotations, tmp_path) for name, (annotations, _) in sets.items()}
     page = check_page(write_report([folder], datasets=as_datasets(gone)).read_text())
-    assert page.images == [] and "leaves out an image" in caplog.text
+    assert page.images == [] and "5 images cannot be shown: there is no image" in page.text
     assert "score to use" in page.text and "not trained here" in page.text
+
+
+@pytest.mark.parametrize("lacking", ["objects", "detections"])
+def test_a_test_without_objects_or_detections_has_no_score(
+    sets: Sets, tmp_path: Path, lacking: str
+) -> None:
+    folder = write_run(tmp_path / "run", sets, trained=False)
+    content = json.loads(sets["tiny_val"][0].read_text())
+    annotations = tmp_path / "val.json"
+    if lacking == "objects":
+        content["annotations"] = []
+    else:
+        (folder / "inference" / "coco_instances_results.json").write_text("[]")
+    annotations.write_text(json.dumps(content))
+    given = [("tiny_val", str(annotations), str(sets["tiny_val"][1]))]
+    page = check_page(write_report([folder], datasets=given).read_text())
+    assert "score nan" not in page.text and "nan points" not in page.text
+    assert "wrong classes" not in page.text
+    assert ("has no object to be found" in page.text) == (lacking == "objects")
+
+
+def test_annotations_that_changed_are_told(sets: Sets, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", sets, trained=False)
+    (folder / "inference" / "metrics.json").write_text('{"AP": 99.0, "max_detections": null}')
+    page = check_page(write_report([folder], datasets=as_datasets(sets)).read_text())
+    assert "The run itself measured AP 99.0 on tiny_val" in page.text
+
+
+def test_another_file_is_not_replaced(sets: Sets, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", sets, trained=False)
+    with pytest.raises(ValueError, match=r"config\.yaml exists and is no report"):
+        write_report([folder], folder / "config.yaml", datasets=as_datasets(sets))
 
 
 def test_a_mistake_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

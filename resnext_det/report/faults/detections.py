@@ -13,7 +13,6 @@ from resnext_det.report.faults.sets import UNEQUAL
 _USUAL_SCORE, _USUAL_LIMIT = 0.05, 100
 _AT_LIMIT = 0.1  # of the images
 _FEWEST_OF_CLASS = 10
-_HARDLY_ANY = 0.25
 _TAKEN_FOR = 0.3
 _HIGH_COST = 8.0  # points of AP50
 _COMMON = 0.1  # what an error kind alone says of its cause
@@ -22,11 +21,9 @@ _COMMON = 0.1  # what an error kind alone says of its cause
 def find_nothing_found(measured: Measurements) -> Cause | None:
     """Find a detector that finds hardly any object, under whatever class."""
     found = measured.found
-    if found is None or not len(found.sides):
+    if found is None or not found.finds_hardly_any:
         return None
     touched = int((found.touched >= 0.5).sum())
-    if touched >= _HARDLY_ANY * len(found.sides):
-        return None
     return Cause(
         "Hardly any object is found",
         f"{len(found.scores):,} detections on {len(found.detections_of_image)} images overlap "
@@ -148,6 +145,8 @@ def find_confused_classes(measured: Measurements) -> Cause | None:
     found = measured.found
     if found is None or measured.renaming is not None or not len(found.confusion):
         return None
+    if found.finds_hardly_any:  # the classes of few boxes say nothing
+        return None
     totals = found.confusion.sum(axis=1)
     wrong = found.confusion - np.diag(np.diag(found.confusion))
     shares = wrong / np.maximum(totals, 1)[:, None]
@@ -174,7 +173,7 @@ def find_confused_classes(measured: Measurements) -> Cause | None:
 def find_main_error(measured: Measurements) -> Cause | None:
     """Name the kind of error that costs most, but for duplicates, where it costs much."""
     costs = {kind: cost for kind, cost in measured.costs.items() if kind != "duplicate"}
-    if not costs or max(costs.values()) < _HIGH_COST:
+    if not costs or not max(costs.values()) >= _HIGH_COST:  # nan, where there is no object
         return None
     kind = max(costs, key=costs.__getitem__)
     described = DESCRIPTIONS[kind]

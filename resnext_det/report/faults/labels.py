@@ -152,7 +152,7 @@ def _average_filled(counts: np.ndarray) -> tuple[float, float]:
 def find_unlabeled_objects(measured: Measurements) -> Cause | None:
     """Find sure detections where the test set has no annotation."""
     found = measured.found
-    if found is None or len(found.sides) < 30:
+    if found is None or len(found.sides) < 30 or found.finds_hardly_any:
         return None
     best = np.argsort(-found.scores, kind="stable")[: len(found.sides) // 2]
     if not len(best):

@@ -14,6 +14,8 @@ from resnext_det.config.rules import get_value
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.evaluation.systematic import Displacement, Renaming
 
+_HARDLY_ANY = 0.25  # of the objects
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -61,6 +63,11 @@ class Found:
     objects_of_image: np.ndarray
     detections_of_image: np.ndarray
     confusion: np.ndarray
+
+    @property
+    def finds_hardly_any(self) -> bool:
+        """Whether hardly any object is found, under whatever class."""
+        return bool(len(self.sides)) and float((self.touched >= 0.5).mean()) < _HARDLY_ANY
 
 
 @dataclass(frozen=True)
