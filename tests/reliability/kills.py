@@ -186,11 +186,11 @@ class Killer:
             time.sleep(moment)
             family = [process.pid, *list_children(process.pid)]
             if self.kind.start == "restarts":
-                family = family[1:] or family
-            victim = self.chance.choice(family)
-            phase = f"{self.kind.start}, {'launcher' if victim == process.pid else 'child'}"
+                family = family[1:]  # the launcher starts them again; it may have none any more
+            victims = [self.chance.choice(family)] if family else []
+            phase = f"{self.kind.start}, {'launcher' if process.pid in victims else 'child'}"
             story.append(f"{phase} after {moment:.1f} s")
-            self.end([process], [victim], phase)
+            self.end([process], victims, phase)
             return
         point = self.chance.choice(POINTS)
         death, wait = self.choose(point)
@@ -231,7 +231,7 @@ class Killer:
     def end(self, processes: Sequence[Any], victims: Sequence[int], phase: str) -> None:
         """Kill, and wait until all that belongs to the run has ended by itself."""
         family = {child for process in processes for child in list_children(process.pid)}
-        runs = any(process.poll() is None for process in processes)
+        runs = bool(victims) and any(process.poll() is None for process in processes)
         send_signal(victims, signal.SIGKILL)
         for process in processes:
             self.await_end(process, processes, family)
