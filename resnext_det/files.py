@@ -52,6 +52,8 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         ) from error
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; write the name of a file")
+    if path.exists() and not path.is_file():  # a device or a pipe, which a file would replace
+        raise OSError(f"{path} is no file; write the name of one")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

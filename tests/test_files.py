@@ -119,6 +119,13 @@ def test_a_failed_writer_changes_nothing(
     assert [other.read_bytes() for other in tmp_path.iterdir()] == ([before] if before else [])
 
 
+def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is no file; write the name of one"):
+        write_file(tmp_path / "pipe", lambda file: None)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_path_that_can_be_no_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"is a folder; write the name of a file"):
         write_text(tmp_path, "")
