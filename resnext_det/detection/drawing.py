@@ -28,6 +28,7 @@ _IGNORED_KINDS = ("ignored", "crowd")
 _GAP = 8  # pixels between ground truth and detections
 _SMALLEST_TEXT = 11  # pixels of the font
 _LABELED_PART = 0.25  # of the picture, at most
+_TALLEST, _HIGHEST_SHAPE = 4000, 8  # pixels of what is resized, or so many times its width
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,8 @@ def draw_detections(
             color that follows from its name, the same in every image.
         width: of the picture in pixels, for thumbnails, and to enlarge tiny images: the image is
             resized before anything is drawn on it. By default the picture has the image's size.
+            An image like a thread becomes narrower: a picture is at most eight times as high as
+            this, or 4,000 pixels.
         show_labels: False leaves the colors to tell the classes.
 
     Raises:
@@ -203,7 +206,9 @@ def _resize(
     old_height, old_width = image.shape[:2]
     if width is None or width == old_width:
         return np.ascontiguousarray(image).copy(), corners
-    height = max(1, round(old_height * width / old_width))
+    tallest = max(_TALLEST, _HIGHEST_SHAPE * width)
+    width = max(1, min(width, round(old_width * tallest / old_height)))
+    height = max(1, min(tallest, round(old_height * width / old_width)))
     way = cv2.INTER_AREA if width < old_width else cv2.INTER_CUBIC
     resized = cv2.resize(image, (width, height), interpolation=way)
     return resized, corners * ([width / old_width, height / old_height] * 2)

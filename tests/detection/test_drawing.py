@@ -153,6 +153,13 @@ def test_a_width_resizes_the_image_and_not_the_lines() -> None:
     assert changed(enlarged, np.full_like(enlarged, 90))[200:401, 100].all()
 
 
+def test_an_image_like_a_thread_fills_no_memory() -> None:
+    for height, shape in ((3000, (3000, 1)), (60, (4000, 67))):
+        thread = np.full((height, 1, 3), 90, np.uint8)
+        picture = draw_detections(thread, [[0, 9, 1, 40]], ["a"], width=460)
+        assert picture.shape == (*shape, 3)
+
+
 TRUTH = LabeledBoxes([[20, 30, 60, 70], [150, 90, 210, 160]], ["cell", "cell"])
 FOUND = LabeledBoxes([[20, 30, 60, 72]], ["cell"], [0.9])
 

@@ -174,7 +174,7 @@ def _train_on(
             schedule=lambda iteration: multiplier(iteration / cfg.SOLVER.MAX_ITER),
             load_batches=load_batches,
             evaluate=lambda look: evaluate_all(cfg, model, data, look),
-            measure=lambda: measure_losses(model, validation, around=lambda: EventStorage(1)),
+            measure=lambda: measure_losses(model, validation, around=lambda: _measure_alone(model)),
             resume=resume,
             start_file=start,
             class_names=data.class_names,
@@ -260,6 +260,25 @@ def _draw_anchors(
     anchors = rpn.anchor_generator(maps)
     targets = [sample["instances"].to(maps[0].device) for sample in samples]
     rpn.label_and_sample_anchors(anchors, targets)
+
+
+@contextmanager
+def _measure_alone(model: nn.Module) -> Iterator[None]:
+    """Let a loss be that of an image, whatever the training has seen.
+
+    RetinaNet and FCOS divide their losses by the objects' anchors of a batch, averaged over the
+    training's batches: the losses of a single image would be as many times too small as there are
+    images in a batch. Here they are divided by the anchors of that image.
+    """
+    averages = hasattr(model, "_ema_update")
+    if averages:
+        model._ema_update = lambda name, value, *others, **options: value  # type: ignore[assignment]
+    try:
+        with EventStorage(1):
+            yield
+    finally:
+        if averages:
+            del model._ema_update
 
 
 def _set_up(cfg: CfgNode) -> None:

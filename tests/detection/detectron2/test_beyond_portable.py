@@ -12,11 +12,13 @@ import torch
 
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
+from resnext_det.detection.validation import measure_losses
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.training.checkpoint import Checkpointer
 from tests.detection.helpers import (
     as_datasets,
     as_overrides,
+    draw_sample,
     json_lines,
     override,
     write_config,
@@ -102,6 +104,30 @@ def test_measuring_losses_on_the_test_set_changes_no_weight(
         assert measured == [0, 1, 2][: 3 * period]
     # Two trainings of RetinaNet on detectron2 differ by 1e-18 in a bias, without losses too.
     torch.testing.assert_close(*map(dict, states), rtol=1e-9, atol=1e-15)
+
+
+def test_the_loss_of_an_image_is_divided_by_its_own_anchors(tmp_path: Path) -> None:
+    """RetinaNet's mean of a training's batches would make it as small as batches are large."""
+    from detectron2.utils.events import EventStorage
+
+    from resnext_det.detection.detectron2 import engine
+    from resnext_det.detection.detectron2.datasets import convert_sample
+
+    cfg = engine.load_config(write_config(tmp_path), as_overrides(RETINANET))
+    model = engine.build_detector(cfg)
+    (sample,) = [draw_sample(torch.Generator().manual_seed(1), 64, 64, [[8, 8, 40, 40]])]
+    batch = [{**convert_sample(sample), "image_id": 1}]
+    found = []
+    for model.loss_normalizer in (1.0, 1e6):
+        around = lambda: engine._measure_alone(model)  # noqa: E731
+        found.append(measure_losses(model, {"a": lambda: [batch]}, around=around))
+        assert "_ema_update" not in vars(model)
+    assert found[0] == found[1]
+    del model.loss_normalizer
+    with EventStorage(), torch.no_grad():
+        for _ in range(300):  # until the mean is that of this image
+            losses = model.train()(batch)
+    assert found[0]["validation/loss_cls"] == pytest.approx(losses["loss_cls"].item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("limit", "task"), [(100, "bbox"), (150, "bbox@150")])
