@@ -96,7 +96,9 @@ class RunFolder:
     def iterations(self) -> int:
         """How many iterations were done, as far as metrics.json tells; 0 without it."""
         ends = [series.iterations[-1] for series in self.series.values() if len(series.iterations)]
-        return int(max(ends, default=-1)) + 1
+        done, total = int(max(ends, default=-1)) + 1, self.get("SOLVER.MAX_ITER")
+        # The evaluation of a training that was resumed at its end is written as one more.
+        return min(done, total) if isinstance(total, int) else done
 
     def get(self, key: str, default: Any = None) -> Any:
         """Get a setting by its dotted key."""

@@ -160,6 +160,9 @@ def test_lines_of_metrics_that_were_cut_short_are_passed_over(sets: Sets, tmp_pa
     assert run.iterations == 10 and run.was_trained
     assert run.series["total_loss"].values.tolist() == [2.5, 1.5]
     assert run.series["loss_box_reg"].values[1] != run.series["loss_box_reg"].values[1]
+    with (tmp_path / "run" / "metrics.json").open("a") as file:
+        file.write('\n{"iteration": 10, "bbox/AP": 3.0}\n')  # as a resumed training writes it
+    assert read_run(tmp_path / "run").iterations == 10
     (tmp_path / "run" / "environment.json").write_text(json.dumps({"sets": 3}))
     assert read_run(tmp_path / "run").environment is None
 
