@@ -116,7 +116,9 @@ def train_detector(
         total_steps=stop,
         start=start,
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
-        watches=watch_training(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start),
+        watches=watch_training(
+            *(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start), warm_up=cfg.SOLVER.WARMUP_ITERS
+        ),
     ) as writer:
         evaluation = PeriodicEvaluation(
             *(cfg, model, state, writer),

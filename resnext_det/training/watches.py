@@ -114,26 +114,43 @@ def find_rise(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 class OverfittingWatch:
-    """Warn once where the validation loss has risen since its lowest, of three measurements.
+    """Warn once where the validation loss rises and the training loss falls.
+
+    It has to be above its lowest of three measurements ago or more. While the first objects are
+    found, losses rise in training and test alike: so those of the warm-up do not count, and the
+    training loss has to be lower than it was then.
 
     Args:
         earlier: the validation losses so far by iteration, where a run goes on.
+        totals: the training losses so far, likewise.
+        warm_up: iterations in which the learning rate rises.
     """
 
     NAME = "validation/total_loss"
 
-    def __init__(self, earlier: Mapping[int, float] | None = None) -> None:
-        self._values = dict(earlier or {})
+    def __init__(
+        self,
+        earlier: Mapping[int, float] = {},
+        totals: Mapping[int, float] = {},
+        *,
+        warm_up: int = 0,
+    ) -> None:
+        self._warm_up = warm_up
+        self._values = {known: value for known, value in earlier.items() if known >= warm_up}
+        self._totals = dict(totals)
         self._told = False
 
     def __call__(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        if "total_loss" in scalars:
+            self._totals[iteration] = scalars["total_loss"]
         value = scalars.get(self.NAME, math.nan)
-        if self._told or not math.isfinite(value):
+        if self._told or not math.isfinite(value) or iteration < self._warm_up:
             return
         self._values[iteration] = value
         lowest = min(self._values, key=lambda known: self._values[known])
         later = sum(known > lowest for known in self._values)
-        if later >= _MEASURED and value >= _OVERFITTED * self._values[lowest]:
+        risen = value >= _OVERFITTED * self._values[lowest]
+        if later >= _MEASURED and risen and self._learned_since(lowest):
             self._told = True
             logger.warning(
                 "The loss on the test set has risen since iteration %d, from %.4g to %.4g: the "
@@ -142,13 +159,24 @@ class OverfittingWatch:
                 *(lowest, self._values[lowest], value),
             )
 
+    def _learned_since(self, iteration: int) -> bool:
+        """Tell whether the training loss, smoothed, is lower now than it was at an iteration."""
+        before = [value for known, value in self._totals.items() if known <= iteration]
+        now = list(self._totals.values())
+        if not before:
+            return True
+        return statistics.median(now[-_SMOOTHED:]) < statistics.median(before[-_SMOOTHED:])
 
-def watch_training(output_dir: str | Path, num_workers: int, start: int) -> list[Watch]:
+
+def watch_training(
+    output_dir: str | Path, num_workers: int, start: int, *, warm_up: int = 0
+) -> list[Watch]:
     """Make the watches of a training, which know the lines before ``start``; in every process.
 
     Args:
         num_workers: loading processes of each training process.
         start: the first iteration.
+        warm_up: iterations in which the learning rate rises.
     """
     totals, validations = (
         {iteration: value for iteration, value in values.items() if iteration < start}
@@ -158,5 +186,5 @@ def watch_training(output_dir: str | Path, num_workers: int, start: int) -> list
     return [
         DataWatch(num_workers, distributed.get_world_size()),
         RisingLossWatch(list(totals.values())),
-        OverfittingWatch(validations),
+        OverfittingWatch(validations, totals, warm_up=warm_up),
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,3 +84,27 @@ def test_a_validation_loss_that_rises_is_told_once(caplog: pytest.LogCaptureFixt
             watch(100 * number, {name: value})
             watch(100 * number, {name: math.nan})
         assert caplog.text.count("has risen since iteration 200, from 1 to 1.3") == told
+
+
+def test_no_overfitting_is_told_while_the_first_objects_are_found(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Losses of a sound training of the quickstart, measured every 20 iterations."""
+    totals = [2.62, 2.23, 2.76, 2.52, 2.29, 2.22, 2.27, 2.15]
+    values = [2.22, 2.63, 2.62, 2.47, 2.42, 2.33, 2.24, 2.14]
+    for warm_up, lower in ((100, 0.0), (0, 0.6)):  # without a warm-up by the training loss
+        watch = OverfittingWatch(warm_up=warm_up)
+        for line, (total, value) in enumerate(zip(totals, values)):
+            watch(20 * line + 19, {"total_loss": total + lower * (line > 0), watch.NAME: value})
+    assert not caplog.records
+    learned = OverfittingWatch({119: 1.0, 139: 1.2, 159: 1.2}, {99: 2.0, 159: 1.0}, warm_up=100)
+    learned(179, {learned.NAME: 1.2})
+    assert "since iteration 119" in caplog.text
+
+
+def test_earlier_training_losses_are_known(tmp_path: Path) -> None:
+    lines = [{"iteration": n, "total_loss": 1.0, "validation/total_loss": 2.0} for n in (9, 19)]
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    watch = watches.watch_training(tmp_path, 1, 15, warm_up=5)[-1]
+    assert isinstance(watch, OverfittingWatch)
+    assert (watch._values, watch._totals, watch._warm_up) == ({9: 2.0}, {9: 1.0}, 5)
