@@ -64,14 +64,17 @@ def run_in_pool(
                 "time"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if any(future.running() for future in futures):
+            for future in futures:
+                future.cancel()
+            if not stopped and any(future.running() for future in futures):
                 _end_children(kill=False)
+            pool.shutdown()  # waits until they have left, while a second Ctrl-C is heard
 
 
 def _begin_process(processes: int) -> None:
     """Prepare a process: its threads, and what ends it. Ctrl-C comes by way of the first one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has its parent's handler
     end_with_parent(grace=_ORPHAN_SECONDS)
     fit_threads(processes)
 
