@@ -34,8 +34,9 @@ def _describe_set(found: SetStatistics) -> list[tuple[str, Cell]]:
     per_image, sizes = found.count_per_image(), found.measure_sizes()
     small = found.areas < 32**2
     large = found.areas >= 96**2
-    shares = "\u2013"
+    shares = fitted = "\u2013"
     if found.num_objects:
+        fitted = f"{found.anchor_recall(0.5):.1%}"
         middle = 1 - small.mean() - large.mean()
         shares = f"{small.mean():.0%}, {middle:.0%}, {large.mean():.0%}"
     return [
@@ -53,11 +54,7 @@ def _describe_set(found: SetStatistics) -> list[tuple[str, Cell]]:
         ("resized by: least, median, most", _write_spread(found.measure_scales(), (0, 50, 100), 2)),
         ("COCO's small, medium, large objects", shares),
         ("object seen, pixels: 10th, 50th, 90th percentile", _write_spread(sizes, (10, 50, 90))),
-        *(
-            [("objects with an anchor of IoU 0.5", f"{found.anchor_recall(0.5):.1%}")]
-            if found.anchor_ious is not None and found.num_objects
-            else []
-        ),
+        *([("objects with an anchor of IoU 0.5", fitted)] if found.anchor_ious is not None else []),
     ]
 
 

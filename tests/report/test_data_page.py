@@ -127,6 +127,17 @@ def test_missing_images_are_said_and_the_rest_is_shown(
     assert "None of those looked for is there" in page.path.read_text(encoding="utf-8")
 
 
+def test_a_set_without_objects_is_shown_beside_another(
+    alone: None, cfg: CfgNode, tmp_path: Path
+) -> None:
+    make_set(tmp_path, "empty", [[]], ["a"])
+    make_set(tmp_path, "other", [[[0, [5, 5, 60, 40]]]], ["a"])
+    cfg.merge_from_list(["DATASETS.TRAIN", ("empty",), "DATASETS.TEST", ("other",)])
+    page = write_data_page(cfg, tmp_path / "page.html")
+    assert "1 training images with 0 objects of 1 classes" in page.summary
+    read_tags(page.path)
+
+
 def find(cfg: CfgNode, train: str | None, test: str | None = None) -> list[Finding]:
     train_set, test_set = (
         summarize_set(cfg, load_coco(name)) if name else None for name in (train, test)
