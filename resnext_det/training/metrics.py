@@ -13,6 +13,7 @@ import math
 import os
 import statistics
 import sys
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -83,8 +84,10 @@ class MetricsWriter:
         self._path = Path(output_dir, "metrics.json")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         cut_metrics(self._path, start)
-        self._file = self._path.open("a")
-        self._board = _open_tensorboard(output_dir, start)
+        with _name_file(self._path):
+            self._file = self._path.open("a")
+        with _name_file(self._path.with_name(_EVENTS)):
+            self._board = _open_tensorboard(output_dir, start)
         if progress_bar if progress_bar is not None else sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -128,9 +131,7 @@ class MetricsWriter:
 
     def put_image(self, name: str, image: np.ndarray) -> None:
         """Add an RGB image, uint8 (height, width, 3), to TensorBoard at the next step."""
-        self._pictures.append(
-            lambda board, iteration: board.add_image(name, image, iteration, dataformats="HWC")
-        )
+        self._pictures.append(lambda board, step: _add_picture(board, name, image, step))
 
     def put_curve(self, name: str, counts: np.ndarray) -> None:
         """Add a precision-recall curve to TensorBoard at the next step.
@@ -332,4 +333,32 @@ def _open_tensorboard(output_dir: str | Path, start: int) -> Any:
             "tensorboard)."
         )
         return None
+    _silence_tensorboard()
     return SummaryWriter(str(output_dir), purge_step=start)
+
+
+def _silence_tensorboard() -> None:
+    """Leave out the traceback of TensorBoard's thread: its next call here raises the error."""
+    tell = threading.excepthook
+
+    def tell_others(given: Any) -> None:
+        if not type(given.thread).__module__.startswith("tensorboard."):
+            tell(given)
+
+    if not getattr(tell, "leaves_out_tensorboard", False):
+        setattr(tell_others, "leaves_out_tensorboard", True)  # noqa: B010 (a function's own mark)
+        threading.excepthook = tell_others
+
+
+def _add_picture(board: Any, name: str, image: np.ndarray, iteration: int) -> None:
+    """Add an RGB image as JPEG: the PNG of ``add_image`` takes five times as much room."""
+    import cv2
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    _, data = cv2.imencode(".jpg", image[:, :, ::-1])
+    height, width = image.shape[:2]
+    content = Summary.Image(
+        height=height, width=width, colorspace=3, encoded_image_string=data.tobytes()
+    )
+    value = Summary.Value(tag=name, image=content)
+    board.file_writer.add_summary(Summary(value=[value]), iteration)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import os
+import re
 import statistics
 import sys
 import time
@@ -213,6 +215,42 @@ def test_watches_get_every_line_and_images_stand_at_their_step(tmp_path: Path) -
     assert (shown.step, shown.width, shown.height) == (4, 8, 6) and writer.takes_pictures
     (curve,) = accumulator.Tensors("curve")
     assert curve.step == 4 and list(curve.tensor_proto.float_val)[-1] == 1.0
+
+
+@pytest.mark.parametrize("place", ["start", "later"])
+def test_a_full_disk_is_told_without_the_traceback_of_a_thread(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard writes in a thread of its own, whose error Python would print."""
+    record_writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    told = re.escape(str(tmp_path / "events.out")) + ".*make room there"
+    if place == "start":
+        monkeypatch.setattr(record_writer.RecordWriter, "write", fail)
+        with pytest.raises(OSError, match=told):
+            MetricsWriter(tmp_path, total_steps=40)
+    else:
+        writer = MetricsWriter(tmp_path, total_steps=40, progress_bar=False)
+        monkeypatch.setattr(record_writer.RecordWriter, "write", fail)
+        for iteration in range(20):
+            writer(make_step(iteration))
+        with pytest.raises(OSError, match=told):
+            writer.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_full_disk_is_told_where_metrics_json_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match=r"metrics\.json could not be written .*make room there"):
+        MetricsWriter(tmp_path, total_steps=40)
 
 
 def test_logging_moves_to_another_folder(tmp_path: Path) -> None:
