@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import scale_to_processes
 from resnext_det.config.loading import list_set_keys
-from resnext_det.data.coco import find_dataset, register_coco
+from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.backends import CalibrationData, check_optimization
 from resnext_det.detection.best import check_best
@@ -26,7 +26,6 @@ from resnext_det.detection.weights import explain_no_config, locate_weights, rea
 from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
-from resnext_det.training.environment import ENVIRONMENT_FILE, record_environment
 from resnext_det.training.output_folder import (
     check_output_dir,
     check_settings,
@@ -459,8 +458,6 @@ def _start_task(
         logger.info(sentence)
     for sentence in fitted.warnings:
         logger.warning(sentence)
-    if files is None and distributed.is_main_process():
-        _record_environment(cfg, anew=task == "train")
     if files is not None:
         engine.propose(cfg, files, **by_hand)
         return None
@@ -472,24 +469,3 @@ def _start_task(
     return engine.evaluate(
         cfg, backend=job.backend, dtype=job.dtype, calibration_data=job.calibration_data, **by_hand
     )
-
-
-def _record_environment(cfg: CfgNode, *, anew: bool) -> None:
-    """Record command, machine, versions, and where the sets are, for the report of the run.
-
-    Args:
-        anew: replace the record that the folder has.
-    """
-    folder, sets = Path(cfg.OUTPUT_DIR), {}
-    if not anew and (folder / ENVIRONMENT_FILE).exists():  # that of a training stays as it is
-        return
-    with contextlib.suppress(OSError, ValueError):  # the engine explains what is wrong
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            with contextlib.suppress(ValueError):  # detectron2 alone knows it
-                sets[name] = find_dataset(name)
-        record_environment(
-            folder,
-            sets,
-            device=distributed.resolve_device(cfg.MODEL.DEVICE),
-            processes=distributed.get_world_size(),
-        )

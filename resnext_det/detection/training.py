@@ -20,6 +20,7 @@ from resnext_det.detection.memory import (
     recompute_stages,
 )
 from resnext_det.detection.periodic_evaluation import PeriodicEvaluation
+from resnext_det.detection.record import record_run
 from resnext_det.detection.weights import (
     check_frozen_layers_are_loaded,
     describe_detector,
@@ -33,7 +34,6 @@ from resnext_det.training.optimizer import GradientClipper
 from resnext_det.training.output_folder import remove_run
 from resnext_det.training.precision import tell_speed_of_precision
 from resnext_det.training.schedule import LearningRateSchedule
-from resnext_det.training.setup import record_config
 from resnext_det.training.state import TrainingState
 from resnext_det.training.threads import watch_crowding
 from resnext_det.training.watches import watch_training
@@ -109,7 +109,7 @@ def train_detector(
         check_frozen_layers_are_loaded(model)
     if overwrite:
         remove_run(cfg.OUTPUT_DIR)
-    record_config(recorded)
+    record_run(recorded, anew=True)
     state.facts = describe_detector(cfg, model, class_names, {})
     with MetricsWriter(
         cfg.OUTPUT_DIR,

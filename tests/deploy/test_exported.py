@@ -22,6 +22,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 from resnext_det.deploy import exported
 from resnext_det.deploy.exported import BACKENDS, ExportedDetector
 from resnext_det.deploy.metadata import Metadata
+from resnext_det.detection.drawing import draw_detections
 from tests.deploy.helpers import DESCRIPTION, NAMES, expect, write_model
 from tests.detection.test_video import film
 from tests.tools.helpers import ROOT, read_error, run_tool
@@ -125,7 +126,9 @@ def test_predict_runs_without_torch(model: Path, tmp_path: Path) -> None:
             assert row["bbox"] == [x0, y0, x1 - x0, y1 - y0]
             assert row["score"] == pytest.approx(float(scores[i]), rel=1e-6)
             assert (row["category_id"], row["category"]) == (classes[i], NAMES[classes[i]])
-        assert (cv2.imread(str(tmp_path / "predictions" / name)) != cv2.imread(str(file))).any()
+        picture = cv2.imread(str(tmp_path / "predictions" / name))
+        bare = draw_detections(cv2.imread(str(file)), np.zeros((0, 4)), [], width=350)
+        assert picture.shape == bare.shape and (picture != bare).any()
     assert (tmp_path / "predictions" / "clip.mp4").is_file()
 
     content = {

@@ -55,6 +55,7 @@ def test_names_and_keys_are_detectron2s(tmp_path: Path) -> None:
         "iteration",
         "random_state",
         "trainer",
+        "training_sets",  # which detectron2 passes over
     }
     assert contents["iteration"] == 7
     assert contents["model"].keys() == state.model.state_dict().keys()

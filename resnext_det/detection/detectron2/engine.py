@@ -31,6 +31,7 @@ from resnext_det.detection.detectron2.datasets import Data, open_data, prepare_v
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
 from resnext_det.detection.memory import NO_SAVING, MemorySaving
+from resnext_det.detection.record import record_run
 from resnext_det.detection.training import train_detector
 from resnext_det.detection.validation import measure_losses
 from resnext_det.detection.weights import load_detector, read_start, read_trained
@@ -40,7 +41,7 @@ from resnext_det.training.loop import Step
 from resnext_det.training.metrics import MetricsWriter
 from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.pace import PERIOD
-from resnext_det.training.setup import CONFIG_FILE, log_too, record_config, set_seed, set_up
+from resnext_det.training.setup import log_too, set_seed, set_up
 from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
@@ -204,8 +205,7 @@ def evaluate(
     file = read_trained(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     by_detectron2 = _needs_detectron2_data(cfg)
     with open_data(cfg, by_detectron2, file, training=False, check_data=check_data) as data:
-        if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
-            record_config(cfg)
+        record_run(cfg, anew=False)
         model = build_detector(cfg)
         load_detector(model, file)
         model_in_test = optimize_detector(cfg, model, backend, dtype, calibration_data)

@@ -31,6 +31,7 @@ from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.portable.rpn import draw_anchors
+from resnext_det.detection.record import record_run
 from resnext_det.detection.training import train_detector
 from resnext_det.detection.validation import measure_losses, prepare_sets
 from resnext_det.detection.weights import load_detector, read_start, read_trained
@@ -43,7 +44,7 @@ from resnext_det.training.optimizer import (
 )
 from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
-from resnext_det.training.setup import CONFIG_FILE, record_config, set_seed, set_up
+from resnext_det.training.setup import set_seed, set_up
 
 __all__ = ["evaluate", "load_config", "propose", "train"]
 
@@ -143,8 +144,7 @@ def evaluate(
     test_sets = load_datasets(cfg, "TEST")
     look_at_data([], test_sets, everything=check_data)
     _, test_sets = arrange_classes(cfg, [], test_sets, file)
-    if not Path(cfg.OUTPUT_DIR, CONFIG_FILE).exists():  # that of a training stays as it is
-        record_config(cfg)
+    record_run(cfg, anew=False)
     model = _build_model(cfg, device)
     load_detector(model, file)
     model_in_test = optimize_detector(cfg, model, backend, dtype, calibration_data)
