@@ -151,13 +151,13 @@ def test_ctrl_c_outside_of_a_step(
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("quick_start")
-def test_two_processes(common: list[str], tmp_path: Path) -> None:
+def test_two_processes(common: list[str], forked: bool, tmp_path: Path) -> None:
     """Spawned and under torchrun a training ends alike; one process evaluates as two do.
 
-    The portable engine starts as a user starts it, and detectron2's from the fork server.
+    Started as a user starts it, that takes half a minute; from the fork server some seconds.
     """
-    forked = "detectron2" in common
     spawned, under_torchrun, evaluated = (
         tmp_path / name for name in ("spawned", "torchrun", "evaluated")
     )
