@@ -34,12 +34,15 @@ class Loader:
         failure = None
         with _hold_signals_back():
             batches = iter(self._loader)  # starts the workers
-        for batch in batches:
-            samples = batch if isinstance(batch, list) else [batch]
-            failure = next((sample for sample in samples if isinstance(sample, Failure)), None)
-            if failure is not None:
-                break  # ends the workers before the error is raised
-            yield batch
+        try:
+            for batch in batches:
+                samples = batch if isinstance(batch, list) else [batch]
+                failure = next((sample for sample in samples if isinstance(sample, Failure)), None)
+                if failure is not None:
+                    break
+                yield batch
+        finally:
+            del batches  # ends the workers now: the traceback of an error would keep them
         if failure is not None:
             raise failure.error
 

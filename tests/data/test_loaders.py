@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import signal
 from itertools import islice
@@ -167,9 +168,11 @@ def test_errors_arrive_as_themselves(
             mapper=mapper,
             num_workers=num_workers,
         )
+        before = set(multiprocessing.active_children())
         with pytest.raises(kind, match=message) as error:
             list(loader)
         assert "Traceback" not in str(error.value)
+        assert set(multiprocessing.active_children()) <= before  # the workers have ended
 
 
 def failing_mapper(record: Record, random_state: np.random.RandomState | None) -> Record:
