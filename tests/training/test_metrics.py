@@ -235,9 +235,9 @@ def test_a_full_disk_is_told_without_the_traceback_of_a_thread(
     else:
         writer = MetricsWriter(tmp_path, total_steps=40, progress_bar=False)
         monkeypatch.setattr(record_writer.RecordWriter, "write", fail)
-        for iteration in range(20):
-            writer(make_step(iteration))
-        with pytest.raises(OSError, match=told):
+        with pytest.raises(OSError, match=told):  # in a step or at the end: the thread is free
+            for iteration in range(20):
+                writer(make_step(iteration))
             writer.close()
     assert "Traceback" not in capfd.readouterr().err
 
