@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import torch
 from resnext_det.files import cache_folder, format_json, write_text
 from resnext_det.runtimes.backends import find_backend, list_backends
 from resnext_det.runtimes.parts import Part, Run
+from resnext_det.training.machine import read_cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def describe(parts: Sequence[Part], dtype: torch.dtype, device: torch.device) ->
     return {
         "network": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         "dtype": str(dtype),
-        "device": _name_processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "device": read_cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "versions": versions,
     }
@@ -160,13 +160,3 @@ def describe_failure(error: Exception) -> str:
     """Say in one line that a backend's own tools failed on a model."""
     lines = str(error).strip().splitlines() or [""]
     return f"it cannot compute this model ({type(error).__name__}: {lines[0]})"
-
-
-def _name_processor() -> str:
-    """Name the processor's model, by the system's own list where there is one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()

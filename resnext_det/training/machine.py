@@ -56,7 +56,7 @@ def describe_machine(device: torch.device) -> Machine:
             versions[name] = version
     on_gpu = device.type == "cuda"
     return Machine(
-        cpu=_read_cpu_name(),
+        cpu=read_cpu_name(),
         processors=count_processors(),
         threads=torch.get_num_threads(),
         capability=torch.backends.cpu.get_cpu_capability(),
@@ -75,10 +75,11 @@ def _find_version(name: str) -> str:
         return str(getattr(importlib.import_module(name), "__version__", "of unknown version"))
 
 
-def _read_cpu_name() -> str:
+def read_cpu_name() -> str:
+    """Name the processor's model, by the system's own list where there is one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
