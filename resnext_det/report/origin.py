@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from resnext_det.config.backbone import read_architecture
+from resnext_det.paper.schedules import name_head
 from resnext_det.report.examination import Examination
 from resnext_det.report.page import fold, join, render_fragment, write_paragraph
 from resnext_det.report.progress import show_speed
@@ -74,13 +75,11 @@ def describe_network(run: RunFolder) -> str:
         network = str(read_architecture(run.config, "MODEL.RESNETS."))
     except (KeyError, TypeError, ValueError):
         network = str(run.get("MODEL.BACKBONE.NAME", "a network that is not known here"))
-    kind = ""
-    if "fpn" in str(run.get("MODEL.BACKBONE.NAME", "")):
+    kind = name_head(run.config)
+    if "fpn" in str(run.get("MODEL.BACKBONE.NAME", "")):  # detectron2 has others
         kind = "FPN"
-    elif run.get("MODEL.ROI_HEADS.NAME") == "Res5ROIHeads":
-        kind = "C4"
-    elif run.get("MODEL.RESNETS.RES5_DILATION") == 2:
-        kind = "DC5"
+    elif kind == "other":
+        kind = ""
     meta = run.get("MODEL.META_ARCHITECTURE", "")
     other = meta if meta not in ("GeneralizedRCNN", "") else ""
     return ", ".join(part for part in (network, kind, other) if part)
