@@ -39,7 +39,7 @@ AnyJob = TypeVar("AnyJob", ClassificationJob, Job)
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the miniature: networks, seeds and folders.
+    """Hold the settings of a miniature: networks, seeds and folders.
 
     Attributes:
         configs: a folder of ``classifier_NAME.yaml`` for each network and ``faster_rcnn_NAME.yaml``
@@ -83,7 +83,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Miniature:
-    """What was trained.
+    """Hold the classifiers and detectors that a miniature has trained, and their comparison.
 
     Attributes:
         classifiers: of each network, by its name; one, or one for each seed.

@@ -162,7 +162,7 @@ def _as_dict(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 class _Point(NamedTuple):
-    """A figure to draw, with its text and spread, and the values that it is the mean of."""
+    """Hold a figure to draw: its text and spread, and the values that it is the mean of."""
 
     text: str
     height: float

@@ -18,7 +18,7 @@ from resnext_det.paper.runs import Run
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its spread, which is None for a single value."""
+    """Hold a mean and its spread, which is None for a single value."""
 
     mean: float
     spread: float | None = None
@@ -97,7 +97,7 @@ def _integrate_t(angle: float, freedom: int) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one setting, and the paper's figures of it by metric; either may be empty."""
+    """Hold the runs of one setting and the paper's figures by metric; either may be empty."""
 
     setting: Setting
     paper: Mapping[str, float] = field(default_factory=dict)
@@ -137,24 +137,24 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Net and template: "X-50 32x4d"."""
+        """Name the net and its template: "X-50 32x4d"."""
         return f"{self.net} {self.template}"
 
     @property
     def label(self) -> str:
-        """The name in several lines, for an axis."""
+        """Write the name in several lines, for an axis."""
         return f"{self.net}\n{self.template}".replace(" (", "\n(")
 
     @property
     def protocol(self) -> str | None:
-        """Such as "joint", or of a classifier "crop 224, 1000-way"; see ``Setting``."""
+        """Name the protocol: "joint", or of a classifier "crop 224, 1000-way"; see ``Setting``."""
         _, _, protocol, ways = self.setting
         return protocol if ways is None else f"{protocol}, {ways}-way"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One row minus another, such as a ResNeXt minus the ResNet of equal depth and protocol."""
+    """Subtract a row from another, as a ResNet from the ResNeXt of equal depth and protocol."""
 
     x: Row
     r: Row
@@ -184,21 +184,21 @@ class Difference:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds that both networks were trained with."""
+        """List the seeds that both networks were trained with."""
         x, r = ({run.seed for run in row.runs} for row in (self.x, self.r))
         return tuple(sorted(seed for seed in x & r if seed is not None))
 
     @property
     def name(self) -> str:
-        """Both names: "X-50 32x4d - R-50 1x64d"."""
+        """Name both: "X-50 32x4d - R-50 1x64d"."""
         return f"{self.x.name} - {self.r.name}"
 
     @property
     def label(self) -> str:
-        """The names in several lines, for an axis."""
+        """Write the names in several lines, for an axis."""
         return f"{self.x.name}\n- {self.r.name}".replace(" (", "\n(")
 
     @property
     def protocol(self) -> str | None:
-        """The protocol of both rows; None where only the paper has figures."""
+        """Name the protocol of both rows; None where only the paper has figures."""
         return self.x.protocol

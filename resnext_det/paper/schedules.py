@@ -50,7 +50,7 @@ class Effect:
 
     @property
     def mean(self) -> float:
-        """The mean over the seeds."""
+        """Average over the seeds."""
         return statistics.fmean(self.values.values())
 
     def find_interval(self) -> tuple[float, float] | None:
@@ -72,7 +72,7 @@ class ScheduleComparison:
 
     @property
     def pairs(self) -> list[str]:
-        """The names of X and R, each pair once."""
+        """List the names of X and R, each pair once."""
         return list(dict.fromkeys(effect.pair for effect in self.differences))
 
 
@@ -189,7 +189,7 @@ def plot_schedules(comparison: ScheduleComparison, path: str | Path) -> None:
         path: its suffix chooses the format, as ".png".
 
     Raises:
-        ValueError: the format is unknown, or matplotlib is not installed.
+        ValueError: the format is unknown.
     """
     pairs = comparison.pairs
     with draw_figure(path, (2 + 5 * len(pairs), 4.5), pairs) as (figure, _):
