@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> Iterator[str]:
     """Train everything; yield the tables."""
-    from resnext_det.paper.miniature import Settings, run_miniature
+    from resnext_det.paper.miniature import Settings, compares_schedules, run_miniature
     from resnext_det.paper.schedules import plot_schedules
 
     settings = Settings(
@@ -104,6 +104,11 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         engine=options.engine,
         device=options.device,
     )
+    if options.png and not compares_schedules(settings):
+        raise ValueError(
+            f"--png draws X - R of several heads or lengths, and {settings.configs} has one head, "
+            "trained for one length; add --iterations with several numbers, or leave --png out"
+        )
     miniature = run_miniature(settings)
     yield miniature.format()
     if options.png and miniature.schedules is not None:

@@ -183,6 +183,16 @@ def list_networks(configs: Path) -> dict[str, list[str]]:
     return networks
 
 
+def compares_schedules(settings: Settings) -> bool:
+    """Tell whether a miniature has several heads or lengths, whose X - R can be compared.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``list_networks``.
+    """
+    several_heads = any(len(found) > 1 for found in list_networks(settings.configs).values())
+    return several_heads or len(settings.iterations) > 1
+
+
 def run_miniature(settings: Settings) -> Miniature:
     """Pre-train every network, fine-tune it with every seed, and compare.
 

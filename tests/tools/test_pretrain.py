@@ -184,6 +184,7 @@ def test_table_8_in_miniature(
         (None, ("--iterations", 2, 0), "the numbers of iterations are [2, 0]"),
         (None, ("--parallel", 0), "--parallel 0: write 1 training at a time, or more"),
         (None, ("--iterations", 2), "--iterations would not move the steps of WarmupMultiStepLR"),
+        (None, ("--png", "x.png"), "--png draws X - R of several heads or lengths, and "),
     ],
 )
 def test_a_miniature_tells_what_is_wrong_before_it_trains(
