@@ -61,7 +61,7 @@ class Examination:
 
     @property
     def first(self) -> Test | None:
-        """The first test that could be analyzed; else the first; None without any."""
+        """Choose the first test that could be analyzed; else the first; None without any."""
         analyzed = [test for test in self.tests if test.analysis is not None]
         return next(iter([*analyzed, *self.tests]), None)
 

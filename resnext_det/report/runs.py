@@ -84,17 +84,17 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The last two parts of the folder's path."""
+        """Name the run by the last two parts of its folder's path."""
         return shorten_path(self.path.absolute().as_posix())
 
     @property
     def was_trained(self) -> bool:
-        """Whether the folder is of a training, and not of an evaluation alone."""
+        """Tell whether the folder is of a training, and not of an evaluation alone."""
         return any(name in self.series for name in ("total_loss", "lr"))
 
     @property
     def iterations(self) -> int:
-        """How many iterations were done, as far as metrics.json tells; 0 without it."""
+        """Count the iterations that were done, as far as metrics.json tells; 0 without it."""
         ends = [series.iterations[-1] for series in self.series.values() if len(series.iterations)]
         done, total = int(max(ends, default=-1)) + 1, self.get("SOLVER.MAX_ITER")
         # The evaluation of a training that was resumed at its end is written as one more.

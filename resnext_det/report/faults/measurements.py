@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def distance(self) -> float:
-        """How many standard deviations the means are apart."""
+        """Count the standard deviations by which the means are apart."""
         return abs(self.train - self.test) / max(self.spread, 1e-9)
 
 
@@ -66,7 +66,7 @@ class Found:
 
     @property
     def finds_hardly_any(self) -> bool:
-        """Whether hardly any object is found, under whatever class."""
+        """Tell whether hardly any object is found, under whatever class."""
         return bool(len(self.sides)) and float((self.touched >= 0.5).mean()) < _HARDLY_ANY
 
 
@@ -116,22 +116,22 @@ class Measurements:
 
     @property
     def is_retinanet(self) -> bool:
-        """Whether the detector has no RPN and no heads, but RetinaNet's in their place."""
+        """Tell whether the detector is a RetinaNet, without an RPN and ROI heads."""
         return self.get("MODEL.META_ARCHITECTURE") == "RetinaNet"
 
     @property
     def head(self) -> str:
-        """The node of the configuration that has the thresholds of a test."""
+        """Name the node of the configuration that has the thresholds of a test."""
         return "MODEL.RETINANET" if self.is_retinanet else "MODEL.ROI_HEADS"
 
     @property
     def lacking(self) -> float:
-        """How many points of AP50 are not reached; half of all where it is not known."""
+        """Compute how many points AP50 is below 100; 50 where AP50 is not known."""
         return 50.0 if math.isnan(self.ap50) else 100.0 - self.ap50
 
     @property
     def is_low(self) -> bool:
-        """Whether AP50 is so low that something is likely wrong, or is not known."""
+        """Tell whether AP50 is so low that something is likely wrong, or is not known."""
         return not self.ap50 >= LOW_AP50
 
     def count_by_name(self, statistics: SetStatistics | None) -> np.ndarray | None:
