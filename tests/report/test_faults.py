@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -338,11 +339,26 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
         "less than twice the objects of 100 of 100 images",
         "POST_NMS_TOPK_TEST 1000",
     ),
+    "few proposals for very many objects": (
+        replace(
+            change_cfg(BAD, MODEL__RPN__POST_NMS_TOPK_TEST=1000),
+            found=replace(make_found(), objects_of_image=np.full(100, 600)),
+        ),
+        "Too few proposals",
+        "MODEL.RPN.POST_NMS_TOPK_TEST is 1000, less than twice the objects of 100 of 100 images",
+        "POST_NMS_TOPK_TEST 1200",
+    ),
     "repeated detections": (
-        replace(BAD, costs={"duplicate": 20.0}),
+        replace(change_cfg(BAD, MODEL__ROI_HEADS__NMS_THRESH_TEST=0.7), costs={"duplicate": 20.0}),
         "several times",
         "cost 20.0 points",
         "NMS_THRESH_TEST 0.5",
+    ),
+    "repeated detections at the usual threshold": (
+        replace(BAD, costs={"duplicate": 20.0}),
+        "several times",
+        "cost 20.0 points of AP50 (MODEL.ROI_HEADS.NMS_THRESH_TEST 0.5)",
+        "NMS_THRESH_TEST 0.4 or lower",
     ),
     "a class never found": (
         replace(SOUND, found=make_found(lost=1)),
@@ -381,6 +397,13 @@ def test_every_rule_has_a_case_and_the_costliest_comes_first() -> None:
     for measured, *_ in CASES.values():
         weights = [cause.weight for cause in list_causes(measured)]
         assert weights == sorted(weights, reverse=True)
+
+
+def test_no_remedy_is_a_value_that_is_set() -> None:
+    for measured, *_ in CASES.values():
+        for cause in list_causes(measured):
+            for key, value in re.findall(r"([A-Z]+(?:\.[A-Z_]+)+) ([^\s;:,]+)", cause.advice):
+                assert str(measured.get(key)) != value, cause
 
 
 def test_what_a_short_training_and_a_detector_that_goes_on_are_not_blamed_for() -> None:

@@ -10,7 +10,8 @@ from resnext_det.report.faults.cause import Cause
 from resnext_det.report.faults.measurements import Found, Measurements
 from resnext_det.report.faults.sets import UNEQUAL
 
-_USUAL_SCORE, _USUAL_LIMIT = 0.05, 100
+_USUAL_SCORE, _USUAL_LIMIT, _USUAL_NMS = 0.05, 100, 0.5
+_USUAL_PROPOSALS = 1000
 _AT_LIMIT = 0.1  # of the images
 _FEWEST_OF_CLASS = 10
 _TAKEN_FOR = 0.3
@@ -82,11 +83,13 @@ def find_few_proposals(measured: Measurements) -> Cause | None:
     many = found.objects_of_image * 2 > limit
     if many.mean() < _AT_LIMIT:
         return None
+    wanted = max(_USUAL_PROPOSALS, 2 * int(found.objects_of_image.max()))
     return Cause(
         "Too few proposals of an image are kept",
         f"MODEL.RPN.POST_NMS_TOPK_TEST is {limit}, less than twice the objects of "
         f"{int(many.sum())} of {len(many)} images.",
-        "Write MODEL.RPN.POST_NMS_TOPK_TEST 1000 (and POST_NMS_TOPK_TRAIN) and evaluate again.",
+        f"Write MODEL.RPN.POST_NMS_TOPK_TEST {wanted} (and POST_NMS_TOPK_TRAIN) and evaluate "
+        "again.",
         0.5 * measured.lacking * float(many.mean()),
     )
 
@@ -96,12 +99,16 @@ def find_repeated_detections(measured: Measurements) -> Cause | None:
     cost, key = measured.costs.get("duplicate", 0.0), f"{measured.head}.NMS_THRESH_TEST"
     if not cost >= _HIGH_COST:
         return None
+    threshold = measured.get(key)
+    wanted = f"{key} {_USUAL_NMS}, the usual value,"
+    if threshold is not None and threshold <= _USUAL_NMS:
+        wanted = f"{key} {0.8 * threshold:.2g}"
     return Cause(
         DESCRIPTIONS["duplicate"].title,
         f"Detections beside the best one of an object cost {cost:.1f} points of AP50 "
-        f"({key} {measured.get(key)}).",
-        f"Write {key} 0.5, the usual value, or lower, and evaluate again; where the boxes of one "
-        "object differ much, train longer.",
+        f"({key} {threshold}).",
+        f"Write {wanted} or lower, and evaluate again; where the boxes of one object differ much, "
+        "train longer.",
         cost,
     )
 
