@@ -125,7 +125,7 @@ def _draw_rate(run: RunFolder) -> Markup | None:
 def show_speed(run: RunFolder) -> Markup:
     """Show seconds an iteration, images a second, the part that is waited for data, and memory."""
     rows: list[list[Cell]] = []
-    times, waits = (_read(run, name) for name in ("time", "data_time"))
+    times, waits = (read_finite(run, name) for name in ("time", "data_time"))
     if times.size:
         middle, batch = float(np.median(times)), run.get("SOLVER.IMS_PER_BATCH")
         rows.append(["seconds an iteration, the median", f"{middle:.3g}"])
@@ -135,7 +135,7 @@ def show_speed(run: RunFolder) -> Markup:
     if times.size and waits.size:
         share = float(np.median(waits) / max(np.median(times), 1e-12))
         rows.append(["waited for data", f"{100 * share:.0f} %"])
-    memory = _read(run, "peak_memory_mib")
+    memory = read_finite(run, "peak_memory_mib")
     if memory.size:
         rows.append(["most memory, GiB", f"{memory.max() / 1024:.1f}"])
     parts = [format_table(["speed and memory", ""], rows)] if rows else []
@@ -150,7 +150,7 @@ def show_speed(run: RunFolder) -> Markup:
     return join(parts)
 
 
-def _read(run: RunFolder, name: str) -> np.ndarray:
+def read_finite(run: RunFolder, name: str) -> np.ndarray:
     """Read the values of a scalar that are finite."""
     series = run.series.get(name)
     return np.empty(0) if series is None else series.values[np.isfinite(series.values)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from resnext_det.report.charts import Line, draw_lines
 from resnext_det.report.page import Section, place_beside
+from resnext_det.report.progress import read_finite
 from resnext_det.report.run_groups import RunGroup, find_settings
 from resnext_det.report.tables import Cell, format_table
 
@@ -57,7 +58,7 @@ def build_costs(groups: Sequence[RunGroup]) -> Section | None:
     """Build the table of what the trainings cost: time of an iteration, memory, size of weights."""
     rows: list[list[Cell]] = []
     for group in groups:
-        seconds, memory = (_find_median(group, name) for name in ("time", "max_mem"))
+        seconds, memory = (_collect(group, name) for name in ("time", "peak_memory_mib"))
         sizes = [size for run in group.runs for name, size in run.checkpoints.items()]
         machines = {
             run.environment.machine.gpu or run.environment.machine.cpu
@@ -66,19 +67,25 @@ def build_costs(groups: Sequence[RunGroup]) -> Section | None:
         }
         rows.append(
             [
-                *(group.name, seconds, memory),
+                group.name,
+                float(np.median(seconds)) if seconds.size else None,
+                float(memory.max()) / 1024 if memory.size else None,
                 max(sizes) / 1e6 if sizes else None,
                 ", ".join(sorted(machines)) or None,
             ]
         )
     if all(cell is None for row in rows for cell in row[1:4]):
         return None
-    headers = ["training", "seconds an iteration", "memory, MB", "checkpoint, MB", "processor"]
+    headers = [
+        "training",
+        "seconds an iteration",
+        "most memory, GiB",
+        "checkpoint, MB",
+        "processor",
+    ]
     return Section("Speed and memory", "speed", format_table(headers, rows, digits=2))
 
 
-def _find_median(group: RunGroup, name: str) -> float | None:
-    values = [run.series[name].values for run in group.runs if name in run.series]
-    found = np.concatenate(values) if values else np.empty(0)
-    found = found[np.isfinite(found)]
-    return float(np.median(found)) if found.size else None
+def _collect(group: RunGroup, name: str) -> np.ndarray:
+    """Collect the finite values of a scalar over a training's runs."""
+    return np.concatenate([read_finite(run, name) for run in group.runs])

@@ -66,7 +66,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 json.dumps({"AP": metrics.AP, "AP50": metrics.AP50})
             )
             lines = [
-                {"iteration": i, "total_loss": 3.0 - i / 10, "bbox/AP": i, "time": 0.25}
+                {"iteration": i, "total_loss": 3.0 - i / 10, "bbox/AP": i}
+                | {"time": 0.25, "peak_memory_mib": 3072 + i}
                 for i in (9, 19)
             ]
             (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
@@ -97,6 +98,7 @@ def test_two_runs(folders: dict[str, Path]) -> None:
     assert "over images" in text and "MODEL.RESNETS.NUM_GROUPS" in text
     assert "Table 8 of the paper" in text and "49.7" in text  # AP50 of X-50-32x4d there
     assert page.count("data:image/jpeg") >= 4
+    assert re.search(r"R-50-1x64d/seed_0 0\.25 3\.02 ", text)  # seconds and GiB
     assert "missed by the first" not in page  # it is drawn, not written
     assert len(page) < 1_000_000
 
