@@ -12,6 +12,7 @@ import numpy as np
 from resnext_det.evaluation.coco import CocoMetrics, check_limit, compute_metrics
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.evaluation.coco_files import (
+    Detections,
     GroundTruth,
     Source,
     read_detections,
@@ -45,6 +46,8 @@ class DetectionAnalysis:
     """Hold the analysis of a detector's results on a set.
 
     Attributes:
+        truth: the annotations.
+        found: the results, all that there are.
         metrics: COCO's numbers, to the last bit those of pycocotools.
         intervals: by the names of ``metrics.as_dict(recalls=True)`` and "AP-NAME" for every class,
             the interval in percent in which the number lies with 95 % confidence on other sets of
@@ -60,6 +63,8 @@ class DetectionAnalysis:
         objects: how many annotated objects, crowds apart.
     """
 
+    truth: GroundTruth = field(repr=False)
+    found: Detections = field(repr=False)
     metrics: CocoMetrics
     intervals: Mapping[str, Interval]
     errors: tuple[ErrorCost, ...]
@@ -207,6 +212,8 @@ def _analyze(
     words = np.array([*ERROR_KINDS, "ignored", "correct"])  # the last two are -2 and -1
     score = by_score.best_score
     analysis = DetectionAnalysis(
+        truth=truth,
+        found=found,
         metrics=metrics,
         intervals={},
         errors=compute_error_costs(matches, errors, score),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
 from resnext_det.evaluation.analysis import DetectionAnalysis
 from resnext_det.evaluation.coco import describe_limit
-from resnext_det.evaluation.coco_files import read_ground_truth
+from resnext_det.evaluation.coco_files import GroundTruth
 from resnext_det.evaluation.score_curves import ScoreCurves
 from resnext_det.report.charts import Line, draw_bars, draw_heatmap, draw_lines
 from resnext_det.report.error_kinds import DESCRIPTIONS
@@ -93,14 +92,10 @@ def show_errors(analysis: DetectionAnalysis) -> Markup:
     return join([chart, table, note])
 
 
-def show_numbers(analysis: DetectionAnalysis, annotations: Path) -> Markup:
-    """Show COCO's twelve numbers with intervals, and the objects that each is of.
-
-    Args:
-        annotations: the file of the test set.
-    """
+def show_numbers(analysis: DetectionAnalysis) -> Markup:
+    """Show COCO's twelve numbers with intervals, and the objects that each is of."""
     numbers = analysis.metrics.as_dict(recalls=True)
-    counts = {"": analysis.objects, **_count_sizes(annotations)}
+    counts = {"": analysis.objects, **_count_sizes(analysis.truth)}
     rows: list[list[Cell]] = []
     for name, value in numbers.items():
         if "-" in name:  # of a class
@@ -129,9 +124,8 @@ def _describe_number(name: str, size: str) -> str:
     return {"AP50": "IoU 0.50", "AP75": "IoU 0.75"}.get(name, "the mean over IoU 0.50 to 0.95")
 
 
-def _count_sizes(annotations: Path) -> dict[str, int]:
+def _count_sizes(truth: GroundTruth) -> dict[str, int]:
     """Count objects by COCO's sizes, which go by the areas that the annotations tell."""
-    truth = read_ground_truth(annotations)
     areas = truth.areas[truth.crowd == 0]
     small, large = areas < 32**2, areas > 96**2
     each = (small, ~small & ~large, large)

@@ -217,7 +217,7 @@ def _list_test_sections(examined: Examination, test: Test) -> Iterator[Section]:
     analysis, dataset = test.analysis, test.dataset
     assert analysis is not None and dataset is not None
     yield Section("Errors", "errors", show_errors(analysis))
-    yield Section("Numbers", "numbers", show_numbers(analysis, dataset.annotations_file))
+    yield Section("Numbers", "numbers", show_numbers(analysis))
     yield Section("Classes", "classes", show_classes(analysis, _count_training(examined, test)))
     best_score = analysis.by_score.best_score
     told = "No score is the best, so that no detection is shown on the right."

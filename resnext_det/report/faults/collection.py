@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,7 @@ from resnext_det.data.appearance import QUALITIES, measure_images
 from resnext_det.data.inspection.copied_images import find_copied_images
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.evaluation.analysis import DetectionAnalysis
-from resnext_det.evaluation.coco_files import (
-    Detections,
-    GroundTruth,
-    read_detections,
-    read_ground_truth,
-)
+from resnext_det.evaluation.coco_files import Detections, GroundTruth
 from resnext_det.evaluation.systematic import (
     Nearness,
     count_names,
@@ -60,47 +54,23 @@ def measure_run(
         appearance=_compare_images(train, test),
         warnings=tuple(dict.fromkeys(_WARNING.findall(log))),
         began_as_detector=": detector weights:" in log,
-        **({} if analysis is None else _measure_detections(run, analysis, test)),
+        **({} if analysis is None else _measure_detections(analysis, test)),
     )
 
 
-def _measure_detections(
-    run: RunFolder, analysis: DetectionAnalysis, test: SetStatistics | None
-) -> dict[str, Any]:
-    """Measure what was found of the first test set with detections: fields of Measurements."""
-    metrics = analysis.metrics
-    fields: dict[str, Any] = {
+def _measure_detections(analysis: DetectionAnalysis, test: SetStatistics | None) -> dict[str, Any]:
+    """Measure what was found of the test set: fields of Measurements."""
+    metrics, truth, found = analysis.metrics, analysis.truth, analysis.found
+    nearness = measure_nearness(truth, found)
+    return {
         "class_names": metrics.class_names,
         "ap50": metrics.AP50,
         "category_ap": metrics.category_ap,
         "costs": {error.kind: error.cost for error in analysis.errors},
-    }
-    results = _read_results(run, analysis)
-    if results is None:
-        return fields
-    truth, found = results
-    nearness = measure_nearness(truth, found)
-    return {
-        **fields,
         "found": _collect_found(truth, found, nearness, test),
         "renaming": find_renaming(truth, found, nearness),
         "displacement": find_displacement(truth, found, nearness),
     }
-
-
-def _read_results(
-    run: RunFolder, analysis: DetectionAnalysis
-) -> tuple[GroundTruth, Detections] | None:
-    """Read the annotations and detections that an analysis is of, if they are still there."""
-    for folder in run.tests:
-        if folder.detections is None:
-            continue
-        with suppress(ValueError, OSError):
-            truth = read_ground_truth(run.locate_set(folder.name)[0])
-            found = read_detections(folder.detections, truth)
-            if len(found.images) == analysis.detections:
-                return truth, found
-    return None
 
 
 def _collect_found(
