@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from resnext_det.data.coco import locate_dataset
+from resnext_det.data.inspection.copied_images import find_copied_images
 from resnext_det.report.runs import RunFolder
 
 
@@ -18,16 +19,21 @@ def identify_sets(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
         that are not there any more count as those of the other runs where these have one file
         alone of the name; else their text is empty.
     """
-    hashes: dict[Path, str] = {}
-    found: list[dict[str, str]] = []
-    for run in runs:
-        of_run = {}
-        for name in (*(run.list_sets("TRAIN") if run.was_trained else ()), *run.list_sets("TEST")):
-            file = locate_annotations(run, name)
-            if file is not None and file not in hashes:
-                hashes[file] = _hash_file(file)
-            of_run[name] = hashes[file] if file is not None else ""
-        found.append(of_run)
+    files = [
+        {
+            name: locate_annotations(run, name)
+            for name in (
+                *(run.list_sets("TRAIN") if run.was_trained else ()),
+                *run.list_sets("TEST"),
+            )
+        }
+        for run in runs
+    ]
+    texts = _unify_files(file for of_run in files for file in of_run.values() if file is not None)
+    found = [
+        {name: texts.get(file, "") if file is not None else "" for name, file in of_run.items()}
+        for of_run in files
+    ]
     for name in {name for of_run in found for name in of_run}:
         known = {of_run[name] for of_run in found if of_run.get(name)}
         if len(known) == 1:
@@ -58,12 +64,10 @@ def locate_annotations(run: RunFolder, name: str) -> Path | None:
     return None if known is None else known[0].resolve()
 
 
-def _hash_file(file: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as stream:
-            while part := stream.read(1 << 20):
-                digest.update(part)
-    except OSError:  # it is not there any more
-        return ""
-    return digest.hexdigest()
+def _unify_files(files: Iterable[Path]) -> dict[Path, str]:
+    """Give every file that is there a text: its path, or that of an earlier file equal to it."""
+    paths = [str(file) for file in dict.fromkeys(files) if file.is_file()]
+    texts = {Path(path): path for path in paths}
+    for first, *others in find_copied_images(paths, seconds=math.inf)[0]:
+        texts.update({Path(paths[index]): paths[first] for index in others})
+    return texts
