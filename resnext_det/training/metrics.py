@@ -18,6 +18,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -340,14 +341,14 @@ def _open_tensorboard(output_dir: str | Path, start: int) -> Any:
 def _silence_tensorboard() -> None:
     """Leave out the traceback of TensorBoard's thread: its next call here raises the error."""
     tell = threading.excepthook
+    if not isinstance(tell, partial) or tell.func is not _tell_of_others:
+        threading.excepthook = partial(_tell_of_others, tell)
 
-    def tell_others(given: Any) -> None:
-        if not type(given.thread).__module__.startswith("tensorboard."):
-            tell(given)
 
-    if not getattr(tell, "leaves_out_tensorboard", False):
-        setattr(tell_others, "leaves_out_tensorboard", True)  # noqa: B010 (a function's own mark)
-        threading.excepthook = tell_others
+def _tell_of_others(tell: Callable[[Any], object], given: Any) -> None:
+    """Call ``tell`` with the error of a thread, unless the thread is TensorBoard's."""
+    if not type(given.thread).__module__.startswith("tensorboard."):
+        tell(given)
 
 
 def _add_picture(board: Any, name: str, image: np.ndarray, iteration: int) -> None:
