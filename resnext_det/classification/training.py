@@ -104,8 +104,7 @@ def train(
     else:
         refuse_statement(preprocessing)
     training = _Training(cfg, train_set, test_set, model, device)
-    training.state.anyway = resume_anyway
-    start = training.resume() if resume else 0
+    start = training.resume(anyway=resume_anyway) if resume else 0
     if overwrite:
         remove_run(cfg.OUTPUT_DIR)
     record_config(cfg)
@@ -175,10 +174,10 @@ class _Training:
             convert(classifier, form)
         return classifier.to(self.device)
 
-    def resume(self) -> int:
+    def resume(self, *, anyway: bool) -> int:
         """Restore the newest checkpoint; return the iteration to start with."""
         self.best_top1 = read_top1(Path(self.cfg.OUTPUT_DIR, BEST))
-        return self.state.resume()
+        return self.state.resume(anyway=anyway)
 
     def follow_tests(self) -> None:
         """Take note of the tests in metrics.json, whose later lines the writer has cut."""

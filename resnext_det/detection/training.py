@@ -101,8 +101,8 @@ def train_detector(
     split = _save_memory(cfg, model, saving, draw_anchors)
     wrapped = distributed.distribute(model, device)
     kept = Checkpointer(cfg.OUTPUT_DIR, max_to_keep=get_own(cfg, "SOLVER.CHECKPOINT_KEEP") or None)
-    state = TrainingState(wrapped, optimizer, kept, contents=contents, anyway=resume_anyway)
-    start = state.resume() if resume else 0
+    state = TrainingState(wrapped, optimizer, kept, contents=contents)
+    start = state.resume(anyway=resume_anyway) if resume else 0
     if start == 0:
         if start_file is not None:
             load_pretrained(cfg, model, start_file, class_names)

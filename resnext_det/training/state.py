@@ -56,7 +56,6 @@ class TrainingState:
         parts: objects whose state is saved too, by name, such as an average of the weights.
         contents: what the training sets hold, by name, as counts and digests; a checkpoint that
             tells of others is not resumed.
-        anyway: it is all the same, with a warning.
     """
 
     model: nn.Module
@@ -65,7 +64,6 @@ class TrainingState:
     facts: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Stateful] = field(default_factory=dict)
     contents: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
-    anyway: bool = False
     _saved: tuple[int, Path] | None = field(default=None, init=False, repr=False)
 
     def save(self, name: str, iteration: int, told: str = SAVING) -> Path:
@@ -152,10 +150,13 @@ class TrainingState:
             step.check_losses()
         return self.save(f"model_{step.iteration:07d}", step.iteration)
 
-    def resume(self) -> int:
+    def resume(self, *, anyway: bool = False) -> int:
         """Restore the newest checkpoint of the folder, where there is one.
 
         Call it last before the loop, in every process.
+
+        Args:
+            anyway: warn, in place of the error, where the training sets held something else.
 
         Returns:
             the iteration to start with, 0 without a checkpoint.
@@ -192,7 +193,7 @@ class TrainingState:
             )
         for name, part in self.parts.items():
             part.load_state_dict(contents[name])
-        self._check_contents(contents.get(_CONTENTS), path)
+        self._check_contents(contents.get(_CONTENTS), path, anyway=anyway)
         load_model_state(distributed.unwrap(self.model), contents["model"])
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
@@ -221,13 +222,13 @@ class TrainingState:
             "gradients (SOLVER.CLIP_GRADIENTS.ENABLED True), and begin anew"
         )
 
-    def _check_contents(self, recorded: Any, path: Path) -> None:
+    def _check_contents(self, recorded: Any, path: Path, *, anyway: bool) -> None:
         """Refuse, or warn of, training sets that have changed since a checkpoint was written."""
         changes = list_first(_find_changes(recorded, self.contents), 4)
         if not changes:
             return
         told = f"the training sets are not as they were when {path} was written: {changes}"
-        if not self.anyway:
+        if not anyway:
             raise ValueError(
                 f"{told}; resume with the data of that run, choose another OUTPUT_DIR, or go on "
                 "all the same with --resume-anyway"

@@ -210,13 +210,11 @@ def test_training_sets_that_have_changed_are_not_resumed(
         ({"a": {"images": 5, "boxes": 9, "names": "ab"}}, r"'a' has 5 images in place of 4;"),
         ({"a": {"names": "cd"}, "b": {"images": 1}}, r"'a' has other names, 'b' has 1 images in"),
     ):
-        state.contents, state.anyway = changed, False
+        state.contents = changed
         with pytest.raises(ValueError, match=rf"not as they were when .*001\.pth was.*: {words}"):
             state.resume()
-        state.anyway = True
-        assert state.resume() == 2
+        assert state.resume(anyway=True) == 2
     assert "The run goes on with them, as --resume-anyway says" in caplog.text
-    state.anyway = False
     contents = Checkpointer(tmp_path).load(path)
     for odd in (None, [], {"a": 3}, {"c": {"images": 9}}, {"a": {"images": torch.ones(2)}}):
         Checkpointer(tmp_path).save("model_0000001", {**contents, "training_sets": odd})
