@@ -206,13 +206,19 @@ def train_mapper(cfg: CfgNode) -> DetectionMapper:
     )
 
 
-def test_mapper(cfg: CfgNode) -> DetectionMapper:
-    """Build the mapper from a record to the sample that is evaluated."""
+def test_mapper(cfg: CfgNode, *, with_objects: bool = False) -> DetectionMapper:
+    """Build the mapper from a record to the sample that is evaluated.
+
+    Args:
+        with_objects: keep the boxes, as in training; the mapper then has to be given a random
+            state, which changes nothing.
+    """
     given = cfg.MODEL.LOAD_PROPOSALS
     return DetectionMapper(
-        False,
+        with_objects,
         min_sizes=(cfg.INPUT.MIN_SIZE_TEST,),
         max_size=cfg.INPUT.MAX_SIZE_TEST,
+        flip="none",
         image_format=cfg.INPUT.FORMAT,
         proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST if given else None,
     )

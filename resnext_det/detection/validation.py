@@ -24,7 +24,7 @@ from resnext_det.config.detection import get_own
 from resnext_det.data.coco import CocoDataset, filter_empty
 from resnext_det.data.loaders import build_test_loader
 from resnext_det.data.records import Record
-from resnext_det.data.transforms import DetectionMapper
+from resnext_det.detection.datasets import test_mapper
 from resnext_det.files import escape_controls
 from resnext_det.training import distributed
 from resnext_det.training.interruption import leave_if_asked
@@ -88,15 +88,7 @@ class _Mapper:
     """Map a record to a sample of the test's size that keeps its objects; nothing is drawn."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        given = cfg.MODEL.LOAD_PROPOSALS
-        self._mapper = DetectionMapper(
-            True,
-            min_sizes=(cfg.INPUT.MIN_SIZE_TEST,),
-            max_size=cfg.INPUT.MAX_SIZE_TEST,
-            flip="none",
-            image_format=cfg.INPUT.FORMAT,
-            proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST if given else None,
-        )
+        self._mapper = test_mapper(cfg, with_objects=True)
 
     def __call__(self, record: Record, random_state: Any = None) -> dict[str, Any]:
         return self._mapper(record, np.random.RandomState(0))  # draws one of one size
