@@ -60,9 +60,9 @@ class EvaluationWatch:
             causes = explain_zero_ap(self._cfg, dataset, rows, done)
             logger.warning("AP on %s is %.1f after %d iterations: %s.", name, ap, done, causes)
         self._seen.add(dataset.name)
-        missing = find_undetected(dataset, rows) if rows and ap >= _ZERO else []
         late = 2 * done >= self._cfg.SOLVER.MAX_ITER
-        if missing and late and self._told.get(dataset.name) != missing:
+        missing = find_undetected(dataset, rows) if late and rows and ap >= _ZERO else []
+        if missing and self._told.get(dataset.name) != missing:
             self._told[dataset.name] = missing
             logger.warning(
                 "On %s there is no detection of %d of %d classes: %s (objects there in brackets). "
