@@ -244,25 +244,29 @@ def _name_file(path: Path) -> Iterator[None]:
 
 def read_names(output_dir: str | Path, iteration: int) -> set[str]:
     """Read the names of the scalars that metrics.json has of an iteration; in every process."""
-    names: set[str] = set()
-    path = Path(output_dir, "metrics.json")
-    if distributed.is_main_process() and path.is_file():
-        for _, content in _read_whole_lines(path):
-            names |= set(content) if content["iteration"] == iteration else set()
-    return distributed.broadcast_object(names)
+    lines = [set(line) for line in _read_contents(output_dir) if line["iteration"] == iteration]
+    return distributed.broadcast_object(set[str]().union(*lines))
 
 
 def read_values(output_dir: str | Path, name: str) -> dict[int, float]:
     """Read a scalar's values from metrics.json by iteration, null as nan; in every process."""
-    values: dict[int, float] = {}
+    values = {
+        line["iteration"]: math.nan if line[name] is None else float(line[name])
+        for line in _read_contents(output_dir)
+        if name in line
+    }
+    return distributed.broadcast_object(values)
+
+
+def _read_contents(output_dir: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield what the lines of metrics.json hold; nothing without the file, or in other processes.
+
+    Only the main process reads, so that what all of them know is one state of the file.
+    """
     path = Path(output_dir, "metrics.json")
     if distributed.is_main_process() and path.is_file():
         for _, content in _read_whole_lines(path):
-            if name in content:
-                values[content["iteration"]] = float(
-                    "nan" if content[name] is None else content[name]
-                )
-    return distributed.broadcast_object(values)
+            yield content
 
 
 def cut_metrics(path: Path, start: int) -> None:
