@@ -129,7 +129,7 @@ def train(
 
 
 class _Training:
-    """One training: its parts, and what happens after its steps."""
+    """Hold the parts of one training, and do what follows its steps: tests and checkpoints."""
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ class _Training:
 
 
 class _Classes:
-    """The classes of a training, which its checkpoints name and a resumed training must have."""
+    """Save a training's classes in its checkpoints, and refuse to resume with others."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._names = list(class_names)
@@ -323,7 +323,7 @@ class _Classes:
 
 
 class _Images:
-    """The preprocessing of a training, which its checkpoints name and a resumed one must have."""
+    """Save a training's preprocessing in its checkpoints, and refuse to resume with another."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing

@@ -38,7 +38,7 @@ Look = Callable[[CocoDataset, Sequence[Mapping[str, Any]], CocoMetrics], None]
 
 
 class DatasetMetrics(Protocol):
-    """The numbers of one test set: ``CocoMetrics``, ``ProposalMetrics`` or detectron2's."""
+    """Hold the numbers of one test set: ``CocoMetrics``, ``ProposalMetrics`` or detectron2's."""
 
     def as_dict(self) -> dict[str, float]: ...
 

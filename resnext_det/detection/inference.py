@@ -121,7 +121,7 @@ class Predictor:
 
     @property
     def lowest_score(self) -> float:
-        """Of the detections that the model gives: ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``."""
+        """Tell the lowest score of what is detected: ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``."""
         return self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
 
     def detect(self, image: AnyImage) -> ImageDetections:

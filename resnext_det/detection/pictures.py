@@ -43,12 +43,12 @@ class Detector(Protocol):
 
     @property
     def image_format(self) -> str:
-        """Of the arrays that it takes: "BGR", "RGB" or "L"."""
+        """Name the channels of the arrays that it takes: "BGR", "RGB" or "L"."""
         ...
 
     @property
     def lowest_score(self) -> float:
-        """Of the detections that it gives."""
+        """Tell the score that none of its detections is below."""
         ...
 
     def detect(self, image: AnyImage) -> ImageDetections:

@@ -35,7 +35,7 @@ _SHOWN = 8
 
 
 class Checkpointer:
-    """The checkpoints of one output folder.
+    """Write, find, read and remove the checkpoints of one output folder.
 
     Args:
         output_dir: created when something is saved.

@@ -36,7 +36,7 @@ _meetings: Counter[tuple[str, int, int]] = Counter()  # by host, port and rank
 
 
 class ProcessLost(ChildProcessError):
-    """Another process of the job has ended, or cannot be reached any more."""
+    """Tell that another process of the job has ended, or cannot be reached any more."""
 
 
 @dataclass(frozen=True)

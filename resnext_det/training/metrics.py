@@ -127,7 +127,7 @@ class MetricsWriter:
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether what is given to ``put_image`` and ``put_curve`` is shown somewhere."""
+        """Tell whether TensorBoard shows what ``put_image`` and ``put_curve`` are given."""
         return distributed.is_main_process() and self._board is not None
 
     def put_image(self, name: str, image: np.ndarray) -> None:

@@ -57,7 +57,7 @@ class Processes:
 
     @property
     def world_size(self) -> int:
-        """Number of processes on all machines."""
+        """Count the processes on all machines."""
         return self.num_gpus * self.num_machines
 
 

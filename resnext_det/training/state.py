@@ -33,7 +33,7 @@ _SETTINGS = ("initial_lr", "weight_decay", "momentum", "nesterov")
 
 
 class Stateful(Protocol):
-    """An object with a state to save."""
+    """Name what ``TrainingState`` needs of an object whose state checkpoints hold."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -317,7 +317,7 @@ class MovingAverage:
 
     @property
     def model(self) -> nn.Module:
-        """The model with the averaged weights."""
+        """Return the model with the averaged weights."""
         return self._averaged.module
 
     def __call__(self, step: Step) -> None:
