@@ -84,15 +84,17 @@ def draw_lines(
         for line in lines:
             if line.quiet:
                 axes.plot(line.x, line.y, color="#b6bdc4", linewidth=0.8)
-        for position, line in enumerate(named):
+        handles = [
             _plot_line(axes, line, position, several=len(named) > 1)
+            for position, line in enumerate(named)
+        ]
         axes.set(xlim=x_limits, ylim=y_limits, xlabel=x_label, ylabel=y_label)
         if log_y:
             axes.set_yscale("log")
         axes.grid(color=_GRID, linewidth=0.8)
         _add_marks(axes, marks or {})
         if len(named) > 1:
-            _add_legend(axes, axes.lines[len(lines) - len(named) :][: len(named)], named)
+            _add_names(axes, handles, [line.name for line in named])
 
     return render_chart(draw, size, alt, caption)
 
@@ -288,12 +290,13 @@ def draw_histogram(
     return render_chart(draw, size, alt, caption)
 
 
-def _plot_line(axes: Axes, line: Line, position: int, *, several: bool) -> None:
+def _plot_line(axes: Axes, line: Line, position: int, *, several: bool) -> Any:
+    """Plot a line with its band; return what stands for it in a legend."""
     color = COLORS[position % len(COLORS)]
     marker = _MARKERS[position % len(_MARKERS)] if several else ""
     dash = _DASHES[position % len(_DASHES)]
     few = len(line.x) <= 3 * _MARKED
-    axes.plot(
+    (handle,) = axes.plot(
         line.x,
         line.y,
         color=color,
@@ -305,10 +308,7 @@ def _plot_line(axes: Axes, line: Line, position: int, *, several: bool) -> None:
     )
     if line.band is not None:
         axes.fill_between(line.x, *line.band, color=color, alpha=0.16, linewidth=0)
-
-
-def _add_legend(axes: Axes, handles: Sequence[Any], lines: Sequence[Line]) -> None:
-    _add_names(axes, handles, [line.name for line in lines])
+    return handle
 
 
 def _add_names(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
