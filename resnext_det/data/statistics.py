@@ -98,6 +98,11 @@ class SetStatistics:
         """Count the objects of every class: (K,)."""
         return np.bincount(self.classes, minlength=len(self.class_names))
 
+    def count_by_name(self, class_names: Sequence[str]) -> np.ndarray:
+        """Count the objects of classes by their names, 0 of unknown ones: (len(class_names),)."""
+        counts = dict(zip(self.class_names, self.count_objects().tolist(), strict=True))
+        return np.array([counts.get(name, 0) for name in class_names], np.int64)
+
     def count_images(self) -> np.ndarray:
         """Count the images in which every class has an object: (K,)."""
         pairs = np.unique(np.stack([self.owners, self.classes], axis=1), axis=0)

@@ -253,5 +253,4 @@ def _count_training(examined: Examination, test: Test) -> list[int] | None:
     statistics, analysis = examined.train_statistics, test.analysis
     if statistics is None or analysis is None:
         return None
-    counts = dict(zip(statistics.class_names, statistics.count_objects().tolist(), strict=True))
-    return [counts.get(name, 0) for name in analysis.metrics.class_names]
+    return statistics.count_by_name(analysis.metrics.class_names).tolist()

@@ -136,10 +136,7 @@ class Measurements:
 
     def count_by_name(self, statistics: SetStatistics | None) -> np.ndarray | None:
         """Count a set's objects of every class, in the order of ``class_names``: (K,)."""
-        if statistics is None:
-            return None
-        counts = dict(zip(statistics.class_names, statistics.count_objects().tolist()))
-        return np.array([counts.get(name, 0) for name in self.class_names], np.int64)
+        return None if statistics is None else statistics.count_by_name(self.class_names)
 
 
 LOW_AP50 = 60.0
