@@ -15,9 +15,7 @@ from resnext_det.evaluation.analysis import NumberDifference
 from resnext_det.paper.rows import find_difference_interval, find_mean_interval
 from resnext_det.report.equal_sets import identify_sets, list_unequal_sets
 from resnext_det.report.runs import RunFolder
-from resnext_det.report.settings import unify
-
-_OF_A_RUN = {"OUTPUT_DIR", "SEED", "VERSION", "MODEL.DEVICE"}
+from resnext_det.report.settings import OF_A_RUN, unify
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def group_runs(runs: Sequence[RunFolder]) -> list[RunGroup]:
     paths = [run.path.resolve() for run in runs]
     if twice := {path for path in paths if paths.count(path) > 1}:
         raise ValueError(f"{min(twice)} is given twice; give each run once")
-    shared = set(runs[0].config).intersection(*(run.config for run in runs)) - _OF_A_RUN
+    shared = set(runs[0].config).intersection(*(run.config for run in runs)) - OF_A_RUN
     alike: dict[Any, list[RunFolder]] = defaultdict(list)
     for run, sets in zip(runs, identify_sets(runs), strict=True):
         key = {name: _unify_setting(name, run.config[name]) for name in sorted(shared)}
@@ -135,7 +133,7 @@ def find_settings(groups: Sequence[RunGroup]) -> list[tuple[str, list[Any]]]:
     Those of which a group's configuration says nothing are left out.
     """
     configs = [group.runs[0].config for group in groups]
-    shared = set(configs[0]).intersection(*configs) - _OF_A_RUN
+    shared = set(configs[0]).intersection(*configs) - OF_A_RUN
     found = [(key, [config[key] for config in configs]) for key in sorted(shared)]
     different = [
         (key, values) for key, values in found if len({repr(unify(each)) for each in values}) > 1

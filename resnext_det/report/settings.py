@@ -12,8 +12,9 @@ from resnext_det.config.rules import get_value, list_keys
 from resnext_det.files import shipped_folder
 
 _FOLDERS = ("modern", "quickstart", "miniature/*", "two_step", ".")
-# Told elsewhere, or of no account.
-_OF_THE_PLACE = ("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "SEED")
+
+OF_A_RUN = frozenset({"OUTPUT_DIR", "SEED", "VERSION", "MODEL.DEVICE"})
+"""Settings that say nothing of a training itself: they are told elsewhere, or of no account."""
 
 
 class Setting(NamedTuple):
@@ -48,8 +49,8 @@ def find_differences(config: Mapping[str, Any], other: Mapping[str, Any]) -> tup
     """
     return tuple(
         Setting(key, config[key], other[key])
-        for key in sorted(set(config) & set(other))
-        if key not in _OF_THE_PLACE and unify(config[key]) != unify(other[key])
+        for key in sorted((set(config) & set(other)) - OF_A_RUN)
+        if unify(config[key]) != unify(other[key])
     )
 
 
