@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 # How many IoU thresholds, recalls and areas COCO has.
 _THRESHOLDS, _RECALLS, _AREAS = 10, 101, 4
-
-Entries = TypeVar("Entries", GroundTruth, Detections)
 
 BACKENDS = ("auto", "pycocotools", "numpy", "hotcoco")
 
@@ -80,8 +77,9 @@ def evaluate_boxes(
         shape = (_RECALLS, len(truth.class_names), _AREAS, len(limits))
         return np.full((_THRESHOLDS, *shape), -1.0), np.full((_THRESHOLDS, *shape[1:]), -1.0)
     if backend == "numpy":
-        matches = match_detections(_select(truth, images), _select(found, images), limits[-1])
-        return compute_curves(matches, limits)
+        objects = truth.select(np.isin(truth.images, images))
+        detections = found.select(np.isin(found.images, images))
+        return compute_curves(match_detections(objects, detections, limits[-1]), limits)
     if backend == "hotcoco":
         evaluation = _load_into_hotcoco(truth, found)
     else:
@@ -92,14 +90,6 @@ def evaluate_boxes(
         evaluation.evaluate()
         evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
-
-
-def _select(entries: Entries, images: np.ndarray) -> Entries:
-    """Select the entries on some images."""
-    chosen = np.isin(entries.images, images)
-    names = ("images", "categories", "boxes", "scores", "areas", "crowd", "id_is_zero")
-    columns = {name: getattr(entries, name)[chosen] for name in names if hasattr(entries, name)}
-    return replace(entries, **columns)
 
 
 def _load_into_hotcoco(truth: GroundTruth, found: Detections) -> Any:

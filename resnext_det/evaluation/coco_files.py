@@ -58,6 +58,11 @@ class GroundTruth:
     sizes: np.ndarray
     file_names: Sequence[str] = ()
 
+    def select(self, chosen: np.ndarray) -> GroundTruth:
+        """Select some of the annotations by a mask or numbers; the images stay."""
+        columns = ("id_is_zero", "images", "categories", "boxes", "areas", "crowd")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -70,6 +75,11 @@ class Detections:
     categories: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
+
+    def select(self, chosen: np.ndarray) -> Detections:
+        """Select some of the results by a mask or numbers."""
+        columns = (self.images, self.categories, self.boxes, self.scores)
+        return Detections(*(column[chosen] for column in columns))
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -231,8 +241,7 @@ def _drop_strays(truth: GroundTruth) -> GroundTruth:
         len(known) - known.sum(),
         len(known),
     )
-    fields = ("id_is_zero", "images", "categories", "boxes", "areas", "crowd")
-    return replace(truth, **{field: getattr(truth, field)[known] for field in fields})
+    return truth.select(known)
 
 
 def _list_examples(ids: Sequence[Any]) -> str:

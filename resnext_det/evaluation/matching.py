@@ -141,9 +141,7 @@ def _order_detections(found: Detections, limit: int) -> tuple[Detections, np.nda
     ranks = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
     order, ranks = order[ranks < limit], ranks[ranks < limit]
     again = np.lexsort((found.images[order], -found.scores[order], found.categories[order]))
-    order, ranks = order[again], ranks[again]
-    columns = (found.images, found.categories, found.boxes, found.scores)
-    return Detections(*(column[order] for column in columns)), ranks
+    return found.select(order[again]), ranks[again]
 
 
 def find_overlaps(truth: GroundTruth, found: Detections) -> Overlaps:
