@@ -205,8 +205,8 @@ def _analyze(
     found = read_detections(results, truth)
     name = str(results) if isinstance(results, str | Path) else name
     every = np.arange(len(truth.image_ids))
-    metrics = compute_metrics(truth, found, every, name, max_detections=limit)
     matches = match_detections(truth, found, limit)
+    metrics = compute_metrics(truth, found, every, name, max_detections=limit, matches=matches)
     by_score, class_scores = compute_score_curves(matches)
     errors = classify_errors(matches)
     words = np.array([*ERROR_KINDS, "ignored", "correct"])  # the last two are -2 and -1

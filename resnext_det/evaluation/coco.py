@@ -21,6 +21,7 @@ from resnext_det.evaluation.coco_files import (
     read_detections,
     read_ground_truth,
 )
+from resnext_det.evaluation.matching import Matches
 from resnext_det.files import escape_controls, format_json
 from resnext_det.instances import Instances
 
@@ -175,12 +176,14 @@ def compute_metrics(
     *,
     backend: str = "auto",
     max_detections: int = COCO_LIMIT,
+    matches: Matches | None = None,
 ) -> CocoMetrics:
     """Compute COCO's numbers of what was read, with the warnings of ``evaluate_coco``.
 
     Args:
         images: numbers of the images to evaluate on.
         name: of the results, for messages.
+        matches: on these images, if they are known: see ``evaluate_boxes``.
     """
     chosen = choose_backend(backend, truth)
     check_results(found, truth, images, name, max_detections)
@@ -188,7 +191,7 @@ def compute_metrics(
     if np.isin(truth.images, images).any() and not np.isin(found.images, images).any():
         logger.warning("There is no detection to evaluate: every AP is 0.")
     limits = choose_limits(max_detections)
-    precision, recall = evaluate_boxes(chosen, truth, found, images, limits)
+    precision, recall = evaluate_boxes(chosen, truth, found, images, limits, matches)
     numbers = {
         "AP": _average(precision[:, :, :, 0, -1]),
         "AP50": _average(precision[0, :, :, 0, -1]),

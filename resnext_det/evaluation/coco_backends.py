@@ -17,7 +17,7 @@ import numpy as np
 
 from resnext_det.evaluation.average_precision import compute_curves
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
-from resnext_det.evaluation.matching import match_detections
+from resnext_det.evaluation.matching import Matches, match_detections
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +66,24 @@ def evaluate_boxes(
     found: Detections,
     images: np.ndarray,
     limits: tuple[int, int, int],
+    matches: Matches | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute COCO's precision (T, R, K, A, M) and recall (T, K, A, M), -1 where undefined.
 
     Args:
         images: numbers of the images to evaluate on, ascending; without any nothing is defined.
         limits: the numbers of detections an image (and category) that M stands for, ascending.
+        matches: on these images, with the last of the limits, if they are known: numpy takes them.
     """
     if len(images) == 0:  # to which hotcoco takes all
         shape = (_RECALLS, len(truth.class_names), _AREAS, len(limits))
         return np.full((_THRESHOLDS, *shape), -1.0), np.full((_THRESHOLDS, *shape[1:]), -1.0)
     if backend == "numpy":
-        objects = truth.select(np.isin(truth.images, images))
-        detections = found.select(np.isin(found.images, images))
-        return compute_curves(match_detections(objects, detections, limits[-1]), limits)
+        if matches is None:
+            objects = truth.select(np.isin(truth.images, images))
+            detections = found.select(np.isin(found.images, images))
+            matches = match_detections(objects, detections, limits[-1])
+        return compute_curves(matches, limits)
     if backend == "hotcoco":
         evaluation = _load_into_hotcoco(truth, found)
     else:
