@@ -15,14 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from resnext_det.evaluation.average_precision import compute_curves
+from resnext_det.evaluation.average_precision import RECALLS, compute_curves
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
-from resnext_det.evaluation.matching import Matches, match_detections
+from resnext_det.evaluation.matching import AREA_RANGES, THRESHOLDS, Matches, match_detections
 
 logger = logging.getLogger(__name__)
-
-# How many IoU thresholds, recalls and areas COCO has.
-_THRESHOLDS, _RECALLS, _AREAS = 10, 101, 4
 
 BACKENDS = ("auto", "pycocotools", "numpy", "hotcoco")
 
@@ -76,8 +73,9 @@ def evaluate_boxes(
         matches: on these images, with the last of the limits, if they are known: numpy takes them.
     """
     if len(images) == 0:  # to which hotcoco takes all
-        shape = (_RECALLS, len(truth.class_names), _AREAS, len(limits))
-        return np.full((_THRESHOLDS, *shape), -1.0), np.full((_THRESHOLDS, *shape[1:]), -1.0)
+        shape = len(truth.class_names), len(AREA_RANGES), len(limits)
+        precision = np.full((len(THRESHOLDS), len(RECALLS), *shape), -1.0)
+        return precision, np.full((len(THRESHOLDS), *shape), -1.0)
     if backend == "numpy":
         if matches is None:
             objects = truth.select(np.isin(truth.images, images))

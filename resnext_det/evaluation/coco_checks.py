@@ -11,6 +11,7 @@ import logging
 import numpy as np
 
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
+from resnext_det.evaluation.matching import AREA_RANGES
 from resnext_det.evaluation.result_forms import Boxes, doubt_form
 from resnext_det.files import list_first
 
@@ -19,9 +20,7 @@ logger = logging.getLogger(__name__)
 COCO_LIMIT = 100
 """How many detections of an image and category count in COCO's own numbers."""
 
-MAX_AREA = 1e5**2
-"""The largest area of an object that counts, in pixels, as pycocotools has it."""
-
+_MAX_AREA = float(AREA_RANGES[0, 1])  # of an object that counts, in pixels
 _LEAST = 3  # boxes without a size that are told
 _SHARE_REJOINED = 0.3  # of boxes that stand twice with other scores; rounded ones may by chance
 _MOST_NORMALIZED = 1.5  # pixels: normalized boxes may reach a little out of the image
@@ -172,7 +171,7 @@ def warn_of_undefined(truth: GroundTruth, images: np.ndarray) -> None:
         images: numbers of the images to evaluate on.
     """
     chosen = np.isin(truth.images, images)
-    counted = chosen & (truth.crowd == 0) & (truth.areas >= 0) & (truth.areas <= MAX_AREA)
+    counted = chosen & (truth.crowd == 0) & (truth.areas >= 0) & (truth.areas <= _MAX_AREA)
     names = np.array(truth.class_names, object)
     missing = np.setdiff1d(np.arange(len(names)), truth.categories[counted])
     if not counted.any():
@@ -205,4 +204,4 @@ def _explain_no_object(truth: GroundTruth, images: np.ndarray, chosen: np.ndarra
             f"its {chosen.sum()} annotations here are all crowds (iscrowd 1), which need not be "
             "found"
         )
-    return f"the area of every object is below 0 or above {MAX_AREA:.0e}"
+    return f"the area of every object is below 0 or above {_MAX_AREA:.0e}"

@@ -13,13 +13,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from resnext_det.evaluation.coco_files import GroundTruth, Source, find_images, read_ground_truth
+from resnext_det.evaluation.matching import AREA_RANGES
 from resnext_det.files import format_json
 
 LIMITS = (100, 1000)
 """How many proposals of an image count, the best first."""
 
 # By the suffix of a recall's name, the areas of its objects in pixels, both ends included.
-_AREAS = {"": (0.0, 1e5**2), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e5**2)}
+_AREAS = dict(zip(("", "s", "m", "l"), AREA_RANGES.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
