@@ -12,7 +12,7 @@ from resnext_det.detection.results import ImageDetections
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
 from resnext_det.evaluation.error_costs import classify_errors
-from resnext_det.evaluation.findings import ERROR_KINDS, collect_findings
+from resnext_det.evaluation.findings import collect_findings
 from resnext_det.evaluation.matching import match_detections
 
 
@@ -51,8 +51,7 @@ def mark_boxes(
     scores = found.scores.astype(np.float64)
     detections = Detections(images, found.classes, extents, scores)
     matches = match_detections(truth, detections, COCO_LIMIT)
-    words = np.array([*ERROR_KINDS, "ignored", "correct"])  # the last two are -2 and -1
-    (findings,) = collect_findings(matches, words[classify_errors(matches).kinds], 0.0)
+    (findings,) = collect_findings(matches, classify_errors(matches).name_kinds(), 0.0)
     marked = findings.truth, findings.found
     truth_names, found_names = ([labels[i] for i in each.classes.tolist()] for each in marked)
     return (

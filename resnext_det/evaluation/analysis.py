@@ -24,7 +24,7 @@ from resnext_det.evaluation.error_costs import (
     classify_errors,
     compute_error_costs,
 )
-from resnext_det.evaluation.findings import ERROR_KINDS, ImageFindings, collect_findings
+from resnext_det.evaluation.findings import ImageFindings, collect_findings
 from resnext_det.evaluation.matching import match_detections
 from resnext_det.evaluation.resampling import (
     WeightedNumbers,
@@ -209,7 +209,6 @@ def _analyze(
     metrics = compute_metrics(truth, found, every, name, max_detections=limit, matches=matches)
     by_score, class_scores = compute_score_curves(matches)
     errors = classify_errors(matches)
-    words = np.array([*ERROR_KINDS, "ignored", "correct"])  # the last two are -2 and -1
     score = by_score.best_score
     analysis = DetectionAnalysis(
         truth=truth,
@@ -220,7 +219,7 @@ def _analyze(
         confusion=compute_confusion(matches, score),
         by_score=by_score,
         class_scores=class_scores,
-        images=collect_findings(matches, words[errors.kinds], score),
+        images=collect_findings(matches, errors.name_kinds(), score),
         detections=len(found.scores),
         objects=by_score.objects,
     )

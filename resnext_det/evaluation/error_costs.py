@@ -58,6 +58,11 @@ class Errors:
     kinds: np.ndarray
     targets: np.ndarray
 
+    def name_kinds(self) -> np.ndarray:
+        """Name what every detection is, (N,): "correct", "ignored" or one of ``ERROR_KINDS``."""
+        names = np.array([*ERROR_KINDS, "ignored", "correct"])  # IGNORED and CORRECT from the end
+        return names[self.kinds]
+
 
 def classify_errors(matches: Matches) -> Errors:
     """Tell what is wrong with every detection, see ``ERROR_KINDS``."""
