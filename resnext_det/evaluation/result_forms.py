@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
-from resnext_det.evaluation.matching import compute_ious
+from resnext_det.evaluation.matching import find_overlaps
 from resnext_det.files import list_first
 
 Boxes = np.ndarray
@@ -42,18 +42,17 @@ def doubt_form(found: Detections, truth: GroundTruth) -> list[str]:
     Returns:
         what is wrong in words, "" for what is not.
     """
-    objects = np.flatnonzero(truth.crowd == 0)
-    objects = objects[np.argsort(truth.images[objects], kind="stable")]
-    number = min(_SAMPLE, len(objects), len(found.scores))
+    objects = truth.select(truth.crowd == 0)
+    number = min(_SAMPLE, len(objects.images), len(found.scores))
     if not number:
         return [_find_beyond(found, truth)]
     best = np.argpartition(-found.scores, number - 1)[:number]
     images, boxes = found.images[best], found.boxes[best]
-    given, nearest = _find_nearest(images, boxes, truth, objects)
+    given, nearest = _find_nearest(images, boxes, objects)
     problem, most = "", 0
     sizes = truth.sizes[images, ::-1].astype(np.float64)
-    for words, others in _list_forms(images, boxes, truth.boxes[objects], sizes).items():
-        overlaps, _ = _find_nearest(*others, truth, objects)
+    for words, others in _list_forms(images, boxes, objects.boxes, sizes).items():
+        overlaps, _ = _find_nearest(*others, objects)
         for_other = int(((overlaps >= 0.5) & (given < overlaps / 2)).sum())
         for_given = int(((given >= 0.5) & (overlaps < given / 2)).sum())
         if for_other > most and for_other >= max(_LEAST, 0.2 * number, 5 * for_given):
@@ -63,7 +62,7 @@ def doubt_form(found: Detections, truth: GroundTruth) -> list[str]:
                 f"{(overlaps >= 0.5).sum()} would if they were {words}"
             )
     covering = given >= 0.5
-    categories = found.categories[best][covering], truth.categories[nearest[covering]]
+    categories = found.categories[best][covering], objects.categories[nearest[covering]]
     return [problem or _find_beyond(found, truth), _doubt_categories(*categories, truth)]
 
 
@@ -124,27 +123,22 @@ def _estimate_scale(boxes: Boxes, objects: Boxes) -> np.ndarray:
 
 
 def _find_nearest(
-    images: np.ndarray, boxes: Boxes, truth: GroundTruth, objects: np.ndarray
+    images: np.ndarray, boxes: Boxes, objects: GroundTruth
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find, for every box, the object of its image that it overlaps most.
 
     Args:
-        objects: numbers of the annotations to look at, ordered by image.
+        objects: annotations without crowds.
 
     Returns:
-        IoU (N,), 0 where there is none, and the number of the annotation (N,).
+        IoU (N,), 0 where it is below 0.1, and the number of the annotation (N,).
     """
-    places = truth.images[objects]
-    first = np.searchsorted(places, images, "left")
-    counts = np.searchsorted(places, images, "right") - first
-    # Every box beside every object of its image, box after box.
-    box = np.repeat(np.arange(len(boxes)), counts)
-    start = np.cumsum(counts) - counts
-    pairs = objects[np.repeat(first - start, counts) + np.arange(len(box))]
-    ious = compute_ious(boxes[box], truth.boxes[pairs])
     overlaps, nearest = np.zeros(len(boxes)), np.zeros(len(boxes), np.int64)
-    order = np.argsort(ious, kind="stable")  # the last that is written is the largest
-    overlaps[box[order]], nearest[box[order]] = ious[order], pairs[order]
+    # Classes and scores, here zeros, do not matter.
+    pairs = find_overlaps(objects, Detections(images, nearest, boxes, overlaps))
+    pairs = pairs.select(np.argsort(pairs.ious, kind="stable"))
+    overlaps[pairs.detections] = pairs.ious  # the last that is written is the largest
+    nearest[pairs.detections] = pairs.objects
     return overlaps, nearest
 
 
