@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -247,6 +248,19 @@ def show(value: Any) -> str:
         return _SHORT.repr(value)
     except ValueError:  # an integer of thousands of digits
         return f"a {type(value).__name__} that is too long to show"
+
+
+def hash_file(path: str | Path, algorithm: str = "sha256") -> str:
+    """Compute the digest of a file's bytes, in hexadecimal, in little memory.
+
+    Args:
+        algorithm: as ``hashlib.new`` names it; for MD5 against damage alone, not against malice.
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def tell_reason(error: Exception) -> str:

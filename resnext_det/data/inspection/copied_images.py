@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 
+from resnext_det.files import hash_file
+
 _END = 4096  # bytes by which files of one size are told apart before all of them are read
 
 
@@ -33,7 +35,7 @@ def find_copied_images(
     for index, path in enumerate(paths):
         first_of.setdefault(os.path.normpath(path), index)
     groups = [list(first_of.values())]
-    for read in (os.path.getsize, _read_end, _hash_file):
+    for read in (os.path.getsize, _read_end, hash_file):
         parts = [_split(group, paths, read, end) for group in groups]
         groups = [group for part in parts for group in part]
     return sorted(groups), time.monotonic() <= end
@@ -56,11 +58,3 @@ def _read_end(path: str) -> bytes:
     with open(path, "rb") as file:
         file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
         return hashlib.blake2b(file.read(), digest_size=16).digest()
-
-
-def _hash_file(path: str) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()

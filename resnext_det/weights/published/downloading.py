@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import re
@@ -22,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from resnext_det.files import lock_file
+from resnext_det.files import hash_file, lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ def verify(path: Path, *, sha256: str | None = None, smallest_size: int = 0) -> 
     """
     try:
         size = path.stat().st_size
-        digest = _compute_digest(path, "sha256") if sha256 else ""
+        digest = hash_file(path) if sha256 else ""
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror or error})") from error
     if sha256 and not digest.startswith(sha256.lower()):
@@ -148,17 +147,9 @@ def _verify_md5(path: Path, url: str) -> None:
     if found is None:
         logger.warning("%s gives no MD5: %s is verified by its size alone.", url, path.stem)
         return
-    digest, published = _compute_digest(path, "md5"), found[1].decode().lower()
+    digest, published = hash_file(path, "md5"), found[1].decode().lower()
     if digest != published:
         raise ValueError(f"its MD5 is {digest}, not {published}")
-
-
-def _compute_digest(path: Path, name: str) -> str:
-    digest = hashlib.new(name, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 class _Partial:
