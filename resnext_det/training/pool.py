@@ -11,12 +11,11 @@ from types import FrameType
 from typing import TypeVar
 
 from resnext_det.signals import end_with_parent, handle_stop
+from resnext_det.training.processes import ORPHAN_SECONDS
 from resnext_det.training.threads import fit_threads
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-
-_ORPHAN_SECONDS = 60.0  # to finish a step and write a checkpoint after the first process died
 
 
 def run_in_pool(
@@ -75,7 +74,7 @@ def _begin_process(processes: int) -> None:
     """Prepare a process: its threads, and what ends it. Ctrl-C comes by way of the first one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has its parent's handler
-    end_with_parent(grace=_ORPHAN_SECONDS)
+    end_with_parent(grace=ORPHAN_SECONDS)
     fit_threads(processes)
 
 

@@ -33,9 +33,11 @@ from resnext_det.training.meeting import (
 )
 from resnext_det.training.threads import fit_threads
 
+ORPHAN_SECONDS = 60.0
+"""How long a process may take to finish a step and write a checkpoint after its parent died."""
+
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _GRACE_SECONDS = 5.0  # for the others to end by themselves after one has failed
-_ORPHAN_SECONDS = 60.0  # to finish a step and write a checkpoint after the launching process died
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +269,7 @@ def _run_under_torchrun(
     if torch.distributed.is_initialized():
         return call()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # else a shell may have started it, and may go
-        end_with_parent(grace=_ORPHAN_SECONDS)
+        end_with_parent(grace=ORPHAN_SECONDS)
     rank, is_up = int(os.environ["RANK"]), os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     meeting = Meeting(
         host=os.environ["MASTER_ADDR"],
@@ -343,7 +345,7 @@ def _work(
     folder: str,
 ) -> None:
     """Do a spawned process's part; its outcome, or its error, is left in ``folder``."""
-    end_with_parent(grace=_ORPHAN_SECONDS)
+    end_with_parent(grace=ORPHAN_SECONDS)
     os.environ.update(LOCAL_RANK=str(index), LOCAL_WORLD_SIZE=str(processes.num_gpus))
     try:
         host, port = parse_address(processes.dist_url)
