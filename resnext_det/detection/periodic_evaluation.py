@@ -97,9 +97,8 @@ class PeriodicEvaluation:
     def make_up(self, start: int) -> None:
         """Do what was due after iteration ``start - 1`` and a run has stopped in."""
         losses = self._make_up_losses(start)
-        names = read_names(self._cfg.OUTPUT_DIR, start - 1)
-        evaluated = any("bbox" in name or "box_proposals" in name for name in names)
-        lacking = self._is_due(start) and bool(self._cfg.DATASETS.TEST) and not evaluated
+        due = self._is_due(start) and bool(self._cfg.DATASETS.TEST)
+        lacking = due and not self._is_written(start, "bbox", "box_proposals")
         if lacking:
             self._evaluate_after(start)
         if lacking or losses:
@@ -172,9 +171,14 @@ class PeriodicEvaluation:
             self._state.add_facts("model_final")
 
     def _make_up_losses(self, start: int) -> Mapping[str, float]:
+        due = self._are_losses_due(start)
+        lacking = due and not self._is_written(start, f"{PREFIX}/total_loss")
+        return self._measure_losses() if lacking else {}
+
+    def _is_written(self, start: int, *parts: str) -> bool:
+        """Tell whether a name in metrics.json, of iteration ``start - 1``, has one of the parts."""
         names = read_names(self._cfg.OUTPUT_DIR, start - 1)
-        measured = any(name.endswith(f"{PREFIX}/total_loss") for name in names)
-        return {} if measured or not self._are_losses_due(start) else self._measure_losses()
+        return any(part in name for name in names for part in parts)
 
     def _measure_losses(self) -> Mapping[str, float]:
         with self._leave_generators():
