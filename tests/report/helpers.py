@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class Page(HTMLParser):
         self.text, self.ids, self.links, self.headings = "", [], [], []
         self.sources: list[str] = []
         self.images: list[str] = []
-        self.tags: set[str] = set()
+        self.tags: Counter[str] = Counter()
         self._open: list[str] = []
         self.feed(html)
         self.close()
@@ -95,7 +96,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = dict(attributes)
-        self.tags.add(tag)
+        self.tags[tag] += 1
         self.ids += [given["id"]] if "id" in given else []
         self.links += [given["href"]] if "href" in given and tag == "a" else []
         self.sources += [given[name] for name in ("src", "srcset", "action") if name in given]
@@ -124,7 +125,7 @@ def check_page(html: str) -> Page:
     page = Page(html)
     assert len(page.ids) == len(set(page.ids)), "an id stands twice"
     assert {link[1:] for link in page.links} <= set(page.ids)
-    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert not {*page.tags} & {"script", "link", "iframe", "object"}
     assert all(source.startswith("data:") for source in page.sources)
     assert "url(http" not in html and "@import" not in html
     assert page.headings[0] == 1 and page.headings.count(1) == 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +20,13 @@ from resnext_det.report.data_findings import Finding, find_copies, find_faults
 from resnext_det.report.data_page import write_data_page
 from resnext_det.report.data_pictures import choose_images
 from tests.detection.helpers import C4_CHANGES, DC5_CHANGES, VAL_IMAGES, write_config
+from tests.report.helpers import Page, check_page
 
 Sets = dict[str, tuple[Path, Path]]
 
 
-class _Tags(HTMLParser):
-    """Count the tags of a page, collect its addresses, and refuse tags that do not fit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-        self.addresses: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.counts[tag] += 1
-        self.addresses += [value or "" for key, value in attributes if key in ("src", "href")]
-        if tag not in ("meta", "img", "br", "link"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def read_tags(path: Path) -> _Tags:
-    tags = _Tags()
-    tags.feed(path.read_text(encoding="utf-8"))
-    assert tags.open == []
-    return tags
+def read_page(path: Path) -> Page:
+    return check_page(path.read_text(encoding="utf-8"))
 
 
 def make_set(folder: Path, name: str, boxes: list[list[Any]], classes: list[str]) -> None:
@@ -100,10 +77,11 @@ def test_the_page_shows_a_sound_set(registered: None, cfg: CfgNode) -> None:
     page = write_data_page(cfg, num_images=4, told=["a < b"])
     assert page.path == Path(cfg.OUTPUT_DIR, "data.html")
     assert [found for found in page.findings if found.weight == "error"] == []
-    tags = read_tags(page.path)
-    assert tags.counts["img"] == 4 + 2
-    assert tags.counts["svg"] == 1 + 4 + 2
-    assert all(re.match(r"data:image/jpeg;base64,|#", address) for address in tags.addresses)
+    shown = read_page(page.path)
+    assert shown.tags["img"] == 4 + 2
+    assert shown.tags["svg"] == 1 + 4 + 2
+    addresses = [*shown.sources, *shown.links]
+    assert all(re.match(r"data:image/jpeg;base64,|#", address) for address in addresses)
     text = page.path.read_text(encoding="utf-8")
     assert "a &lt; b" in text and f"{VAL_IMAGES} test images with" in text
     train = summarize_set(cfg, load_coco("tiny_train"))
@@ -123,7 +101,7 @@ def test_missing_images_are_said_and_the_rest_is_shown(
     errors = [found.text for found in page.findings if found.weight == "error"]
     assert len(errors) == 2 and all("images do not exist" in text for text in errors)
     assert "2 errors" in page.summary
-    assert read_tags(tmp_path / "page.html").counts["img"] == 2
+    assert read_page(tmp_path / "page.html").tags["img"] == 2
     assert "None of those looked for is there" in page.path.read_text(encoding="utf-8")
 
 
@@ -135,7 +113,7 @@ def test_a_set_without_objects_is_shown_beside_another(
     cfg.merge_from_list(["DATASETS.TRAIN", ("empty",), "DATASETS.TEST", ("other",)])
     page = write_data_page(cfg, tmp_path / "page.html")
     assert "1 training images with 0 objects of 1 classes" in page.summary
-    read_tags(page.path)
+    read_page(page.path)
 
 
 def find(cfg: CfgNode, train: str | None, test: str | None = None) -> list[Finding]:
