@@ -62,10 +62,8 @@ def draw_lines(
     x_label: str,
     y_label: str = "",
     alt: str,
-    size: Size = HALF,
     x_limits: tuple[float | None, float | None] = (None, None),
     y_limits: tuple[float | None, float | None] = (None, None),
-    log_y: bool = False,
     marks: Mapping[str, float] | None = None,
     caption: str | Markup = "",
 ) -> Markup:
@@ -74,7 +72,6 @@ def draw_lines(
     Args:
         alt: what the chart shows, for those who do not see it; once a page.
         x_limits, y_limits: of the axes; None follows the data.
-        log_y: draw y on a logarithmic scale.
         marks: texts and the x at which a vertical line bears them.
         caption: stands below; text is escaped, HTML kept.
     """
@@ -89,14 +86,12 @@ def draw_lines(
             for position, line in enumerate(named)
         ]
         axes.set(xlim=x_limits, ylim=y_limits, xlabel=x_label, ylabel=y_label)
-        if log_y:
-            axes.set_yscale("log")
         axes.grid(color=_GRID, linewidth=0.8)
         _add_marks(axes, marks or {})
         if len(named) > 1:
             _add_names(axes, handles, [line.name for line in named])
 
-    return render_chart(draw, size, alt, caption)
+    return render_chart(draw, HALF, alt, caption)
 
 
 def draw_bars(
@@ -177,10 +172,9 @@ def draw_heatmap(
     y_label: str,
     alt: str,
     shades: np.ndarray | None = None,
-    digits: int = 0,
     caption: str | Markup = "",
 ) -> Markup:
-    """Draw a matrix whose cells are shaded and hold their values; zeros are left blank.
+    """Draw a matrix whose cells are shaded and hold whole numbers; zeros are left blank.
 
     Up to 30 rows and columns are legible.
 
@@ -188,7 +182,6 @@ def draw_heatmap(
         values: (rows, columns).
         alt: what the chart shows, for those who do not see it; once a page.
         shades: (rows, columns) of 0, white, to 1, dark; None is in proportion to the values.
-        digits: decimals of the values.
         caption: stands below; text is escaped, HTML kept.
     """
     values = np.asarray(values, float)
@@ -201,7 +194,7 @@ def draw_heatmap(
     def draw(axes: Axes) -> None:
         axes.pcolormesh(dark, cmap="Blues", vmin=0, vmax=1.15, edgecolors="white", linewidth=1)
         for row, column in zip(*np.nonzero(np.nan_to_num(values))):
-            value = f"{values[row, column]:.{digits}f}"
+            value = f"{values[row, column]:.0f}"
             ink = "white" if dark[row, column] > 0.65 else _INK
             axes.text(
                 column + 0.5,
@@ -235,25 +228,20 @@ def draw_histogram(
     *,
     x_label: str,
     alt: str,
-    y_label: str = "",
     bins: int | Sequence[float] | np.ndarray = 30,
     log_x: bool = False,
     share: bool = False,
-    size: Size = HALF,
     marks: Mapping[str, float] | None = None,
-    caption: str | Markup = "",
 ) -> Markup:
     """Draw how often values occur: filled for the first sample, as outlines for others.
 
     Args:
         samples: values by the sample's name.
         alt: what the chart shows, for those who do not see it; once a page.
-        y_label: "number", or "share" in percent, where it is left out.
         bins: their number, or their edges.
         log_x: draw x on a logarithmic scale, where bins widen in proportion.
         share: draw percent of each sample in place of numbers.
         marks: texts and the x at which a vertical line bears them.
-        caption: stands below; text is escaped, HTML kept.
     """
     arrays = {name: np.asarray(values, float) for name, values in samples.items()}
     edges = _choose_edges(list(arrays.values()), bins, log=log_x)
@@ -281,13 +269,13 @@ def draw_histogram(
             _write_plain_ticks(axes)
         axes.set(xlim=(edges[0], edges[-1]), xlabel=x_label)
         axes.set_ylim(bottom=0)
-        axes.set_ylabel(y_label or ("share, %" if share else "number"))
+        axes.set_ylabel("share, %" if share else "number")
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         _add_marks(axes, marks or {})
         if len(arrays) > 1:
             _add_names(axes, handles, list(arrays))
 
-    return render_chart(draw, size, alt, caption)
+    return render_chart(draw, HALF, alt, "")
 
 
 def _plot_line(axes: Axes, line: Line, position: int, *, several: bool) -> Any:

@@ -87,16 +87,13 @@ class _Collector(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def find_copies(
-    train_files: Sequence[str], test_files: Sequence[str], *, seconds: float = _COPY_SECONDS
-) -> Iterator[Finding]:
+def find_copies(train_files: Sequence[str], test_files: Sequence[str]) -> Iterator[Finding]:
     """Find images whose files are equal to the last byte under several names.
 
-    Args:
-        seconds: after which the search is given up.
+    The search is given up after ten seconds, which is told.
     """
     names, split = [*train_files, *test_files], len(train_files)
-    groups, complete = find_copied_images(names, seconds=seconds)
+    groups, complete = find_copied_images(names, seconds=_COPY_SECONDS)
     both = [group for group in groups if group[0] < split <= group[-1]]
     if both:
         shared = sum(index >= split for group in both for index in group)
@@ -120,7 +117,7 @@ def find_copies(
             )
     if not complete:
         yield Finding(
-            "note", f"The search for copied images was given up after {seconds:.0f} seconds."
+            "note", f"The search for copied images was given up after {_COPY_SECONDS:.0f} seconds."
         )
 
 

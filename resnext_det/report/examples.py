@@ -20,16 +20,13 @@ _WIDTH = 720  # of two images beside each other, in pixels
 _KINDS = {"correct": "", "found": "", "crowd": "ignored"}  # as pictures call them
 
 
-def show_images(
-    images: Sequence[ImageFindings], dataset: CocoDataset, *, max_bytes: int = 60_000
-) -> Markup:
+def show_images(images: Sequence[ImageFindings], dataset: CocoDataset) -> Markup:
     """Show images with the ground truth on the left, and the detections on the right.
 
     Images that cannot be read are left out, which is told.
 
     Args:
         dataset: has the images.
-        max_bytes: of each picture.
     """
     files, pictures, failures = map_files(dataset), [], []
     for findings in images:
@@ -48,7 +45,7 @@ def show_images(
                 f"Ground truth and detections of {told}",
                 _WIDTH,
                 caption=told,
-                max_bytes=max_bytes,
+                max_bytes=60_000,
             )
         )
     shown = [place_pictures(pictures, pairs=True)] if pictures else []

@@ -70,14 +70,12 @@ def join(parts: Sequence[Markup]) -> Markup:
     return Markup("\n").join(parts)
 
 
-def fold(summary: str, body: Markup, *, open: bool = False) -> Markup:
+def fold(summary: str, body: Markup) -> Markup:
     """Put what is looked up seldom behind a line that opens it, also before printing."""
     return render_fragment(
-        "<details{% if open %} open{% endif %}><summary>{{ summary }}</summary>\n{{ body }}\n"
-        "</details>",
+        "<details><summary>{{ summary }}</summary>\n{{ body }}\n</details>",
         summary=escape_controls(summary),
         body=body,
-        open=open,
     )
 
 

@@ -13,7 +13,7 @@ from resnext_det.paper.figures import TABLE_8
 from resnext_det.paper.rows import Difference, Estimate, Row, estimate_mean
 from resnext_det.paper.runs import Run, read_detector
 from resnext_det.paper.schedules import METRIC, Effect, compare_schedules, name_head
-from resnext_det.report.charts import HALF, Line, draw_lines
+from resnext_det.report.charts import Line, draw_lines
 from resnext_det.report.page import Section, join, write_heading, write_paragraph
 from resnext_det.report.run_groups import format_signed
 from resnext_det.report.runs import RunFolder
@@ -148,5 +148,4 @@ def _draw_schedules(effects: Sequence[Effect], pair: str) -> Markup:
         x_label="iterations",
         y_label="X \u2212 R in AP",
         alt=f"X minus R against the length of the training, {pair}",
-        size=HALF,
     )
