@@ -71,7 +71,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     texts: list[str] = []
 
     class Reader(CfgNode):
-        """fvcore reads the YAML and merges the bases; this sees each file first."""
+        """Check each file before fvcore reads its YAML and merges the bases."""
 
         @classmethod
         def _open_cfg(cls, filename: str) -> IO[str]:

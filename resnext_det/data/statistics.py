@@ -33,6 +33,7 @@ class ModelView:
 
     @property
     def is_resized(self) -> bool:
+        """Tell whether images are brought to another size."""
         return self.resize.min_sizes[-1] > 0
 
     def compute_sizes(self, sizes: np.ndarray) -> np.ndarray:
@@ -88,10 +89,12 @@ class SetStatistics:
 
     @property
     def num_images(self) -> int:
+        """Count the images: M."""
         return len(self.image_sizes)
 
     @property
     def num_objects(self) -> int:
+        """Count the objects: N."""
         return len(self.owners)
 
     def count_objects(self) -> np.ndarray:
@@ -138,7 +141,7 @@ class SetStatistics:
         """Measure by what factor every image is resized: (M,)."""
         return np.sqrt(self.view_sizes.prod(axis=1) / self.image_sizes.prod(axis=1))
 
-    def anchor_recall(self, iou: float) -> float:
+    def compute_anchor_recall(self, iou: float) -> float:
         """Compute the share of the objects that some anchor overlaps by ``iou`` or more.
 
         Returns:

@@ -33,7 +33,7 @@ AREAS = ("all", "s", "m", "l")
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """The numbers of a COCO evaluation, in percent; nan where no object is there to define one.
+    """Hold the numbers of a COCO evaluation, in percent; nan where no object defines one.
 
     ``AP`` is the mean over the IoU thresholds .50, .55 ... .95, the 101 recalls and the categories;
     ``AP50`` and ``AP75`` are of one threshold, ``APs``, ``APm``, ``APl`` of small, medium and large

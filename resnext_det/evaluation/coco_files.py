@@ -38,7 +38,7 @@ Source = str | Path | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Annotations with images and categories numbered from 0 in the order of their sorted ids.
+    """Hold annotations whose images and categories are numbered from 0 by their sorted ids.
 
     ``boxes`` has the shape (N, 4) as x, y, w, h, the other arrays (N,); ``id_is_zero`` tells which
     annotations have the id 0. ``sizes`` are heights and widths (M, 2) of the images, 0 where the
@@ -66,7 +66,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Detections:
-    """Results in the numbering of their ground truth.
+    """Hold results in the numbering of their ground truth.
 
     ``boxes`` has the shape (N, 4) as x, y, w, h, the other arrays (N,).
     """
@@ -83,7 +83,7 @@ class Detections:
 
 
 class _Result(msgspec.Struct, gc=False):
-    """An entry of a result file; resnext-det predict adds the name of the image's file."""
+    """Hold an entry of a result file; resnext-det predict adds the name of the image's file."""
 
     image_id: Identity
     category_id: Identity

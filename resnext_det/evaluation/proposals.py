@@ -25,7 +25,7 @@ _AREAS = dict(zip(("", "s", "m", "l"), AREA_RANGES.tolist(), strict=True))
 
 @dataclass(frozen=True)
 class ProposalMetrics:
-    """Average recalls in percent, by detectron2's names; nan where no object defines one.
+    """Hold average recalls in percent, by detectron2's names; nan where no object defines one.
 
     ``AR@100`` is the mean over the IoU thresholds .50, .55 ... .95 of the share of objects that one
     of the image's best 100 proposals covers so far; ``ARs@100``, ``ARm@100``, ``ARl@100`` are of

@@ -36,7 +36,7 @@ def _describe_set(found: SetStatistics) -> list[tuple[str, Cell]]:
     large = found.areas >= 96**2
     shares = fitted = "\u2013"
     if found.num_objects:
-        fitted = f"{found.anchor_recall(0.5):.1%}"
+        fitted = f"{found.compute_anchor_recall(0.5):.1%}"
         middle = 1 - small.mean() - large.mean()
         shares = f"{small.mean():.0%}, {middle:.0%}, {large.mean():.0%}"
     return [

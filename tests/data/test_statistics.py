@@ -56,7 +56,7 @@ def test_boxes_are_those_that_a_training_computes() -> None:
         assert tuple(found.view_sizes[index]) == new
     whole = summarize_boxes(records, ["a", "b"], ModelView(ResizeShortestEdge((0,), 130)))
     np.testing.assert_array_equal(whole.view_sizes, sizes)
-    assert whole.anchor_ious is None and np.isnan(whole.anchor_recall(0.5))
+    assert whole.anchor_ious is None and np.isnan(whole.compute_anchor_recall(0.5))
 
 
 def test_counts_are_those_of_the_set() -> None:
@@ -79,7 +79,7 @@ def test_counts_are_those_of_the_set() -> None:
     assert found.areas.tolist() == [25600, 256, 40, 256]
     assert found.find_slips().tolist() == [False, False, True, False]
     assert found.anchor_ious is not None and found.anchor_ious[2] == 0
-    assert found.anchor_recall(0.2) == np.mean(found.anchor_ious >= 0.2)
+    assert found.compute_anchor_recall(0.2) == np.mean(found.anchor_ious >= 0.2)
     assert found.near_copies.tolist() == []
 
 
@@ -88,7 +88,7 @@ def test_no_annotations_are_a_set_too() -> None:
         found = summarize_boxes(records, ["a"], VIEW)
         assert found.count_objects().tolist() == found.count_images().tolist() == [0]
         assert found.num_images == len(records) and not found.find_vanished().any()
-        assert np.isnan(found.anchor_recall(0.5)) and len(found.match_classes()) == 0
+        assert np.isnan(found.compute_anchor_recall(0.5)) and len(found.match_classes()) == 0
 
 
 def test_near_copies_are_the_pairs_of_a_plain_loop() -> None:

@@ -17,7 +17,7 @@ Entry = TypeVar("Entry")
 
 
 class _Key(str):
-    """A key that equals no other, so that a dict keeps what stands there twice."""
+    """Make a key that equals no other, so that a dict keeps what stands there twice."""
 
     __slots__ = ()
     __hash__ = object.__hash__

@@ -37,11 +37,11 @@ _RANGE_REFUSED = 416
 
 
 class _Broken(Exception):
-    """The connection broke or could not be made; another attempt may succeed."""
+    """Say that the connection broke or could not be made; another attempt may succeed."""
 
 
 class _Stale(_Broken):
-    """The partial file cannot be continued; another attempt starts anew."""
+    """Say that the partial file cannot be continued; another attempt starts anew."""
 
 
 def download(
@@ -153,8 +153,10 @@ def _verify_md5(path: Path, url: str) -> None:
 
 
 class _Partial:
-    """A partly downloaded file, ``.partial``, with a note of the server's tag or date and size that
-    tells whether the server still has the same file."""
+    """Hold a partly downloaded file, ``.partial``, and whether the server still has the same file.
+
+    A note beside it says the server's tag or date, and the size.
+    """
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -168,7 +170,7 @@ class _Partial:
 
     @property
     def size(self) -> int:
-        """Bytes of the partial file; 0 where it cannot be continued."""
+        """Count the bytes of the partial file; 0 where it cannot be continued."""
         return self.path.stat().st_size if self.validator and self.path.is_file() else 0
 
     def begin(self, headers: HTTPMessage) -> None:
