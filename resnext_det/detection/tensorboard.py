@@ -16,6 +16,7 @@ from resnext_det.data.records import Record
 from resnext_det.detection.drawing import LabeledBoxes, choose_colors, draw_truth_beside
 from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
 from resnext_det.evaluation.matching import match_detections
+from resnext_det.evaluation.score_curves import count_detections
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +100,8 @@ def count_by_score(
     """
     truth = read_ground_truth(dataset.annotations_file)
     matches = match_detections(truth, read_detections(rows, truth), limit)
-    objects, ignored = matches.find_objects()
-    thresholds = np.arange(101) / 100
-
-    def count(scores: np.ndarray) -> np.ndarray:
-        return len(scores) - np.searchsorted(np.sort(scores), thresholds)
-
-    scores, total = matches.found.scores, int((~matches.ignored[0]).sum())
-    correct, counted = count(scores[objects >= 0]), count(scores[~ignored])
+    of_classes = count_detections(matches, np.arange(101) / 100)
+    correct, counted, total = (counts.sum(axis=0) for counts in of_classes)
     wrong, missed = counted - correct, total - correct
     precision, recall = correct / np.maximum(counted, 1), correct / max(total, 1)
     return np.stack([correct, wrong, np.zeros(101), missed, precision, recall])

@@ -44,27 +44,41 @@ class ScoreCurves:
 
 def compute_score_curves(matches: Matches) -> tuple[ScoreCurves, tuple[ScoreCurves, ...]]:
     """Compute the curves over all classes, and those of every class."""
+    low, high, found = 0.0, 1.0, matches.found.scores
+    if len(found):
+        low, high = min(low, float(found.min())), max(high, float(found.max()))
+    scores = low + (high - low) * (np.arange(_STEPS + 1) / _STEPS)
+    correct, counted, objects = count_detections(matches, scores)
+    every = _make_curves(scores, correct.sum(axis=0), counted.sum(axis=0), int(objects.sum()))
+    return every, tuple(
+        _make_curves(scores, correct[k], counted[k], int(objects[k])) for k in range(len(objects))
+    )
+
+
+def count_detections(
+    matches: Matches, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the detections that reach each of some scores, and of these the correct ones.
+
+    Args:
+        scores: (S,), rising.
+
+    Returns:
+        for every class the correct ones and all (K, S), at IoU .5, and its objects (K,), crowds and
+        detections on them apart.
+    """
     truth, found = matches.truth, matches.found
     objects, ignored = matches.find_objects()
-    low, high = 0.0, 1.0
-    if len(found.scores):
-        low, high = min(low, float(found.scores.min())), max(high, float(found.scores.max()))
-    scores = low + (high - low) * (np.arange(_STEPS + 1) / _STEPS)
-    classes = len(truth.class_names)
-    # How many of the scores each reaches.
-    reached = np.clip(np.searchsorted(scores, found.scores, "right") - 1, 0, _STEPS)
+    classes, places = len(truth.class_names), len(scores) + 1
+    reached = np.searchsorted(scores, found.scores, "right")  # how many of the scores
 
     def count(chosen: np.ndarray) -> np.ndarray:
-        cells = found.categories[chosen] * len(scores) + reached[chosen]
-        counts = np.bincount(cells, minlength=classes * len(scores))
-        return counts.reshape(classes, -1)[:, ::-1].cumsum(axis=1)[:, ::-1]
+        cells = found.categories[chosen] * places + reached[chosen]
+        counts = np.bincount(cells, minlength=classes * places).reshape(classes, -1)
+        return counts[:, :0:-1].cumsum(axis=1)[:, ::-1]
 
-    correct, counted = count(objects >= 0), count(~ignored)
     present = np.bincount(truth.categories[~matches.ignored[0]], minlength=classes)
-    every = _make_curves(scores, correct.sum(axis=0), counted.sum(axis=0), int(present.sum()))
-    return every, tuple(
-        _make_curves(scores, correct[k], counted[k], int(present[k])) for k in range(classes)
-    )
+    return count(objects >= 0), count(~ignored), present
 
 
 def _make_curves(
