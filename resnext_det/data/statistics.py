@@ -10,7 +10,7 @@ import numpy as np
 from resnext_det.data.anchor_fit import AnchorGrid, fit_anchors
 from resnext_det.data.inspection.box_forms import collect_boxes
 from resnext_det.data.records import SMALLEST_SIDE, Record, pack_records
-from resnext_det.data.transforms import ResizeShortestEdge
+from resnext_det.data.transforms import ResizeShortestEdge, scale_boxes
 
 NEAR_COPY = 0.9
 """Two boxes of an image that overlap by this IoU or more are hardly of two objects."""
@@ -178,12 +178,13 @@ def summarize_boxes(
     chosen = ~table.crowds & ~flat
     owners, given = table.owners[chosen], table.boxes[chosen]
     sizes = view.compute_sizes(packed.sizes)
-    boxes = _resize_boxes(
-        given, table.whole[chosen], packed.sizes[owners], sizes[owners], resized=view.is_resized
-    )
+    seen = sizes[owners]
+    factors = (seen / packed.sizes[owners])[:, ::-1] if view.is_resized else None
+    corners = scale_boxes(given, table.whole[chosen], factors)
+    boxes = np.minimum(corners.clip(min=0), np.tile(seen[:, ::-1], 2))
     ious = choices = None
     if view.anchors is not None:
-        ious, choices = fit_anchors(boxes, sizes[owners], view.anchors)
+        ious, choices = fit_anchors(boxes, seen, view.anchors)
     return SetStatistics(
         class_names=tuple(class_names),
         view=view,
@@ -238,26 +239,3 @@ def find_near_copies(
         step += 1
     pairs = np.sort(np.concatenate(found), axis=1)
     return pairs[np.lexsort(pairs.T[::-1])]
-
-
-def _resize_boxes(
-    boxes: np.ndarray, whole: np.ndarray, old: np.ndarray, new: np.ndarray, *, resized: bool
-) -> np.ndarray:
-    """Resize boxes (N, 4) from images of sizes ``old`` (N, 2) to ``new``: ``transform_boxes``.
-
-    Args:
-        boxes: x, y, width, height.
-        whole: (N,), whether the file gives a box by four integers.
-        old, new: height and width of the image of each.
-
-    Returns:
-        (N, 4), x0, y0, x1, y1, clipped to the new image.
-    """
-    exact = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-    single = boxes.astype(np.float32)
-    rounded = np.hstack([single[:, :2], single[:, :2] + single[:, 2:]]).astype(np.float64)
-    corners = np.where(whole[:, None], exact, rounded)
-    if resized:
-        corners = corners * np.tile((new / old)[:, ::-1], 2)
-        corners = np.where(whole[:, None], np.trunc(corners), corners)
-    return np.minimum(corners.clip(min=0), np.tile(new[:, ::-1], 2))

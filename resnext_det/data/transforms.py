@@ -214,18 +214,32 @@ def transform_boxes(
     height, width = size
     integral = np.array([all(isinstance(value, int) for value in box) for box in boxes], dtype=bool)
     given = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    exact = np.hstack([given[:, :2], given[:, :2] + given[:, 2:]])
-    single = given.astype(np.float32)
-    rounded = np.hstack([single[:, :2], single[:, :2] + single[:, 2:]]).astype(np.float64)
-    corners = np.where(integral[:, None], exact, rounded)
-    if scale is not None:
-        corners = corners * np.array(scale + scale)
-        corners = np.where(integral[:, None], np.trunc(corners), corners)
+    corners = scale_boxes(given, integral, None if scale is None else np.array(scale))
     if flipped == "horizontal":
         corners[:, [0, 2]] = width - corners[:, [2, 0]]
     elif flipped == "vertical":
         corners[:, [1, 3]] = height - corners[:, [3, 1]]
     return np.minimum(corners.clip(min=0), [width, height, width, height])
+
+
+def scale_boxes(boxes: np.ndarray, integral: np.ndarray, factors: np.ndarray | None) -> np.ndarray:
+    """Find the corners of boxes (N, 4), x, y, width, height, in resized images.
+
+    Args:
+        integral: (N,), whether JSON gave a box by four integers.
+        factors: (2,) or (N, 2), of x and y; None where images are not resized.
+
+    Returns:
+        float64, (N, 4): x0, y0, x1, y1, with the rounding of ``transform_boxes``.
+    """
+    exact = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+    single = boxes.astype(np.float32)
+    rounded = np.hstack([single[:, :2], single[:, :2] + single[:, 2:]]).astype(np.float64)
+    corners = np.where(integral[:, None], exact, rounded)
+    if factors is None:
+        return corners
+    corners = corners * np.concatenate([factors, factors], axis=-1)
+    return np.where(integral[:, None], np.trunc(corners), corners)
 
 
 def _make_instances(
