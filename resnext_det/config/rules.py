@@ -42,6 +42,11 @@ def get_value(cfg: CfgNode, key: str) -> Any:
     return node
 
 
+def collect_values(cfg: CfgNode) -> dict[str, Any]:
+    """Collect the values of a configuration by their dotted keys."""
+    return {key: get_value(cfg, key) for key in list_keys(cfg)}
+
+
 def read_settings(settings: type[Settings], node: CfgNode, **given: Any) -> Settings:
     """Fill a settings dataclass from a configuration node, by the names of its fields.
 

@@ -13,7 +13,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.rules import collect_values
 from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.data.annotations.coco_json import read_coco_json
 from resnext_det.data.coco import CocoDataset, find_dataset
@@ -159,7 +159,7 @@ def read_run(folder: str | Path, *, datasets: Iterable[tuple[str, str, str]] = (
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}; give the OUTPUT_DIR of a training")
     cfg = _read_config(path)
-    config = {key: get_value(cfg, key) for key in list_keys(cfg)} if cfg else {}
+    config = collect_values(cfg) if cfg else {}
     if isinstance(config.get("DATASETS.TEST", ()), str):
         raise ValueError(
             f"{folder} is of a classifier; reports are of detectors: compare classifiers with "

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from resnext_det.config.detection import get_cfg
 from resnext_det.config.loading import merge
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.rules import collect_values
 from resnext_det.files import shipped_folder
 
 _FOLDERS = ("modern", "quickstart", "miniature/*", "two_step", ".")
@@ -74,7 +74,7 @@ def _read_shipped() -> tuple[tuple[str, dict[str, Any]], ...]:
         found.append(
             (
                 file.relative_to(folder).as_posix(),
-                {key: get_value(cfg, key) for key in list_keys(cfg)},
+                collect_values(cfg),
             )
         )
     return tuple(found)

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.rules import collect_values
 from resnext_det.config.values import unify_names
 from resnext_det.files import escape_controls, list_first, write_text
 from resnext_det.training import distributed
@@ -139,14 +139,13 @@ def check_settings(cfg: CfgNode, *, anyway: bool = False) -> list[str]:
     if recorded is None:
         return [f"{file} is not there, so nothing tells whether the run began under other settings"]
     try:
-        was = {key: get_value(recorded, key) for key in list_keys(recorded)}
+        was = collect_values(recorded)
     except (ValueError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(f"{file} is damaged; remove it, and resume with its settings") from error
     iteration = contents.get("iteration") if isinstance(contents, dict) else None
     iteration = iteration if isinstance(iteration, int) else -1  # resuming refuses others
     found = []
-    for key in list_keys(cfg):
-        now = get_value(cfg, key)
+    for key, now in collect_values(cfg).items():
         if key not in was or _FREE.fullmatch(key) or (key == "SEED" and now < 0):
             continue
         if key == "SOLVER.STEPS" and "MAX_ITER" in cfg.SOLVER:  # those to come are free

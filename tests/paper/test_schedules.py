@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.rules import collect_values
 from resnext_det.paper.comparison import compare_detectors
 from resnext_det.paper.figures import Setting
 from resnext_det.paper.rows import find_mean_interval, find_t_quantile
@@ -52,7 +52,7 @@ def test_an_interval_needs_two_values() -> None:
 def test_a_head_is_named_from_its_configuration() -> None:
     for path in (*CONFIGS.glob("modern/*_X50_*_1x.yaml"), *CONFIGS.glob("miniature/heads/f*.yaml")):
         cfg = load_config(path)
-        config = {key: get_value(cfg, key) for key in list_keys(cfg)}
+        config = collect_values(cfg)
         assert f"_{name_head(config)}" in path.stem
     assert name_head({}) == "other"
 

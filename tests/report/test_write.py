@@ -169,11 +169,11 @@ def test_lines_of_metrics_that_were_cut_short_are_passed_over(sets: Sets, tmp_pa
 
 def test_the_nearest_configuration_is_found() -> None:
     from resnext_det.config import load_config
-    from resnext_det.config.rules import get_value, list_keys
+    from resnext_det.config.rules import collect_values
 
     name = "quickstart/faster_rcnn_X26_8x4d_FPN_shapes.yaml"
     cfg = load_config(name, ["SOLVER.BASE_LR", "0.123"])
-    found = find_nearest({key: get_value(cfg, key) for key in list_keys(cfg)})
+    found = find_nearest(collect_values(cfg))
     assert found.config_file == name
     assert [tuple(setting) for setting in found.settings] == [
         ("SOLVER.BASE_LR", 0.123, load_config(name).SOLVER.BASE_LR)
