@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 import cv2
 import numpy as np
 
+from resnext_det.data.inspection.image_files import choose_evenly
 from resnext_det.data.reading import read_image
 
 QUALITIES = ("brightness", "contrast", "colorfulness", "sharpness")
@@ -29,13 +29,8 @@ def measure_images(
     Returns:
         a row for every image that could be read: (N, 4), the ``QUALITIES``.
     """
-    end = time.monotonic() + seconds
-    number = min(number, len(file_names))
-    chosen = np.unique(np.linspace(0, len(file_names) - 1, number).astype(int))
     rows = []
-    for index in np.random.RandomState(0).permutation(chosen):  # a part is of the whole set too
-        if time.monotonic() > end:
-            break
+    for index in choose_evenly(len(file_names), number, seconds):
         with suppress(ValueError, OSError):
             rows.append(measure_image(read_image(file_names[index], "BGR")))
     return np.array(rows, np.float64).reshape(-1, len(QUALITIES))

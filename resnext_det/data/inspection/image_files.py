@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -102,15 +102,25 @@ def check_images(records: Sequence[Record], source: str, *, everything: bool = F
 
 def _check_some(records: Sequence[Record], found: _Findings) -> int:
     """Check images evenly chosen until the time is over; return their number."""
-    count = len(records)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _MOST_HEADERS)).astype(int))
-    end = time.monotonic() + _SECONDS
-    # Their order is random, so that those that are reached are spread evenly too.
-    for checked, index in enumerate(np.random.RandomState(0).permutation(chosen)):
+    checked = 0
+    for index in choose_evenly(len(records), _MOST_HEADERS, _SECONDS):
+        _check_image(index, records[index], found)
+        checked += 1
+    return checked
+
+
+def choose_evenly(count: int, most: int, seconds: float) -> Iterator[int]:
+    """Choose numbers below ``count``, evenly spread, ``most`` of them, until the time is over.
+
+    Their order is random, the same every time, so that those that are reached are spread evenly
+    too.
+    """
+    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+    end = time.monotonic() + seconds
+    for index in np.random.RandomState(0).permutation(chosen).tolist():
         if time.monotonic() > end:
-            return checked
-        _check_image(int(index), records[index], found)
-    return len(chosen)
+            return
+        yield index
 
 
 def _check_image(index: int, record: Record, found: _Findings, *, decode: bool = False) -> None:
