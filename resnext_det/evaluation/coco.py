@@ -12,7 +12,12 @@ import numpy as np
 from tabulate import tabulate
 
 from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
-from resnext_det.evaluation.coco_checks import COCO_LIMIT, check_results, warn_of_undefined
+from resnext_det.evaluation.coco_checks import (
+    COCO_LIMIT,
+    check_results,
+    warn_of_id_zero,
+    warn_of_undefined,
+)
 from resnext_det.evaluation.coco_files import (
     Detections,
     GroundTruth,
@@ -186,6 +191,7 @@ def compute_metrics(
         matches: on these images, if they are known: see ``evaluate_boxes``.
     """
     chosen = choose_backend(backend, truth)
+    warn_of_id_zero(truth)
     check_results(found, truth, images, name, max_detections)
     warn_of_undefined(truth, images)
     if np.isin(truth.images, images).any() and not np.isin(found.images, images).any():

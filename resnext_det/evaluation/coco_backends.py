@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,8 +17,6 @@ import numpy as np
 from resnext_det.evaluation.average_precision import RECALLS, compute_curves
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
 from resnext_det.evaluation.matching import AREA_RANGES, THRESHOLDS, Matches, match_detections
-
-logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "pycocotools", "numpy", "hotcoco")
 
@@ -45,12 +42,6 @@ def choose_backend(name: str, truth: GroundTruth) -> str:
         raise ValueError(
             f"{truth.name} has an annotation with id 0, where hotcoco's numbers are not "
             "pycocotools'; number the annotations from 1, or write backend='pycocotools'"
-        )
-    if has_id_zero:
-        logger.warning(
-            "%s: COCO's evaluation counts the object with annotation id 0 as missed; number them "
-            "from 1.",
-            truth.name,
         )
     if name != "auto":
         return name

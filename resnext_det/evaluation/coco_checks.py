@@ -164,6 +164,16 @@ def _find_few_images(found: Detections, truth: GroundTruth, images: np.ndarray) 
     )
 
 
+def warn_of_id_zero(truth: GroundTruth) -> None:
+    """Warn of an annotation whose id pycocotools takes for no match."""
+    if truth.id_is_zero.any():
+        logger.warning(
+            "%s: COCO's evaluation counts the object with annotation id 0 as missed; number them "
+            "from 1.",
+            truth.name,
+        )
+
+
 def warn_of_undefined(truth: GroundTruth, images: np.ndarray) -> None:
     """Warn of numbers that will be nan, all of them or those of categories, and say why.
 

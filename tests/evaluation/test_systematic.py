@@ -117,3 +117,14 @@ def test_displaced_boxes_are_found(
     if kind != "corners":  # half of a corner is not one; the nearest of the kinds is taken
         assert found.kind == kind
         assert found.mended_ap > 0.8 * evaluate_coco(*case).AP
+
+
+def test_what_an_evaluation_warns_of_is_not_told_again(
+    case: tuple[dict[str, Any], Rows], caplog: pytest.LogCaptureFixture
+) -> None:
+    content = {**case[0], "annotations": [{**a, "id": a["id"] - 1} for a in case[0]["annotations"]]}
+    wrong = _change(case[1], lambda row: {"bbox": [row["bbox"][0] + 9, *row["bbox"][1:]]})
+    _, found = _find(content, wrong)
+    assert found is not None and caplog.records == []
+    evaluate_coco(content, wrong)
+    assert "annotation id 0" in caplog.text
