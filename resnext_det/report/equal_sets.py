@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -68,6 +67,6 @@ def _unify_files(files: Iterable[Path]) -> dict[Path, str]:
     """Give every file that is there a text: its path, or that of an earlier file equal to it."""
     paths = [str(file) for file in dict.fromkeys(files) if file.is_file()]
     texts = {Path(path): path for path in paths}
-    for first, *others in find_copied_images(paths, seconds=math.inf)[0]:
+    for first, *others in find_copied_images(paths)[0]:
         texts.update({Path(paths[index]): paths[first] for index in others})
     return texts
