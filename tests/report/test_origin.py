@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resnext_det.config import load_config
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.rules import collect_values
 from resnext_det.report.origin import describe_network
 from tests.report.test_run_groups import make_run
 from tests.tools.helpers import ROOT
@@ -15,7 +15,7 @@ from tests.tools.helpers import ROOT
 def test_the_head_of_shipped_configurations_is_told(head: str) -> None:
     """The C4 head of configs/modern/ computes once what its regions share."""
     cfg = load_config(ROOT / "configs" / "modern" / f"faster_rcnn_X50_32x4d_{head}_1x.yaml")
-    run = make_run("run", **{key: get_value(cfg, key) for key in list_keys(cfg)})
+    run = make_run("run", **collect_values(cfg))
     assert describe_network(run) == f"X-50-32x4d, {head}"
 
 
