@@ -267,16 +267,27 @@ class ROIHeads(nn.Module):
         if self.training:
             assert targets is not None
             sampled = sample_regions(proposals, targets, self.sampling)
-            logits, deltas = self.predict(maps, sampled.regions)
-            return [], self.box_predictor.compute_losses(logits, deltas, sampled)
-        boxes = [proposal.proposal_boxes.tensor for proposal in proposals]
-        regions = join_boxes(boxes)
+            return [], self.compute_box_losses(maps, sampled, targets)
+        return self.detect_boxes(maps, proposals), {}
+
+    def compute_box_losses(
+        self, maps: Sequence[Tensor], sampled: SampledRegions, targets: Sequence[Instances]
+    ) -> dict[str, Tensor]:
+        """Compute the losses of classes and boxes for the regions that are trained on."""
+        logits, deltas = self.predict(maps, sampled.regions)
+        return self.box_predictor.compute_losses(logits, deltas, sampled)
+
+    def detect_boxes(
+        self, maps: Sequence[Tensor], proposals: Sequence[Instances]
+    ) -> list[Instances]:
+        """Detect among the proposals of every image; see ``BoxPredictor.detect``."""
+        regions = join_boxes([proposal.proposal_boxes.tensor for proposal in proposals])
         if torch.compiler.is_compiling():
             found = self.predict(maps, _keep_one(regions))
             logits, deltas = (values[: len(regions)] for values in found)
         else:
             logits, deltas = self.predict(maps, regions)
-        return self.box_predictor.detect(logits, deltas, proposals), {}
+        return self.box_predictor.detect(logits, deltas, proposals)
 
     def predict(self, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
         """Predict logits (R, K + 1) and deltas (R, 4 * K or 4) of regions (R, 5)."""
