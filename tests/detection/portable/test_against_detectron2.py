@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.config import get_cfg
 from resnext_det.detection.portable.boxes import BoxTransform, compute_box_loss
 from resnext_det.detection.portable.build import _build_roi_heads, _build_rpn, build_detector
-from resnext_det.detection.portable.faster_rcnn import restore_size
+from resnext_det.detection.portable.detector import restore_size
 from resnext_det.detection.portable.fpn import FPN
 from resnext_det.instances import Boxes, Instances
 from tests.detection.detectron2_reference import (
