@@ -24,7 +24,7 @@ FLOORS = (
         *("architecture", "layers", "instances", "files", "console", "signals"),
         *("roi_align", "sparse_rpn"),
     ),
-    ("deformable",),
+    ("deformable", "masks"),
     ("resnext",),
     ("shared_res5",),
     ("config", "forms"),
