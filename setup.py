@@ -45,6 +45,7 @@ EXTRAS = {
     "fast-eval": ["hotcoco>=1.3.0"],
     "imagenet": ["scipy>=1.11"],  # reads ILSVRC2012_devkit_t12.tar.gz
     "hub": ["huggingface-hub>=0.30"],  # downloads MODEL.WEIGHTS hf-hub:OWNER/NAME
+    "polygons": ["shapely>=2.0"],  # cuts them at the edges of INPUT.CROP
     "onnx": ["onnx>=1.17", "onnxscript>=0.2", "onnxruntime>=1.20"],
     "openvino": ["openvino>=2025.0", "onnx>=1.17", "nncf>=2.15"],
 }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnext_det.data.geometry import Step, move_boxes
 from resnext_det.data.records import XYWH_ABS, Record
 from resnext_det.files import list_first, write_file
 from resnext_det.instances import Boxes, Instances
@@ -131,36 +132,22 @@ def add_proposals(records: Sequence[Record], path: str | Path, *, name: str) -> 
 
 
 def transform_proposals(
-    record: Record,
-    size: tuple[int, int],
-    *,
-    scale: tuple[float, float] | None,
-    flipped: str,
-    topk: int,
+    record: Record, size: tuple[int, int], steps: Sequence[Step], *, topk: int
 ) -> Instances:
     """Transform a record's proposals along with its image, as detectron2 does to the last bit.
 
     Args:
         record: one of ``add_proposals``.
         size: (height, width) of the transformed image.
-        scale: factors of x and y; None where the image is not resized.
-        flipped: "horizontal", "vertical" or "none".
+        steps: that the image went through.
         topk: how many of the boxes that are not empty in the transformed image are kept.
 
     Returns:
         ``proposal_boxes`` and ``objectness_logits``, float32, best first.
     """
     height, width = size
-    corners = np.array(record["proposal_boxes"])  # in the file's own number format, as there
-    if scale is not None:
-        corners[:, 0::2] *= scale[0]
-        corners[:, 1::2] *= scale[1]
-    if flipped == "horizontal":
-        corners[:, 0::2] = width - corners[:, 0::2]
-    elif flipped == "vertical":
-        corners[:, 1::2] = height - corners[:, 1::2]
-    ends = np.sort(corners.reshape(-1, 2, 2), axis=1)  # the flipped corners, in order
-    boxes = torch.from_numpy(ends.reshape(-1, 4).astype(np.float32))
+    moved = move_boxes(steps, np.array(record["proposal_boxes"]))  # in the file's number format
+    boxes = torch.from_numpy(moved.astype(np.float32))
     boxes[:, 0::2].clamp_(min=0, max=width)
     boxes[:, 1::2].clamp_(min=0, max=height)
     logits = torch.from_numpy(record["proposal_objectness_logits"].astype(np.float32))

@@ -1,4 +1,4 @@
-"""Resize and flip an image with its boxes, with detectron2's numbers from an explicit generator.
+"""Augment an image with its boxes, with detectron2's numbers from an explicit generator.
 
 Every draw is made with the calls and in the order of detectron2's ``DatasetMapper``, so that
 ``RandomState(seed)`` here gives what ``numpy.random.seed(seed)`` gives there: images equal in every
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from resnext_det.data.geometry import Flip, Resize, Step, move_boxes
 from resnext_det.data.proposals import KEYS, transform_proposals
 from resnext_det.data.reading import FORMATS, check_image_size, read_image
 from resnext_det.data.records import SMALLEST_SIDE, XYWH_ABS
@@ -62,11 +62,15 @@ class ResizeShortestEdge:
                 f"min sizes are {self.min_sizes}; sampling 'range' takes two: (lowest, highest)"
             )
 
-    def draw(self, random_state: np.random.RandomState) -> int:
-        """Draw one size; 0 for no resize."""
+    def draw(self, random_state: np.random.RandomState, height: int, width: int) -> list[Step]:
+        """Draw the steps for an image: a resize, or none for the size 0."""
         if self.sampling == "range":
-            return int(random_state.randint(self.min_sizes[0], self.min_sizes[1] + 1))
-        return int(random_state.choice(self.min_sizes))
+            size = int(random_state.randint(self.min_sizes[0], self.min_sizes[1] + 1))
+        else:
+            size = int(random_state.choice(self.min_sizes))
+        if not size:
+            return []
+        return [Resize(height, width, *self.compute_size(height, width, size))]
 
     def compute_size(self, height: int, width: int, size: int) -> tuple[int, int]:
         """Compute (height, width) of an image resized to ``size``; at least one pixel a side."""
@@ -91,8 +95,11 @@ class RandomFlip:
         if self.direction not in FLIPS:
             raise ValueError(f"RANDOM_FLIP is {self.direction!r}; it is one of {', '.join(FLIPS)}")
 
-    def draw(self, random_state: np.random.RandomState) -> bool:
-        return self.direction != "none" and bool(random_state.uniform(0, 1.0) < self.probability)
+    def draw(self, random_state: np.random.RandomState, height: int, width: int) -> list[Step]:
+        """Draw the steps for an image: a flip, or none."""
+        if self.direction == "none" or random_state.uniform(0, 1.0) >= self.probability:
+            return []
+        return [Flip(self.direction, height, width)]
 
 
 class DetectionMapper:
@@ -153,60 +160,38 @@ class DetectionMapper:
             random_state = np.random.RandomState(0)
         image = read_image(record["file_name"], self.image_format)
         check_image_size(record, image)
-        height, width = new_size = image.shape[:2]
-        scale = None
-        if size := self.resize.draw(random_state):
-            new_size = self.resize.compute_size(height, width, size)
-            scale = (new_size[1] * 1.0 / width, new_size[0] * 1.0 / height)
-            image = resize_image(image, *new_size)
-        flipped = self.flip.direction if self.flip.draw(random_state) else "none"
-        image = flip_image(image, flipped)
+        steps: list[Step] = []
+        for augmentation in (self.resize, self.flip):
+            for step in augmentation.draw(random_state, *image.shape[:2]):
+                image = step.apply_image(image)
+                steps.append(step)
+        new_size = image.shape[:2]
 
         sample = {key: value for key, value in record.items() if key != "annotations"}
         sample["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
         if self.proposal_topk is not None and "proposal_boxes" in record:
             sample = {key: value for key, value in sample.items() if key not in KEYS}
             sample["proposals"] = transform_proposals(
-                record, new_size, scale=scale, flipped=flipped, topk=self.proposal_topk
+                record, new_size, steps, topk=self.proposal_topk
             )
         if self.is_train and "annotations" in record:
-            sample["instances"] = _make_instances(record["annotations"], new_size, scale, flipped)
+            sample["instances"] = _make_instances(record["annotations"], new_size, steps)
         return sample
 
 
-def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 (H, W, 1 or 3) by PIL's bilinear filter, which averages when it shrinks."""
-    gray = image.shape[2] == 1
-    resized = Image.fromarray(image[:, :, 0] if gray else image).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
-    return np.asarray(resized)[:, :, None] if gray else np.asarray(resized)
-
-
-def flip_image(image: np.ndarray, direction: str) -> np.ndarray:
-    """Mirror (H, W, C), as a view: "horizontal", "vertical" or "none"."""
-    if direction == "horizontal":
-        return image[:, ::-1]
-    return image[::-1] if direction == "vertical" else image
-
-
 def transform_boxes(
-    boxes: Sequence[Sequence[float]],
-    size: tuple[int, int],
-    scale: tuple[float, float] | None,
-    flipped: str,
+    boxes: Sequence[Sequence[float]], size: tuple[int, int], steps: Sequence[Step]
 ) -> np.ndarray:
     """Transform annotated boxes (x, y, width, height) along with their image, and clip them to it.
 
     Equals detectron2's ``transform_instance_annotations`` to the last bit, two surprises included:
-    the corners of a box are rounded to float32 before they are scaled, and a box of four integers
-    has its scaled corners truncated to whole pixels (there an integer array is scaled in place).
+    the corners of a box are rounded to float32 before they are moved, and a box of four integers
+    has its resized corners truncated to whole pixels (there an integer array is scaled in place).
 
     Args:
         boxes: N boxes as JSON gave them; whether their numbers are integers matters.
         size: (height, width) of the transformed image.
-        scale: factors of x and y; None where the image is not resized.
-        flipped: "horizontal", "vertical" or "none".
+        steps: that the image went through.
 
     Returns:
         float64, (N, 4): x0, y0, x1, y1.
@@ -214,11 +199,9 @@ def transform_boxes(
     height, width = size
     integral = np.array([all(isinstance(value, int) for value in box) for box in boxes], dtype=bool)
     given = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    corners = scale_boxes(given, integral, None if scale is None else np.array(scale))
-    if flipped == "horizontal":
-        corners[:, [0, 2]] = width - corners[:, [2, 0]]
-    elif flipped == "vertical":
-        corners[:, [1, 3]] = height - corners[:, [3, 1]]
+    corners = scale_boxes(given, integral, None)
+    for chosen, dtype in ((integral, np.int64), (~integral, np.float64)):
+        corners[chosen] = move_boxes(steps, corners[chosen].astype(dtype))
     return np.minimum(corners.clip(min=0), [width, height, width, height])
 
 
@@ -243,10 +226,7 @@ def scale_boxes(boxes: np.ndarray, integral: np.ndarray, factors: np.ndarray | N
 
 
 def _make_instances(
-    annotations: Sequence[dict[str, Any]],
-    size: tuple[int, int],
-    scale: tuple[float, float] | None,
-    flipped: str,
+    annotations: Sequence[dict[str, Any]], size: tuple[int, int], steps: Sequence[Step]
 ) -> Instances:
     kept = [annotation for annotation in annotations if annotation.get("iscrowd", 0) == 0]
     others = {int(annotation["bbox_mode"]) for annotation in kept} - {XYWH_ABS}
@@ -254,7 +234,7 @@ def _make_instances(
         raise ValueError(
             f"bbox_mode {max(others)} is not supported; give boxes as [x, y, width, height] (1)"
         )
-    corners = transform_boxes([annotation["bbox"] for annotation in kept], size, scale, flipped)
+    corners = transform_boxes([annotation["bbox"] for annotation in kept], size, steps)
     boxes = torch.from_numpy(corners.astype(np.float32))
     classes = torch.tensor([annotation["category_id"] for annotation in kept], dtype=torch.int64)
     keep = (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(dim=1)

@@ -14,8 +14,9 @@ from fvcore.common.config import CfgNode
 from resnext_det.config.loading import override_config
 from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset
+from resnext_det.data.geometry import resize_image
 from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels
-from resnext_det.data.transforms import ResizeShortestEdge, resize_image
+from resnext_det.data.transforms import ResizeShortestEdge
 from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.pictures import check_same_names, detect_on_files
 from resnext_det.detection.portable.build import build_detector

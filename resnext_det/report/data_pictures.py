@@ -13,10 +13,10 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from markupsafe import Markup
 
+from resnext_det.data.geometry import resize_image
 from resnext_det.data.reading import read_image
 from resnext_det.data.records import Record
 from resnext_det.data.statistics import SetStatistics
-from resnext_det.data.transforms import resize_image
 from resnext_det.detection.datasets import train_mapper
 from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
 from resnext_det.detection.labels import Color

@@ -9,6 +9,7 @@ import torch
 from torchvision.ops import box_iou
 
 from resnext_det.data.anchor_fit import AnchorGrid
+from resnext_det.data.geometry import Resize
 from resnext_det.data.records import Record
 from resnext_det.data.statistics import ModelView, find_near_copies, summarize_boxes
 from resnext_det.data.transforms import ResizeShortestEdge, transform_boxes
@@ -48,10 +49,9 @@ def test_boxes_are_those_that_a_training_computes() -> None:
     found = summarize_boxes(records, ["a", "b"], VIEW)
     for index, record in enumerate(records):
         new = VIEW.resize.compute_size(record["height"], record["width"], 80)
-        scale = (new[1] / record["width"], new[0] / record["height"])
         boxes = [entry["bbox"] for entry in record["annotations"]]
         boxes = [box for box in boxes if min(box[2:]) > 0]
-        expected = transform_boxes(boxes, new, scale, "none")
+        expected = transform_boxes(boxes, new, [Resize(record["height"], record["width"], *new)])
         np.testing.assert_array_equal(found.boxes[found.owners == index], expected)
         assert tuple(found.view_sizes[index]) == new
     whole = summarize_boxes(records, ["a", "b"], ModelView(ResizeShortestEdge((0,), 130)))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from resnext_det.data.geometry import Flip, Resize, Step
 from resnext_det.data.transforms import (
     DetectionMapper,
     RandomFlip,
@@ -159,7 +160,9 @@ def test_test_samples_equal_detectron2(records: list[Record], size: int, image_f
 def test_boxes_follow_their_pixels() -> None:
     """A bright rectangle is found where its box says, after a resize by 2 and either flip."""
     for direction in ("none", "horizontal", "vertical"):
-        (box,) = transform_boxes([[10.0, 20.0, 30.0, 5.0]], (200, 400), (2.0, 2.0), direction)
+        steps: list[Step] = [Resize(100, 200, 200, 400)]
+        steps += [Flip(direction, 200, 400)] * (direction != "none")
+        (box,) = transform_boxes([[10.0, 20.0, 30.0, 5.0]], (200, 400), steps)
         image = np.zeros((100, 200), dtype=np.uint8)
         image[20:25, 10:40] = 1
         image = image.repeat(2, 0).repeat(2, 1)
@@ -210,6 +213,7 @@ def test_unsupported_box_mode_is_refused(records: list[Record]) -> None:
 
 
 def test_flip_probability() -> None:
-    flips = [RandomFlip(probability=0.25).draw(np.random.RandomState(seed)) for seed in range(2000)]
+    flip = RandomFlip(probability=0.25)
+    flips = [len(flip.draw(np.random.RandomState(seed), 6, 8)) for seed in range(2000)]
     assert 0.2 < np.mean(flips) < 0.3
-    assert not RandomFlip("none").draw(np.random.RandomState(0))
+    assert not RandomFlip("none").draw(np.random.RandomState(0), 6, 8)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from resnext_det.data.geometry import resize_image as resize_by_pil
 from resnext_det.data.transforms import ResizeShortestEdge
-from resnext_det.data.transforms import resize_image as resize_by_pil
 from resnext_det.deploy.resizing import (
     compute_resized_size,
     resize_image,
