@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resnext_det.architecture import Architecture
 from resnext_det.files import list_first
+from resnext_det.weights.name_tables import RETINANET_BODY, TORCHVISION_RETINANET
 from resnext_det.weights.other_networks import find_cause, find_cause_of_names
 from resnext_det.weights.prefixes import (
     Network,
@@ -46,6 +47,7 @@ class NativeWeights(NamedTuple):
         prefix: what stood before the backbone's or detector's names, without names of wrappers
             such as ``module.``.
         passed_over: the prefixes of copies of the network that a training keeps.
+        library: whose names a detector had, where they were not detectron2's.
     """
 
     format: str
@@ -53,6 +55,7 @@ class NativeWeights(NamedTuple):
     left_out: tuple[str, ...] = ()
     prefix: str = ""
     passed_over: tuple[str, ...] = ()
+    library: str = ""
 
 
 def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) -> NativeWeights:
@@ -78,6 +81,9 @@ def convert_to_native(state: Mapping[str, Tensor], prefix: str | None = None) ->
     if network.detector is not None:
         found = _take_detector(state, names, network.detector)
         return found._replace(passed_over=passed_over)
+    retinanet = _take_retinanet(state, names, network)
+    if retinanet is not None:
+        return retinanet._replace(passed_over=passed_over)
     native, left_out, strange = _rename(network, state)
     if strange:
         raise ValueError(
@@ -241,6 +247,30 @@ def _take_detector(
         elif not _CONSTANTS.fullmatch(bare):
             kept[bare] = tensor
     return NativeWeights("detector", kept, tuple(left_out), prefix)
+
+
+def _take_retinanet(
+    state: Mapping[str, Tensor], names: Mapping[str, str], network: Network
+) -> NativeWeights | None:
+    """Take torchvision's RetinaNet around a network; None where another detector is, or none.
+
+    Of others, such as FCOS and heads with norms, some weights have no place here.
+    """
+    prefix = network.prefix.removesuffix(RETINANET_BODY)
+    if prefix == network.prefix or f"{prefix}head.regression_head.bbox_reg.weight" not in state:
+        return None
+    kept: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    for name, tensor in state.items():
+        if not name.startswith(prefix):
+            left_out.append(names.get(name, name))
+            continue
+        ours = TORCHVISION_RETINANET.rename(name.removeprefix(prefix))
+        if ours is None or ours in kept:
+            return None
+        kept[ours] = tensor
+    library = TORCHVISION_RETINANET.format
+    return NativeWeights("detector", kept, tuple(left_out), prefix, library=library)
 
 
 def _add_statistics(

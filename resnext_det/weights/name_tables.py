@@ -229,3 +229,46 @@ TABLES = (
         own=r"(?:initial_block|blocks)\..*",
     ),
 )
+
+
+def _make_retinanet_rows() -> Iterator[tuple[str, str]]:
+    for theirs, ours in TORCHVISION.rows:
+        if not ours.startswith("linear."):
+            yield f"backbone.body.{theirs}", f"backbone.bottom_up.{ours}"
+    # Before torchvision 0.13 layers had their weights directly, as in its published files and in
+    # MLPerf's, and towers counted their activations; now a layer's first part is the convolution.
+    for number, level in enumerate((3, 4, 5)):
+        for theirs, ours in (("inner_blocks", "fpn_lateral"), ("layer_blocks", "fpn_output")):
+            for part in ("", ".0"):
+                yield (
+                    f"backbone.fpn.{theirs}.{number}{part}.{{tensor}}",
+                    f"backbone.{ours}{level}.{{tensor}}",
+                )
+    for block in ("p6", "p7"):
+        yield (
+            f"backbone.fpn.extra_blocks.{block}.{{tensor}}",
+            f"backbone.top_block.{block}.{{tensor}}",
+        )
+    for theirs, tower in (
+        ("classification_head", "cls_subnet"),
+        ("regression_head", "bbox_subnet"),
+    ):
+        for number in range(4):
+            for name in (f"conv.{2 * number}", f"conv.{number}.0"):
+                yield f"head.{theirs}.{name}.{{tensor}}", f"head.{tower}.{2 * number}.{{tensor}}"
+    yield "head.classification_head.cls_logits.{tensor}", "head.cls_score.{tensor}"
+    yield "head.regression_head.bbox_reg.{tensor}", "head.bbox_pred.{tensor}"
+
+
+RETINANET_BODY = "backbone.body."
+"""What stands before the backbone's names in torchvision's RetinaNet."""
+
+TORCHVISION_RETINANET = NameTable(
+    "torchvision",
+    tuple(_make_retinanet_rows()),
+    f"{RETINANET_BODY}{TORCHVISION.stem}",
+    first_stage=TORCHVISION.first_stage,
+    own=r"(?:backbone|head)\..*",
+)
+"""The names of torchvision's RetinaNet with a pyramid of three stages and no norms in its heads,
+which MLPerf's has too: a whole detector, where ``TABLES`` are of backbones and classifiers."""

@@ -199,9 +199,13 @@ def _find_preprocessing(
     channels: another library's file of familiar names is none of these publishers'.
     """
     beside, state = contents.beside, native.state
-    stem = state.get("stem.conv1.weight")
+    stem = state.get(
+        "backbone.bottom_up.stem.conv1.weight" if native.library else "stem.conv1.weight"
+    )
     if architecture is None or stem is None or stem.shape[1] != 3:
         return None
+    if native.library:
+        return _Found(native.library)
     if format in ("torchvision", "timm"):
         # mmdetection's converter makes such names of Caffe's ResNets: alone under "state_dict" and
         # without counters. It folds the norms too, which nothing else of these names does.

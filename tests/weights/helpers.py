@@ -105,6 +105,31 @@ def torchvision_network(num_classes: int = 7) -> nn.Module:
     )
 
 
+def torchvision_retinanet(num_classes: int = 3, size: int = 96, **options: Any) -> nn.Module:
+    """Build torchvision's RetinaNet on its network of ``THIN``, P6 from P5, with random numbers.
+
+    Args:
+        size: of the shorter side of its images, and of the longer one.
+    """
+    body = torchvision.models.ResNet(
+        torchvision.models.resnet.Bottleneck,
+        [2, 2, 2, 2],
+        groups=THIN.cardinality,
+        width_per_group=THIN.width,
+        norm_layer=torchvision.ops.misc.FrozenBatchNorm2d,
+    )
+    backbone = torchvision.models.detection.backbone_utils.BackboneWithFPN(
+        body,
+        {"layer2": "0", "layer3": "1", "layer4": "2"},
+        [512, 1024, 2048],
+        out_channels=16,
+        extra_blocks=torchvision.ops.feature_pyramid_network.LastLevelP6P7(16, 16),
+    )
+    return torchvision.models.detection.RetinaNet(
+        backbone, num_classes, min_size=size, max_size=size, **options
+    )
+
+
 def save(content: object, folder: Path, name: str = "weights.pth") -> Path:
     torch.save(content, folder / name)
     return folder / name
