@@ -24,7 +24,7 @@ FLOORS = (
         *("architecture", "layers", "instances", "files", "console", "signals"),
         *("roi_align", "sparse_rpn"),
     ),
-    ("deformable", "masks"),
+    ("deformable", "masks", "rle"),
     ("resnext",),
     ("shared_res5",),
     ("config", "forms"),
