@@ -234,11 +234,12 @@ def check_standard_head(cfg: CfgNode) -> None:
     """Refuse a pooler that the head with a faster RoIAlign does not have.
 
     Raises:
-        ValueError: MODEL.ROI_HEADS.NAME asks for that head, and the pooler is RoIPool.
+        ValueError: MODEL.ROI_HEADS.NAME asks for that head, and a pooler is RoIPool.
     """
-    pooler = cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE
-    if cfg.MODEL.ROI_HEADS.NAME == FAST_STANDARD_HEAD and not pooler.startswith("ROIAlign"):
-        raise ValueError(
-            f"MODEL.ROI_BOX_HEAD.POOLER_TYPE = {pooler!r}, but {FAST_STANDARD_HEAD} computes "
-            "RoIAlign alone; write ROIAlignV2, or MODEL.ROI_HEADS.NAME: StandardROIHeads"
-        )
+    for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD") if cfg.MODEL.MASK_ON else ("ROI_BOX_HEAD",):
+        pooler = cfg.MODEL[head].POOLER_TYPE
+        if cfg.MODEL.ROI_HEADS.NAME == FAST_STANDARD_HEAD and not pooler.startswith("ROIAlign"):
+            raise ValueError(
+                f"MODEL.{head}.POOLER_TYPE = {pooler!r}, but {FAST_STANDARD_HEAD} computes "
+                "RoIAlign alone; write ROIAlignV2, or MODEL.ROI_HEADS.NAME: StandardROIHeads"
+            )

@@ -81,7 +81,7 @@ class _ROIPooler(ROIPooler):
 
 @ROI_HEADS_REGISTRY.register()
 class ResNeXtStandardROIHeads(StandardROIHeads):
-    """Compute what StandardROIHeads does, with a RoIAlign of the boxes that is faster to train.
+    """Compute what StandardROIHeads does, with a RoIAlign of boxes and masks that is faster.
 
     ``resnext_det.roi_align`` tells how. Losses are the same, within rounding.
     """
@@ -90,13 +90,24 @@ class ResNeXtStandardROIHeads(StandardROIHeads):
     def _init_box_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         check_standard_head(cfg)
         made = super()._init_box_head(cfg, input_shape)
-        made["box_pooler"].__class__ = _ROIPooler
-        poolers = made["box_pooler"].level_poolers
-        for index, one in enumerate(poolers):
-            poolers[index] = _ROIAlign(
-                *(one.output_size, one.spatial_scale, one.sampling_ratio, one.aligned)
-            )
+        _exchange_pooler(made["box_pooler"])
         return made
+
+    @classmethod
+    def _init_mask_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
+        made = super()._init_mask_head(cfg, input_shape)
+        if made:
+            _exchange_pooler(made["mask_pooler"])
+        return made
+
+
+def _exchange_pooler(pooler: ROIPooler) -> None:
+    """Give a pooler, in place, the RoIAlign that computes matrix products."""
+    pooler.__class__ = _ROIPooler
+    for index, one in enumerate(pooler.level_poolers):
+        pooler.level_poolers[index] = _ROIAlign(
+            *(one.output_size, one.spatial_scale, one.sampling_ratio, one.aligned)
+        )
 
 
 @RPN_HEAD_REGISTRY.register()

@@ -15,6 +15,7 @@ from resnext_det.detection.portable.boxes import (
     compute_box_loss,
     suppress_overlaps,
 )
+from resnext_det.detection.portable.sampling import SampledRegions
 from resnext_det.instances import Boxes, Instances
 from resnext_det.layers import ConvNorm
 
@@ -81,21 +82,6 @@ class BoxPredictorSettings:
     detections_per_image: int
 
 
-@dataclass(frozen=True)
-class SampledRegions:
-    """The regions of a batch to train on.
-
-    Attributes:
-        regions: (R, 5): the index of the image, and the box in pixels.
-        classes: (R,); ``num_classes`` is the background.
-        truth: the ground-truth boxes (R, 4), of no meaning for the background.
-    """
-
-    regions: Tensor
-    classes: Tensor
-    truth: Tensor
-
-
 class BoxPredictor(nn.Module):
     """Predict classes and boxes from region vectors, by two linear layers (Fast R-CNN).
 
@@ -136,7 +122,7 @@ class BoxPredictor(nn.Module):
         classes, count = sampled.classes, max(sampled.classes.numel(), 1)
         # The mean over no region is not a number; a sum over none is 0 and keeps the graph.
         loss_cls = F.cross_entropy(logits, classes, reduction="sum") / count
-        objects = ((classes >= 0) & (classes < num_classes)).nonzero().flatten()
+        objects = sampled.find_objects(num_classes)
         if settings.cls_agnostic_bbox_reg:
             object_deltas = deltas[objects]
         else:

@@ -262,3 +262,9 @@ def _suppress_overlaps(boxes: Tensor, scores: Tensor, groups: Tensor, threshold:
 def _(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     count = torch.library.get_ctx().new_dynamic_size()
     return groups.new_empty(count)
+
+
+def join_boxes(boxes: Sequence[Tensor]) -> Tensor:
+    """Join the boxes (Ri, 4) of each of N images to regions (R, 5), each with its image's index."""
+    numbered = [F.pad(one, (1, 0), value=float(index)) for index, one in enumerate(boxes)]
+    return torch.cat(numbered)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -14,8 +16,8 @@ from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPr
 from resnext_det.detection.portable.boxes import AnchorGenerator
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.portable.fpn import FPN
+from resnext_det.detection.portable.mask_head import MaskHead
 from resnext_det.detection.portable.roi_heads import (
-    RegionSampling,
     Res5ROIHeads,
     ROIHeads,
     ROIPooler,
@@ -23,6 +25,7 @@ from resnext_det.detection.portable.roi_heads import (
     StandardROIHeads,
 )
 from resnext_det.detection.portable.rpn import RPN, RPNHead, RPNSettings
+from resnext_det.detection.portable.sampling import RegionSampling
 from resnext_det.resnext import ResNeXt, make_stage
 
 
@@ -30,7 +33,8 @@ def build_detector(cfg: CfgNode) -> FasterRCNN:
     """Build the detector that ``cfg.MODEL`` describes, with random weights, on the CPU.
 
     Returns:
-        Faster R-CNN; without an RPN, Fast R-CNN; for ``ProposalNetwork`` the RPN alone.
+        Faster R-CNN, and with ``MASK_ON`` Mask R-CNN; without an RPN, Fast R-CNN; for
+        ``ProposalNetwork`` the RPN alone.
 
     Raises:
         ValueError: a key has a value that this engine does not honor.
@@ -111,18 +115,41 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
         nms_thresh_test=heads.NMS_THRESH_TEST,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
-    return kind(
-        in_features=heads.IN_FEATURES,
-        sampling=read_settings(RegionSampling, heads),
-        pooler=ROIPooler(
-            resolution=box.POOLER_RESOLUTION,
-            strides=[backbone.out_strides[name] for name in heads.IN_FEATURES],
-            sampling_ratio=box.POOLER_SAMPLING_RATIO,
-            pooler_type=box.POOLER_TYPE,
-            by_matrices=heads.NAME == FAST_STANDARD_HEAD,
-        ),
-        head=head,
-        box_predictor=BoxPredictor(features, settings),
+    options: dict[str, Any] = {
+        "in_features": heads.IN_FEATURES,
+        "sampling": read_settings(RegionSampling, heads),
+        "pooler": _build_pooler(cfg, backbone, "ROI_BOX_HEAD"),
+        "head": head,
+        "box_predictor": BoxPredictor(features, settings),  # before the mask head, as in detectron2
+    }
+    if cfg.MODEL.MASK_ON:
+        if not uses_c4_head(cfg):
+            features = _find_channels(cfg, backbone, "ROI_HEADS")
+            options["mask_pooler"] = _build_pooler(cfg, backbone, "ROI_MASK_HEAD")
+        options["mask_head"] = _build_mask_head(cfg, features)
+    return kind(**options)
+
+
+def _build_pooler(cfg: CfgNode, backbone: ResNeXt | FPN, head: str) -> ROIPooler:
+    """Build the pooler of a head: "ROI_BOX_HEAD" or "ROI_MASK_HEAD"."""
+    node, heads = cfg.MODEL[head], cfg.MODEL.ROI_HEADS
+    return ROIPooler(
+        resolution=node.POOLER_RESOLUTION,
+        strides=[backbone.out_strides[name] for name in heads.IN_FEATURES],
+        sampling_ratio=node.POOLER_SAMPLING_RATIO,
+        pooler_type=node.POOLER_TYPE,
+        by_matrices=heads.NAME == FAST_STANDARD_HEAD,
+    )
+
+
+def _build_mask_head(cfg: CfgNode, channels: int) -> MaskHead:
+    mask = cfg.MODEL.ROI_MASK_HEAD
+    return MaskHead(
+        in_channels=channels,
+        conv_dim=mask.CONV_DIM,
+        num_conv=mask.NUM_CONV,
+        num_classes=1 if mask.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        norm=mask.NORM,
     )
 
 

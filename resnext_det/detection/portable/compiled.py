@@ -32,10 +32,19 @@ def compile_step(model: FasterRCNN, backend: str | Callable[..., Any] = "inducto
     Returns:
         takes the samples of ``model`` and gives its losses.
 
+    Raises:
+        ValueError: the model has a mask head.
+
     Example:
         >>> step = compile_step(build_detector(cfg).train())
         >>> sum(step(samples).values()).backward()
     """
+    if model.roi_heads is not None and model.roi_heads.mask_head is not None:
+        raise ValueError(
+            "no graph of torch.compile holds the ground truth of masks, so that the training step "
+            "of a mask head cannot be compiled; train the model as it is, or with MODEL.MASK_ON "
+            "False"
+        )
     # To save memory inductor would let one image draw its regions before another.
     options: Any = {"reorder_for_peak_memory": False} if backend == "inductor" else None
     compiled = torch.compile(

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from resnext_det.detection.portable.boxes import find_larger
+from resnext_det.detection.portable.pasting import paste_masks
 from resnext_det.instances import Boxes, Instances
 
 
 def restore_size(found: Instances, sample: dict[str, Any], field: str) -> Instances:
     """Scale boxes to the sample's ``height`` and ``width``, clip them, and drop the empty ones.
+
+    Masks of the boxes, ``pred_masks`` (N, 1, S, S), become masks of the image, bool (N, height,
+    width).
 
     Args:
         found: boxes and other fields in pixels of the resized image.
@@ -28,7 +32,12 @@ def restore_size(found: Instances, sample: dict[str, Any], field: str) -> Instan
     boxes[:, 1::2] *= height / old_height
     boxes = clip_boxes_to_image(boxes, (height, width))
     fields = {**found.get_fields(), field: Boxes(boxes)}
-    return Instances((height, width), **fields)[find_larger(boxes)]
+    restored = Instances((height, width), **fields)[find_larger(boxes)]
+    if not restored.has("pred_masks"):
+        return restored
+    fields = restored.get_fields()
+    masks = paste_masks(fields["pred_masks"], fields[field].tensor, (height, width))
+    return Instances((height, width), **{**fields, "pred_masks": masks})
 
 
 class Detector(nn.Module):

@@ -1,4 +1,4 @@
-"""Faster R-CNN over torchvision's operators, from images to detections or losses."""
+"""Faster and Mask R-CNN over torchvision's operators, from images to detections or losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from resnext_det.instances import Instances
 
 
 class FasterRCNN(Detector):
-    """Detect objects: backbone, region proposals, then classes and boxes of the regions.
+    """Detect objects: backbone, region proposals, then classes, boxes and masks of the regions.
+
+    With a mask head in ``roi_heads`` it is Mask R-CNN.
 
     Parameters have the names, and results the numbers, of detectron2's ``GeneralizedRCNN``, and
     without ``roi_heads`` of its ``ProposalNetwork``: checkpoints fit both.
@@ -50,19 +52,22 @@ class FasterRCNN(Detector):
         Args:
             samples: one dict per image, as detectron2's: ``image`` (C, H, W) on the scale 0-255 in
                 the model's channel order; in training ``instances`` with ``gt_boxes`` and
-                ``gt_classes``; in inference ``height`` and ``width``, the size in which boxes are
-                wanted (the image's own where they are absent); without an RPN ``proposals`` with
-                ``proposal_boxes`` and ``objectness_logits``, in pixels of ``image``.
+                ``gt_classes``, and with a mask head ``gt_masks``; in inference ``height`` and
+                ``width``, the size in which boxes and masks are wanted (the image's own where they
+                are absent); without an RPN ``proposals`` with ``proposal_boxes`` and
+                ``objectness_logits``, in pixels of ``image``.
 
         Returns:
-            in training {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}, those of the
-            parts that the model has; in inference one {"instances": Instances} per image, with
-            ``pred_boxes``, ``scores`` and ``pred_classes``, or without ``roi_heads``
-            {"proposals": Instances}, with ``proposal_boxes`` and ``objectness_logits``; best first.
+            in training {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"},
+            those of the parts that the model has; in inference one {"instances": Instances} per
+            image, with ``pred_boxes``, ``scores`` and ``pred_classes``, and with a mask head
+            ``pred_masks``, bool (N, height, width), or without ``roi_heads`` {"proposals":
+            Instances}, with ``proposal_boxes`` and ``objectness_logits``; best first.
 
         Raises:
             ValueError: there is no image; one has another number of channels than the model;
-                ``instances`` are missing in training, or ``proposals`` without an RPN.
+                ``instances`` are missing in training, or masks of theirs with a mask head; or
+                ``proposals`` without an RPN.
             FloatingPointError: training has diverged.
         """
         images, image_sizes = self.preprocess(samples)
@@ -99,6 +104,19 @@ class FasterRCNN(Detector):
             found, head_losses = self.roi_heads(features, found, targets)
             losses = {**head_losses, **losses}
         return found, losses
+
+    def get_targets(self, samples: Sequence[dict[str, Any]]) -> list[Instances]:
+        """Get the ground truth of every sample, on the model's device; with a mask head, masks."""
+        targets = super().get_targets(samples)
+        if self.roi_heads is not None and self.roi_heads.mask_head is not None:
+            for sample, one in zip(samples, targets):
+                if len(one) and not one.has("gt_masks"):
+                    raise ValueError(
+                        "training a mask head needs 'gt_masks' of the objects, which "
+                        f"{sample.get('file_name', 'an image')} lacks; map it with masks, or write "
+                        "MODEL.MASK_ON False"
+                    )
+        return targets
 
     def get_proposals(self, samples: Sequence[dict[str, Any]]) -> list[Instances]:
         """Get the proposals of every sample, on the model's device, where no RPN makes them."""

@@ -1,4 +1,4 @@
-"""Sample regions to train on, cut them out of feature maps, and compute their classes and boxes.
+"""Cut regions out of feature maps, and compute their classes, boxes and masks.
 
 ``Res5ROIHeads`` is the C4 detector of the ResNeXt paper (section 5.4), ``SharedRes5ROIHeads`` the
 same made faster, and ``StandardROIHeads`` that of DC5 and FPN. Names and numbers are detectron2's.
@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
-from resnext_det.detection.portable.box_head import BoxPredictor, SampledRegions
-from resnext_det.detection.portable.boxes import match_candidates, sample_labels
+from resnext_det.detection.portable.box_head import BoxPredictor
+from resnext_det.detection.portable.boxes import join_boxes
+from resnext_det.detection.portable.mask_head import (
+    MaskHead,
+    compute_mask_loss,
+    compute_mask_probabilities,
+    cut_masks,
+)
+from resnext_det.detection.portable.sampling import (
+    RegionSampling,
+    SampledRegions,
+    sample_regions,
+)
 from resnext_det.instances import Instances
 from resnext_det.roi_align import RegionGrid, align_regions, join_regions
 from resnext_det.shared_res5 import SHARED_HEADS, run_res5
@@ -25,109 +35,7 @@ from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 _CANONICAL_SIZE = 224
 _CANONICAL_LEVEL = 4
 
-_IGNORED = -100  # F.cross_entropy leaves this class out
-
 _POOLER_TYPES = ("ROIAlignV2", "ROIAlign", "ROIPool")
-
-
-@dataclass(frozen=True)
-class RegionSampling:
-    """Keys of ``MODEL.ROI_HEADS`` that choose the regions to train on."""
-
-    num_classes: int
-    iou_thresholds: tuple[float, ...]
-    iou_labels: tuple[int, ...]
-    batch_size_per_image: int
-    positive_fraction: float
-    proposal_append_gt: bool
-
-
-@torch.no_grad()
-def sample_regions(
-    proposals: Sequence[Instances], targets: Sequence[Instances], settings: RegionSampling
-) -> SampledRegions:
-    """Choose the regions to train on and label them.
-
-    Args:
-        proposals: per image ``proposal_boxes``.
-        targets: per image ``gt_boxes`` and ``gt_classes``.
-        settings: counts and thresholds.
-
-    Returns:
-        the regions image by image, objects before background.
-    """
-    chosen = [
-        _sample_in_image(proposal.proposal_boxes.tensor, target, settings)
-        for proposal, target in zip(proposals, targets)
-    ]
-    boxes, classes, truth = zip(*chosen)
-    fields = join_boxes(boxes), torch.cat(classes), torch.cat(truth)
-    return SampledRegions(*(_copy(*fields) if torch.compiler.is_compiling() else fields))
-
-
-@torch.library.custom_op("resnext_det::copy_regions", mutates_args=())
-def _copy(regions: Tensor, classes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Copy sampled regions in a graph of torch.compile, for which their number is then one unknown.
-
-    It is a sum of several as they come; inductor's backward graph (torch 2.14) knows only the sum,
-    but asks for each of them. A batch norm asks whether there is any region: where there is none,
-    one is given that no loss counts.
-    """
-    if len(classes):
-        return regions.clone(), classes.clone(), truth.clone()
-    return regions.new_zeros(1, 5), classes.new_full((1,), _IGNORED), truth.new_zeros(1, 4)
-
-
-@_copy.register_fake
-def _(regions: Tensor, classes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    count = torch.library.get_ctx().new_dynamic_size(min=1)
-    return regions.new_empty(count, 5), classes.new_empty(count), truth.new_empty(count, 4)
-
-
-@torch.library.custom_op("resnext_det::keep_one", mutates_args=())
-def _keep_one(regions: Tensor) -> Tensor:
-    """Copy regions (R, 5) in a graph; where there is none, give one, so that a norm has values."""
-    return regions.clone() if len(regions) else regions.new_zeros(1, 5)
-
-
-@_keep_one.register_fake
-def _(regions: Tensor) -> Tensor:
-    return regions.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), 5)
-
-
-def _sample_in_image(
-    boxes: Tensor, target: Instances, settings: RegionSampling
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose regions of one image: boxes (R, 4), classes (R,), ground-truth boxes (R, 4)."""
-    truth: Tensor = target.gt_boxes.tensor
-    if settings.proposal_append_gt:
-        boxes = torch.cat([boxes, truth])
-    matches, labels = match_candidates(
-        truth,
-        boxes,
-        thresholds=settings.iou_thresholds,
-        labels=settings.iou_labels,
-        allow_low_quality_matches=False,
-    )
-    # Without ground truth all match its index 0, which has to be there, and are background.
-    classes = F.pad(target.gt_classes, (0, 1), value=settings.num_classes)[matches]
-    classes[labels == 0] = settings.num_classes
-    classes[(labels == -1) & (matches < truth.shape[0])] = -1
-    chosen = torch.cat(
-        sample_labels(
-            classes,
-            count=settings.batch_size_per_image,
-            positive_fraction=settings.positive_fraction,
-            background=settings.num_classes,
-        )
-    )
-    return boxes[chosen], classes[chosen], F.pad(truth, (0, 0, 0, 1))[matches[chosen]]
-
-
-def join_boxes(boxes: Sequence[Tensor]) -> Tensor:
-    """Join the boxes (Ri, 4) of each of N images to regions (R, 5), each with its image's index."""
-    numbered = [F.pad(one, (1, 0), value=float(index)) for index, one in enumerate(boxes)]
-    return torch.cat(numbered)
 
 
 class ROIPooler(nn.Module):
@@ -214,6 +122,17 @@ class ROIPooler(nn.Module):
         return pooled.to(feature.dtype)
 
 
+@torch.library.custom_op("resnext_det::keep_one", mutates_args=())
+def _keep_one(regions: Tensor) -> Tensor:
+    """Copy regions (R, 5) in a graph; where there is none, give one, so that a norm has values."""
+    return regions.clone() if len(regions) else regions.new_zeros(1, 5)
+
+
+@_keep_one.register_fake
+def _(regions: Tensor) -> Tensor:
+    return regions.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), 5)
+
+
 class ROIHeads(nn.Module):
     """Sample regions in training, cut them out, compute their features, and predict.
 
@@ -223,6 +142,7 @@ class ROIHeads(nn.Module):
         pooler: cuts regions out of the feature maps.
         head: computes the features of cut regions.
         box_predictor: predicts classes and boxes from the features.
+        mask_head: computes masks of regions; None for boxes alone.
     """
 
     head_name: str
@@ -236,6 +156,7 @@ class ROIHeads(nn.Module):
         pooler: ROIPooler,
         head: nn.Module,
         box_predictor: BoxPredictor,
+        mask_head: MaskHead | None = None,
     ) -> None:
         super().__init__()
         self.in_features = tuple(in_features)
@@ -243,14 +164,15 @@ class ROIHeads(nn.Module):
         self.pooler = pooler
         self.add_module(self.head_name, head)
         self.box_predictor = box_predictor
-
-    def compute_vectors(self, regions: Tensor) -> Tensor:
-        """Map cut regions (R, C, resolution, resolution) to vectors (R, D)."""
-        raise NotImplementedError
+        self.mask_head = mask_head
 
     def cut_and_compute(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
         """Cut regions (R, 5), see ``join_boxes``, out of the maps, and compute vectors (R, D)."""
-        return self.compute_vectors(self.pooler.pool(maps, regions))
+        raise NotImplementedError
+
+    def cut_for_masks(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Cut regions (R, 5) out of the maps, and compute what the mask head takes."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -267,8 +189,20 @@ class ROIHeads(nn.Module):
         if self.training:
             assert targets is not None
             sampled = sample_regions(proposals, targets, self.sampling)
-            return [], self.compute_box_losses(maps, sampled, targets)
-        return self.detect_boxes(maps, proposals), {}
+            return [], self.compute_losses(maps, sampled, targets)
+        found = self.detect_boxes(maps, proposals)
+        return found if self.mask_head is None else self.detect_masks(maps, found), {}
+
+    def compute_losses(
+        self, maps: Sequence[Tensor], sampled: SampledRegions, targets: Sequence[Instances]
+    ) -> dict[str, Tensor]:
+        """Compute the losses of the regions that are trained on, of masks too where they are."""
+        losses = self.compute_box_losses(maps, sampled, targets)
+        if self.mask_head is not None:
+            objects = sampled.find_objects(self.sampling.num_classes)
+            features = self.cut_for_masks(maps, sampled.regions[objects])
+            losses |= self.compute_mask_losses(features, objects, sampled, targets)
+        return losses
 
     def compute_box_losses(
         self, maps: Sequence[Tensor], sampled: SampledRegions, targets: Sequence[Instances]
@@ -293,14 +227,66 @@ class ROIHeads(nn.Module):
         """Predict logits (R, K + 1) and deltas (R, 4 * K or 4) of regions (R, 5)."""
         return self.box_predictor(self.cut_and_compute(maps, regions))
 
+    def compute_mask_losses(
+        self,
+        features: Tensor,
+        objects: Tensor,
+        sampled: SampledRegions,
+        targets: Sequence[Instances],
+    ) -> dict[str, Tensor]:
+        """Compute ``loss_mask`` of the sampled regions that are objects.
+
+        Args:
+            features: of these (P, ...), as ``cut_for_masks`` gives.
+            objects: their indices (P,) among the sampled regions.
+            targets: per image ``gt_masks``.
+        """
+        assert self.mask_head is not None
+        logits = self.mask_head(features)
+        regions, matches = sampled.regions[objects], sampled.matches[objects]
+        truth = cut_masks(targets, regions, matches, logits.shape[-1])
+        return {"loss_mask": compute_mask_loss(logits, sampled.classes[objects], truth)}
+
+    def detect_masks(self, maps: Sequence[Tensor], found: Sequence[Instances]) -> list[Instances]:
+        """Add ``pred_masks`` (N, 1, S, S) to what ``detect_boxes`` gives: probabilities."""
+        assert self.mask_head is not None
+        regions = join_boxes([one.pred_boxes.tensor for one in found])
+        classes = torch.cat([one.pred_classes for one in found])
+        if torch.compiler.is_compiling():
+            logits = self.mask_head(self.cut_for_masks(maps, _keep_one(regions)))[: len(regions)]
+        else:
+            logits = self.mask_head(self.cut_for_masks(maps, regions))
+        masks = compute_mask_probabilities(logits, classes).split([len(one) for one in found])
+        return [
+            Instances(one.image_size, **one.get_fields(), pred_masks=mask)
+            for one, mask in zip(found, masks)
+        ]
+
 
 class Res5ROIHeads(ROIHeads):
-    """Cut 14x14 cells out of res4, run res5 with its stride 2 on every region, and average: C4."""
+    """Cut 14x14 cells out of res4, run res5 with its stride 2 on every region, and average: C4.
+
+    The mask head takes res5's maps before they are averaged. In training they are computed once.
+    """
 
     head_name = "res5"
 
-    def compute_vectors(self, regions: Tensor) -> Tensor:
-        return self.get_submodule("res5")(regions).mean(dim=[2, 3])  # (R, 2048)
+    def cut_for_masks(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        return self.get_submodule("res5")(self.pooler.pool(maps, regions))  # (R, 2048, 7, 7)
+
+    def cut_and_compute(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        return self.cut_for_masks(maps, regions).mean(dim=[2, 3])
+
+    def compute_losses(
+        self, maps: Sequence[Tensor], sampled: SampledRegions, targets: Sequence[Instances]
+    ) -> dict[str, Tensor]:
+        if self.mask_head is None:
+            return self.compute_box_losses(maps, sampled, targets)
+        features = self.cut_for_masks(maps, sampled.regions)
+        logits, deltas = self.box_predictor(features.mean(dim=[2, 3]))
+        losses = self.box_predictor.compute_losses(logits, deltas, sampled)
+        objects = sampled.find_objects(self.sampling.num_classes)
+        return losses | self.compute_mask_losses(features[objects], objects, sampled, targets)
 
 
 class SharedRes5ROIHeads(Res5ROIHeads):
@@ -317,20 +303,33 @@ class SharedRes5ROIHeads(Res5ROIHeads):
         aligned = pooler.pooler_type == "ROIAlignV2"
         return RegionGrid(pooler.resolution, 1 / pooler.strides[0], pooler.sampling_ratio, aligned)
 
-    def cut_and_compute(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+    def cut_for_masks(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
         grid = self.find_grid()
         if grid is None:
-            return super().cut_and_compute(maps, regions)
-        return run_res5(self.res5, maps[0], regions, grid).mean(dim=[2, 3])  # type: ignore[arg-type]
+            return super().cut_for_masks(maps, regions)
+        return run_res5(self.res5, maps[0], regions, grid)  # type: ignore[arg-type]
 
 
 SHARED_HEADS[Res5ROIHeads] = SharedRes5ROIHeads
 
 
 class StandardROIHeads(ROIHeads):
-    """Cut 7x7 cells out of the map that fits a region, and run a box head: DC5 and FPN."""
+    """Cut 7x7 cells out of the map that fits a region, and run a box head: DC5 and FPN.
+
+    Args:
+        mask_pooler: cuts regions out for the mask head; None without one.
+        options: of ``ROIHeads``.
+    """
 
     head_name = "box_head"
 
-    def compute_vectors(self, regions: Tensor) -> Tensor:
-        return self.get_submodule("box_head")(regions).flatten(1)
+    def __init__(self, *, mask_pooler: ROIPooler | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.mask_pooler = mask_pooler
+
+    def cut_and_compute(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        return self.get_submodule("box_head")(self.pooler.pool(maps, regions)).flatten(1)
+
+    def cut_for_masks(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        assert self.mask_pooler is not None
+        return self.mask_pooler.pool(maps, regions)

@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounter
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.compiled import compile_step
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
-from resnext_det.detection.portable.roi_heads import RegionSampling, sample_regions
+from resnext_det.detection.portable.sampling import RegionSampling, sample_regions
 from resnext_det.instances import Boxes, Instances
 from tests.detection.detectron2_reference import assert_same_instances, randomize
 from tests.detection.helpers import C4_CHANGES, draw_sample, override
