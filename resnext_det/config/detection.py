@@ -23,21 +23,26 @@ OWN_KEYS = {
 
 # Beginnings of detectron2's keys of parts that the key in the comment switches off here.
 PARTS_SWITCHED_OFF = (
-    "MODEL.ROI_MASK_HEAD.",  # MODEL.MASK_ON
     "MODEL.ROI_KEYPOINT_HEAD.",  # MODEL.KEYPOINT_ON
-    "MODEL.ROI_BOX_CASCADE_HEAD.",  # MODEL.ROI_HEADS.NAME
     "MODEL.ROI_BOX_HEAD.FED_LOSS_",  # MODEL.ROI_BOX_HEAD.USE_FED_LOSS
-    "MODEL.RETINANET.",  # MODEL.META_ARCHITECTURE, as the next two
-    "MODEL.SEM_SEG_HEAD.",
+    "MODEL.SEM_SEG_HEAD.",  # MODEL.META_ARCHITECTURE, as the next
     "MODEL.PANOPTIC_FPN.",
     "MODEL.ANCHOR_GENERATOR.ANGLES",  # MODEL.ANCHOR_GENERATOR.NAME
-    "INPUT.MASK_FORMAT",  # MODEL.MASK_ON
-    "INPUT.CROP.",  # INPUT.CROP.ENABLED
     "TEST.AUG.",  # TEST.AUG.ENABLED
     "TEST.PRECISE_BN.",  # TEST.PRECISE_BN.ENABLED
     "TEST.KEYPOINT_OKS_SIGMAS",  # MODEL.KEYPOINT_ON
     "GLOBAL.HACK",  # detectron2 itself does not read it
 )
+
+SWITCHES = {
+    "MODEL.ROI_MASK_HEAD.": ("MODEL.MASK_ON", True),
+    "INPUT.MASK_FORMAT": ("MODEL.MASK_ON", True),
+    "MODEL.ROI_BOX_CASCADE_HEAD.": ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+    "MODEL.RETINANET.": ("MODEL.META_ARCHITECTURE", "RetinaNet"),
+    "INPUT.CROP.TYPE": ("INPUT.CROP.ENABLED", True),
+    "INPUT.CROP.SIZE": ("INPUT.CROP.ENABLED", True),
+}
+"""Beginnings of the keys of parts that have an effect only where another key has a value."""
 
 
 def _make_model() -> dict[str, Any]:
@@ -88,6 +93,25 @@ def _make_model() -> dict[str, Any]:
             "PROPOSAL_APPEND_GT": True,
         },
         "ROI_BOX_HEAD": _make_roi_box_head(),
+        "ROI_BOX_CASCADE_HEAD": {
+            "BBOX_REG_WEIGHTS": (
+                (10.0, 10.0, 5.0, 5.0),
+                (20.0, 20.0, 10.0, 10.0),
+                (30.0, 30.0, 15.0, 15.0),
+            ),
+            "IOUS": (0.5, 0.6, 0.7),
+        },
+        "ROI_MASK_HEAD": {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "POOLER_TYPE": "ROIAlignV2",
+            "NUM_CONV": 0,
+            "CONV_DIM": 256,
+            "NORM": "",
+            "CLS_AGNOSTIC_MASK": False,
+        },
+        "RETINANET": _make_retinanet(),
     }
 
 
@@ -133,6 +157,26 @@ def _make_roi_box_head() -> dict[str, Any]:
         "TRAIN_ON_PRED_BOXES": False,
         "USE_FED_LOSS": False,
         "USE_SIGMOID_CE": False,
+    }
+
+
+def _make_retinanet() -> dict[str, Any]:
+    return {
+        "NUM_CLASSES": 80,
+        "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+        "NUM_CONVS": 4,
+        "NORM": "",
+        "PRIOR_PROB": 0.01,
+        "IOU_THRESHOLDS": [0.4, 0.5],
+        "IOU_LABELS": [0, -1, 1],
+        "FOCAL_LOSS_ALPHA": 0.25,
+        "FOCAL_LOSS_GAMMA": 2.0,
+        "BBOX_REG_LOSS_TYPE": "smooth_l1",
+        "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+        "SMOOTH_L1_LOSS_BETA": 0.1,
+        "SCORE_THRESH_TEST": 0.05,
+        "TOPK_CANDIDATES_TEST": 1000,
+        "NMS_THRESH_TEST": 0.5,
     }
 
 
@@ -186,7 +230,8 @@ def get_cfg() -> CfgNode:
                 "MAX_SIZE_TEST": 1333,
                 "RANDOM_FLIP": "horizontal",
                 "FORMAT": "BGR",
-                "CROP": {"ENABLED": False},
+                "MASK_FORMAT": "polygon",
+                "CROP": {"ENABLED": False, "TYPE": "relative_range", "SIZE": [0.9, 0.9]},
             },
             "DATASETS": {
                 "TRAIN": (),

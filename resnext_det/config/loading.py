@@ -13,8 +13,14 @@ from fvcore.common.config import CfgNode
 from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config.checks import check
-from resnext_det.config.detection import PARTS_SWITCHED_OFF, add_own_keys, drop_own_keys, get_cfg
-from resnext_det.config.rules import TYPE_WORDS, get_value, list_keys
+from resnext_det.config.detection import (
+    PARTS_SWITCHED_OFF,
+    SWITCHES,
+    add_own_keys,
+    drop_own_keys,
+    get_cfg,
+)
+from resnext_det.config.rules import TYPE_WORDS, freeze_lists, get_value, list_keys
 from resnext_det.config.values import find_unsupported
 from resnext_det.config.yaml_files import read_yaml
 from resnext_det.files import escape_controls, list_first, show
@@ -41,9 +47,9 @@ _ALSO_CALLED = {
 def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] = ()) -> CfgNode:
     """Read the configuration of a detector.
 
-    A file may set detectron2's keys of parts that are switched off (masks, RetinaNet ...), as its
-    own files do: they have no effect there either. The log names them; overrides of them are
-    refused.
+    A file may set detectron2's keys of parts that are switched off (masks, keypoints ...), as its
+    own files do: they have no effect there either. The log names those of parts that are not
+    honored here; overrides of parts that are switched off are refused.
 
     Args:
         path: a YAML file, found by ``config_file``. Its ``_BASE_`` names a file or a list of files,
@@ -72,6 +78,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
             "without it, and cannot detect with this one)"
         )
     check(cfg)
+    _check_switches(cfg, overrides)
     drop_own_keys(cfg)
     cfg.freeze()
     return cfg
@@ -89,6 +96,7 @@ def override_config(cfg: CfgNode, overrides: Sequence[Any]) -> CfgNode:
     for key, value in _read_pairs(overrides):
         _set(changed, key, value, where="the overrides")
     check(changed)
+    _check_switches(changed, overrides)
     drop_own_keys(changed)
     changed.freeze()
     return changed
@@ -189,6 +197,17 @@ def _read_pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     yield from zip(map(str, overrides[::2]), overrides[1::2])
 
 
+def _check_switches(cfg: CfgNode, overrides: Sequence[Any]) -> None:
+    """Refuse overrides of a part that is switched off: they would change nothing."""
+    for key, value in _read_pairs(overrides):
+        for part, (switch, wanted) in SWITCHES.items():
+            if key.startswith(part) and (now := get_value(cfg, switch)) != wanted:
+                raise ValueError(
+                    f"{key} = {show(value)} would change nothing, as {switch} = {now!r}; write "
+                    f"{switch} {wanted} too, or leave it out"
+                )
+
+
 def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
     given = escape_controls(f"{key:.{_LONGEST_KEY}} = {show(value)} (from {where})")
     node, _, leaf = key.rpartition(".")
@@ -215,6 +234,8 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
         raise ValueError(
             f"{given}: {TYPE_WORDS[type(default).__name__]} is needed; write {suggestion}"
         ) from error
+    if isinstance(default, tuple):  # YAML has lists alone, and a dump is to be read back as it was
+        holder[leaf] = freeze_lists(holder[leaf])
 
 
 def _suggest_keys(cfg: CfgNode, key: str) -> str:

@@ -58,11 +58,12 @@ def read_settings(settings: type[Settings], node: CfgNode, **given: Any) -> Sett
         given: fields that come from elsewhere.
     """
     names = [field.name for field in fields(settings) if field.name not in given]
-    return settings(**{name: _freeze(node[name.upper()]) for name in names}, **given)
+    return settings(**{name: freeze_lists(node[name.upper()]) for name in names}, **given)
 
 
-def _freeze(value: Any) -> Any:
-    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
+def freeze_lists(value: Any) -> Any:
+    """Make tuples of a list and of those in it; any other value stays as it is."""
+    return tuple(map(freeze_lists, value)) if isinstance(value, (list, tuple)) else value
 
 
 def check_layers(layers: Mapping[str, int]) -> None:

@@ -142,7 +142,8 @@ MODEL.WEIGHTS.FILE x | no such key is honored | MODEL.WEIGHTS
 solver.max_iter 5 | did you mean SOLVER.MAX_ITER
 BATCH_SIZE 5 | did you mean MODEL.RPN.BATCH_SIZE_PER_IMAGE, MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
 ZZZ 1 | get_cfg()) shows every key
-MODEL.ROI_MASK_HEAD.NUM_CONV 4 | no such key is honored here
+MODEL.ROI_MASK_HEAD.NUM_CONV 4 | as MODEL.MASK_ON = False; write MODEL.MASK_ON True
+MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES 4 | no such key is honored here
 MODEL.RPN 1 | is a group of keys | MODEL.RPN.NMS_THRESH
 SOLVER.BASE_LR 1 | SOLVER.BASE_LR = '1' | a number with a decimal point is needed; write 1.0
 SOLVER.MAX_ITER 100.0 | a whole number is needed; write 100
