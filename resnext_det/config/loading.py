@@ -234,7 +234,8 @@ def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
         raise ValueError(
             f"{given}: {TYPE_WORDS[type(default).__name__]} is needed; write {suggestion}"
         ) from error
-    if isinstance(default, tuple):  # YAML has lists alone, and a dump is to be read back as it was
+    # YAML has lists alone, and a dump is to be read back as it was.
+    if isinstance(default, tuple) and any(isinstance(entry, tuple) for entry in default):
         holder[leaf] = freeze_lists(holder[leaf])
 
 
