@@ -177,7 +177,7 @@ def explain_counts(counts: Any, height: int, width: int) -> str:
 def _encode_polygons(polygons: Any, height: int, width: int) -> str:
     from pycocotools.mask import frPyObjects, merge
 
-    arrays = [_read_polygon(polygon) for polygon in polygons]
+    arrays = [read_polygon(polygon) for polygon in polygons]
     # pycocotools takes polygons for boxes where the first has four numbers.
     arrays = sorted((each for each in arrays if len(each)), key=lambda each: len(each) < 6)
     if not arrays or len(arrays[0]) < 6:
@@ -186,15 +186,25 @@ def _encode_polygons(polygons: Any, height: int, width: int) -> str:
     return merge(parts)["counts"].decode()
 
 
-def _read_polygon(polygon: Any) -> np.ndarray:
+def read_polygon(polygon: Any) -> np.ndarray:
+    """Read a polygon, float64 (2 n,): x0, y0, x1, y1 ...; its points may be too few.
+
+    Raises:
+        ValueError: it has something else than numbers, or they lie so far off that pycocotools
+            would take gigabytes; the text tells how, to stand after its owner.
+    """
     listed = isinstance(polygon, list | tuple | np.ndarray)
     if not listed or not all(isinstance(each, numbers.Real) for each in polygon):
         raise ValueError(f"has {show(polygon)} in its segmentation; write {FORMS}")
     points = np.array(polygon, np.float64)
     even = points[: len(points) // 2 * 2].reshape(-1, 2)
     if not (np.abs(points) <= _FARTHEST).all():
-        raise ValueError(f"has a polygon with the number {show(points[np.abs(points).argmax()])}")
+        far = points[np.abs(points).argmax()].item()
+        raise ValueError(f"has a polygon with the number {far}; write pixels of its image")
     steps = np.abs(even - np.roll(even, 1, axis=0)).max(axis=1, initial=0)
     if steps.sum() > _LONGEST_OUTLINE:
-        raise ValueError(f"has a polygon whose outline is {steps.sum():.0f} pixels long")
+        raise ValueError(
+            f"has a polygon whose outline is {steps.sum():.0f} pixels long; write the outline of "
+            "one object, with a point where it turns"
+        )
     return points

@@ -165,12 +165,15 @@ def locate_dataset(name: str) -> tuple[Path, Path] | None:
     return _registered.get(name)
 
 
-def load_coco(name: str) -> CocoDataset:
-    """Load a dataset by name, as detectron2's ``load_coco_json`` without masks and keypoints.
+def load_coco(name: str, *, with_masks: bool = False) -> CocoDataset:
+    """Load a dataset by name, as detectron2's ``load_coco_json`` without keypoints.
 
     As there, an annotation whose polygons all have under 3 points is dropped (with a warning that
     counts them), and crowds and boxes without area stay in the records: training leaves them out
     (with a warning for the latter).
+
+    Args:
+        with_masks: read the segmentations too, and check them; the records are smaller without.
 
     Raises:
         FileNotFoundError: the annotations file or the image folder does not exist.
@@ -191,7 +194,7 @@ def load_coco(name: str) -> CocoDataset:
             f"dataset {name!r}: {missing} does not exist; put it there, set DETECTRON2_DATASETS "
             f"(now {root!r}), or name your files with {_REGISTER}"
         )
-    names, records = read_coco_json(annotations_file, image_dir, name)
+    names, records = read_coco_json(annotations_file, image_dir, name, with_masks=with_masks)
     logger.info("%s: %d images, %d categories", name, len(records), len(names))
     return CocoDataset(
         name, annotations_file, image_dir, tuple(names.values()), tuple(names), records

@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+import msgspec
 import numpy as np
 
 Record = dict[str, Any]
 
 XYWH_ABS = 1  # detectron2's BoxMode.XYWH_ABS
 SMALLEST_SIDE = 1e-5  # training leaves out boxes with a side up to this, as detectron2 does
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentations:
+    """Hold the segmentations of N annotations as texts, each decoded when it is asked for.
+
+    Polygons as lists of Python's numbers take five times the memory, and as an array they would
+    lose which numbers are integers, by which detectron2 rounds.
+
+    ``texts`` is uint8, all texts in JSON, as ``dump_segmentation`` writes them; ``spans`` (N, 2)
+    say where each begins and ends. An annotation without a segmentation has "null".
+    """
+
+    texts: np.ndarray
+    spans: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: int) -> list[list[float]] | dict[str, Any] | None:
+        """Return polygons, a run-length encoding, or None."""
+        decoded: list[list[float]] | dict[str, Any] | None = msgspec.json.decode(self.text(index))
+        return decoded
+
+    def text(self, index: int) -> memoryview:
+        """Return the text of one annotation, in JSON."""
+        begin, end = self.spans[index].tolist()
+        return self.texts[begin:end].data
+
+    def select(self, indices: np.ndarray) -> Segmentations:
+        """Select annotations; the texts are shared."""
+        return Segmentations(self.texts, self.spans[indices])
+
+    def find_kinds(self) -> np.ndarray:
+        """Find the first character of each text: uint8 (N,), of "[", "{" or "n" for none."""
+        return self.texts[self.spans[:, 0]]
+
+
+def pack_segmentations(texts: Sequence[bytes]) -> Segmentations:
+    """Pack texts in JSON, one for each annotation."""
+    ends = np.cumsum([0, *map(len, texts)])
+    buffer = np.frombuffer(b"".join(texts), np.uint8)
+    return Segmentations(buffer, np.stack([ends[:-1], ends[1:]], axis=1))
+
+
+def dump_segmentation(segmentation: Any) -> bytes:
+    """Write polygons, or an encoding of pycocotools, as JSON without spaces; None as "null"."""
+    if isinstance(segmentation, Mapping) and isinstance(segmentation["counts"], bytes):
+        segmentation = {
+            "size": list(segmentation["size"]),
+            "counts": segmentation["counts"].decode(),
+        }
+    return msgspec.json.encode(segmentation, enc_hook=lambda value: value.tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +78,8 @@ class Records(Sequence[Record]):
     Of the M images there are ``file_names`` and ``image_ids``, ``sizes`` (M, 2) as height and
     width, and ``spans`` (M, 2), the first annotation and the one after the last. Of the N
     annotations there are ``boxes`` (N, 4), float64 as x, y, width, height in pixels; ``whole``
-    (N,), whether the file gives a box by four integers; ``categories`` (N,), from 0; and ``crowds``
-    (N,).
+    (N,), whether the file gives a box by four integers; ``categories`` (N,), from 0; ``crowds``
+    (N,); and, where masks were asked for, ``segmentations``.
     """
 
     file_names: Sequence[str]
@@ -36,6 +90,7 @@ class Records(Sequence[Record]):
     whole: np.ndarray
     categories: np.ndarray
     crowds: np.ndarray
+    segmentations: Segmentations | None = None
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -52,20 +107,25 @@ class Records(Sequence[Record]):
         boxes = self.boxes[begin:end].tolist()
         columns = (self.whole, self.categories, self.crowds)
         rows = zip(boxes, *(column[begin:end].tolist() for column in columns), strict=True)
+        annotations: list[dict[str, Any]] = [
+            {
+                "bbox": list(map(int, box)) if whole else box,
+                "bbox_mode": XYWH_ABS,
+                "category_id": category,
+                "iscrowd": int(crowd),
+            }
+            for box, whole, category, crowd in rows
+        ]
+        if self.segmentations is not None:
+            for number, annotation in enumerate(annotations, begin):
+                if (segmentation := self.segmentations[number]) is not None:
+                    annotation["segmentation"] = segmentation
         return {
             "file_name": self.file_names[index],
             "height": height,
             "width": width,
             "image_id": self.image_ids[index],
-            "annotations": [
-                {
-                    "bbox": list(map(int, box)) if whole else box,
-                    "bbox_mode": XYWH_ABS,
-                    "category_id": category,
-                    "iscrowd": int(crowd),
-                }
-                for box, whole, category, crowd in rows
-            ],
+            "annotations": annotations,
         }
 
     def __iter__(self) -> Iterator[Record]:
@@ -93,12 +153,17 @@ class Records(Sequence[Record]):
 
 
 def pack_records(records: Sequence[Record]) -> Records:
-    """Pack detectron2's standard dicts into arrays; what else they hold is left out."""
+    """Pack detectron2's standard dicts into arrays; what these have no place for is left out."""
     if isinstance(records, Records):
         return records
     every = [annotation for record in records for annotation in record["annotations"]]
     ends = np.cumsum([0, *(len(record["annotations"]) for record in records)])
     boxes = [annotation["bbox"] for annotation in every]
+    segmentations = None
+    if any("segmentation" in annotation for annotation in every):
+        segmentations = pack_segmentations(
+            [dump_segmentation(annotation.get("segmentation")) for annotation in every]
+        )
     return Records(
         file_names=[record["file_name"] for record in records],
         image_ids=[record["image_id"] for record in records],
@@ -108,6 +173,7 @@ def pack_records(records: Sequence[Record]) -> Records:
         whole=np.array([all(type(value) is int for value in box) for box in boxes], bool),
         categories=np.array([annotation["category_id"] for annotation in every], np.int64),
         crowds=np.array([annotation.get("iscrowd", 0) for annotation in every], bool),
+        segmentations=segmentations,
     )
 
 
@@ -124,10 +190,23 @@ def join_records(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
         return np.concatenate([getattr(part, name) for part in arrays])
 
     return Records(
+        segmentations=_join_segmentations([part.segmentations for part in arrays]),
         file_names=[name for part in arrays for name in part.file_names],
         image_ids=[identity for part in arrays for identity in part.image_ids],
         spans=np.concatenate([part.spans + shift for part, shift in zip(arrays, shifts)]),
         **{name: stack(name) for name in ("sizes", "boxes", "whole", "categories", "crowds")},
+    )
+
+
+def _join_segmentations(parts: Sequence[Segmentations | None]) -> Segmentations | None:
+    """Join the segmentations of datasets: of all, or there are none."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    shifts = np.cumsum([0, *(len(part.texts) for part in known[:-1])])
+    return Segmentations(
+        np.concatenate([part.texts for part in known]),
+        np.concatenate([part.spans + shift for part, shift in zip(known, shifts)]),
     )
 
 

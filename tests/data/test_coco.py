@@ -74,17 +74,19 @@ def content() -> Content:
 def load(tmp_path: Path) -> Callable[..., CocoDataset]:
     """Write a content, register it and load it."""
 
-    def write_and_load(content: Any, file_name: str = "instances.json") -> CocoDataset:
+    def write_and_load(
+        content: Any, file_name: str = "instances.json", with_masks: bool = False
+    ) -> CocoDataset:
         (tmp_path / "images").mkdir(exist_ok=True)
         path = tmp_path / file_name
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         register_coco("mine", path, tmp_path / "images")
-        return load_coco("mine")
+        return load_coco("mine", with_masks=with_masks)
 
     return write_and_load
 
 
-def assert_equals_detectron2(ours: CocoDataset) -> None:
+def assert_equals_detectron2(ours: CocoDataset, with_masks: bool = False) -> None:
     data = pytest.importorskip("detectron2.data", reason="detectron2 is not installed")
     from detectron2.data.datasets import load_coco_json
 
@@ -92,7 +94,11 @@ def assert_equals_detectron2(ours: CocoDataset) -> None:
     expected = load_coco_json(str(ours.annotations_file), str(ours.image_dir), name)
     for record in expected:
         for annotation in record["annotations"]:
-            annotation.pop("segmentation", None)
+            if not with_masks:
+                annotation.pop("segmentation", None)
+            mask = annotation.get("segmentation")
+            if isinstance(mask, dict) and isinstance(mask["counts"], bytes):  # compressed there
+                mask["counts"] = mask["counts"].decode()
             annotation.setdefault("iscrowd", 0)
     assert ours.records == expected
     assert list(ours.class_names) == data.MetadataCatalog.get(name).thing_classes
@@ -101,8 +107,12 @@ def assert_equals_detectron2(ours: CocoDataset) -> None:
 
 
 @pytest.mark.detectron2
-def test_content_equals_detectron2(load: Callable[..., CocoDataset]) -> None:
-    assert_equals_detectron2(load(content()))
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_content_equals_detectron2(with_masks: bool, load: Callable[..., CocoDataset]) -> None:
+    dataset = load(content(), with_masks=with_masks)
+    assert_equals_detectron2(dataset, with_masks)
+    masks = ["segmentation" in each for r in dataset.records for each in r["annotations"]]
+    assert masks == ([True, False, True, False] if with_masks else [False] * 4)
 
 
 @pytest.mark.detectron2
@@ -116,6 +126,7 @@ def test_random_content_equals_detectron2(load: Callable[..., CocoDataset]) -> N
             "category_id": int(random.choice([1, 2, 5, 40])),
             "bbox": [round(float(v), 2) for v in random.uniform(0, 90, 4)],
             "iscrowd": int(random.uniform() < 0.1),
+            "segmentation": draw_segmentation(random),
         }
         for number in random.permutation(500).tolist()
     ]
@@ -125,6 +136,17 @@ def test_random_content_equals_detectron2(load: Callable[..., CocoDataset]) -> N
         "annotations": annotations,
     }
     assert_equals_detectron2(load(made))
+    assert_equals_detectron2(load(made, with_masks=True), True)
+
+
+def draw_segmentation(random: np.random.RandomState) -> Any:
+    """Draw one to three polygons, some of too few points, or counts of an image of 100 x 95."""
+    if random.uniform() < 0.2:
+        runs = np.diff(np.sort(random.choice(9500, 6, replace=False)), prepend=0, append=9500)
+        return {"size": [100, 95], "counts": runs.tolist()}
+    sizes = random.choice([4, 6, 7, 8, 20], random.randint(1, 4))
+    drawn = [random.uniform(-5, 99, size).round(2) for size in sizes]
+    return [[*map(int, each)] if random.rand() < 0.3 else each.tolist() for each in drawn]
 
 
 def test_content(load: Callable[..., CocoDataset], tmp_path: Path) -> None:

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from resnext_det.data.coco import filter_empty
-from resnext_det.data.records import Records, join_records, renumber_classes
+from resnext_det.data.records import (
+    Records,
+    dump_segmentation,
+    join_records,
+    pack_records,
+    pack_segmentations,
+    renumber_classes,
+)
+
+MASKS: list[Any] = [
+    [[1, 2.0, 3.25, 4, 5, 6]],
+    None,
+    {"size": [9, 7], "counts": "abc"},
+    [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 2, 3, 4, 5, 6, 7, 8]],
+]
+
+
+def make_with_masks(seed: int) -> tuple[Records, list[dict[str, Any]]]:
+    """Make records with masks of each kind, and the dicts that they stand for."""
+    records, dicts = make(seed)
+    for number, entry in enumerate(entry for each in dicts for entry in each["annotations"]):
+        if (mask := MASKS[(number + seed) % 4]) is not None:
+            entry["segmentation"] = mask
+    masks = [MASKS[(number + seed) % 4] for number in range(len(records.boxes))]
+    packed = pack_segmentations([dump_segmentation(mask) for mask in masks])
+    return replace(records, segmentations=packed), dicts
 
 
 def make(seed: int) -> tuple[Records, list[dict[str, Any]]]:
@@ -75,6 +101,27 @@ def test_joined_they_follow_one_another() -> None:
     assert join_records([first, of_second]) == [*of_first, *of_second]  # as with proposals
     assert join_records([first]) is first
     assert join_records([]) == []
+
+
+def test_masks_follow_their_annotations() -> None:
+    (first, of_first), (second, of_second) = make_with_masks(1), make_with_masks(2)
+    assert repr(list(first)) == repr(of_first)  # in a polygon too, 3 is not 3.0
+    kept = first.select(np.array([4, 1]))
+    joined = join_records([kept, second])
+    assert repr(list(joined)) == repr([of_first[4], of_first[1], *of_second])
+    assert pickle.loads(pickle.dumps(joined)) == list(joined)
+    assert first.segmentations is not None and len(first.segmentations) == len(first.boxes)
+    assert repr(list(pack_records(of_first))) == repr(of_first)
+    assert repr(list(renumber_classes(first, [0, 1, 2]))) == repr(of_first)
+    without, of_without = make(3)
+    assert list(join_records([without, make(3)[0]])) == of_without * 2
+
+
+def test_what_pycocotools_gives_is_packed_as_what_json_has() -> None:
+    packed = {"size": np.array([9, 7]), "counts": b"abc"}
+    assert dump_segmentation(packed) == b'{"size":[9,7],"counts":"abc"}'
+    assert dump_segmentation([np.array([0.5, 1, 2, 3, 4, 5])]) == b"[[0.5,1.0,2.0,3.0,4.0,5.0]]"
+    assert dump_segmentation(None) == b"null"
 
 
 def test_classes_are_renumbered_as_in_a_list() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pycocotools.mask
 import safetensors.torch
 import torch
 from PIL import Image
@@ -29,6 +30,7 @@ from resnext_det.data.proposals import read_proposals
 from resnext_det.data.reading import read_image
 from resnext_det.deploy.metadata import Metadata, parse_metadata
 from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
+from resnext_det.masks import rasterize_polygons
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.weights.containers import find_damage, read_container, unpack_weights
 from resnext_det.weights.conversion import read_config_images
@@ -99,6 +101,11 @@ _COCO = {
     ],
     "categories": [{"id": 1, "name": "cat"}],
 }
+_MASKS = (
+    [[1, 2, 9, 2, 5.5, 8]],
+    {"size": [64, 64], "counts": [9, 4000, 87]},
+    {"size": [64, 64], "counts": "9Pm3g2"},
+)
 _RESULTS = [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9], "score": 0.5}]
 _YAML = b"MODEL: {RESNETS: {DEPTH: 50}}\nSOLVER:\n  STEPS: &s [60, 80]\n  MAX_ITER: 90\nSEED: 1\n"
 _PROPOSALS = {
@@ -155,6 +162,18 @@ def _put_image(folder: Path) -> Path:
         image.parent.mkdir(exist_ok=True)
         _PICTURE.save(image)
     return image.parent
+
+
+def _read_masks(path: Path) -> None:
+    """Read a set with masks, and draw each, so that pycocotools gets all that is not refused."""
+    for record in read_coco_json(path, path.parent, "set", with_masks=True)[1]:
+        size = (record["height"], record["width"])
+        for annotation in record["annotations"] if max(size) < 9999 else ():
+            mask = annotation.get("segmentation")
+            if isinstance(mask, dict):
+                assert pycocotools.mask.decode(mask).shape == size
+            elif mask:
+                assert rasterize_polygons(mask, *size).shape == size
 
 
 def _read_voc(path: Path) -> None:
@@ -230,6 +249,8 @@ def _make_targets() -> dict[str, Target]:
     header = np.frombuffer(_dump({"version": VERSION, "root": "/"}), np.uint8)
     arrays = _save(lambda file: np.savez(file, header=header, sizes=np.arange(3)))
     truth = read_ground_truth(_COCO)
+    (entry,) = _COCO["annotations"]
+    with_masks = [{**_COCO, "annotations": [{**entry, "segmentation": m}]} for m in _MASKS]
     images = _make_images()
     network = make_sequential(_CONVOLUTION)
     legacy = _save(lambda f: torch.save(_STATE, f, _use_new_zipfile_serialization=False))
@@ -244,6 +265,7 @@ def _make_targets() -> dict[str, Target]:
     return {
         "yaml": Target("a.yaml", (_YAML,), load_config),
         "coco": Target("a.json", (_dump(_COCO),), lambda p: read_coco_json(p, p.parent, "set")),
+        "masks": Target("a.json", tuple(map(_dump, with_masks)), _read_masks),
         "results": Target("a.json", (_dump(_RESULTS),), lambda p: read_detections(p, truth)),
         "other": Target("a", (_dump([1]), _XML, b"0 0 0 1 1"), describe_other_format),
         "image": Target("a.png", images, lambda p: read_image(p, "BGR")),

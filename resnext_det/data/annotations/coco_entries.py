@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from resnext_det.data.annotations.segmentations import normalize_segmentation
 from resnext_det.files import escape_controls, list_first, show
 
 LARGEST = sys.float_info.max
@@ -50,7 +51,7 @@ class Category(msgspec.Struct, gc=False):
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """An object. Its mask is not decoded."""
+    """An object. Its segmentation is not decoded."""
 
     id: int
     image_id: Identity
@@ -67,10 +68,12 @@ class Checker:
 
     Args:
         source: begins every message.
+        with_masks: keep the segmentations of annotations.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, with_masks: bool = False) -> None:
         self.source = source
+        self.with_masks = with_masks
 
     def check_image(self, entry: Mapping[str, Any], index: int) -> Image:
         """Convert an entry of 'images', or raise ValueError."""
@@ -129,7 +132,10 @@ class Checker:
                 f"{owner}: bbox is {show(entry.get('bbox'))}; write [x, y, width, height], four "
                 "numbers in pixels"
             )
-        has_mask = self._has_mask(entry.get("segmentation"), owner)
+        mask = entry.get("segmentation")
+        segmentation = WITH_MASK if self._has_mask(mask, owner) else TOO_FEW_POINTS
+        if self.with_masks and mask is not None:
+            segmentation = self._write_mask(mask, owner)
         return Annotation(
             identity,
             self._read_id(entry, "image_id", owner),
@@ -137,7 +143,7 @@ class Checker:
             box,
             None if area is None else float(area),
             bool(crowd),
-            segmentation=WITH_MASK if has_mask else TOO_FEW_POINTS,
+            segmentation=segmentation,
         )
 
     def has_mask(self, annotation: Annotation) -> bool:
@@ -162,6 +168,13 @@ class Checker:
                 f"annotation {annotation.id}: segmentation is nested too deep; {_POLYGONS}"
             ) from None
 
+    def normalize_mask(self, annotation: Annotation, height: int, width: int) -> bytes:
+        """Check the mask of an image of that size, see ``normalize_segmentation``."""
+        try:
+            return normalize_segmentation(bytes(annotation.segmentation), height, width)
+        except ValueError as error:
+            raise self.error(f"annotation {annotation.id} {error}") from None
+
     def error(self, text: str) -> ValueError:
         """Make an error of the source."""
         return ValueError(escape_controls(f"{self.source}: {text}"))
@@ -179,6 +192,17 @@ class Checker:
             if not is_list or not all(map(is_number, polygon)):
                 raise self.error(f"{owner}: segmentation has {show(polygon)}; {_POLYGONS}")
         return any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in polygons)
+
+    def _write_mask(self, mask: Any, owner: str) -> msgspec.Raw:
+        """Write a mask as JSON, as the entries that are decoded at once have it."""
+
+        def convert(value: Any) -> Any:
+            return value.decode() if isinstance(value, bytes) else value.tolist()
+
+        try:
+            return msgspec.Raw(json.dumps(mask, default=convert).encode())
+        except (TypeError, ValueError, AttributeError, RecursionError):
+            raise self.error(f"{owner}: segmentation is {show(mask)}; {_POLYGONS}") from None
 
     def _read_id(self, entry: Mapping[str, Any], key: str, owner: str) -> int | str:
         value = entry.get(key)

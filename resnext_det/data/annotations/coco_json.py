@@ -37,13 +37,16 @@ def read_category_names(path: Path, name: str) -> dict[int | str, str]:
         return TableReader(content, source).read_categories()
 
 
-def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int | str, str], Records]:
+def read_coco_json(
+    path: Path, image_dir: Path, name: str, *, with_masks: bool = False
+) -> tuple[dict[int | str, str], Records]:
     """Read and validate an annotations file for training.
 
     Args:
         path: the file.
         image_dir: the folder that its file names are relative to; not looked at.
         name: the dataset's name, for messages.
+        with_masks: read the segmentations too, and check them.
 
     Returns:
         {category id: class name} in ascending order of id, and the records in ascending order of
@@ -53,7 +56,7 @@ def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int | s
         FileNotFoundError, ValueError: see ``load_coco``.
     """
     source = f"dataset {name!r} ({path})"
-    table = read_annotations(path, source, strict=True)
+    table = read_annotations(path, source, strict=True, with_masks=with_masks)
     warn = partial(warn_of, source)
     warn(int((table.images < 0).sum()), "annotations belong to no listed image; they are left out")
     few_points = "annotations have polygons of under 3 points only"
@@ -71,11 +74,12 @@ def read_coco_json(path: Path, image_dir: Path, name: str) -> tuple[dict[int | s
         whole=table.whole[kept],
         categories=table.categories[kept],
         crowds=table.crowds[kept],
+        segmentations=None if table.segmentations is None else table.segmentations.select(kept),
     )
 
 
 def read_annotations(
-    annotations: Path | Mapping[str, Any], source: str, *, strict: bool
+    annotations: Path | Mapping[str, Any], source: str, *, strict: bool, with_masks: bool = False
 ) -> AnnotationTable:
     """Read and validate annotations.
 
@@ -84,17 +88,18 @@ def read_annotations(
         source: what they are, with the path; it begins every message.
         strict: images have to have file names and sizes, and annotations a listed image and
             category, as training needs. Else they may lack them, as pycocotools lets them.
+        with_masks: read the segmentations too; images with annotations have to have sizes then.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON, is not COCO's, or contradicts itself.
     """
     if not isinstance(annotations, Path):
-        return TableReader(annotations, source).read(strict=strict)
+        return TableReader(annotations, source, with_masks=with_masks).read(strict=strict)
     with _recognize_other_formats(annotations, source):
         content = split_table(read_text(annotations, source), dict, source)
         tolerant = "minival" in str(annotations)
-        return TableReader(content, source, tolerant).read(strict=strict)
+        return TableReader(content, source, tolerant, with_masks).read(strict=strict)
 
 
 @contextlib.contextmanager

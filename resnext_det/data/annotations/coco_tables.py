@@ -14,7 +14,9 @@ import numpy as np
 
 from resnext_det.data.annotations.coco_entries import Annotation, Category, Checker, Image
 from resnext_det.data.annotations.json_files import Entry, decode_entries
+from resnext_det.data.annotations.segmentations import NOTHING, TOO_FEW_POINTS
 from resnext_det.data.inspection.box_forms import find_fitting_form
+from resnext_det.data.records import Segmentations
 from resnext_det.files import escape_controls, list_first, show
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class AnnotationTable:
     ``categories`` (N,), -1 where the file lists no such one; ``boxes`` (N, 4), float64, as x, y,
     width, height in pixels, and ``whole`` (N,), whether the file gives four integers; ``areas``
     (N,), of the box where the file has none; ``crowds`` (N,); ``masked`` (N,), false where there
-    are polygons of under 3 points only.
+    are polygons of under 3 points only; and, where masks are asked for, ``segmentations``.
     """
 
     names: dict[int | str, str]
@@ -46,6 +48,7 @@ class AnnotationTable:
     areas: np.ndarray
     crowds: np.ndarray
     masked: np.ndarray
+    segmentations: Segmentations | None = None
 
 
 class TableReader:
@@ -56,10 +59,13 @@ class TableReader:
         source: begins every message.
         tolerant: let annotation ids repeat and images be missing, as detectron2 does; COCO 2014's
             minival and valminusminival are known for it.
+        with_masks: read the segmentations too.
     """
 
-    def __init__(self, content: Any, source: str, tolerant: bool = False) -> None:
-        self._checker = Checker(source)
+    def __init__(
+        self, content: Any, source: str, tolerant: bool = False, with_masks: bool = False
+    ) -> None:
+        self._checker = Checker(source, with_masks)
         self._source = source
         self._tolerant = tolerant
         if not isinstance(content, Mapping):
@@ -99,7 +105,7 @@ class TableReader:
         """Read all tables; see ``read_annotations``."""
         names = self.read_categories()
         image_ids, file_names, sizes = self._read_images(strict)
-        columns = self._read_columns(image_ids, list(names), strict)
+        columns = self._read_columns(image_ids, list(names), sizes, strict)
         table = AnnotationTable(names, image_ids, file_names, sizes, **columns)
         self._check_ids(table.ids)
         self._check_boxes(table)
@@ -129,13 +135,21 @@ class TableReader:
         return image_ids, [names[i] for i in order], np.array(sizes).reshape(-1, 2)[order]
 
     def _read_columns(
-        self, image_ids: list[int | str], category_ids: list[int | str], strict: bool
-    ) -> dict[str, np.ndarray]:
+        self,
+        image_ids: list[int | str],
+        category_ids: list[int | str],
+        sizes: np.ndarray,
+        strict: bool,
+    ) -> dict[str, Any]:
         """Read the annotations into the columns of ``AnnotationTable``."""
         image_numbers = {identity: number for number, identity in enumerate(image_ids)}
         class_numbers = {identity: number for number, identity in enumerate(category_ids)}
         entries = self._read_table("annotations")
         check, has_mask = self._checker.check_annotation, self._checker.has_mask
+        masks = None
+        if self._checker.with_masks:
+            masks = _MaskReader(self._checker, image_numbers, sizes)
+            has_mask = masks.read
         batches: list[tuple[np.ndarray, ...]] = [_make_columns([], {}, {}, has_mask)]
         for batch in decode_entries(entries, Annotation, check, "'annotations'", self._source):
             columns = _make_columns(batch, image_numbers, class_numbers, has_mask)
@@ -143,7 +157,8 @@ class TableReader:
                 self._refuse_strays(batch, columns[1], columns[2], category_ids)
             batches.append(columns)
         names = ("ids", "images", "categories", "boxes", "whole", "areas", "crowds", "masked")
-        return dict(zip(names, map(np.concatenate, zip(*batches)), strict=True))
+        columns: dict[str, Any] = dict(zip(names, map(np.concatenate, zip(*batches)), strict=True))
+        return columns if masks is None else columns | {"segmentations": masks.finish()}
 
     def _refuse_strays(
         self,
@@ -257,6 +272,35 @@ class TableReader:
                 f"{show(integer)}; write integers"
             )
         return sorted(every)
+
+
+class _MaskReader:
+    """Read the segmentations of annotations, one after another, into one text."""
+
+    def __init__(
+        self, checker: Checker, image_numbers: Mapping[int | str, int], sizes: np.ndarray
+    ) -> None:
+        self._checker = checker
+        self._image_numbers = image_numbers
+        self._sizes = sizes.tolist()
+        self._texts = bytearray()
+        self._ends = [0]
+
+    def read(self, annotation: Annotation) -> bool:
+        """Read a segmentation; False where it has polygons of under 3 points only."""
+        number = self._image_numbers.get(annotation.image_id)
+        text = NOTHING
+        if number is not None:
+            text = self._checker.normalize_mask(annotation, *self._sizes[number])
+        self._texts += text
+        self._ends.append(len(self._texts))
+        return text != TOO_FEW_POINTS
+
+    def finish(self) -> Segmentations:
+        """Hand over what was read."""
+        ends = np.array(self._ends)
+        texts = np.frombuffer(self._texts, np.uint8)
+        return Segmentations(texts, np.stack([ends[:-1], ends[1:]], axis=1))
 
 
 def _make_columns(
