@@ -25,11 +25,11 @@ def describe_records(records: Sequence[Record], image_dir: Path) -> Contents:
 
     Returns:
         the numbers of images and boxes; digests of the images' ids, file names and sizes, and of
-        the boxes (with the crowds) and classes of each image.
+        the boxes (with the crowds), the classes and, where they were read, the masks of each image.
     """
     packed = pack_records(records)
     counts = packed.spans[:, 1] - packed.spans[:, 0]
-    return {
+    contents: Contents = {
         "images": len(packed),
         "boxes": int(counts.sum()),
         "image ids": _hash(map(repr, packed.image_ids)),
@@ -38,6 +38,11 @@ def describe_records(records: Sequence[Record], image_dir: Path) -> Contents:
         "coordinates of boxes": _hash([counts, packed.boxes, packed.crowds]),
         "classes of boxes": _hash([packed.categories]),
     }
+    if packed.segmentations is not None:
+        masks = packed.segmentations
+        of_images = (index for begin, end in packed.spans.tolist() for index in range(begin, end))
+        contents["masks"] = _hash(str(masks.text(index), "utf-8") for index in of_images)
+    return contents
 
 
 def describe_images(images: ImageSet) -> Contents:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from resnext_det.data.geometry import Flip, Resize, Step, move_boxes
+from resnext_det.data.masks import MASK_FORMATS, make_masks
 from resnext_det.data.proposals import KEYS, transform_proposals
 from resnext_det.data.reading import FORMATS, check_image_size, read_image
 from resnext_det.data.records import SMALLEST_SIDE, XYWH_ABS
@@ -103,7 +104,7 @@ class RandomFlip:
 
 
 class DetectionMapper:
-    """Turn a record into a sample, as detectron2's DatasetMapper does without masks and crops.
+    """Turn a record into a sample, as detectron2's DatasetMapper does without crops.
 
     Args:
         is_train: keep the boxes and flip; otherwise the image is only resized and the annotations
@@ -115,6 +116,8 @@ class DetectionMapper:
         image_format: "BGR", "RGB" or "L".
         proposal_topk: how many of a record's proposals, if it has any, come with its sample; None
             leaves them alone.
+        mask_format: "polygon" or "bitmask": the objects' masks come with the boxes; None leaves
+            them out.
     """
 
     def __init__(
@@ -127,15 +130,21 @@ class DetectionMapper:
         flip: str = "horizontal",
         image_format: str = "BGR",
         proposal_topk: int | None = None,
+        mask_format: str | None = None,
     ) -> None:
         if image_format not in FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; it is one of {', '.join(FORMATS)}")
+        if mask_format not in (None, *MASK_FORMATS):
+            raise ValueError(
+                f"INPUT.MASK_FORMAT is {mask_format!r}; it is one of {', '.join(MASK_FORMATS)}"
+            )
         sizes = (min_sizes, min_sizes) if isinstance(min_sizes, int) else tuple(min_sizes)
         self.is_train = is_train
         self.resize = ResizeShortestEdge(sizes, max_size, sampling if is_train else "choice")
         self.flip = RandomFlip(flip if is_train else "none")
         self.image_format = image_format
         self.proposal_topk = proposal_topk
+        self.mask_format = mask_format
 
     def __call__(
         self, record: dict[str, Any], random_state: np.random.RandomState | None = None
@@ -144,13 +153,14 @@ class DetectionMapper:
 
         Returns:
             The record without its annotations, with "image": uint8 (C, H, W), and in training with
-            "instances": gt_boxes float32 (N, 4) and gt_classes int64 (N,), crowds and boxes without
-            area left out. Where proposals are asked for, they are "proposals": see
+            "instances": gt_boxes float32 (N, 4), gt_classes int64 (N,) and, where masks are asked
+            for and an object is no crowd, gt_masks; crowds, boxes without area and masks of which
+            nothing is left are left out. Where proposals are asked for, they are "proposals": see
             ``transform_proposals``.
 
         Raises:
             FileNotFoundError, ValueError: see ``read_image`` and ``check_image_size``; training
-                without random_state.
+                without random_state; an object has no mask, or none of the format asked for.
         """
         if random_state is None:
             if self.is_train:
@@ -175,8 +185,30 @@ class DetectionMapper:
                 record, new_size, steps, topk=self.proposal_topk
             )
         if self.is_train and "annotations" in record:
-            sample["instances"] = _make_instances(record["annotations"], new_size, steps)
+            sample["instances"] = self._make_instances(record["annotations"], new_size, steps)
         return sample
+
+    def _make_instances(
+        self, annotations: Sequence[dict[str, Any]], size: tuple[int, int], steps: Sequence[Step]
+    ) -> Instances:
+        kept = [annotation for annotation in annotations if annotation.get("iscrowd", 0) == 0]
+        others = {int(annotation["bbox_mode"]) for annotation in kept} - {XYWH_ABS}
+        if others:
+            raise ValueError(
+                f"bbox_mode {max(others)} is not supported; give boxes as [x, y, width, height] (1)"
+            )
+        corners = transform_boxes([annotation["bbox"] for annotation in kept], size, steps)
+        boxes = torch.from_numpy(corners.astype(np.float32))
+        classes = [annotation["category_id"] for annotation in kept]
+        keep = (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(dim=1)
+        instances = Instances(
+            size, gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64)
+        )
+        if self.mask_format is not None and kept:  # detectron2 gives no masks of no object
+            segmentations = [annotation.get("segmentation") for annotation in kept]
+            instances.gt_masks = make_masks(segmentations, size, steps, self.mask_format)
+            keep &= instances.gt_masks.nonempty()
+        return instances[keep]
 
 
 def transform_boxes(
@@ -223,19 +255,3 @@ def scale_boxes(boxes: np.ndarray, integral: np.ndarray, factors: np.ndarray | N
         return corners
     corners = corners * np.concatenate([factors, factors], axis=-1)
     return np.where(integral[:, None], np.trunc(corners), corners)
-
-
-def _make_instances(
-    annotations: Sequence[dict[str, Any]], size: tuple[int, int], steps: Sequence[Step]
-) -> Instances:
-    kept = [annotation for annotation in annotations if annotation.get("iscrowd", 0) == 0]
-    others = {int(annotation["bbox_mode"]) for annotation in kept} - {XYWH_ABS}
-    if others:
-        raise ValueError(
-            f"bbox_mode {max(others)} is not supported; give boxes as [x, y, width, height] (1)"
-        )
-    corners = transform_boxes([annotation["bbox"] for annotation in kept], size, steps)
-    boxes = torch.from_numpy(corners.astype(np.float32))
-    classes = torch.tensor([annotation["category_id"] for annotation in kept], dtype=torch.int64)
-    keep = (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(dim=1)
-    return Instances(size, gt_boxes=Boxes(boxes[keep]), gt_classes=classes[keep])

@@ -10,6 +10,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.detection import get_own
 from resnext_det.config.rules import get_value
 from resnext_det.data.anchor_fit import AnchorGrid
 from resnext_det.data.coco import (
@@ -21,9 +22,10 @@ from resnext_det.data.coco import (
 )
 from resnext_det.data.contents import Contents, describe_records
 from resnext_det.data.inspection.datasets import inspect_datasets
+from resnext_det.data.inspection.masks import find_mask_faults
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
-from resnext_det.data.records import join_records
+from resnext_det.data.records import join_records, pack_records
 from resnext_det.data.statistics import ModelView, SetStatistics, summarize_boxes
 from resnext_det.data.transforms import DetectionMapper, ResizeShortestEdge
 from resnext_det.data.workers import Loader
@@ -58,18 +60,25 @@ def check_named(cfg: CfgNode, split: str) -> None:
 
 
 def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[CocoDataset]:
-    """Load ``DATASETS.TRAIN`` or ``DATASETS.TEST``, with proposals if ``MODEL.LOAD_PROPOSALS``.
+    """Load ``DATASETS.TRAIN`` or ``DATASETS.TEST``, as the model needs them.
+
+    That is with masks where ``MODEL.MASK_ON``, and with proposals where ``MODEL.LOAD_PROPOSALS``.
 
     Args:
         split: "TRAIN" or "TEST".
         needed: refuse an empty list.
 
     Raises:
-        ValueError, FileNotFoundError: the list is empty; see ``load_coco`` and ``add_proposals``.
+        ValueError, FileNotFoundError: the list is empty; an object has no mask of
+            ``INPUT.MASK_FORMAT`` where losses are computed; see ``load_coco`` and
+            ``add_proposals``.
     """
     if needed:
         check_named(cfg, split)
-    sets = [load_coco(name) for name in cfg.DATASETS[split]]
+    sets = [load_coco(name, with_masks=cfg.MODEL.MASK_ON) for name in cfg.DATASETS[split]]
+    if cfg.MODEL.MASK_ON and (split == "TRAIN" or get_own(cfg, "TEST.LOSS_PERIOD")):
+        for dataset in sets:
+            _check_masks(dataset, cfg.INPUT.MASK_FORMAT)
     if not cfg.MODEL.LOAD_PROPOSALS:
         return sets
     files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
@@ -77,6 +86,12 @@ def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[Coco
         replace(dataset, records=add_proposals(dataset.records, file, name=dataset.name))
         for dataset, file in zip(sets, files, strict=True)
     ]
+
+
+def _check_masks(dataset: CocoDataset, mask_format: str) -> None:
+    if faults := find_mask_faults(pack_records(dataset.records), mask_format):
+        source = f"dataset {dataset.name!r} ({dataset.annotations_file})"
+        raise ValueError("\n".join(escape_controls(f"{source}: {fault}") for fault in faults))
 
 
 def list_class_keys(cfg: CfgNode) -> list[str]:
@@ -203,6 +218,7 @@ def train_mapper(cfg: CfgNode) -> DetectionMapper:
         flip=image.RANDOM_FLIP,
         image_format=image.FORMAT,
         proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if given else None,
+        mask_format=image.MASK_FORMAT if cfg.MODEL.MASK_ON else None,
     )
 
 
@@ -210,8 +226,8 @@ def test_mapper(cfg: CfgNode, *, with_objects: bool = False) -> DetectionMapper:
     """Build the mapper from a record to the sample that is evaluated.
 
     Args:
-        with_objects: keep the boxes, as in training; the mapper then has to be given a random
-            state, which changes nothing.
+        with_objects: keep the boxes and masks, as in training; the mapper then has to be given a
+            random state, which changes nothing.
     """
     given = cfg.MODEL.LOAD_PROPOSALS
     return DetectionMapper(
@@ -221,6 +237,7 @@ def test_mapper(cfg: CfgNode, *, with_objects: bool = False) -> DetectionMapper:
         flip="none",
         image_format=cfg.INPUT.FORMAT,
         proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST if given else None,
+        mask_format=cfg.INPUT.MASK_FORMAT if with_objects and cfg.MODEL.MASK_ON else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from resnext_det.data.contents import describe_images, describe_records
+from resnext_det.data.contents import Contents, describe_images, describe_records
 from resnext_det.data.images.image_set import ImageSet
 from resnext_det.data.images.storage import ArraySource
 from resnext_det.data.records import Record, pack_records
@@ -57,6 +57,26 @@ def test_each_change_of_a_detection_set_is_named() -> None:
     assert find_changes((2, "annotations", 0, "category_id"), 1) == {"classes of boxes"}
     more = {"boxes", "coordinates of boxes", "classes of boxes"}
     assert find_changes((0, "annotations"), []) == more
+
+
+def test_other_masks_are_named() -> None:
+    def describe(masks: list[Any]) -> Contents:
+        records = make_records("/one")
+        entries = [entry for record in records for entry in record["annotations"]]
+        for entry, mask in zip(entries, masks, strict=True):
+            entry["segmentation"] = mask
+        return describe_records(records, Path("/one"))
+
+    triangle = [[1, 2.5, 3, 4, 5, 6]]
+    described = describe([triangle, {"size": [20, 30], "counts": "abc"}, triangle])
+    assert described.keys() - describe_records(make_records("/one"), Path("/one")) == {"masks"}
+    for masks in (
+        [triangle, {"size": [20, 30], "counts": "abd"}, triangle],
+        [triangle, triangle, {"size": [20, 30], "counts": "abc"}],
+        [triangle, None, triangle],
+    ):
+        now = describe(masks)
+        assert {name for name in now if now[name] != described[name]} == {"masks"}
 
 
 def test_each_change_of_a_classification_set_is_named() -> None:

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from PIL import Image
@@ -100,6 +101,8 @@ def detectron2_mapper(is_train: bool, **options: Any) -> Any:
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = options.get("sampling", "choice")
     cfg.INPUT.RANDOM_FLIP = options.get("flip", "horizontal")
     cfg.INPUT.FORMAT = options.get("image_format", "BGR")
+    cfg.MODEL.MASK_ON = "mask_format" in options
+    cfg.INPUT.MASK_FORMAT = options.get("mask_format", "polygon")
     return DatasetMapper(cfg, is_train)
 
 
@@ -141,6 +144,58 @@ def test_training_samples_equal_detectron2(records: list[Record], options: dict[
             assert found["instances"].gt_classes.dtype == torch.int64
         assert random_state.uniform() == np.random.uniform()  # as many draws as detectron2 made
     assert records == before
+
+
+def add_masks(record: Record, encodings: bool) -> Record:
+    """Give each object polygons, some of whole numbers, or some an encoding, if they may."""
+    random = np.random.RandomState(record["image_id"])
+    height, width = record["height"], record["width"]
+    annotations = []
+    for number, each in enumerate(record["annotations"]):
+        if number % 3 == 1 and (encodings or each["iscrowd"]):
+            pixels = (random.rand(height, width) < 0.3).astype(np.uint8)
+            mask: Any = pycocotools.mask.encode(np.asfortranarray(pixels))
+        else:
+            points = [random.uniform(-0.2, 1.1, (n, 2)) * [width, height] for n in (3, 9, 40)]
+            parts = [each.round(2).reshape(-1) for each in points[: 1 + number % 3]]
+            mask = [part.astype(int).tolist() if number % 2 else part.tolist() for part in parts]
+        annotations.append({**each, "segmentation": mask})
+    return {**record, "annotations": annotations}
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+@pytest.mark.parametrize("case", ["choice", "vertical flip", "no flip, no resize"])
+def test_masks_equal_detectron2(records: list[Record], mask_format: str, case: str) -> None:
+    options = {**CASES[case], "mask_format": mask_format}
+    ours, theirs = DetectionMapper(True, **options), detectron2_mapper(True, **options)
+    compared = 0
+    for record in (add_masks(each, encodings=mask_format == "bitmask") for each in records):
+        np.random.seed(record["image_id"])
+        expected = theirs(record)["instances"]
+        found = ours(record, np.random.RandomState(record["image_id"]))["instances"]
+        assert torch.equal(found.gt_boxes.tensor, expected.gt_boxes.tensor)
+        assert torch.equal(found.gt_classes, expected.gt_classes)
+        assert found.has("gt_masks") == expected.has("gt_masks")
+        if not found.has("gt_masks"):
+            continue
+        compared += len(found)
+        if mask_format == "bitmask":
+            assert torch.equal(found.gt_masks.tensor, expected.gt_masks.tensor)
+            continue
+        for one, other in zip(found.gt_masks.polygons, expected.gt_masks.polygons, strict=True):
+            assert [part.tolist() for part in one] == [part.tolist() for part in other]
+    assert compared > 100
+
+
+def test_masks_that_cannot_be_trained_on_are_refused(records: list[Record]) -> None:
+    with pytest.raises(ValueError, match="MASK_FORMAT is 'png'; it is one of polygon, bitmask"):
+        DetectionMapper(True, min_sizes=64, max_size=133, mask_format="png")
+    mapper = DetectionMapper(True, min_sizes=64, max_size=133, mask_format="polygon")
+    with pytest.raises(ValueError, match=r"no segmentation, .* or MODEL.MASK_ON False"):
+        mapper(records[0], np.random.RandomState(0))
+    with pytest.raises(ValueError, match=r"encoding .*; write INPUT.MASK_FORMAT bitmask"):
+        mapper(add_masks(records[0], encodings=True), np.random.RandomState(0))
 
 
 @pytest.mark.detectron2

@@ -84,10 +84,7 @@ class BoxTable:
 
 def collect_boxes(records: Records) -> BoxTable:
     """Collect every box of some records, in their order."""
-    counts = records.spans[:, 1] - records.spans[:, 0]
-    owners = np.repeat(np.arange(len(records)), counts)
-    before = np.cumsum(counts) - counts
-    rows = np.arange(len(owners)) + np.repeat(records.spans[:, 0] - before, counts)
+    rows, owners = list_annotations(records)
     return BoxTable(
         records.boxes[rows],
         records.sizes[owners][:, ::-1].astype(np.float64),
@@ -96,6 +93,14 @@ def collect_boxes(records: Records) -> BoxTable:
         records.crowds[rows],
         records.whole[rows],
     )
+
+
+def list_annotations(records: Records) -> tuple[np.ndarray, np.ndarray]:
+    """List the annotations of some records: their rows in the arrays, and the indices of images."""
+    counts = records.spans[:, 1] - records.spans[:, 0]
+    owners = np.repeat(np.arange(len(records)), counts)
+    before = np.cumsum(counts) - counts
+    return np.arange(len(owners)) + np.repeat(records.spans[:, 0] - before, counts), owners
 
 
 def find_other_form(table: BoxTable, records: Records) -> str | None:

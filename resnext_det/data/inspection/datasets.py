@@ -18,6 +18,7 @@ from resnext_det.data.inspection.box_forms import (
     warn_of_boxes,
 )
 from resnext_det.data.inspection.image_files import check_images
+from resnext_det.data.inspection.masks import warn_of_masks
 from resnext_det.data.inspection.missing_files import find_missing_files, shorten_name
 from resnext_det.data.records import Records, pack_records
 from resnext_det.files import list_first
@@ -63,10 +64,11 @@ def inspect_dataset(dataset: CocoDataset, *, everything: bool = False) -> None:
 
     Every image file has to exist. The headers of some images, evenly chosen, have to be readable
     and of the annotated size, and their files complete. Warnings count what is odd: boxes beyond
-    the image, annotations and images that stand twice, files outside the image folder.
+    the image, annotations and images that stand twice, files outside the image folder, and masks
+    that are not in their boxes.
 
     Args:
-        everything: decode every image, which may take an hour for COCO's.
+        everything: decode every image, which may take an hour for COCO's, and look at every mask.
 
     Raises:
         FileNotFoundError: images are missing, or are no files.
@@ -88,6 +90,7 @@ def inspect_dataset(dataset: CocoDataset, *, everything: bool = False) -> None:
     if sentences:
         raise error("\n".join(f"{source}: {sentence}" for sentence in sentences))
     warn_of_boxes(table, records, source)
+    warn_of_masks(records, source, everything=everything)
     _warn_of_names(records, dataset.image_dir, source)
     logger.info("%s: looked at in %.1f s", dataset.name, time.perf_counter() - began)
 

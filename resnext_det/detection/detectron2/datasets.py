@@ -37,13 +37,14 @@ from resnext_det.detection.detectron2.catalog import check_names, lend_datasets
 from resnext_det.detection.validation import Sets, prepare_sets
 from resnext_det.files import escape_controls, list_first
 from resnext_det.instances import Boxes, Instances
+from resnext_det.masks import BitMasks, PolygonMasks
 from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
 
 
 def convert_sample(sample: dict[str, Any]) -> dict[str, Any]:
-    """Replace our ``Instances`` in a sample by detectron2's, which share their tensors."""
+    """Replace our ``Instances`` in a sample by detectron2's, which share their arrays."""
     return {
         key: _convert_instances(value) if isinstance(value, Instances) else value
         for key, value in sample.items()
@@ -53,8 +54,11 @@ def convert_sample(sample: dict[str, Any]) -> dict[str, Any]:
 def _convert_instances(ours: Instances) -> structures.Instances:
     converted = structures.Instances(ours.image_size)
     for name, value in ours.get_fields().items():
-        boxes = isinstance(value, Boxes)
-        converted.set(name, structures.Boxes(value.tensor) if boxes else value)
+        if isinstance(value, PolygonMasks):
+            value = structures.PolygonMasks(value.polygons)
+        elif isinstance(value, Boxes | BitMasks):
+            value = getattr(structures, type(value).__name__)(value.tensor)
+        converted.set(name, value)
     return converted
 
 
