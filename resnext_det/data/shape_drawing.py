@@ -1,4 +1,4 @@
-"""Draw scenes of textured shapes over cluttered backgrounds, with the boxes of what is visible.
+"""Draw scenes of textured shapes over cluttered backgrounds, with the masks of what is visible.
 
 While a scene is painted its image is float32 (3, height, width), blue green red, 0 to 255.
 """
@@ -6,6 +6,7 @@ While a scene is painted its image is float32 (3, height, width), blue green red
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +21,23 @@ SHAPE_CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 
 MIN_VISIBLE = 0.65
 """The least part of every object that is neither hidden nor outside the image."""
+
+
+class DrawnObject(NamedTuple):
+    """Describe the pixels that show an object.
+
+    Attributes:
+        kind: the index of its class.
+        box: tight around them: x, y, width, height in pixels.
+        area: their number.
+        polygons: around them, each x0, y0, x1, y1 ... in pixels, exact but for half a pixel.
+    """
+
+    kind: int
+    box: Box
+    area: float
+    polygons: list[list[float]]
+
 
 # Outlines, of radius about 1 around the origin
 
@@ -221,6 +239,28 @@ def _find_place(
     return None
 
 
+def _trace(mask: np.ndarray) -> list[list[float]]:
+    """Trace the outlines of a mask, bool (height, width).
+
+    COCO's polygons have no holes: here an outline goes to its hole, around that and back, and what
+    is enclosed twice is outside.
+    """
+    # Corners of pixels are pixels of an image twice as large, whose outlines thus lie between the
+    # centers of pixels inside and outside.
+    fine = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    found, tree = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    lines = [cv2.approxPolyDP(contour, 1.0, closed=True).reshape(-1, 2) for contour in found]
+    outer = {i: line for i, line in enumerate(lines) if tree[0, i, 3] < 0 and len(line) >= 3}
+    for i, hole in enumerate(lines):
+        owner = int(tree[0, i, 3])
+        if owner in outer and len(hole) >= 3:
+            line = outer[owner]
+            nearest = int(((hole - line[-1]) ** 2).sum(axis=1).argmin())
+            around = np.roll(hole, -nearest, axis=0)
+            outer[owner] = np.concatenate([line, around, around[:1], line[-1:]])
+    return [((line + 0.5) / 2).reshape(-1).tolist() for line in outer.values()]
+
+
 def draw_objects(
     random: Generator,
     height: int,
@@ -229,7 +269,7 @@ def draw_objects(
     classes: Sequence[int],
     radii: Sequence[float],
     clutter: int,
-) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
+) -> tuple[np.ndarray, list[DrawnObject]]:
     """Draw objects of these classes and radii, in pixels, over ``clutter`` distractors.
 
     Returns what ``draw_scene`` returns. An object for which no fit place was found is left out.
@@ -258,24 +298,20 @@ def draw_objects(
         drawn.append(index)
         areas.append(area)
     _draw_lines(random, image, int(random.integers(0, 2)))
-    objects: list[tuple[int, Box, float]] = []
+    objects = []
     for index, mask in zip(drawn, masks[1:], strict=True):
         x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
-        objects.append(
-            (index, (float(x), float(y), float(w), float(h)), float(np.count_nonzero(mask)))
-        )
+        box = (float(x), float(y), float(w), float(h))
+        objects.append(DrawnObject(index, box, float(np.count_nonzero(mask)), _trace(mask)))
     return _finish(random, image), objects
 
 
-def draw_scene(
-    random: Generator, height: int, width: int
-) -> tuple[np.ndarray, list[tuple[int, Box, float]]]:
+def draw_scene(random: Generator, height: int, width: int) -> tuple[np.ndarray, list[DrawnObject]]:
     """Draw a scene of three to twelve objects.
 
     Returns:
-        The image, BGR uint8 (height, width, 3), and for every object the index of its class, the
-        tight box (x, y, width, height in pixels) around the pixels that show it, and the number of
-        these. At least ``MIN_VISIBLE`` of every object is visible.
+        The image, BGR uint8 (height, width, 3), and the objects. At least ``MIN_VISIBLE`` of every
+        object is visible.
     """
     number = int(random.integers(3, 13))
     classes = random.integers(len(SHAPE_CLASSES), size=number).tolist()

@@ -9,6 +9,7 @@ the version of OpenCV.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,8 +25,15 @@ import numpy as np
 from numpy.random import Generator
 from tqdm import tqdm
 
-from resnext_det.data.shape_drawing import SHAPE_CLASSES, Box, draw_objects, draw_scene
+from resnext_det.data.shape_drawing import (
+    SHAPE_CLASSES,
+    DrawnObject,
+    draw_objects,
+    draw_scene,
+)
 from resnext_det.files import lock_file, write_text
+
+logger = logging.getLogger(__name__)
 
 VERSION = "2"
 """Changes whenever the code gives other pixels or boxes, so that no old file is taken for a new."""
@@ -79,7 +87,7 @@ def generate_shapes(
     """Write a detection set: ``root/SPLIT/*.jpg``, and ``root/instances_SPLIT.json`` as COCO's.
 
     The longer side of an image is 256 pixels, the shorter one 192 to 256. A set that is there is
-    kept.
+    kept; one without masks, as earlier versions wrote it, gets these.
 
     Returns:
         The annotation file and the folder of images.
@@ -91,7 +99,7 @@ def generate_shapes(
     index, images = Path(root) / f"instances_{split}.json", Path(root) / split
 
     def draw(folder: Path) -> dict[str, Any]:
-        def write(i: int) -> tuple[int, int, list[tuple[int, Box, float]]]:
+        def write(i: int) -> tuple[int, int, list[DrawnObject]]:
             random = _make_generator(split, seed, i)
             size = (256, int(random.integers(192, 257)))
             height, width = size if random.random() < 0.5 else size[::-1]
@@ -103,6 +111,7 @@ def generate_shapes(
 
     info = {"description": "generated shapes", "split": split, "seed": seed, "images": num_images}
     _generate(index, images, info, draw)
+    _add_masks(index, images, draw)
     return index, images
 
 
@@ -180,6 +189,32 @@ def _generate(
             write_text(index, json.dumps({"info": info, **draw(folder)}))
 
 
+def _add_masks(index: Path, images: Path, draw: Callable[[Path], dict[str, Any]]) -> None:
+    """Add the masks to the index of a set that was drawn before there were any.
+
+    Where nothing can be written, the set stays without.
+
+    Args:
+        draw: draws the same images into a folder, and returns the index beside ``info``.
+    """
+    if _has_masks(index):
+        return
+    try:
+        with lock_file(images), tempfile.TemporaryDirectory() as folder:
+            if _has_masks(index):  # another process was faster
+                return
+            content = json.loads(index.read_text(encoding="utf-8"))
+            drawn = draw(Path(folder))["annotations"]
+            if [entry["bbox"] for entry in drawn] == [e["bbox"] for e in content["annotations"]]:
+                write_text(index, json.dumps({**content, "annotations": drawn}))
+    except OSError as error:
+        logger.info("%s has no masks, and they cannot be added: %s", index, error)
+
+
+def _has_masks(index: Path) -> bool:
+    return '"segmentation"' in index.read_text(encoding="utf-8")
+
+
 def _exists(index: Path, images: Path, info: dict[str, Any]) -> bool:
     """Tell whether this very set is there; raise ValueError where another one is."""
     if not images.is_dir():
@@ -223,15 +258,16 @@ def _write_image(path: Path, image: np.ndarray) -> None:
         raise OSError(f"{path} cannot be written; choose a folder with room and the right to write")
 
 
-def _build_coco(scenes: Iterable[tuple[int, int, list[tuple[int, Box, float]]]]) -> dict[str, Any]:
+def _build_coco(scenes: Iterable[tuple[int, int, list[DrawnObject]]]) -> dict[str, Any]:
     """Build the lists of a COCO file; ids of images, annotations and categories count from 1."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, (height, width, objects) in enumerate(scenes):
         images.append({"id": i + 1, "file_name": f"{i:06d}.jpg", "height": height, "width": width})
-        for kind, box, area in objects:
-            entry = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": kind + 1}
-            annotations.append({**entry, "bbox": list(box), "area": area, "iscrowd": 0})
+        for kind, box, area, polygons in objects:
+            entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": i + 1}
+            entry |= {"category_id": kind + 1, "bbox": list(box), "area": area, "iscrowd": 0}
+            annotations.append({**entry, "segmentation": polygons})
     categories = [
         {"id": k + 1, "name": name, "supercategory": "shape"}
         for k, name in enumerate(SHAPE_CLASSES)

@@ -22,6 +22,7 @@ from resnext_det.data.shapes import (
     generate_shapes,
     prepare_shapes,
 )
+from resnext_det.masks import rasterize_polygons
 
 
 def generate(
@@ -107,7 +108,7 @@ def test_the_box_of_an_object_is_tight_around_its_pixels(
         _, objects = shape_drawing.draw_objects(
             random, 90, 120, classes=[kind], radii=[25.0], clutter=0
         )
-        (index, (x, y, w, h), area), mask = objects[0], rasterize(placed[-1], 90, 120)
+        (index, (x, y, w, h), area, _), mask = objects[0], rasterize(placed[-1], 90, 120)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert index == kind
         expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
@@ -134,8 +135,8 @@ def test_overlapping_objects_keep_their_own_visible_pixels(monkeypatch: pytest.M
         )
         while len(objects) < 3:  # a place was not found: take the colors that were left over
             next(paints)
-            objects.append((-1, (0.0, 0.0, 0.0, 0.0), 0.0))
-        for channel, (kind, (x, y, w, h), area) in enumerate(objects):
+            objects.append(shape_drawing.DrawnObject(-1, (0.0, 0.0, 0.0, 0.0), 0.0, []))
+        for channel, (kind, (x, y, w, h), area, polygons) in enumerate(objects):
             if kind < 0:
                 continue
             mask = image[..., channel] == 255
@@ -143,6 +144,8 @@ def test_overlapping_objects_keep_their_own_visible_pixels(monkeypatch: pytest.M
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             assert [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] == [x, y, x + w, y + h]
             assert mask.sum() == area
+            filled = rasterize_polygons([np.array(each) for each in polygons], 100, 100)
+            assert (filled & mask).sum() / (filled | mask).sum() > 0.9
             overlaps += bool(kind == 0 and 0.65 < area / (np.pi * 30**2) < 0.95)
             assert kind != 0 or area >= 0.64 * np.pi * 30**2
     assert overlaps > 10
@@ -151,7 +154,7 @@ def test_overlapping_objects_keep_their_own_visible_pixels(monkeypatch: pytest.M
 def test_scenes_have_every_class_and_all_sizes() -> None:
     random = np.random.default_rng(0)
     objects = [entry for _ in range(80) for entry in draw_scene(random, 224, 256)[1]]
-    areas = np.array([area for *_, area in objects])
+    areas = np.array([entry.area for entry in objects])
     assert {kind for kind, *_ in objects} == set(range(len(SHAPE_CLASSES)))
     assert 0.2 < (areas < 32**2).mean() < 0.7
     assert 0.05 < (areas > 64**2).mean() < 0.3
