@@ -17,6 +17,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from resnext_det.data.loaders import build_test_loader, build_train_loader
+from resnext_det.data.records import pack_records
 from resnext_det.data.sampling import (
     draw_training_indices,
     find_wide,
@@ -248,3 +249,25 @@ def test_loading_draws_nothing_from_the_global_generators(
     )
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state(legacy=False)["state"]["key"].tolist() == before[1]
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_masks_come_from_another_process_as_from_this_one(
+    records: list[Record], mask_format: str
+) -> None:
+    with_masks = copy.deepcopy(records)
+    for number, entry in enumerate(a for record in with_masks for a in record["annotations"]):
+        entry["segmentation"] = [[1.5, 2, 9 + number % 9, 3, 4.25, 12.5]]
+    mapper = DetectionMapper(True, min_sizes=24, max_size=48, mask_format=mask_format)
+    options: dict[str, Any] = {"mapper": mapper, "batch_size": 2, "seed": 3}
+    found = []
+    for workers in (0, 1):
+        loader = build_train_loader(pack_records(with_masks), num_workers=workers, **options)
+        samples = [sample for batch in islice(loader, 3) for sample in batch]
+        masks = [sample["instances"].gt_masks for sample in samples]
+        if mask_format == "polygon":
+            found.append([[part[0].tolist() for part in each.polygons] for each in masks])
+        else:
+            found.append([each.tensor.tolist() for each in masks])
+    assert found[0] == found[1]
+    assert np.sum([len(each) for each in found[0]]) == 12

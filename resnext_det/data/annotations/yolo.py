@@ -25,8 +25,8 @@ def convert_yolo(labels: Path, image_dir: Path) -> dict[str, Any]:
 
     A line of five numbers is a class index and a box: center x, center y, width and height, as
     shares of the upright image; a sixth, a confidence, is passed over. A longer line is a polygon,
-    x, y, x, y ..., whose box is taken; where the description says ``kpt_shape``, it is a box with
-    keypoints. An image without a label file, or with an empty one, has no object.
+    x, y, x, y ..., which becomes a mask and its box; where the description says ``kpt_shape``, it
+    is a box with keypoints. An image without a label file, or with an empty one, has no object.
 
     Args:
         labels: the description of the set (``data.yaml``, with ``names``): then the labels of
@@ -67,19 +67,21 @@ def convert_yolo(labels: Path, image_dir: Path) -> dict[str, Any]:
         label = Path(folder, _to_label(name))
         if not label.is_file():
             continue
-        for index, box in _read_label(label, names, names_file, has_keypoints):
+        for index, box, polygon in _read_label(label, names, names_file, has_keypoints):
             boxes.append(box)
             x, y, w, h = (side * share for side, share in zip((width, height) * 2, box))
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": index,
-                    "bbox": [x, y, w, h],
-                    "area": w * h,
-                    "iscrowd": 0,
-                }
-            )
+            entry = {
+                "id": len(content["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": index,
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+            }
+            if polygon:
+                sides = (width, height) * (len(polygon) // 2)
+                entry["segmentation"] = [[s * side for s, side in zip(polygon, sides)]]
+            content["annotations"].append(entry)
     _refuse_corners(boxes, folder)
     return content
 
@@ -193,8 +195,11 @@ def _read_text(path: Path) -> str:
 
 def _read_label(
     path: Path, names: Mapping[int, str], names_file: Path, has_keypoints: bool
-) -> Iterator[tuple[int, tuple[float, float, float, float]]]:
-    """Read class indices and boxes, as x, y, width, height in shares of the image."""
+) -> Iterator[tuple[int, tuple[float, float, float, float], Sequence[float]]]:
+    """Read class indices, boxes, as x, y, width, height in shares of the image, and polygons.
+
+    A polygon is x, y, x, y ..., or empty where there is a box alone.
+    """
     lines = _read_text(path).splitlines()
     for number, line in enumerate(lines, 1):
         words = line.split()
@@ -232,7 +237,8 @@ def _read_label(
                     f"{where}: {line.strip()[:80]!r} has a negative side; write a class index and "
                     "center x, center y, width, height"
                 )
-            yield int(index), (x - w / 2, y - h / 2, w, h)
+            yield int(index), (x - w / 2, y - h / 2, w, h), ()
         else:
             xs, ys = shares[::2], shares[1::2]
-            yield int(index), (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+            box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+            yield int(index), box, shares

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def convert_sample(sample: dict[str, Any]) -> dict[str, Any]:
-    """Replace our ``Instances`` in a sample by detectron2's, which share their arrays."""
+    """Replace our ``Instances`` in a sample by detectron2's, which share their tensors."""
     return {
         key: _convert_instances(value) if isinstance(value, Instances) else value
         for key, value in sample.items()

@@ -50,9 +50,13 @@ def test_the_annotations_are_cocos(tmp_path: Path) -> None:
     }
 
 
-def test_polygons_become_their_boxes(tmp_path: Path) -> None:
-    label = "0 0.25 0.5 0.5 0.25 0.75 0.75\n"
-    assert list_boxes(convert_yolo(*write_yolo(tmp_path, {"a": label}))) == [[20, 10, 40, 20]]
+def test_polygons_become_masks_and_their_boxes(tmp_path: Path) -> None:
+    label = "0 0.25 0.5 0.5 0.25 0.75 0.75\n0 0.5 0.5 0.25 0.5\n"
+    content = convert_yolo(*write_yolo(tmp_path, {"a": label}))
+    assert list_boxes(content) == [[20, 10, 40, 20], [30, 10, 20, 20]]
+    with_mask, without = content["annotations"]
+    assert with_mask["segmentation"] == [[20, 20, 40, 10, 60, 30]]
+    assert "segmentation" not in without
 
 
 def test_keypoints_are_left_out(tmp_path: Path) -> None:

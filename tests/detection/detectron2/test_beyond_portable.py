@@ -52,7 +52,7 @@ LAYER_NORM: list[Any] = [
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str, str], ...]:
-    """Write the tiny sets, with their boxes as polygons too."""
+    """Write the tiny sets, with their boxes as polygons."""
     sets = write_sets(tmp_path_factory.mktemp("sets"))
     for file, _ in sets.values():
         content = json.loads(file.read_text())
@@ -191,7 +191,13 @@ def test_the_portable_engine_names_the_engine_of_a_detector_that_it_cannot_compu
 def test_masks_that_are_missing_are_told(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    datasets = as_datasets(write_sets(tmp_path_factory.mktemp("bare")), "bare_")
+    sets = write_sets(tmp_path_factory.mktemp("bare"))
+    file, _ = sets["tiny_train"]
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    file.write_text(json.dumps(content))
+    datasets = as_datasets(sets, "bare_")
     changes = [*MASKS, "DATASETS.TRAIN", ("bare_tiny_train",), "DATASETS.TEST", ()]
     words = r"annotations of .*jpg.* have no masks.*MODEL.MASK_ON = True.*write False"
     with pytest.raises(ValueError, match=words):
