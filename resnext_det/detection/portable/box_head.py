@@ -141,17 +141,15 @@ class BoxPredictor(nn.Module):
         }
 
     def detect(
-        self, logits: Tensor, deltas: Tensor, proposals: Sequence[Instances]
+        self, boxes: Tensor, scores: Tensor, proposals: Sequence[Instances]
     ) -> list[Instances]:
-        """Turn the predictions for ``proposals`` into detections, best first, per image.
+        """Turn what ``decode`` gives for ``proposals`` into detections, best first, per image.
 
         Returns:
             per image ``pred_boxes`` in pixels of the resized image, ``scores`` and
             ``pred_classes``.
         """
         counts = [len(proposal) for proposal in proposals]
-        regions = torch.cat([proposal.proposal_boxes.tensor for proposal in proposals])
-        boxes, scores = self.decode(logits, deltas, regions)
         detections = []
         for one, image_boxes, image_scores in zip(
             proposals, boxes.split(counts), scores.split(counts)

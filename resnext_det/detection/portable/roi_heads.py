@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from resnext_det.detection.portable.box_head import BoxPredictor
 from resnext_det.detection.portable.boxes import join_boxes
 from resnext_det.detection.portable.mask_head import (
     MaskHead,
@@ -148,6 +147,9 @@ class ROIHeads(nn.Module):
     head_name: str
     """The name of ``head`` in detectron2's parameter names."""
 
+    box_predictor: Any
+    """A ``BoxPredictor``; of a cascade an ``nn.ModuleList`` of them."""
+
     def __init__(
         self,
         *,
@@ -155,7 +157,7 @@ class ROIHeads(nn.Module):
         sampling: RegionSampling,
         pooler: ROIPooler,
         head: nn.Module,
-        box_predictor: BoxPredictor,
+        box_predictor: nn.Module,
         mask_head: MaskHead | None = None,
     ) -> None:
         super().__init__()
@@ -221,7 +223,8 @@ class ROIHeads(nn.Module):
             logits, deltas = (values[: len(regions)] for values in found)
         else:
             logits, deltas = self.predict(maps, regions)
-        return self.box_predictor.detect(logits, deltas, proposals)
+        boxes, scores = self.box_predictor.decode(logits, deltas, regions[:, 1:])
+        return self.box_predictor.detect(boxes, scores, proposals)
 
     def predict(self, maps: Sequence[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
         """Predict logits (R, K + 1) and deltas (R, 4 * K or 4) of regions (R, 5)."""
