@@ -5,6 +5,8 @@ What would not be honored is refused, with the key, its value and what to write 
 
 from __future__ import annotations
 
+from typing import Any
+
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.backbone import (
@@ -16,6 +18,7 @@ from resnext_det.config.backbone import (
 from resnext_det.config.rules import check_layers, get_value
 from resnext_det.config.values import (
     C4_HEADS,
+    CASCADE_HEAD,
     FPN_BACKBONES,
     MOST_CHANNELS,
     SHARED_C4_HEAD,
@@ -27,6 +30,7 @@ from resnext_det.resnext import FEATURES
 
 _MOST_LAYERS = 100
 _MOST_ANCHORS = 1000
+_MOST_STAGES = 10  # of a cascade
 
 
 def check(cfg: CfgNode) -> None:
@@ -51,6 +55,8 @@ def check(cfg: CfgNode) -> None:
     if "ROI_HEADS" in list_parts_in_use(cfg):
         _check_box_deltas(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
         _check_box_head(cfg)
+        if cfg.MODEL.ROI_HEADS.NAME == CASCADE_HEAD:
+            _check_cascade(cfg)
     check_cosine(cfg.SOLVER)
     _check_layers(cfg)
 
@@ -243,9 +249,42 @@ def _check_matching(cfg: CfgNode) -> None:
 
 def _check_box_deltas(cfg: CfgNode, key: str) -> None:
     weights = get_value(cfg, key)
-    if len(weights) != 4 or not all(weight > 0 for weight in weights):
+    if not _are_weights(weights):
         raise ValueError(
             f"{key} = {weights}: write four numbers above 0, for x, y, width and height"
+        )
+
+
+def _are_weights(value: Any) -> bool:
+    """Tell whether these are the weights of the four deltas of a box."""
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(w > 0 for w in value)
+
+
+def _check_cascade(cfg: CfgNode) -> None:
+    heads, stages = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    ious, weights = stages.IOUS, stages.BBOX_REG_WEIGHTS
+    node = "MODEL.ROI_BOX_CASCADE_HEAD"
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise ValueError(
+            f"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = False, but {heads.NAME} hands one box of "
+            "a region on to the next stage, of whatever class; write True"
+        )
+    if not 1 <= len(ious) <= _MOST_STAGES or len(weights) != len(ious):
+        raise ValueError(
+            f"{node}.IOUS = {show(ious)} and BBOX_REG_WEIGHTS = {show(weights)} must have one "
+            f"entry for each stage, {_MOST_STAGES} stages at most; write, for example, (0.5, 0.6) "
+            "and ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0))"
+        )
+    if not all(map(_are_weights, weights)):
+        raise ValueError(
+            f"{node}.BBOX_REG_WEIGHTS = {show(weights)}: write four numbers above 0 for each "
+            "stage, for x, y, width and height"
+        )
+    if ious[0] != heads.IOU_THRESHOLDS[0]:
+        raise ValueError(
+            f"{node}.IOUS = {show(ious)} begins with another number than "
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS = {heads.IOU_THRESHOLDS}, by which the regions of the "
+            "first stage are sampled; write the same first number in both"
         )
 
 
@@ -268,6 +307,6 @@ def _check_box_head(cfg: CfgNode) -> None:
             )
     elif not box.NAME or box.NUM_FC + box.NUM_CONV == 0:
         raise ValueError(
-            f"{given}, but StandardROIHeads needs a box head; write FastRCNNConvFCHead and, for "
+            f"{given}, but {heads.NAME} needs a box head; write FastRCNNConvFCHead and, for "
             "example, NUM_FC 2"
         )

@@ -22,6 +22,9 @@ SHARED_C4_HEAD = "ResNeXtSharedRes5ROIHeads"
 FAST_STANDARD_HEAD = "ResNeXtStandardROIHeads"
 """Name of the heads of DC5 and FPN that compute the same, within rounding, by another RoIAlign."""
 
+CASCADE_HEAD = "CascadeROIHeads"
+"""Name of detectron2's heads of Cascade R-CNN."""
+
 SPARSE_RPN_HEAD = "ResNeXtSparseRPNHead"
 """Name of the RPN's head that computes the same, and its gradients within rounding and faster."""
 
@@ -46,7 +49,10 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.RPN.HEAD_NAME": ("StandardRPNHead", SPARSE_RPN_HEAD),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
-    "MODEL.ROI_HEADS.NAME": (*C4_HEADS, SHARED_C4_HEAD, "StandardROIHeads", FAST_STANDARD_HEAD),
+    "MODEL.ROI_HEADS.NAME": (
+        *(*C4_HEADS, SHARED_C4_HEAD),
+        *("StandardROIHeads", FAST_STANDARD_HEAD, CASCADE_HEAD),
+    ),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
@@ -97,6 +103,7 @@ RANGES = spread_ranges(
     (0.0, 1.0, "MODEL.ROI_HEADS", "POSITIVE_FRACTION SCORE_THRESH_TEST NMS_THRESH_TEST"),
     (0.0, math.inf, "MODEL.ROI_BOX_HEAD", "SMOOTH_L1_BETA"),
     (1, MOST_CHANNELS, "MODEL.ROI_BOX_HEAD", "FC_DIM CONV_DIM"),
+    (0.0, 1.0, "MODEL.ROI_BOX_CASCADE_HEAD", "IOUS"),
     (1, 256, "MODEL.ROI_BOX_HEAD", "POOLER_RESOLUTION"),
     (0, 100, "MODEL.ROI_BOX_HEAD", "POOLER_SAMPLING_RATIO NUM_FC NUM_CONV"),
     (0, MOST_PIXELS, "INPUT", "MIN_SIZE_TRAIN MIN_SIZE_TEST"),

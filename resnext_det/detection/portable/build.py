@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -11,9 +12,15 @@ from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import read_settings
-from resnext_det.config.values import FAST_STANDARD_HEAD, SHARED_C4_HEAD, SPARSE_RPN_HEAD
+from resnext_det.config.values import (
+    CASCADE_HEAD,
+    FAST_STANDARD_HEAD,
+    SHARED_C4_HEAD,
+    SPARSE_RPN_HEAD,
+)
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
+from resnext_det.detection.portable.cascade import CascadeROIHeads
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.portable.fpn import FPN
 from resnext_det.detection.portable.mask_head import MaskHead
@@ -90,6 +97,8 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     kind: type[ROIHeads]
     head: nn.Module
+    predictor: nn.Module
+    options: dict[str, Any] = {}
     if uses_c4_head(cfg):
         kind, resnets = Res5ROIHeads, cfg.MODEL.RESNETS
         if heads.NAME == SHARED_C4_HEAD:
@@ -97,30 +106,21 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
         architecture, stride = read_architecture(resnets), resnets.STRIDE_IN_1X1
         head = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=stride)
         features = architecture.stages()[-1].out_channels
+        predictor = _build_predictor(cfg, features, box.BBOX_REG_WEIGHTS)
+    elif heads.NAME == CASCADE_HEAD:
+        kind, cascade = CascadeROIHeads, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+        stages = [_build_box_head(cfg, backbone, each) for each in cascade.BBOX_REG_WEIGHTS]
+        head, predictor = (nn.ModuleList(parts) for parts in zip(*stages))
+        options["stage_ious"] = cascade.IOUS
     else:
         kind = StandardROIHeads
-        head = BoxHead(
-            in_channels=_find_channels(cfg, backbone, "ROI_HEADS"),
-            resolution=box.POOLER_RESOLUTION,
-            conv_dims=[box.CONV_DIM] * box.NUM_CONV,
-            fc_dims=[box.FC_DIM] * box.NUM_FC,
-            norm=box.NORM,
-        )
-        features = head.out_features
-    settings = read_settings(
-        BoxPredictorSettings,
-        box,
-        num_classes=heads.NUM_CLASSES,
-        score_thresh_test=heads.SCORE_THRESH_TEST,
-        nms_thresh_test=heads.NMS_THRESH_TEST,
-        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-    )
-    options: dict[str, Any] = {
+        head, predictor = _build_box_head(cfg, backbone, box.BBOX_REG_WEIGHTS)
+    options |= {
         "in_features": heads.IN_FEATURES,
         "sampling": read_settings(RegionSampling, heads),
         "pooler": _build_pooler(cfg, backbone, "ROI_BOX_HEAD"),
         "head": head,
-        "box_predictor": BoxPredictor(features, settings),  # before the mask head, as in detectron2
+        "box_predictor": predictor,  # made before the mask head, as in detectron2
     }
     if cfg.MODEL.MASK_ON:
         if not uses_c4_head(cfg):
@@ -151,6 +151,39 @@ def _build_mask_head(cfg: CfgNode, channels: int) -> MaskHead:
         num_classes=1 if mask.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         norm=mask.NORM,
     )
+
+
+def _build_box_head(
+    cfg: CfgNode, backbone: ResNeXt | FPN, weights: Sequence[float]
+) -> tuple[BoxHead, BoxPredictor]:
+    """Build a box head, and after it its predictor, so that one seed gives detectron2's weights.
+
+    Args:
+        weights: of the deltas, see ``BoxTransform``.
+    """
+    box = cfg.MODEL.ROI_BOX_HEAD
+    head = BoxHead(
+        in_channels=_find_channels(cfg, backbone, "ROI_HEADS"),
+        resolution=box.POOLER_RESOLUTION,
+        conv_dims=[box.CONV_DIM] * box.NUM_CONV,
+        fc_dims=[box.FC_DIM] * box.NUM_FC,
+        norm=box.NORM,
+    )
+    return head, _build_predictor(cfg, head.out_features, weights)
+
+
+def _build_predictor(cfg: CfgNode, features: int, weights: Sequence[float]) -> BoxPredictor:
+    heads = cfg.MODEL.ROI_HEADS
+    settings = read_settings(
+        BoxPredictorSettings,
+        cfg.MODEL.ROI_BOX_HEAD,
+        bbox_reg_weights=tuple(weights),
+        num_classes=heads.NUM_CLASSES,
+        score_thresh_test=heads.SCORE_THRESH_TEST,
+        nms_thresh_test=heads.NMS_THRESH_TEST,
+        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+    )
+    return BoxPredictor(features, settings)
 
 
 def _find_channels(cfg: CfgNode, backbone: ResNeXt | FPN, part: str) -> int:

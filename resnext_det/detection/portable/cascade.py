@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image
 
@@ -30,6 +30,8 @@ class CascadeROIHeads(StandardROIHeads):
         arguments: those of ``ROIHeads``.
     """
 
+    box_head: nn.ModuleList
+
     def __init__(self, *, stage_ious: Sequence[float], **arguments: Any) -> None:
         super().__init__(**arguments)
         self.stage_ious = tuple(stage_ious)
@@ -47,12 +49,13 @@ class CascadeROIHeads(StandardROIHeads):
         """
         losses: dict[str, Tensor] = {}
         for stage, predictor in enumerate(self.box_predictor):
-            if stage:
-                sampled = self._match(_refuse_divergence(boxes), sampled.regions, targets, stage)
             logits, deltas = self.run_stage(stage, maps, sampled.regions)
-            boxes = predictor.transform.decode(deltas.detach(), sampled.regions[:, 1:])
             found = predictor.compute_losses(logits, deltas, sampled)
             losses |= {f"{name}_stage{stage}": loss for name, loss in found.items()}
+            if stage + 1 < len(self.box_predictor):
+                boxes = predictor.transform.decode(deltas.detach(), sampled.regions[:, 1:])
+                _refuse_divergence(boxes)
+                sampled = self._match(boxes, sampled.regions, targets, self.stage_ious[stage + 1])
         return losses
 
     def detect_boxes(
@@ -75,19 +78,18 @@ class CascadeROIHeads(StandardROIHeads):
             the boxes of the last stage (sum of Ri, 4), not clipped, and the mean of the stages'
             scores (sum of Ri, K + 1).
         """
-        counts, total = [len(one) for one in boxes], 0
+        counts, all_scores = [len(one) for one in boxes], []
         for stage, predictor in enumerate(self.box_predictor):
-            if stage:
-                # None is dropped, empty or not, as the scores of all stages are added up.
-                boxes = [
-                    clip_boxes_to_image(one, size)
-                    for one, size in zip(decoded.split(counts), image_sizes)
-                ]
             regions = join_boxes(boxes)
             logits, deltas = self.run_stage(stage, maps, regions)
             decoded, scores = predictor.decode(logits, deltas, regions[:, 1:])
-            total = total + scores
-        return decoded, total * (1.0 / len(self.box_predictor))
+            all_scores.append(scores)
+            # None is dropped, empty or not, as the scores of all stages are added up.
+            boxes = [
+                clip_boxes_to_image(one, size)
+                for one, size in zip(decoded.split(counts), image_sizes)
+            ]
+        return decoded, sum(all_scores) * (1.0 / len(all_scores))
 
     def run_stage(
         self, stage: int, maps: Sequence[Tensor], regions: Tensor
@@ -103,11 +105,14 @@ class CascadeROIHeads(StandardROIHeads):
 
     @torch.no_grad()
     def _match(
-        self, boxes: Tensor, regions: Tensor, targets: Sequence[Instances], stage: int
+        self, boxes: Tensor, regions: Tensor, targets: Sequence[Instances], threshold: float
     ) -> SampledRegions:
-        """Make regions of a stage of the boxes (R, 4) that were predicted for ``regions`` (R, 5).
+        """Label the boxes (R, 4) that were predicted for ``regions`` (R, 5), for the next stage.
 
-        They stand image by image, as the regions do.
+        Those that are empty once they are clipped are dropped. They stand image by image.
+
+        Args:
+            threshold: the IoU from which a box is an object.
         """
         kept, classes, truths = [], [], []
         for index, target in enumerate(targets):
@@ -116,7 +121,7 @@ class CascadeROIHeads(StandardROIHeads):
             matches, labels = match_candidates(
                 truth,
                 inside,
-                thresholds=(self.stage_ious[stage],),
+                thresholds=(threshold,),
                 labels=(0, 1),
                 allow_low_quality_matches=False,
             )
@@ -142,8 +147,8 @@ class _ScaleGradient(torch.autograd.Function):
         return gradient * ctx.scale, None
 
 
-def _refuse_divergence(boxes: Tensor) -> Tensor:
+def _refuse_divergence(boxes: Tensor) -> None:
+    """Refuse boxes that are not finite; a graph of torch.compile cannot raise, and goes on."""
     if not torch.compiler.is_compiling() and not torch.isfinite(boxes).all():
         # The training loop adds the iteration, the images and the remedy.
         raise FloatingPointError("a stage of the cascade predicts boxes that are not finite")
-    return boxes
