@@ -126,11 +126,13 @@ class BatchParts:
     It is a ``LossParts`` of the training loop. The parts draw the random numbers that the whole
     batch draws, so that the same anchors and regions are sampled; images are padded to the size of
     the whole batch; and each loss is weighted by what it is a mean over: those of the RPN by
-    images, those of the regions by sampled regions. How many those are is known once all parts were
-    computed: where an image has less than the configured number, the batch is computed again.
+    images, those of the regions by sampled regions, in a cascade by those of their stage. How many
+    those are is known once all parts were computed: where an image has less than the configured
+    number, the batch is computed again.
 
     Args:
-        model: bare, of either engine: a detector whose losses are those of Faster R-CNN.
+        model: bare, of either engine: a detector whose losses are those of Faster R-CNN or of a
+            cascade.
         parts: how many.
         regions_per_image: MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE.
         draw_anchors: draws what the engine's RPN draws.
@@ -141,7 +143,7 @@ class BatchParts:
     ) -> None:
         self._model, self._parts = model, parts
         self._regions_per_image, self._draw_anchors = regions_per_image, draw_anchors
-        self._regions = 0  # of the part that was computed last
+        self._regions: list[int] = []  # of the part that was computed last, by stage
 
     def __call__(
         self, model: nn.Module, batch: Sequence[dict[str, Any]]
@@ -159,8 +161,7 @@ class BatchParts:
         parts = [batch[first : first + size] for first in range(0, len(batch), size)]
         device = self._get_device()
         state = _get_random_state(device)
-        has_heads = getattr(self._model, "roi_heads", None) is not None
-        expected = self._regions_per_image * len(batch) if has_heads else 0
+        expected = [self._regions_per_image * len(batch)] * len(self._list_predictors())
         found = yield from self._compute(parts, expected)
         if found != expected:
             yield None
@@ -170,29 +171,30 @@ class BatchParts:
         distributed.average_gradients(self._model)
 
     def _compute(
-        self, parts: Sequence[Sequence[dict[str, Any]]], regions: int
-    ) -> Generator[dict[str, Tensor] | None, None, int]:
+        self, parts: Sequence[Sequence[dict[str, Any]]], regions: Sequence[int]
+    ) -> Generator[dict[str, Tensor] | None, None, list[int]]:
         """Yield the losses of each part, for so many regions in all; return how many there are.
 
-        Where there are others, the last part is not yielded.
+        Both are counted for each stage. Where there are others, the last part is not yielded.
         """
         batch = [sample for part in parts for sample in part]
-        found = 0
+        found = [0] * len(regions)
         with ExitStack() as stack:
             for handle in (self._pad_to(batch), *self._count_regions()):
                 stack.callback(handle.remove)
             draws = self._share_draws(batch[len(parts[0]) :], stack)
             for index, part in enumerate(parts):
-                self._regions = 0
+                self._regions = []
                 losses = self._model(part)
-                found += self._regions
+                found = [sum(counts) for counts in zip(found, self._regions, strict=True)]
                 if draws is not None:
                     draws.leave_part()
                 if index == len(parts) - 1 and found != regions:
                     return found
                 weights = dict.fromkeys(_MEANS_OVER_IMAGES, len(part) / len(batch))
-                share = self._regions / max(regions, 1)
-                weights |= dict.fromkeys(_MEANS_OVER_REGIONS, share)
+                for stage, (own, all_regions) in enumerate(zip(self._regions, regions)):
+                    share = own / max(all_regions, 1)
+                    weights |= dict.fromkeys(self._name_losses(stage), share)
                 losses = _weight(losses, weights)
                 yield losses
                 del losses  # and with it what is left of its graph, before the next part
@@ -212,14 +214,25 @@ class BatchParts:
 
         return backbone.register_forward_pre_hook(pad)
 
-    def _count_regions(self) -> list[RemovableHandle]:
-        if getattr(self._model, "roi_heads", None) is None:
+    def _list_predictors(self) -> list[nn.Module]:
+        """List the box predictors: one, one for each stage of a cascade, or none."""
+        heads = getattr(self._model, "roi_heads", None)
+        if heads is None:
             return []
+        predictor = heads.box_predictor
+        return list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
 
+    def _name_losses(self, stage: int) -> list[str]:
+        """Name the losses that are means over the regions of a stage."""
+        if isinstance(self._model.roi_heads.box_predictor, nn.ModuleList):
+            return [f"{name}_stage{stage}" for name in _MEANS_OVER_REGIONS]
+        return list(_MEANS_OVER_REGIONS)
+
+    def _count_regions(self) -> list[RemovableHandle]:
         def count(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            self._regions = len(arguments[0])
+            self._regions.append(len(arguments[0]))
 
-        return [self._model.roi_heads.box_predictor.register_forward_pre_hook(count)]
+        return [one.register_forward_pre_hook(count) for one in self._list_predictors()]
 
     def _share_draws(self, rest: Sequence[dict[str, Any]], stack: ExitStack) -> _Draws | None:
         """Give the parts the random numbers of the whole batch, where they would have others.

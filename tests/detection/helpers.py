@@ -93,6 +93,12 @@ DC5_CHANGES: list[Any] = [
 ]
 """Changes of ``FPN`` to the detector whose last stage is dilated."""
 
+CASCADE_CHANGES: list[Any] = [
+    *override("MODEL.ROI_HEADS", NAME="CascadeROIHeads"),
+    *override("MODEL.ROI_BOX_HEAD", CLS_AGNOSTIC_BBOX_REG=True),
+]
+"""Changes of a detector with ``StandardROIHeads`` to Cascade R-CNN."""
+
 EXHAUSTIVE: list[Any] = [
     *override("MODEL.RPN", BATCH_SIZE_PER_IMAGE=100000, LOSS_WEIGHT=1000.0, NMS_THRESH=1.0),
     *override("MODEL.RPN", PRE_NMS_TOPK_TRAIN=100000, POST_NMS_TOPK_TRAIN=100000),

@@ -30,6 +30,7 @@ from tests.detection.detectron2_reference import (
 )
 from tests.detection.helpers import (
     C4_CHANGES,
+    CASCADE_CHANGES,
     STAGES,
     as_overrides,
     draw_sample,
@@ -45,6 +46,7 @@ SETTINGS: dict[str, list[Any]] = {
     "FPN": FROZEN,
     "C4": [*FROZEN, *C4_CHANGES],
     "shared C4": [*FROZEN, *C4_CHANGES, "MODEL.ROI_HEADS.NAME", "ResNeXtSharedRes5ROIHeads"],
+    "cascade": [*FROZEN, *CASCADE_CHANGES],
     "RPN alone": [*FROZEN, "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
 }
 Computed = tuple[dict[str, float], dict[str, Tensor], Tensor]

@@ -16,6 +16,7 @@ from resnext_det.detection.validation import measure_losses
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.training.checkpoint import Checkpointer
 from tests.detection.helpers import (
+    CASCADE_CHANGES,
     as_datasets,
     as_overrides,
     draw_sample,
@@ -39,10 +40,6 @@ RETINANET: list[Any] = [
     *override("MODEL.FPN", IN_FEATURES=["res3", "res4", "res5"]),
     *override("MODEL.RETINANET", IN_FEATURES=["p3", "p4", "p5"], NUM_CONVS=1),
     *override("MODEL.RETINANET", NUM_CLASSES=6, SCORE_THRESH_TEST=0.0),
-]
-CASCADE: list[Any] = [
-    *override("MODEL.ROI_HEADS", NAME="CascadeROIHeads"),
-    *override("MODEL.ROI_BOX_HEAD", CLS_AGNOSTIC_BBOX_REG=True),
 ]
 LAYER_NORM: list[Any] = [
     *override("MODEL.RESNETS", NORM="LN"),
@@ -73,7 +70,7 @@ def make_job(folder: Path, datasets: tuple[tuple[str, str, str], ...], *changes:
 
 
 @pytest.mark.parametrize(
-    "changes", [RETINANET, CASCADE, LAYER_NORM], ids=["RetinaNet", "Cascade R-CNN", "LN"]
+    "changes", [RETINANET, CASCADE_CHANGES, LAYER_NORM], ids=["RetinaNet", "Cascade R-CNN", "LN"]
 )
 def test_boxes_are_loaded_and_evaluated_as_ever(
     tmp_path: Path, datasets: tuple[tuple[str, str, str], ...], changes: list[Any]

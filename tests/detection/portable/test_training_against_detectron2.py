@@ -19,7 +19,7 @@ from tests.detection.detectron2_reference import (
     copy_samples_to_detectron2,
     randomize,
 )
-from tests.detection.helpers import C4_CHANGES, override
+from tests.detection.helpers import C4_CHANGES, CASCADE_CHANGES, override
 from tests.detection.portable.test_faster_rcnn import batch, configuration
 
 pytestmark = pytest.mark.detectron2
@@ -38,6 +38,7 @@ VARIANTS: dict[str, list[Any]] = {
         *override("MODEL.RESNETS", NORM="FrozenBN"),
         *override("MODEL.BACKBONE", FREEZE_AT=2),
     ],
+    "cascade": CASCADE_CHANGES,
     "deformable": override(
         "MODEL.RESNETS", DEFORM_ON_PER_STAGE=[False, True, False, True], DEFORM_MODULATED=True
     ),
