@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image
 
-from resnext_det.detection.portable.box_head import SampledRegions
-from resnext_det.detection.portable.boxes import find_larger, match_candidates
-from resnext_det.detection.portable.roi_heads import StandardROIHeads, join_boxes
+from resnext_det.detection.portable.boxes import join_boxes
+from resnext_det.detection.portable.roi_heads import StandardROIHeads
+from resnext_det.detection.portable.sampling import SampledRegions, label_boxes
 from resnext_det.instances import Instances
 
 
@@ -55,7 +54,10 @@ class CascadeROIHeads(StandardROIHeads):
             if stage + 1 < len(self.box_predictor):
                 boxes = predictor.transform.decode(deltas.detach(), sampled.regions[:, 1:])
                 _refuse_divergence(boxes)
-                sampled = self._match(boxes, sampled.regions, targets, self.stage_ious[stage + 1])
+                threshold = self.stage_ious[stage + 1]
+                sampled = label_boxes(
+                    boxes, sampled.regions, targets, threshold, self.sampling.num_classes
+                )
         return losses
 
     def detect_boxes(
@@ -102,36 +104,6 @@ class CascadeROIHeads(StandardROIHeads):
         if self.training:
             cut = _ScaleGradient.apply(cut, 1.0 / len(self.box_predictor))
         return self.box_predictor[stage](self.box_head[stage](cut).flatten(1))
-
-    @torch.no_grad()
-    def _match(
-        self, boxes: Tensor, regions: Tensor, targets: Sequence[Instances], threshold: float
-    ) -> SampledRegions:
-        """Label the boxes (R, 4) that were predicted for ``regions`` (R, 5), for the next stage.
-
-        Those that are empty once they are clipped are dropped. They stand image by image.
-
-        Args:
-            threshold: the IoU from which a box is an object.
-        """
-        kept, classes, truths = [], [], []
-        for index, target in enumerate(targets):
-            inside = clip_boxes_to_image(boxes[regions[:, 0] == index], target.image_size)
-            inside, truth = inside[find_larger(inside)], target.gt_boxes.tensor
-            matches, labels = match_candidates(
-                truth,
-                inside,
-                thresholds=(threshold,),
-                labels=(0, 1),
-                allow_low_quality_matches=False,
-            )
-            background = self.sampling.num_classes
-            found = F.pad(target.gt_classes, (0, 1), value=background)[matches]
-            found[labels == 0] = background
-            kept.append(inside)
-            classes.append(found)
-            truths.append(F.pad(truth, (0, 0, 0, 1))[matches])
-        return SampledRegions(join_boxes(kept), torch.cat(classes), torch.cat(truths))
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import clip_boxes_to_image
 
-from resnext_det.detection.portable.boxes import join_boxes, match_candidates, sample_labels
+from resnext_det.detection.portable.boxes import (
+    find_larger,
+    join_boxes,
+    match_candidates,
+    sample_labels,
+)
 from resnext_det.instances import Instances
 
 _IGNORED = -100  # F.cross_entropy leaves this class out
@@ -66,6 +72,54 @@ def sample_regions(
         _sample_in_image(proposal.proposal_boxes.tensor, target, settings)
         for proposal, target in zip(proposals, targets)
     ]
+    return _join(chosen)
+
+
+@torch.no_grad()
+def label_boxes(
+    boxes: Tensor,
+    regions: Tensor,
+    targets: Sequence[Instances],
+    threshold: float,
+    num_classes: int,
+) -> SampledRegions:
+    """Label all boxes that a stage of a cascade predicts, for the next stage to train on.
+
+    They are clipped to their image, and those that are empty then are dropped.
+
+    Args:
+        boxes: (R, 4).
+        regions: (R, 5), of which they were predicted, image by image.
+        targets: per image ``gt_boxes`` and ``gt_classes``.
+        threshold: the IoU from which a box is an object.
+        num_classes: the number that stands for the background.
+    """
+    chosen = []
+    for index, target in enumerate(targets):
+        inside = clip_boxes_to_image(boxes[regions[:, 0] == index], target.image_size)
+        inside, truth = inside[find_larger(inside)], target.gt_boxes.tensor
+        matches, labels = match_candidates(
+            truth,
+            inside,
+            thresholds=(threshold,),
+            labels=(0, 1),
+            allow_low_quality_matches=False,
+        )
+        classes = _take_classes(target, matches, labels, num_classes)
+        chosen.append((inside, classes, F.pad(truth, (0, 0, 0, 1))[matches], matches))
+    return _join(chosen)
+
+
+def _take_classes(target: Instances, matches: Tensor, labels: Tensor, background: int) -> Tensor:
+    """Take the classes (R,) of the objects that candidates match, or the background's number."""
+    # Without ground truth all match its index 0, which has to be there, and are background.
+    classes = F.pad(target.gt_classes, (0, 1), value=background)[matches]
+    classes[labels == 0] = background
+    return classes
+
+
+def _join(chosen: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> SampledRegions:
+    """Join the regions of images: per image boxes and the other fields of ``SampledRegions``."""
     boxes, *others = zip(*chosen)
     fields = join_boxes(boxes), *map(torch.cat, others)
     return SampledRegions(*(_copy(*fields) if torch.compiler.is_compiling() else fields))
@@ -114,9 +168,7 @@ def _sample_in_image(
         labels=settings.iou_labels,
         allow_low_quality_matches=False,
     )
-    # Without ground truth all match its index 0, which has to be there, and are background.
-    classes = F.pad(target.gt_classes, (0, 1), value=settings.num_classes)[matches]
-    classes[labels == 0] = settings.num_classes
+    classes = _take_classes(target, matches, labels, settings.num_classes)
     classes[(labels == -1) & (matches < truth.shape[0])] = -1
     chosen = torch.cat(
         sample_labels(
