@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.expressions import TAG, compute_expression
 from resnext_det.files import escape_controls, list_first, shipped_folder, tell_reason
 
 # A dump of every key has 12,000 characters. Aliases are counted as what they stand for.
@@ -81,8 +82,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[str]]:
                     f"configuration {leaf}: its _BASE_ leads back to {filename}; break the circle"
                 )
             texts.append(_read_text(filename, leaf, read=sum(map(len, texts))))
-            _check_text(texts[-1], filename)
-            return io.StringIO(texts[-1])
+            return io.StringIO(_check_text(texts[-1], filename))
 
     try:
         values = Reader.load_yaml_with_base(str(leaf), allow_unsafe=False)
@@ -153,11 +153,12 @@ class _Loader(yaml.SafeLoader):
     """Read plain YAML with a limit on its depth, and refuse tags."""
 
     depth = 0
+    known_tags: tuple[str | None, ...] = (None, "!")
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         line = event.start_mark.line + 1
-        if getattr(event, "tag", None) not in (None, "!"):
+        if getattr(event, "tag", None) not in self.known_tags:
             raise yaml.YAMLError(f"there is a tag in line {line}, {event.tag!r:.100}")
         self.depth += 1
         if self.depth > _MOST_LEVELS:
@@ -167,29 +168,49 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _check_text(text: str, filename: str) -> None:
+class _ConfigurationLoader(_Loader):
+    """Read the YAML of a configuration, which may have arithmetic, see ``compute_expression``."""
+
+    known_tags = (*_Loader.known_tags, TAG)
+
+    def construct_expression(self, node: yaml.Node) -> Any:
+        entries = self.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+        if len(entries) != 1 or not isinstance(entries[0], str):
+            raise ValueError("an expression is written as a list of one string")
+        return compute_expression(entries[0])
+
+
+_ConfigurationLoader.add_constructor(TAG, _ConfigurationLoader.construct_expression)
+
+
+def _check_text(text: str, filename: str) -> str:
     """Refuse what is not plain YAML, a key twice, a wrong ``_BASE_`` and too many aliases.
+
+    Returns:
+        the text; where it has expressions, one with their values.
 
     Raises:
         ValueError: naming the file, and the line where there is one.
     """
+    values = None
     try:
-        with _compose(text, _MOST_CHARACTERS) as (loader, document):
+        with _compose(text, _MOST_CHARACTERS, _ConfigurationLoader) as (loader, document):
             if isinstance(document, yaml.MappingNode):
                 _refuse_repeated_keys(document, filename)
                 _check_base(document, filename)
-                _construct(loader, document)
+                values = _construct(loader, document)
     except yaml.YAMLError as error:
         raise _explain_not_plain(filename, error) from error
     if not isinstance(document, yaml.MappingNode):
         raise ValueError(
             f"configuration {filename} holds no KEY: value lines; write some, or leave the file out"
         )
+    return yaml.safe_dump(values) if "!!python" in text else text
 
 
-def _construct(loader: yaml.SafeLoader, document: yaml.Node) -> None:
+def _construct(loader: yaml.SafeLoader, document: yaml.Node) -> Any:
     try:
-        loader.construct_document(document)
+        return loader.construct_document(document)
     except ValueError as error:  # of a date that is none, or a number of thousands of digits
         raise yaml.YAMLError(tell_reason(error)) from error
 
@@ -201,9 +222,11 @@ def _explain_not_plain(filename: str, error: Exception) -> ValueError:
 
 
 @contextmanager
-def _compose(text: str, most: int) -> Iterator[tuple[_Loader, yaml.Node | None]]:
+def _compose(
+    text: str, most: int, kind: type[_Loader] = _Loader
+) -> Iterator[tuple[_Loader, yaml.Node | None]]:
     """Parse a text to its nodes, and measure them: see ``_measure``."""
-    loader = _Loader(text)
+    loader = kind(text)
     try:
         document = loader.get_single_node()
         _measure(document, {}, most)

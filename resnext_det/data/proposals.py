@@ -19,6 +19,7 @@ from resnext_det.data.geometry import Step, move_boxes
 from resnext_det.data.records import XYWH_ABS, Record
 from resnext_det.files import list_first, write_file
 from resnext_det.instances import Boxes, Instances
+from resnext_det.weights.published.model_zoo import is_in_zoo, locate_zoo_file
 from resnext_det.weights.unpickling.descriptions import describe_object
 from resnext_det.weights.unpickling.pickle_files import read_plain_pickle
 
@@ -60,11 +61,17 @@ def write_proposals(path: str | Path, proposals: Proposals) -> None:
 def read_proposals(path: str | Path) -> Proposals:
     """Read a file of detectron2, of Detectron (``indexes``, ``scores``), or of ``write_proposals``.
 
+    Args:
+        path: of the file, or ``detectron2://...pkl`` for one of detectron2's model zoo, which is
+            downloaded on first use.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, asks for code, is no file of proposals, or names an image twice;
             a box or logit is not finite.
     """
+    if is_in_zoo(str(path)):
+        path = locate_zoo_file(str(path))
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(

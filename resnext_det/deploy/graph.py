@@ -16,6 +16,7 @@ from resnext_det.deploy.resizing import (
     shrinks_tall_images_by_rows,
 )
 from resnext_det.detection.portable.boxes import find_larger
+from resnext_det.detection.portable.cascade import CascadeROIHeads
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.layers import ConvNorm, freeze_norms
 from resnext_det.runtimes.folded import fold_norm
@@ -86,11 +87,13 @@ class DetectorGraph(nn.Module):
         boxes, logits, levels = rpn.decode_best(rpn.anchor_generator(maps), *rpn.rpn_head(maps))
         proposals, _ = rpn.suppress(boxes[0], logits[0], levels, (height, width))
         maps = [features[name] for name in heads.in_features]
+        predictor, size = heads.box_predictor, (height, width)
+        if isinstance(heads, CascadeROIHeads):
+            found = heads.decode(maps, [proposals], [size])
+            return predictor[-1].suppress(*found, size)
         regions = F.pad(proposals, (1, 0))  # all of image 0
         vectors = heads.cut_and_compute(maps, regions)
-        predictor = heads.box_predictor
-        decoded, probabilities = predictor.decode(*predictor(vectors), proposals)
-        return predictor.suppress(decoded, probabilities, (height, width))
+        return predictor.suppress(*predictor.decode(*predictor(vectors), proposals), size)
 
 
 def fold_norms(model: nn.Module) -> nn.Module:

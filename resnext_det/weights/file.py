@@ -25,7 +25,7 @@ from resnext_det.weights.containers import (
 from resnext_det.weights.formats import NativeWeights, convert_to_native
 from resnext_det.weights.health import tell_not_finite
 from resnext_det.weights.preprocessing import KNOWN, Preprocessing, find_batch_norm, list_fields
-from resnext_det.weights.published import hub
+from resnext_det.weights.published import hub, model_zoo
 from resnext_det.weights.published.timm_config import CONFIG, read_config, read_facts
 from resnext_det.weights.publishers import (
     FROM_WEIGHTS,
@@ -139,10 +139,11 @@ def read_weights(
     """Read weights of any known format, recognized by content; no code in the file is run.
 
     Args:
-        source: the path of a file, a name of the catalog (``resnext://torchvision/X-50-32x4d``) or
-            of the Hugging Face hub (``hf-hub:timm/resnext50_32x4d.a1h_in1k``), which is downloaded
-            on first use, or a folder with a model.safetensors, as ``hf download`` makes it. A
-            config.json of timm's beside the weights tells their preprocessing.
+        source: the path of a file, or a name of the catalog (``resnext://torchvision/X-50-32x4d``),
+            of the Hugging Face hub (``hf-hub:timm/resnext50_32x4d.a1h_in1k``) or of detectron2's
+            model zoo (``detectron2://...pkl``), which is downloaded on first use, or a folder with
+            a model.safetensors, as ``hf download`` makes it. A config.json of timm's beside the
+            weights tells their preprocessing.
         mapped: tensors may be parts of the mapped file and take memory only where they are used.
             The file must then stay as it is as long as they live.
         prefix: of the network to read, where the file has several: what stands before its names,
@@ -153,18 +154,21 @@ def read_weights(
         ValueError: the file is damaged, of another format, would run code, or its names are of no
             known network.
     """
+    source = model_zoo.find_catalog_name(str(source)) or source
     if str(source).startswith(_CATALOG):
         return _read_from_catalog(str(source), mapped=mapped, prefix=prefix)
     if str(source).startswith(hub.PREFIX):
         path = hub.download_from_hub(str(source))
         return _read_with_config(path, str(source), mapped=mapped, prefix=prefix)
+    if model_zoo.is_in_zoo(str(source)):
+        source = model_zoo.locate_zoo_file(str(source))
     path = Path(source).expanduser()
     if _ADDRESS.match(str(source)) and not os.path.exists(path):
         raise ValueError(
             f"MODEL.WEIGHTS = {source!s:.200} is an address, and nothing is downloaded from there; "
             "download it yourself and give the file's path, a name of the catalog "
-            f"({_CATALOG}torchvision/X-50-32x4d), or {hub.PREFIX}OWNER/NAME for a repository of "
-            "the Hugging Face hub"
+            f"({_CATALOG}torchvision/X-50-32x4d), detectron2://PATH.pkl for a file of detectron2's "
+            f"model zoo, or {hub.PREFIX}OWNER/NAME for a repository of the Hugging Face hub"
         )
     if os.path.isdir(path):
         path = hub.find_weights(path)

@@ -36,6 +36,10 @@ def split(text: str) -> list[str]:
 HEAD = split("""MODEL.ROI_HEADS.NAME StandardROIHeads MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead
 MODEL.ROI_BOX_HEAD.NUM_FC 1 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 3
 """)
+CASCADE = [
+    *(*HEAD, "MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+]
 FPN = [
     *("MODEL.BACKBONE.NAME", "build_resnext_fpn_backbone", "MODEL.FPN.OUT_CHANNELS", 16, *HEAD),
     *("MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.FPN.IN_FEATURES", STAGES),
@@ -115,6 +119,15 @@ OURS MODEL.ROI_BOX_HEAD.NUM_FC 2 | NUM_FC = 2 | but ResNeXtRes5ROIHeads has no b
 OURS MODEL.RESNETS.RES5_DILATION 2 | but ResNeXtRes5ROIHeads runs an undilated res5
 FPN OURS MODEL.ROI_HEADS.IN_FEATURES ['p4'] | but ResNeXtRes5ROIHeads continues res4
 MODEL.ROI_HEADS.NAME StandardROIHeads | NAME = '', NUM_FC = 0 | FastRCNNConvFCHead | NUM_FC 2
+CASCADE MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG False | CLS_AGNOSTIC_BBOX_REG = False, but
+  | CascadeROIHeads hands one box of a region on | write True
+CASCADE MODEL.ROI_BOX_CASCADE_HEAD.IOUS (0.5,0.6) | IOUS = (0.5, 0.6) and BBOX_REG_WEIGHTS = ((10.0,
+  | one entry for each stage
+CASCADE MODEL.ROI_BOX_CASCADE_HEAD.IOUS () | IOUS = () and | 10 stages at most
+CASCADE MODEL.ROI_BOX_CASCADE_HEAD.IOUS (0.4,0.5,0.6) | IOUS = (0.4, 0.5, 0.6) begins with another
+  | IOU_THRESHOLDS = [0.5] | the same first number in both
+CASCADE MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS (1.0,1.0,1.0) | four numbers above 0 for each
+CASCADE MODEL.ROI_BOX_HEAD.NUM_FC 0 | NUM_FC = 0 | but CascadeROIHeads needs a box head
 HEAD MODEL.ROI_BOX_HEAD.NUM_FC 0 | NUM_FC = 0, NUM_CONV = 0 | NUM_FC 2
 MODEL.LOAD_PROPOSALS True | LOAD_PROPOSALS = True | NAME = 'RPN' contradict
   | True and 'PrecomputedProposals'
@@ -187,7 +200,7 @@ class TestRefused:
     def test_a_contradiction(self, case: str) -> None:
         changes, *words = case.split(" | ")
         named = {"FPN": FPN, "HEAD": HEAD, "OURS": OURS, "SHARED": SHARED, "RPN_ALONE": RPN_ALONE}
-        named["GIVEN"] = GIVEN
+        named |= {"GIVEN": GIVEN, "CASCADE": CASCADE}
         text = get_refusal(*(word for name in changes.split() for word in named.get(name, [name])))
         assert [word for word in words if word not in text] == [], text
 
@@ -230,6 +243,7 @@ def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None
     base = FPN if "FPN" in key or "fpn" in str(value) or "BOX_HEAD" in key else []
     base = [] if (key, value) == ("MODEL.ROI_BOX_HEAD.NAME", "") else base
     base = HEAD if key == "MODEL.ROI_HEADS.NAME" and "StandardROIHeads" in value else base
+    base = CASCADE if value == "CascadeROIHeads" else base
     base = GIVEN if value == "PrecomputedProposals" else base
     shape = split("""MODEL.RESNETS.DEPTH 26 MODEL.RESNETS.RES2_OUT_CHANNELS 32
         MODEL.RESNETS.STEM_OUT_CHANNELS 32 MODEL.FPN.OUT_CHANNELS 32
@@ -316,6 +330,7 @@ def test_every_key_is_read_or_has_one_value(
     cfg = make_config(*common, *FPN, *changes)
     engine.evaluate(make_recording(cfg))
     Predictor(make_recording(cfg))(np.zeros((48, 64, 3), dtype=np.uint8))
+    build_detector(make_recording(make_config(*common, *FPN, *CASCADE)))
     single = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
     tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks allow one value for each MODEL.ROI_HEADS.NAME
     off = tuple(part for part, (switch, on) in SWITCHES.items() if not is_supported(switch, on))

@@ -444,7 +444,7 @@ def test_other_contents_are_refused(tmp_path: Path, content: Any, words: str) ->
     ("path", "words"),
     [
         ("https://host/x.pth", "MODEL.WEIGHTS = https://host/x.pth is an address"),
-        ("detectron2://MSRA/R-50.pkl", "nothing is downloaded from there; download it yourself"),
+        ("detectron2://a/../b.pkl", "nothing is downloaded from there; download it yourself"),
         ("nowhere/weights.pth", "nowhere/weights.pth is not there; give the path of a file"),
         (".", "is a folder without model.safetensors and pytorch_model.bin, which the hub"),
     ],
