@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fvcore.common.config import CfgNode
@@ -108,11 +108,13 @@ class Rules:
         supported: the supported values by key; of a key that is not listed, every value is.
         ranges: (lowest, highest) of a number, or of every number in a list, both allowed.
         optional: by key of a number that may be None, the key whose value None stands for.
+        reasons: by key, what the refusal of an unsupported value adds.
     """
 
     supported: Mapping[str, tuple[Any, ...]]
     ranges: Mapping[str, tuple[float, float]]
     optional: Mapping[str, str]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, cfg: CfgNode, defaults: CfgNode) -> None:
         """Refuse values of the wrong type, unsupported ones, and ones out of range.
@@ -133,7 +135,8 @@ class Rules:
         self._check_type(key, value, default)
         if not self.is_supported(key, value):
             words = " or ".join(repr(choice) for choice in self.supported[key])
-            raise ValueError(f"{key} = {value!r} is not supported; write {words}")
+            reason = f" ({self.reasons[key]})" if key in self.reasons else ""
+            raise ValueError(f"{key} = {value!r} is not supported; write {words}{reason}")
         numbers = [each for each in _flatten(value) if isinstance(each, int | float)]
         # An infinite norm or limit of gradients has a meaning; no other number may be infinite.
         known = key in self.ranges or key in self.optional or isinstance(default, int)

@@ -124,7 +124,21 @@ _OPTIONAL = dict.fromkeys(
     ("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"), "SOLVER.WEIGHT_DECAY"
 )
 
-_RULES = Rules(SUPPORTED_VALUES, RANGES, _OPTIONAL)
+_ELSEWHERE = "is trained and tested by detectron2 alone: install it, and write --engine detectron2"
+_REASONS = {
+    "MODEL.META_ARCHITECTURE": f"semantic or panoptic segmentation {_ELSEWHERE}",
+    "MODEL.KEYPOINT_ON": f"a head of keypoints {_ELSEWHERE}",
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": f"a mask head on predicted boxes {_ELSEWHERE}",
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": f"the federated loss, LVIS's, {_ELSEWHERE}",
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": f"a sigmoid for each class of a region {_ELSEWHERE}",
+    "MODEL.ANCHOR_GENERATOR.NAME": f"a detector of rotated boxes {_ELSEWHERE}",
+    "TEST.AUG.ENABLED": "an image is tested once, at INPUT.MIN_SIZE_TEST",
+    "TEST.PRECISE_BN.ENABLED": "a test takes the statistics that the training has kept",
+    "TEST.EXPECTED_RESULTS": "the numbers of a test are not compared with expected ones",
+    "VIS_PERIOD": "TensorBoard gets pictures at each evaluation, see TEST.EVAL_PERIOD",
+}
+
+_RULES = Rules(SUPPORTED_VALUES, RANGES, _OPTIONAL, _REASONS)
 
 check_value = _RULES.check_value
 is_supported = _RULES.is_supported
