@@ -80,7 +80,8 @@ class CascadeROIHeads(StandardROIHeads):
             the boxes of the last stage (sum of Ri, 4), not clipped, and the mean of the stages'
             scores (sum of Ri, K + 1).
         """
-        counts, all_scores = [len(one) for one in boxes], []
+        # Not len(), which has to be a number in a graph that is traced.
+        counts, all_scores = [one.shape[0] for one in boxes], []
         for stage, predictor in enumerate(self.box_predictor):
             regions = join_boxes(boxes)
             logits, deltas = self.run_stage(stage, maps, regions)
