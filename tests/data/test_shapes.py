@@ -108,12 +108,14 @@ def test_the_box_of_an_object_is_tight_around_its_pixels(
         _, objects = shape_drawing.draw_objects(
             random, 90, 120, classes=[kind], radii=[25.0], clutter=0
         )
-        (index, (x, y, w, h), area, _), mask = objects[0], rasterize(placed[-1], 90, 120)
+        (index, (x, y, w, h), area, polygons), mask = objects[0], rasterize(placed[-1], 90, 120)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert index == kind
         expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose([x, y, x + w, y + h], expected, atol=1)
         assert area == pytest.approx(mask.sum(), rel=0.06)
+        filled = rasterize_polygons([np.array(each) for each in polygons], 90, 120)
+        assert (filled & mask).sum() / (filled | mask).sum() > 0.9  # also around a ring's hole
 
 
 def test_overlapping_objects_keep_their_own_visible_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +182,28 @@ def test_a_set_that_is_there_is_kept(tmp_path: Path) -> None:
     (images / "000000.jpg").write_bytes(b"kept")
     generate(tmp_path)
     assert (images / "000000.jpg").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_set_that_was_drawn_before_there_were_masks_gets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_writable: bool
+) -> None:
+    annotations, images = generate(tmp_path, num_images=2)
+    (images / "000000.jpg").write_bytes(b"kept")
+    pictures, whole = contents(images), json.loads(annotations.read_text())
+    without = json.loads(annotations.read_text())
+    for entry in without["annotations"]:
+        del entry["segmentation"]
+    annotations.write_text(json.dumps(without))
+
+    def fail(*_: object) -> None:
+        raise PermissionError("the disk is read-only")
+
+    if not is_writable:
+        monkeypatch.setattr(shapes, "write_text", fail)
+    generate(tmp_path, num_images=2)
+    assert json.loads(annotations.read_text()) == (whole if is_writable else without)
+    assert contents(images) == pictures
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"num_images": 5}])

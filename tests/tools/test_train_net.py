@@ -143,7 +143,7 @@ def test_ctrl_c_outside_of_a_step(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("resnext_det.detection.datasets.load_coco", interrupt)
