@@ -14,8 +14,9 @@ from resnext_det.data.coco import CocoDataset
 from resnext_det.data.reading import read_image
 from resnext_det.data.records import Record
 from resnext_det.detection.drawing import LabeledBoxes, choose_colors, draw_truth_beside
-from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
+from resnext_det.evaluation.coco_files import read_ground_truth
 from resnext_det.evaluation.matching import match_detections
+from resnext_det.evaluation.result_files import read_detections
 from resnext_det.evaluation.score_curves import count_detections
 
 logger = logging.getLogger(__name__)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from resnext_det.evaluation.coco_files import (
     Detections,
     GroundTruth,
     Source,
-    read_detections,
     read_ground_truth,
 )
 from resnext_det.evaluation.confusion import ConfusionMatrix, compute_confusion
@@ -32,9 +30,14 @@ from resnext_det.evaluation.resampling import (
     draw_numbers,
     find_interval,
 )
+from resnext_det.evaluation.result_files import (
+    Results,
+    have_masks,
+    open_results,
+    read_detections,
+)
 from resnext_det.evaluation.score_curves import ScoreCurves, compute_score_curves
 
-Results = str | Path | Sequence[Mapping[str, Any]]
 Interval = tuple[float, float]
 
 RESAMPLES = 1000
@@ -48,7 +51,7 @@ class DetectionAnalysis:
     Attributes:
         truth: the annotations.
         found: the results, all that there are.
-        metrics: COCO's numbers, to the last bit those of pycocotools.
+        metrics: COCO's numbers, to the last bit those of pycocotools. All else is of boxes.
         intervals: by the names of ``metrics.as_dict(recalls=True)`` and "AP-NAME" for every class,
             the interval in percent in which the number lies with 95 % confidence on other sets of
             as many images of the same kind: as far as it varies over images drawn anew
@@ -156,8 +159,9 @@ def analyze_detections(
         FileNotFoundError, ValueError: as ``evaluate_coco`` raises them.
     """
     check_limit(max_detections, "max_detections")
-    truth = read_ground_truth(annotations)
-    analysis, numbers = _analyze(truth, results, "results", max_detections)
+    name, entries = open_results(results)
+    truth = read_ground_truth(annotations, with_masks=have_masks(entries))
+    analysis, numbers = _analyze(truth, entries, name, max_detections)
     draws = draw_numbers([numbers], resamples if len(truth.image_ids) > 1 else 0)[:, 0]
     return replace(analysis, intervals=_find_intervals(analysis, draws))
 
@@ -175,10 +179,13 @@ def compare_detections(
     Args and errors are those of ``analyze_detections``.
     """
     check_limit(max_detections, "max_detections")
-    truth = read_ground_truth(annotations)
+    opened = [open_results(results) for results in (first, second)]
+    with_masks = any(have_masks(entries) for _, entries in opened)
+    truth = read_ground_truth(annotations, with_masks=with_masks)
     analyses, numbers = [], []
-    for name, results in (("first results", first), ("second results", second)):
-        analysis, weighted = _analyze(truth, results, name, max_detections)
+    for which, (name, entries) in zip(("first", "second"), opened):
+        name = f"{which} results" if name == "results" else name
+        analysis, weighted = _analyze(truth, entries, name, max_detections)
         analyses.append(analysis)
         numbers.append(weighted)
     draws = draw_numbers(numbers, resamples if len(truth.image_ids) > 1 else 0)
@@ -199,11 +206,10 @@ def compare_detections(
 
 
 def _analyze(
-    truth: GroundTruth, results: Results, name: str, limit: int
+    truth: GroundTruth, entries: Any, name: str, limit: int
 ) -> tuple[DetectionAnalysis, WeightedNumbers]:
-    """Analyze results, but for the intervals."""
-    found = read_detections(results, truth)
-    name = str(results) if isinstance(results, str | Path) else name
+    """Analyze the entries of results, but for the intervals."""
+    found = read_detections(entries, truth, name)
     every = np.arange(len(truth.image_ids))
     matches = match_detections(truth, found, limit)
     metrics = compute_metrics(truth, found, every, name, max_detections=limit, matches=matches)

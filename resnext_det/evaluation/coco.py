@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
+from resnext_det.evaluation.coco_backends import choose_backend, evaluate_task
 from resnext_det.evaluation.coco_checks import (
     COCO_LIMIT,
     check_results,
@@ -23,12 +24,18 @@ from resnext_det.evaluation.coco_files import (
     GroundTruth,
     Source,
     find_images,
-    read_detections,
     read_ground_truth,
 )
-from resnext_det.evaluation.matching import Matches
+from resnext_det.evaluation.matching import Matches, Task
+from resnext_det.evaluation.result_files import (
+    Results,
+    have_masks,
+    open_results,
+    read_detections,
+)
 from resnext_det.files import escape_controls, format_json
 from resnext_det.instances import Instances
+from resnext_det.rle import encode_masks
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +55,8 @@ class CocoMetrics:
 
     ``precision`` has the shape (T, R, K, A, M): thresholds, recalls, categories, areas and numbers
     of detections, within 0 to 1, -1 where undefined: pycocotools' own array.
+
+    The numbers are of boxes; ``segm`` are those of the masks, None where there are none.
     """
 
     AP: float
@@ -67,17 +76,22 @@ class CocoMetrics:
     precision: np.ndarray = field(repr=False, compare=False)
     max_detections: int = COCO_LIMIT
     backend: str = "pycocotools"
+    segm: CocoMetrics | None = None
 
     def as_dict(self, *, recalls: bool = False) -> dict[str, float]:
         """Name the numbers as detectron2 does: ``AP``, ``AP50`` ... ``APl``, ``AP-NAME``.
 
         As there, a set of one category has no key of its own for it. With ``recalls`` the six
-        average recalls, which detectron2 leaves out, come too.
+        average recalls, which detectron2 leaves out, come too. The numbers of masks are
+        ``segm-AP``, ``segm-AP50`` ...
         """
         numbers = self._name_numbers() if recalls else self._name_precisions()
         if len(self.class_names) > 1:
             pairs = zip(self.class_names, self.category_ap, strict=True)
             numbers.update({f"AP-{name}": ap for name, ap in pairs})
+        if self.segm is not None:
+            of_masks = self.segm.as_dict(recalls=recalls)
+            numbers.update({f"segm-{name}": value for name, value in of_masks.items()})
         return numbers
 
     def _name_precisions(self) -> dict[str, float]:
@@ -98,12 +112,23 @@ class CocoMetrics:
         return format_numbers(self.as_dict(recalls=True), self.max_detections)
 
     def summarize(self) -> str:
-        """Write the two numbers of table 8 in a line."""
+        """Write the two numbers of table 8 in a line, and the AP of masks."""
         limit = describe_limit(self.max_detections)
-        return f"AP {self.AP:.1f}, AP50 {self.AP50:.1f}{limit and f' ({limit})'}"
+        masks = "" if self.segm is None else f", segm AP {self.segm.AP:.1f}"
+        return f"AP {self.AP:.1f}, AP50 {self.AP50:.1f}{masks}{limit and f' ({limit})'}"
 
     def format_table(self, *, per_category: bool = True) -> str:
-        """Format the 12 numbers and the AP per category in columns, as detectron2 logs them."""
+        """Format the 12 numbers and the AP per category in columns, as detectron2 logs them.
+
+        Where there are masks, theirs follow after the boxes' under a line of their own.
+        """
+        text = self._format_numbers(per_category=per_category)
+        if self.segm is None:
+            return text
+        of_masks = self.segm._format_numbers(per_category=per_category)
+        return f"bbox:\n{text}\n\nsegm:\n{of_masks}"
+
+    def _format_numbers(self, *, per_category: bool) -> str:
         numbers = self._name_numbers()
         text = tabulate(
             [list(numbers.values())], headers=list(numbers), tablefmt="pipe", floatfmt=".3f"
@@ -125,24 +150,27 @@ class CocoMetrics:
 
 def evaluate_coco(
     annotations: Source,
-    results: str | Path | Sequence[Mapping[str, Any]],
+    results: Results,
     *,
     backend: str = "auto",
     max_detections_per_image: int = 100,
     image_ids: Iterable[Any] | None = None,
 ) -> CocoMetrics:
-    """Compare detected with annotated boxes by COCO's rules.
+    """Compare detected with annotated boxes, and masks where there are any, by COCO's rules.
 
-    The numbers equal pycocotools' to the last bit. Warnings say why numbers are nan, and which
-    results are likely a mistake: every detection twice, boxes that are corners, categories of
-    another list.
+    The numbers equal pycocotools' to the last bit; for those of masks it is given the masks alone,
+    as by detectron2, so that APs, APm and APl go by the masks' areas. Warnings say why numbers are
+    nan, and which results are likely a mistake: every detection twice, boxes that are corners,
+    categories of another list.
 
     Args:
         annotations: a file of COCO instance annotations, or the dict read from one. A missing
             ``iscrowd`` is 0, a missing ``area`` that of the box.
         results: a COCO result file, or the list read from one: dicts with ``image_id``,
             ``category_id``, ``bbox`` (x, y, width, height in pixels) and ``score``. An empty list
-            has AP 0 (detectron2 says nan), with a warning.
+            has AP 0 (detectron2 says nan), with a warning. Where they have masks as
+            ``segmentation``, ``{"size": [height, width], "counts": text}``, these are compared too,
+            and ``bbox`` may be missing: the box around the mask stands for it.
         backend: "pycocotools", "numpy" (our own), "hotcoco" (an optional package), or "auto":
             hotcoco where it is installed, else numpy. The numbers are the same.
         max_detections_per_image: how many detections of an image and category count, the best
@@ -157,8 +185,9 @@ def evaluate_coco(
             unknown. The message names the entry.
     """
     check_limit(max_detections_per_image, "max_detections_per_image")
-    truth = read_ground_truth(annotations)
-    found = read_detections(results, truth)
+    opened, entries = open_results(results)
+    truth = read_ground_truth(annotations, with_masks=have_masks(entries))
+    found = read_detections(entries, truth, opened)
     every = np.arange(len(truth.image_ids))
     images = every if image_ids is None else find_images(image_ids, truth)
     name = str(results) if isinstance(results, str | Path) else "results"
@@ -185,10 +214,12 @@ def compute_metrics(
 ) -> CocoMetrics:
     """Compute COCO's numbers of what was read, with the warnings of ``evaluate_coco``.
 
+    Masks are compared too where both were read with masks.
+
     Args:
         images: numbers of the images to evaluate on.
         name: of the results, for messages.
-        matches: on these images, if they are known: see ``evaluate_boxes``.
+        matches: of boxes on these images, if they are known: see ``evaluate_task``.
     """
     chosen = choose_backend(backend, truth)
     warn_of_id_zero(truth)
@@ -196,8 +227,22 @@ def compute_metrics(
     warn_of_undefined(truth, images)
     if np.isin(truth.images, images).any() and not np.isin(found.images, images).any():
         logger.warning("There is no detection to evaluate: every AP is 0.")
+    compute = partial(_compute_task, chosen, truth, found, images, max_detections)
+    segm = None if found.masks is None else compute(None, "segm")
+    return replace(compute(matches, "bbox"), segm=segm)
+
+
+def _compute_task(
+    backend: str,
+    truth: GroundTruth,
+    found: Detections,
+    images: np.ndarray,
+    max_detections: int,
+    matches: Matches | None,
+    task: Task,
+) -> CocoMetrics:
     limits = choose_limits(max_detections)
-    precision, recall = evaluate_boxes(chosen, truth, found, images, limits, matches)
+    precision, recall = evaluate_task(backend, truth, found, images, limits, matches, task=task)
     numbers = {
         "AP": _average(precision[:, :, :, 0, -1]),
         "AP50": _average(precision[0, :, :, 0, -1]),
@@ -213,7 +258,7 @@ def compute_metrics(
         category_ap=tuple(_average(precision[:, :, k, 0, -1]) for k in categories),
         precision=precision,
         max_detections=max_detections,
-        backend=chosen,
+        backend=backend,
     )
 
 
@@ -253,12 +298,13 @@ def make_coco_results(
 
     Args:
         instances: ``pred_boxes`` (x0, y0, x1, y1), ``scores`` and ``pred_classes``, from 0, of an
-            image.
+            image, and perhaps ``pred_masks``, bool (N, height, width).
         category_ids: the annotation file's category id of every class.
     """
     fields = (instances.pred_boxes.tensor, instances.scores, instances.pred_classes)
     boxes, scores, classes = (field.detach().cpu().numpy() for field in fields)
-    return make_result_rows(image_id, boxes, scores, classes, category_ids)
+    masks = instances.pred_masks.cpu().numpy() if instances.has("pred_masks") else None
+    return make_result_rows(image_id, boxes, scores, classes, category_ids, masks)
 
 
 def make_result_rows(
@@ -267,6 +313,7 @@ def make_result_rows(
     scores: np.ndarray,
     classes: np.ndarray,
     category_ids: Sequence[Any],
+    masks: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Make entries of a COCO result file from arrays.
 
@@ -275,10 +322,18 @@ def make_result_rows(
         scores: (N,).
         classes: (N,), from 0.
         category_ids: the annotation file's category id of every class.
+        masks: bool, (N, height, width), which become ``segmentation``, run-length encoded.
     """
     corners, sizes = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    rows = zip(np.hstack([corners, sizes]).tolist(), scores.tolist(), classes.tolist(), strict=True)
-    return [
+    columns = zip(
+        np.hstack([corners, sizes]).tolist(), scores.tolist(), classes.tolist(), strict=True
+    )
+    rows = [
         {"image_id": image_id, "category_id": category_ids[index], "bbox": box, "score": score}
-        for box, score, index in rows
+        for box, score, index in columns
     ]
+    if masks is not None:
+        size = list(masks.shape[1:])
+        for row, counts in zip(rows, encode_masks(masks), strict=True):
+            row["segmentation"] = {"size": size, "counts": counts}
+    return rows

@@ -16,7 +16,15 @@ import numpy as np
 
 from resnext_det.evaluation.average_precision import RECALLS, compute_curves
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
-from resnext_det.evaluation.matching import AREA_RANGES, THRESHOLDS, Matches, match_detections
+from resnext_det.evaluation.masks import list_encodings
+from resnext_det.evaluation.matching import (
+    AREA_RANGES,
+    THRESHOLDS,
+    Matches,
+    Task,
+    match_detections,
+    measure_areas,
+)
 
 BACKENDS = ("auto", "pycocotools", "numpy", "hotcoco")
 
@@ -48,13 +56,15 @@ def choose_backend(name: str, truth: GroundTruth) -> str:
     return "hotcoco" if installed and not has_id_zero else "numpy"
 
 
-def evaluate_boxes(
+def evaluate_task(
     backend: str,
     truth: GroundTruth,
     found: Detections,
     images: np.ndarray,
     limits: tuple[int, int, int],
     matches: Matches | None = None,
+    *,
+    task: Task = "bbox",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute COCO's precision (T, R, K, A, M) and recall (T, K, A, M), -1 where undefined.
 
@@ -62,6 +72,7 @@ def evaluate_boxes(
         images: numbers of the images to evaluate on, ascending; without any nothing is defined.
         limits: the numbers of detections an image (and category) that M stands for, ascending.
         matches: on these images, with the last of the limits, if they are known: numpy takes them.
+        task: compare boxes or masks; the IoU of masks is always pycocotools' own, or hotcoco's.
     """
     if len(images) == 0:  # to which hotcoco takes all
         shape = len(truth.class_names), len(AREA_RANGES), len(limits)
@@ -71,12 +82,12 @@ def evaluate_boxes(
         if matches is None:
             objects = truth.select(np.isin(truth.images, images))
             detections = found.select(np.isin(found.images, images))
-            matches = match_detections(objects, detections, limits[-1])
+            matches = match_detections(objects, detections, limits[-1], task)
         return compute_curves(matches, limits)
     if backend == "hotcoco":
-        evaluation = _load_into_hotcoco(truth, found)
+        evaluation = _load_into_hotcoco(truth, found, task)
     else:
-        evaluation = _load_into_pycocotools(truth, found)
+        evaluation = _load_into_pycocotools(truth, found, task)
     evaluation.params.imgIds = images.tolist()
     evaluation.params.maxDets = list(limits)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -85,11 +96,12 @@ def evaluate_boxes(
     return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
 
 
-def _load_into_hotcoco(truth: GroundTruth, found: Detections) -> Any:
+def _load_into_hotcoco(truth: GroundTruth, found: Detections, task: Task) -> Any:
     from hotcoco import COCO, COCOeval
 
+    encodings = _list_encodings(truth, found, task)
     annotations = COCO.from_arrays(
-        [{"id": i, "width": 0, "height": 0, "file_name": ""} for i in range(len(truth.image_ids))],
+        _list_images(truth),
         [{"id": i, "name": name} for i, name in enumerate(truth.class_names)],
         truth.images,
         truth.categories,
@@ -97,32 +109,63 @@ def _load_into_hotcoco(truth: GroundTruth, found: Detections) -> Any:
         ids=np.arange(1, len(truth.images) + 1),
         area=truth.areas,
         iscrowd=truth.crowd,
+        **({"segmentation": encodings[0]} if encodings else {}),
     )
     columns = [found.images[:, None], found.boxes, found.scores[:, None], found.categories[:, None]]
-    return COCOeval(annotations, annotations.load_res(np.concatenate(columns, axis=1)), "bbox")
+    given = {"segmentation": encodings[1]} if encodings else {}
+    results = annotations.load_res(np.concatenate(columns, axis=1), **given)
+    if encodings:
+        ids = np.arange(1, len(found.images) + 1)
+        results.update_anns(ids=ids, area=measure_areas(found, task).astype(np.float64))
+    return COCOeval(annotations, results, task)
 
 
-def _load_into_pycocotools(truth: GroundTruth, found: Detections) -> Any:
+def _load_into_pycocotools(truth: GroundTruth, found: Detections, task: Task) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     # Only 0 has a meaning among annotation ids; it is kept, the others are numbered.
     ids = np.where(truth.id_is_zero, 0, np.arange(1, len(truth.images) + 1))
     counted = np.arange(1, len(found.images) + 1)
-    areas = found.boxes[:, 2] * found.boxes[:, 3]
+    areas = measure_areas(found, task)
+    encodings = _list_encodings(truth, found, task)
     annotations, results = COCO(), COCO()
-    for coco, entries in (
-        (annotations, _make_entries(truth, ids, area=truth.areas, iscrowd=truth.crowd)),
-        (results, _make_entries(found, counted, area=areas, score=found.scores)),
+    for place, (coco, entries) in enumerate(
+        (
+            (annotations, _make_entries(truth, ids, area=truth.areas, iscrowd=truth.crowd)),
+            (results, _make_entries(found, counted, area=areas, score=found.scores)),
+        )
     ):
+        for entry, encoding in zip(entries, encodings[place] if encodings else ()):
+            entry["segmentation"] = encoding
         coco.dataset = {
-            "images": [{"id": i} for i in range(len(truth.image_ids))],
+            "images": _list_images(truth),
             "categories": [{"id": i, "name": name} for i, name in enumerate(truth.class_names)],
             "annotations": entries,
         }
         with contextlib.redirect_stdout(io.StringIO()):
             coco.createIndex()
-    return COCOeval(annotations, results, "bbox")
+    return COCOeval(annotations, results, task)
+
+
+def _list_images(truth: GroundTruth) -> list[dict[str, Any]]:
+    return [
+        {"id": i, "width": width, "height": height, "file_name": ""}
+        for i, (height, width) in enumerate(truth.sizes.tolist())
+    ]
+
+
+def _list_encodings(
+    truth: GroundTruth, found: Detections, task: Task
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+    """List the masks of annotations and results; None where boxes are compared."""
+    if task == "bbox":
+        return None
+    assert truth.masks is not None and found.masks is not None
+    return (
+        list_encodings(truth.masks, truth.images, truth.sizes),
+        list_encodings(found.masks, found.images, truth.sizes),
+    )
 
 
 def _make_entries(

@@ -7,11 +7,17 @@ to pycocotools' numbers, to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
+from resnext_det.evaluation.masks import list_encodings
+
+Task = Literal["bbox", "segm"]
+"""What is compared, boxes or masks, as COCO's tools call it."""
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds, axis T."""
@@ -84,17 +90,20 @@ class Matches:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of absurdly large numbers
-def match_detections(truth: GroundTruth, found: Detections, limit: int) -> Matches:
+def match_detections(
+    truth: GroundTruth, found: Detections, limit: int, task: Task = "bbox"
+) -> Matches:
     """Match detections with objects as pycocotools does.
 
     Args:
         limit: how many detections of an image and category count, the best first.
+        task: compare the boxes or the masks, which both have to have.
     """
     found, ranks = _order_detections(found, limit)
     low, high = AREA_RANGES[:, :1], AREA_RANGES[:, 1:]
     ignored = (truth.areas < low) | (truth.areas > high) | (truth.crowd == 1)
-    areas = found.boxes[:, 2] * found.boxes[:, 3]
-    overlaps = find_overlaps(truth, found)
+    areas = measure_areas(found, task)
+    overlaps = (find_overlaps if task == "bbox" else find_mask_overlaps)(truth, found)
     near = (overlaps.ious >= THRESHOLDS[0]) & (
         truth.categories[overlaps.objects] == found.categories[overlaps.detections]
     )
@@ -164,11 +173,50 @@ def find_overlaps(truth: GroundTruth, found: Detections) -> Overlaps:
         ious = compute_ious(found.boxes[detections], truth.boxes[objects], crowd)
         parts.append(Overlaps(detections, objects, ious).select(ious >= LEAST_IOU))
         start = stop
+    return _concatenate(parts)
+
+
+def find_mask_overlaps(truth: GroundTruth, found: Detections) -> Overlaps:
+    """Find the pairs of one image whose masks have an IoU of .1 or more, by pycocotools."""
+    from pycocotools.mask import iou
+
+    assert truth.masks is not None and found.masks is not None
+    objects_of, detections_of = (np.argsort(each.images, kind="stable") for each in (truth, found))
+    parts = [Overlaps(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for image in np.intersect1d(truth.images, found.images).tolist():
+        objects = _select_image(truth.images, objects_of, image)
+        detections = _select_image(found.images, detections_of, image)
+        masks = (
+            list_encodings(each.masks[chosen], each.images[chosen], truth.sizes)
+            for each, chosen in ((found, detections), (truth, objects))
+        )
+        ious = iou(*masks, truth.crowd[objects].tolist())
+        rows, columns = np.nonzero(ious >= LEAST_IOU)
+        parts.append(Overlaps(detections[rows], objects[columns], ious[rows, columns]))
+    overlaps = _concatenate(parts)
+    return overlaps.select(np.lexsort((overlaps.objects, overlaps.detections)))
+
+
+def _select_image(images: np.ndarray, order: np.ndarray, image: int) -> np.ndarray:
+    """Select the numbers of what is on an image; ``order`` sorts ``images``."""
+    bounds = np.searchsorted(images, [image, image + 1], sorter=order)
+    return order[slice(*bounds)]
+
+
+def _concatenate(parts: Sequence[Overlaps]) -> Overlaps:
     return Overlaps(
         np.concatenate([part.detections for part in parts]),
         np.concatenate([part.objects for part in parts]),
         np.concatenate([part.ious for part in parts]),
     )
+
+
+def measure_areas(found: Detections, task: Task) -> np.ndarray:
+    """Measure the detections' areas, by which they are small, medium or large: (N,), in pixels."""
+    if task == "segm":
+        assert found.mask_areas is not None
+        return found.mask_areas
+    return found.boxes[:, 2] * found.boxes[:, 3]
 
 
 def _match(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resnext_det.evaluation.coco_backends import choose_backend, evaluate_boxes
+from resnext_det.evaluation.coco_backends import choose_backend, evaluate_task
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
 from resnext_det.evaluation.matching import find_overlaps
 
@@ -215,6 +215,6 @@ def _compute_ap(truth: GroundTruth, found: Detections) -> float:
     number = len(truth.image_ids)
     images = np.unique(np.linspace(0, number - 1, min(number, _MOST_IMAGES)).astype(np.int64))
     backend = choose_backend("auto", truth)
-    precision, _ = evaluate_boxes(backend, truth, found, images, (1, 10, 100))
+    precision, _ = evaluate_task(backend, truth, found, images, (1, 10, 100))
     defined = precision[:, :, :, 0, -1][precision[:, :, :, 0, -1] > -1]
     return float(defined.mean() * 100) if defined.size else 0.0

@@ -13,10 +13,11 @@ from resnext_det.evaluation.analysis import (
     compare_detections,
 )
 from resnext_det.evaluation.coco import evaluate_coco
-from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
+from resnext_det.evaluation.coco_files import read_ground_truth
 from resnext_det.evaluation.findings import ERROR_KINDS
 from resnext_det.evaluation.matching import match_detections
 from resnext_det.evaluation.resampling import WeightedNumbers
+from resnext_det.evaluation.result_files import read_detections
 from tests.evaluation.helpers import Json
 from tests.evaluation.plain import PlainAnalysis, compute_iou, make_case, repeat_images
 

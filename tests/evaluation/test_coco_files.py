@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnext_det.evaluation.coco_files import GroundTruth, read_detections, read_ground_truth
+from resnext_det.evaluation.coco_files import GroundTruth, read_ground_truth
+from resnext_det.evaluation.result_files import read_detections
 from tests.evaluation.helpers import random_set
 
 RESULT = {"image_id": 7, "category_id": 3, "bbox": [10, 10, 50, 40], "score": 0.9}

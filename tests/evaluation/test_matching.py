@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
+from resnext_det.evaluation.coco_files import read_ground_truth
 from resnext_det.evaluation.matching import AREA_RANGES, THRESHOLDS, match_detections
+from resnext_det.evaluation.result_files import read_detections
 from tests.evaluation.helpers import random_set, reference
 from tests.evaluation.plain import make_case
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from resnext_det.evaluation.coco import evaluate_coco
-from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
+from resnext_det.evaluation.coco_files import read_ground_truth
+from resnext_det.evaluation.result_files import read_detections
 from resnext_det.evaluation.systematic import (
     find_displacement,
     find_renaming,

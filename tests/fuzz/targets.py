@@ -29,7 +29,8 @@ from resnext_det.data.images.imagenet import read_validation_wnids
 from resnext_det.data.proposals import read_proposals
 from resnext_det.data.reading import read_image
 from resnext_det.deploy.metadata import Metadata, parse_metadata
-from resnext_det.evaluation.coco_files import read_detections, read_ground_truth
+from resnext_det.evaluation.coco_files import read_ground_truth
+from resnext_det.evaluation.result_files import read_detections
 from resnext_det.masks import rasterize_polygons
 from resnext_det.training.checkpoint import Checkpointer
 from resnext_det.weights.containers import find_damage, read_container, unpack_weights
