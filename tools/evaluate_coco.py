@@ -3,7 +3,8 @@
 resnext-det evaluate instances_val2017.json coco_instances_results.json
 resnext-det evaluate ANNOTATIONS RESULTS --per-category --json metrics.json --plot curves.png
 
-The twelve numbers are those of pycocotools, to the last bit.
+The twelve numbers are those of pycocotools, to the last bit. Where the results have masks
+("segmentation", run-length encoded), the twelve numbers of masks follow those of boxes.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = build_parser("evaluate", __doc__)
     parser.add_argument("annotations", type=Path, help="COCO file of instance annotations")
-    parser.add_argument("results", type=Path, help="COCO result file: a list of scored boxes")
+    parser.add_argument(
+        "results", type=Path, help="COCO result file: a list of scored boxes or masks"
+    )
     parser.add_argument(
         "--backend",
         choices=("auto", "pycocotools", "numpy", "hotcoco"),

@@ -8,8 +8,9 @@
         --score 0.3 --output out photo.jpg MODEL.DEVICE cpu
 
 Inputs are images, folders of images, videos, and numbers of cameras, such as 0, which Ctrl-C ends.
-The output folder gets pictures and videos with boxes, detections.json (a list of COCO results, each
-with its class and file) and images.json (in COCO's form, the images and categories that they name).
+The output folder gets pictures and videos with boxes (and masks), detections.json (COCO results,
+each with its class and file) and images.json (in COCO's form, the images and categories that they
+name).
 With --register-coco the inputs are the images of that set, or those of it in the folders given; the
 results have its ids, and resnext-det evaluate compares them with its annotations. A file of a
 training here holds its configuration and the names of its classes; for another one give
@@ -102,7 +103,8 @@ def predict(options: argparse.Namespace) -> Iterator[str]:
     if cfg is None:
         _register(options, datasets)
     name = _choose_dataset(datasets, cfg.DATASETS.TEST if cfg else ())
-    dataset = load_coco(name) if name else None
+    with_masks = options.show_truth and cfg is not None and cfg.MODEL.MASK_ON
+    dataset = load_coco(name, with_masks=with_masks) if name else None
     paths = find_images(options.inputs, outside=options.output, dataset=dataset)
     common = {
         "output_dir": options.output,

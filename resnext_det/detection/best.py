@@ -57,13 +57,14 @@ def check_best(cfg: CfgNode) -> None:
 def _list_metrics(cfg: CfgNode) -> list[str]:
     """List the numbers of an evaluation that metrics.json has of any set, by their names there."""
     if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
-        names = [f"AR{size}@{limit}" for limit in LIMITS for size in ("", "s", "m", "l")]
-        task = "box_proposals"
+        sizes = [f"AR{size}@{limit}" for limit in LIMITS for size in ("", "s", "m", "l")]
+        names = [f"box_proposals/{name}" for name in sizes]
     else:
-        names = list(_PRECISIONS)
-        names += [f"segm-{name}" for name in _PRECISIONS if cfg.MODEL.MASK_ON]
-        names += [f"keypoints-{name}" for name in _OF_KEYPOINTS if cfg.MODEL.KEYPOINT_ON]
-        task = name_task(choose_limit(cfg) or 0)
+        tasks = {"bbox": _PRECISIONS}
+        tasks |= {"segm": _PRECISIONS} if cfg.MODEL.MASK_ON else {}
+        tasks |= {"keypoints": _OF_KEYPOINTS} if cfg.MODEL.KEYPOINT_ON else {}
+        limit = choose_limit(cfg) or 0
+        names = [f"{name_task(limit, t)}/{name}" for t, each in tasks.items() for name in each]
     several = len(cfg.DATASETS.TEST) > 1
-    prefixes = [f"{name}/{task}" if several else task for name in cfg.DATASETS.TEST]
-    return [f"{prefix}/{name}" for prefix in prefixes for name in names]
+    sets = [f"{name}/" if several else "" for name in cfg.DATASETS.TEST]
+    return [f"{before}{name}" for before in sets for name in names]

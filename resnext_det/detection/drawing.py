@@ -1,4 +1,4 @@
-"""Draw boxes with labels on images, with OpenCV. Images are BGR, uint8, (height, width, 3)."""
+"""Draw masks and boxes with labels, with OpenCV. Images are BGR, uint8, (height, width, 3)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from resnext_det.detection.labels import Color, is_drawable, place_labels, render_label
+from resnext_det.detection.mask_drawing import draw_mask
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,14 @@ class LabeledBoxes:
             what is right, "ignored" and "crowd" of what does not count, else what is wrong, such
             as "missed" or "duplicate". With them colors are for right, wrong and neither, not for
             classes, and what is not right has broken lines and its kind on the label.
+        masks: the mask of every box, bool (N, height, width) of the image, drawn below all boxes.
     """
 
     boxes: Any
     labels: Sequence[str]
     scores: Any = None
     kinds: Sequence[str] | None = None
+    masks: Any = None
 
 
 def choose_colors(names: Sequence[str]) -> dict[str, Color]:
@@ -80,6 +83,7 @@ def draw_detections(
     boxes: Any,
     labels: Sequence[str],
     scores: Any = None,
+    masks: Any = None,
     *,
     colors: Mapping[str, Color] | None = None,
     width: int | None = None,
@@ -92,7 +96,7 @@ def draw_detections(
 
     Args:
         image: BGR uint8 (height, width, 3).
-        boxes, labels, scores: see ``LabeledBoxes``.
+        boxes, labels, scores, masks: see ``LabeledBoxes``.
         colors: a color for every label, such as ``choose_colors(names)``. Without it a label has a
             color that follows from its name, the same in every image.
         width: of the picture in pixels, for thumbnails, and to enlarge tiny images: the image is
@@ -102,9 +106,11 @@ def draw_detections(
         show_labels: False leaves the colors to tell the classes.
 
     Raises:
-        ValueError: the image is not BGR uint8, or the numbers of boxes, labels and scores differ.
+        ValueError: the image is not BGR uint8; the numbers of boxes, labels, scores and masks
+            differ; the masks are of another size than the image.
     """
-    return _draw(image, LabeledBoxes(boxes, labels, scores), colors, width, show_labels)
+    shown = LabeledBoxes(boxes, labels, scores, masks=masks)
+    return _draw(image, shown, colors, width, show_labels)
 
 
 def draw_truth_beside(
@@ -179,6 +185,8 @@ def _draw(
     chosen = _choose_box_colors(shown, colors or {})
     thickness = _choose_thickness(boxes, canvas)
     wrong = [kind not in _RIGHT_KINDS for kind in shown.kinds or [""] * len(boxes)]
+    for index in reversed(order if shown.masks is not None else []):
+        draw_mask(canvas, np.asarray(shown.masks[index]), chosen[index], thickness)
     for index in reversed(order):
         _draw_box(canvas, boxes[index].tolist(), chosen[index], thickness, wrong[index])
     if show_labels:
@@ -193,10 +201,17 @@ def _check_inputs(
         given = f"{image.dtype} of shape {image.shape}"
         raise ValueError(f"the image is {given}; give BGR, uint8 of shape (height, width, 3)")
     counts = {"labels": shown.labels, "scores": scores, "kinds": shown.kinds}
+    counts["masks"] = shown.masks
     sizes = {name: len(values) for name, values in counts.items() if values is not None}
     if any(size != len(boxes) for size in sizes.values()):
         told = " and ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"there are {len(boxes)} boxes for {told}; give one per box")
+    size = image.shape[:2] if shown.masks is None else tuple(np.shape(shown.masks)[1:])
+    if len(boxes) and size != image.shape[:2]:
+        raise ValueError(
+            f"the masks are of {size} pixels and the image of {image.shape[:2]}; give masks of the "
+            "image's height and width"
+        )
 
 
 def _resize(

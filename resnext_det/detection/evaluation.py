@@ -20,6 +20,7 @@ from resnext_det.data.loaders import build_test_loader
 from resnext_det.data.proposals import Proposals, write_proposals
 from resnext_det.detection.datasets import test_mapper
 from resnext_det.evaluation.coco import (
+    OTHER_TASKS,
     CocoMetrics,
     evaluate_coco,
     make_coco_results,
@@ -131,7 +132,8 @@ def evaluate_on(
         of_image = Counter(row["image_id"] for row in rows)
         max_detections = max(COCO_LIMIT, *of_image.values()) if rows else COCO_LIMIT
     metrics = evaluate_coco(dataset.annotations_file, rows, max_detections_per_image=max_detections)
-    logger.info("%s, bbox:\n%s", dataset.name, metrics.format_table())
+    of_boxes = "" if metrics.segm is not None else " bbox:"  # else the table names its parts
+    logger.info("%s,%s\n%s", dataset.name, of_boxes, metrics.format_table())
     if look is not None:
         look(dataset, rows, metrics)
     return metrics
@@ -263,15 +265,23 @@ def evaluate_all(
 
 
 def flatten_metrics(results: Mapping[str, DatasetMetrics]) -> dict[str, float]:
-    """Name every number as metrics.json and TensorBoard do: bbox/AP, or box_proposals/AR@100.
+    """Name every number as metrics.json and TensorBoard do, which is as detectron2 does.
 
-    Where several sets are evaluated, the set's name comes first: NAME/bbox/AP. Where the limit of
-    detections is not COCO's 100, the task tells it: bbox@300/AP.
+    These are bbox/AP, segm/AP, keypoints/AP or box_proposals/AR@100. Where several sets are
+    evaluated, the set's name comes first: NAME/bbox/AP. Where the limit of detections is not COCO's
+    100, the task tells it: bbox@300/AP.
     """
     numbers = {}
     for name, metrics in results.items():
         limit = getattr(metrics, "max_detections", COCO_LIMIT)
-        task = "box_proposals" if isinstance(metrics, ProposalMetrics) else name_task(limit)
-        prefix = task if len(results) == 1 else f"{name}/{task}"
-        numbers.update({f"{prefix}/{key}": value for key, value in metrics.as_dict().items()})
+        before = "" if len(results) == 1 else f"{name}/"
+        for key, value in metrics.as_dict().items():
+            task, dash, number = key.partition("-")
+            if isinstance(metrics, ProposalMetrics):
+                task, number = "box_proposals", key
+            elif dash and task in OTHER_TASKS:
+                task = name_task(limit, task)
+            else:
+                task, number = name_task(limit), key
+            numbers[f"{before}{task}/{number}"] = value
     return numbers

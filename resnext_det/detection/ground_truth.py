@@ -14,6 +14,7 @@ from resnext_det.evaluation.coco_files import Detections, GroundTruth
 from resnext_det.evaluation.error_costs import classify_errors
 from resnext_det.evaluation.findings import collect_findings
 from resnext_det.evaluation.matching import match_detections
+from resnext_det.rle import decode_masks, encode_masks, encode_segmentation, measure_counts
 
 
 def mark_boxes(
@@ -22,8 +23,9 @@ def mark_boxes(
     """Mark the annotations of an image, and the detections on it, with what became of each.
 
     Args:
-        annotations: detectron2's standard dicts, with boxes as x, y, width, height in pixels.
-        found: the detections.
+        annotations: detectron2's standard dicts, with boxes as x, y, width, height in pixels, and
+            perhaps masks.
+        found: the detections, perhaps with masks.
         labels: what pictures call every class.
 
     Returns:
@@ -44,19 +46,66 @@ def mark_boxes(
         areas=boxes[:, 2] * boxes[:, 3],
         crowd=np.array([entry.get("iscrowd", 0) for entry in annotations], np.int64),
         sizes=np.array([found.image_size]),
+        masks=_encode(annotations, found.image_size),
     )
     corners = found.boxes.astype(np.float64)
     extents = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
     images = np.zeros(len(found), np.int64)
     scores = found.scores.astype(np.float64)
-    detections = Detections(images, found.classes, extents, scores)
+    masks = None if found.masks is None else np.array(encode_masks(found.masks), object)
+    detections = Detections(images, found.classes, extents, scores, masks)
     matches = match_detections(truth, detections, COCO_LIMIT)
     (findings,) = collect_findings(matches, classify_errors(matches).name_kinds(), 0.0)
-    marked = findings.truth, findings.found
-    truth_names, found_names = ([labels[i] for i in each.classes.tolist()] for each in marked)
+    truth_names, found_names = (
+        [labels[i] for i in each.classes.tolist()] for each in (findings.truth, findings.found)
+    )
+    of_truth, of_found = (
+        decode_to_draw(each.masks, found.image_size) for each in (findings.truth, findings.found)
+    )
     return (
-        LabeledBoxes(findings.truth.boxes, truth_names, kinds=findings.truth.kinds),
+        LabeledBoxes(findings.truth.boxes, truth_names, kinds=findings.truth.kinds, masks=of_truth),
         LabeledBoxes(
-            findings.found.boxes, found_names, findings.found.scores, findings.found.kinds
+            findings.found.boxes,
+            found_names,
+            findings.found.scores,
+            findings.found.kinds,
+            of_found,
         ),
     )
+
+
+def read_masks(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray | None:
+    """Read the masks of an image's annotations, or of results on it, to draw them.
+
+    Args:
+        entries: with ``segmentation``.
+        size: height and width of the image.
+
+    Returns:
+        bool (N, height, width); None where an entry has no mask of this size.
+    """
+    counts = _encode(entries, size)
+    return None if counts is None else decode_to_draw(counts.tolist(), size)
+
+
+def decode_to_draw(counts: Sequence[str] | None, size: tuple[int, int]) -> np.ndarray | None:
+    """Decode the masks of an image, bool (N, height, width); None where they are of another size.
+
+    So it is where the image's file has changed since.
+    """
+    if (
+        counts is None
+        or (measure_counts(counts, np.full(len(counts), size[0] * size[1])) < 0).any()
+    ):
+        return None
+    return decode_masks(counts, size)
+
+
+def _encode(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray | None:
+    """Encode masks: object (N,), the counts of each; None where an entry has none of this size."""
+    given = [entry.get("segmentation") for entry in entries]
+    try:
+        masks = [encode_segmentation(each, *size) for each in given]
+    except ValueError:
+        return None
+    return np.array(masks, object)

@@ -111,7 +111,8 @@ class Predictor:
 
         Returns:
             ``pred_boxes`` in the (upright) image's pixels, ``scores`` and ``pred_classes``, best
-            first, on the CPU; of a list, a list.
+            first, on the CPU, and of a detector of masks ``pred_masks``, bool (N, H, W); of a list,
+            a list.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -128,7 +129,8 @@ class Predictor:
     def detect(self, image: AnyImage) -> ImageDetections:
         """Detect on one image, as a call does, and give arrays of numpy."""
         found = self(image)
-        fields = (found.pred_boxes.tensor, found.scores, found.pred_classes)
+        fields = [found.pred_boxes.tensor, found.scores, found.pred_classes]
+        fields += [found.pred_masks] if found.has("pred_masks") else []
         return ImageDetections(found.image_size, *(field.numpy() for field in fields))
 
     @torch.inference_mode()

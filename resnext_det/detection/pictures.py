@@ -1,4 +1,4 @@
-"""Detect on files: write pictures and videos with boxes, and what is found as JSON.
+"""Detect on files: write pictures and videos with boxes and masks, and what is found as JSON.
 
 It does without torch, so that exported detectors do.
 """
@@ -72,10 +72,10 @@ def detect_on_files(
     The pictures of images under 320 pixels are enlarged by a whole factor, so that labels fit.
 
     These are ``detections.json``, a list of COCO results, each with the name of its class as
-    ``category``, and its ``file_name``; and ``images.json``, of COCO's form, with the images and
-    categories whose ids the results have. A video becomes one with boxes, and each of its frames is
-    an image of ``images.json``. What cannot be read is reported and passed over. After Ctrl-C the
-    files hold what was done so far.
+    ``category``, its ``file_name``, and ``segmentation`` where there are masks; and
+    ``images.json``, of COCO's form, with the images and categories whose ids the results have. A
+    video becomes one with boxes, and each of its frames is an image of ``images.json``. What cannot
+    be read is reported and passed over. After Ctrl-C the files hold what was done so far.
 
     Args:
         detector: a ``Predictor``, or an ``ExportedDetector``.
@@ -241,7 +241,7 @@ class _Annotator:
     def _draw(self, found: ImageDetections, image: np.ndarray, **options: Any) -> np.ndarray:
         labels = [self.labels[index] for index in found.classes.tolist()]
         return draw_detections(
-            image, found.boxes, labels, found.scores, colors=self.colors, **options
+            image, found.boxes, labels, found.scores, found.masks, colors=self.colors, **options
         )
 
 

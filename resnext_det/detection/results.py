@@ -28,12 +28,14 @@ class ImageDetections:
         boxes: float32 (N, 4), x0, y0, x1, y1 in pixels of the image.
         scores: float32 (N,), from 0 to 1.
         classes: int64 (N,), from 0, in the order of the detector's class names.
+        masks: bool (N, height, width); None of a detector of boxes alone.
     """
 
     image_size: tuple[int, int]
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -42,7 +44,11 @@ class ImageDetections:
         """Select the detections of this score or more."""
         chosen = self.scores >= score
         return ImageDetections(
-            self.image_size, self.boxes[chosen], self.scores[chosen], self.classes[chosen]
+            self.image_size,
+            self.boxes[chosen],
+            self.scores[chosen],
+            self.classes[chosen],
+            None if self.masks is None else self.masks[chosen],
         )
 
 
@@ -50,8 +56,8 @@ class DetectionTable:
     """Gather detections, with the ids of a COCO dataset or, without one, ids of its own.
 
     Attributes:
-        rows: COCO results, each with the name of its class as ``category``, and ``file_name``; in a
-            video, ``frame`` too, from 0.
+        rows: COCO results, those of masks with ``segmentation``, each with the name of its class as
+            ``category``, and ``file_name``; in a video, ``frame`` too, from 0.
         images: of COCO's form, with the ids that the rows have; without a dataset they count from
             1.
 
@@ -101,7 +107,7 @@ class DetectionTable:
         entry = {"id": image_id, "file_name": str(path), **number, "width": width, "height": height}
         self.images.append(entry)
         rows = make_result_rows(
-            image_id, found.boxes, found.scores, found.classes, self.category_ids
+            image_id, found.boxes, found.scores, found.classes, self.category_ids, found.masks
         )
         for row, index in zip(rows, found.classes.tolist(), strict=True):
             name = self.class_names[index]

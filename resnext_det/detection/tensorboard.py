@@ -14,6 +14,7 @@ from resnext_det.data.coco import CocoDataset
 from resnext_det.data.reading import read_image
 from resnext_det.data.records import Record
 from resnext_det.detection.drawing import LabeledBoxes, choose_colors, draw_truth_beside
+from resnext_det.detection.ground_truth import read_masks
 from resnext_det.evaluation.coco_files import read_ground_truth
 from resnext_det.evaluation.matching import match_detections
 from resnext_det.evaluation.result_files import read_detections
@@ -31,7 +32,8 @@ def draw_samples(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Draw the ground truth and the detections of four images, spread over those with objects.
 
-    Detections of scores from 0.3 on are shown. An image that cannot be read is passed over.
+    Masks are drawn where there are. Detections of scores from 0.3 on are shown. An image that
+    cannot be read is passed over.
 
     Args:
         dataset: a test set.
@@ -56,12 +58,15 @@ def draw_samples(
             continue
         objects, of_image = record["annotations"], found[record["image_id"]]
         truth = LabeledBoxes(
-            _to_corners(objects), [dataset.class_names[entry["category_id"]] for entry in objects]
+            _to_corners(objects),
+            [dataset.class_names[entry["category_id"]] for entry in objects],
+            masks=read_masks(objects, image.shape[:2]),
         )
         detected = LabeledBoxes(
             _to_corners(of_image),
             [names[row["category_id"]] for row in of_image],
             [row["score"] for row in of_image],
+            masks=read_masks(of_image, image.shape[:2]),
         )
         picture = draw_truth_beside(image, truth, detected, colors=colors, width=_WIDTH)
         tag = f"samples/{dataset.name}/{PurePath(record['file_name']).name}"

@@ -39,6 +39,9 @@ from resnext_det.rle import encode_masks
 
 logger = logging.getLogger(__name__)
 
+OTHER_TASKS = ("segm", "keypoints")
+"""What stands before the names of numbers that are not of boxes, as in "segm-AP"."""
+
 AREAS = ("all", "s", "m", "l")
 """COCO's area ranges, in the order of axis A: all, below 32*32 pixels, up to 96*96, above."""
 
@@ -269,9 +272,13 @@ def describe_limit(max_detections: int) -> str:
     return f"at most {max_detections} detections an image, where COCO counts {COCO_LIMIT}"
 
 
-def name_task(max_detections: int) -> str:
-    """Name the numbers of boxes as metrics.json does: "bbox", or with another limit "bbox@300"."""
-    return "bbox" if max_detections == COCO_LIMIT else f"bbox@{max_detections}"
+def name_task(max_detections: int, task: str = "bbox") -> str:
+    """Name a task's numbers as metrics.json does: "bbox", or with another limit "bbox@300".
+
+    Those of keypoints are always of COCO's 20 detections.
+    """
+    usual = max_detections == COCO_LIMIT or task == "keypoints"
+    return task if usual else f"{task}@{max_detections}"
 
 
 def format_numbers(numbers: Mapping[str, float], max_detections: int) -> str:

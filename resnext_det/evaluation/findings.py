@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,14 @@ class MarkedBoxes:
         scores: (N,), falling; 1 for objects.
         kinds: of a detection "correct", "ignored" (it lies on a crowd) or one of ``ERROR_KINDS``
             but "missed"; of an object "found", "missed" or "crowd".
+        masks: the counts of their encodings, of the image's size; None where there are none.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
     kinds: tuple[str, ...]
+    masks: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,14 @@ def collect_findings(
             found.categories[these],
             found.scores[these],
             tuple(kinds[these].tolist()),
+            None if found.masks is None else found.masks[these].tolist(),
         )
         present = MarkedBoxes(
             _find_corners(truth.boxes[those]),
             truth.categories[those],
             np.ones(len(those)),
             tuple(states[those].tolist()),
+            None if truth.masks is None else truth.masks[those].tolist(),
         )
         correct, ignored = marked.kinds.count("correct"), marked.kinds.count("ignored")
         findings.append(

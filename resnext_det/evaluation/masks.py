@@ -11,7 +11,7 @@ import numpy as np
 
 from resnext_det.data.annotations.coco_tables import AnnotationTable
 from resnext_det.files import list_first, show
-from resnext_det.rle import convert_segmentation, measure_counts
+from resnext_det.rle import encode_masks, encode_segmentation, measure_counts
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,12 @@ def encode_annotations(table: AnnotationTable, name: str) -> np.ndarray | None:
     masks = np.full(len(known), "", object)
     for index in np.flatnonzero(known).tolist():
         height, width = table.sizes[table.images[index]].tolist()
-        masks[index] = convert_segmentation(table.segmentations[index], height, width)
+        # Polygons of under three points cover nothing.
+        masks[index] = (
+            encode_segmentation(segmentation, height, width)
+            if (segmentation := table.segmentations[index])
+            else encode_masks(np.zeros((1, height, width), bool))[0]
+        )
     return masks
 
 

@@ -11,6 +11,7 @@ from resnext_det.data.coco import CocoDataset
 from resnext_det.data.pixels import to_pixels
 from resnext_det.data.records import pack_records
 from resnext_det.detection.drawing import LabeledBoxes, draw_truth_beside
+from resnext_det.detection.ground_truth import decode_to_draw
 from resnext_det.evaluation.findings import ImageFindings, MarkedBoxes
 from resnext_det.files import shorten_path
 from resnext_det.report.page import join, write_paragraph
@@ -36,8 +37,9 @@ def show_images(images: Sequence[ImageFindings], dataset: CocoDataset) -> Markup
         except (ValueError, OSError) as error:
             failures.append(str(error))
             continue
-        truth = label_boxes(findings.truth, dataset.class_names, scored=False)
-        found = label_boxes(findings.found, dataset.class_names)
+        size = pixels.shape[:2]
+        truth = label_boxes(findings.truth, dataset.class_names, size, scored=False)
+        found = label_boxes(findings.found, dataset.class_names, size)
         told = f"{shorten_path(file)}: {describe_findings(findings)}"
         pictures.append(
             embed_image(
@@ -67,14 +69,16 @@ def map_files(dataset: CocoDataset) -> dict[Any, str]:
 
 
 def label_boxes(
-    marked: MarkedBoxes, class_names: Sequence[str], *, scored: bool = True
+    marked: MarkedBoxes, class_names: Sequence[str], size: tuple[int, int], *, scored: bool = True
 ) -> LabeledBoxes:
-    """Prepare the boxes of an analysis to be drawn, with what is wrong about each.
+    """Prepare the boxes and masks of an analysis to be drawn, with what is wrong about each.
 
     Args:
         class_names: into which the boxes' classes are numbers.
+        size: height and width of the image.
         scored: show the scores; those of ground truth say nothing.
     """
     names = [class_names[number] for number in marked.classes.tolist()]
     kinds = [_KINDS.get(kind, kind) for kind in marked.kinds]
-    return LabeledBoxes(marked.boxes, names, marked.scores if scored else None, kinds)
+    masks = decode_to_draw(marked.masks, size)
+    return LabeledBoxes(marked.boxes, names, marked.scores if scored else None, kinds, masks)

@@ -204,17 +204,19 @@ def _show_images(pair: Pair) -> Markup:
 def _draw_difference(each: ImageDifference, file: str, names: Sequence[str], pair: Pair) -> Markup:
     """Draw the ground truth and the detections of both beside each other."""
     truth = replace(each.first.truth, kinds=tuple(_name_missed(each)))
+    pixels = to_pixels(file, "BGR")
+    size = pixels.shape[:2]
     panels = {
-        "ground truth": label_boxes(truth, names, scored=False),
-        pair.first.name: label_boxes(each.first.found, names),
-        pair.second.name: label_boxes(each.second.found, names),
+        "ground truth": label_boxes(truth, names, size, scored=False),
+        pair.first.name: label_boxes(each.first.found, names, size),
+        pair.second.name: label_boxes(each.second.found, names, size),
     }
     told = "; ".join(
         f"{group.name}: {found.wrong} wrong, {found.missed} missed"
         for group, found in ((pair.first, each.first), (pair.second, each.second))
     )
     caption = f"{shorten_path(file)}: {told}"
-    picture = draw_beside(to_pixels(file, "BGR"), panels, width=_WIDTH)
+    picture = draw_beside(pixels, panels, width=_WIDTH)
     return embed_image(picture, caption, _WIDTH, caption=caption, max_bytes=60_000)
 
 

@@ -96,6 +96,9 @@ def _draw_AP(run: RunFolder) -> Markup | None:
         if parts[-1] in ("AP", "AP50", "AP75") and "bbox" in parts[-2] and len(series.values) > 1:
             label = f"{parts[0]}: {parts[-1]}" if several else parts[-1]
             lines.append(Line(label, series.iterations, series.values))
+        elif parts[-1] == "AP" and "segm" in parts[-2] and len(series.values) > 1:
+            label = f"{parts[0]}: AP of masks" if several else "AP of masks"
+            lines.append(Line(label, series.iterations, series.values))
     if not lines:
         return None
     best = max(lines, key=lambda line: line.name.endswith("AP"))

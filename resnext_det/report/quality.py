@@ -34,6 +34,9 @@ def format_headline(analysis: DetectionAnalysis) -> Markup:
         interval = analysis.intervals.get(name)
         small = f"95 %: {format_interval(*interval)}" if interval else ""
         items.append((name, format_cell(float(numbers[name])), small))
+    if analysis.metrics.segm is not None:
+        small = f"AP50 {format_cell(analysis.metrics.segm.AP50)}"
+        items.append(("AP of masks", format_cell(analysis.metrics.segm.AP), small))
     best = analysis.by_score.best_score
     if best == best:
         precision, recall = read_at(analysis.by_score, best)
@@ -93,8 +96,9 @@ def show_errors(analysis: DetectionAnalysis) -> Markup:
 
 
 def show_numbers(analysis: DetectionAnalysis) -> Markup:
-    """Show COCO's twelve numbers with intervals, and the objects that each is of."""
+    """Show COCO's twelve numbers with intervals, those of masks, and how many objects there are."""
     numbers = analysis.metrics.as_dict(recalls=True)
+    masks = {} if analysis.metrics.segm is None else analysis.metrics.segm.as_dict(recalls=True)
     counts = {"": analysis.objects, **_count_sizes(analysis.truth)}
     rows: list[list[Cell]] = []
     for name, value in numbers.items():
@@ -103,7 +107,8 @@ def show_numbers(analysis: DetectionAnalysis) -> Markup:
         size = name[-1] if name[-1] in _SIZES else ""
         interval = analysis.intervals.get(name)
         told = format_interval(*interval) if interval else None
-        rows.append([name, _describe_number(name, size), counts.get(size), float(value), told])
+        row = [name, _describe_number(name, size), counts.get(size), float(value), told]
+        rows.append(row + ([float(masks[name])] if masks else []))
     limit = describe_limit(analysis.metrics.max_detections)
     note = write_paragraph(
         "Intervals are over images drawn anew: other images of the same kind would give a number "
@@ -111,7 +116,7 @@ def show_numbers(analysis: DetectionAnalysis) -> Markup:
         + (f" Counted are {limit}." if limit else ""),
         note=True,
     )
-    headers = ["number", "of", "objects", "%", "95 % interval"]
+    headers = ["number", "of", "objects", "%", "95 % interval", *(["masks, %"] if masks else [])]
     return join([format_table(headers, rows, strong=[0]), note])
 
 
