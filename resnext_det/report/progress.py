@@ -14,6 +14,7 @@ _MOST_POINTS = 600  # of a line, more than which a chart does not show
 _LOSS_NAMES = {
     "loss_cls": "class of a region",
     "loss_box_reg": "box of a region",
+    "loss_mask": "mask of a region",
     "loss_rpn_cls": "object or not (RPN)",
     "loss_rpn_loc": "box of a proposal (RPN)",
 }

@@ -243,6 +243,19 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path, engine: str, overrid
         check_best(find_engine(engine).load_config(write_config(tmp_path), overrides.split()))
 
 
+def test_masks_and_keypoints_have_numbers_of_their_own(tmp_path: Path) -> None:
+    cfg = configure(tmp_path, BEST_METRIC="segm/AP")
+    with pytest.raises(ValueError, match=r"'segm/AP' is no number"):
+        check_best(cfg)
+    cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = True
+    for metric in ("bbox/AP", "segm/AP", "segm/APs", "keypoints/AP50"):
+        cfg.TEST.BEST_METRIC = metric
+        check_best(cfg)
+    cfg.TEST.DETECTIONS_PER_IMAGE = 300
+    cfg.TEST.BEST_METRIC = "segm@300/AP"
+    check_best(cfg)
+
+
 def test_both_engines_read_the_keys_and_detectron2_what_leaves_them_out(
     tmp_path: Path, engine: str
 ) -> None:

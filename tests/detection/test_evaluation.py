@@ -21,9 +21,9 @@ from resnext_det.instances import Boxes, Instances
 class Perfect(nn.Module):
     """Give the objects, as a perfect detector that has no limit would."""
 
-    def __init__(self, boxes: Tensor) -> None:
+    def __init__(self, boxes: Tensor, masks: Tensor | None = None) -> None:
         super().__init__()
-        self.boxes = boxes
+        self.boxes, self.masks = boxes, masks
 
     def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         number = len(self.boxes)
@@ -33,6 +33,8 @@ class Perfect(nn.Module):
             scores=torch.linspace(0.9, 0.5, number),
             pred_classes=torch.zeros(number, dtype=torch.int64),
         )
+        if self.masks is not None:
+            found.pred_masks = self.masks
         return [{"instances": found} for _ in batch]
 
 
@@ -90,6 +92,35 @@ def test_as_many_detections_count_as_the_configuration_sets(
     assert told == (limit != 100)
     results = json.loads((tmp_path / "out/inference/coco_instances_results.json").read_text())
     assert len(results) == 150
+
+
+@pytest.mark.parametrize(("limit", "task"), [(100, "segm"), (300, "segm@300")])
+def test_masks_have_numbers_files_and_names(
+    limit: int, task: str, dense: tuple[CocoDataset, Perfect], tmp_path: Path
+) -> None:
+    dataset, model = dense
+    content = json.loads(dataset.annotations_file.read_text())
+    masks = torch.zeros(150, 400, 1600, dtype=torch.bool)
+    for mask, entry in zip(masks, content["annotations"]):
+        x, y, w, h = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        mask[y : y + h, x : x + w // 2 + 6] = True  # 0.7 of the object
+    dataset.annotations_file.write_text(json.dumps(content))
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.TEST.DETECTIONS_PER_IMAGE = limit
+    found = evaluate_all(cfg, Perfect(model.boxes, masks), [dataset])
+    numbers = flatten_metrics(found)
+    part = 1 if limit == 300 else 67 / 101
+    assert numbers[f"{task}/AP50"] == pytest.approx(100 * part)
+    assert numbers[f"{task}/AP75"] == 0
+    assert numbers[f"{task}/AP"] == pytest.approx(50 * part)  # of IoU .5, .55 ... .7
+    assert numbers[f"{task.replace('segm', 'bbox')}/AP"] == pytest.approx(100 * part)
+    written = json.loads((tmp_path / "out/inference/metrics.json").read_text())
+    assert written["segm-AP50"] == numbers[f"{task}/AP50"]
+    (row, *_) = json.loads((tmp_path / "out/inference/coco_instances_results.json").read_text())
+    assert row["segmentation"]["size"] == [400, 1600]
 
 
 def test_without_a_limit_all_detections_count(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from resnext_det.detection.ground_truth import mark_boxes
+from resnext_det.detection.ground_truth import mark_boxes, read_masks
 from resnext_det.detection.results import ImageDetections
 from resnext_det.evaluation.analysis import analyze_detections
 
@@ -53,6 +54,23 @@ def test_every_kind_is_told_apart() -> None:
     for some, these in (([], rows), (objects, []), ([], [])):
         truth, found = mark_boxes(some, find(these), LABELS)
         assert len(truth.labels) == len(some) and len(found.labels) == len(these)
+
+
+def test_masks_stay_with_their_boxes() -> None:
+    """The marks are in the order of the scores, in which the detections are not given."""
+    objects = [annotate([10, 10, 40, 40]), annotate([100, 10, 40, 40], 1)]
+    found = find([([100, 10, 40, 40], 1, 0.5), ([12, 10, 40, 40], 0, 0.9)])
+    masks = np.zeros((2, 200, 300), bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, found.boxes.astype(int)):
+        mask[y0:y1, x0:x1] = True
+    marked = mark_boxes(objects, replace(found, masks=masks), LABELS)
+    assert marked[0].masks is None and (marked[1].masks == masks[::-1]).all()
+    for entry in objects:
+        x, y, w, h = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    truth, _ = mark_boxes(objects, found, LABELS)
+    assert truth.masks.sum((1, 2)).tolist() == [1600, 1600] and truth.masks[1, 20, 110]
+    assert read_masks([{"segmentation": {"size": [3, 2], "counts": "6"}}], (200, 300)) is None
 
 
 def test_a_set_of_one_image_says_the_same() -> None:

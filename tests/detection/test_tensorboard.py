@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from resnext_det.data.coco import load_coco
 from resnext_det.detection.tensorboard import choose_samples, count_by_score, draw_samples
+from resnext_det.rle import encode_segmentation
 
 
 def make_records(objects: list[int]) -> list[dict[str, Any]]:
@@ -51,6 +53,28 @@ def test_pictures_have_the_truth_and_what_is_found(
     Path(last["file_name"]).rename(last["file_name"] + "x")
     assert len(dict(draw_samples(dataset, rows))) == 3 and "no picture" in caplog.text
     Path(last["file_name"] + "x").rename(last["file_name"])
+
+
+@pytest.mark.usefixtures("registered")
+def test_masks_of_both_are_drawn() -> None:
+    dataset = load_coco("tiny_val")
+    record = dataset.records[0]
+    x, y, w, h = record["annotations"][0]["bbox"]
+    size = (record["height"], record["width"])
+    corners = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    row = {"image_id": record["image_id"], "category_id": dataset.category_ids[0], "score": 0.9}
+    row["bbox"] = [x, y, w, h]
+    encoding = {"size": list(size), "counts": encode_segmentation(corners, *size)}
+    plain = dict(draw_samples(dataset, [row]))
+    name = next(iter(plain))
+    masked = dict(draw_samples(dataset, [{**row, "segmentation": encoding}]))
+    half = plain[name].shape[1] // 2
+    assert np.array_equal(masked[name][:, :half], plain[name][:, :half])
+    assert (masked[name] != plain[name])[:, half:].mean() > 0.01
+    for entry in record["annotations"]:
+        entry["segmentation"] = corners
+    both = dict(draw_samples(replace(dataset, records=[record]), [row]))
+    assert (both[name] != plain[name])[:, :half].mean() > 0.01
 
 
 @pytest.mark.usefixtures("registered")

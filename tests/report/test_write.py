@@ -15,6 +15,7 @@ from resnext_det.report.runs import read_run
 from resnext_det.report.settings import find_nearest
 from resnext_det.report.tables import format_cell
 from resnext_det.report.write import report_on, write_report
+from resnext_det.rle import encode_segmentation
 from resnext_det.training.environment import read_environment
 from tests.detection.helpers import as_datasets, as_flags, write_config
 from tests.report.helpers import Page, Sets, check_page, write_run
@@ -52,6 +53,32 @@ def test_the_page_says_what_is_asked_of_it(written: tuple[Path, Page]) -> None:
         assert words in page.text, words
     assert len(page.images) == 5
     assert "What this page lacks" not in page.text
+
+
+def test_masks_have_their_numbers_and_are_drawn(sets: Sets, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", sets, trained=False)
+    file = folder / "inference" / "coco_instances_results.json"
+    content, results = json.loads(sets["tiny_val"][0].read_text()), json.loads(file.read_text())
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    for entry in [*content["annotations"], *results]:
+        x, y, w, h = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        if "score" in entry:
+            size = sizes[entry["image_id"]]
+            counts = encode_segmentation(entry["segmentation"], *size)
+            entry["segmentation"] = {"size": size, "counts": counts}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    given = [("tiny_val", str(tmp_path / "val.json"), str(sets["tiny_val"][1]))]
+    before = write_report([folder], tmp_path / "boxes.html", datasets=given).read_bytes()
+    file.write_text(json.dumps(results))
+    after = write_report([folder], tmp_path / "masks.html", datasets=given)
+    page = check_page(after.read_text())
+    segm = evaluate_coco(tmp_path / "val.json", file).segm
+    assert segm is not None and "AP of masks" in page.text and "masks, %" in page.text
+    for value in segm.as_dict(recalls=True).values():
+        assert format_cell(value) in page.text
+    assert len(page.images) == 5 and "What this page lacks" not in page.text
+    assert before != after.read_bytes()
 
 
 def test_what_is_missing_is_said(sets: Sets, tmp_path: Path) -> None:
