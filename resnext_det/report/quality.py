@@ -155,9 +155,11 @@ def show_classes(analysis: DetectionAnalysis, trained_on: Sequence[int] | None =
         row += [trained_on[k]] if trained_on is not None else []
         row += [metrics.category_ap[k], format_interval(*interval) if interval else None]
         row += [f"{best:.2f}" if best == best else None, 100 * precision, 100 * recall]
+        row += [] if metrics.segm is None else [metrics.segm.category_ap[k]]
         rows.append(row)
     headers = ["class", "objects", *(["to train on"] if trained_on is not None else []), "AP"]
     headers += ["95 % interval", "best score", "precision, %", "recall, %"]
+    headers += [] if metrics.segm is None else ["AP of masks"]
     shown = order[:_MANY]
     known = [analysis.intervals.get(f"AP-{metrics.class_names[k]}") for k in shown]
     intervals = [pair for pair in known if pair is not None]

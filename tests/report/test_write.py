@@ -69,16 +69,13 @@ def test_masks_have_their_numbers_and_are_drawn(sets: Sets, tmp_path: Path) -> N
             entry["segmentation"] = {"size": size, "counts": counts}
     (tmp_path / "val.json").write_text(json.dumps(content))
     given = [("tiny_val", str(tmp_path / "val.json"), str(sets["tiny_val"][1]))]
-    before = write_report([folder], tmp_path / "boxes.html", datasets=given).read_bytes()
     file.write_text(json.dumps(results))
-    after = write_report([folder], tmp_path / "masks.html", datasets=given)
-    page = check_page(after.read_text())
+    page = check_page(write_report([folder], datasets=given).read_text())
     segm = evaluate_coco(tmp_path / "val.json", file).segm
     assert segm is not None and "AP of masks" in page.text and "masks, %" in page.text
     for value in segm.as_dict(recalls=True).values():
         assert format_cell(value) in page.text
     assert len(page.images) == 5 and "What this page lacks" not in page.text
-    assert before != after.read_bytes()
 
 
 def test_what_is_missing_is_said(sets: Sets, tmp_path: Path) -> None:
