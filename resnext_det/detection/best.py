@@ -60,7 +60,7 @@ def _list_metrics(cfg: CfgNode) -> list[str]:
         sizes = [f"AR{size}@{limit}" for limit in LIMITS for size in ("", "s", "m", "l")]
         names = [f"box_proposals/{name}" for name in sizes]
     else:
-        tasks = {"bbox": _PRECISIONS}
+        tasks: dict[str, tuple[str, ...]] = {"bbox": _PRECISIONS}
         tasks |= {"segm": _PRECISIONS} if cfg.MODEL.MASK_ON else {}
         tasks |= {"keypoints": _OF_KEYPOINTS} if cfg.MODEL.KEYPOINT_ON else {}
         limit = choose_limit(cfg) or 0

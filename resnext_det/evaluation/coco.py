@@ -246,7 +246,7 @@ def _compute_task(
 ) -> CocoMetrics:
     limits = choose_limits(max_detections)
     precision, recall = evaluate_task(backend, truth, found, images, limits, matches, task=task)
-    numbers = {
+    numbers: dict[str, Any] = {
         "AP": _average(precision[:, :, :, 0, -1]),
         "AP50": _average(precision[0, :, :, 0, -1]),
         "AP75": _average(precision[5, :, :, 0, -1]),

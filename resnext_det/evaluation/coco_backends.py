@@ -109,11 +109,12 @@ def _load_into_hotcoco(truth: GroundTruth, found: Detections, task: Task) -> Any
         ids=np.arange(1, len(truth.images) + 1),
         area=truth.areas,
         iscrowd=truth.crowd,
-        **({"segmentation": encodings[0]} if encodings else {}),
+        segmentation=encodings[0] if encodings else None,
     )
     columns = [found.images[:, None], found.boxes, found.scores[:, None], found.categories[:, None]]
-    given = {"segmentation": encodings[1]} if encodings else {}
-    results = annotations.load_res(np.concatenate(columns, axis=1), **given)
+    results = annotations.load_res(
+        np.concatenate(columns, axis=1), segmentation=encodings[1] if encodings else None
+    )
     if encodings:
         ids = np.arange(1, len(found.images) + 1)
         results.update_anns(ids=ids, area=measure_areas(found, task).astype(np.float64))

@@ -30,8 +30,9 @@ def convert_mask(value: Any) -> Mask | None:
     size, counts = value.get("size"), value.get("counts")
     if isinstance(counts, bytes):
         counts = counts.decode("ascii", "replace")
-    is_pair = isinstance(size, list | tuple | np.ndarray) and len(size) == 2
-    if not is_pair or not isinstance(counts, str) or not all(type(s) is int for s in list(size)):
+    if not isinstance(size, list | tuple) or not isinstance(counts, str):
+        return None
+    if len(size) != 2 or not all(type(side) is int for side in size):
         return None
     return Mask((size[0], size[1]), counts)
 

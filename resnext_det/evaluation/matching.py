@@ -186,11 +186,9 @@ def find_mask_overlaps(truth: GroundTruth, found: Detections) -> Overlaps:
     for image in np.intersect1d(truth.images, found.images).tolist():
         objects = _select_image(truth.images, objects_of, image)
         detections = _select_image(found.images, detections_of, image)
-        masks = (
-            list_encodings(each.masks[chosen], each.images[chosen], truth.sizes)
-            for each, chosen in ((found, detections), (truth, objects))
-        )
-        ious = iou(*masks, truth.crowd[objects].tolist())
+        of_found = list_encodings(found.masks[detections], found.images[detections], truth.sizes)
+        of_truth = list_encodings(truth.masks[objects], truth.images[objects], truth.sizes)
+        ious = iou(of_found, of_truth, truth.crowd[objects].tolist())
         rows, columns = np.nonzero(ious >= LEAST_IOU)
         parts.append(Overlaps(detections[rows], objects[columns], ious[rows, columns]))
     overlaps = _concatenate(parts)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -61,7 +61,7 @@ class _MaskedResult(msgspec.Struct, gc=False):
     file_name: Any = None
 
 
-_Entry = TypeVar("_Entry", _Result, _MaskedResult)
+_Entry = _Result | _MaskedResult
 
 
 def open_results(source: Results) -> tuple[str, Any]:
@@ -119,7 +119,8 @@ def read_detections(source: Results, truth: GroundTruth, name: str = "") -> Dete
     file_names: list[Any] = []
     masks: list[Mask] = []
     boxes, scores = [np.empty((0, 4))], [np.empty(0)]
-    for batch in _decode_results(data, name, _MaskedResult if masked else _Result):
+    kind: type[_Entry] = _MaskedResult if masked else _Result
+    for batch in _decode_results(data, name, kind):
         image_ids += [entry.image_id for entry in batch]
         file_names += [entry.file_name for entry in batch]
         category_ids += [entry.category_id for entry in batch]
@@ -144,7 +145,7 @@ def _add_masks(
 ) -> Detections:
     """Check the masks and add them, and the boxes around them where a result has none."""
     areas = measure_masks(masks, truth.sizes[found.images], name)
-    boxless = np.flatnonzero(np.isnan(found.boxes[:, 0]))
+    boxless = np.flatnonzero(np.isnan(found.boxes[:, 0])).tolist()
     found.boxes[boxless] = find_boxes([masks[index] for index in boxless])
     counts = np.empty(len(masks), object)
     counts[:] = [mask.counts for mask in masks]
@@ -155,7 +156,7 @@ def _decode_results(data: Sequence[Any], name: str, kind: type[_Entry]) -> Itera
     """Decode results from a file, or convert those of a list: at once where all are plain."""
     if data and not isinstance(data[0], msgspec.Raw):
         with contextlib.suppress(msgspec.ValidationError):
-            results = msgspec.convert(data, list[kind])  # type: ignore[valid-type]
+            results: list[_Entry] = msgspec.convert(data, list[kind])  # type: ignore[valid-type]
             rows = [(*(result.bbox or (0.0,) * 4), result.score) for result in results]
             if np.isfinite(rows).all():
                 yield results
