@@ -31,10 +31,10 @@ from resnext_det.training.optimizer import (
 from resnext_det.weights import KNOWN, find_differences
 from resnext_det.weights.published import catalog
 from tests.detection.detectron2_reference import randomize
-from tests.detection.helpers import draw_sample
+from tests.detection.helpers import add_masks, draw_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_rcnn_")
+DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_rcnn_", "mask_rcnn_")
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith(DETECTORS))
 SHAPES = {"quickstart", "miniature"}
 """Folders whose networks learn generated shapes, from random weights or a classifier's."""
@@ -44,8 +44,8 @@ STARTED += [CONFIGS / "quickstart" / "faster_rcnn_X26_8x4d_FPN_shapes.yaml"]
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
 DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
-DISTINCT = [path for path in DISTINCT if not re.match(r"cascade_rcnn_(R|X101_)", path.stem)]
-"""Those that differ in more than the length of the training, of cascades one."""
+DISTINCT = [path for path in DISTINCT if not re.match(r"(cascade|mask)_rcnn_(R|X101_)", path.stem)]
+"""Those that differ in more than the length, of cascades and those with masks one network's."""
 
 # Table 8 of the paper: AP, AP50 on COCO minival; published parameters with 1000 classes.
 TABLE_8 = {
@@ -62,14 +62,17 @@ def get_name(path: Path) -> str:
 
 def get_net(path: Path) -> str:
     """``X50_32x4d`` of ``faster_rcnn_X50_32x4d_FPN_1x.yaml`` and of ``rpn_X50_32x4d.yaml``."""
-    match = re.match(r"(?:faster_rcnn|cascade_rcnn|fast_rcnn|rpn)_([RX]\d+_\d+x\d+d)", path.stem)
+    match = re.match(
+        r"(?:faster_rcnn|cascade_rcnn|mask_rcnn|fast_rcnn|rpn)_([RX]\d+_\d+x\d+d)", path.stem
+    )
     assert match is not None
     return match[1]
 
 
 def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
     kin = {
-        f"{net}_{head}_{length}"
+        f"{kind}_{net}_{head}_{length}"
+        for kind in ("faster_rcnn", "mask_rcnn")
         for net in TABLE_8
         for head in ("C4", "DC5", "FPN")
         for length in ("1x", "3x")
@@ -78,12 +81,10 @@ def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
         TABLE_8
     )
     kin |= {f"cascade_rcnn_{net}_FPN_{length}" for net in TABLE_8 for length in ("1x", "3x")}
-    assert {path.stem.removeprefix("faster_rcnn_") for path in MODERN} == kin
+    assert {path.stem for path in MODERN} == kin
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in LEAVES if path.stem.endswith("_3x")], ids=get_name
-)
+@pytest.mark.parametrize("path", [path for path in LEAVES if "_3x" in path.stem], ids=get_name)
 def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
     shorter, longer = (
         load_config(path.with_stem(path.stem.replace("_3x", "_1x"))),
@@ -141,7 +142,7 @@ def step_sample(cfg: CfgNode) -> dict[str, Any]:
         near = Boxes(torch.tensor(boxes + [[2.0, 8.0, 44.0, 55.0], [50.0, 1.0, 70.0, 20.0]]))
         logits = torch.tensor([4.0, 3.0, 2.0, 1.0])
         sample["proposals"] = Instances((64, 96), proposal_boxes=near, objectness_logits=logits)
-    return sample
+    return add_masks(sample) if cfg.MODEL.MASK_ON else sample
 
 
 def train_one_step(cfg: CfgNode) -> tuple[nn.Module, dict[str, Any], dict[str, float]]:
@@ -328,7 +329,8 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
 
     ours, theirs = load_config(path), get_detectron2_cfg()
     kind, head_and_length = path.stem.split("_R50_1x64d_")
-    name = f"COCO-Detection/{kind}_R_50_{head_and_length}.yaml"
+    folder = "COCO-InstanceSegmentation" if kind == "mask_rcnn" else "COCO-Detection"
+    name = f"{folder}/{kind}_R_50_{head_and_length}.yaml"
     if kind == "cascade_rcnn":  # of which it has those with masks alone
         name = f"Misc/cascade_mask_rcnn_R_50_{head_and_length}.yaml"
     theirs.merge_from_file(get_config_file(name))
@@ -350,20 +352,23 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
 
 @pytest.mark.detectron2
 @pytest.mark.parametrize(
-    "net",
+    "name",
     [
-        *("faster_rcnn_R_50_C4_1x", "faster_rcnn_R_101_DC5_3x", "faster_rcnn_R_50_FPN_1x"),
-        *(
-            "faster_rcnn_X_101_32x8d_FPN_3x",
-            "rpn_R_50_C4_1x",
-            "rpn_R_50_FPN_1x",
-            "fast_rcnn_R_50_FPN_1x",
-        ),
+        "COCO-Detection/faster_rcnn_R_50_C4_1x",
+        "COCO-Detection/faster_rcnn_R_101_DC5_3x",
+        "COCO-Detection/faster_rcnn_R_50_FPN_1x",
+        "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x",
+        "COCO-Detection/rpn_R_50_C4_1x",
+        "COCO-Detection/rpn_R_50_FPN_1x",
+        "COCO-Detection/fast_rcnn_R_50_FPN_1x",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x",
+        "COCO-InstanceSegmentation/mask_rcnn_R_101_DC5_3x",
+        "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x",
     ],
 )
-def test_files_of_the_model_zoo_build(net: str) -> None:
+def test_files_of_the_model_zoo_build(name: str) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.model_zoo import get_config_file
 
     with torch.device("meta"):
-        build_detector(load_config(get_config_file(f"COCO-Detection/{net}.yaml")))
+        build_detector(load_config(get_config_file(f"{name}.yaml")))

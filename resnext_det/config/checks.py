@@ -15,6 +15,7 @@ from resnext_det.config.backbone import (
     check_resnet_layers,
     check_standard_head,
 )
+from resnext_det.config.detection import get_cfg
 from resnext_det.config.rules import check_layers, get_value
 from resnext_det.config.values import (
     C4_HEADS,
@@ -57,6 +58,8 @@ def check(cfg: CfgNode) -> None:
         _check_box_head(cfg)
         if cfg.MODEL.ROI_HEADS.NAME == CASCADE_HEAD:
             _check_cascade(cfg)
+    if cfg.MODEL.MASK_ON:
+        _check_masks(cfg)
     check_cosine(cfg.SOLVER)
     _check_layers(cfg)
 
@@ -227,7 +230,22 @@ def _check_layers(cfg: CfgNode) -> None:
                 layers["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION, FC_DIM"] = channels * box.FC_DIM
                 channels = box.FC_DIM
         layers["MODEL.ROI_HEADS.NUM_CLASSES"] = 4 * heads.NUM_CLASSES * channels
+        if cfg.MODEL.MASK_ON:
+            layers |= _count_mask_weights(cfg)
     check_layers(layers)
+
+
+def _count_mask_weights(cfg: CfgNode) -> dict[str, int]:
+    """Count the weights of the largest layers of a mask head, by the keys that tell them."""
+    mask, channels = cfg.MODEL.ROI_MASK_HEAD, 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+    if uses_fpn(cfg):
+        channels = cfg.MODEL.FPN.OUT_CHANNELS
+    wider = max(channels, mask.CONV_DIM)
+    classes = 1 if mask.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    return {
+        "MODEL.ROI_MASK_HEAD.CONV_DIM": (9 if mask.NUM_CONV else 4) * wider * mask.CONV_DIM,
+        "MODEL.ROI_MASK_HEAD.CONV_DIM, MODEL.ROI_HEADS.NUM_CLASSES": classes * mask.CONV_DIM,
+    }
 
 
 def _check_matching(cfg: CfgNode) -> None:
@@ -286,6 +304,25 @@ def _check_cascade(cfg: CfgNode) -> None:
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS = {heads.IOU_THRESHOLDS}, by which the regions of the "
             "first stage are sampled; write the same first number in both"
         )
+
+
+def _check_masks(cfg: CfgNode) -> None:
+    name, mask = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_MASK_HEAD
+    if "ROI_HEADS" not in list_parts_in_use(cfg):
+        raise ValueError(
+            f"MODEL.MASK_ON = True, but MODEL.META_ARCHITECTURE = {name!r} computes no masks; "
+            "write False, or MODEL.META_ARCHITECTURE: GeneralizedRCNN"
+        )
+    if not uses_c4_head(cfg):
+        return
+    for key in ("POOLER_RESOLUTION", "POOLER_SAMPLING_RATIO", "POOLER_TYPE"):
+        default = get_value(get_cfg(), f"MODEL.ROI_MASK_HEAD.{key}")
+        if mask[key] != default:
+            raise ValueError(
+                f"MODEL.ROI_MASK_HEAD.{key} = {mask[key]!r} has no effect under "
+                f"{cfg.MODEL.ROI_HEADS.NAME}, whose masks and boxes share the features that "
+                f"MODEL.ROI_BOX_HEAD.{key} cuts out; write {default!r}"
+            )
 
 
 def _check_box_head(cfg: CfgNode) -> None:

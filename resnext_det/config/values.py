@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
-from resnext_det.config.detection import OWN_KEYS, get_cfg
+from resnext_det.config.detection import OWN_KEYS, SWITCHES, get_cfg
 from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
 from resnext_det.layers import NORMS
 
@@ -37,7 +37,6 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "VIS_PERIOD": (0,),
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "ProposalNetwork"),
-    "MODEL.MASK_ON": (False,),
     "MODEL.KEYPOINT_ON": (False,),
     "MODEL.BACKBONE.NAME": PLAIN_BACKBONES + FPN_BACKBONES,
     "MODEL.RESNETS.DEPTH": DETECTION_DEPTHS,
@@ -57,6 +56,10 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
     "MODEL.ROI_BOX_HEAD.NORM": _TRAINED_NORMS,
+    "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead",),
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
+    "MODEL.ROI_MASK_HEAD.NORM": _TRAINED_NORMS,
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": (False,),
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False,),
     "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False,),
@@ -106,6 +109,9 @@ RANGES = spread_ranges(
     (0.0, 1.0, "MODEL.ROI_BOX_CASCADE_HEAD", "IOUS"),
     (1, 256, "MODEL.ROI_BOX_HEAD", "POOLER_RESOLUTION"),
     (0, 100, "MODEL.ROI_BOX_HEAD", "POOLER_SAMPLING_RATIO NUM_FC NUM_CONV"),
+    (1, MOST_CHANNELS, "MODEL.ROI_MASK_HEAD", "CONV_DIM"),
+    (1, 256, "MODEL.ROI_MASK_HEAD", "POOLER_RESOLUTION"),
+    (0, 100, "MODEL.ROI_MASK_HEAD", "POOLER_SAMPLING_RATIO NUM_CONV"),
     (0, MOST_PIXELS, "INPUT", "MIN_SIZE_TRAIN MIN_SIZE_TEST"),
     (1, 100_000, "INPUT", "MAX_SIZE_TRAIN MAX_SIZE_TEST"),  # of the longer side: no limit
     (1, math.inf, "DATASETS", "PRECOMPUTED_PROPOSAL_TOPK_TRAIN PRECOMPUTED_PROPOSAL_TOPK_TEST"),
@@ -162,16 +168,33 @@ def unify_names(value: Any) -> Any:
 
 def find_unsupported(cfg: CfgNode) -> list[str]:
     """Find the keys with a value that detectron2 alone may honor."""
-    return [key for key in SUPPORTED_VALUES if not is_supported(key, get_value(cfg, key))]
+    return [
+        key
+        for key in SUPPORTED_VALUES
+        if not is_switched_off(cfg, key) and not is_supported(key, get_value(cfg, key))
+    ]
+
+
+def is_switched_off(cfg: CfgNode, key: str) -> bool:
+    """Tell whether a key is of a part that another key switches off, so that it has no effect."""
+    return any(
+        key.startswith(part) and get_value(cfg, switch) != wanted
+        for part, (switch, wanted) in SWITCHES.items()
+    )
 
 
 def check_values(cfg: CfgNode) -> None:
     """Refuse values of the wrong type, unsupported ones, and ones out of range.
 
+    Keys that have no effect may have any value, as in detectron2's own files.
+
     Raises:
         ValueError: naming the key, its value and what to write.
     """
-    _RULES.check(cfg, get_cfg())
+    defaults = get_cfg()
+    for key in list_keys(defaults):
+        if not is_switched_off(cfg, key):
+            _RULES.check_value(cfg, key, get_value(defaults, key))
     for key in sorted(OWN_KEYS.keys() & set(list_keys(cfg))):
         _RULES.check_value(cfg, key, OWN_KEYS[key])
 

@@ -169,9 +169,14 @@ def describe(predictor: Predictor) -> Metadata:
     """Describe a detector for the metadata of its file.
 
     Raises:
-        ValueError: it takes gray images.
+        ValueError: it takes gray images, or finds masks.
     """
     cfg = predictor.cfg
+    if cfg.MODEL.MASK_ON:
+        raise ValueError(
+            "MODEL.MASK_ON = True, and exported detectors give boxes alone; use this one in torch "
+            "(Predictor with a backend), or export one that was trained without masks"
+        )
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ValueError(
             f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, and exported detectors take color images; "

@@ -77,9 +77,16 @@ class MemorySaving:
             images: of a batch, in this process.
 
         Raises:
-            ValueError: more parts than images; batch norms that are trained.
+            ValueError: more parts than images; batch norms that are trained; a mask head in parts.
         """
         self.check_batch(images)
+        heads = getattr(model, "roi_heads", None)
+        if self.accumulate > 1 and getattr(heads, "mask_head", None) is not None:
+            raise ValueError(
+                "--accumulate does not go with the mask head: its loss is a mean over the objects "
+                "among the regions, whose number no part of a batch knows; leave it out, or write "
+                "MODEL.MASK_ON False"
+            )
         for name, module in model.named_modules():
             recomputed = set(name.split(".")) & set(self.recompute)
             if isinstance(module, _BatchNorm) and (self.accumulate > 1 or recomputed):

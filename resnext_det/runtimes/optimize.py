@@ -37,7 +37,7 @@ from resnext_det.runtimes.parts import (
     measure_difference,
     record_calls,
 )
-from resnext_det.runtimes.pooling import find_pooler
+from resnext_det.runtimes.pooling import find_poolers
 from resnext_det.runtimes.quantization import check_loss, quantize_part, read_calibration
 from resnext_det.runtimes.tracing import CheckedRun
 from resnext_det.shared_res5 import copy_with_exact_head, find_shared_class
@@ -285,7 +285,5 @@ def _exchange(model: nn.Module, found: _Found, runs: Sequence[Run]) -> nn.Module
     if found.region_head is not None:
         (vectors,) = found.parts[1].outputs
         known[id(found.region_head)] = FastRegionHead(runs[1], vectors[:0].clone())
-        pooler = find_pooler(model)
-        if pooler is not None:
-            known[id(pooler[0])] = pooler[1]
+        known |= {id(pooler): faster for pooler, faster in find_poolers(model)}
     return copy.deepcopy(model, known).eval()

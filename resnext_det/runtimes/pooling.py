@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resnext_det.roi_align import RegionGrid, align_regions
 
-_NAMES = ("box_pooler", "pooler")  # of detectron2's FPN heads, and of all others
+_NAMES = ("box_pooler", "pooler", "mask_pooler")  # the second of C4 and of the portable engine
 
 
 class FastCutter(nn.Module):
@@ -23,14 +23,18 @@ class FastCutter(nn.Module):
         return align_regions(features, regions, self.grid)
 
 
-def find_pooler(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
-    """Find the pooler of a detector's boxes, and copy it with a faster RoIAlign.
+def find_poolers(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Find the poolers of a detector's boxes and masks, and copy each with a faster RoIAlign.
 
-    Returns:
-        None where there is none, it cuts by RoIPool or rotates, or cells are not square.
+    Left out are those that cut by RoIPool or rotate, and those whose cells are not square.
     """
     heads: Any = getattr(model, "roi_heads", None)
-    pooler: Any = next((getattr(heads, name) for name in _NAMES if hasattr(heads, name)), None)
+    poolers = [getattr(heads, name, None) for name in _NAMES]
+    copies = [(pooler, _copy_faster(pooler)) for pooler in poolers if pooler is not None]
+    return [(pooler, fast) for pooler, fast in copies if fast is not None]
+
+
+def _copy_faster(pooler: Any) -> nn.Module | None:
     fast: Any = copy.copy(pooler)
     if hasattr(pooler, "level_poolers"):  # detectron2's
         cutters = list(pooler.level_poolers)
@@ -43,8 +47,8 @@ def find_pooler(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
             for one in cutters
         ]
         fast._modules = {"level_poolers": nn.ModuleList(map(FastCutter, grids))}
-        return pooler, fast
+        return fast
     if not hasattr(pooler, "pooler_type") or pooler.pooler_type == "ROIPool":
         return None
     fast.by_matrices = True
-    return pooler, fast
+    return fast

@@ -28,8 +28,9 @@ from resnext_det.weights.structure import (
 logger = logging.getLogger(__name__)
 
 _PREDICTOR = "roi_heads.box_predictor."
+_MASK_PREDICTOR = "roi_heads.mask_head.predictor."
 # The layers with outputs for each class: Faster R-CNN's (a cascade's), those of masks, RetinaNet's.
-_OF_CLASSES = (_PREDICTOR, "roi_heads.mask_head.predictor.", "head.cls_score.")
+_OF_CLASSES = (_PREDICTOR, _MASK_PREDICTOR, "head.cls_score.")
 _STEM = "stem.conv1.weight"
 _OFFSET = re.compile(r"\.conv2_offset\.")
 
@@ -146,14 +147,16 @@ def _find_other_classes(
         if name.startswith(_OF_CLASSES)
         and (
             name not in state
-            or not (same_names or _is_box_of_any_class(name, tensor))
+            or not (same_names or _is_of_any_class(name, tensor))
             or (state[name].shape != tensor.shape and state[name].shape[1:] == tensor.shape[1:])
         )
     )
 
 
-def _is_box_of_any_class(name: str, tensor: Tensor) -> bool:
-    """Tell whether these are the four outputs for a box, whatever the class."""
+def _is_of_any_class(name: str, tensor: Tensor) -> bool:
+    """Tell whether these are the four outputs for a box, or the one for a mask, of any class."""
+    if name.startswith(_MASK_PREDICTOR):
+        return len(tensor) == 1
     return name.startswith(_PREDICTOR) and ".bbox_pred." in name and len(tensor) == 4
 
 

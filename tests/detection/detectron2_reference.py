@@ -10,6 +10,7 @@ from torch import nn
 
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.instances import Boxes, Instances
+from resnext_det.masks import BitMasks, PolygonMasks
 
 
 def copy_cfg_to_detectron2(cfg: CfgNode) -> Any:
@@ -35,14 +36,20 @@ def copy_samples_to_detectron2(samples: list[dict[str, Any]]) -> list[dict[str, 
     """Copy samples with detectron2's own Instances and Boxes."""
     from detectron2 import structures
 
+    def copy_field(field: Any) -> Any:
+        if isinstance(field, PolygonMasks):
+            return structures.PolygonMasks(field.polygons)
+        if isinstance(field, BitMasks):
+            return structures.BitMasks(field.tensor.clone())
+        if isinstance(field, Boxes):
+            return structures.Boxes(field.tensor.clone())
+        return field.clone()
+
     def copy(value: Any) -> Any:
         if not isinstance(value, Instances):
             return value
-        copied = structures.Instances(value.image_size)
-        for name, field in value.get_fields().items():
-            boxes = isinstance(field, Boxes)
-            copied.set(name, structures.Boxes(field.tensor.clone()) if boxes else field.clone())
-        return copied
+        fields = {name: copy_field(field) for name, field in value.get_fields().items()}
+        return structures.Instances(value.image_size, **fields)
 
     return [{key: copy(value) for key, value in sample.items()} for sample in samples]
 
@@ -73,6 +80,8 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
                 uniform(tensor, -0.1, 0.1)
             elif "cls_score.weight" in name or "objectness_logits.weight" in name:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
+            elif "mask_head.predictor.weight" in name:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
             elif "bbox_pred.weight" in name or "anchor_deltas.weight" in name:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.02)
 

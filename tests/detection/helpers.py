@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from resnext_det.data.shapes import generate_shapes
 from resnext_det.instances import Boxes, Instances
+from resnext_det.masks import BitMasks, PolygonMasks, rasterize_polygons
 
 TRAIN_IMAGES, VAL_IMAGES = 12, 5
 
@@ -99,6 +101,19 @@ CASCADE_CHANGES: list[Any] = [
 ]
 """Changes of a detector with ``StandardROIHeads`` to Cascade R-CNN."""
 
+MASKS: list[Any] = [
+    *override("MODEL", MASK_ON=True),
+    *override("MODEL.ROI_MASK_HEAD", NUM_CONV=1, CONV_DIM=16, POOLER_RESOLUTION=6),
+]
+"""Changes of ``FPN`` and of DC5 to a detector with masks."""
+
+C4_MASKS: list[Any] = [
+    *C4_CHANGES,
+    *override("MODEL", MASK_ON=True),
+    *override("MODEL.ROI_MASK_HEAD", CONV_DIM=16),
+]
+"""Changes of ``FPN`` to the paper's detector with masks."""
+
 EXHAUSTIVE: list[Any] = [
     *override("MODEL.RPN", BATCH_SIZE_PER_IMAGE=100000, LOSS_WEIGHT=1000.0, NMS_THRESH=1.0),
     *override("MODEL.RPN", PRE_NMS_TOPK_TRAIN=100000, POST_NMS_TOPK_TRAIN=100000),
@@ -156,6 +171,29 @@ def draw_sample(
         gt_classes=torch.arange(len(boxes)) % 8,
     )
     return {"file_name": f"{height}x{width}", "image": image, "instances": truth}
+
+
+def add_masks(sample: dict[str, Any], *, as_bitmaps: bool = False) -> dict[str, Any]:
+    """Add an octagon in the box of each object, of every second one a triangle too.
+
+    As the mapper's, instances without an object get no masks.
+    """
+    truth = sample["instances"]
+    angles = torch.arange(8) * (torch.pi / 4) + 0.1
+    circle = torch.stack([torch.cos(angles), torch.sin(angles)], dim=1).double()
+    polygons = []
+    for index, (x0, y0, x1, y1) in enumerate(truth.gt_boxes.tensor.tolist()):
+        center, radius = torch.tensor([x0 + x1, y0 + y1]) / 2, torch.tensor([x1 - x0, y1 - y0]) / 2
+        octagon = (center + circle * radius * (0.8 if index % 2 else 1)).flatten().numpy()
+        triangle = np.array([x0, y0, x1, y0, x0, y1])
+        polygons.append([octagon, triangle] if index % 2 else [octagon])
+    if polygons:
+        masks = PolygonMasks(polygons)
+        truth.gt_masks = masks
+        if as_bitmaps:
+            drawn = [rasterize_polygons(one, *truth.image_size) for one in polygons]
+            truth.set("gt_masks", BitMasks(np.stack(drawn)))
+    return sample
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:

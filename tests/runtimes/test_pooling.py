@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resnext_det.runtimes.pooling import find_pooler
+from resnext_det.runtimes.pooling import find_poolers
 from tests.runtimes.test_optimize import build
 
 
@@ -13,9 +13,7 @@ from tests.runtimes.test_optimize import build
     "engine", ["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)]
 )
 def test_it_cuts_what_the_engine_cuts(engine: str) -> None:
-    found = find_pooler(build(engine, "FPN"))
-    assert found is not None
-    pooler, fast = found
+    ((pooler, fast),) = find_poolers(build(engine, "FPN"))
     torch.manual_seed(0)
     maps = [torch.randn(2, 128, side, side) for side in (32, 16)]
     corners = 160 * torch.rand(2, 9, 2) - 16  # some lie partly off the map

@@ -282,13 +282,14 @@ def test_as_many_classes_of_other_names_start_anew(
     assert same.new_classes == ()
 
 
-def test_masks_and_retinanet_have_outputs_for_classes_too(tmp_path: Path) -> None:
-    """The layers are named as detectron2 names them, which has these models."""
+@pytest.mark.parametrize("masks", [5, 1])
+def test_masks_and_retinanet_have_outputs_for_classes_too(masks: int, tmp_path: Path) -> None:
+    """The layers have detectron2's names. One mask a region, of any class, is kept."""
 
     def build() -> Any:
         model = detector(*FPN)
         model.roi_heads.mask_head = nn.ModuleDict(
-            {"mask_fcn1": nn.Conv2d(2, 2, 1), "predictor": nn.Conv2d(2, 5, 1)}
+            {"mask_fcn1": nn.Conv2d(2, 2, 1), "predictor": nn.Conv2d(2, masks, 1)}
         )
         model.head = nn.ModuleDict(
             {"cls_score": nn.Conv2d(2, 5, 1), "bbox_pred": nn.Conv2d(2, 4, 1)}
@@ -298,12 +299,13 @@ def test_masks_and_retinanet_have_outputs_for_classes_too(tmp_path: Path) -> Non
     names = tuple("abcde")
     file = replace(read_weights(save(build().state_dict(), tmp_path)), class_names=names)
     report = load_weights(build(), file, class_names=tuple("abcdx"), allow_new_classes=True)
-    assert {name.rpartition(".")[0] for name in report.new_classes} == {
+    expected = {
         "roi_heads.box_predictor.cls_score",
         "roi_heads.box_predictor.bbox_pred",
-        "roi_heads.mask_head.predictor",
         "head.cls_score",
     }
+    expected |= {"roi_heads.mask_head.predictor"} if masks == 5 else set()
+    assert {name.rpartition(".")[0] for name in report.new_classes} == expected
 
 
 def test_the_same_classes_are_all_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

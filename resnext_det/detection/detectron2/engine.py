@@ -336,4 +336,6 @@ def _uses_our_backbone(cfg: CfgNode) -> bool:
 def _needs_detectron2_data(cfg: CfgNode) -> bool:
     """Tell whether detectron2 has to load the images and evaluate: masks, keypoints, crops ..."""
     keys = [key for key in find_unsupported(cfg) if key.startswith(_DATA_KEYS)]
-    return bool(keys) or cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS
+    # Masks too, as long as this project's data and evaluation leave them out.
+    masks = cfg.MODEL.MASK_ON
+    return bool(keys) or masks or cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS

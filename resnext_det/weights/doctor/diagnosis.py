@@ -32,10 +32,12 @@ SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pyth", ".safetensors", ".t
 """Of the files that are taken from a folder."""
 
 # Names that tell the kind of a detector whose file holds no configuration, and those of kinds that
-# no shipped configuration is for: masks, keypoints, cascades, RetinaNet, panoptic segmentation.
+# no shipped configuration is for: other mask heads, keypoints, cascades, RetinaNet, panoptic
+# segmentation.
 _PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_head.", "DC5"))
 _OTHER_HEADS = re.compile(
-    r"(roi_heads\.(mask|keypoint)_|roi_heads\.box_\w+\.\d\.|head\.|sem_seg_).*"
+    r"(roi_heads\.(mask_(?!head\.(?:mask_fcn\d+|deconv|predictor)\.)|keypoint_|box_\w+\.\d\.)"
+    r"|head\.|sem_seg_).*"
 )
 _IMAGENET = 1000  # classes
 _TRAIN_DATA = ("--train-data", "annotations.json", "photos/")
@@ -217,7 +219,9 @@ def _find_detector_kind(file: WeightFile) -> str | None:
         return None
     kind = next((kind for part, kind in _PARTS if any(part in n for n in file.state)), "RPN")
     proposes_alone = not any(name.startswith("roi_heads.") for name in file.state)
-    return None if kind == "FPN" and proposes_alone else kind
+    if kind == "FPN" and proposes_alone:
+        return None
+    return f"{kind}, masks" if any(".mask_head." in name for name in file.state) else kind
 
 
 def _write_commands(

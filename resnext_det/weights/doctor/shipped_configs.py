@@ -16,9 +16,12 @@ from resnext_det.weights.requirements import find_network_differences
 
 # The configurations that detectors of a kind may take.
 _CANDIDATES = {
-    "FPN": ("modern/*_FPN_1x.yaml",),
-    "C4": ("modern/*_C4_1x.yaml",),
-    "DC5": ("modern/*_DC5_1x.yaml",),
+    "FPN": ("modern/faster_*_FPN_1x.yaml",),
+    "C4": ("modern/faster_*_C4_1x.yaml",),
+    "DC5": ("modern/faster_*_DC5_1x.yaml",),
+    "FPN, masks": ("modern/mask_*_FPN_1x.yaml",),
+    "C4, masks": ("modern/mask_*_C4_1x.yaml",),
+    "DC5, masks": ("modern/mask_*_DC5_1x.yaml",),
     "RPN": ("two_step/rpn_*.yaml",),  # all that a backbone without res5 can do
 }
 # For generated pictures, so only where the network is just the one of these.
@@ -45,7 +48,8 @@ def choose_config(file: WeightFile, *, kind: str = "FPN", classes: int | None = 
     Args:
         file: of a network that is recognized. Where its preprocessing is not known, nothing is
             changed for it.
-        kind: of the detector: "FPN", "C4", "DC5", or "RPN" for one of proposals alone.
+        kind: of the detector: "FPN", "C4", "DC5", and with masks "FPN, masks" ..., or "RPN" for one
+            of proposals alone.
         classes: of a trained detector.
     """
     assert file.architecture is not None

@@ -14,7 +14,7 @@ from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config import load_config
 from resnext_det.config.rules import list_keys, read_settings
-from resnext_det.config.values import SUPPORTED_VALUES
+from resnext_det.config.values import SUPPORTED_VALUES, is_switched_off
 from resnext_det.data import coco
 from resnext_det.data.reading import read_image
 from resnext_det.detection.inference import Predictor
@@ -144,8 +144,10 @@ def test_every_key_is_honored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     tied |= {key for key in keys if "PROPOSAL_FILES" in key or "PRECOMPUTED" in key}
     # These have an effect where a stage is deformable; see test_deformable.py.
     tied |= {"MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_NUM_GROUPS"}
-    assert keys - reads.read - fixed == tied
-    assert "MODEL.MASK_ON" not in reads.read
+    # And these where the key that switches their part on says so.
+    switched_off = {key for key in keys if is_switched_off(cfg, key)}
+    assert keys - reads.read - fixed - switched_off == tied
+    assert "MODEL.KEYPOINT_ON" not in reads.read
 
 
 @pytest.mark.parametrize("changes", [[], GRAY])

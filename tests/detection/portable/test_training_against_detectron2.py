@@ -19,7 +19,15 @@ from tests.detection.detectron2_reference import (
     copy_samples_to_detectron2,
     randomize,
 )
-from tests.detection.helpers import C4_CHANGES, CASCADE_CHANGES, override
+from tests.detection.helpers import (
+    C4_CHANGES,
+    C4_MASKS,
+    CASCADE_CHANGES,
+    DC5_CHANGES,
+    MASKS,
+    add_masks,
+    override,
+)
 from tests.detection.portable.test_faster_rcnn import batch, configuration
 
 pytestmark = pytest.mark.detectron2
@@ -42,11 +50,21 @@ VARIANTS: dict[str, list[Any]] = {
     "deformable": override(
         "MODEL.RESNETS", DEFORM_ON_PER_STAGE=[False, True, False, True], DEFORM_MODULATED=True
     ),
+    "masks, FPN": MASKS,
+    "masks, C4": C4_MASKS,
+    "masks, DC5": [*DC5_CHANGES, *MASKS],
     "cosine": ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.NESTEROV", True],
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# Of the heads with masks the quick tests train one, and compare one step of every other.
+SLOW = {"masks, C4", "masks, DC5"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS],
+)
 def test_trainings_end_in_equal_weights(name: str) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from detectron2.engine import SimpleTrainer
@@ -59,6 +77,8 @@ def test_trainings_end_in_equal_weights(name: str) -> None:
     theirs = build_detectron2_detector(cfg).train()
     theirs.load_state_dict(ours.state_dict(), strict=True)
     batches = [batch(seed=step) for step in range(STEPS)]
+    if cfg.MODEL.MASK_ON:
+        batches = [[add_masks(sample) for sample in samples] for samples in batches]
     start = {key: value.clone() for key, value in ours.state_dict().items()}
 
     torch.manual_seed(11)
