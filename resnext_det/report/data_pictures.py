@@ -20,6 +20,7 @@ from resnext_det.data.statistics import SetStatistics
 from resnext_det.detection.datasets import train_mapper
 from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
 from resnext_det.detection.labels import Color
+from resnext_det.masks import BitMasks, PolygonMasks, rasterize_polygons
 from resnext_det.report.pictures import embed_image
 
 logger = logging.getLogger(__name__)
@@ -73,17 +74,28 @@ def _find_first(
 def draw_samples(
     cfg: CfgNode, found: SetStatistics, records: Sequence[Record], indices: Sequence[int]
 ) -> list[Markup]:
-    """Draw images that are resized and flipped by chance as a training does, with their boxes."""
+    """Draw images as a training gets them, resized and flipped by chance, with boxes and masks."""
     mapper = train_mapper(cfg)
 
     def draw(index: int) -> Markup:
         sample = mapper(records[index], np.random.RandomState(index))
-        boxes = sample["instances"].gt_boxes.tensor.numpy()
-        classes = sample["instances"].gt_classes.tolist()
+        objects = sample["instances"]
+        boxes, classes = objects.gt_boxes.tensor.numpy(), objects.gt_classes.tolist()
+        masks = (
+            _fill_masks(objects.gt_masks, *objects.image_size) if objects.has("gt_masks") else None
+        )
         image = _convert_to_bgr(sample["image"].numpy().transpose(1, 2, 0), cfg.INPUT.FORMAT)
-        return _embed(image, boxes, classes, found, index)
+        return _embed(image, boxes, classes, found, index, masks)
 
     return _draw_each(draw, indices, found)
+
+
+def _fill_masks(masks: PolygonMasks | BitMasks, height: int, width: int) -> np.ndarray:
+    """Fill the pixels of masks: bool (N, height, width)."""
+    if isinstance(masks, BitMasks):
+        return masks.tensor.numpy()
+    filled = [rasterize_polygons(polygons, height, width) for polygons in masks.polygons]
+    return np.stack(filled) if filled else np.zeros((0, height, width), bool)
 
 
 def draw_as_tested(
@@ -124,10 +136,16 @@ def _embed(
     classes: Sequence[int],
     found: SetStatistics,
     index: int,
+    masks: np.ndarray | None = None,
 ) -> Markup:
-    """Draw boxes on a thumbnail, so that lines and letters are as large in every picture."""
+    """Draw boxes and masks on a thumbnail, so that lines and letters are as large in every picture.
+
+    Args:
+        masks: bool (N, height, width); None where there are none.
+    """
     labels, colors = _choose_names(found.class_names)
-    drawn = draw_detections(image, boxes, [labels[k] for k in classes], colors=colors, width=_WIDTH)
+    names = [labels[k] for k in classes]
+    drawn = draw_detections(image, boxes, names, masks=masks, colors=colors, width=_WIDTH)
     height, width = image.shape[:2]
     name = os.path.basename(found.file_names[index])
     old = " x ".join(map(str, found.image_sizes[index].tolist()[::-1]))

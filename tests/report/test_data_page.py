@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fvcore.common.config import CfgNode
 
 from resnext_det.config import load_config
 from resnext_det.data.coco import load_coco, register_coco
-from resnext_det.detection.datasets import describe_view, summarize_set
+from resnext_det.detection.datasets import describe_view, load_datasets, summarize_set
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.report.data_findings import Finding, find_copies, find_faults
 from resnext_det.report.data_page import write_data_page
-from resnext_det.report.data_pictures import choose_images
+from resnext_det.report.data_pictures import choose_images, draw_samples
 from tests.detection.helpers import C4_CHANGES, DC5_CHANGES, VAL_IMAGES, write_config
 from tests.report.helpers import Page, check_page
 
@@ -128,6 +130,29 @@ def check(findings: list[Finding], *expected: tuple[str, str]) -> None:
     for weight, words in expected:
         matching = [found for found in findings if words in found.text]
         assert [found.weight for found in matching] == [weight], findings
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_masks_are_shown_where_they_are_trained(
+    mask_format: str, registered: None, cfg: CfgNode
+) -> None:
+    (dataset,) = load_datasets(cfg, "TRAIN")
+    statistics = summarize_set(cfg, dataset)
+    (plain,) = draw_samples(cfg, statistics, dataset.records, [0])
+    cfg.merge_from_list(["MODEL.MASK_ON", True, "INPUT.MASK_FORMAT", mask_format])
+    (dataset,) = load_datasets(cfg, "TRAIN")
+    (masked,) = draw_samples(cfg, statistics, dataset.records, [0])
+    pixels = [read_picture(each) for each in (plain, masked)]
+    assert pixels[0].shape == pixels[1].shape
+    changed = (np.abs(pixels[0] - pixels[1]).max(axis=2) > 30).mean()
+    assert 0.01 < changed < 0.6
+
+
+def read_picture(markup: str) -> np.ndarray:
+    """Read a picture of a page: BGR, int64 (H, W, 3)."""
+    (address,) = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", markup)
+    data = np.frombuffer(base64.b64decode(address), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.int64)
 
 
 def test_a_sound_set_has_no_faults(alone: None, cfg: CfgNode, tmp_path: Path) -> None:
