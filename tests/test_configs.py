@@ -34,7 +34,7 @@ from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import add_masks, draw_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_rcnn_", "mask_rcnn_")
+DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_rcnn_", "mask_rcnn_", "retinanet_")
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith(DETECTORS))
 SHAPES = {"quickstart", "miniature"}
 """Folders whose networks learn generated shapes, from random weights or a classifier's."""
@@ -44,8 +44,9 @@ STARTED += [CONFIGS / "quickstart" / "faster_rcnn_X26_8x4d_FPN_shapes.yaml"]
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
 DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
-DISTINCT = [path for path in DISTINCT if not re.match(r"(cascade|mask)_rcnn_(R|X101_)", path.stem)]
-"""Those that differ in more than the length, of cascades and those with masks one network's."""
+_ALIKE = r"(cascade_rcnn|mask_rcnn|retinanet)_(R|X101_)"
+DISTINCT = [path for path in DISTINCT if not re.match(_ALIKE, path.stem)]
+"""Those that differ in more than the length of the training; of these families, one network's."""
 
 # Table 8 of the paper: AP, AP50 on COCO minival; published parameters with 1000 classes.
 TABLE_8 = {
@@ -62,25 +63,24 @@ def get_name(path: Path) -> str:
 
 def get_net(path: Path) -> str:
     """``X50_32x4d`` of ``faster_rcnn_X50_32x4d_FPN_1x.yaml`` and of ``rpn_X50_32x4d.yaml``."""
-    match = re.match(
-        r"(?:faster_rcnn|cascade_rcnn|mask_rcnn|fast_rcnn|rpn)_([RX]\d+_\d+x\d+d)", path.stem
-    )
+    kinds = "faster_rcnn|cascade_rcnn|mask_rcnn|fast_rcnn|rpn|retinanet"
+    match = re.match(rf"(?:{kinds})_([RX]\d+_\d+x\d+d)", path.stem)
     assert match is not None
     return match[1]
 
 
 def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
+    kinds = [(kind, head) for kind in ("faster_rcnn", "mask_rcnn") for head in ("C4", "DC5", "FPN")]
+    kinds += [("cascade_rcnn", "FPN"), ("retinanet", "FPN")]
     kin = {
         f"{kind}_{net}_{head}_{length}"
-        for kind in ("faster_rcnn", "mask_rcnn")
+        for kind, head in kinds
         for net in TABLE_8
-        for head in ("C4", "DC5", "FPN")
         for length in ("1x", "3x")
     }
     assert {path.stem.removeprefix("faster_rcnn_") for path in CONFIGS.glob("*.yaml")} == set(
         TABLE_8
     )
-    kin |= {f"cascade_rcnn_{net}_FPN_{length}" for net in TABLE_8 for length in ("1x", "3x")}
     assert {path.stem for path in MODERN} == kin
 
 
@@ -333,7 +333,8 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
     name = f"{folder}/{kind}_R_50_{head_and_length}.yaml"
     if kind == "cascade_rcnn":  # of which it has those with masks alone
         name = f"Misc/cascade_mask_rcnn_R_50_{head_and_length}.yaml"
-    theirs.merge_from_file(get_config_file(name))
+    # RetinaNet's anchors are computed in its file.
+    theirs.merge_from_file(get_config_file(name), allow_unsafe=True)
     if kind == "cascade_rcnn":
         theirs.MODEL.MASK_ON = False
     different = {key for key in list_keys(ours) if get_value(ours, key) != get_value(theirs, key)}
@@ -344,7 +345,7 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
         "MODEL.PIXEL_STD",
         "INPUT.FORMAT",
     }
-    heads = {"MODEL.RPN.HEAD_NAME"}  # the same, faster
+    heads = {"MODEL.RPN.HEAD_NAME"}  # the same, faster; RetinaNet has none
     if kind == "faster_rcnn":
         heads.add("MODEL.ROI_HEADS.NAME")
     assert different == weights | heads | {"MODEL.BACKBONE.NAME", "OUTPUT_DIR"}

@@ -1,4 +1,4 @@
-"""Whole Faster R-CNNs: the portable engine, the plugin in detectron2, and detectron2's own."""
+"""Whole detectors: the portable engine's, the plugin's in detectron2, and detectron2's own."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ from resnext_det.instances import Boxes, Instances
 from resnext_det.runtimes.optimize import optimize
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 
-DETECTORS = {"FPN": "base/fpn.yaml", "C4": "base/c4.yaml"}
+DETECTORS = {"FPN": "base/fpn.yaml", "C4": "base/c4.yaml", "RetinaNet": "base/retinanet.yaml"}
 THEIRS, PLUGIN, PORTABLE = "detectron2", "resnext_det in detectron2", "resnext_det, portable"
 _DEPTHS = (50, 101, 152)  # those that detectron2's own backbone has
 _SPREAD = 2.0  # of the logits of classes: some hundred boxes pass the threshold of scores
+_SPREAD_OF_ANCHORS = 0.6  # of RetinaNet's, around the -4.6 that they begin with: some hundred too
 _SAME = 0.8  # IoU of a box and its counterpart
 
 
@@ -65,7 +66,7 @@ class DetectorCase(NetworkCase):
 
     @property
     def title(self) -> str:
-        parts = [f"Faster R-CNN {self.kind}"]
+        parts = [self.kind if self.kind == "RetinaNet" else f"Faster R-CNN {self.kind}"]
         if self.proposals is not None:
             parts.append(f"{self.proposals} regions")
         mode = "training step" if self.mode == "training" else self.mode
@@ -135,7 +136,7 @@ def list_engines(network: str = "R-50") -> tuple[str, ...]:
 
 
 def build_detectors(architecture: Architecture, kind: str) -> dict[str, nn.Module]:
-    """Build Faster R-CNNs of every engine that is installed, with the same random weights.
+    """Build detectors of every engine that is installed, with the same random weights.
 
     Returns:
         The models by ``list_engines``.
@@ -147,7 +148,7 @@ def build_detectors(architecture: Architecture, kind: str) -> dict[str, nn.Modul
 def build_engine(
     name: str, architecture: Architecture, kind: str, proposals: int | None = None
 ) -> nn.Module:
-    """Build a Faster R-CNN of an engine, with weights that are the same in all of them.
+    """Build a detector of an engine, with weights that are the same in all of them.
 
     Blocks add little to their input, as trained ones do, so that maps and boxes stay finite, and
     scores are spread, so that about as many boxes are suppressed as of a trained detector.
@@ -192,6 +193,9 @@ def _draw_weights(kind: str, overrides: tuple[Any, ...]) -> Mapping[str, Tensor]
         if name.endswith("conv3.norm.weight"):
             value.fill_(0.25)
     sample = draw_samples(1, 160, 224)
+    if kind == "RetinaNet":
+        _spread_outputs(model, model.head.cls_score, sample, _SPREAD_OF_ANCHORS)
+        return model.state_dict()
     head, predictor = model.proposal_generator.rpn_head, model.roi_heads.box_predictor
     for layer, spread in ((head.objectness_logits, 1.0), (predictor.cls_score, _SPREAD)):
         _spread_outputs(model, layer, sample, spread)

@@ -22,6 +22,7 @@ from resnext_det.config.values import (
     CASCADE_HEAD,
     FPN_BACKBONES,
     MOST_CHANNELS,
+    P6_P7_BACKBONES,
     SHARED_C4_HEAD,
     check_cosine,
     check_values,
@@ -51,8 +52,13 @@ def check(cfg: CfgNode) -> None:
     _check_features(cfg)
     _check_matching(cfg)
     if "RPN" in list_parts_in_use(cfg):
+        _check_anchors(cfg, "RPN")
         _check_rpn(cfg)
         _check_box_deltas(cfg, "MODEL.RPN.BBOX_REG_WEIGHTS")
+    if "RETINANET" in list_parts_in_use(cfg):
+        _check_anchors(cfg, "RETINANET")
+        _check_retinanet(cfg)
+        _check_box_deltas(cfg, "MODEL.RETINANET.BBOX_REG_WEIGHTS")
     if "ROI_HEADS" in list_parts_in_use(cfg):
         _check_box_deltas(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
         _check_box_head(cfg)
@@ -69,6 +75,11 @@ def uses_fpn(cfg: CfgNode) -> bool:
     return cfg.MODEL.BACKBONE.NAME in FPN_BACKBONES
 
 
+def uses_p6_and_p7(cfg: CfgNode) -> bool:
+    """Tell whether the backbone is a feature pyramid whose p6 and p7 are computed from res5."""
+    return cfg.MODEL.BACKBONE.NAME in P6_P7_BACKBONES
+
+
 def uses_c4_head(cfg: CfgNode) -> bool:
     """Tell whether res5 runs on every region, under detectron2's name of this head or ours."""
     names = (*C4_HEADS, SHARED_C4_HEAD)
@@ -79,19 +90,27 @@ def list_features(cfg: CfgNode) -> tuple[str, ...]:
     """List the names of the feature maps that the configured backbone gives."""
     if not uses_fpn(cfg):
         return tuple(cfg.MODEL.RESNETS.OUT_FEATURES)
-    return (*(f"p{name.removeprefix('res')}" for name in cfg.MODEL.FPN.IN_FEATURES), "p6")
+    above = ("p6", "p7") if uses_p6_and_p7(cfg) else ("p6",)
+    return (*(f"p{name.removeprefix('res')}" for name in cfg.MODEL.FPN.IN_FEATURES), *above)
 
 
 def list_parts_in_use(cfg: CfgNode) -> tuple[str, ...]:
-    """List what stands on the backbone: ``RPN``, ``ROI_HEADS`` or both.
+    """List what stands on the backbone: ``RPN``, ``ROI_HEADS`` or both, or ``RETINANET``.
 
     The keys of a part that is not in use have no meaning.
     """
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return ("RETINANET",)
     used = {
         "RPN": cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN",
         "ROI_HEADS": cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN",
     }
     return tuple(part for part in used if used[part])
+
+
+def find_class_node(cfg: CfgNode) -> str:
+    """Find the node of ``MODEL`` that says the classes and the scores in tests: its name."""
+    return "RETINANET" if "RETINANET" in list_parts_in_use(cfg) else "ROI_HEADS"
 
 
 def _check_proposals(cfg: CfgNode) -> None:
@@ -101,6 +120,11 @@ def _check_proposals(cfg: CfgNode) -> None:
         raise ValueError(
             f"{given}, but MODEL.META_ARCHITECTURE = 'ProposalNetwork' is there to compute "
             "proposals; write False and 'RPN', or MODEL.META_ARCHITECTURE: GeneralizedRCNN"
+        )
+    if loads and cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        raise ValueError(
+            f"{given}, but MODEL.META_ARCHITECTURE = 'RetinaNet' takes no proposals; write False "
+            "and 'RPN'"
         )
     if loads != (generator == "PrecomputedProposals"):
         raise ValueError(
@@ -176,26 +200,19 @@ def _check_features(cfg: CfgNode) -> None:
             )
 
 
-def _check_rpn(cfg: CfgNode) -> None:
-    levels = len(cfg.MODEL.RPN.IN_FEATURES)
+def _check_anchors(cfg: CfgNode, part: str) -> None:
+    """Refuse anchors that are not one list for all feature maps of a part, or one for each."""
+    levels = len(cfg.MODEL[part].IN_FEATURES)
     for key in ("SIZES", "ASPECT_RATIOS"):
         value = cfg.MODEL.ANCHOR_GENERATOR[key]
         nested = all(isinstance(level, (list, tuple)) and level for level in value)
         if not nested or len(value) not in (1, levels):
             raise ValueError(
                 f"MODEL.ANCHOR_GENERATOR.{key} = {value} must be a list that holds one list, as "
-                f"{[[32, 64]]}, or one for each of the {levels} MODEL.RPN.IN_FEATURES"
+                f"{[[32, 64]]}, or one for each of the {levels} MODEL.{part}.IN_FEATURES"
             )
         if not all(number > 0 for level in value for number in level):
             raise ValueError(f"MODEL.ANCHOR_GENERATOR.{key} = {value}: write numbers above 0")
-    dims = cfg.MODEL.RPN.CONV_DIMS
-    if not 1 <= len(dims) <= _MOST_LAYERS or not all(
-        dim == -1 or 1 <= dim <= MOST_CHANNELS for dim in dims
-    ):
-        raise ValueError(
-            f"MODEL.RPN.CONV_DIMS = {show(dims)}: write the channels of one convolution or more, "
-            "-1 for those of its input"
-        )
     sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     counts = {
         len(sizes[level % len(sizes)]) * len(ratios[level % len(ratios)]) for level in range(levels)
@@ -212,6 +229,41 @@ def _check_rpn(cfg: CfgNode) -> None:
         )
 
 
+def _check_rpn(cfg: CfgNode) -> None:
+    dims = cfg.MODEL.RPN.CONV_DIMS
+    if not 1 <= len(dims) <= _MOST_LAYERS or not all(
+        dim == -1 or 1 <= dim <= MOST_CHANNELS for dim in dims
+    ):
+        raise ValueError(
+            f"MODEL.RPN.CONV_DIMS = {show(dims)}: write the channels of one convolution or more, "
+            "-1 for those of its input"
+        )
+
+
+def _check_retinanet(cfg: CfgNode) -> None:
+    prior, alpha = cfg.MODEL.RETINANET.PRIOR_PROB, cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA
+    if not 0 < prior < 1:
+        raise ValueError(
+            f"MODEL.RETINANET.PRIOR_PROB = {prior}: write a number between 0 and 1, such as 0.01, "
+            "the score that every class begins with"
+        )
+    if not (alpha == -1 or 0 <= alpha <= 1):
+        raise ValueError(
+            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA = {alpha}: write the weight of objects, from 0 to "
+            "1, such as 0.25, or -1 for none"
+        )
+    if cfg.MODEL.MASK_ON:
+        raise ValueError(
+            "MODEL.MASK_ON = True would change nothing, as MODEL.META_ARCHITECTURE = 'RetinaNet' "
+            "predicts no masks; write False"
+        )
+    if (limit := cfg.TEST.DETECTIONS_PER_IMAGE) < 0:
+        raise ValueError(
+            f"TEST.DETECTIONS_PER_IMAGE = {limit} is not supported of RetinaNet, of which "
+            "detectron2 would drop the worst detection; write how many an image may have"
+        )
+
+
 def _check_layers(cfg: CfgNode) -> None:
     """Refuse layers that are too large, of the parts that are in use."""
     check_resnet_layers(cfg.MODEL.RESNETS)
@@ -223,6 +275,10 @@ def _check_layers(cfg: CfgNode) -> None:
         channels = cfg.MODEL.FPN.OUT_CHANNELS
     if "RPN" in list_parts_in_use(cfg):
         layers["MODEL.RPN.CONV_DIMS"] = 9 * max(cfg.MODEL.RPN.CONV_DIMS) ** 2
+    if "RETINANET" in list_parts_in_use(cfg):
+        anchors, classes = cfg.MODEL.ANCHOR_GENERATOR, cfg.MODEL.RETINANET.NUM_CLASSES
+        cell = len(anchors.SIZES[0]) * len(anchors.ASPECT_RATIOS[0])
+        layers["MODEL.RETINANET.NUM_CLASSES"] = 9 * channels * cell * classes
     if "ROI_HEADS" in list_parts_in_use(cfg):
         if not uses_c4_head(cfg):
             channels = (box.CONV_DIM if box.NUM_CONV else channels) * box.POOLER_RESOLUTION**2

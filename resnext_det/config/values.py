@@ -12,7 +12,10 @@ from resnext_det.config.detection import OWN_KEYS, SWITCHES, get_cfg
 from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
 from resnext_det.layers import NORMS
 
-FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone")
+P6_P7_BACKBONES = ("build_retinanet_resnext_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
+"""Names of the pyramids whose p6 and p7 are computed from res5: the plugin's, and detectron2's."""
+
+FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone", *P6_P7_BACKBONES)
 C4_HEADS = ("Res5ROIHeads", "ResNeXtRes5ROIHeads")
 """Names of one head: detectron2's own, and the plugin's, whose res5 is that of any depth."""
 
@@ -36,7 +39,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "VERSION": (2,),
     "VIS_PERIOD": (0,),
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
-    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "ProposalNetwork"),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet"),
     "MODEL.KEYPOINT_ON": (False,),
     "MODEL.BACKBONE.NAME": PLAIN_BACKBONES + FPN_BACKBONES,
     "MODEL.RESNETS.DEPTH": DETECTION_DEPTHS,
@@ -48,6 +51,8 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.RPN.HEAD_NAME": ("StandardRPNHead", SPARSE_RPN_HEAD),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
+    "MODEL.RETINANET.NORM": _TRAINED_NORMS,
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_HEADS.NAME": (
         *(*C4_HEADS, SHARED_C4_HEAD),
         *("StandardROIHeads", FAST_STANDARD_HEAD, CASCADE_HEAD),
@@ -102,6 +107,11 @@ RANGES = spread_ranges(
     (0.0, 1.0, "MODEL.RPN", "POSITIVE_FRACTION NMS_THRESH"),
     (0.0, math.inf, "MODEL.RPN", "SMOOTH_L1_BETA"),
     (1, MOST_CLASSES, "MODEL.ROI_HEADS", "NUM_CLASSES"),
+    (1, MOST_CLASSES, "MODEL.RETINANET", "NUM_CLASSES"),
+    (1, 100, "MODEL.RETINANET", "NUM_CONVS"),
+    (1, math.inf, "MODEL.RETINANET", "TOPK_CANDIDATES_TEST"),
+    (0.0, 1.0, "MODEL.RETINANET", "SCORE_THRESH_TEST NMS_THRESH_TEST"),
+    (0.0, math.inf, "MODEL.RETINANET", "FOCAL_LOSS_GAMMA SMOOTH_L1_LOSS_BETA"),
     (1, math.inf, "MODEL.ROI_HEADS", "BATCH_SIZE_PER_IMAGE"),
     (0.0, 1.0, "MODEL.ROI_HEADS", "POSITIVE_FRACTION SCORE_THRESH_TEST NMS_THRESH_TEST"),
     (0.0, math.inf, "MODEL.ROI_BOX_HEAD", "SMOOTH_L1_BETA"),

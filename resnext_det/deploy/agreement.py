@@ -110,7 +110,8 @@ def _explain_ties(wanted: ImageDetections) -> str:
     return (
         f"; most of torch's scores differ by less than {_SCORES} from the next, as those of an "
         "untrained detector do, so that rounding decides which boxes are suppressed: train it, or "
-        "raise MODEL.ROI_HEADS.SCORE_THRESH_TEST above such scores"
+        "raise MODEL.ROI_HEADS.SCORE_THRESH_TEST (of RetinaNet MODEL.RETINANET.SCORE_THRESH_TEST) "
+        "above such scores"
     )
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.export import Dim, ExportedProgram
 
 from resnext_det.config.backbone import read_architecture
-from resnext_det.config.checks import uses_c4_head, uses_fpn
+from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.data.coco import load_coco, map_classes, register_files
 from resnext_det.data.pixels import AnyImage, to_pixels
 from resnext_det.data.shape_drawing import draw_scene
@@ -29,7 +29,7 @@ from resnext_det.deploy.formats import write_onnx, write_openvino, write_program
 from resnext_det.deploy.graph import DetectorGraph
 from resnext_det.deploy.metadata import INPUT, Metadata
 from resnext_det.detection.inference import Predictor
-from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.results import ImageDetections
 from resnext_det.evaluation.coco import evaluate_coco, make_result_rows
 from resnext_det.runtimes.packages import describe_missing
@@ -187,18 +187,24 @@ def describe(predictor: Predictor) -> Metadata:
         version=sys.modules["resnext_det"].__version__,
         class_names=predictor.class_names,
         architecture=str(read_architecture(cfg.MODEL.RESNETS)),
-        detector="FPN" if uses_fpn(cfg) else "C4" if uses_c4_head(cfg) else "DC5",
+        detector=_name_kind(cfg),
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,
-        score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        score_threshold=predictor.lowest_score,
         max_detections=limit if limit >= 0 else regions * len(predictor.class_names),
     )
+
+
+def _name_kind(cfg: CfgNode) -> str:
+    if "RETINANET" in list_parts_in_use(cfg):
+        return "RetinaNet"
+    return "FPN" if uses_fpn(cfg) else "C4" if uses_c4_head(cfg) else "DC5"
 
 
 def trace(predictor: Predictor) -> ExportedProgram:
     """Trace a detector on an image: a program for images of all sizes."""
     cfg, model = predictor.cfg, predictor.model
-    if not isinstance(model, FasterRCNN):
+    if not isinstance(model, Detector):
         raise ValueError(
             "the predictor's detector was optimized for a backend, and the exact one is exported; "
             "make the predictor without a backend"

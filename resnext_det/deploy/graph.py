@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from resnext_det.deploy.resizing import (
 )
 from resnext_det.detection.portable.boxes import find_larger
 from resnext_det.detection.portable.cascade import CascadeROIHeads
-from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.detection.portable.detector import Detector
+from resnext_det.detection.portable.retinanet import RetinaNet
 from resnext_det.layers import ConvNorm, freeze_norms
 from resnext_det.runtimes.folded import fold_norm
 
@@ -34,9 +36,7 @@ class DetectorGraph(nn.Module):
         image_format: ``INPUT.FORMAT``, the order of the channels that the detector was trained on.
     """
 
-    def __init__(
-        self, model: FasterRCNN, *, min_size: int, max_size: int, image_format: str
-    ) -> None:
+    def __init__(self, model: Detector, *, min_size: int, max_size: int, image_format: str) -> None:
         super().__init__()
         self.model: Any = fold_norms(copy.deepcopy(model).cpu().eval()).requires_grad_(False)
         self.min_size = min_size
@@ -82,6 +82,8 @@ class DetectorGraph(nn.Module):
     def detect(self, pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Detect on what ``prepare`` gives: boxes, in the resized image's pixels, and the rest."""
         features = self.model.backbone(pixels)
+        if isinstance(self.model, RetinaNet):
+            return self._detect_at_anchors(features)
         rpn, heads = self.model.proposal_generator, self.model.roi_heads
         maps = [features[name] for name in rpn.in_features]
         boxes, logits, levels = rpn.decode_best(rpn.anchor_generator(maps), *rpn.rpn_head(maps))
@@ -94,6 +96,14 @@ class DetectorGraph(nn.Module):
         regions = F.pad(proposals, (1, 0))  # all of image 0
         vectors = heads.cut_and_compute(maps, regions)
         return predictor.suppress(*predictor.decode(*predictor(vectors), proposals), size)
+
+    def _detect_at_anchors(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        maps = [features[name] for name in self.model.head_in_features]
+        logits, deltas = self.model.predict(maps)
+        anchors = self.model.anchor_generator(maps)
+        return self.model.detect(
+            anchors, [level[0] for level in logits], [level[0] for level in deltas]
+        )
 
 
 def fold_norms(model: nn.Module) -> nn.Module:

@@ -34,7 +34,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         version: of resnext_det, which wrote the file.
         class_names: in the order of the classes that the graph gives.
         architecture: of the backbone, such as "X-50-32x4d".
-        detector: "FPN", "C4" or "DC5".
+        detector: "FPN", "C4", "DC5" or "RetinaNet".
         min_size, max_size: in pixels; the graph resizes images to these sides, or, with a
             ``min_size`` of 0, leaves them as they are.
         score_threshold: the graph gives no detection below it.

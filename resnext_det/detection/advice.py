@@ -47,6 +47,7 @@ class Facts:
         cores: of the machine.
         processes: that train together.
         network: multiply-adds of the backbone, over those of ResNeXt-50.
+        rate: the usual recipe's learning rate, for a batch of 16.
         c4: res5 runs on every region.
         tested: there is a set to evaluate on.
     """
@@ -60,6 +61,7 @@ class Facts:
     cores: int = 2
     processes: int = 1
     network: float = 1.0
+    rate: float = _RECIPE_RATE
     c4: bool = False
     tested: bool = True
 
@@ -96,8 +98,9 @@ def choose_schedule(facts: Facts, given: Mapping[str, Any] | None = None) -> lis
         *sizes,
         Choice({"SOLVER.IMS_PER_BATCH": batch}, why),
         Choice(
-            {"SOLVER.BASE_LR": round(_RECIPE_RATE * batch / _RECIPE_BATCH, 6)},
-            "in proportion to the batch, 0.02 for 16 images (linear scaling, arXiv 1706.02677)",
+            {"SOLVER.BASE_LR": round(facts.rate * batch / _RECIPE_BATCH, 6)},
+            f"in proportion to the batch, {facts.rate:g} for 16 images (linear scaling, arXiv "
+            "1706.02677)",
         ),
         Choice({"SOLVER.MAX_ITER": length}, epochs),
         Choice(

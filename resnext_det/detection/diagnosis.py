@@ -12,6 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torchvision.ops import box_iou
 
+from resnext_det.config.checks import find_class_node
 from resnext_det.data.coco import CocoDataset
 from resnext_det.data.records import pack_records
 from resnext_det.detection.datasets import summarize_set
@@ -98,7 +99,7 @@ def explain_zero_ap(cfg: CfgNode, dataset: CocoDataset, rows: Sequence[Row], don
             f"{cfg.SOLVER.WARMUP_ITERS}"
         )
     if not rows:
-        part = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+        part = find_class_node(cfg)
         threshold = cfg.MODEL[part].SCORE_THRESH_TEST
         found.append(
             f"no detection has a score of {threshold:g} or more (MODEL.{part}.SCORE_THRESH_TEST)"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.checks import find_class_node
 from resnext_det.config.loading import override_config
 from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset
@@ -84,7 +85,7 @@ class Predictor:
         self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
         file = read_trained(cfg, overridden=overrides[::2], preprocessing=preprocessing)
         self.known_names = file.class_names or ()
-        self.class_names = name_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.known_names)
+        self.class_names = name_classes(_count_classes(cfg), self.known_names)
         model = build_detector(cfg)
         load_detector(model, file)
         self.model = optimize_detector(
@@ -123,8 +124,8 @@ class Predictor:
 
     @property
     def lowest_score(self) -> float:
-        """Tell the lowest score of what is detected: ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``."""
-        return self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        """Tell the lowest score of what is detected: ``SCORE_THRESH_TEST`` of the heads."""
+        return self.cfg.MODEL[find_class_node(self.cfg)].SCORE_THRESH_TEST
 
     def detect(self, image: AnyImage) -> ImageDetections:
         """Detect on one image, as a call does, and give arrays of numpy."""
@@ -162,8 +163,12 @@ def choose_class_names(
         ValueError: another number of names than of classes; those given are not those of the file.
     """
     check_same_names(given, known, cfg.MODEL.WEIGHTS)
-    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    count = _count_classes(cfg)
     return name_classes(count, known or given or _read_names(cfg, count, dataset))
+
+
+def _count_classes(cfg: CfgNode) -> int:
+    return cfg.MODEL[find_class_node(cfg)].NUM_CLASSES
 
 
 def _read_names(cfg: CfgNode, count: int, dataset: str) -> tuple[str, ...]:

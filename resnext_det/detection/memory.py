@@ -187,7 +187,7 @@ class BatchParts:
         batch = [sample for part in parts for sample in part]
         found = [0] * len(regions)
         with ExitStack() as stack:
-            for handle in (self._pad_to(batch), *self._count_regions()):
+            for handle in (pad_images(self._model.backbone, batch), *self._count_regions()):
                 stack.callback(handle.remove)
             draws = self._share_draws(batch[len(parts[0]) :], stack)
             for index, part in enumerate(parts):
@@ -206,20 +206,6 @@ class BatchParts:
                 yield losses
                 del losses  # and with it what is left of its graph, before the next part
         return found
-
-    def _pad_to(self, batch: Sequence[Mapping[str, Any]]) -> RemovableHandle:
-        """Pad the images of a part to the size of the whole batch, as it is passed on."""
-        backbone = self._model.backbone
-        unit = max(getattr(backbone, "size_divisibility", 0), 1)
-        sides = zip(*(sample["image"].shape[-2:] for sample in batch))
-        height, width = (-(-max(side) // unit) * unit for side in sides)
-
-        def pad(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            images, *others = arguments
-            missing = (0, width - images.shape[-1], 0, height - images.shape[-2])
-            return (F.pad(images, missing) if any(missing) else images, *others)
-
-        return backbone.register_forward_pre_hook(pad)
 
     def _list_predictors(self) -> list[nn.Module]:
         """List the box predictors: one, one for each stage of a cascade, or none."""
@@ -257,6 +243,26 @@ class BatchParts:
 
     def _get_device(self) -> torch.device:
         return next(self._model.parameters()).device
+
+
+def pad_images(backbone: nn.Module, batch: Sequence[Mapping[str, Any]]) -> RemovableHandle:
+    """Let a backbone pad the images of each part of a batch to the size of the whole batch."""
+    height, width = compute_padded_size(backbone, batch)
+
+    def pad(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        images, *others = arguments
+        missing = (0, width - images.shape[-1], 0, height - images.shape[-2])
+        return (F.pad(images, missing) if any(missing) else images, *others)
+
+    return backbone.register_forward_pre_hook(pad)
+
+
+def compute_padded_size(backbone: nn.Module, batch: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Compute the height and width to which a detector pads the images of a batch."""
+    unit = max(int(getattr(backbone, "size_divisibility", 0)), 1)
+    sides = zip(*(sample["image"].shape[-2:] for sample in batch))
+    height, width = (-(-max(side) // unit) * unit for side in sides)
+    return height, width
 
 
 class _Draws:

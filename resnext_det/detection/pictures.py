@@ -84,7 +84,8 @@ def detect_on_files(
         output_dir: made where it is missing; of pictures with equal names the later ones get a
             number.
         score: detections below it are neither drawn nor written;
-            ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` holds besides.
+            ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, of RetinaNet that of ``MODEL.RETINANET``,
+            holds besides.
         dataset: a dataset that has all the images: the JSON files have its ids, so
             that ``evaluate_coco`` compares them with its annotations.
         show_truth: draw the dataset's annotations beside the detections, and what is wrong and
@@ -147,8 +148,9 @@ def _check_score(lowest: float, score: float, *, of_dataset: bool) -> None:
         raise ValueError(f"the score {score:g} is not from 0 to 1; write, for example, 0.5 for 50%")
     if score < lowest:
         logger.warning(
-            "the detector gives no score below MODEL.ROI_HEADS.SCORE_THRESH_TEST = %g; for %g set "
-            "that too (of an exported file: at its export)",
+            "the detector gives no score below %g, its MODEL.ROI_HEADS.SCORE_THRESH_TEST, of "
+            "RetinaNet MODEL.RETINANET.SCORE_THRESH_TEST; for %g set that too (of an exported "
+            "file: at its export)",
             lowest,
             score,
         )

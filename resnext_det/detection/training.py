@@ -12,6 +12,7 @@ from torch import nn
 
 from resnext_det.config.detection import get_own
 from resnext_det.data.contents import Contents
+from resnext_det.detection.dense_parts import DenseBatchParts
 from resnext_det.detection.evaluation import DatasetMetrics, Look
 from resnext_det.detection.memory import (
     AnchorDraw,
@@ -173,6 +174,8 @@ def _save_memory(
     if saving.accumulate == 1:
         return compute_whole
     logger.info("Each batch of %d images is computed in %d parts.", images, saving.accumulate)
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return DenseBatchParts(model, parts=saving.accumulate)
     return BatchParts(
         model,
         parts=saving.accumulate,

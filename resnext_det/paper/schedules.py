@@ -77,7 +77,13 @@ class ScheduleComparison:
 
 
 def name_head(config: Mapping[str, Any]) -> str:
-    """Name the head of a detector, "C4", "DC5" or "FPN", from its configuration by dotted key."""
+    """Name the head of a detector from its configuration by dotted key.
+
+    Returns:
+        "C4", "DC5", "FPN", "RetinaNet" or "other".
+    """
+    if config.get("MODEL.META_ARCHITECTURE") == "RetinaNet":
+        return "RetinaNet"
     if config.get("MODEL.BACKBONE.NAME") in FPN_BACKBONES:
         return "FPN"
     if config.get("MODEL.ROI_HEADS.NAME") in (*C4_HEADS, SHARED_C4_HEAD):

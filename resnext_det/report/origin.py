@@ -78,7 +78,7 @@ def describe_network(run: RunFolder) -> str:
     kind = name_head(run.config)
     if "fpn" in str(run.get("MODEL.BACKBONE.NAME", "")):  # detectron2 has others
         kind = "FPN"
-    elif kind == "other":
+    elif kind in ("other", "RetinaNet"):
         kind = ""
     meta = run.get("MODEL.META_ARCHITECTURE", "")
     other = meta if meta not in ("GeneralizedRCNN", "") else ""

@@ -1,7 +1,7 @@
 """The parts of a model that a backend computes, and what stands in their place.
 
-The dense part is the backbone, together with the head of the region proposal network, where there
-is one: a runtime then computes both as one graph. The other part is the head of the regions.
+The dense part is the backbone, together with the head of the region proposal network, or that of
+RetinaNet: a runtime then computes both as one graph. The other part is the head of the regions.
 """
 
 from __future__ import annotations
@@ -233,7 +233,13 @@ def find_region_head(model: nn.Module) -> nn.Module | None:
 
 
 def find_proposal_head(model: nn.Module) -> tuple[nn.Module | None, tuple[str, ...]]:
-    """Find the head of the region proposal network and the names of its maps; None without one."""
+    """Find the head of the region proposal network and the names of its maps; None without one.
+
+    RetinaNet's only head, which predicts at every anchor too, is found as well.
+    """
+    dense = getattr(model, "head", None)
+    if isinstance(dense, nn.Module) and hasattr(model, "head_in_features"):
+        return dense, tuple(model.head_in_features)  # type: ignore[arg-type]
     generator = getattr(model, "proposal_generator", None)
     head = getattr(generator, "rpn_head", None)
     if not isinstance(head, nn.Module):

@@ -93,6 +93,8 @@ def split_pyramid(part: Part) -> tuple[Part, PyramidTail] | None:
     for name in levels:
         outputs.append(WinogradConv2d(cast(nn.Conv2d, backbone.get_submodule(name))))
         backbone.add_module(name, nn.Identity())
+    if levels and not _subsamples(network):  # p6 and p7 of RetinaNet, which come from res5
+        outputs += [nn.Identity() for _ in network.every[len(levels) :]]
     if levels and hasattr(backbone, "output_convs"):  # detectron2's list of them
         backbone.output_convs = [nn.Identity() for _ in levels]  # type: ignore[assignment]
     if head is not None:
@@ -111,11 +113,17 @@ def _find_levels(network: DenseNetwork) -> list[str]:
     levels = sorted(int(name[len(_OUTPUT) :]) for name in children if _is_output(name))
     own, more = [f"p{level}" for level in levels], network.every[len(levels) :]
     top = children.get("top_block")
-    subsamples = top is None or type(top).__name__ == "LastLevelMaxPool"
-    if list(network.every[: len(own)]) != own or (more and not subsamples):
+    apart = getattr(top, "in_feature", "").startswith("res")
+    if list(network.every[: len(own)]) != own or (more and not apart and not _subsamples(network)):
         return []
     names = [f"{_OUTPUT}{level}" for level in levels]
     return names if all(suits_winograd(children[name]) for name in names) else []
+
+
+def _subsamples(network: DenseNetwork) -> bool:
+    """Tell whether the maps above a pyramid's are the one before, subsampled by 2."""
+    top = dict(network.backbone.named_children()).get("top_block")
+    return top is None or type(top).__name__ == "LastLevelMaxPool"
 
 
 def _is_output(name: str) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resnext_det.files import list_first, show
-from resnext_det.training import distributed
+from resnext_det.training import distributed, normalizer
 from resnext_det.training.checkpoint import (
     SAVING,
     Checkpointer,
@@ -22,6 +22,7 @@ from resnext_det.training.checkpoint import (
     load_model_state,
 )
 from resnext_det.training.loop import Step
+from resnext_det.training.normalizer import collect_normalizers, restore_normalizer
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ class TrainingState:
     """Save and restore model, optimizer and random numbers in the checkpoints of a folder.
 
     A checkpoint holds ``model``, ``optimizer``, ``scheduler`` (LRMultiplier's), ``iteration`` (the
-    last finished one) and ``random_state`` (torch's generators of every process), and the same once
-    more under ``trainer``, as detectron2's DefaultTrainer wants it (tensors are not stored twice).
+    last finished one), ``random_state`` (torch's generators of every process) and, of a RetinaNet,
+    ``loss_normalizer`` (of every process); and the same once more under ``trainer``, as
+    detectron2's DefaultTrainer wants it (tensors are not stored twice).
     A checkpoint of either layout resumes.
 
     Args:
@@ -79,9 +81,11 @@ class TrainingState:
         with distributed.fail_together():
             self._check_finite(iteration)
         random_states = distributed.gather_objects(_get_random_state())
+        normalizers = collect_normalizers(distributed.unwrap(self.model))
         path = self.checkpointer.output_dir / f"{name}.pth"
         if distributed.is_main_process():
             contents = {**self.facts, **self._collect(iteration), "random_state": random_states}
+            contents |= normalizers
             contents[_CONTENTS] = {name: dict(facts) for name, facts in self.contents.items()}
             contents |= {part: self.parts[part].state_dict() for part in self.parts}
         with distributed.fail_together():
@@ -197,6 +201,7 @@ class TrainingState:
         load_model_state(distributed.unwrap(self.model), contents["model"])
         self._load_optimizer(optimizer_state, path)
         _restore_random_state(contents.get("random_state"), path)
+        restore_normalizer(distributed.unwrap(self.model), contents.get(normalizer.KEY))
         self._saved = (iteration, path)
         if distributed.is_main_process():
             self.checkpointer.remove_old(path)  # a killed run may not have come to it

@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 _PREDICTOR = "roi_heads.box_predictor."
 _MASK_PREDICTOR = "roi_heads.mask_head.predictor."
+_DENSE_SCORES = "head.cls_score."
 # The layers with outputs for each class: Faster R-CNN's (a cascade's), those of masks, RetinaNet's.
-_OF_CLASSES = (_PREDICTOR, _MASK_PREDICTOR, "head.cls_score.")
+_OF_CLASSES = (_PREDICTOR, _MASK_PREDICTOR, _DENSE_SCORES)
 _STEM = "stem.conv1.weight"
 _OFFSET = re.compile(r"\.conv2_offset\.")
 
@@ -205,7 +206,8 @@ def _check_fit(
         )
     if not missing and not unused and not shapes:
         return
-    if not missing and not unused and all(name.startswith(_PREDICTOR) for name in shapes):
+    of_classes = (_PREDICTOR, _DENSE_SCORES)
+    if not missing and not unused and all(name.startswith(of_classes) for name in shapes):
         raise ValueError(
             f"{file.path} does not fit the model: {_explain_classes(own, found, shapes)}"
         )
@@ -246,9 +248,12 @@ def _explain_classes(
             f"{tuple(own[shapes[0]].shape)}; write MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG as in "
             "the configuration that the file was trained with"
         )
-    theirs, ours = len(found[name]) - 1, len(own[name]) - 1
+    theirs, ours, key = len(found[name]) - 1, len(own[name]) - 1, "ROI_HEADS"
+    if name.startswith(_DENSE_SCORES):  # of every anchor of a cell; four of its deltas are one's
+        anchors = len(own["head.bbox_pred.bias"]) // 4
+        theirs, ours, key = len(found[name]) // anchors, len(own[name]) // anchors, "RETINANET"
     return (
-        f"it has {theirs} classes, and the model {ours}; write MODEL.ROI_HEADS.NUM_CLASSES "
+        f"it has {theirs} classes, and the model {ours}; write MODEL.{key}.NUM_CLASSES "
         f"{theirs}. (A training takes it as it is: the box predictor then starts at random)"
     )
 

@@ -45,6 +45,11 @@ _OF_PARTS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         lambda name: name == "ProposalNetwork",
     ),
     (
+        r"MODEL\.(ROI_\w+|RPN|PROPOSAL_GENERATOR)\..*",
+        "MODEL.META_ARCHITECTURE",
+        lambda name: name == "RetinaNet",
+    ),
+    (
         r"MODEL\.(RPN|ANCHOR_GENERATOR)\..*|MODEL\.PROPOSAL_GENERATOR\.MIN_SIZE",
         "MODEL.PROPOSAL_GENERATOR.NAME",
         lambda name: name == "PrecomputedProposals",

@@ -49,6 +49,11 @@ TINY = split("""MODEL.RESNETS.DEPTH 26 MODEL.RESNETS.STEM_OUT_CHANNELS 8
 MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS.NORM BN
 MODEL.BACKBONE.FREEZE_AT 0
 """)
+RETINANET = [
+    *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RESNETS.OUT_FEATURES", STAGES),
+    *("MODEL.BACKBONE.NAME", "build_retinanet_resnext_fpn_backbone", "MODEL.FPN.OUT_CHANNELS", 32),
+    *("MODEL.FPN.IN_FEATURES", STAGES, "MODEL.RETINANET.NUM_CONVS", 1),
+]
 OURS = ["MODEL.ROI_HEADS.NAME", "ResNeXtRes5ROIHeads"]
 SHARED = ["MODEL.ROI_HEADS.NAME", "ResNeXtSharedRes5ROIHeads"]
 RPN_ALONE = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
@@ -58,6 +63,11 @@ GIVEN = ["MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "Precomp
 CONTRADICTIONS = """
 MODEL.PIXEL_MEAN [1.0] | MODEL.PIXEL_MEAN = [1.0] has 1 numbers | 'BGR' has 3 | write 3
 INPUT.FORMAT L | MODEL.PIXEL_MEAN | has 3 numbers | 'L' has 1 channels; write 1
+RETINANET MODEL.LOAD_PROPOSALS True | MODEL.LOAD_PROPOSALS = True | takes no proposals; write False
+RETINANET MODEL.RETINANET.PRIOR_PROB 1.0 | MODEL.RETINANET.PRIOR_PROB = 1.0 | between 0 and 1
+RETINANET MODEL.RETINANET.FOCAL_LOSS_ALPHA 2.0 | FOCAL_LOSS_ALPHA = 2.0 | from 0 to 1 | -1 for none
+RETINANET TEST.DETECTIONS_PER_IMAGE -1 | DETECTIONS_PER_IMAGE = -1 is not supported of RetinaNet
+RETINANET MODEL.RETINANET.IN_FEATURES ['p8'] | ['p8'] | gives p2, p3, p4, p5, p6, p7
 MODEL.PIXEL_STD [1.0,0.0,1.0] | MODEL.PIXEL_STD = [1.0, 0.0, 1.0] | must be above 0
 INPUT.MIN_SIZE_TRAIN () | INPUT.MIN_SIZE_TRAIN = () | write one or more
 INPUT.MIN_SIZE_TRAIN_SAMPLING range | INPUT.MIN_SIZE_TRAIN = (800,) | (lowest, highest)
@@ -209,7 +219,7 @@ class TestRefused:
     def test_a_contradiction(self, case: str) -> None:
         changes, *words = case.split(" | ")
         named = {"FPN": FPN, "HEAD": HEAD, "OURS": OURS, "SHARED": SHARED, "RPN_ALONE": RPN_ALONE}
-        named |= {"GIVEN": GIVEN, "CASCADE": CASCADE}
+        named |= {"GIVEN": GIVEN, "CASCADE": CASCADE, "RETINANET": RETINANET}
         text = get_refusal(*(word for name in changes.split() for word in named.get(name, [name])))
         assert [word for word in words if word not in text] == [], text
 
@@ -255,6 +265,7 @@ def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None
     base = HEAD if key == "MODEL.ROI_HEADS.NAME" and "StandardROIHeads" in value else base
     base = CASCADE if value == "CascadeROIHeads" else base
     base = GIVEN if value == "PrecomputedProposals" else base
+    base = RETINANET if "RETINANET" in key or value == "RetinaNet" else base
     shape = split("""MODEL.RESNETS.DEPTH 26 MODEL.RESNETS.RES2_OUT_CHANNELS 32
         MODEL.RESNETS.STEM_OUT_CHANNELS 32 MODEL.FPN.OUT_CHANNELS 32
         MODEL.ROI_BOX_HEAD.CONV_DIM 32""")
@@ -336,6 +347,8 @@ def test_every_key_is_read_or_has_one_value(
     files = ["DATASETS.PROPOSAL_FILES_TRAIN", file, "DATASETS.PROPOSAL_FILES_TEST", file]
     third = make_config(*common, *small, *GIVEN, *files, "OUTPUT_DIR", str(tmp_path / "given"))
     engine.train(make_recording(third))
+    retinanet = ["MODEL.RETINANET.NUM_CLASSES", 1, "OUTPUT_DIR", str(tmp_path / "retinanet")]
+    engine.train(make_recording(make_config(*common, *RETINANET, *retinanet)))
     changes = ["OUTPUT_DIR", str(tmp_path / "third"), "MODEL.WEIGHTS", weights]
     cfg = make_config(*common, *FPN, *changes)
     engine.evaluate(make_recording(cfg))

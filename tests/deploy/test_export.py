@@ -26,10 +26,22 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.roi_heads import ROIPooler
 from resnext_det.detection.results import ImageDetections
 from tests.detection.detectron2_reference import randomize
-from tests.detection.helpers import C4_CHANGES, CASCADE_CHANGES, as_overrides, write_config
+from tests.detection.helpers import (
+    C4_CHANGES,
+    CASCADE_CHANGES,
+    RETINANET_CHANGES,
+    as_overrides,
+    override,
+    write_config,
+)
 from tests.tools.helpers import read_error, run_tool
 
-KINDS: dict[str, list[Any]] = {"FPN": [], "C4": C4_CHANGES, "cascade": CASCADE_CHANGES}
+KINDS: dict[str, list[Any]] = {
+    "FPN": [],
+    "C4": C4_CHANGES,
+    "cascade": CASCADE_CHANGES,
+    "RetinaNet": [*RETINANET_CHANGES, *override("MODEL.RETINANET", SCORE_THRESH_TEST=0.02)],
+}
 SCALE = 2
 SIZES = [(50, 70), (64, 64), (200, 60), (40, 160), (301, 222)]
 TINY_SIZES = [(1, 1), (1, 2), (90, 1)]

@@ -114,6 +114,15 @@ C4_MASKS: list[Any] = [
 ]
 """Changes of ``FPN`` to the paper's detector with masks."""
 
+RETINANET_CHANGES: list[Any] = [
+    *override("MODEL", META_ARCHITECTURE="RetinaNet"),
+    *override("MODEL.BACKBONE", NAME="build_retinanet_resnext_fpn_backbone"),
+    *override("MODEL.FPN", IN_FEATURES=["res3", "res4", "res5"]),
+    *override("MODEL.ANCHOR_GENERATOR", SIZES=[[12], [24], [48], [96], [192]]),
+    *override("MODEL.RETINANET", NUM_CLASSES=6, NUM_CONVS=1, SCORE_THRESH_TEST=0.0),
+]
+"""Changes of ``FPN`` to RetinaNet."""
+
 EXHAUSTIVE: list[Any] = [
     *override("MODEL.RPN", BATCH_SIZE_PER_IMAGE=100000, LOSS_WEIGHT=1000.0, NMS_THRESH=1.0),
     *override("MODEL.RPN", PRE_NMS_TOPK_TRAIN=100000, POST_NMS_TOPK_TRAIN=100000),

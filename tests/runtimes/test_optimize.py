@@ -23,11 +23,11 @@ from resnext_det.detection.jobs import find_engine
 from resnext_det.runtimes import BACKENDS, backends
 from resnext_det.runtimes.backends import check_dtype, list_backends
 from resnext_det.shared_res5 import find_shared_class
-from tests.detection.helpers import C4_CHANGES, FPN, override
+from tests.detection.helpers import C4_CHANGES, FPN, RETINANET_CHANGES, override
 
 SIZES = ((64, 96), (50, 70), (64, 96), (96, 41))
 ENGINES = ("portable", "detectron2")
-KINDS = ("FPN", "C4", "C4, shared")
+KINDS = ("FPN", "C4", "C4, shared", "RetinaNet")
 NETWORK = Architecture(26, 2, 4, stem_channels=8, res2_channels=16)
 
 
@@ -44,6 +44,9 @@ def build(engine: str, kind: str) -> nn.Module:
     if kind == "C4, shared":
         changes = [*changes, *override("MODEL.ROI_HEADS", NAME="ResNeXtSharedRes5ROIHeads")]
     changes = [*changes, *override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.1)]
+    if kind == "RetinaNet":
+        changes = [*RETINANET_CHANGES, *override("MODEL.FPN", OUT_CHANNELS=128)]
+        changes += override("MODEL.RETINANET", SCORE_THRESH_TEST=0.1)
     if engine == "detectron2":
         pytest.importorskip("detectron2", reason="detectron2 is not installed")
     module: Any = find_engine(engine)
@@ -55,6 +58,9 @@ def build(engine: str, kind: str) -> nn.Module:
     for name, value in model.named_buffers():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
+    if kind == "RetinaNet":  # whose scores are nearly equal before a training
+        with torch.no_grad():
+            model.get_parameter("head.cls_score.weight").mul_(200)
     return model
 
 
@@ -90,7 +96,7 @@ def test_a_detector_answers_as_the_exact_one(backend: str, engine: str, kind: st
     model = build(engine, kind)
     before = copy.deepcopy(model.state_dict())
     fast = optimize(model, backend, example=[{"image": draw_image(*SIZES[0])}])
-    if kind != "FPN":
+    if kind.startswith("C4"):
         heads = fast.get_submodule("roi_heads")
         assert find_shared_class(fast) is type(heads)
         assert not any("norm" in name for name in heads.get_submodule("res5").state_dict())

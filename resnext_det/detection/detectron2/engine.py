@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine.hooks import PreciseBN
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor, nn
 
 from resnext_det.config import check
@@ -46,9 +48,10 @@ from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
 
-# Prefixes of keys of the data; the models whose results are boxes alone.
+# Prefixes of keys of the data; models whose results are boxes alone, and those with a focal loss.
 _DATA_KEYS = ("INPUT.", "DATASETS.", "DATALOADER.", "MODEL.MASK", "MODEL.KEYPOINT", "TEST.AUG.")
 _BOX_DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "FCOS")
+_FOCAL_DETECTORS = ("RetinaNet", "FCOS")
 # Prefixes of the numbers that detectron2's models give of anchors and regions.
 _TOLD = ("rpn/", "roi_head/", "fast_rcnn/", "mask_rcnn/", "keypoint_rcnn/", "retinanet", "num_")
 # Whose messages go into the log of a run.
@@ -142,6 +145,8 @@ def _train_on(
     cfg = scale_to_processes(recorded, distributed.get_world_size())
     validation = prepare_validation(cfg, data)
     model = build_detector(cfg).train()
+    if cfg.MODEL.META_ARCHITECTURE in _FOCAL_DETECTORS:
+        compile_focal_loss()
     _check_synchronized_norms(model)
     optimizer = build_optimizer(cfg, model)
     multiplier = build_lr_scheduler(cfg, optimizer)._multiplier  # where in the training -> factor
@@ -175,7 +180,7 @@ def _train_on(
             schedule=lambda iteration: multiplier(iteration / cfg.SOLVER.MAX_ITER),
             load_batches=load_batches,
             evaluate=lambda look: evaluate_all(cfg, model, data, look),
-            measure=lambda: measure_losses(model, validation, around=lambda: _measure_alone(model)),
+            measure=lambda: measure_losses(model, validation, around=lambda: EventStorage(1)),
             resume=resume,
             start_file=start,
             class_names=data.class_names,
@@ -262,23 +267,15 @@ def _draw_anchors(
     rpn.label_and_sample_anchors(anchors, targets)
 
 
-@contextmanager
-def _measure_alone(model: nn.Module) -> Iterator[None]:
-    """Let a loss be that of an image, whatever the training has seen.
+def compile_focal_loss() -> None:
+    """Call the focal loss of RetinaNet and FCOS until torch has compiled it for the CPU.
 
-    RetinaNet and FCOS divide their losses by the objects' anchors of a batch, averaged over the
-    training's batches: the losses of a single image would be as many times too small as there are
-    images in a batch. Here they are divided by the anchors of that image.
+    The gradients of its first call in a process round otherwise than those of later ones, so that
+    a training that was resumed would not end with the weights of one that was not.
     """
-    averages = hasattr(model, "_ema_update")
-    if averages:
-        model._ema_update = lambda name, value, *others, **options: value  # type: ignore[assignment]
-    try:
-        with EventStorage(1):
-            yield
-    finally:
-        if averages:
-            del model._ema_update
+    for _ in range(2):
+        logits = torch.zeros(1, requires_grad=True)
+        sigmoid_focal_loss_jit(logits, torch.zeros(1), alpha=0.25, reduction="sum").backward()
 
 
 def _set_up(cfg: CfgNode) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
-from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
+from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn, uses_p6_and_p7
 from resnext_det.config.rules import read_settings
 from resnext_det.config.values import (
     CASCADE_HEAD,
@@ -21,9 +21,12 @@ from resnext_det.config.values import (
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
 from resnext_det.detection.portable.cascade import CascadeROIHeads
+from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
-from resnext_det.detection.portable.fpn import FPN
+from resnext_det.detection.portable.fpn import FPN, LastLevelP6P7
 from resnext_det.detection.portable.mask_head import MaskHead
+from resnext_det.detection.portable.retinanet import RetinaNet, RetinaNetSettings
+from resnext_det.detection.portable.retinanet_head import RetinaNetHead
 from resnext_det.detection.portable.roi_heads import (
     Res5ROIHeads,
     ROIHeads,
@@ -36,26 +39,35 @@ from resnext_det.detection.portable.sampling import RegionSampling
 from resnext_det.resnext import ResNeXt, make_stage
 
 
-def build_detector(cfg: CfgNode) -> FasterRCNN:
+def build_detector(cfg: CfgNode) -> Detector:
     """Build the detector that ``cfg.MODEL`` describes, with random weights, on the CPU.
 
     Returns:
         Faster R-CNN, and with ``MASK_ON`` Mask R-CNN; without an RPN, Fast R-CNN; for
-        ``ProposalNetwork`` the RPN alone.
+        ``ProposalNetwork`` the RPN alone; or RetinaNet.
 
     Raises:
         ValueError: a key has a value that this engine does not honor.
     """
     check(cfg)
     backbone, parts = _build_backbone(cfg), list_parts_in_use(cfg)
+    if "RETINANET" in parts:
+        return _build_retinanet(cfg, backbone)
     return FasterRCNN(
-        backbone=backbone,
+        **_collect_common_arguments(cfg, backbone),
         proposal_generator=_build_rpn(cfg, backbone) if "RPN" in parts else None,
         roi_heads=_build_roi_heads(cfg, backbone) if "ROI_HEADS" in parts else None,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-        size_divisibility=backbone.size_divisibility if isinstance(backbone, FPN) else 0,
     )
+
+
+def _collect_common_arguments(cfg: CfgNode, backbone: ResNeXt | FPN) -> dict[str, Any]:
+    """Collect the arguments of ``Detector``."""
+    return {
+        "backbone": backbone,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "size_divisibility": backbone.size_divisibility if isinstance(backbone, FPN) else 0,
+    }
 
 
 def _build_backbone(cfg: CfgNode) -> ResNeXt | FPN:
@@ -63,24 +75,55 @@ def _build_backbone(cfg: CfgNode) -> ResNeXt | FPN:
     bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     if not uses_fpn(cfg):
         return bottom_up
-    fpn = cfg.MODEL.FPN
+    fpn, top_block = cfg.MODEL.FPN, None
+    if uses_p6_and_p7(cfg):
+        top_block = LastLevelP6P7(bottom_up.out_channels["res5"], fpn.OUT_CHANNELS)
     return FPN(
         bottom_up,
         in_features=fpn.IN_FEATURES,
         out_channels=fpn.OUT_CHANNELS,
         norm=fpn.NORM,
         fuse_type=fpn.FUSE_TYPE,
+        top_block=top_block,
+    )
+
+
+def _build_retinanet(cfg: CfgNode, backbone: ResNeXt | FPN) -> RetinaNet:
+    retinanet = cfg.MODEL.RETINANET
+    generator = _build_anchor_generator(cfg, backbone, "RETINANET")
+    head = RetinaNetHead(
+        in_channels=_find_channels(cfg, backbone, "RETINANET"),
+        num_convs=retinanet.NUM_CONVS,
+        anchors_per_cell=generator.anchors_per_cell,
+        num_classes=retinanet.NUM_CLASSES,
+        prior_prob=retinanet.PRIOR_PROB,
+        norm=retinanet.NORM,
+        levels=len(retinanet.IN_FEATURES),
+    )
+    return RetinaNet(
+        **_collect_common_arguments(cfg, backbone),
+        head=head,
+        head_in_features=retinanet.IN_FEATURES,
+        anchor_generator=generator,
+        settings=read_settings(
+            RetinaNetSettings, retinanet, detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE
+        ),
+    )
+
+
+def _build_anchor_generator(cfg: CfgNode, backbone: ResNeXt | FPN, part: str) -> AnchorGenerator:
+    """Build the anchors of the feature maps that a part takes."""
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    return AnchorGenerator(
+        sizes=anchors.SIZES,
+        aspect_ratios=anchors.ASPECT_RATIOS,
+        strides=[backbone.out_strides[name] for name in cfg.MODEL[part].IN_FEATURES],
+        offset=anchors.OFFSET,
     )
 
 
 def _build_rpn(cfg: CfgNode, backbone: ResNeXt | FPN) -> RPN:
-    rpn, anchors = cfg.MODEL.RPN, cfg.MODEL.ANCHOR_GENERATOR
-    generator = AnchorGenerator(
-        sizes=anchors.SIZES,
-        aspect_ratios=anchors.ASPECT_RATIOS,
-        strides=[backbone.out_strides[name] for name in rpn.IN_FEATURES],
-        offset=anchors.OFFSET,
-    )
+    rpn, generator = cfg.MODEL.RPN, _build_anchor_generator(cfg, backbone, "RPN")
     head = RPNHead(
         in_channels=_find_channels(cfg, backbone, "RPN"),
         anchors_per_cell=generator.anchors_per_cell,

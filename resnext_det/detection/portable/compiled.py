@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.fx.experimental import _config
 
+from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.instances import Boxes, Instances
 
 TrainingStep = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
 
 
-def compile_step(model: FasterRCNN, backend: str | Callable[..., Any] = "inductor") -> TrainingStep:
+def compile_step(model: Detector, backend: str | Callable[..., Any] = "inductor") -> TrainingStep:
     """Compile what a detector computes in training, from samples to losses, and their gradients.
 
     All from the padded images to the losses is one graph; another number of images makes another.
@@ -33,12 +34,17 @@ def compile_step(model: FasterRCNN, backend: str | Callable[..., Any] = "inducto
         takes the samples of ``model`` and gives its losses.
 
     Raises:
-        ValueError: the model has a mask head.
+        ValueError: the model is no Faster R-CNN, or has a mask head.
 
     Example:
         >>> step = compile_step(build_detector(cfg).train())
         >>> sum(step(samples).values()).backward()
     """
+    if not isinstance(model, FasterRCNN):
+        raise ValueError(
+            f"compile_step compiles Faster R-CNN, and was given a {type(model).__name__}, whose "
+            "losses are divided by a number that no graph holds; train it as it is"
+        )
     if model.roi_heads is not None and model.roi_heads.mask_head is not None:
         raise ValueError(
             "no graph of torch.compile holds the ground truth of masks, so that the training step "

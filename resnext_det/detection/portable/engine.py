@@ -29,7 +29,7 @@ from resnext_det.detection.evaluation import (
 )
 from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.portable.rpn import draw_anchors
 from resnext_det.detection.record import record_run
 from resnext_det.detection.training import train_detector
@@ -188,7 +188,7 @@ def _refuse_masks(cfg: CfgNode) -> None:
         )
 
 
-def _build_model(cfg: CfgNode, device: torch.device) -> FasterRCNN:
+def _build_model(cfg: CfgNode, device: torch.device) -> Detector:
     model = build_detector(cfg).to(device)
     logger.info("%d parameters", sum(parameter.numel() for parameter in model.parameters()))
     return model

@@ -54,10 +54,16 @@ def find_tiny_objects(measured: Measurements) -> Cause | None:
         f"{evidence}{_tell_finest(seen_set.view.anchors)}.",
         f"Enlarge the images: INPUT.MIN_SIZE_TRAIN ({side},) INPUT.MIN_SIZE_TEST {side}, and "
         f"INPUT.MAX_SIZE_TRAIN and MAX_SIZE_TEST {_keep_shape(side, height, width)}; or add a "
-        "finer level, p2, with smaller anchors (MODEL.FPN.IN_FEATURES, MODEL.RPN.IN_FEATURES, "
-        "MODEL.ROI_HEADS.IN_FEATURES, MODEL.ANCHOR_GENERATOR.SIZES).",
+        f"finer level, p2, with smaller anchors (MODEL.FPN.IN_FEATURES, {_name_heads(measured)}, "
+        "MODEL.ANCHOR_GENERATOR.SIZES).",
         weight,
     )
+
+
+def _name_heads(measured: Measurements) -> str:
+    if measured.is_retinanet:
+        return "MODEL.RETINANET.IN_FEATURES"
+    return "MODEL.RPN.IN_FEATURES, MODEL.ROI_HEADS.IN_FEATURES"
 
 
 def _round_side(pixels: float) -> int:

@@ -110,14 +110,15 @@ def test_the_loss_of_an_image_is_divided_by_its_own_anchors(tmp_path: Path) -> N
     from resnext_det.detection.detectron2 import engine
     from resnext_det.detection.detectron2.datasets import convert_sample
 
-    cfg = engine.load_config(write_config(tmp_path), as_overrides(RETINANET))
+    frozen = override("MODEL.RESNETS", NORM="FrozenBN")  # which compute in training as in a test
+    cfg = engine.load_config(write_config(tmp_path), as_overrides([*RETINANET, *frozen]))
     model = engine.build_detector(cfg)
     (sample,) = [draw_sample(torch.Generator().manual_seed(1), 64, 64, [[8, 8, 40, 40]])]
     batch = [{**convert_sample(sample), "image_id": 1}]
     found = []
     for model.loss_normalizer in (1.0, 1e6):
-        around = lambda: engine._measure_alone(model)  # noqa: E731
-        found.append(measure_losses(model, {"a": lambda: [batch]}, around=around))
+        sets = {"a": lambda: [batch]}
+        found.append(measure_losses(model, sets, around=lambda: EventStorage(1)))
         assert "_ema_update" not in vars(model)
     assert found[0] == found[1]
     del model.loss_normalizer
@@ -172,17 +173,21 @@ def test_masks_are_held_to_the_order_of_the_ids(
 def test_the_portable_engine_names_the_engine_of_a_detector_that_it_cannot_compute(
     tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
 ) -> None:
-    changes = [*RETINANET, *override("MODEL.ROI_HEADS", NUM_CLASSES=6)]
-    wrong = make_job(tmp_path, datasets, *changes, *override("MODEL.RETINANET", NUM_CLASSES=5))
-    with pytest.raises(ValueError, match=r"RETINANET.NUM_CLASSES = 5, but .* 6 categories"):
-        train(wrong)
-    train(make_job(tmp_path, datasets, *changes))
+    train(make_job(tmp_path, datasets, *LAYER_NORM))
     file = tmp_path / "out/model_final.pth"
-    words = r"has MODEL.META_ARCHITECTURE = 'RetinaNet'.* write --engine detectron2"
+    words = r"has MODEL.RESNETS.NORM = 'LN'.* write --engine detectron2"
     with pytest.raises(ValueError, match=words):
         evaluate(Job(None, tmp_path / "again", engine="portable", weights=file))
     with pytest.raises(ValueError, match=words):
         Predictor(file)
+
+
+def test_the_classes_of_retinanet_are_those_of_the_data(
+    tmp_path: Path, datasets: tuple[tuple[str, str, str], ...]
+) -> None:
+    wrong = make_job(tmp_path, datasets, *RETINANET, *override("MODEL.RETINANET", NUM_CLASSES=5))
+    with pytest.raises(ValueError, match=r"RETINANET.NUM_CLASSES = 5, but .* 6 categories"):
+        train(wrong)
 
 
 def test_masks_that_are_missing_are_told(

@@ -14,7 +14,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from resnext_det.config import config_file, load_config  # noqa: E402
 from resnext_det.detection.detectron2 import engine as detectron2  # noqa: E402
 from resnext_det.detection.detectron2.datasets import convert_sample  # noqa: E402
-from resnext_det.detection.detectron2.engine import build_detector  # noqa: E402
+from resnext_det.detection.detectron2.engine import build_detector, compile_focal_loss  # noqa: E402
 from tests.detection.detectron2_reference import assert_same_instances, randomize  # noqa: E402
 from tests.test_configs import DISTINCT, SMALL_STEP, get_name, step_sample, train_one_step  # noqa: E402
 
@@ -26,6 +26,7 @@ def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> N
     from detectron2.solver import build_optimizer
     from detectron2.utils.events import EventStorage
 
+    compile_focal_loss()
     ours, found, losses = train_one_step(load_config(path, SMALL_STEP))
     cfg = detectron2.load_config(path, SMALL_STEP)
     torch.manual_seed(1)

@@ -11,7 +11,14 @@ import torch
 
 from resnext_det.detection.portable import engine as portable
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
-from tests.detection.helpers import C4_CHANGES, as_overrides, json_lines, override, write_config
+from tests.detection.helpers import (
+    C4_CHANGES,
+    RETINANET_CHANGES,
+    as_overrides,
+    json_lines,
+    override,
+    write_config,
+)
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.usefixtures("registered")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -52,6 +59,7 @@ SETTINGS: dict[str, list[Any]] = {
     "FPN": [],
     "FPN, GN": override("MODEL.FPN", NORM="GN", OUT_CHANNELS=32),
     "C4": C4_CHANGES,
+    "RetinaNet": RETINANET_CHANGES,
     "cosine, clipping, convolutions in the head": [
         *override("SOLVER", LR_SCHEDULER_NAME="WarmupCosineLR", NESTEROV=True),
         *override("SOLVER.CLIP_GRADIENTS", ENABLED=True),
@@ -77,7 +85,9 @@ def test_one_seed_gives_one_training(tmp_path: Path, setting: str) -> None:
 
 
 @pytest.mark.parametrize("order", [("portable", "detectron2"), ("detectron2", "portable")])
-@pytest.mark.parametrize("changes", [[], C4_CHANGES], ids=["FPN", "C4"])
+@pytest.mark.parametrize(
+    "changes", [[], C4_CHANGES, RETINANET_CHANGES], ids=["FPN", "C4", "RetinaNet"]
+)
 def test_a_run_moves_between_the_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, str], changes: list[Any]
 ) -> None:
@@ -95,6 +105,10 @@ def test_a_run_moves_between_the_engines(
     for key in ("model", "optimizer", "random_state", "trainer", "scheduler", "iteration"):
         whole, moved = (read_checkpoint(tmp_path / name)[key] for name in ("whole", "moved"))
         assert_equal(whole, moved, key)
+    normalizers = [
+        read_checkpoint(tmp_path / name).get("loss_normalizer") for name in ("whole", "moved")
+    ]
+    assert normalizers[0] == normalizers[1] and (normalizers[0] is None) != ("RetinaNet" in changes)
     lines = json_lines(tmp_path / "moved/out/metrics.json")
     iterations = [line["iteration"] for line in lines]
     assert iterations == sorted(set(iterations))

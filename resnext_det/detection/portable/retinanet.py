@@ -1,0 +1,273 @@
+"""RetinaNet: classes and boxes of every anchor of a pyramid, with detectron2's names and numbers.
+
+The detector of Lin et al., "Focal Loss for Dense Object Detection" (arXiv 1708.02002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnext_det.detection.portable.boxes import (
+    AnchorGenerator,
+    BoxTransform,
+    compute_box_loss,
+    match_candidates,
+    suppress_overlaps,
+)
+from resnext_det.detection.portable.detector import Detector, restore_size
+from resnext_det.detection.portable.focal_loss import sum_focal_loss
+from resnext_det.detection.portable.retinanet_head import RetinaNetHead
+from resnext_det.instances import Boxes, Instances
+
+
+@dataclass(frozen=True)
+class RetinaNetSettings:
+    """Keys of ``MODEL.RETINANET``, and ``TEST.DETECTIONS_PER_IMAGE``."""
+
+    num_classes: int
+    iou_thresholds: tuple[float, ...]
+    iou_labels: tuple[int, ...]
+    focal_loss_alpha: float
+    focal_loss_gamma: float
+    bbox_reg_weights: tuple[float, ...]
+    bbox_reg_loss_type: str
+    smooth_l1_loss_beta: float
+    score_thresh_test: float
+    topk_candidates_test: int
+    nms_thresh_test: float
+    detections_per_image: int
+
+
+class RetinaNet(Detector):
+    """Detect objects at every anchor of a pyramid, without regions.
+
+    Parameters have the names, and results the numbers, of detectron2's ``RetinaNet``.
+
+    Losses are sums over anchors, divided by a moving average of the anchors on objects in a batch
+    of this process, which follows the training: ``loss_normalizer``. It is 100 at first and, as in
+    detectron2, no part of the model's state.
+
+    Args:
+        backbone, pixel_mean, pixel_std, size_divisibility: see ``Detector``.
+        head: predicts logits and deltas for every anchor.
+        head_in_features: the names of its maps, finest first.
+        anchor_generator: of the same maps.
+        settings: thresholds, counts and what the losses are.
+        loss_per_image: divide each image's losses by its own anchors on objects, and take the mean
+            over the images, as torchvision does.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: RetinaNetHead,
+        head_in_features: Sequence[str],
+        anchor_generator: AnchorGenerator,
+        settings: RetinaNetSettings,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int = 0,
+        loss_per_image: bool = False,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            size_divisibility=size_divisibility,
+        )
+        self.head = head
+        self.head_in_features = tuple(head_in_features)
+        self.anchor_generator = anchor_generator
+        self.settings = settings
+        self.transform = BoxTransform(settings.bbox_reg_weights)
+        self.loss_per_image = loss_per_image
+        self.loss_normalizer = 100.0
+
+    def forward(self, samples: Sequence[dict[str, Any]]) -> Any:
+        """Compute the losses in training, and detections in inference.
+
+        Args:
+            samples: one dict per image, as detectron2's: ``image`` (C, H, W) on the scale 0-255 in
+                the model's channel order; in training ``instances`` with ``gt_boxes`` and
+                ``gt_classes``; in inference ``height`` and ``width``, the size in which boxes are
+                wanted (the image's own where they are absent).
+
+        Returns:
+            in training {"loss_cls", "loss_box_reg"}; in inference one {"instances": Instances} per
+            image, with ``pred_boxes``, ``scores`` and ``pred_classes``, best first.
+
+        Raises:
+            ValueError: there is no image; one has another number of channels than the model;
+                ``instances`` are missing in training.
+        """
+        images, image_sizes = self.preprocess(samples)
+        targets = self.get_targets(samples) if self.training else []
+        features = self.backbone(images)
+        maps = [features[name] for name in self.head_in_features]
+        logits, deltas = self.predict(maps)
+        anchors = self.anchor_generator(maps)
+        if self.training:
+            return self.compute_losses(anchors, logits, deltas, targets)
+        found = []
+        for index, (size, sample) in enumerate(zip(image_sizes, samples)):
+            boxes, scores, classes = self.detect(
+                anchors, [level[index] for level in logits], [level[index] for level in deltas]
+            )
+            one = Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+            found.append({"instances": restore_size(one, sample, "pred_boxes")})
+        return found
+
+    def predict(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict logits (N, Hi * Wi * A, K) and deltas (N, Hi * Wi * A, 4) of every level."""
+        logits, deltas = self.head(maps)
+        classes = self.settings.num_classes
+        return (
+            [_list_anchors(level, classes) for level in logits],
+            [_list_anchors(level, 4) for level in deltas],
+        )
+
+    def compute_losses(
+        self,
+        anchors: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        targets: Sequence[Instances],
+    ) -> dict[str, Tensor]:
+        """Compute ``loss_cls`` and ``loss_box_reg``, and move the average that divides them.
+
+        Args:
+            anchors: of every level, (Hi * Wi * A, 4).
+            logits, deltas: what ``predict`` gives.
+            targets: the ground truth of every image.
+        """
+        labels, matched = self.label_anchors(anchors, targets)
+        every = (torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), labels, matched)
+        if not self.loss_per_image:
+            count = int(self._find_objects(labels).sum())
+            normalizer = self._ema_update("loss_normalizer", max(count, 1), 100)
+            sums = self._sum_losses(torch.cat(list(anchors)), *every)
+            return {name: loss / normalizer for name, loss in sums.items()}
+        images = []
+        for parts in zip(*(tensor.split(1) for tensor in every)):
+            number = self._find_objects(parts[2]).sum().clamp(min=1)
+            sums = self._sum_losses(torch.cat(list(anchors)), *parts)
+            images.append({name: loss / number for name, loss in sums.items()})
+        return {name: torch.stack([one[name] for one in images]).mean() for name in images[0]}
+
+    @torch.no_grad()
+    def label_anchors(
+        self, anchors: Sequence[Tensor], targets: Sequence[Instances]
+    ) -> tuple[Tensor, Tensor]:
+        """Give every anchor the class of the object that it overlaps most.
+
+        Args:
+            anchors: of every level, R in all.
+
+        Returns:
+            classes (N, R): K is the background, -1 is ignored; and the boxes (N, R, 4) of these
+            objects, of no meaning for the background.
+        """
+        settings, every = self.settings, torch.cat(list(anchors))
+        all_labels, all_matched = [], []
+        for target in targets:
+            truth: Tensor = target.gt_boxes.tensor
+            matches, kinds = match_candidates(
+                truth,
+                every,
+                thresholds=settings.iou_thresholds,
+                labels=settings.iou_labels,
+                allow_low_quality_matches=True,
+            )
+            # Without ground truth all match its index 0, which has to be there.
+            labels = F.pad(target.gt_classes, (0, 1))[matches]
+            labels[kinds == 0] = settings.num_classes
+            labels[kinds == -1] = -1
+            all_labels.append(labels)
+            all_matched.append(F.pad(truth, (0, 0, 0, 1))[matches])
+        return torch.stack(all_labels), torch.stack(all_matched)
+
+    @property
+    def num_classes(self) -> int:
+        """Tell the number of classes."""
+        return self.settings.num_classes
+
+    def _find_objects(self, labels: Tensor) -> Tensor:
+        """Mark the anchors on objects among the labels of ``label_anchors``."""
+        return (labels >= 0) & (labels != self.settings.num_classes)
+
+    def _ema_update(
+        self, name: str, value: float, initial_value: float, momentum: float = 0.9
+    ) -> float:
+        """Move an average, an attribute of this name, by a value, and return it.
+
+        It is called as in detectron2, so that what exchanges it serves both engines: a batch that
+        is computed in parts, and the losses of single images, which no average divides.
+        """
+        average = getattr(self, name, initial_value) * momentum + value * (1 - momentum)
+        setattr(self, name, average)
+        return average
+
+    def _sum_losses(
+        self, anchors: Tensor, logits: Tensor, deltas: Tensor, labels: Tensor, matched: Tensor
+    ) -> dict[str, Tensor]:
+        """Sum the losses of the anchors (R, 4) over images: the others have N before R."""
+        settings = self.settings
+        objects, valid = self._find_objects(labels), labels >= 0
+        loss_cls = sum_focal_loss(
+            logits[valid].float(),
+            labels[valid],
+            alpha=settings.focal_loss_alpha,
+            gamma=settings.focal_loss_gamma,
+        )
+        loss_box_reg = compute_box_loss(
+            anchors.expand(len(labels), -1, -1)[objects],
+            deltas[objects],
+            matched[objects],
+            transform=self.transform,
+            loss_type=settings.bbox_reg_loss_type,
+            smooth_l1_beta=settings.smooth_l1_loss_beta,
+        )
+        return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
+
+    def detect(
+        self, anchors: Sequence[Tensor], logits: Sequence[Tensor], deltas: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn the predictions for one image into detections.
+
+        Args:
+            anchors: (Hi * Wi * A, 4) of every level.
+            logits, deltas: (Hi * Wi * A, K) and (Hi * Wi * A, 4) of every level.
+
+        Returns:
+            boxes (D, 4) in pixels of the resized image, scores (D,) and classes (D,), best first.
+        """
+        settings = self.settings
+        found = [self._decode_best(*level) for level in zip(anchors, logits, deltas)]
+        boxes, scores, classes = (torch.cat(parts) for parts in zip(*found))
+        kept = suppress_overlaps(boxes.float(), scores, classes, settings.nms_thresh_test)
+        kept = kept[: settings.detections_per_image]
+        return boxes[kept], scores[kept], classes[kept]
+
+    def _decode_best(
+        self, anchors: Tensor, logits: Tensor, deltas: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode the best scores of a level: boxes, scores and classes."""
+        settings = self.settings
+        scores = logits.sigmoid()
+        places, classes = (scores > settings.score_thresh_test).nonzero().unbind(dim=1)
+        scores = scores[places, classes]
+        scores, best = scores.topk(torch.sym_min(scores.shape[0], settings.topk_candidates_test))
+        places, classes = places[best], classes[best]
+        return self.transform.decode(deltas[places], anchors[places]), scores, classes
+
+
+def _list_anchors(level: Tensor, values: int) -> Tensor:
+    """List the predictions of a level anchor by anchor: (N, A * v, H, W) to (N, H * W * A, v)."""
+    return level.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3)
