@@ -8,6 +8,7 @@ resize makes fractions of them, as there.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -105,18 +106,9 @@ class Crop(Step):
         return coords - np.array([self.x0, self.y0], dtype=coords.dtype)
 
     def apply_polygons(self, polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Cut polygons at the window's edges.
+        """Cut polygons at the window's edges, by shapely: see ``check_cutting``."""
+        from shapely import geometry
 
-        Raises:
-            ValueError: shapely is not installed.
-        """
-        try:
-            from shapely import geometry
-        except ImportError as error:
-            raise ValueError(
-                "polygons are cut at the edges of a crop by shapely, which is not installed; "
-                "write pip install 'resnext-det[polygons]', or INPUT.MASK_FORMAT bitmask"
-            ) from error
         # buffer(0) makes polygons that cross themselves valid, and is here since it is there: it
         # also decides in which order the points of the result stand.
         window = geometry.box(self.x0, self.y0, self.x0 + self.width, self.y0 + self.height).buffer(
@@ -152,6 +144,20 @@ class Pad(Step):
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords.copy()
+
+
+def check_cutting() -> None:
+    """Refuse to cut polygons where shapely is not installed.
+
+    Raises:
+        ValueError: see above.
+    """
+    if importlib.util.find_spec("shapely") is None:
+        raise ValueError(
+            "masks are cut at the edges of a crop by shapely, which is not installed; write pip "
+            "install 'resnext-det[polygons]', or leave INPUT.CROP.ENABLED and INPUT.SCALE_JITTER "
+            "out"
+        )
 
 
 def move_boxes(steps: Iterable[Step], boxes: np.ndarray) -> np.ndarray:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from resnext_det.data.geometry import Flip, Resize, Step, move_boxes
+from resnext_det.data.color_jitter import ColorJitter
+from resnext_det.data.crops import RandomCrop, ScaleJitter
+from resnext_det.data.geometry import Flip, Resize, Step, check_cutting, move_boxes
 from resnext_det.data.masks import MASK_FORMATS, make_masks
 from resnext_det.data.proposals import KEYS, transform_proposals
 from resnext_det.data.reading import FORMATS, check_image_size, read_image
@@ -23,6 +25,12 @@ from resnext_det.instances import Boxes, Instances
 
 SAMPLINGS = ("choice", "range")
 FLIPS = ("horizontal", "vertical", "none")
+
+
+class Augmentation(Protocol):
+    """Draw the steps for an image of (height, width) from a sample's own generator."""
+
+    def draw(self, random_state: np.random.RandomState, height: int, width: int) -> list[Step]: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,10 @@ class RandomFlip:
 
 
 class DetectionMapper:
-    """Turn a record into a sample, as detectron2's DatasetMapper does without crops.
+    """Turn a record into a sample, as detectron2's DatasetMapper does.
+
+    The draws of the colors come first, then those of the crop, of the size and of the flip, in
+    detectron2's order. Padding keeps its gray.
 
     Args:
         is_train: keep the boxes and flip; otherwise the image is only resized and the annotations
@@ -118,6 +129,9 @@ class DetectionMapper:
             leaves them alone.
         mask_format: "polygon" or "bitmask": the objects' masks come with the boxes; None leaves
             them out.
+        color_jitter: changes the colors of the image that was read.
+        crop: cuts a window out of it.
+        scale_jitter: takes the place of the resize to one of ``min_sizes``.
     """
 
     def __init__(
@@ -131,6 +145,9 @@ class DetectionMapper:
         image_format: str = "BGR",
         proposal_topk: int | None = None,
         mask_format: str | None = None,
+        color_jitter: ColorJitter | None = None,
+        crop: RandomCrop | None = None,
+        scale_jitter: ScaleJitter | None = None,
     ) -> None:
         if image_format not in FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; it is one of {', '.join(FORMATS)}")
@@ -140,8 +157,16 @@ class DetectionMapper:
             )
         sizes = (min_sizes, min_sizes) if isinstance(min_sizes, int) else tuple(min_sizes)
         self.is_train = is_train
-        self.resize = ResizeShortestEdge(sizes, max_size, sampling if is_train else "choice")
-        self.flip = RandomFlip(flip if is_train else "none")
+        resize = ResizeShortestEdge(sizes, max_size, sampling if is_train else "choice")
+        flips = RandomFlip(flip if is_train else "none")
+        self.color_jitter = color_jitter
+        self.crops = crop is not None or scale_jitter is not None
+        if self.crops and mask_format is not None:
+            check_cutting()
+        # In the order in which they are drawn and done.
+        self.augmentations: list[Augmentation] = [scale_jitter or resize, flips]
+        if crop is not None:
+            self.augmentations.insert(0, crop)
         self.image_format = image_format
         self.proposal_topk = proposal_topk
         self.mask_format = mask_format
@@ -170,8 +195,10 @@ class DetectionMapper:
             random_state = np.random.RandomState(0)
         image = read_image(record["file_name"], self.image_format)
         check_image_size(record, image)
+        if self.color_jitter is not None:
+            image = self.color_jitter.apply(image, random_state, self.image_format)
         steps: list[Step] = []
-        for augmentation in (self.resize, self.flip):
+        for augmentation in self.augmentations:
             for step in augmentation.draw(random_state, *image.shape[:2]):
                 image = step.apply_image(image)
                 steps.append(step)
@@ -200,14 +227,19 @@ class DetectionMapper:
         corners = transform_boxes([annotation["bbox"] for annotation in kept], size, steps)
         boxes = torch.from_numpy(corners.astype(np.float32))
         classes = [annotation["category_id"] for annotation in kept]
-        keep = (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(dim=1)
         instances = Instances(
             size, gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.int64)
         )
+        keep = torch.ones(len(kept), dtype=torch.bool)
         if self.mask_format is not None and kept:  # detectron2 gives no masks of no object
             segmentations = [annotation.get("segmentation") for annotation in kept]
-            instances.gt_masks = make_masks(segmentations, size, steps, self.mask_format)
-            keep &= instances.gt_masks.nonempty()
+            masks = make_masks(segmentations, size, steps, self.mask_format)
+            keep = masks.nonempty()
+            instances.gt_masks = masks
+            if self.crops:  # what is left of an object may not fill what is left of its box
+                boxes = masks.get_bounding_boxes().tensor
+                instances.gt_boxes = Boxes(boxes)
+        keep = keep & (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(dim=1)
         return instances[keep]
 
 

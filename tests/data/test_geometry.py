@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+from resnext_det.data.crops import RandomCrop, ScaleJitter
 from resnext_det.data.geometry import Crop, Flip, Pad, Resize, Step
+from resnext_det.data.transforms import DetectionMapper
 
 HEIGHT, WIDTH = 37, 53
 STEPS: dict[str, Step] = {
@@ -80,12 +82,13 @@ def test_polygons_are_cut_as_detectron2_cuts_them() -> None:
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(found, expected))
 
 
-def test_cutting_polygons_without_shapely_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "shapely", None)
-    with pytest.raises(ValueError, match=r"pip install .*polygons.*, or INPUT.MASK_FORMAT bitmask"):
-        Crop(0, 0, 5, 5).apply_polygons([np.zeros((3, 2))])
+def test_masks_are_not_cropped_without_shapely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    mapper = partial(DetectionMapper, True, min_sizes=8, max_size=9, mask_format="bitmask")
+    mapper()
+    for crop in ({"crop": RandomCrop("relative", (0.5, 0.5))}, {"scale_jitter": ScaleJitter(1, 2, 8)}):
+        with pytest.raises(ValueError, match=r"pip install 'resnext-det\[polygons\]', or leave"):
+            mapper(**crop)
 
 
 def test_a_mask_keeps_to_its_pixels() -> None:
