@@ -9,6 +9,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.augmentation import check_augmentation
 from resnext_det.config.backbone import (
     check_backbone,
     check_c4_head,
@@ -44,6 +45,7 @@ def check(cfg: CfgNode) -> None:
     check_values(cfg)
     _check_proposals(cfg)
     _check_input(cfg)
+    check_augmentation(cfg)
     _check_dilation(cfg)
     if uses_c4_head(cfg):
         check_c4_head(cfg)

@@ -13,7 +13,10 @@ from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = {
+OWN_KEYS: dict[str, Any] = {
+    "INPUT.COLOR_JITTER": (),
+    "INPUT.SCALE_JITTER": (),
+    "INPUT.SCALE_JITTER_SIZE": 1024,
     "SOLVER.CHECKPOINT_KEEP": 0,
     "TEST.BEST_METRIC": "",
     "TEST.LOSS_PERIOD": 0,

@@ -8,6 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
+from resnext_det.config.augmentation import EXAMPLES
 from resnext_det.config.detection import OWN_KEYS, SWITCHES, get_cfg
 from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
 from resnext_det.layers import NORMS
@@ -123,6 +124,7 @@ RANGES = spread_ranges(
     (1, 256, "MODEL.ROI_MASK_HEAD", "POOLER_RESOLUTION"),
     (0, 100, "MODEL.ROI_MASK_HEAD", "POOLER_SAMPLING_RATIO NUM_CONV"),
     (0, MOST_PIXELS, "INPUT", "MIN_SIZE_TRAIN MIN_SIZE_TEST"),
+    (1, MOST_PIXELS, "INPUT", "SCALE_JITTER_SIZE"),
     (1, 100_000, "INPUT", "MAX_SIZE_TRAIN MAX_SIZE_TEST"),  # of the longer side: no limit
     (1, math.inf, "DATASETS", "PRECOMPUTED_PROPOSAL_TOPK_TRAIN PRECOMPUTED_PROPOSAL_TOPK_TEST"),
     (0, MOST_WORKERS, "DATALOADER", "NUM_WORKERS"),
@@ -205,8 +207,13 @@ def check_values(cfg: CfgNode) -> None:
     for key in list_keys(defaults):
         if not is_switched_off(cfg, key):
             _RULES.check_value(cfg, key, get_value(defaults, key))
+    check_own_values(cfg)
+
+
+def check_own_values(cfg: CfgNode) -> None:
+    """Check those of ``OWN_KEYS`` that a configuration has, as ``check_values``."""
     for key in sorted(OWN_KEYS.keys() & set(list_keys(cfg))):
-        _RULES.check_value(cfg, key, OWN_KEYS[key])
+        _RULES.check_value(cfg, key, EXAMPLES.get(key, OWN_KEYS[key]))
 
 
 def check_cosine(solver: CfgNode) -> None:

@@ -20,7 +20,9 @@ from resnext_det.data.coco import (
     load_coco,
     map_classes,
 )
+from resnext_det.data.color_jitter import ColorJitter
 from resnext_det.data.contents import Contents, describe_records
+from resnext_det.data.crops import RandomCrop, ScaleJitter
 from resnext_det.data.inspection.datasets import inspect_datasets
 from resnext_det.data.inspection.masks import find_mask_faults
 from resnext_det.data.loaders import build_train_loader
@@ -210,6 +212,8 @@ def build_train_batches(cfg: CfgNode, train_sets: list[CocoDataset], start: int)
 def train_mapper(cfg: CfgNode) -> DetectionMapper:
     """Build the mapper from a record to the sample that is trained on."""
     image, given = cfg.INPUT, cfg.MODEL.LOAD_PROPOSALS
+    scales, colors = get_own(cfg, "INPUT.SCALE_JITTER"), get_own(cfg, "INPUT.COLOR_JITTER")
+    side = get_own(cfg, "INPUT.SCALE_JITTER_SIZE")
     return DetectionMapper(
         True,
         min_sizes=image.MIN_SIZE_TRAIN,
@@ -219,6 +223,9 @@ def train_mapper(cfg: CfgNode) -> DetectionMapper:
         image_format=image.FORMAT,
         proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if given else None,
         mask_format=image.MASK_FORMAT if cfg.MODEL.MASK_ON else None,
+        color_jitter=ColorJitter(*colors) if colors else None,
+        crop=RandomCrop(image.CROP.TYPE, tuple(image.CROP.SIZE)) if image.CROP.ENABLED else None,
+        scale_jitter=ScaleJitter(scales[0], scales[1], side) if scales else None,
     )
 
 

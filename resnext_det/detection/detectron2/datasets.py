@@ -127,6 +127,7 @@ def open_data(
         names = [*train_sets, *test_sets][0].class_names
         yield Data(False, train_sets, test_sets, names, describe_sets(train_sets))
         return
+    _check_own_augmentation(cfg)
     # Annotations are read once more by detectron2, with what it alone knows in them.
     train_sets = [load_coco(name) for name in cfg.DATASETS.TRAIN if training and name in ours]
     test_sets = [load_coco(name) for name in cfg.DATASETS.TEST if name in ours]
@@ -152,6 +153,21 @@ def open_data(
                 )
             )
         yield Data(True, [], [], classes, contents)
+
+
+def _check_own_augmentation(cfg: CfgNode) -> None:
+    """Refuse this project's own augmentations where detectron2 loads the images.
+
+    Raises:
+        ValueError: one is asked for.
+    """
+    for key in ("INPUT.SCALE_JITTER", "INPUT.COLOR_JITTER"):
+        if value := get_own(cfg, key):
+            raise ValueError(
+                f"{key} = {value} is not honored where detectron2 loads the images, as it does for "
+                "these datasets or settings (keypoints, test-time augmentation ...); write "
+                f"{key} ()"
+            )
 
 
 def prepare_validation(cfg: CfgNode, data: Data) -> Sets:

@@ -20,11 +20,12 @@ from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor, nn
 
 from resnext_det.config import check
+from resnext_det.config.augmentation import check_augmentation
 from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.checks import uses_c4_head
-from resnext_det.config.detection import OWN_KEYS, add_own_keys, drop_own_keys, scale_to_processes
+from resnext_det.config.detection import add_own_keys, drop_own_keys, scale_to_processes
 from resnext_det.config.loading import merge
-from resnext_det.config.values import check_value, find_unsupported
+from resnext_det.config.values import check_own_values, check_value, find_unsupported
 from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.best import check_best
 from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtRes5ROIHeads
@@ -70,10 +71,11 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
     cfg = get_cfg()
     add_own_keys(cfg)
     merge(cfg, path, overrides)
-    for key, default in {"VERSION": 2, **OWN_KEYS}.items():
-        check_value(cfg, key, default)
+    check_value(cfg, "VERSION", 2)
+    check_own_values(cfg)
     if beyond := find_unsupported(cfg):
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
+        check_augmentation(cfg)
         if _uses_our_backbone(cfg):
             check_backbone(cfg, norms=NORMS)
             if uses_c4_head(cfg):
