@@ -17,6 +17,7 @@ from resnext_det.architecture import Architecture
 from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.classification import load_classifier_config
+from resnext_det.config.detection import get_own
 from resnext_det.config.rules import get_value, list_keys, read_settings
 from resnext_det.detection.evaluation import locate_proposals
 from resnext_det.detection.portable.build import build_detector
@@ -28,7 +29,7 @@ from resnext_det.training.optimizer import (
     build_clipper,
     build_optimizer,
 )
-from resnext_det.weights import KNOWN, find_differences
+from resnext_det.weights import KNOWN, Preprocessing, find_differences
 from resnext_det.weights.published import catalog
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import add_masks, draw_sample
@@ -36,17 +37,21 @@ from tests.detection.helpers import add_masks, draw_sample
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_rcnn_", "mask_rcnn_", "retinanet_")
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith(DETECTORS))
+BASELINES = sorted((CONFIGS / "new_baselines").glob("*.yaml"))
+PRETRAINED = sorted((CONFIGS / "pretrained").glob("*.yaml"))
 SHAPES = {"quickstart", "miniature"}
 """Folders whose networks learn generated shapes, from random weights or a classifier's."""
-STARTED = [path for path in LEAVES if not SHAPES & set(path.parts)]
-"""Those that start from weights of the catalog."""
+STARTED = [path for path in LEAVES if not (SHAPES | {"new_baselines"}) & set(path.parts)]
+"""Those that start from published weights."""
 STARTED += [CONFIGS / "quickstart" / "faster_rcnn_X26_8x4d_FPN_shapes.yaml"]
 MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
-DISTINCT = [path for path in LEAVES if not path.stem.endswith("_3x")]
-_ALIKE = r"(cascade_rcnn|mask_rcnn|retinanet)_(R|X101_)"
-DISTINCT = [path for path in DISTINCT if not re.match(_ALIKE, path.stem)]
-"""Those that differ in more than the length of the training; of these families, one network's."""
+LONGER = {"_3x": "_1x", "_200ep": "_100ep", "_400ep": "_100ep"}
+LONG = [path for path in LEAVES if any(length in path.stem for length in LONGER)]
+_ALIKE = r"new_baselines/\w+_(R|X101_)|/(cascade_rcnn|mask_rcnn|retinanet)_(R|X101_)"
+DISTINCT = [path for path in LEAVES if path not in LONG + PRETRAINED]
+DISTINCT = [path for path in DISTINCT if not re.search(_ALIKE, path.as_posix())]
+"""Those that differ in more than the weights or the length, of some families one network's."""
 
 # Table 8 of the paper: AP, AP50 on COCO minival; published parameters with 1000 classes.
 TABLE_8 = {
@@ -84,19 +89,21 @@ def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
     assert {path.stem for path in MODERN} == kin
 
 
-@pytest.mark.parametrize("path", [path for path in LEAVES if "_3x" in path.stem], ids=get_name)
+@pytest.mark.parametrize("path", LONG, ids=get_name)
 def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
+    (length,) = [length for length in LONGER if length in path.stem]
     shorter, longer = (
-        load_config(path.with_stem(path.stem.replace("_3x", "_1x"))),
+        load_config(path.with_stem(path.stem.replace(length, LONGER[length]))),
         load_config(path),
     )
     different = {
         key for key in list_keys(longer) if get_value(longer, key) != get_value(shorter, key)
     }
-    assert different == {"OUTPUT_DIR", "SOLVER.MAX_ITER", "SOLVER.STEPS"}
+    warmup = {"SOLVER.WARMUP_ITERS"} if path in BASELINES else set()
+    assert different == {"OUTPUT_DIR", "SOLVER.MAX_ITER", "SOLVER.STEPS"} | warmup
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=get_name)
+@pytest.mark.parametrize("path", [*{*LEAVES} - {*LONG}], ids=get_name)
 def test_it_builds_the_net_of_its_name(path: Path) -> None:
     cfg = load_config(path)
     with torch.device("meta"):
@@ -208,9 +215,19 @@ def _says(content: object, key: str) -> bool:
 @pytest.mark.parametrize("path", STARTED, ids=get_name)
 def test_it_starts_from_weights_of_its_net_and_preprocessing(path: Path) -> None:
     cfg = load_config(path)
-    weights = catalog.find_entry(cfg.MODEL.WEIGHTS)
-    assert weights.architecture == read_architecture(cfg.MODEL.RESNETS)
-    assert find_differences(KNOWN[weights.preprocessing], cfg) == []
+    if cfg.MODEL.WEIGHTS.startswith("hf-hub:timm/"):
+        timm = pytest.importorskip("timm")
+        name = cfg.MODEL.WEIGHTS.removeprefix("hf-hub:timm/")
+        told = timm.models.get_pretrained_cfg(name)
+        assert told is not None and name in timm.list_pretrained()
+        network = re.sub(r"resnext(\d+)_", r"X-\1-", name.split(".")[0])
+        mean, std = (tuple(255 * x for x in values) for values in (told.mean, told.std))
+        wanted = Preprocessing("RGB", mean, std)
+    else:
+        weights = catalog.find_entry(cfg.MODEL.WEIGHTS)
+        network, wanted = str(weights.architecture), KNOWN[weights.preprocessing]
+    assert Architecture.parse(network) == read_architecture(cfg.MODEL.RESNETS)
+    assert find_differences(wanted, cfg) == []
 
 
 @pytest.mark.parametrize("net", TABLE_8)
@@ -373,3 +390,40 @@ def test_files_of_the_model_zoo_build(name: str) -> None:
 
     with torch.device("meta"):
         build_detector(load_config(get_config_file(f"{name}.yaml")))
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("epochs", [100, 200, 400])
+def test_the_new_baselines_have_the_settings_of_detectron2(epochs: int) -> None:
+    """Those of its LazyConfig that YAML can say; nets and preprocessing are those of modern/."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2 import model_zoo
+
+    theirs = model_zoo.get_config(f"new_baselines/mask_rcnn_R_50_FPN_{epochs}ep_LSJ.py")
+    ours = load_config(CONFIGS / f"new_baselines/faster_rcnn_R50_1x64d_FPN_{epochs}ep_LSJ.yaml")
+    model, solver, box = ours.MODEL, ours.SOLVER, ours.MODEL.ROI_BOX_HEAD
+    side = get_own(ours, "INPUT.SCALE_JITTER_SIZE")
+    found = [
+        *(model.WEIGHTS, solver.AMP.ENABLED, solver.MAX_ITER, model.BACKBONE.FREEZE_AT),
+        *(model.RPN.CONV_DIMS, [box.CONV_DIM] * box.NUM_CONV, [box.FC_DIM] * box.NUM_FC),
+        *(model.RESNETS.NORM, model.FPN.NORM),
+        *(*get_own(ours, "INPUT.SCALE_JITTER"), side, side, (side, side)),
+        *(ours.INPUT.RANDOM_FLIP == "horizontal", solver.IMS_PER_BATCH, solver.BASE_LR),
+        *(solver.MOMENTUM, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM, [*solver.STEPS]),
+        *(solver.WARMUP_FACTOR, round(solver.WARMUP_ITERS / solver.MAX_ITER, 9)),
+    ]
+    train, network, optimizer = theirs.train, theirs.model, theirs.optimizer
+    bottom_up, head = network.backbone.bottom_up, network.roi_heads.box_head
+    resize, crop, flip = theirs.dataloader.train.mapper.augmentations
+    schedule = theirs.lr_multiplier
+    expected = [
+        *(train.init_checkpoint, train.amp.enabled, train.max_iter, bottom_up.freeze_at),
+        *(network.proposal_generator.head.conv_dims, head.conv_dims, head.fc_dims),
+        *(bottom_up.stages.norm, network.backbone.norm),
+        *(resize.min_scale, resize.max_scale, resize.target_height, resize.target_width),
+        *(tuple(crop.crop_size), flip.horizontal, theirs.dataloader.train.total_batch_size),
+        *(optimizer.lr, optimizer.momentum, optimizer.weight_decay),
+        *(optimizer.params.weight_decay_norm, schedule.scheduler.milestones),
+        *(schedule.warmup_factor, round(schedule.warmup_length, 9)),
+    ]
+    assert found == expected

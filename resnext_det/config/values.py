@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
-from resnext_det.config.augmentation import EXAMPLES
+from resnext_det.config.augmentation import CROPS, EXAMPLES
 from resnext_det.config.detection import OWN_KEYS, SWITCHES, get_cfg
 from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
 from resnext_det.layers import NORMS
@@ -72,7 +72,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "INPUT.FORMAT": ("BGR", "RGB", "L"),
-    "INPUT.CROP.ENABLED": (False,),
+    "INPUT.CROP.TYPE": CROPS,
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "SOLVER.LR_SCHEDULER_NAME": (
         "WarmupMultiStepLR",

@@ -229,6 +229,22 @@ def train_mapper(cfg: CfgNode) -> DetectionMapper:
     )
 
 
+def describe_augmentation(cfg: CfgNode) -> str:
+    """Describe in words what a training does to its images, as "shorter sides of 640, 800"."""
+    image, scales = cfg.INPUT, get_own(cfg, "INPUT.SCALE_JITTER")
+    sizes = image.MIN_SIZE_TRAIN
+    sides = ", ".join(map(str, [sizes] if isinstance(sizes, int) else sizes))
+    told = [f"shorter sides of {sides} ({image.MIN_SIZE_TRAIN_SAMPLING})"]
+    if scales:
+        side = get_own(cfg, "INPUT.SCALE_JITTER_SIZE")
+        told = [f"squares of {side} pixels of images scaled by {scales[0]} to {scales[1]}"]
+    if image.CROP.ENABLED:
+        told.append(f"crops: {image.CROP.TYPE} {list(image.CROP.SIZE)}")
+    if colors := get_own(cfg, "INPUT.COLOR_JITTER"):
+        told.append(f"color jitter: {tuple(colors)}")
+    return ", ".join([*told, f"flip: {image.RANDOM_FLIP}"])
+
+
 def test_mapper(cfg: CfgNode, *, with_objects: bool = False) -> DetectionMapper:
     """Build the mapper from a record to the sample that is evaluated.
 

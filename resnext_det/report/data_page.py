@@ -15,7 +15,12 @@ from markupsafe import Markup
 from resnext_det.data.coco import CocoDataset
 from resnext_det.data.records import Record, join_records
 from resnext_det.data.statistics import NEAR_COPY, SLIP, SetStatistics, summarize_boxes
-from resnext_det.detection.datasets import arrange_classes, describe_view, load_datasets
+from resnext_det.detection.datasets import (
+    arrange_classes,
+    describe_augmentation,
+    describe_view,
+    load_datasets,
+)
 from resnext_det.files import escape_controls, write_text
 from resnext_det.report.data_charts import (
     draw_anchor_fit,
@@ -188,11 +193,10 @@ def _list_findings(findings: Sequence[Finding]) -> Section:
 
 
 def _show_sets(cfg: CfgNode, found: dict[str, SetStatistics], told: Iterable[str]) -> Section:
-    sides = ", ".join(map(str, np.atleast_1d(cfg.INPUT.MIN_SIZE_TRAIN).tolist()))
     text = (
         f"Sizes are those of tests: a shorter side of {cfg.INPUT.MIN_SIZE_TEST} pixels, or a "
-        f"longer one of {cfg.INPUT.MAX_SIZE_TEST}. Training takes shorter sides of {sides} "
-        f"({cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING}), flip: {cfg.INPUT.RANDOM_FLIP}."
+        f"longer one of {cfg.INPUT.MAX_SIZE_TEST}. Training takes "
+        f"{describe_augmentation(cfg)}."
     )
     parts = [write_paragraph(text), format_sets(found)]
     if decided := [escape_controls(sentence) for sentence in told]:
@@ -206,7 +210,7 @@ def _show_samples(cfg: CfgNode, splits: Sequence[_Split], num_images: int) -> Se
     parts = []
     for split in splits:
         if split.name == "training":
-            how = "resized and flipped by chance, as in training; every class first, then by chance"
+            how = "augmented by chance, as in training; every class first, then by chance"
             indices = choose_images(split.statistics, num_images)
             pictures = draw_samples(cfg, split.statistics, split.records, indices)
         else:

@@ -74,7 +74,7 @@ def _find_first(
 def draw_samples(
     cfg: CfgNode, found: SetStatistics, records: Sequence[Record], indices: Sequence[int]
 ) -> list[Markup]:
-    """Draw images as a training gets them, resized and flipped by chance, with boxes and masks."""
+    """Draw images as a training gets them, augmented by chance, with boxes and masks."""
     mapper = train_mapper(cfg)
 
     def draw(index: int) -> Markup:

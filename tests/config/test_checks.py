@@ -72,6 +72,18 @@ MODEL.PIXEL_STD [1.0,0.0,1.0] | MODEL.PIXEL_STD = [1.0, 0.0, 1.0] | must be abov
 INPUT.MIN_SIZE_TRAIN () | INPUT.MIN_SIZE_TRAIN = () | write one or more
 INPUT.MIN_SIZE_TRAIN_SAMPLING range | INPUT.MIN_SIZE_TRAIN = (800,) | (lowest, highest)
 INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (800,640) | (800, 640) | (lowest, highest)
+INPUT.CROP.ENABLED True INPUT.CROP.SIZE [0.5] | INPUT.CROP.SIZE = [0.5]: write two numbers
+INPUT.CROP.ENABLED True INPUT.CROP.SIZE [384,600] | 'relative_range' | write the shares
+INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute | SIZE = [0.9, 0.9]: write whole numbers of pixels
+INPUT.CROP.ENABLED True INPUT.SCALE_JITTER (0.1,2.0) | crops images, and so does | ENABLED False
+INPUT.SCALE_JITTER (2.0,0.1) | INPUT.SCALE_JITTER = (2.0, 0.1) | the smallest scale
+INPUT.SCALE_JITTER (0.1,) | INPUT.SCALE_JITTER = (0.1,) | such as (0.1, 2.0), or ()
+INPUT.SCALE_JITTER ('a',) | every entry has to be a number
+INPUT.SCALE_JITTER_SIZE 512 | INPUT.SCALE_JITTER_SIZE = 512 would change nothing
+INPUT.COLOR_JITTER (0.4,) | INPUT.COLOR_JITTER = (0.4,) | brightness, contrast, saturation and hue
+INPUT.COLOR_JITTER (0.4,0.4,0.4,0.6) | the hue up to 0.5
+INPUT.FORMAT L MODEL.PIXEL_MEAN [1.0] MODEL.PIXEL_STD [1.0] INPUT.COLOR_JITTER (0.4,0.1,0.4,0.0)
+  | are gray | write (0.4, 0.1, 0.0, 0.0)
 MODEL.RESNETS.OUT_FEATURES ['res6'] | MODEL.RESNETS.OUT_FEATURES = ['res6']
   | stem, res2, res3, res4, res5
 MODEL.RESNETS.OUT_FEATURES [] | MODEL.RESNETS.OUT_FEATURES = [] | one or more of
@@ -339,7 +351,10 @@ def test_every_key_is_read_or_has_one_value(
     first = make_config(*common, *FPN, *clip, "OUTPUT_DIR", str(tmp_path / "first"))
     engine.train(make_recording(first))
     deformable = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, False]]
-    second = make_config(*common, *small, *deformable, "OUTPUT_DIR", str(tmp_path / "second"))
+    crop = ["INPUT.CROP.ENABLED", True]
+    second = make_config(
+        *common, *small, *deformable, *crop, "OUTPUT_DIR", str(tmp_path / "second")
+    )
     engine.train(make_recording(second))
     given = {1: (np.array([[4, 4, 30, 30]], np.float32), np.ones(1, np.float32))}
     write_proposals(tmp_path / "given.pkl", {**given, 2: given[1]})

@@ -187,8 +187,7 @@ MODEL: &a {RPN: *a} | is not plain YAML
 SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2 | has SEED twice in one group, in lines 1 and 3
 MODEL:\n  DEVICE: cpu\n  DEVICE: cuda | has DEVICE twice in one group, in lines 2 and 3
 MODEL: {DEPHT: 50} | MODEL.DEPHT = 50 (from | leaf.yaml) | did you mean MODEL.RESNETS.DEPTH
-INPUT: {CROP: {ENABLED: True, TYPE: absolute}}
-  | INPUT.CROP.ENABLED = True is not supported; write False
+INPUT: {CROP: {ENABLED: True, TYPE: square}} | INPUT.CROP.TYPE = 'square' is not supported
 MODEL: | MODEL is a group of keys
 MODEL: {} | MODEL is a group of keys
 MODEL: {WEIGHTS: } | MODEL.WEIGHTS has no value

@@ -190,6 +190,6 @@ def find_other_sizes(measured: Measurements) -> Cause | None:
 def _compare_settings(measured: Measurements) -> float:
     """Compute how many times as large images are in training as in tests, by the settings."""
     train, test = measured.get("INPUT.MIN_SIZE_TRAIN"), measured.get("INPUT.MIN_SIZE_TEST")
-    if not train or not test:
+    if not train or not test or measured.get("INPUT.SCALE_JITTER"):
         return 1.0
     return float(np.mean(train)) / test
