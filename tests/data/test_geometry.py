@@ -86,7 +86,10 @@ def test_masks_are_not_cropped_without_shapely(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     mapper = partial(DetectionMapper, True, min_sizes=8, max_size=9, mask_format="bitmask")
     mapper()
-    for crop in ({"crop": RandomCrop("relative", (0.5, 0.5))}, {"scale_jitter": ScaleJitter(1, 2, 8)}):
+    for crop in (
+        {"crop": RandomCrop("relative", (0.5, 0.5))},
+        {"scale_jitter": ScaleJitter(1, 2, 8)},
+    ):
         with pytest.raises(ValueError, match=r"pip install 'resnext-det\[polygons\]', or leave"):
             mapper(**crop)
 

@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from resnext_det.data.color_jitter import ColorJitter
+from resnext_det.data.crops import RandomCrop
 from resnext_det.data.loaders import build_test_loader, build_train_loader
 from resnext_det.data.records import pack_records
 from resnext_det.data.sampling import (
@@ -55,7 +57,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 
 def train_mapper() -> DetectionMapper:
-    return DetectionMapper(True, min_sizes=(16, 24, 32), max_size=48)
+    return DetectionMapper(
+        True,
+        min_sizes=(16, 24, 32),
+        max_size=48,
+        color_jitter=ColorJitter(0.4, 0.4, 0.4, 0.1),
+        crop=RandomCrop("relative_range", (0.5, 0.5)),
+    )
 
 
 def flat(sample: dict[str, Any]) -> tuple[Any, ...]:
