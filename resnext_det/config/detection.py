@@ -19,6 +19,7 @@ OWN_KEYS: dict[str, Any] = {
     "INPUT.SCALE_JITTER_SIZE": 1024,
     "SOLVER.CHECKPOINT_KEEP": 0,
     "TEST.BEST_METRIC": "",
+    "TEST.IMS_PER_BATCH": 1,
     "TEST.LOSS_PERIOD": 0,
     "TEST.PATIENCE": 0,
 }

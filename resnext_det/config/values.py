@@ -136,6 +136,7 @@ RANGES = spread_ranges(
     (0.0, 1.0, "SOLVER", "MOMENTUM"),
     (0, math.inf, "TEST", "EVAL_PERIOD LOSS_PERIOD PATIENCE"),
     (-1, math.inf, "TEST", "DETECTIONS_PER_IMAGE"),
+    (1, MOST_IMAGES, "TEST", "IMS_PER_BATCH"),
 )
 
 _OPTIONAL = dict.fromkeys(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,9 @@ def build_test_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
-    """Load every image of this process's share once, in order; all ranks together load each once.
+    """Load every image of this process's share once; all ranks together load each once.
+
+    They come in order where ``batch_size`` is 1; else images of one size share a batch.
 
     Raises:
         ValueError: no records, or an argument out of its range; while iterating, what the mapper
@@ -102,9 +104,11 @@ def build_test_loader(
     """
     _check(records, batch_size, num_workers)
     shard = sampling.take_inference_shard(len(records), rank=rank, world_size=world_size)
-    plan = [list(shard[start : start + batch_size]) for start in range(0, len(shard), batch_size)]
+    plan: Iterable[list[int]] = ([index] for index in shard)
+    if batch_size > 1:
+        plan = sampling.group_by_size(records, shard, batch_size)
     dataset = _Samples(records, num_workers, mapper)
-    return start_loader(dataset, plan, num_workers, collate=list)
+    return start_loader(dataset, list(plan), num_workers, collate=list)
 
 
 def _check(records: Sequence[Record], batch_size: int, num_workers: int) -> None:

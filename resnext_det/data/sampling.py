@@ -101,6 +101,24 @@ def take_inference_shard(size: int, *, rank: int = 0, world_size: int = 1) -> ra
     return range(begin, begin + shard + (rank < left))
 
 
+def group_by_size(
+    records: Sequence[dict[str, Any]], indices: Iterable[int], batch_size: int
+) -> Iterator[list[int]]:
+    """Put images of one size into batches of ``batch_size`` or fewer, so that none is padded more.
+
+    Every image is in one batch. Without another size among them the order stays.
+    """
+    waiting: dict[tuple[int, int], list[int]] = {}
+    for index in indices:
+        record = records[index]
+        size = (record["height"], record["width"])
+        batch = waiting.setdefault(size, [])
+        batch.append(index)
+        if len(batch) == batch_size:
+            yield waiting.pop(size)
+    yield from waiting.values()
+
+
 def make_random_state(seed: int, rank: int, position: int) -> np.random.RandomState:
     """Make the generator of one training sample, from nothing but these three numbers.
 

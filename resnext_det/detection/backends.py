@@ -10,6 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnext_det.config.detection import get_own
 from resnext_det.data.coco import load_coco, register_files
 from resnext_det.data.transforms import ResizeShortestEdge
 from resnext_det.detection.datasets import test_mapper
@@ -29,7 +30,7 @@ def check_optimization(
     """Refuse, before any work, what ``optimize_detector`` cannot do with a detector.
 
     Raises:
-        ValueError: the model takes proposals from files; "int8" stands without
+        ValueError: the model takes proposals from files, or several images; "int8" stands without
             ``calibration_data``, or this without "int8".
     """
     if (dtype == "int8") != (calibration_data is not None):
@@ -37,8 +38,15 @@ def check_optimization(
             "dtype int8 is calibrated on images like those to come; give --dtype int8 and "
             "--calibration-data ANNOTATIONS IMAGES together, or neither"
         )
-    if cfg.MODEL.LOAD_PROPOSALS and (backend is not None or dtype is not None):
-        given = f"backend {backend!r}" if backend is not None else f"dtype {dtype!r}"
+    if backend is None and dtype is None:
+        return
+    given = f"backend {backend!r}" if backend is not None else f"dtype {dtype!r}"
+    if (images := get_own(cfg, "TEST.IMS_PER_BATCH")) > 1:
+        raise ValueError(
+            f"{given} runs on one image at a time, and TEST.IMS_PER_BATCH = {images}; write 1, or "
+            "leave the backend and the dtype out"
+        )
+    if cfg.MODEL.LOAD_PROPOSALS:
         raise ValueError(
             f"{given} is for whole detectors, and MODEL.LOAD_PROPOSALS = True takes proposals from "
             "files; leave the backend and the dtype out"

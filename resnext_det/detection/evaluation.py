@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from tqdm import tqdm
 
+from resnext_det.config.detection import get_own
 from resnext_det.data.coco import CocoDataset, load_coco
 from resnext_det.data.loaders import build_test_loader
 from resnext_det.data.proposals import Proposals, write_proposals
@@ -57,6 +58,7 @@ def run_on_dataset(
     *,
     mapper: Callable[..., dict[str, Any]],
     num_workers: int,
+    batch_size: int = 1,
 ) -> list[Any]:
     """Run a model on every image of a dataset, and gather what ``collect`` makes of the outputs.
 
@@ -65,6 +67,8 @@ def run_on_dataset(
 
     Args:
         collect: takes a sample and the model's output for it.
+        batch_size: images at a time, of one size; another number than 1 changes results by the
+            rounding of larger products alone.
 
     Returns:
         what was collected, in the order of the images; in other processes than the first nothing.
@@ -74,22 +78,29 @@ def run_on_dataset(
         dataset.records,
         mapper=mapper,
         num_workers=num_workers,
+        batch_size=batch_size,
         rank=distributed.get_rank(),
         world_size=distributed.get_world_size(),
     )
     was_training = model.training
     model.eval()
-    collected: list[Any] = []
+    collected: dict[Any, list[Any]] = {}  # by image
     # A bar on a terminal, in the main process alone; it goes when done, as a training may go on.
     hidden = None if distributed.is_main_process() else True
     words = f"detecting, {dataset.name}"
-    bar = tqdm(loader, words, unit="image", disable=hidden, leave=False)
+    unit = "image" if batch_size == 1 else "batch"
+    bar = tqdm(loader, words, unit=unit, disable=hidden, leave=False)
     with distributed.fail_together(), torch.inference_mode():
         for batch in leave_if_asked(bar):
             for sample, output in zip(batch, model(batch)):
-                collected += collect(sample, output)
+                collected[sample["image_id"]] = collect(sample, output)
     model.train(was_training)
-    return [one for share in distributed.gather_objects(collected) for one in share]
+    order: Iterable[Any] = collected
+    if batch_size > 1:  # images of one size came together
+        every = (record["image_id"] for record in dataset.records)
+        order = [identity for identity in every if identity in collected]
+    found = [one for identity in order for one in collected[identity]]
+    return [one for share in distributed.gather_objects(found) for one in share]
 
 
 def evaluate_on(
@@ -98,6 +109,7 @@ def evaluate_on(
     *,
     mapper: Callable[..., dict[str, Any]],
     num_workers: int,
+    batch_size: int = 1,
     output_dir: Path,
     max_detections: int | None = None,
     look: Look | None = None,
@@ -105,6 +117,7 @@ def evaluate_on(
     """Detect on every image, write ``coco_instances_results.json``, and compare with annotations.
 
     Args:
+        batch_size: images at a time, see ``run_on_dataset``.
         max_detections: how many detections of an image and category count. None: all that the
             model gives, and 100 at least, as in COCO.
         look: is called with what was found.
@@ -117,7 +130,9 @@ def evaluate_on(
     def collect(sample: dict[str, Any], output: dict[str, Any]) -> list[dict[str, Any]]:
         return make_coco_results(sample["image_id"], output["instances"], dataset.category_ids)
 
-    rows = run_on_dataset(model, dataset, collect, mapper=mapper, num_workers=num_workers)
+    rows = run_on_dataset(
+        model, dataset, collect, mapper=mapper, num_workers=num_workers, batch_size=batch_size
+    )
     if not distributed.is_main_process():
         return None
     write_text(output_dir / "coco_instances_results.json", json.dumps(rows))
@@ -176,8 +191,14 @@ def propose_on(
         boxes, logits = found.proposal_boxes.tensor, found.objectness_logits
         return [(sample["image_id"], (boxes.cpu().numpy(), logits.cpu().numpy()))]
 
-    workers = cfg.DATALOADER.NUM_WORKERS
-    rows = run_on_dataset(model, dataset, collect, mapper=test_mapper(cfg), num_workers=workers)
+    rows = run_on_dataset(
+        model,
+        dataset,
+        collect,
+        mapper=test_mapper(cfg),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        batch_size=get_own(cfg, "TEST.IMS_PER_BATCH"),
+    )
     proposals = None
     with distributed.fail_together():
         if distributed.is_main_process():
@@ -254,6 +275,7 @@ def evaluate_all(
                     dataset,
                     mapper=test_mapper(cfg),
                     num_workers=workers,
+                    batch_size=get_own(cfg, "TEST.IMS_PER_BATCH"),
                     output_dir=output_dir,
                     max_detections=choose_limit(cfg),
                     look=look,

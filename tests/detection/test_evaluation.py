@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from resnext_det.config import get_cfg
+from resnext_det.config import get_cfg, load_config
+from resnext_det.config.loading import override_config
 from resnext_det.data.coco import CocoDataset, load_coco, register_coco
 from resnext_det.detection.datasets import test_mapper as build_mapper
 from resnext_det.detection.evaluation import evaluate_all, evaluate_on, flatten_metrics
+from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
+from tests.detection.helpers import write_config
 
 
 class Perfect(nn.Module):
@@ -127,3 +131,59 @@ def test_without_a_limit_all_detections_count(
     metrics = evaluate_on(model, dataset, mapper=mapper, num_workers=0, output_dir=tmp_path / "o")
     assert metrics is not None
     assert metrics.summarize().startswith("AP 100.0, AP50 100.0 (at most 150 detections")
+
+
+class Watched(nn.Module):
+    """Note the sizes of the images in every batch that a detector gets."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+        self.batches: list[list[tuple[int, ...]]] = []
+
+    def forward(self, batch: list[dict[str, Any]]) -> Any:
+        self.batches.append([tuple(sample["image"].shape) for sample in batch])
+        return self.detector(batch)
+
+
+def test_batches_of_one_size_change_nothing_but_rounding(tmp_path: Path, alone: None) -> None:
+    """Results come in the order of the images, whatever images stand together."""
+    sizes = [(96, 64), (64, 96), (96, 64), (96, 64), (64, 96), (64, 80)]
+    random = np.random.RandomState(0)
+    images = []
+    for k, (height, width) in enumerate(sizes, 1):
+        pixels = random.randint(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
+        images.append({"id": k, "width": width, "height": height, "file_name": f"{k}.png"})
+    box = {"category_id": 1, "bbox": [8, 8, 30, 30], "area": 900, "iscrowd": 0}
+    content = {
+        "images": images,
+        "categories": [{"id": k, "name": str(k)} for k in range(1, 7)],
+        "annotations": [{"id": k, "image_id": k, **box} for k in range(1, 7)],
+    }
+    (tmp_path / "sizes.json").write_text(json.dumps(content))
+    register_coco("sizes", tmp_path / "sizes.json", tmp_path)
+    cfg = load_config(write_config(tmp_path), ["TEST.DETECTIONS_PER_IMAGE", 5])
+    torch.manual_seed(0)
+    detector = Watched(build_detector(cfg))
+    rows = {}
+    for images_at_a_time in (1, 2):
+        folder = tmp_path / str(images_at_a_time)
+        words = ["TEST.IMS_PER_BATCH", images_at_a_time, "OUTPUT_DIR", str(folder)]
+        detector.batches.clear()
+        evaluate_all(override_config(cfg, words), detector, [load_coco("sizes")])
+        text = (folder / "inference/coco_instances_results.json").read_text()
+        rows[images_at_a_time] = json.loads(text)
+    assert [len(batch) for batch in detector.batches] == [2, 2, 1, 1]
+    assert all(len(set(batch)) == 1 for batch in detector.batches)
+    alone_rows, together = rows.values()
+    names = ("image_id", "category_id")
+    assert [[row[name] for name in names] for row in alone_rows] == [
+        [row[name] for name in names] for row in together
+    ]
+    assert len(alone_rows) > 5 and [row["image_id"] for row in together] == sorted(
+        row["image_id"] for row in together
+    )
+    for one, other in zip(alone_rows, together):
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)

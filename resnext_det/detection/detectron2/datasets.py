@@ -21,7 +21,7 @@ from detectron2.data import (
 )
 from detectron2.data.detection_utils import build_augmentation
 
-from resnext_det.config.detection import get_own
+from resnext_det.config.detection import OWN_KEYS, get_own
 from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, find_dataset, list_datasets, load_coco
 from resnext_det.data.contents import Contents
@@ -127,7 +127,7 @@ def open_data(
         names = [*train_sets, *test_sets][0].class_names
         yield Data(False, train_sets, test_sets, names, describe_sets(train_sets))
         return
-    _check_own_augmentation(cfg)
+    _check_own_keys(cfg)
     # Annotations are read once more by detectron2, with what it alone knows in them.
     train_sets = [load_coco(name) for name in cfg.DATASETS.TRAIN if training and name in ours]
     test_sets = [load_coco(name) for name in cfg.DATASETS.TEST if name in ours]
@@ -155,18 +155,18 @@ def open_data(
         yield Data(True, [], [], classes, contents)
 
 
-def _check_own_augmentation(cfg: CfgNode) -> None:
-    """Refuse this project's own augmentations where detectron2 loads the images.
+def _check_own_keys(cfg: CfgNode) -> None:
+    """Refuse this project's own ways to load images where detectron2 loads them.
 
     Raises:
         ValueError: one is asked for.
     """
-    for key in ("INPUT.SCALE_JITTER", "INPUT.COLOR_JITTER"):
-        if value := get_own(cfg, key):
+    for key in ("INPUT.SCALE_JITTER", "INPUT.COLOR_JITTER", "TEST.IMS_PER_BATCH"):
+        if (value := get_own(cfg, key)) != OWN_KEYS[key]:
             raise ValueError(
                 f"{key} = {value} is not honored where detectron2 loads the images, as it does for "
                 "these datasets or settings (keypoints, test-time augmentation ...); write "
-                f"{key} ()"
+                f"{key} {OWN_KEYS[key]}"
             )
 
 
