@@ -137,7 +137,7 @@ def find_mistakes(cfg: CfgNode, images: int) -> Iterator[str]:
         f"SOLVER.MAX_ITER = {solver.MAX_ITER} of SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH} "
         f"images are {epochs:,.{0 if epochs >= 10 else 2}f} epochs of {images:,} training images"
     )
-    if epochs > 300:
+    if epochs > (300 if cfg.MODEL.WEIGHTS else 600):  # from random weights 400 are usual
         yield (
             f"{told}, as if the set were a larger one; --schedule auto chooses a length that fits "
             "it, or lower SOLVER.MAX_ITER"
