@@ -18,7 +18,7 @@ from resnext_det.config import load_config
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.classification import load_classifier_config
 from resnext_det.config.detection import get_own
-from resnext_det.config.rules import get_value, list_keys, read_settings
+from resnext_det.config.rules import collect_values, get_value, list_keys, read_settings
 from resnext_det.detection.evaluation import locate_proposals
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
@@ -198,7 +198,8 @@ def test_a_leaf_is_short_and_repeats_nothing(path: Path, tmp_path: Path) -> None
     of_classifier = "classification" in path.parts or path.stem.startswith("classifier")
     load = load_classifier_config if of_classifier else load_config
     merged, alone = load(below), load(path)
-    own = {key for key in list_keys(alone) if get_value(alone, key) != get_value(merged, key)}
+    below_it = collect_values(merged)
+    own = {key for key, value in collect_values(alone).items() if below_it.get(key) != value}
     flat = {key for key in list_keys(alone) if _says(content, key)}
     defaults = {"MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME"}
     assert flat - own <= defaults | NET, "the base has these values already"
