@@ -403,12 +403,13 @@ def test_the_new_baselines_have_the_settings_of_detectron2(epochs: int) -> None:
     from detectron2 import model_zoo
 
     theirs = model_zoo.get_config(f"new_baselines/mask_rcnn_R_50_FPN_{epochs}ep_LSJ.py")
-    ours = load_config(CONFIGS / f"new_baselines/faster_rcnn_R50_1x64d_FPN_{epochs}ep_LSJ.yaml")
+    ours = load_config(CONFIGS / f"new_baselines/mask_rcnn_R50_1x64d_FPN_{epochs}ep_LSJ.yaml")
     model, solver, box = ours.MODEL, ours.SOLVER, ours.MODEL.ROI_BOX_HEAD
-    side = get_own(ours, "INPUT.SCALE_JITTER_SIZE")
+    side, mask = get_own(ours, "INPUT.SCALE_JITTER_SIZE"), ours.MODEL.ROI_MASK_HEAD
     found = [
         *(model.WEIGHTS, solver.AMP.ENABLED, solver.MAX_ITER, model.BACKBONE.FREEZE_AT),
         *(model.RPN.CONV_DIMS, [box.CONV_DIM] * box.NUM_CONV, [box.FC_DIM] * box.NUM_FC),
+        *([mask.CONV_DIM] * (mask.NUM_CONV + 1), ours.INPUT.MASK_FORMAT, mask.NORM),
         *(model.RESNETS.NORM, model.FPN.NORM),
         *(*get_own(ours, "INPUT.SCALE_JITTER"), side, side, (side, side)),
         *(ours.INPUT.RANDOM_FLIP == "horizontal", solver.IMS_PER_BATCH, solver.BASE_LR),
@@ -422,6 +423,7 @@ def test_the_new_baselines_have_the_settings_of_detectron2(epochs: int) -> None:
     expected = [
         *(train.init_checkpoint, train.amp.enabled, train.max_iter, bottom_up.freeze_at),
         *(network.proposal_generator.head.conv_dims, head.conv_dims, head.fc_dims),
+        *(network.roi_heads.mask_head.conv_dims, "polygon", "SyncBN"),
         *(bottom_up.stages.norm, network.backbone.norm),
         *(resize.min_scale, resize.max_scale, resize.target_height, resize.target_width),
         *(tuple(crop.crop_size), flip.horizontal, theirs.dataloader.train.total_batch_size),
