@@ -158,7 +158,7 @@ def _list_images(truth: GroundTruth) -> list[dict[str, Any]]:
 
 def _list_encodings(
     truth: GroundTruth, found: Detections, task: Task
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+) -> tuple[list[Any], list[Any]] | None:
     """List the masks of annotations and results; None where boxes are compared."""
     if task == "bbox":
         return None

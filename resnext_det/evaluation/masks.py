@@ -118,9 +118,7 @@ def find_boxes(masks: Sequence[Mask]) -> np.ndarray:
     return np.array(boxes, np.float64).reshape(-1, 4)
 
 
-def list_encodings(
-    masks: np.ndarray, images: np.ndarray, sizes: np.ndarray
-) -> list[dict[str, Any]]:
+def list_encodings(masks: np.ndarray, images: np.ndarray, sizes: np.ndarray) -> list[Any]:
     """List encodings as COCO's tools take them.
 
     Args:

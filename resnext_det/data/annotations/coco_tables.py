@@ -152,10 +152,10 @@ class TableReader:
             has_mask = masks.read
         batches: list[tuple[np.ndarray, ...]] = [_make_columns([], {}, {}, has_mask)]
         for batch in decode_entries(entries, Annotation, check, "'annotations'", self._source):
-            columns = _make_columns(batch, image_numbers, class_numbers, has_mask)
+            made = _make_columns(batch, image_numbers, class_numbers, has_mask)
             if strict:
-                self._refuse_strays(batch, columns[1], columns[2], category_ids)
-            batches.append(columns)
+                self._refuse_strays(batch, made[1], made[2], category_ids)
+            batches.append(made)
         names = ("ids", "images", "categories", "boxes", "whole", "areas", "crowds", "masked")
         columns: dict[str, Any] = dict(zip(names, map(np.concatenate, zip(*batches)), strict=True))
         return columns if masks is None else columns | {"segmentations": masks.finish()}

@@ -151,6 +151,9 @@ def test_masks_are_loaded_and_evaluated_by_detectron2(
         max_detections_per_image=limit,
     )
     assert (written["AP"], written["AP50"]) == (ours.AP, ours.AP50)
+    assert ours.segm is not None and ours.segm.as_dict() == pytest.approx(
+        dict(found.tasks["segm"]), abs=0, nan_ok=True
+    )
 
 
 def test_masks_are_held_to_the_order_of_the_ids(
