@@ -81,10 +81,9 @@ class PeriodicEvaluation:
             return
         with distributed.fail_together():
             step.check_losses()
+        numbers = self._evaluate_after(done) if self._is_due(done) else {}
         losses = self._measure_losses() if self._are_losses_due(done) else {}
-        if self._is_due(done):
-            self._evaluate_after(done)
-        self._writer.put(losses)
+        self._writer.put({**numbers, **losses})
 
     def is_over(self) -> bool:
         """Tell whether the last ``TEST.PATIENCE`` evaluations brought no better one."""
@@ -96,13 +95,12 @@ class PeriodicEvaluation:
 
     def make_up(self, start: int) -> None:
         """Do what was due after iteration ``start - 1`` and a run has stopped in."""
-        losses = self._make_up_losses(start)
         due = self._is_due(start) and bool(self._cfg.DATASETS.TEST)
         lacking = due and not self._is_written(start, "bbox", "box_proposals")
-        if lacking:
-            self._evaluate_after(start)
+        numbers = self._evaluate_after(start) if lacking else {}
+        losses = self._make_up_losses(start)
         if lacking or losses:
-            self._writer.put_at(start - 1, losses)
+            self._writer.put_at(start - 1, {**numbers, **losses})
 
     def repeat_last(self, start: int, known: TrainedDetector | None) -> None:
         """Evaluate a training that had ended after ``start`` iterations.
@@ -111,8 +109,8 @@ class PeriodicEvaluation:
             known: what its file says of its numbers.
         """
         self._state.save_final(start - 1)
-        self._evaluate_after(start, known)
-        self._writer.put(self._make_up_losses(start))
+        numbers = self._evaluate_after(start, known)
+        self._writer.put({**numbers, **self._make_up_losses(start)})
         if start < self._stop:
             self._writer.put_at(start, {})
 
@@ -130,10 +128,15 @@ class PeriodicEvaluation:
         return done == self._stop or (period > 0 and done > 0 and done % period == 0)
 
     def _are_losses_due(self, done: int) -> bool:
+        """Tell whether losses are to be measured; an early end is known after its evaluation."""
         period = get_own(self._cfg, "TEST.LOSS_PERIOD")
-        return period > 0 and done > 0 and (done == self._stop or done % period == 0)
+        at_end = done == self._stop or self.is_over()
+        return period > 0 and done > 0 and (at_end or done % period == 0)
 
-    def _evaluate_after(self, done: int, known: TrainedDetector | None = None) -> None:
+    def _evaluate_after(
+        self, done: int, known: TrainedDetector | None = None
+    ) -> Mapping[str, float]:
+        """Evaluate and keep the weights; return the numbers for metrics.json."""
         found: Mapping[str, DatasetMetrics] = {}
         if self._cfg.DATASETS.TEST:
             with self._leave_generators():
@@ -145,10 +148,10 @@ class PeriodicEvaluation:
             value = distributed.broadcast_object(scalars.setdefault(self._metric, math.nan))
             if self._evaluations.note(done - 1, value):
                 self._state.save_best(done - 1, self._describe(numbers))
-        self._writer.put(scalars)
         if self._cfg.DATASETS.TEST and (done >= self._stop or self.is_over()):
             self._state.save_final(done - 1)
             self._keep_numbers(numbers, known)
+        return scalars
 
     def _look(
         self, done: int, dataset: CocoDataset, rows: Sequence[Any], metrics: CocoMetrics

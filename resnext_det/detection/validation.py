@@ -75,13 +75,17 @@ def prepare_sets(
         filtered = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         records = filter_empty(dataset.records) if filtered else dataset.records
         if not records:
-            raise ValueError(
-                f"TEST.LOSS_PERIOD measures losses on {escape_controls(dataset.name)}, none of "
-                "whose images has an object; write TEST.LOSS_PERIOD 0, or another set in "
-                "DATASETS.TEST"
-            )
+            raise explain_no_objects(dataset.name)
         sets[dataset.name] = partial(load, records)
     return sets
+
+
+def explain_no_objects(name: str) -> ValueError:
+    """Explain that the losses of a test set are asked for, and none of its images has an object."""
+    return ValueError(
+        f"TEST.LOSS_PERIOD measures losses on {escape_controls(name)}, none of whose images has an "
+        "object; write TEST.LOSS_PERIOD 0, or another set in DATASETS.TEST"
+    )
 
 
 class _Mapper:

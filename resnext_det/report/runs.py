@@ -20,6 +20,7 @@ from resnext_det.data.coco import CocoDataset, find_dataset
 from resnext_det.files import shorten_path
 from resnext_det.training.checkpoint import LAST_CHECKPOINT
 from resnext_det.training.environment import Environment, read_environment
+from resnext_det.training.metrics import read_series
 from resnext_det.training.setup import CONFIG_FILE, find_recorded
 
 DETECTIONS_FILE = "coco_instances_results.json"
@@ -165,7 +166,10 @@ def read_run(folder: str | Path, *, datasets: Iterable[tuple[str, str, str]] = (
             f"{folder} is of a classifier; reports are of detectors: compare classifiers with "
             "resnext-det compare-classifiers"
         )
-    series = read_series(path / "metrics.json")
+    series = {
+        name: Series(np.array(sorted(pairs)), np.array([pairs[i] for i in sorted(pairs)]))
+        for name, pairs in read_series(path / "metrics.json").items()
+    }
     tests = tuple(_read_tests(path, config))
     if not series and not any(test.detections or test.metrics for test in tests):
         inside = ", ".join(str(found.parent) for found in sorted(path.glob(f"*/{CONFIG_FILE}")))
@@ -191,39 +195,6 @@ def read_run(folder: str | Path, *, datasets: Iterable[tuple[str, str, str]] = (
             **{name: (Path(a).expanduser(), Path(b).expanduser()) for name, a, b in datasets},
         },
     )
-
-
-def read_series(file: Path) -> dict[str, Series]:
-    """Read the scalars of a metrics.json, which has an object on every line.
-
-    Where a training was resumed by detectron2 an iteration may stand twice: the later one holds.
-    """
-    found: dict[str, dict[int, float]] = {}
-    for line in _read_lines(file):
-        iteration = line.get("iteration")
-        if not isinstance(iteration, int):
-            continue
-        for name, value in line.items():
-            if name != "iteration" and (value is None or isinstance(value, int | float)):
-                number = math.nan if value is None or math.isinf(value) else float(value)
-                found.setdefault(name, {})[iteration] = number
-    return {
-        name: Series(np.array(sorted(pairs)), np.array([pairs[i] for i in sorted(pairs)]))
-        for name, pairs in found.items()
-    }
-
-
-def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file's lines, without those that a killed run cut short."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(content, dict):
-            yield content
 
 
 def _read_config(folder: Path) -> CfgNode | None:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from resnext_det.training.checkpoint import BEST
-from resnext_det.training.metrics import read_values
+from resnext_det.training.metrics import read_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Evaluations:
     def __init__(self, output_dir: str | Path, metric: str, *, patience: int) -> None:
         self.metric = metric
         self._patience = patience
-        self._values = read_values(output_dir, metric) if metric else {}
+        self._values = read_recorded(output_dir).get(metric, {}) if metric else {}
 
     def note(self, iteration: int, value: float) -> bool:
         """Note an evaluation after an iteration, unless it is known; tell whether it is the best.

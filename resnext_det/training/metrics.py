@@ -244,29 +244,34 @@ def _name_file(path: Path) -> Iterator[None]:
 
 def read_names(output_dir: str | Path, iteration: int) -> set[str]:
     """Read the names of the scalars that metrics.json has of an iteration; in every process."""
-    lines = [set(line) for line in _read_contents(output_dir) if line["iteration"] == iteration]
-    return distributed.broadcast_object(set[str]().union(*lines))
+    recorded = read_recorded(output_dir)
+    return {name for name, values in recorded.items() if iteration in values}
 
 
-def read_values(output_dir: str | Path, name: str) -> dict[int, float]:
-    """Read a scalar's values from metrics.json by iteration, null as nan; in every process."""
-    values = {
-        line["iteration"]: math.nan if line[name] is None else float(line[name])
-        for line in _read_contents(output_dir)
-        if name in line
-    }
-    return distributed.broadcast_object(values)
-
-
-def _read_contents(output_dir: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield what the lines of metrics.json hold; nothing without the file, or in other processes.
+def read_recorded(output_dir: str | Path) -> dict[str, dict[int, float]]:
+    """Read the scalars of a run's metrics.json, as ``read_series``; in every process.
 
     Only the main process reads, so that what all of them know is one state of the file.
     """
-    path = Path(output_dir, "metrics.json")
-    if distributed.is_main_process() and path.is_file():
-        for _, content in _read_whole_lines(path):
-            yield content
+    main = distributed.is_main_process()
+    found = read_series(Path(output_dir, "metrics.json")) if main else {}
+    return distributed.broadcast_object(found)
+
+
+def read_series(path: Path) -> dict[str, dict[int, float]]:
+    """Read the scalars of a metrics.json by name and iteration; none where there is no file.
+
+    Null and what is infinite is nan. Where an iteration stands twice, as detectron2 leaves it when
+    it resumes a training, the later line holds.
+    """
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for _, content in _read_whole_lines(path) if path.is_file() else ():
+        iteration = content.pop("iteration")
+        for name, value in content.items():
+            if value is None or isinstance(value, int | float):
+                finite = value is not None and math.isfinite(value)
+                found[name][iteration] = float(value) if finite else math.nan
+    return dict(found)
 
 
 def cut_metrics(path: Path, start: int) -> None:
@@ -279,13 +284,13 @@ def cut_metrics(path: Path, start: int) -> None:
 
 def _read_whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line with its contents, without those that a killed run cut short."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             content = json.loads(line)
-            content["iteration"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError):
             continue
-        yield line, content
+        if isinstance(content, dict) and isinstance(content.get("iteration"), int):
+            yield line, content
 
 
 def _format_line(iteration: int, scalars: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resnext_det.training import distributed
-from resnext_det.training.metrics import Watch, read_values
+from resnext_det.training.metrics import Watch, read_recorded
 from resnext_det.training.pace import WAITING
 from resnext_det.training.threads import count_processors
 
@@ -121,43 +121,50 @@ class OverfittingWatch:
     training loss has to be lower than it was then.
 
     Args:
-        earlier: the validation losses so far by iteration, where a run goes on.
-        totals: the training losses so far, likewise.
+        earlier: the scalars so far by name and iteration, where a run goes on.
         warm_up: iterations in which the learning rate rises.
     """
 
     NAME = "validation/total_loss"
+    """Ends the name of a validation loss; where there are several test sets theirs stand before."""
 
     def __init__(
-        self,
-        earlier: Mapping[int, float] = {},
-        totals: Mapping[int, float] = {},
-        *,
-        warm_up: int = 0,
+        self, earlier: Mapping[str, Mapping[int, float]] = {}, *, warm_up: int = 0
     ) -> None:
         self._warm_up = warm_up
-        self._values = {known: value for known, value in earlier.items() if known >= warm_up}
-        self._totals = dict(totals)
+        self._totals = dict(earlier.get("total_loss", {}))
+        self._values: dict[str, dict[int, float]] = {
+            name: {known: value for known, value in values.items() if known >= warm_up}
+            for name, values in earlier.items()
+            if name.endswith(self.NAME)
+        }
         self._told = False
 
     def __call__(self, iteration: int, scalars: Mapping[str, float]) -> None:
         if "total_loss" in scalars:
             self._totals[iteration] = scalars["total_loss"]
-        value = scalars.get(self.NAME, math.nan)
-        if self._told or not math.isfinite(value) or iteration < self._warm_up:
+        for name, value in scalars.items():
+            measured = name.endswith(self.NAME) and math.isfinite(value)
+            if measured and iteration >= self._warm_up:
+                self._values.setdefault(name, {})[iteration] = value
+                self._warn_once(name, value)
+
+    def _warn_once(self, name: str, value: float) -> None:
+        """Warn where the last loss of a set is far above its lowest one, unless it is told."""
+        values = self._values[name]
+        lowest = min(values, key=lambda known: values[known])
+        later = sum(known > lowest for known in values)
+        risen = value >= _OVERFITTED * values[lowest]
+        if self._told or later < _MEASURED or not risen or not self._learned_since(lowest):
             return
-        self._values[iteration] = value
-        lowest = min(self._values, key=lambda known: self._values[known])
-        later = sum(known > lowest for known in self._values)
-        risen = value >= _OVERFITTED * self._values[lowest]
-        if later >= _MEASURED and risen and self._learned_since(lowest):
-            self._told = True
-            logger.warning(
-                "The loss on the test set has risen since iteration %d, from %.4g to %.4g: the "
-                "training learns its images by heart. A shorter training, more images, or "
-                "TEST.BEST_METRIC, which keeps the best weights, help.",
-                *(lowest, self._values[lowest], value),
-            )
+        self._told = True
+        logger.warning(
+            "The loss on %s has risen since iteration %d, from %.4g to %.4g: the training learns "
+            "its images by heart. A shorter training, more images, or TEST.BEST_METRIC, which "
+            "keeps the best weights, help.",
+            *(name.removesuffix(self.NAME).rstrip("/") or "the test set", lowest),
+            *(values[lowest], value),
+        )
 
     def _learned_since(self, iteration: int) -> bool:
         """Tell whether the training loss, smoothed, is lower now than it was at an iteration."""
@@ -178,13 +185,12 @@ def watch_training(
         start: the first iteration.
         warm_up: iterations in which the learning rate rises.
     """
-    totals, validations = (
-        {iteration: value for iteration, value in values.items() if iteration < start}
-        for name in ("total_loss", OverfittingWatch.NAME)
-        for values in [read_values(output_dir, name)]
-    )
+    earlier = {
+        name: {iteration: value for iteration, value in values.items() if iteration < start}
+        for name, values in read_recorded(output_dir).items()
+    }
     return [
         DataWatch(num_workers, distributed.get_world_size()),
-        RisingLossWatch(list(totals.values())),
-        OverfittingWatch(validations, totals, warm_up=warm_up),
+        RisingLossWatch(list(earlier.get("total_loss", {}).values())),
+        OverfittingWatch(earlier, warm_up=warm_up),
     ]

@@ -121,14 +121,17 @@ def test_the_best_is_kept_and_patience_ends_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "resnext_det")
-    cfg = configure(tmp_path, PATIENCE=3, CHECKPOINT_KEEP=1)
-    run(cfg)
+    cfg = configure(tmp_path, PATIENCE=3, CHECKPOINT_KEEP=1, LOSS_PERIOD=4)
+    run(cfg, measure=lambda: {"validation/total_loss": 1.0})
     names, files, rows = read(tmp_path)
     assert names == {"model_0000008.pth", "model_best.pth", "model_final.pth"}
     assert rows == [(1, 10.0), (3, 30.0), (5, 30.0), (7, None), (9, 29.0)]
     assert files["best"]["iteration"] == 3 and files["best"]["detector"] == {"set": {"AP": 30.0}}
     assert files["final"]["iteration"] == 9 and files["final"]["detector"] == {"set": {"AP": 29.0}}
     assert "optimizer" not in files["best"]
+    lines = json_lines(tmp_path / "metrics.json")
+    losses = [line["iteration"] for line in lines if "validation/total_loss" in line]
+    assert losses == [3, 7, 9]  # at the early end too
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     words = "ends early: 3 evaluations brought no bbox/AP above the 30.000 of iteration 3"
     assert words in caplog.text and "bbox/AP is not defined after iteration 7" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnext_det.data.coco import load_coco
+from resnext_det.data.coco import load_coco, register_coco
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.detection.jobs import Job, find_engine
 from resnext_det.detection.jobs import train as run_job
@@ -210,3 +211,23 @@ def test_a_set_without_objects_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match=r"LOSS_PERIOD measures losses on tiny_val, none of whose"):
         prepare_sets(cfg, [load_coco("tiny_val")])
     assert prepare_sets(find_engine("portable").load_config(write_config(tmp_path)), []) == {}
+
+
+@pytest.mark.detectron2
+def test_a_set_without_objects_is_refused_where_detectron2_loads_it(
+    tmp_path: Path, sets: dict[str, tuple[Path, Path]]
+) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from resnext_det.detection.detectron2 import engine
+    from resnext_det.detection.detectron2.datasets import open_data, prepare_validation
+
+    content = json.loads(sets["tiny_val"][0].read_text())
+    (tmp_path / "empty.json").write_text(json.dumps({**content, "annotations": []}))
+    register_coco("no_objects", tmp_path / "empty.json", sets["tiny_val"][1])
+    changes = ["TEST.LOSS_PERIOD", 1, "DATASETS.TEST", ("no_objects",)]
+    cfg = engine.load_config(write_config(tmp_path), as_overrides(changes))
+    with (
+        open_data(cfg, True, None, training=True) as data,
+        pytest.raises(ValueError, match="on no_objects, none of whose images has an object"),
+    ):
+        prepare_validation(cfg, data)

@@ -75,15 +75,16 @@ def test_a_resumed_run_warns_when_an_unbroken_one_does() -> None:
 
 
 def test_a_validation_loss_that_rises_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    name = OverfittingWatch.NAME
+    name = f"cells_val/{OverfittingWatch.NAME}"  # of one of several sets
     sound, overfitted = [3.0, 1.0, 1.02, 1.05, 1.01, 0.9, 0.95], [3.0, 1.0, 1.1, 1.2, 1.3, 1.4]
     for values, told in ((sound, 0), (overfitted, 1)):
         caplog.clear()
-        watch = OverfittingWatch({100: values[0], 200: values[1]})
+        watch = OverfittingWatch({name: {100: values[0], 200: values[1]}})
         for number, value in enumerate(values[2:], 3):
-            watch(100 * number, {name: value})
+            watch(100 * number, {OverfittingWatch.NAME: 1.0, name: value})
             watch(100 * number, {name: math.nan})
-        assert caplog.text.count("has risen since iteration 200, from 1 to 1.3") == told
+        risen = "The loss on cells_val has risen since iteration 200, from 1 to 1.3"
+        assert caplog.text.count(risen) == told
 
 
 def test_no_overfitting_is_told_while_the_first_objects_are_found(
@@ -97,8 +98,8 @@ def test_no_overfitting_is_told_while_the_first_objects_are_found(
         for line, (total, value) in enumerate(zip(totals, values)):
             watch(20 * line + 19, {"total_loss": total + lower * (line > 0), watch.NAME: value})
     assert not caplog.records
-    learned = OverfittingWatch({119: 1.0, 139: 1.2, 159: 1.2}, {99: 2.0, 159: 1.0}, warm_up=100)
-    learned(179, {learned.NAME: 1.2})
+    earlier = {watch.NAME: {119: 1.0, 139: 1.2, 159: 1.2}, "total_loss": {99: 2.0, 159: 1.0}}
+    OverfittingWatch(earlier, warm_up=100)(179, {watch.NAME: 1.2})
     assert "since iteration 119" in caplog.text
 
 
@@ -107,4 +108,5 @@ def test_earlier_training_losses_are_known(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     watch = watches.watch_training(tmp_path, 1, 15, warm_up=5)[-1]
     assert isinstance(watch, OverfittingWatch)
-    assert (watch._values, watch._totals, watch._warm_up) == ({9: 2.0}, {9: 1.0}, 5)
+    assert (watch._totals, watch._warm_up) == ({9: 1.0}, 5)
+    assert watch._values == {"validation/total_loss": {9: 2.0}}

@@ -34,7 +34,7 @@ from resnext_det.detection.datasets import (
     look_at_data,
 )
 from resnext_det.detection.detectron2.catalog import check_names, lend_datasets
-from resnext_det.detection.validation import Sets, prepare_sets
+from resnext_det.detection.validation import Sets, explain_no_objects, prepare_sets
 from resnext_det.files import escape_controls, list_first
 from resnext_det.instances import Boxes, Instances
 from resnext_det.masks import BitMasks, PolygonMasks
@@ -174,6 +174,9 @@ def prepare_validation(cfg: CfgNode, data: Data) -> Sets:
     """Prepare the loading of test sets for losses, as ``prepare_sets``, by detectron2 if it has to.
 
     Its images are resized as in a test, and have what a training needs: masks, keypoints.
+
+    Raises:
+        ValueError: none of the images of a set is left.
     """
     if not data.by_detectron2:
         return prepare_sets(cfg, data.test_sets, convert_sample)
@@ -184,11 +187,14 @@ def prepare_validation(cfg: CfgNode, data: Data) -> Sets:
 
     sets = {}
     for index, name in enumerate(cfg.DATASETS.TEST):
-        records = get_detection_dataset_dicts(
-            name,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            proposal_files=[files[index]] if files else None,
-        )
+        try:
+            records = get_detection_dataset_dicts(
+                name,
+                filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                proposal_files=[files[index]] if files else None,
+            )
+        except AssertionError:  # which detectron2 raises where no image is left
+            raise explain_no_objects(name) from None
         options = {"mapper": mapper, "num_workers": cfg.DATALOADER.NUM_WORKERS}
         sets[name] = partial(build_detection_test_loader, records, **options)
     return sets

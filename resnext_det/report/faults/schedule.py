@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -191,35 +191,45 @@ def find_overridden_settings(measured: Measurements) -> Cause | None:
 
 def find_overfitting(measured: Measurements) -> Cause | None:
     """Find that the loss of the test set, or AP, has become worse while the training went on."""
-    scores = {i: v for i, v in measured.series.get("bbox/AP", {}).items() if math.isfinite(v)}
-    losses = measured.series.get("validation/total_loss", {})
-    losses = {i: v for i, v in losses.items() if math.isfinite(v)}
-    if len(losses) >= 3:
-        best = min(losses, key=losses.__getitem__)
-        last = max(losses)
-        if losses[last] > 1.1 * losses[best]:
+    for name, losses in _list_finite(measured, "validation/total_loss"):
+        best, last = min(losses, key=losses.__getitem__), max(losses)
+        if len(losses) >= 3 and losses[last] > 1.1 * losses[best]:
             return _describe_overfitting(
-                f"The loss of the test set was {losses[best]:.2f} at iteration {best} and is "
-                f"{losses[last]:.2f} at the end",
+                measured,
+                f"The loss of {name or 'the test set'} was {losses[best]:.2f} at iteration {best} "
+                f"and is {losses[last]:.2f} at the end",
                 100 * min(0.1, losses[last] / losses[best] - 1),
             )
-    if len(scores) >= 2:
+    for name, scores in _list_finite(measured, "bbox/AP"):
         best, last = max(scores, key=scores.__getitem__), max(scores)
         if scores[best] - scores[last] > 1.0:
             return _describe_overfitting(
-                f"AP was {scores[best]:.1f} at iteration {best} and is {scores[last]:.1f} at the "
-                "end",
+                measured,
+                f"AP{f' on {name}' if name else ''} was {scores[best]:.1f} at iteration {best} and "
+                f"is {scores[last]:.1f} at the end",
                 scores[best] - scores[last],
             )
     return None
 
 
-def _describe_overfitting(evidence: str, weight: float) -> Cause:
+def _list_finite(measured: Measurements, ending: str) -> Iterator[tuple[str, dict[int, float]]]:
+    """List a scalar's finite values of each test set; its name is empty where there is one set."""
+    for name, values in measured.series.items():
+        finite = {i: value for i, value in values.items() if math.isfinite(value)}
+        if finite and (name == ending or name.endswith(f"/{ending}")):
+            yield name.removesuffix(ending).rstrip("/"), finite
+
+
+def _describe_overfitting(measured: Measurements, evidence: str, weight: float) -> Cause:
+    advice = "Keep the best checkpoint (TEST.BEST_METRIC bbox/AP with TEST.EVAL_PERIOD), "
+    if measured.get("TEST.BEST_METRIC"):
+        advice = "Use the best checkpoint, model_best.pth, "
+    if not measured.get("TEST.PATIENCE"):
+        advice += "stop early (TEST.PATIENCE), "
     return Cause(
         "The detector became worse while the training went on",
         f"{evidence}.",
-        "Keep the best checkpoint (TEST.BEST_METRIC bbox/AP with TEST.EVAL_PERIOD), stop early "
-        "(TEST.PATIENCE), or add training images.",
+        f"{advice}or add training images.",
         weight,
     )
 
