@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     if options.eval_only and (options.accumulate != 1 or options.recompute):
         parser.error("--accumulate and --recompute: of no effect with --eval-only")
-    return finish(lambda: run(options), resumable=True)
+    return finish(lambda: run(options), resumable=not options.eval_only)
 
 
 def run(options: argparse.Namespace) -> Iterator[str]:

@@ -335,11 +335,16 @@ class Metrics:
     """Hold the numbers of every ``DATASETS.TEST``, by name, and the folder with everything else.
 
     The numbers are ``CocoMetrics``, a ProposalNetwork's ``ProposalMetrics``, or with masks and
-    keypoints what detectron2 computes; all have the methods of ``DatasetMetrics``.
+    keypoints what detectron2 computes; all have the methods of ``DatasetMetrics``. Without a test
+    set there are none, nor in other processes than the first.
+
+    Attributes:
+        of_first_process: whether this is of the process that writes the folder's files.
     """
 
     output_dir: Path
     per_dataset: Mapping[str, Any] = field(default_factory=dict)
+    of_first_process: bool = True
 
     def __str__(self) -> str:
         return "\n\n".join(
@@ -428,15 +433,20 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
         settings=settings,
         deterministic=job.deterministic,
     )
-    return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {})
+    return Metrics(Path(cfg.OUTPUT_DIR), per_dataset or {}, per_dataset is not None)
 
 
 def _run_task(
     job: Job, cfg: CfgNode, fitted: Fitted, task: _Task, files: Mapping[str, Path] | None
 ) -> Mapping[str, DatasetMetrics] | None:
-    """Do a job's task in one process, which for a training holds the output folder."""
+    """Do a job's task in one process, which for a training holds the output folder.
+
+    Returns:
+        the numbers by name of the test set; None in other processes than the first.
+    """
     with hold_output_dir(cfg.OUTPUT_DIR) if task == "train" else contextlib.nullcontext():
-        return _start_task(job, cfg, fitted, task, files)
+        found = _start_task(job, cfg, fitted, task, files)
+        return found if distributed.is_main_process() else None
 
 
 def _start_task(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -16,10 +16,12 @@ from resnext_det.report.run_groups import (
     RunGroup,
     choose_test_set,
     compare_seeds,
+    explain_no_AP,
     format_signed,
     format_signed_interval,
     group_runs,
     judge,
+    list_test_settings,
 )
 from resnext_det.report.runs import RunFolder
 from resnext_det.report.table_8 import build_table_8
@@ -59,12 +61,14 @@ def compare_runs(runs: Sequence[RunFolder]) -> SideBySide:
             notes.append(f"{groups[0].name} and {other.name} are not compared by image: {error}")
     second = _choose_second(groups, test_set)
     closest = pairs.get(second.name) if second is not None else None
+    verdict = _write_verdict(groups, second, closest, test_set)
+    notes = [note for note in _describe_lacks(groups, test_set) if note not in verdict] + notes
     summary = _build_summary(groups, pairs, test_set, notes)
     sections: list[Section | None] = [summary, *(build_pair_sections(closest) if closest else ())]
     sections += [build_table_8(runs, test_set), build_curves(groups, test_set)]
     sections += [build_settings(groups), build_costs(groups)]
-    lead = write_paragraph(_write_verdict(groups, second, closest, test_set))
-    return SideBySide(lead, tuple(section for section in sections if section is not None))
+    shown = tuple(section for section in sections if section is not None)
+    return SideBySide(write_paragraph(verdict), shown)
 
 
 def _choose_second(groups: Sequence[RunGroup], test_set: str | None) -> RunGroup | None:
@@ -101,10 +105,35 @@ def _write_verdict(
         pair.comparison.numbers["AP"] if pair else None,
         compare_seeds(first, second, "AP", test_set),
     )
+    if lacks := [reason for group in (first, second) for reason in _explain(group, test_set)]:
+        return " ".join([verdict, *lacks])
     if len(groups) == 2:
         return verdict
     best = max(groups, key=lambda group: _rank(group.average("AP", test_set)))
     return f"Of {len(groups)} trainings {best.name} has the highest AP. {verdict}"
+
+
+def _describe_lacks(groups: Sequence[RunGroup], test_set: str | None) -> Iterator[str]:
+    """Say which runs have no AP, and what to do; and which settings of their tests differ."""
+    if test_set is None:
+        return
+    for group in groups:
+        yield from _explain(group, test_set)
+    different = [
+        f"{key} is {', '.join(map(str, values))}"
+        for key, values in list_test_settings(groups, test_set)
+    ]
+    if different:
+        yield (
+            f"They were not tested alike: {'; '.join(different)}. AP rises with more detections, "
+            "and with such of lower scores: evaluate all with the same values, by --eval-only "
+            "--resume."
+        )
+
+
+def _explain(group: RunGroup, test_set: str) -> list[str]:
+    """Say of every run of a training that has no AP why, and what to do."""
+    return [reason for run in group.runs if (reason := explain_no_AP(run, test_set))]
 
 
 def _explain_no_common_set(groups: Sequence[RunGroup]) -> str:

@@ -94,7 +94,9 @@ def _examine_test(run: RunFolder, folder: TestFolder, missing: list[str]) -> Tes
     try:
         dataset = run.load_set(folder.name)
         statistics = None if run.cfg is None else summarize_set(run.cfg, dataset)
-        if folder.detections is None:
+        if run.proposes:
+            logger.debug("%s gives proposals, which are not analyzed", run.path)
+        elif folder.detections is None:
             missing.append(
                 f"There are no detections on {folder.name}: the run has not ended, or was not "
                 "evaluated; repeat its command with --resume, or with --eval-only --resume."

@@ -90,6 +90,8 @@ def _find_test(run: RunFolder, test_set: str) -> TestFolder:
     for test in run.tests:
         if test.name == test_set and test.detections is not None:
             return test
+    if run.proposes:
+        raise FileNotFoundError(f"{run.path} gives proposals and no detections")
     raise FileNotFoundError(
         f"{run.path} has no detections of {test_set}; repeat its command with --eval-only --resume"
     )

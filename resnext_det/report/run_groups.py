@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnext_det.evaluation.analysis import NumberDifference
+from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.paper.rows import find_difference_interval, find_mean_interval
-from resnext_det.report.equal_sets import identify_sets, list_unequal_sets
+from resnext_det.report.equal_sets import identify_sets, list_unequal_sets, locate_annotations
 from resnext_det.report.runs import RunFolder
 from resnext_det.report.settings import OF_A_RUN, unify
 
@@ -154,6 +155,56 @@ def choose_test_set(groups: Sequence[RunGroup]) -> str | None:
     unequal = {name for name, _ in list_unequal_sets([run for g in groups for run in g.runs])}
     common = [name for name in tested[0] if all(name in names for names in tested)]
     return next((name for name in common if name not in unequal), None)
+
+
+def explain_no_AP(run: RunFolder, test_set: str) -> str:
+    """Say why a run has no AP on a set that it was tested on, and what to do; "" where it has."""
+    test = next(test for test in run.tests if test.name == test_set)
+    value = test.metrics.get("AP")
+    if value is not None:
+        undefined = f"{run.path} has no AP on {test_set}, where no object is to be found"
+        return f"{undefined}; evaluate it on a set with objects." if math.isnan(value) else ""
+    if run.proposes:
+        return f"{run.path} gives proposals, which have no AP; compare detectors."
+    if test.detections is None:
+        return (
+            f"{run.path} has no detections of {test_set}; repeat its command with --eval-only "
+            "--resume."
+        )
+    file = test.detections.with_name("metrics.json")
+    known = locate_annotations(run, test_set) or "ANNOTATIONS"
+    command = f"resnext-det evaluate {known} {test.detections} --json {file}"
+    return f"{file} is missing, from which AP is read; write it by {command}."
+
+
+def list_test_settings(
+    groups: Sequence[RunGroup], test_set: str
+) -> list[tuple[str, tuple[Any, ...]]]:
+    """List the settings of tests that raise or lower AP by themselves, where groups differ in them.
+
+    Returns:
+        key, and the value of each group.
+    """
+    keys = [f"MODEL.{part}.SCORE_THRESH_TEST" for part in ("ROI_HEADS", "RETINANET")]
+    found = [(key, tuple(group.runs[0].get(key) for group in groups)) for key in keys]
+    limits = tuple(_read_limit(group.runs[0], test_set) for group in groups)
+    found.append(("TEST.DETECTIONS_PER_IMAGE", limits))
+    return [(key, values) for key, values in found if len(set(values) - {None}) > 1]
+
+
+def _read_limit(run: RunFolder, test_set: str) -> int | None:
+    """Read how many detections of an image the numbers on a set are of; None where unknown.
+
+    An evaluation alone writes its numbers into the folder of a training, and leaves the settings of
+    that there; what it wrote of its limit comes first.
+    """
+    counted = next(test.max_detections for test in run.tests if test.name == test_set)
+    limit = run.get("TEST.DETECTIONS_PER_IMAGE")
+    if counted != COCO_LIMIT:
+        return counted
+    if not isinstance(limit, int):
+        return None
+    return min(limit, counted) if limit >= 0 else counted
 
 
 def choose_pair(first: RunGroup, second: RunGroup) -> tuple[RunFolder, RunFolder]:

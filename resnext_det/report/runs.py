@@ -17,6 +17,7 @@ from resnext_det.config.rules import collect_values
 from resnext_det.config.yaml_files import parse_yaml
 from resnext_det.data.annotations.coco_json import read_coco_json
 from resnext_det.data.coco import CocoDataset, find_dataset
+from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.files import shorten_path
 from resnext_det.training.checkpoint import LAST_CHECKPOINT
 from resnext_det.training.environment import Environment, read_environment
@@ -24,7 +25,6 @@ from resnext_det.training.metrics import read_series
 from resnext_det.training.setup import CONFIG_FILE, find_recorded
 
 DETECTIONS_FILE = "coco_instances_results.json"
-_COCO_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TestFolder:
     name: str
     detections: Path | None
     metrics: Mapping[str, float]
-    max_detections: int = _COCO_LIMIT
+    max_detections: int = COCO_LIMIT
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class RunFolder:
     def was_trained(self) -> bool:
         """Tell whether the folder is of a training, and not of an evaluation alone."""
         return any(name in self.series for name in ("total_loss", "lr"))
+
+    @property
+    def proposes(self) -> bool:
+        """Tell whether its model gives proposals, whose recall is measured, and no detections."""
+        return self.get("MODEL.META_ARCHITECTURE") == "ProposalNetwork"
 
     @property
     def iterations(self) -> int:
@@ -229,8 +234,8 @@ def _read_tests(folder: Path, config: Mapping[str, Any]) -> Iterator[TestFolder]
     for name in names:
         inference = folder / "inference" / (name if len(names) > 1 else "")
         detections, numbers = inference / DETECTIONS_FILE, _read_numbers(inference / "metrics.json")
-        limit = numbers.pop("max_detections", _COCO_LIMIT)
-        limit = int(limit) if 1 <= limit < math.inf else _COCO_LIMIT  # it is damaged
+        limit = numbers.pop("max_detections", COCO_LIMIT)
+        limit = int(limit) if 1 <= limit < math.inf else COCO_LIMIT  # it is damaged
         yield TestFolder(name, detections if detections.is_file() else None, numbers, limit)
 
 

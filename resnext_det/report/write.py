@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from resnext_det.detection.jobs import Metrics
 from resnext_det.evaluation.analysis import DetectionAnalysis
-from resnext_det.evaluation.proposals import ProposalMetrics
 from resnext_det.files import write_text
 from resnext_det.report.comparison import compare_runs
 from resnext_det.report.data_charts import (
@@ -45,7 +44,7 @@ from resnext_det.report.quality import (
     show_numbers,
 )
 from resnext_det.report.runs import RunFolder, read_run
-from resnext_det.report.tables import format_cell
+from resnext_det.report.tables import Cell, format_cell, format_table
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +114,22 @@ def _check_target(path: Path) -> None:
 def report_on(metrics: Metrics) -> Iterator[str]:
     """Write the report of a job that has ended, and yield a line that says where it is.
 
-    An error is told in that line, and spoils nothing. In other processes than the first, and for a
-    model of proposals, there is none.
+    An error is told in that line, and spoils nothing. In other processes than the first there is no
+    report.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; its text says how to write the report later.
     """
-    found = metrics.per_dataset.values()
-    if all(isinstance(one, ProposalMetrics) for one in found):
+    if not metrics.of_first_process:
         return
+    folder = metrics.output_dir
     try:
-        yield f"the report is {write_report([metrics.output_dir])}"
+        yield f"the report is {write_report([folder])}"
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped before the report was written, and all else is in {folder}; resnext-det "
+            f"report {folder} writes it"
+        ) from None
     except Exception as error:
         logger.debug("the report failed", exc_info=True)
         yield f"no report was written ({type(error).__name__}: {error})"
@@ -149,12 +156,16 @@ def write_lead(examined: Examination) -> Markup:
 
 def _summarize(examined: Examination, test: Test | None) -> Iterator[str]:
     if test is None:
-        yield "This run was not tested: DATASETS.TEST is empty."
+        yield (
+            "This run was not tested, as DATASETS.TEST is empty, so nothing says how good it is. "
+            "Repeat its command with --eval-only --resume --test-data ANNOTATIONS IMAGES."
+        )
         return
     analysis = test.analysis
     if analysis is None:
         numbers = test.folder.metrics
-        known = [f"{name} {numbers[name]:.1f}" for name in ("AP", "AP50") if name in numbers]
+        names = ("AR@100", "AR@1000") if examined.run.proposes else ("AP", "AP50")
+        known = [f"{name} {numbers[name]:.1f}" for name in names if name in numbers]
         yield f"{test.folder.name}: {', '.join(known) or 'there are no numbers yet'}."
         return
     images, classes = len(analysis.images), len(analysis.metrics.class_names)
@@ -185,6 +196,9 @@ def list_sections(examined: Examination) -> Iterator[Section]:
         yield Section("What to do first", "causes", show_causes(examined.causes, analysis))
     if test is not None and analysis is not None:
         yield from _list_test_sections(examined, test)
+    if run.proposes and test is not None and test.folder.metrics:
+        rows: list[list[Cell]] = [[name, value] for name, value in test.folder.metrics.items()]
+        yield Section("Numbers", "numbers", format_table(["average recall", "percent"], rows))
     if run.was_trained and run.series:
         yield Section("Training", "training", show_progress(run))
     sets = {}

@@ -81,7 +81,7 @@ def write_run(folder: Path, sets: Sets, *, seed: int = 0, trained: bool = True) 
 
 
 class Page(HTMLParser):
-    """Read a page: its text, ids, links and headings; a tag that is not closed is an error."""
+    """Read a page: text, rows of tables, ids, links, headings; an unclosed tag is an error."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -89,6 +89,7 @@ class Page(HTMLParser):
         self.sources: list[str] = []
         self.images: list[str] = []
         self.tags: Counter[str] = Counter()
+        self.rows: list[list[str]] = []  # of all tables
         self._open: list[str] = []
         self.feed(html)
         self.close()
@@ -105,6 +106,10 @@ class Page(HTMLParser):
             self.images.append(given["alt"])
         if re.fullmatch(r"h\d", tag):
             self.headings.append(int(tag[1]))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
         if tag not in _EMPTY:
             self._open.append(tag)
 
@@ -118,6 +123,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._open[-1:] != ["style"]:
             self.text += data
+        if {"td", "th"} & {*self._open}:
+            self.rows[-1][-1] += data
 
 
 def check_page(html: str) -> Page:

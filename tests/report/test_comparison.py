@@ -18,6 +18,8 @@ from resnext_det.config.backbone import write_architecture
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.report.write import write_report
 from tests.evaluation.helpers import random_set
+from tests.report.helpers import check_page
+from tests.tools.helpers import run_tool
 
 SET = "cells"
 MACHINE = {"cpu": "", "processors": 1, "threads": 1, "capability": "", "versions": {}}
@@ -128,6 +130,42 @@ def test_a_run_without_detections_is_told(folders: dict[str, Path], tmp_path: Pa
         copies[name] = copy
     page = render(copies, *names)
     assert "are not compared by image" in page and "nothing says how sure that is" in page
+
+
+def test_what_a_run_lacks_for_its_AP_is_told_with_a_command(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    names = ("R-50-1x64d/0", "X-50-32x4d/0")
+    copies = dict(folders)
+    for name in names:
+        copies[name] = Path(shutil.copytree(folders[name], tmp_path / name))
+    numbers = copies[names[1]] / "inference" / "metrics.json"
+    numbers.unlink()
+    text = check_page(render(copies, *names)).text
+    assert "There is no AP of X-50-32x4d/0, so nothing says which is better. " in text
+    (command,) = re.findall(r"write it by resnext-det evaluate (.*)\.\n", text)
+    assert run_tool("evaluate_coco", *command.split()) == 0
+    assert "a difference of" in check_page(render(copies, *names)).text
+
+
+def test_runs_that_were_not_tested_alike_are_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    names = ("R-50-1x64d/0", "X-50-32x4d/0")
+    copies = dict(folders)
+    for name, threshold, limit in zip(names, (0.05, 0.5), (20, 300), strict=True):
+        copies[name] = Path(shutil.copytree(folders[name], tmp_path / name))
+        config = yaml.safe_load((copies[name] / "config.yaml").read_text())
+        config["MODEL"]["ROI_HEADS"] = {"SCORE_THRESH_TEST": threshold}
+        config["TEST"] = {"DETECTIONS_PER_IMAGE": min(limit, 100)}
+        (copies[name] / "config.yaml").write_text(yaml.safe_dump(config))
+        file = copies[name] / "inference" / "metrics.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"max_detections": max(limit, 100)}))
+    text = check_page(render(copies, *names)).text
+    assert (
+        "not tested alike: MODEL.ROI_HEADS.SCORE_THRESH_TEST is 0.05, 0.5; "
+        "TEST.DETECTIONS_PER_IMAGE is 20, 300." in text
+    )
+    assert "not tested alike" not in check_page(render(folders, *names)).text
 
 
 def test_sets_of_one_name_are_not_compared(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from resnext_det.detection.jobs import Job, Metrics, train
 from resnext_det.evaluation.coco import evaluate_coco
@@ -38,8 +39,10 @@ def test_the_numbers_are_those_of_the_evaluation(written: tuple[Path, Page], set
     folder, page = written
     results = folder / "inference" / "coco_instances_results.json"
     numbers = evaluate_coco(sets["tiny_val"][0], results).as_dict(recalls=True)
-    for value in numbers.values():
-        assert format_cell(value) in page.text
+    (start,) = [i for i, row in enumerate(page.rows) if row[:2] == ["number", "of"]]
+    shown = {row[0]: row[3] for row in page.rows[start + 1 : start + 13]}
+    of_all = {name: value for name, value in numbers.items() if "-" not in name}
+    assert shown == {name: format_cell(value) for name, value in of_all.items()}
 
 
 def test_the_page_says_what_is_asked_of_it(written: tuple[Path, Page]) -> None:
@@ -173,10 +176,43 @@ def test_a_training_leaves_what_its_report_needs(sets: Sets, tmp_path: Path) -> 
     (line,) = report_on(metrics)
     page = check_page(Path(line.removeprefix("the report is ")).read_text())
     assert environment.command.split()[0] in page.text
-    assert list(report_on(Metrics(tmp_path / "run"))) == []  # in another process than the first
+    assert list(report_on(Metrics(tmp_path / "run", of_first_process=False))) == []
     shutil.rmtree(tmp_path / "run")
     (line,) = report_on(metrics)
     assert line.startswith("no report was written (FileNotFoundError")
+
+
+@pytest.mark.parametrize("kind", ["not tested", "proposals"])
+def test_every_training_has_a_page(sets: Sets, tmp_path: Path, kind: str) -> None:
+    """Losses, rate and settings are there also without a test set, and for a ProposalNetwork."""
+    folder = write_run(tmp_path / "run", sets)
+    (folder / "inference" / "coco_instances_results.json").unlink()
+    file = folder / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    if kind == "proposals":
+        config["MODEL"]["META_ARCHITECTURE"] = "ProposalNetwork"
+        recalls = {"AR@100": 41.25, "AR@1000": 50.0, "ARs@100": None}
+        (folder / "inference" / "metrics.json").write_text(json.dumps(recalls))
+    else:
+        config["DATASETS"]["TEST"] = []
+    file.write_text(yaml.safe_dump(config))
+    page = check_page(write_report([folder], datasets=as_datasets(sets)).read_text())
+    for words in ("total loss", "learning rate", "10 iterations of 2 images", "All "):
+        assert words in page.text
+    told = {"not tested": "was not tested, as DATASETS.TEST is empty"}
+    assert told.get(kind, "tiny_val: AR@100 41.2, AR@1000 50.0") in page.text
+    assert "There are no detections" not in page.text and "nan" not in page.text
+
+
+def test_a_report_that_is_stopped_says_how_to_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(folders: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("resnext_det.report.write.write_report", stop)
+    with pytest.raises(KeyboardInterrupt, match=f"resnext-det report {tmp_path} writes it"):
+        list(report_on(Metrics(tmp_path)))
 
 
 def test_lines_of_metrics_that_were_cut_short_are_passed_over(sets: Sets, tmp_path: Path) -> None:
