@@ -36,7 +36,8 @@ _SYSTEM_FOLDERS = {
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file whole or not at all, even through a power cut, replacing an older one.
 
-    A missing folder is made. A half-written file is never seen under ``path``.
+    A missing folder is made. A half-written file is never seen under ``path``. A symbolic link
+    stays, and the file that it leads to is replaced.
 
     Args:
         path: of the file.
@@ -45,8 +46,9 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Raises:
         OSError: the folder cannot be written to or the disk is full; nothing is left behind.
     """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:  # whose texts name a part of the path
         raise NotADirectoryError(
             f"{path} cannot be written: a part of it is a file; choose another folder"
@@ -55,20 +57,20 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         raise IsADirectoryError(f"{path} is a folder; write the name of a file")
     if path.exists() and not path.is_file():  # a device or a pipe, which a file would replace
         raise OSError(f"{path} is no file; write the name of one")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             write(file)
             file.flush()
             _sync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         raise explain_full_disk(error, path) from error
     except RuntimeError as error:  # torch.save raises it where the disk is full
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    _sync_folder(target.parent)
 
 
 def explain_full_disk(error: OSError, path: Path) -> OSError:

@@ -126,6 +126,18 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, there: bool) -> None:
+    target, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    if there:
+        target.parent.mkdir()
+        target.write_text("the older text")
+    link.symlink_to(Path("elsewhere", "file"))
+    write_text(link, "text")
+    assert link.is_symlink() and not target.is_symlink()
+    assert target.read_text() == "text" and os.listdir(target.parent) == ["file"]
+
+
 def test_a_path_that_can_be_no_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"is a folder; write the name of a file"):
         write_text(tmp_path, "")

@@ -65,12 +65,16 @@ class EvaluationWatch:
         missing = find_undetected(dataset, rows) if late and rows and ap >= _ZERO else []
         if missing and self._told.get(dataset.name) != missing:
             self._told[dataset.name] = missing
+            remedy = (
+                "; DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler with "
+                "DATALOADER.REPEAT_THRESHOLD 0.01 shows rare ones more often"
+            )
+            repeats = self._cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
             logger.warning(
                 "On %s there is no detection of %d of %d classes: %s (objects there in brackets). "
-                "Look whether the training set has enough of them, under the same names; "
-                "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler with "
-                "DATALOADER.REPEAT_THRESHOLD 0.01 shows rare ones more often.",
+                "Look whether the training set has enough of them, under the same names%s.",
                 *(name, len(missing), len(dataset.class_names), list_first(missing, _SHOWN)),
+                "" if repeats else remedy,
             )
 
 

@@ -69,6 +69,11 @@ class Predictor:
     ) -> None:
         if backend is not None:
             check_backend(backend)  # before the weights are read
+        if not isinstance(cfg, CfgNode | str | Path):
+            raise ValueError(
+                f"a Predictor of {cfg!r} is none; give the file of a trained detector, such as "
+                "output/model_final.pth, or a configuration whose MODEL.WEIGHTS names one"
+            )
         if not isinstance(cfg, CfgNode):
             cfg = load_trained_config(cfg, overrides)
         elif overrides:

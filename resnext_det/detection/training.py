@@ -118,7 +118,10 @@ def train_detector(
         start=start,
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
         watches=watch_training(
-            *(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start), warm_up=cfg.SOLVER.WARMUP_ITERS
+            *(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start),
+            warm_up=cfg.SOLVER.WARMUP_ITERS,
+            clips_gradients=cfg.SOLVER.CLIP_GRADIENTS.ENABLED,
+            keeps_best=bool(get_own(cfg, "TEST.BEST_METRIC")),
         ),
     ) as writer:
         evaluation = PeriodicEvaluation(

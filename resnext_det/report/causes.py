@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.evaluation.analysis import DetectionAnalysis
 from resnext_det.report.faults import detections, labels, schedule, sets, sizes
-from resnext_det.report.faults.cause import Cause
+from resnext_det.report.faults.cause import Cause, leave_out_set
 from resnext_det.report.faults.collection import measure_run
 from resnext_det.report.faults.measurements import Measurements
 from resnext_det.report.runs import RunFolder
@@ -79,6 +80,10 @@ def find_causes(
 
 
 def list_causes(measured: Measurements, rules: Sequence[Rule] = RULES) -> list[Cause]:
-    """List the causes that rules find in measurements, what costs most first."""
+    """List the causes that rules find in measurements, what costs most first.
+
+    Their advice leaves out what is set already.
+    """
     found = [cause for rule in rules if (cause := rule(measured)) is not None]
+    found = [replace(cause, advice=leave_out_set(cause.advice, measured.get)) for cause in found]
     return sorted(found, key=lambda cause: -cause.weight)

@@ -136,7 +136,7 @@ def find_faults(
         if found is not None and found.num_objects:
             yield from _find_odd_boxes(found, kind)
     if train is not None and train.num_objects:
-        yield from _find_rare_classes(train)
+        yield from _find_rare_classes(cfg, train)
         yield from _find_mirrored(cfg, train)
     if train is not None:
         for text in find_mistakes(cfg, max(1, train.num_images)):
@@ -184,7 +184,7 @@ def _count(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
 
 
-def _find_rare_classes(train: SetStatistics) -> Iterator[Finding]:
+def _find_rare_classes(cfg: CfgNode, train: SetStatistics) -> Iterator[Finding]:
     counts = train.count_objects()
     rare = [(n, name) for n, name in zip(counts.tolist(), train.class_names) if 0 < n < _FEW]
     if rare:
@@ -196,11 +196,15 @@ def _find_rare_classes(train: SetStatistics) -> Iterator[Finding]:
         )
     used = counts[counts >= _FEW]
     if len(used) > 1 and used.max() > 100 * used.min():
+        remedy = (
+            "; DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler with "
+            "DATALOADER.REPEAT_THRESHOLD 0.01 shows images of rare classes more often"
+        )
+        repeats = cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
         yield Finding(
             "note",
             f"The most frequent class has {used.max():,} training objects and the rarest "
-            f"{used.min():,}; DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler with "
-            "DATALOADER.REPEAT_THRESHOLD 0.01 shows images of rare classes more often",
+            f"{used.min():,}{'' if repeats else remedy}",
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -21,7 +22,7 @@ from resnext_det.report.data_charts import (
 from resnext_det.report.error_kinds import DESCRIPTIONS
 from resnext_det.report.examination import Examination, Test, describe_change, examine_run
 from resnext_det.report.examples import show_images
-from resnext_det.report.faults.cause import Cause
+from resnext_det.report.faults.cause import Cause, leave_out_set
 from resnext_det.report.origin import describe_network, show_origin
 from resnext_det.report.page import (
     Section,
@@ -193,7 +194,8 @@ def list_sections(examined: Examination) -> Iterator[Section]:
     run, test = examined.run, examined.first
     analysis = test.analysis if test is not None else None
     if examined.causes or analysis is not None:
-        yield Section("What to do first", "causes", show_causes(examined.causes, analysis))
+        body = show_causes(examined.causes, analysis, run.get)
+        yield Section("What to do first", "causes", body)
     if test is not None and analysis is not None:
         yield from _list_test_sections(examined, test)
     if run.proposes and test is not None and test.folder.metrics:
@@ -215,15 +217,21 @@ def list_sections(examined: Examination) -> Iterator[Section]:
         yield Section("What this page lacks", "missing", text)
 
 
-def show_causes(causes: Sequence[Cause], analysis: DetectionAnalysis | None) -> Markup:
-    """Show likely causes of a low AP, with what was measured and what to do; else the next step."""
+def show_causes(
+    causes: Sequence[Cause], analysis: DetectionAnalysis | None, get: Callable[[str], Any]
+) -> Markup:
+    """Show likely causes of a low AP, with what was measured and what to do; else the next step.
+
+    Args:
+        get: gives the value of a key of the run's configuration.
+    """
     if causes:
         return render_fragment(_CAUSES, causes=causes, mark_code=mark_code)
     parts = [write_paragraph("No known fault was found in the data, the settings or the training.")]
     if analysis is not None and describe_main_fault(analysis):
         worst = max(analysis.errors, key=lambda error: error.cost)
-        advice = f"What costs most is {worst.kind}. {DESCRIPTIONS[worst.kind].advice}"
-        parts.append(write_paragraph(mark_code(advice)))
+        advice = leave_out_set(DESCRIPTIONS[worst.kind].advice, get)
+        parts.append(write_paragraph(mark_code(f"What costs most is {worst.kind}. {advice}")))
     return join(parts)
 
 

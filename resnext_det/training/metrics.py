@@ -343,6 +343,13 @@ def _open_tensorboard(output_dir: str | Path, start: int) -> Any:
             "tensorboard)."
         )
         return None
+    except Exception as error:  # such as the TypeError of a protobuf that is too new for it
+        logger.warning(
+            "No TensorBoard events are written: tensorboard cannot be imported (%s: %s); install "
+            "it anew (pip install --upgrade tensorboard protobuf).",
+            *(type(error).__name__, str(error).strip().partition("\n")[0]),
+        )
+        return None
     _silence_tensorboard()
     return SummaryWriter(str(output_dir), purge_step=start)
 

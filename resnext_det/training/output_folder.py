@@ -21,6 +21,7 @@ from resnext_det.config.values import unify_names
 from resnext_det.files import escape_controls, list_first, write_text
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import LAST_CHECKPOINT, Checkpointer
+from resnext_det.training.environment import ENVIRONMENT_FILE
 from resnext_det.training.setup import CONFIG_FILE, check_folder_name, find_recorded
 from resnext_det.weights.containers import read_container
 
@@ -108,7 +109,8 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
 
 def _check_files(folder: Path) -> None:
     """Refuse a folder in the place of a file that a training would write only later."""
-    for name in (LAST_CHECKPOINT, *_CHECKPOINTS[:2], "metrics.json", CONFIG_FILE, "log.txt"):
+    others = ("metrics.json", CONFIG_FILE, ENVIRONMENT_FILE, "log.txt")
+    for name in (LAST_CHECKPOINT, *_CHECKPOINTS[:2], *others):
         if (folder / name).is_dir():
             raise ValueError(
                 f"{folder / name} is a folder, and a training writes a file of that name; move it "

@@ -78,9 +78,11 @@ class RisingLossWatch:
 
     Args:
         earlier: the total loss of the lines so far, where a run goes on.
+        clips_gradients: of the training.
     """
 
-    def __init__(self, earlier: Sequence[float] = ()) -> None:
+    def __init__(self, earlier: Sequence[float] = (), *, clips_gradients: bool = False) -> None:
+        self._clips_gradients = clips_gradients
         self._values = [value for value in earlier if math.isfinite(value)]
         self._told = False
 
@@ -91,11 +93,13 @@ class RisingLossWatch:
         self._values.append(value)
         if (rise := find_rise(self._values)) is not None:
             self._told = True
+            remedies = ["a lower SOLVER.BASE_LR", "a longer SOLVER.WARMUP_ITERS"]
+            if not self._clips_gradients:
+                remedies.append("SOLVER.CLIP_GRADIENTS.ENABLED True")
             logger.warning(
                 "The training loss rises: it was %.4g, and is %.4g at iteration %d. The learning "
-                "rate, %.3g, may be too high: begin anew with a lower SOLVER.BASE_LR, a longer "
-                "SOLVER.WARMUP_ITERS or SOLVER.CLIP_GRADIENTS.ENABLED True.",
-                *(*rise, iteration, scalars.get("lr", math.nan)),
+                "rate, %.3g, may be too high: begin anew with %s.",
+                *(*rise, iteration, scalars.get("lr", math.nan), " or ".join(remedies)),
             )
 
 
@@ -123,15 +127,20 @@ class OverfittingWatch:
     Args:
         earlier: the scalars so far by name and iteration, where a run goes on.
         warm_up: iterations in which the learning rate rises.
+        keeps_best: whether the training keeps the best weights.
     """
 
     NAME = "validation/total_loss"
     """Ends the name of a validation loss; where there are several test sets theirs stand before."""
 
     def __init__(
-        self, earlier: Mapping[str, Mapping[int, float]] = {}, *, warm_up: int = 0
+        self,
+        earlier: Mapping[str, Mapping[int, float]] = {},
+        *,
+        warm_up: int = 0,
+        keeps_best: bool = False,
     ) -> None:
-        self._warm_up = warm_up
+        self._warm_up, self._keeps_best = warm_up, keeps_best
         self._totals = dict(earlier.get("total_loss", {}))
         self._values: dict[str, dict[int, float]] = {
             name: {known: value for known, value in values.items() if known >= warm_up}
@@ -160,10 +169,10 @@ class OverfittingWatch:
         self._told = True
         logger.warning(
             "The loss on %s has risen since iteration %d, from %.4g to %.4g: the training learns "
-            "its images by heart. A shorter training, more images, or TEST.BEST_METRIC, which "
-            "keeps the best weights, help.",
+            "its images by heart. A shorter training or more images help%s.",
             *(name.removesuffix(self.NAME).rstrip("/") or "the test set", lowest),
             *(values[lowest], value),
+            "" if self._keeps_best else ", or TEST.BEST_METRIC, which keeps the best weights",
         )
 
     def _learned_since(self, iteration: int) -> bool:
@@ -176,7 +185,13 @@ class OverfittingWatch:
 
 
 def watch_training(
-    output_dir: str | Path, num_workers: int, start: int, *, warm_up: int = 0
+    output_dir: str | Path,
+    num_workers: int,
+    start: int,
+    *,
+    warm_up: int = 0,
+    clips_gradients: bool = False,
+    keeps_best: bool = False,
 ) -> list[Watch]:
     """Make the watches of a training, which know the lines before ``start``; in every process.
 
@@ -184,6 +199,7 @@ def watch_training(
         num_workers: loading processes of each training process.
         start: the first iteration.
         warm_up: iterations in which the learning rate rises.
+        clips_gradients, keeps_best: of the training, which is not advised to do what it does.
     """
     earlier = {
         name: {iteration: value for iteration, value in values.items() if iteration < start}
@@ -191,6 +207,8 @@ def watch_training(
     }
     return [
         DataWatch(num_workers, distributed.get_world_size()),
-        RisingLossWatch(list(earlier.get("total_loss", {}).values())),
-        OverfittingWatch(earlier, warm_up=warm_up),
+        RisingLossWatch(
+            list(earlier.get("total_loss", {}).values()), clips_gradients=clips_gradients
+        ),
+        OverfittingWatch(earlier, warm_up=warm_up, keeps_best=keeps_best),
     ]

@@ -425,3 +425,9 @@ def test_other_frames_of_an_image_are_told(
     (told,) = caplog.messages
     assert told.startswith("of files that hold several images the first alone was taken: ")
     assert all(f"{path} (3 frames)" in told for path in paths)
+
+
+@pytest.mark.parametrize("given", [None, 3, {"MODEL": {}}])
+def test_what_is_no_detector_is_refused_in_a_sentence(given: Any) -> None:
+    with pytest.raises(ValueError, match="is none; give the file of a trained detector"):
+        Predictor(given)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -261,14 +261,33 @@ def test_logging_moves_to_another_folder(tmp_path: Path) -> None:
     assert "WARNING: in the second" in (tmp_path / "second" / "log.txt").read_text()
 
 
+class Broken:
+    """Fail as an import of tensorboard does beside a protobuf that is too new for it."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise TypeError("Descriptors cannot be created directly.\nIf this call came from a _pb2")
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (None, "is not installed (pip install tensorboard)"),
+        (Broken(), "cannot be imported (TypeError: Descriptors cannot be created directly.)"),
+    ],
+    ids=["missing", "broken"],
+)
 def test_without_tensorboard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    module: Any,
+    words: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     with MetricsWriter(tmp_path, total_steps=20, progress_bar=False) as writer:
         for iteration in range(20):
             writer(make_step(iteration))
-    assert "pip install tensorboard" in caplog.text and len(lines(tmp_path)) == 1
+    assert caplog.text.count(words) == 1 and len(lines(tmp_path)) == 1
 
 
 @pytest.mark.detectron2

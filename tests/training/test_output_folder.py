@@ -66,7 +66,7 @@ def test_a_name_that_no_folder_has(name: str, words: str) -> None:
         check(name)
 
 
-@pytest.mark.parametrize("name", ["last_checkpoint", "model_final.pth", "config.yaml"])
+@pytest.mark.parametrize("name", ["last_checkpoint", "model_final.pth", "environment.json"])
 def test_a_folder_in_the_place_of_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     for how in ({}, {"resume": True}, {"overwrite": True}):

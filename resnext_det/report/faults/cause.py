@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+_SETTING = re.compile(r",? (?:and|or) write ([A-Z]+(?:\.[A-Z_]+)+) (\w+)")
 
 
 @dataclass(frozen=True)
@@ -20,3 +25,15 @@ class Cause:
     evidence: str
     advice: str
     weight: float
+
+
+def leave_out_set(advice: str, get: Callable[[str], Any]) -> str:
+    """Leave out of an advice the settings, "and write KEY VALUE", that have this value already.
+
+    Args:
+        get: gives the value of a key.
+
+    >>> leave_out_set("Add some and write TEST.PATIENCE 3.", {"TEST.PATIENCE": 3}.get)
+    'Add some.'
+    """
+    return _SETTING.sub(lambda found: "" if str(get(found[1])) == found[2] else found[0], advice)

@@ -131,11 +131,13 @@ def find_frozen_at_random(measured: Measurements) -> Cause | None:
         return None
     parts = [f"MODEL.BACKBONE.FREEZE_AT is {frozen}"] * (frozen >= 1)
     parts += [f"MODEL.RESNETS.NORM is {norm}"] * norm.startswith("Frozen")
+    changes = ["MODEL.BACKBONE.FREEZE_AT 0"] * (frozen >= 1)
+    changes += ["MODEL.RESNETS.NORM GN"] * norm.startswith("Frozen")
     return Cause(
         "Layers are frozen at random values",
         f"MODEL.WEIGHTS is empty, and {' and '.join(parts)}: what is frozen never learns.",
         "Start from pretrained weights (MODEL.WEIGHTS resnext://torchvision/X-50-32x4d or a file), "
-        "or train all from random weights: MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM GN.",
+        f"or train all from random weights: {' '.join(changes)}.",
         measured.lacking * (0.5 + 0.1 * min(frozen, 5)) * (0.9 if measured.is_low else 0.3),
     )
 

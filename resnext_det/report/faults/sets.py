@@ -94,10 +94,21 @@ def find_rare_classes(measured: Measurements) -> Cause | None:
         f"Boxes in training: {', '.join(parts)}, and {counts[most]:,} of "
         f"{escape_controls(measured.class_names[most])}. AP of the rare ones is "
         f"{np.nanmean(ap[chosen]):.1f}, of the others {np.nanmean(ap[~rare]):.1f}.",
-        "Add images of them, or show theirs more often: DATALOADER.SAMPLER_TRAIN "
-        "RepeatFactorTrainingSampler DATALOADER.REPEAT_THRESHOLD "
-        f"{_choose_threshold(measured, chosen):.2g}.",
+        f"Add images of them{_advise_repeating(measured, chosen)}.",
         _lose_classes(measured, chosen),
+    )
+
+
+def _advise_repeating(measured: Measurements, chosen: np.ndarray) -> str:
+    """Advise to show images of the rare classes more often, unless they are already."""
+    threshold, present = _choose_threshold(measured, chosen), 0.0
+    if measured.get("DATALOADER.SAMPLER_TRAIN") == "RepeatFactorTrainingSampler":
+        present = measured.get("DATALOADER.REPEAT_THRESHOLD") or 0.0
+    if f"{present:.2g}" == f"{threshold:.2g}" or present > threshold:
+        return ""
+    return (
+        ", or show theirs more often: DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler "
+        f"DATALOADER.REPEAT_THRESHOLD {threshold:.2g}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -62,6 +63,7 @@ def test_utf_16_of_either_order(mark: bytes, encoding: str, tmp_path: Path) -> N
         (b"[" * 100_000, "is nested too deep"),
         (b'{"a": NaN, "b": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "is nested too deep"),
     ],
+    ids=map(str, itertools.count()),  # of the bytes they would be megabytes long
 )
 def test_what_is_no_json_gets_a_sentence(data: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
