@@ -102,7 +102,7 @@ def suggest_anchors(
 
     present = best_share = measure(grid)
     best = grid
-    for ratios in (grid.aspect_ratios, _fit_ratios(boxes, grid)):
+    for ratios in _list_ratios(boxes, grid):
         for power in range(-6, 7):
             sizes = [[round(size * 2 ** (power / 2)) for size in level] for level in grid.sizes]
             if min(map(min, sizes)) < 4:
@@ -114,11 +114,11 @@ def suggest_anchors(
     return best, present, best_share
 
 
-def _fit_ratios(boxes: np.ndarray, grid: AnchorGrid) -> Sequence[Sequence[float]]:
-    """Take three aspect ratios from boxes; those of the grid, if it has another number of them."""
+def _list_ratios(boxes: np.ndarray, grid: AnchorGrid) -> list[Sequence[Sequence[float]]]:
+    """List the aspect ratios of a grid and, where it has three, those of boxes."""
     sides = boxes[:, 2:] - boxes[:, :2]
     sides = sides[sides.min(axis=1) > 0]
     if any(len(level) != 3 for level in grid.aspect_ratios) or not len(sides):
-        return grid.aspect_ratios
+        return [grid.aspect_ratios]
     found = np.percentile(sides[:, 1] / sides[:, 0], (10, 50, 90))
-    return [[round(float(ratio), 2) or 0.01 for ratio in found]]
+    return [grid.aspect_ratios, [[round(float(ratio), 2) or 0.01 for ratio in found]]]

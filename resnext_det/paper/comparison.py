@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnext_det.data.inspection.copied_images import unify_files
 from resnext_det.paper.figures import AVERAGE_PRECISIONS, ERRORS, TABLE_8, TABLES, Setting
 from resnext_det.paper.notes import list_classifier_notes, list_detector_notes
 from resnext_det.paper.rows import Difference, Row
@@ -46,7 +47,8 @@ def compare_detectors(runs: Sequence[Run]) -> Comparison:
     in the comparison becomes a note.
 
     Raises:
-        ValueError: there is no run, a folder is given twice, or the test sets differ.
+        ValueError: there is no run, a folder is given twice, or the test sets differ, in their
+            names or in the bytes of their annotations.
     """
     groups = _group_by_setting(runs)
     folders: dict[str, Path] = {}
@@ -59,6 +61,7 @@ def compare_detectors(runs: Sequence[Run]) -> Comparison:
             "them on one dataset, or compare those of each dataset by themselves"
         )
     (test_set,) = folders
+    _check_annotations(runs, test_set)
     rows = [
         Row(setting, TABLE_8.get(setting.network, {}), group) for setting, group in groups.items()
     ]
@@ -79,6 +82,22 @@ def compare_detectors(runs: Sequence[Run]) -> Comparison:
         differences,
         test_set,
     )
+
+
+def _check_annotations(runs: Sequence[Run], test_set: str) -> None:
+    """Refuse runs whose test sets share a name alone; files that are gone are not compared."""
+    texts = unify_files(run.annotations for run in runs if run.annotations is not None)
+    folders: dict[str, Path] = {}
+    for run in runs:
+        if run.annotations is not None and run.annotations in texts:
+            folders.setdefault(texts[run.annotations], run.output_dir)
+    if len(folders) > 1:
+        found = ", ".join(f"{folder} on {file}" for file, folder in folders.items())
+        raise ValueError(
+            f"runs tested on different sets of the name {test_set} cannot be compared in one "
+            f"table: {found}; evaluate them on one of these files (--eval-only --test-data "
+            "ANNOTATIONS IMAGES), or compare those of each by themselves"
+        )
 
 
 def compare_classifiers(runs: Sequence[Run], *, left_out: Sequence[str] = ()) -> Comparison:

@@ -11,11 +11,13 @@ from typing import Any
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.yaml_files import parse_yaml
+from resnext_det.data.coco import locate_dataset
 from resnext_det.evaluation.classification import has_top5
 from resnext_det.evaluation.coco import name_task
 from resnext_det.evaluation.coco_checks import COCO_LIMIT
 from resnext_det.files import shorten_path
 from resnext_det.paper.figures import AVERAGE_PRECISIONS, DATASETS, ERRORS, MINIVAL, Setting
+from resnext_det.training.environment import read_environment
 
 FINAL = "model_final.pth"
 """The checkpoint of a training that came to its end."""
@@ -40,6 +42,7 @@ class Run:
         test: of a classifier, the whole file of its test; see ``ClassificationMetrics.to_json``.
         recorded_AP: of a detector, AP in the last evaluation during training; None without record.
         max_detections: of a detector, how many detections of an image and category count in AP.
+        annotations: of a detector's test set; None where nothing tells where they are.
     """
 
     output_dir: Path
@@ -51,6 +54,7 @@ class Run:
     test: Mapping[str, Any] = field(default_factory=dict, repr=False)
     recorded_AP: float | None = None
     max_detections: int = COCO_LIMIT
+    annotations: Path | None = None
 
 
 def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
@@ -94,7 +98,16 @@ def read_detector(output_dir: str | Path, *, dataset: str | None = None) -> Run:
         last_checkpoint=_read_last_checkpoint(folder),
         recorded_AP=_read_recorded_AP(folder, f"{test_set}/{key}" if several else key),
         max_detections=limit,
+        annotations=_locate_annotations(folder, test_set),
     )
+
+
+def _locate_annotations(folder: Path, test_set: str) -> Path | None:
+    """Find the annotations of a test set, without making one that is generated."""
+    environment = read_environment(folder)
+    known = environment.sets.get(test_set) if environment else None
+    found = known or locate_dataset(test_set)
+    return None if found is None else Path(found[0]).resolve()
 
 
 def read_classifier(output_dir: str | Path) -> list[Run]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from resnext_det.report.equal_sets import list_unequal_sets
+from resnext_det.report.equal_sets import list_unequal_sets, locate_annotations
 from resnext_det.report.page import Section, join, write_paragraph
 from resnext_det.report.pair import Pair, build_pair_sections, compare_pair
 from resnext_det.report.run_groups import (
@@ -139,9 +139,11 @@ def _explain(group: RunGroup, test_set: str) -> list[str]:
 def _explain_no_common_set(groups: Sequence[RunGroup]) -> str:
     """Say why nothing tells which is better, and what to do."""
     remedy = "Evaluate all of them on one set: --eval-only --test-data ANNOTATIONS IMAGES."
-    for name, files in list_unequal_sets([run for group in groups for run in group.runs]):
-        if all(name in run.list_sets("TEST") for group in groups for run in group.runs):
-            given = ", ".join(sorted({str(file or "a file that is unknown") for file in files}))
+    runs = [run for group in groups for run in group.runs]
+    for name in list_unequal_sets([group.sets for group in groups]):
+        if all(name in run.list_sets("TEST") for run in runs):
+            files = {locate_annotations(run, name) or "a file that is unknown" for run in runs}
+            given = ", ".join(sorted(map(str, files)))
             return (
                 f"The runs were tested on different sets of the name {name} ({given}), so nothing "
                 f"says which is better. {remedy}"

@@ -13,7 +13,11 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from resnext_det.data.coco import CocoDataset
-from resnext_det.data.inspection.copied_images import find_copied_images
+from resnext_det.data.inspection.copied_images import (
+    MANY_COPIES,
+    SEARCH_SECONDS,
+    find_copied_images,
+)
 from resnext_det.data.inspection.datasets import (
     inspect_dataset,
     list_distinct,
@@ -28,9 +32,8 @@ from resnext_det.report.faults.measurements import Measurements
 Weight = Literal["error", "warning", "note"]
 
 _FEW = 10  # objects of a class, from which it is hardly learned
-_MANY_COPIES = 0.01  # share of objects
+_MANY_PAIRS = 0.01  # share of objects
 _MANY_VANISHED = 0.005
-_COPY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def find_copies(train_files: Sequence[str], test_files: Sequence[str]) -> Iterat
     The search is given up after ten seconds, which is told.
     """
     names, split = [*train_files, *test_files], len(train_files)
-    groups, complete = find_copied_images(names, seconds=_COPY_SECONDS)
+    groups, complete = find_copied_images(names, seconds=SEARCH_SECONDS)
     both = [group for group in groups if group[0] < split <= group[-1]]
     if both:
         shared = sum(index >= split for group in both for index in group)
@@ -110,14 +113,14 @@ def find_copies(train_files: Sequence[str], test_files: Sequence[str]) -> Iterat
         if copies:
             count = sum(len(group) - 1 for group in copies)
             yield Finding(
-                "warning" if count > _MANY_COPIES * (end - begin) else "note",
+                "warning" if count >= MANY_COPIES * (end - begin) else "note",
                 f"{count} of {end - begin} {kind} images are copies of others, the first "
                 f"{names[copies[0][1]]} of {names[copies[0][0]]}: remove them, or see that their "
                 "annotations are the same",
             )
     if not complete:
         yield Finding(
-            "note", f"The search for copied images was given up after {_COPY_SECONDS:.0f} seconds."
+            "note", f"The search for copied images was given up after {SEARCH_SECONDS:.0f} seconds."
         )
 
 
@@ -157,7 +160,7 @@ def _find_odd_boxes(found: SetStatistics, kind: str) -> Iterator[Finding]:
     ):
         if count:
             yield Finding(
-                "warning" if count > _MANY_COPIES * found.num_objects else "note",
+                "warning" if count > _MANY_PAIRS * found.num_objects else "note",
                 f"{_count(count, f'pair of {kind} boxes', f'pairs of {kind} boxes')} of {what} "
                 f"with an IoU of {NEAR_COPY} or more: {advice}",
             )

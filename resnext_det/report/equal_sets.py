@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resnext_det.data.coco import locate_dataset
-from resnext_det.data.inspection.copied_images import find_copied_images
+from resnext_det.data.inspection.copied_images import unify_files
 from resnext_det.report.runs import RunFolder
 
 
@@ -28,7 +28,7 @@ def identify_sets(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
         }
         for run in runs
     ]
-    texts = _unify_files(file for of_run in files for file in of_run.values() if file is not None)
+    texts = unify_files(file for of_run in files for file in of_run.values() if file is not None)
     found = [
         {name: texts.get(file, "") if file is not None else "" for name, file in of_run.items()}
         for of_run in files
@@ -41,32 +41,17 @@ def identify_sets(runs: Sequence[RunFolder]) -> list[dict[str, str]]:
     return found
 
 
-def list_unequal_sets(runs: Sequence[RunFolder]) -> list[tuple[str, list[str | None]]]:
-    """List the names that stand for several annotations, with the file of each run.
+def list_unequal_sets(sets: Sequence[Mapping[str, str]]) -> list[str]:
+    """List the names that stand for several annotations.
 
-    The file is None where the run has no set of the name, or does not tell where it is.
+    Args:
+        sets: of every run, as ``identify_sets`` gives them.
     """
-    found = identify_sets(runs)
-    names = sorted({name for of_run in found for name in of_run})
-    unequal = [
-        name for name in names if len({of_run[name] for of_run in found if name in of_run}) > 1
-    ]
-    return [
-        (name, [str(file) if (file := locate_annotations(run, name)) else None for run in runs])
-        for name in unequal
-    ]
+    names = sorted({name for of_run in sets for name in of_run})
+    return [name for name in names if len({each[name] for each in sets if name in each}) > 1]
 
 
 def locate_annotations(run: RunFolder, name: str) -> Path | None:
     """Find the annotations of a set, without making one that is generated; None where unknown."""
     known = run.sets.get(name) or locate_dataset(name)
     return None if known is None else known[0].resolve()
-
-
-def _unify_files(files: Iterable[Path]) -> dict[Path, str]:
-    """Give every file that is there a text: its path, or that of an earlier file equal to it."""
-    paths = [str(file) for file in dict.fromkeys(files) if file.is_file()]
-    texts = {Path(path): path for path in paths}
-    for first, *others in find_copied_images(paths)[0]:
-        texts.update({Path(paths[index]): paths[first] for index in others})
-    return texts

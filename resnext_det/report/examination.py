@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from resnext_det.data.coco import CocoDataset
+from resnext_det.data.coco import CocoDataset, map_classes
 from resnext_det.data.records import join_records
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.detection.datasets import summarize_set
@@ -111,11 +111,12 @@ def _examine_test(run: RunFolder, folder: TestFolder, missing: list[str]) -> Tes
 
 
 def _summarize_training(run: RunFolder, missing: list[str]) -> SetStatistics | None:
-    """Summarize the training sets as one."""
+    """Summarize the training sets as one, with the classes in the order of the first."""
     sets: list[CocoDataset] = []
     for name in run.list_sets("TRAIN") if run.was_trained else ():
         try:
-            sets.append(run.load_set(name))
+            dataset = run.load_set(name)
+            sets.append(map_classes(dataset, sets[0].class_names) if sets else dataset)
         except (ValueError, OSError) as error:
             missing.append(f"{name}: {error}")
     if not sets or run.cfg is None:

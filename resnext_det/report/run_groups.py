@@ -7,8 +7,8 @@ import os
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from resnext_det.evaluation.analysis import NumberDifference
@@ -26,10 +26,12 @@ class RunGroup:
     Attributes:
         name: what tells it from the others.
         runs: one, or one for each seed.
+        sets: by name, as ``identify_sets`` gives them.
     """
 
     name: str
     runs: tuple[RunFolder, ...]
+    sets: Mapping[str, str] = field(default_factory=dict)
 
     def list_values(self, metric: str, test_set: str) -> list[tuple[int | None, float]]:
         """List the seed and the number of every run that was tested on the set."""
@@ -80,10 +82,11 @@ def group_runs(runs: Sequence[RunFolder]) -> list[RunGroup]:
         raise ValueError(f"{min(twice)} is given twice; give each run once")
     shared = set(runs[0].config).intersection(*(run.config for run in runs)) - OF_A_RUN
     alike: dict[Any, list[RunFolder]] = defaultdict(list)
-    for run, sets in zip(runs, identify_sets(runs), strict=True):
+    sets = dict(zip((run.path for run in runs), identify_sets(runs), strict=True))
+    for run in runs:
         key = {name: _unify_setting(name, run.config[name]) for name in sorted(shared)}
         # A run without configuration is like no other.
-        alike[repr((key, sorted(sets.items()))) if key else run.path].append(run)
+        alike[repr((key, sorted(sets[run.path].items()))) if key else run.path].append(run)
     groups: list[list[RunFolder]] = []
     for members in alike.values():
         if len({_read_seed(run) for run in members}) == len(members):
@@ -95,7 +98,10 @@ def group_runs(runs: Sequence[RunFolder]) -> list[RunGroup]:
         for same in by_weights.values():
             groups += [same] if _are_of_seeds(same) else [[run] for run in same]
     names = _choose_names(groups)
-    return [RunGroup(name, tuple(members)) for name, members in zip(names, groups, strict=True)]
+    return [
+        RunGroup(name, tuple(members), sets[members[0].path])
+        for name, members in zip(names, groups, strict=True)
+    ]
 
 
 def _are_of_seeds(runs: Sequence[RunFolder]) -> bool:
@@ -139,8 +145,10 @@ def find_settings(groups: Sequence[RunGroup]) -> list[tuple[str, list[Any]]]:
     different = [
         (key, values) for key, values in found if len({repr(unify(each)) for each in values}) > 1
     ]
-    unequal = list_unequal_sets([group.runs[0] for group in groups])
-    return different + [(f"annotations of {name}", list(files)) for name, files in unequal]
+    for name in list_unequal_sets([group.sets for group in groups]):
+        files = [locate_annotations(group.runs[0], name) for group in groups]
+        different.append((f"annotations of {name}", [file and str(file) for file in files]))
+    return different
 
 
 def choose_test_set(groups: Sequence[RunGroup]) -> str | None:
@@ -152,7 +160,7 @@ def choose_test_set(groups: Sequence[RunGroup]) -> str | None:
         [test.name for run in group.runs for test in run.tests if test.metrics or test.detections]
         for group in groups
     ]
-    unequal = {name for name, _ in list_unequal_sets([run for g in groups for run in g.runs])}
+    unequal = list_unequal_sets([group.sets for group in groups])
     common = [name for name in tested[0] if all(name in names for names in tested)]
     return next((name for name in common if name not in unequal), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
@@ -47,9 +48,12 @@ def build_table_8(runs: Sequence[RunFolder], test_set: str | None) -> Section | 
 
 
 def _read(run: RunFolder, test_set: str) -> Run | None:
-    """Read a run as the paper's tables need it; None where its test or network is unknown."""
+    """Read a run as the paper's tables need it; None where its test or network is unknown.
+
+    Test sets of one name are told apart before, by the places that the user gives too.
+    """
     try:
-        return read_detector(run.path, dataset=test_set)
+        return replace(read_detector(run.path, dataset=test_set), annotations=None)
     except (ValueError, OSError):
         return None
 

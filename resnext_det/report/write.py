@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -99,7 +100,14 @@ def write_report(
         target = runs[0].path / REPORT_FILE
     _check_target(target)
     page = _render_run(examine_run(runs[0])) if len(runs) == 1 else _render_comparison(runs)
-    write_text(target, page)
+    try:
+        write_text(target, page)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise OSError(
+            f"{target} cannot be written ({error.strerror}); choose another file by --output FILE"
+        ) from error
     return target
 
 

@@ -427,6 +427,24 @@ def test_runs_that_cannot_stand_in_one_table(write: Write) -> None:
         compare_detectors([])
 
 
+def test_sets_of_one_name_and_other_annotations_cannot_stand_in_one_table(
+    write: Write, tmp_path: Path
+) -> None:
+    machine = {"cpu": "", "processors": 1, "threads": 1, "capability": "", "versions": {}}
+    record = {"began": "", "command": "", "processes": 1, "machine": machine}
+    folders = [write(str(number), "R-50", seed=number) for number in range(3)]
+    for folder, text in zip(folders, ("[1]", "[1]", "[2]"), strict=True):
+        file = tmp_path / f"{folder.name}.json"
+        file.write_text(text)
+        environment = record | {"sets": {"coco_2017_val": [str(file), str(tmp_path)]}}
+        (folder / "environment.json").write_text(json.dumps(environment))
+    compare_folders(*folders[:2])  # a copy is the same set
+    with pytest.raises(ValueError, match=r"sets of the name coco_2017_val .*0 on .*, .*2 on .*2\.j"):
+        compare_folders(*folders)
+    (tmp_path / "2.json").unlink()
+    compare_folders(*folders)
+
+
 def test_doubtful_runs_are_noted(write: Write) -> None:
     sound, interrupted = (
         write("sound", "R-50"),

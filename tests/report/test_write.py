@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,43 @@ def test_annotations_that_changed_are_told(sets: Sets, tmp_path: Path) -> None:
     (folder / "inference" / "metrics.json").write_text('{"AP": 99.0, "max_detections": null}')
     page = check_page(write_report([folder], datasets=as_datasets(sets)).read_text())
     assert "The run itself measured AP 99.0 on tiny_val" in page.text
+
+
+def test_training_sets_with_their_classes_in_other_orders_are_counted_by_name(
+    sets: Sets, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", sets)
+    annotations, images = sets["tiny_train"]
+    content = json.loads(annotations.read_text())
+    last = max(category["id"] for category in content["categories"]) + 1
+    for entry in [*content["categories"], *content["annotations"]]:
+        key = "category_id" if "category_id" in entry else "id"
+        entry[key] = last - entry[key]
+    turned = tmp_path / "turned.json"
+    turned.write_text(json.dumps(content))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["DATASETS"]["TRAIN"] = ["tiny_train", "turned"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    given = [*as_datasets(sets), ("turned", str(turned), str(images))]
+    found = examine_run(read_run(folder, datasets=given)).train_statistics
+    assert found is not None
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    once = Counter(names[entry["category_id"]] for entry in content["annotations"])
+    expected = [2 * once[name] for name in found.class_names]
+    assert found.count_objects().tolist() == expected
+
+
+def test_a_page_that_cannot_be_written_is_told(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "run", sets)
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("resnext_det.report.write.write_text", refuse)
+    with pytest.raises(OSError, match=r"report\.html cannot be written .*by --output FILE"):
+        write_report([folder])
 
 
 def test_another_file_is_not_replaced(sets: Sets, tmp_path: Path) -> None:

@@ -8,8 +8,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from resnext_det.files import hash_file
+
+MANY_COPIES = 0.05
+"""Share of a set's images from which copies of others spoil a training, and are no blemish."""
+
+SEARCH_SECONDS = 10.0
+"""How long a page searches for copies."""
 
 _END = 4096  # bytes by which files of one size are told apart before all of them are read
 
@@ -39,6 +46,15 @@ def find_copied_images(
         parts = [_split(group, paths, read, end) for group in groups]
         groups = [group for part in parts for group in part]
     return sorted(groups), time.monotonic() <= end
+
+
+def unify_files(files: Iterable[Path]) -> dict[Path, str]:
+    """Give every file that is there a text: its path, or that of an earlier file equal to it."""
+    paths = [str(file) for file in dict.fromkeys(files) if file.is_file()]
+    texts = {Path(path): path for path in paths}
+    for first, *others in find_copied_images(paths)[0]:
+        texts.update({Path(paths[index]): paths[first] for index in others})
+    return texts
 
 
 def _split(

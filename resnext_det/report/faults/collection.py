@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnext_det.data.appearance import QUALITIES, measure_images
-from resnext_det.data.inspection.copied_images import find_copied_images
+from resnext_det.data.inspection.copied_images import SEARCH_SECONDS, find_copied_images
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.evaluation.analysis import DetectionAnalysis
 from resnext_det.evaluation.coco_files import Detections, GroundTruth
@@ -23,7 +23,6 @@ from resnext_det.evaluation.systematic import (
 from resnext_det.report.faults.measurements import Difference, Found, Measurements
 from resnext_det.report.runs import RunFolder
 
-_SECONDS = 10.0  # for a comparison of the files of images
 _FEWEST_IMAGES = 8  # that tell how a set looks
 _WARNING = re.compile(r" WARNING:? (.*)")
 _MOST_LOG = 2**22  # bytes of a log that are read
@@ -108,7 +107,7 @@ def _compare_files(
     shared = [(path, path) for path in tested if path in known]
     copies: list[tuple[str, str]] = []
     paths = [*trained, *(path for path in tested if path not in known)]
-    for group in find_copied_images(paths, seconds=_SECONDS)[0]:
+    for group in find_copied_images(paths, seconds=SEARCH_SECONDS)[0]:
         first, *others = group
         for index in others if first < len(trained) else ():
             pair = (paths[index], paths[first])

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from resnext_det.data.inspection.copied_images import MANY_COPIES
 from resnext_det.files import escape_controls, list_first
 from resnext_det.report.faults.cause import Cause
 from resnext_det.report.faults.measurements import Measurements
 
-_COPIES = 0.05  # of the training images
 _BEHIND = 15.0  # points of AP of a rare class behind the others
 _FAR = 1.0  # standard deviations between the two sets' images
 _OTHER_SIZE = 1.6
@@ -42,7 +42,7 @@ def find_copies(measured: Measurements) -> Cause | None:
     if measured.train is None:
         return None
     share = len(measured.copies) / max(measured.train.num_images, 1)
-    if share < _COPIES:
+    if share < MANY_COPIES:
         return None
     copy, first = (escape_controls(Path(name).name) for name in measured.copies[0])
     return Cause(
