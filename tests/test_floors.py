@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,6 +159,12 @@ def test_the_package_neither_prints_nor_star_imports(path: Path) -> None:
             assert all(alias.name != "*" for alias in node.names), (
                 f"{path}:{node.lineno} star import"
             )
+
+
+def test_contributing_names_every_part_and_no_other() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("| floor |")[1].split("\n\n")[0]
+    named = set(re.findall(r"`(\w+)(?:/|\.py)`", text))
+    assert named == set(FLOOR_OF)
 
 
 def test_no_module_is_called_utils() -> None:
