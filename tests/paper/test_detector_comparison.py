@@ -439,7 +439,9 @@ def test_sets_of_one_name_and_other_annotations_cannot_stand_in_one_table(
         environment = record | {"sets": {"coco_2017_val": [str(file), str(tmp_path)]}}
         (folder / "environment.json").write_text(json.dumps(environment))
     compare_folders(*folders[:2])  # a copy is the same set
-    with pytest.raises(ValueError, match=r"sets of the name coco_2017_val .*0 on .*, .*2 on .*2\.j"):
+    with pytest.raises(
+        ValueError, match=r"sets of the name coco_2017_val .*0 on .*, .*2 on .*2\.j"
+    ):
         compare_folders(*folders)
     (tmp_path / "2.json").unlink()
     compare_folders(*folders)

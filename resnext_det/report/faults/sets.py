@@ -101,15 +101,13 @@ def find_rare_classes(measured: Measurements) -> Cause | None:
 
 def _advise_repeating(measured: Measurements, chosen: np.ndarray) -> str:
     """Advise to show images of the rare classes more often, unless they are already."""
-    threshold, present = _choose_threshold(measured, chosen), 0.0
+    threshold = f"{_choose_threshold(measured, chosen):.2g}"
+    sampler = "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler "
     if measured.get("DATALOADER.SAMPLER_TRAIN") == "RepeatFactorTrainingSampler":
-        present = measured.get("DATALOADER.REPEAT_THRESHOLD") or 0.0
-    if f"{present:.2g}" == f"{threshold:.2g}" or present > threshold:
-        return ""
-    return (
-        ", or show theirs more often: DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler "
-        f"DATALOADER.REPEAT_THRESHOLD {threshold:.2g}"
-    )
+        if (measured.get("DATALOADER.REPEAT_THRESHOLD") or 0.0) >= float(threshold):
+            return ""
+        sampler = ""
+    return f", or show theirs more often: {sampler}DATALOADER.REPEAT_THRESHOLD {threshold}"
 
 
 def _choose_threshold(measured: Measurements, chosen: np.ndarray) -> float:
