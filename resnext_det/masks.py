@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnext_det.instances import Boxes
 
+_AT_ONCE = 16  # bitmaps that are numbers of float32 at one time
 _NARROWEST = 0.1  # pixels; a box narrower than this is cut out as if it were so wide
 
 
@@ -164,10 +165,13 @@ class BitMasks:
         from torchvision.ops import roi_align
 
         _check_number(boxes, self)
-        numbers = torch.arange(len(self), device=self.device, dtype=torch.float32)[:, None]
-        regions = torch.cat([numbers, boxes.to(self.device, torch.float32)], dim=1)
-        values = self.tensor[:, None].float()
-        return roi_align(values, regions, size, 1.0, 0, aligned=True)[:, 0] >= 0.5
+        regions = boxes.to(self.device, torch.float32)
+        cut = []
+        for masks, corners in zip(self.tensor.split(_AT_ONCE), regions.split(_AT_ONCE)):
+            numbers = torch.arange(len(masks), device=self.device, dtype=torch.float32)[:, None]
+            values, rois = masks[:, None].float(), torch.cat([numbers, corners], dim=1)
+            cut.append(roi_align(values, rois, size, 1.0, 0, aligned=True)[:, 0] >= 0.5)
+        return torch.cat(cut)
 
 
 def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:

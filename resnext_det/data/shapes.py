@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.random import Generator
 from tqdm import tqdm
@@ -45,6 +46,12 @@ STANDARD_SIZES = {"train": 1200, "val": 200}
 STANDARD_IMAGES_PER_CLASS = {"train": 1000, "val": 100}
 STANDARD_IMAGE_SIZE = 64
 JPEG_QUALITY = 90
+
+
+class _Index(msgspec.Struct):
+    """Say what a set is; the images and objects of its file are not decoded."""
+
+    info: dict[str, Any] | None = None
 
 
 def prepare_shapes(root: Path | str, split: str) -> tuple[Path, Path]:
@@ -223,7 +230,7 @@ def _exists(index: Path, images: Path, info: dict[str, Any]) -> bool:
         raise ValueError(
             f"{images} has no {index.name} beside it that says what it holds; remove {images}"
         )
-    found = json.loads(index.read_text(encoding="utf-8")).get("info") or {}
+    found = msgspec.json.decode(index.read_bytes(), type=_Index).info or {}
     wrong = [key for key in info if found.get(key) != info[key]]
     if wrong:
         differences = (f"{key} is {found.get(key)!r}, not {info[key]!r}" for key in wrong)

@@ -152,7 +152,9 @@ def read_picture(markup: str) -> np.ndarray:
     """Read a picture of a page: BGR, int64 (H, W, 3)."""
     (address,) = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", markup)
     data = np.frombuffer(base64.b64decode(address), np.uint8)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.int64)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture.astype(np.int64)
 
 
 def test_a_sound_set_has_no_faults(alone: None, cfg: CfgNode, tmp_path: Path) -> None:
