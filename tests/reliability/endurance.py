@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +73,16 @@ def train(folder: Path, steps: int) -> list[Sample]:
     given = [word for pair in changes.items() for word in pair]
     flags = ("--no-report", "--config-file", config)
     process = start_tool("train_net", *flags, *sets, *given)
+    # Read all along: a pipe that nobody reads is full after some thousand steps.
+    pool = ThreadPoolExecutor(max_workers=1)
+    told = pool.submit(process.communicate)
     samples: list[Sample] = []
     began = time.monotonic()
     for number in range(part - 1, steps, part):
         path = out / f"model_{number:07d}.pth"
         while not path.exists():
             if process.poll() is not None:
-                raise AssertionError("".join(process.communicate()))
+                raise AssertionError("".join(told.result()))
             time.sleep(0.01)
         now = time.monotonic()
         if process.poll() is None:
@@ -90,7 +94,8 @@ def train(folder: Path, steps: int) -> list[Sample]:
         began = time.monotonic()
         if number + 1 < steps:
             path.unlink()
-    output, errors = process.communicate(timeout=600)
+    output, errors = told.result(timeout=600)
+    pool.shutdown()
     assert process.returncode == 0, output + errors
     return samples
 
