@@ -20,6 +20,7 @@ from resnext_det.config.rules import get_value, list_keys
 from resnext_det.config.values import RANGES, SUPPORTED_VALUES, is_supported
 from resnext_det.data import coco
 from resnext_det.data.proposals import write_proposals
+from resnext_det.detection.datasets import train_mapper
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable import build, engine
 from resnext_det.detection.portable.build import build_detector
@@ -373,7 +374,8 @@ def test_every_key_is_read_or_has_one_value(
     tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks allow one value for each MODEL.ROI_HEADS.NAME
     off = tuple(part for part, (switch, on) in SWITCHES.items() if not is_supported(switch, on))
     keys = {key for key in (*list_keys(get_cfg()), *OWN_KEYS) if not key.startswith(off)}
-    build.build_detector(make_recording(make_config(*FPN, "MODEL.MASK_ON", True)))
-    keys -= {"INPUT.MASK_FORMAT"}  # the data leave masks out, and a training of masks is refused
+    masks = make_recording(make_config(*FPN, "MODEL.MASK_ON", True))
+    build.build_detector(masks)
+    train_mapper(masks)
     assert keys - READ == (single | tied) - READ
     assert READ - keys == set()

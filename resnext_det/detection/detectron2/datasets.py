@@ -67,8 +67,8 @@ class Data:
     """Hold what a model is trained and evaluated on.
 
     Attributes:
-        by_detectron2: detectron2 loads the images and evaluates, since there are masks, keypoints,
-            crops, or a dataset of its own.
+        by_detectron2: detectron2 loads the images and evaluates, since there are keypoints, a
+            sampler or a dataset of its own ...
         train_sets, test_sets: the loaded sets; empty where detectron2 loads them.
         class_names: in the order of the model's outputs; empty where nobody tells.
         contents: of the training sets that this project reads, see ``describe_sets``.

@@ -49,7 +49,7 @@ from resnext_det.weights import WeightFile
 
 logger = logging.getLogger(__name__)
 
-# Prefixes of keys of the data; models whose results are boxes alone, and those with a focal loss.
+# Prefixes of keys of the data; models of boxes and masks alone, and those with a focal loss.
 _DATA_KEYS = ("INPUT.", "DATASETS.", "DATALOADER.", "MODEL.MASK", "MODEL.KEYPOINT", "TEST.AUG.")
 _BOX_DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "FCOS")
 _FOCAL_DETECTORS = ("RetinaNet", "FCOS")
@@ -333,8 +333,6 @@ def _uses_our_backbone(cfg: CfgNode) -> bool:
 
 
 def _needs_detectron2_data(cfg: CfgNode) -> bool:
-    """Tell whether detectron2 has to load the images and evaluate: masks, keypoints, crops ..."""
+    """Tell whether detectron2 has to load the images and evaluate: keypoints, its samplers ..."""
     keys = [key for key in find_unsupported(cfg) if key.startswith(_DATA_KEYS)]
-    # Masks too, as long as this project's data and evaluation leave them out.
-    masks = cfg.MODEL.MASK_ON
-    return bool(keys) or masks or cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS
+    return bool(keys) or cfg.MODEL.META_ARCHITECTURE not in _BOX_DETECTORS

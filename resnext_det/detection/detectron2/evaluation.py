@@ -1,4 +1,4 @@
-"""Evaluate a detectron2 model: boxes by this project, masks and keypoints by detectron2."""
+"""Evaluate a detectron2 model: boxes and masks by this project, keypoints by detectron2."""
 
 from __future__ import annotations
 

@@ -81,7 +81,6 @@ def train(
         ValueError, FileNotFoundError: configuration, data or weights are wrong.
         FloatingPointError, TrainingInterrupted: see ``train_loop``.
     """
-    _refuse_masks(cfg)
     check_best(cfg)
     check_output_dir(cfg, resume=resume, overwrite=overwrite)
     device = set_up(cfg)
@@ -140,7 +139,6 @@ def evaluate(
         ValueError, FileNotFoundError: configuration, data or weights are wrong; the weights are
             not those of a whole detector.
     """
-    _refuse_masks(cfg)
     device = set_up(cfg)
     file = read_trained(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
     test_sets = load_datasets(cfg, "TEST")
@@ -177,15 +175,6 @@ def propose(
     model = _build_model(cfg, device)
     load_detector(model, file)
     propose_on_all(cfg, model, files)
-
-
-def _refuse_masks(cfg: CfgNode) -> None:
-    """Refuse to train or evaluate masks, as long as the data and the evaluation leave them out."""
-    if cfg.MODEL.MASK_ON:
-        raise ValueError(
-            "MODEL.MASK_ON = True is trained and evaluated by detectron2 alone; install it and "
-            "write --engine detectron2, or MODEL.MASK_ON False"
-        )
 
 
 def _build_model(cfg: CfgNode, device: torch.device) -> Detector:

@@ -13,6 +13,8 @@ from resnext_det.detection.portable import engine as portable
 from resnext_det.training.interruption import StopRequest, TrainingInterrupted
 from tests.detection.helpers import (
     C4_CHANGES,
+    C4_MASKS,
+    MASKS,
     RETINANET_CHANGES,
     as_overrides,
     json_lines,
@@ -60,6 +62,8 @@ SETTINGS: dict[str, list[Any]] = {
     "FPN, GN": override("MODEL.FPN", NORM="GN", OUT_CHANNELS=32),
     "C4": C4_CHANGES,
     "RetinaNet": RETINANET_CHANGES,
+    "masks": MASKS,
+    "masks as bitmaps, C4": [*C4_MASKS, "INPUT.MASK_FORMAT", "bitmask"],
     "cosine, clipping, convolutions in the head": [
         *override("SOLVER", LR_SCHEDULER_NAME="WarmupCosineLR", NESTEROV=True),
         *override("SOLVER.CLIP_GRADIENTS", ENABLED=True),
@@ -68,7 +72,10 @@ SETTINGS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting",
+    [pytest.param(name, marks=pytest.mark.slow if "bitmaps" in name else ()) for name in SETTINGS],
+)
 def test_one_seed_gives_one_training(tmp_path: Path, setting: str) -> None:
     changes = [*SETTINGS[setting], "TEST.EVAL_PERIOD", 4]
     found = {name: run(name, tmp_path / name, *changes) for name in ENGINES}
@@ -80,13 +87,20 @@ def test_one_seed_gives_one_training(tmp_path: Path, setting: str) -> None:
     folders = [tmp_path / name / "out" for name in ENGINES]
     rows = [(out / "inference/coco_instances_results.json").read_text() for out in folders]
     assert rows[0] == rows[1] != "[]"
+    assert ("segmentation" in rows[0]) == ("masks" in setting) == ("segm-AP" in ours)
     ours, theirs = ({path.name for path in out.glob("model_*")} for out in folders)
     assert ours == theirs
 
 
 @pytest.mark.parametrize("order", [("portable", "detectron2"), ("detectron2", "portable")])
 @pytest.mark.parametrize(
-    "changes", [[], C4_CHANGES, RETINANET_CHANGES], ids=["FPN", "C4", "RetinaNet"]
+    "changes",
+    [
+        pytest.param([], id="FPN"),
+        pytest.param(C4_CHANGES, id="C4"),
+        pytest.param(RETINANET_CHANGES, id="RetinaNet"),
+        pytest.param(MASKS, id="masks", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_moves_between_the_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, str], changes: list[Any]
