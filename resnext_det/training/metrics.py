@@ -269,8 +269,8 @@ def read_series(path: Path) -> dict[str, dict[int, float]]:
         iteration = content.pop("iteration")
         for name, value in content.items():
             if value is None or isinstance(value, int | float):
-                finite = value is not None and math.isfinite(value)
-                found[name][iteration] = float(value) if finite else math.nan
+                number = math.nan if value is None else float(value)
+                found[name][iteration] = number if math.isfinite(number) else math.nan
     return dict(found)
 
 
