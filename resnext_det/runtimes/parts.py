@@ -247,6 +247,15 @@ def find_proposal_head(model: nn.Module) -> tuple[nn.Module | None, tuple[str, .
     return head, tuple(getattr(generator, "in_features", ()))
 
 
+def _copy(output: Any) -> Any:
+    """Copy the tensors of an output, which detectron2's RetinaNet changes in place."""
+    if isinstance(output, Tensor):
+        return output.clone()
+    if isinstance(output, Mapping):
+        return {name: _copy(value) for name, value in output.items()}
+    return type(output)(map(_copy, output))
+
+
 def record_calls(
     model: nn.Module, parts: Sequence[nn.Module], call: Callable[[], Any]
 ) -> dict[nn.Module, tuple[Tensor, Any]]:
@@ -258,7 +267,7 @@ def record_calls(
 
     def record(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         first = inputs[0] if isinstance(inputs[0], Tensor) else inputs[0][0]
-        found.setdefault(part, (first, output))
+        found.setdefault(part, (first, _copy(output)))
 
     handles = [part.register_forward_hook(record) for part in parts]
     try:

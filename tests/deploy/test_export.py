@@ -58,6 +58,8 @@ def make_predictor(folder: Path, changes: Sequence[Any]) -> Predictor:
         for name, parameter in model.named_parameters():
             if name.endswith(("cls_score.weight", "objectness_logits.weight")):
                 parameter *= SCALE
+            elif "_subnet." in name:  # RetinaNet's towers, which begin near 0
+                parameter *= 10
         # Statistics of images, without which random norms make all regions alike.
         norms = [layer for layer in model.eval().modules() if isinstance(layer, nn.BatchNorm2d)]
         for norm in norms:
