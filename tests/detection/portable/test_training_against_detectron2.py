@@ -25,6 +25,7 @@ from tests.detection.helpers import (
     CASCADE_CHANGES,
     DC5_CHANGES,
     MASKS,
+    RETINANET_CHANGES,
     add_masks,
     override,
 )
@@ -53,6 +54,7 @@ VARIANTS: dict[str, list[Any]] = {
     "masks, FPN": MASKS,
     "masks, C4": C4_MASKS,
     "masks, DC5": [*DC5_CHANGES, *MASKS],
+    "RetinaNet": RETINANET_CHANGES,
     "cosine": ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.NESTEROV", True],
 }
 
@@ -71,6 +73,9 @@ def test_trainings_end_in_equal_weights(name: str) -> None:
     from detectron2.engine.hooks import LRScheduler
     from detectron2.solver import build_lr_scheduler, build_optimizer
 
+    from resnext_det.detection.detectron2.engine import compile_focal_loss
+
+    compile_focal_loss()
     cfg = configuration(*SOLVER, *VARIANTS[name])
     ours = build_detector(cfg)
     randomize(ours)
