@@ -148,9 +148,9 @@ def _check_score(lowest: float, score: float, *, of_dataset: bool) -> None:
         raise ValueError(f"the score {score:g} is not from 0 to 1; write, for example, 0.5 for 50%")
     if score < lowest:
         logger.warning(
-            "the detector gives no score below %g, its MODEL.ROI_HEADS.SCORE_THRESH_TEST, of "
-            "RetinaNet MODEL.RETINANET.SCORE_THRESH_TEST; for %g set that too (of an exported "
-            "file: at its export)",
+            "the detector gives no score below MODEL.ROI_HEADS.SCORE_THRESH_TEST (of RetinaNet: "
+            "MODEL.RETINANET.SCORE_THRESH_TEST) = %g; for %g set that too (of an exported file: at "
+            "its export)",
             lowest,
             score,
         )

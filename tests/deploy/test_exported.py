@@ -141,8 +141,9 @@ def test_predict_runs_without_torch(model: Path, tmp_path: Path) -> None:
     done = run_without_torch(tmp_path, "predict", *given, "--score", "0.01")
     assert done.returncode == 0, done.stderr
     assert done.stderr == (
-        "WARNING: the detector gives no score below MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.05; for "
-        "0.01 set that too (of an exported file: at its export)\n"
+        "WARNING: the detector gives no score below MODEL.ROI_HEADS.SCORE_THRESH_TEST (of "
+        "RetinaNet: MODEL.RETINANET.SCORE_THRESH_TEST) = 0.05; for 0.01 set that too (of an "
+        "exported file: at its export)\n"
     )
     rows = json.loads((tmp_path / "predictions" / "detections.json").read_text())
     assert [row["image_id"] for row in rows] == [77] * 3

@@ -258,10 +258,7 @@ def test_scores(cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     strict.defrost()
     strict.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.3
     predict_files(strict, [path], NAMES, output_dir=tmp_path / "out", score=0.1)
-    assert (
-        "no score below MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.3; for 0.1 set that too"
-        in caplog.text
-    )
+    assert "MODEL.RETINANET.SCORE_THRESH_TEST) = 0.3; for 0.1 set that too" in caplog.text
 
 
 def with_test_set(cfg: CfgNode, name: str) -> CfgNode:
