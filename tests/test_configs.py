@@ -35,7 +35,7 @@ from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import add_masks, draw_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_rcnn_", "mask_rcnn_", "retinanet_")
+DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_", "mask_rcnn_", "retinanet_")
 LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem.startswith(DETECTORS))
 BASELINES = sorted((CONFIGS / "new_baselines").glob("*.yaml"))
 PRETRAINED = sorted((CONFIGS / "pretrained").glob("*.yaml"))
@@ -48,7 +48,7 @@ MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
 LONGER = {"_3x": "_1x", "_200ep": "_100ep", "_400ep": "_100ep"}
 LONG = [path for path in LEAVES if any(length in path.stem for length in LONGER)]
-_ALIKE = r"new_baselines/\w+_(R|X101_)|/(cascade_rcnn|mask_rcnn|retinanet)_(R|X101_)"
+_ALIKE = r"new_baselines/\w+_(R|X101_)|/(cascade_rcnn|mask_rcnn|retinanet)_(R|X101_)|/cascade_mask_"
 DISTINCT = [path for path in LEAVES if path not in LONG + PRETRAINED]
 DISTINCT = [path for path in DISTINCT if not re.search(_ALIKE, path.as_posix())]
 """Those that differ in more than the weights or the length, of some families one network's."""
@@ -68,7 +68,7 @@ def get_name(path: Path) -> str:
 
 def get_net(path: Path) -> str:
     """``X50_32x4d`` of ``faster_rcnn_X50_32x4d_FPN_1x.yaml`` and of ``rpn_X50_32x4d.yaml``."""
-    kinds = "faster_rcnn|cascade_rcnn|mask_rcnn|fast_rcnn|rpn|retinanet"
+    kinds = "faster_rcnn|cascade_rcnn|cascade_mask_rcnn|mask_rcnn|fast_rcnn|rpn|retinanet"
     match = re.match(rf"(?:{kinds})_([RX]\d+_\d+x\d+d)", path.stem)
     assert match is not None
     return match[1]
@@ -86,6 +86,11 @@ def test_the_quartet_and_its_modern_kin_are_all_there() -> None:
     assert {path.stem.removeprefix("faster_rcnn_") for path in CONFIGS.glob("*.yaml")} == set(
         TABLE_8
     )
+    kin |= {
+        f"cascade_mask_rcnn_{net}_FPN_{length}"
+        for net in ("R50_1x64d", "X50_32x4d")
+        for length in ("1x", "3x")
+    }
     assert {path.stem for path in MODERN} == kin
 
 
@@ -351,7 +356,7 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
     kind, head_and_length = path.stem.split("_R50_1x64d_")
     folder = "COCO-InstanceSegmentation" if kind == "mask_rcnn" else "COCO-Detection"
     name = f"{folder}/{kind}_R_50_{head_and_length}.yaml"
-    if kind == "cascade_rcnn":  # of which it has those with masks alone
+    if "cascade" in kind:  # of which it has those with masks alone
         name = f"Misc/cascade_mask_rcnn_R_50_{head_and_length}.yaml"
     # RetinaNet's anchors are computed in its file.
     theirs.merge_from_file(get_config_file(name), allow_unsafe=True)
@@ -366,7 +371,7 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
         "INPUT.FORMAT",
     }
     heads = {"MODEL.RPN.HEAD_NAME"}  # the same, faster; RetinaNet has none
-    if kind == "faster_rcnn":
+    if kind in ("faster_rcnn", "mask_rcnn"):
         heads.add("MODEL.ROI_HEADS.NAME")
     assert different == weights | heads | {"MODEL.BACKBONE.NAME", "OUTPUT_DIR"}
 

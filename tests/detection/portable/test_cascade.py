@@ -13,7 +13,7 @@ from tests.detection.detectron2_reference import (
     copy_cfg_to_detectron2,
     copy_samples_to_detectron2,
 )
-from tests.detection.helpers import CASCADE_CHANGES, override
+from tests.detection.helpers import CASCADE_CHANGES, add_masks, override
 from tests.detection.portable.test_against_detectron2 import (
     build_pair,
     make_samples,
@@ -24,6 +24,10 @@ from tests.detection.portable.test_faster_rcnn import configuration as configure
 
 VARIANTS: dict[str, list[Any]] = {
     "as it is": CASCADE_CHANGES,
+    "with masks": [
+        *(*CASCADE_CHANGES, "MODEL.MASK_ON", True),
+        *override("MODEL.ROI_MASK_HEAD", NUM_CONV=1, CONV_DIM=8),
+    ],
     "ten keys changed": [
         *CASCADE_CHANGES,
         *override("MODEL.ROI_BOX_CASCADE_HEAD", IOUS=(0.4, 0.65)),
@@ -31,7 +35,7 @@ VARIANTS: dict[str, list[Any]] = {
             "MODEL.ROI_BOX_CASCADE_HEAD",
             BBOX_REG_WEIGHTS=((8.0, 9.0, 4.0, 5.0), (20.0, 20.0, 10.0, 10.0)),
         ),
-        *override("MODEL.ROI_HEADS", IOU_THRESHOLDS=[0.4], PROPOSAL_APPEND_GT=False),
+        *override("MODEL.ROI_HEADS", IOU_THRESHOLDS=[0.4], BATCH_SIZE_PER_IMAGE=48),
         *override("MODEL.ROI_HEADS", SCORE_THRESH_TEST=0.15, NMS_THRESH_TEST=0.3),
         *override("MODEL.ROI_BOX_HEAD", NUM_CONV=1, CONV_DIM=32, NORM="GN"),
         *override("MODEL.ROI_BOX_HEAD", BBOX_REG_LOSS_TYPE="giou", BBOX_REG_LOSS_WEIGHT=10.0),
@@ -41,7 +45,14 @@ VARIANTS: dict[str, list[Any]] = {
 
 @pytest.fixture(params=VARIANTS, scope="module")
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    torch.manual_seed(0)
     return build_pair(configure("FPN", *VARIANTS[request.param]))
+
+
+def draw(pair: tuple[Any, Any]) -> list[dict[str, Any]]:
+    """Make the samples, with masks where the detectors have them."""
+    samples = make_samples()
+    return list(map(add_masks, samples)) if pair[0].roi_heads.mask_head is not None else samples
 
 
 @pytest.mark.detectron2
@@ -57,8 +68,8 @@ def test_parameters_stand_in_the_same_order(pair: tuple[Any, Any]) -> None:
 def test_detections_are_equal(pair: tuple[Any, Any]) -> None:
     ours, theirs = (model.eval() for model in pair)
     with torch.no_grad():
-        found = ours(make_samples())
-        expected = theirs(copy_samples_to_detectron2(make_samples()))
+        found = ours(draw(pair))
+        expected = theirs(copy_samples_to_detectron2(draw(pair)))
     assert sum(len(one["instances"]) for one in found) > 20
     for mine, wanted in zip(found, expected, strict=True):
         assert_same_instances(mine["instances"], wanted["instances"])
@@ -69,7 +80,7 @@ def test_losses_and_gradients_are_equal(pair: tuple[Any, Any]) -> None:
     from detectron2.utils.events import EventStorage
 
     results = []
-    for model, samples in zip(pair, (make_samples(), copy_samples_to_detectron2(make_samples()))):
+    for model, samples in zip(pair, (draw(pair), copy_samples_to_detectron2(draw(pair)))):
         model.train().zero_grad()
         torch.manual_seed(7)
         with EventStorage():
