@@ -43,7 +43,10 @@ VARIANTS: dict[str, list[Any]] = {
 }
 
 
-@pytest.fixture(params=VARIANTS, scope="module")
+@pytest.fixture(
+    params=[pytest.param("as it is", marks=pytest.mark.slow), "with masks", "ten keys changed"],
+    scope="module",
+)
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     torch.manual_seed(0)
     return build_pair(configure("FPN", *VARIANTS[request.param]))

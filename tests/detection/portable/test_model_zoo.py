@@ -32,6 +32,7 @@ QUICK = (
     "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
     "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
 )
+CASES = [file if file in QUICK else pytest.param(file, marks=pytest.mark.slow) for file in FILES]
 
 
 def find_outcome(file: str) -> str:
@@ -53,9 +54,7 @@ def build(file: str) -> dict[str, Any]:
     return {name: (value.shape, value.requires_grad) for name, value in model.named_parameters()}
 
 
-@pytest.mark.parametrize(
-    "file", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FILES]
-)
+@pytest.mark.parametrize("file", CASES)
 def test_it_runs_or_is_refused_as_the_docs_say(file: str) -> None:
     outcome = find_outcome(file)
     if not outcome.startswith("runs"):
@@ -74,7 +73,7 @@ def test_it_runs_or_is_refused_as_the_docs_say(file: str) -> None:
     assert found == expected
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", CASES)
 def test_its_weights_are_known(file: str) -> None:
     cfg = get_detectron2_cfg()
     cfg.merge_from_file(str(ZOO / file))

@@ -48,6 +48,7 @@ VARIANTS: dict[str, list[Any]] = {
         *override("MODEL.BACKBONE", FREEZE_AT=2),
     ],
     "cascade": CASCADE_CHANGES,
+    "cascade with masks": [*CASCADE_CHANGES, *MASKS],
     "deformable": override(
         "MODEL.RESNETS", DEFORM_ON_PER_STAGE=[False, True, False, True], DEFORM_MODULATED=True
     ),
@@ -59,8 +60,8 @@ VARIANTS: dict[str, list[Any]] = {
 }
 
 
-# Of the heads with masks the quick tests train one, and compare one step of every other.
-SLOW = {"masks, C4", "masks, DC5"}
+# Of these heads the quick tests train one with masks, and compare one step of every other.
+SLOW = {"masks, C4", "masks, DC5", "cascade", "cascade with masks"}
 
 
 @pytest.mark.parametrize(
