@@ -29,7 +29,8 @@ from resnext_det.data.images.imagenet import read_validation_wnids
 from resnext_det.data.proposals import read_proposals
 from resnext_det.data.reading import read_image
 from resnext_det.deploy.metadata import Metadata, parse_metadata
-from resnext_det.evaluation.coco_files import read_ground_truth
+from resnext_det.evaluation.coco_files import GroundTruth, read_ground_truth
+from resnext_det.evaluation.matching import match_detections
 from resnext_det.evaluation.result_files import read_detections
 from resnext_det.masks import rasterize_polygons
 from resnext_det.training.checkpoint import Checkpointer
@@ -177,6 +178,12 @@ def _read_masks(path: Path) -> None:
                 assert rasterize_polygons(mask, *size).shape == size
 
 
+def _read_masked_results(path: Path, truth: GroundTruth) -> None:
+    """Read results with masks, and compare those, by pycocotools, that are not refused."""
+    found = read_detections(path, truth)
+    match_detections(truth, found, 100, "bbox" if found.masks is None else "segm")
+
+
 def _read_voc(path: Path) -> None:
     images, names = read_voc(path.parent)
     convert_voc(images, _put_image(path.parent), sorted(names))
@@ -252,6 +259,8 @@ def _make_targets() -> dict[str, Target]:
     truth = read_ground_truth(_COCO)
     (entry,) = _COCO["annotations"]
     with_masks = [{**_COCO, "annotations": [{**entry, "segmentation": m}]} for m in _MASKS]
+    masked = read_ground_truth(with_masks[0], with_masks=True)
+    masked_results = [[{**_RESULTS[0], "segmentation": _MASKS[2]}] * n for n in (1, 2)]
     images = _make_images()
     network = make_sequential(_CONVOLUTION)
     legacy = _save(lambda f: torch.save(_STATE, f, _use_new_zipfile_serialization=False))
@@ -268,6 +277,9 @@ def _make_targets() -> dict[str, Target]:
         "coco": Target("a.json", (_dump(_COCO),), lambda p: read_coco_json(p, p.parent, "set")),
         "masks": Target("a.json", tuple(map(_dump, with_masks)), _read_masks),
         "results": Target("a.json", (_dump(_RESULTS),), lambda p: read_detections(p, truth)),
+        "masked results": Target(
+            "a.json", tuple(map(_dump, masked_results)), lambda p: _read_masked_results(p, masked)
+        ),
         "other": Target("a", (_dump([1]), _XML, b"0 0 0 1 1"), describe_other_format),
         "image": Target("a.png", images, lambda p: read_image(p, "BGR")),
         "size": Target("a.png", images, read_size),
