@@ -1,9 +1,9 @@
 """ResNeXt for object detection (Aggregated Residual Transformations, arXiv 1611.05431).
 
 ``import resnext_det`` imports no other library: a public name is imported when it is first used.
-The backbones ``build_resnext_backbone``, ``build_resnext_fpn_backbone`` and
-``build_retinanet_resnext_fpn_backbone`` are registered in detectron2, where that is installed, as
-soon as it is imported.
+The backbones ``build_resnext_backbone``, ``build_resnext_fpn_backbone``,
+``build_retinanet_resnext_fpn_backbone`` and ``build_retinanet_resnext_fpn_p5_backbone`` are
+registered in detectron2, where that is installed, as soon as it is imported.
 """
 
 from __future__ import annotations

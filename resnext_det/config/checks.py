@@ -25,6 +25,7 @@ from resnext_det.config.values import (
     MOST_CHANNELS,
     P6_P7_BACKBONES,
     SHARED_C4_HEAD,
+    TORCHVISION_ANCHORS,
     check_cosine,
     check_values,
 )
@@ -78,7 +79,7 @@ def uses_fpn(cfg: CfgNode) -> bool:
 
 
 def uses_p6_and_p7(cfg: CfgNode) -> bool:
-    """Tell whether the backbone is a feature pyramid whose p6 and p7 are computed from res5."""
+    """Tell whether the backbone is a feature pyramid with a p6 and p7 of convolutions."""
     return cfg.MODEL.BACKBONE.NAME in P6_P7_BACKBONES
 
 
@@ -215,6 +216,8 @@ def _check_anchors(cfg: CfgNode, part: str) -> None:
             )
         if not all(number > 0 for level in value for number in level):
             raise ValueError(f"MODEL.ANCHOR_GENERATOR.{key} = {value}: write numbers above 0")
+    if cfg.MODEL.ANCHOR_GENERATOR.NAME == TORCHVISION_ANCHORS:
+        _check_torchvision_anchors(cfg, part)
     sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     counts = {
         len(sizes[level % len(sizes)]) * len(ratios[level % len(ratios)]) for level in range(levels)
@@ -228,6 +231,22 @@ def _check_anchors(cfg: CfgNode, part: str) -> None:
         raise ValueError(
             f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS give {max(counts)} anchors at each "
             f"place; write fewer, {_MOST_ANCHORS} at most"
+        )
+
+
+def _check_torchvision_anchors(cfg: CfgNode, part: str) -> None:
+    """Refuse feature maps for which torchvision's anchors have no size of the image to go by."""
+    name, first = cfg.MODEL.ANCHOR_GENERATOR.NAME, cfg.MODEL[part].IN_FEATURES[0]
+    if first not in ("p2", "p3", "p4", "p5"):
+        raise ValueError(
+            f"MODEL.{part}.IN_FEATURES begins with {first!r}, and MODEL.ANCHOR_GENERATOR.NAME = "
+            f"{name!r} takes the image's size from it; begin with p3, or write "
+            "DefaultAnchorGenerator"
+        )
+    if offset := cfg.MODEL.ANCHOR_GENERATOR.OFFSET:
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR.OFFSET = {offset}, but {name} has none; write 0.0, or "
+            "DefaultAnchorGenerator"
         )
 
 

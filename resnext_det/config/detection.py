@@ -11,12 +11,15 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.rules import get_value
+
 logger = logging.getLogger(__name__)
 
 OWN_KEYS: dict[str, Any] = {
     "INPUT.COLOR_JITTER": (),
     "INPUT.SCALE_JITTER": (),
     "INPUT.SCALE_JITTER_SIZE": 1024,
+    "MODEL.RETINANET.AS_TORCHVISION": False,
     "SOLVER.CHECKPOINT_KEEP": 0,
     "TEST.BEST_METRIC": "",
     "TEST.IMS_PER_BATCH": 1,
@@ -274,22 +277,23 @@ def get_cfg() -> CfgNode:
 def add_own_keys(cfg: CfgNode) -> None:
     """Add to a configuration those of ``OWN_KEYS`` that it lacks, at their defaults."""
     for key, default in OWN_KEYS.items():
-        node, name = key.split(".")
-        cfg[node].setdefault(name, default)
+        node, _, name = key.rpartition(".")
+        get_value(cfg, node).setdefault(name, default)
 
 
 def get_own(cfg: CfgNode, key: str) -> Any:
     """Get the value of one of ``OWN_KEYS``; its default where the configuration lacks it."""
-    node, name = key.split(".")
-    return getattr(cfg[node], name, OWN_KEYS[key])
+    node, _, name = key.rpartition(".")
+    return getattr(get_value(cfg, node), name, OWN_KEYS[key])
 
 
 def drop_own_keys(cfg: CfgNode) -> None:
     """Remove those of ``OWN_KEYS`` that ask for nothing, so that detectron2 reads what is left."""
     for key, default in OWN_KEYS.items():
-        node, name = key.split(".")
-        if cfg[node].get(name) == default:
-            dict.pop(cfg[node], name)
+        node, _, name = key.rpartition(".")
+        values = get_value(cfg, node)
+        if values.get(name) == default:
+            dict.pop(values, name)
 
 
 def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:

@@ -13,8 +13,18 @@ from resnext_det.config.detection import OWN_KEYS, SWITCHES, get_cfg
 from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
 from resnext_det.layers import NORMS
 
-P6_P7_BACKBONES = ("build_retinanet_resnext_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
-"""Names of the pyramids whose p6 and p7 are computed from res5: the plugin's, and detectron2's."""
+P6_FROM_P5_BACKBONE = "build_retinanet_resnext_fpn_p5_backbone"
+"""Name of the pyramid whose p6 is computed from p5, as in torchvision's and MLPerf's RetinaNet."""
+
+P6_P7_BACKBONES = (
+    "build_retinanet_resnext_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+    P6_FROM_P5_BACKBONE,
+)
+"""Names of the pyramids with p6 and p7: from res5 the plugin's and detectron2's, and from p5."""
+
+TORCHVISION_ANCHORS = "TorchvisionAnchorGenerator"
+"""Name of torchvision's anchors, which the portable engine alone has."""
 
 FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone", *P6_P7_BACKBONES)
 C4_HEADS = ("Res5ROIHeads", "ResNeXtRes5ROIHeads")
@@ -49,7 +59,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.FPN.NORM": _TRAINED_NORMS,
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN", "PrecomputedProposals"),
-    "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
+    "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator", TORCHVISION_ANCHORS),
     "MODEL.RPN.HEAD_NAME": ("StandardRPNHead", SPARSE_RPN_HEAD),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.RETINANET.NORM": _TRAINED_NORMS,

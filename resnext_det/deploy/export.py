@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
+from resnext_det.config.detection import get_own
 from resnext_det.data.coco import load_coco, map_classes, register_files
 from resnext_det.data.pixels import AnyImage, to_pixels
 from resnext_det.data.shape_drawing import draw_scene
@@ -169,9 +170,15 @@ def describe(predictor: Predictor) -> Metadata:
     """Describe a detector for the metadata of its file.
 
     Raises:
-        ValueError: it takes gray images, or finds masks.
+        ValueError: it takes gray images, finds masks, or is torchvision's RetinaNet.
     """
     cfg = predictor.cfg
+    for key in ("MODEL.RETINANET.AS_TORCHVISION",):
+        if value := get_own(cfg, key):
+            raise ValueError(
+                f"{key} is {value}, and no detector with it is exported; use the detector itself "
+                "(resnext-det predict)"
+            )
     if cfg.MODEL.MASK_ON:
         raise ValueError(
             "MODEL.MASK_ON = True, and exported detectors give boxes alone; use this one in torch "

@@ -155,6 +155,10 @@ HEAD MODEL.ROI_BOX_HEAD.NUM_FC 0 | NUM_FC = 0, NUM_CONV = 0 | NUM_FC 2
 RPN_ALONE MODEL.MASK_ON True | MASK_ON = True | 'ProposalNetwork' computes no masks; write False
 MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 28 | POOLER_RESOLUTION = 28 has no effect
   | write 14
+MODEL.ANCHOR_GENERATOR.NAME TorchvisionAnchorGenerator | RPN.IN_FEATURES begins with 'res4'
+  | DefaultAnchorGenerator
+FPN MODEL.ANCHOR_GENERATOR.NAME TorchvisionAnchorGenerator MODEL.ANCHOR_GENERATOR.OFFSET 0.5
+  | OFFSET = 0.5 | has none | write 0.0
 MODEL.LOAD_PROPOSALS True | LOAD_PROPOSALS = True | NAME = 'RPN' contradict
   | True and 'PrecomputedProposals'
 MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals | MODEL.LOAD_PROPOSALS = False | contradict
@@ -273,7 +277,13 @@ class TestRefused:
     ids=str,
 )
 def test_every_supported_value_of_the_model_builds(key: str, value: Any) -> None:
-    base = FPN if "FPN" in key or "fpn" in str(value) or "BOX_HEAD" in key else []
+    of_pyramids = (
+        "FPN" in key,
+        "fpn" in str(value),
+        "BOX_HEAD" in key,
+        "Torchvision" in str(value),
+    )
+    base = FPN if any(of_pyramids) else []
     base = [] if (key, value) == ("MODEL.ROI_BOX_HEAD.NAME", "") else base
     base = HEAD if key == "MODEL.ROI_HEADS.NAME" and "StandardROIHeads" in value else base
     base = CASCADE if value == "CascadeROIHeads" else base

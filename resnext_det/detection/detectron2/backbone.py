@@ -216,6 +216,14 @@ def build_retinanet_resnext_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FP
     return _build_fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))
 
 
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnext_fpn_p5_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """Build a ResNeXt under an FPN with p6 computed from p5, as torchvision's RetinaNet has it."""
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    top_block = LastLevelP6P7(channels, channels, in_feature="p5")
+    return _build_fpn(cfg, build_resnext_backbone(cfg, input_shape), top_block)
+
+
 def _build_fpn(cfg: Any, bottom_up: ResNeXtBackbone, top_block: nn.Module) -> FPN:
     refuse_foreign_keys(cfg, "MODEL.FPN")
     return FPN(

@@ -23,9 +23,19 @@ from resnext_det.config import check
 from resnext_det.config.augmentation import check_augmentation
 from resnext_det.config.backbone import check_backbone, check_c4_head
 from resnext_det.config.checks import uses_c4_head
-from resnext_det.config.detection import add_own_keys, drop_own_keys, scale_to_processes
+from resnext_det.config.detection import (
+    add_own_keys,
+    drop_own_keys,
+    get_own,
+    scale_to_processes,
+)
 from resnext_det.config.loading import merge
-from resnext_det.config.values import check_own_values, check_value, find_unsupported
+from resnext_det.config.values import (
+    TORCHVISION_ANCHORS,
+    check_own_values,
+    check_value,
+    find_unsupported,
+)
 from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.best import check_best
 from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtRes5ROIHeads
@@ -73,6 +83,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
     merge(cfg, path, overrides)
     check_value(cfg, "VERSION", 2)
     check_own_values(cfg)
+    _refuse_portable_parts(cfg)
     if beyond := find_unsupported(cfg):
         logger.info("Honored by detectron2 alone: %s", ", ".join(beyond))
         check_augmentation(cfg)
@@ -92,6 +103,20 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
     drop_own_keys(cfg)
     cfg.freeze()
     return cfg
+
+
+def _refuse_portable_parts(cfg: CfgNode) -> None:
+    """Refuse what the portable engine alone has: torchvision's anchors, losses and clipping."""
+    told = [f"MODEL.ANCHOR_GENERATOR.NAME = {TORCHVISION_ANCHORS!r}"]
+    if cfg.MODEL.ANCHOR_GENERATOR.NAME != TORCHVISION_ANCHORS:
+        told = []
+    if get_own(cfg, "MODEL.RETINANET.AS_TORCHVISION"):
+        told.append("MODEL.RETINANET.AS_TORCHVISION = True")
+    if told:
+        raise ValueError(
+            f"{' and '.join(told)}: detectron2 has nothing like it; write --engine portable, which "
+            "does, or DefaultAnchorGenerator and False"
+        )
 
 
 @log_too(*_LIBRARIES)

@@ -68,9 +68,13 @@ class AnchorGenerator(torch.nn.Module):
         sizes = list(sizes) * levels if len(sizes) == 1 else sizes
         aspect_ratios = list(aspect_ratios) * levels if len(aspect_ratios) == 1 else aspect_ratios
         for level, (level_sizes, level_ratios) in enumerate(zip(sizes, aspect_ratios)):
-            cell = make_cell_anchors(level_sizes, level_ratios)
+            cell = self.make_cell(level_sizes, level_ratios)
             self.register_buffer(f"cell{level}", cell, persistent=False)
         self.anchors_per_cell = len(sizes[0]) * len(aspect_ratios[0])
+
+    def make_cell(self, sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+        """Make the anchors of one cell, see ``make_cell_anchors``."""
+        return make_cell_anchors(sizes, aspect_ratios)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map features (N, C, Hi, Wi) to anchors (Hi * Wi * A, 4), per level.

@@ -11,12 +11,15 @@ from torch import nn
 from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn, uses_p6_and_p7
+from resnext_det.config.detection import get_own
 from resnext_det.config.rules import read_settings
 from resnext_det.config.values import (
     CASCADE_HEAD,
     FAST_STANDARD_HEAD,
+    P6_FROM_P5_BACKBONE,
     SHARED_C4_HEAD,
     SPARSE_RPN_HEAD,
+    TORCHVISION_ANCHORS,
 )
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
@@ -36,6 +39,7 @@ from resnext_det.detection.portable.roi_heads import (
 )
 from resnext_det.detection.portable.rpn import RPN, RPNHead, RPNSettings
 from resnext_det.detection.portable.sampling import RegionSampling
+from resnext_det.detection.portable.torchvision_anchors import TorchvisionAnchorGenerator
 from resnext_det.resnext import ResNeXt, make_stage
 
 
@@ -78,6 +82,8 @@ def _build_backbone(cfg: CfgNode) -> ResNeXt | FPN:
     fpn, top_block = cfg.MODEL.FPN, None
     if uses_p6_and_p7(cfg):
         top_block = LastLevelP6P7(bottom_up.out_channels["res5"], fpn.OUT_CHANNELS)
+    if cfg.MODEL.BACKBONE.NAME == P6_FROM_P5_BACKBONE:
+        top_block = LastLevelP6P7(fpn.OUT_CHANNELS, fpn.OUT_CHANNELS, in_feature="p5")
     return FPN(
         bottom_up,
         in_features=fpn.IN_FEATURES,
@@ -108,18 +114,21 @@ def _build_retinanet(cfg: CfgNode, backbone: ResNeXt | FPN) -> RetinaNet:
         settings=read_settings(
             RetinaNetSettings, retinanet, detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE
         ),
+        as_torchvision=get_own(cfg, "MODEL.RETINANET.AS_TORCHVISION"),
     )
 
 
 def _build_anchor_generator(cfg: CfgNode, backbone: ResNeXt | FPN, part: str) -> AnchorGenerator:
     """Build the anchors of the feature maps that a part takes."""
     anchors = cfg.MODEL.ANCHOR_GENERATOR
-    return AnchorGenerator(
-        sizes=anchors.SIZES,
-        aspect_ratios=anchors.ASPECT_RATIOS,
-        strides=[backbone.out_strides[name] for name in cfg.MODEL[part].IN_FEATURES],
-        offset=anchors.OFFSET,
-    )
+    arguments: dict[str, Any] = {
+        "sizes": anchors.SIZES,
+        "aspect_ratios": anchors.ASPECT_RATIOS,
+        "strides": [backbone.out_strides[name] for name in cfg.MODEL[part].IN_FEATURES],
+    }
+    if anchors.NAME == TORCHVISION_ANCHORS:
+        return TorchvisionAnchorGenerator(**arguments)
+    return AnchorGenerator(**arguments, offset=anchors.OFFSET)
 
 
 def _build_rpn(cfg: CfgNode, backbone: ResNeXt | FPN) -> RPN:

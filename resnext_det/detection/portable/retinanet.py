@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import clip_boxes_to_image
 
 from resnext_det.detection.portable.boxes import (
     AnchorGenerator,
@@ -59,8 +60,8 @@ class RetinaNet(Detector):
         head_in_features: the names of its maps, finest first.
         anchor_generator: of the same maps.
         settings: thresholds, counts and what the losses are.
-        loss_per_image: divide each image's losses by its own anchors on objects, and take the mean
-            over the images, as torchvision does.
+        as_torchvision: divide each image's losses by its own anchors on objects and take the mean
+            over the images, and clip boxes to the image before overlaps are suppressed, not after.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class RetinaNet(Detector):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int = 0,
-        loss_per_image: bool = False,
+        as_torchvision: bool = False,
     ) -> None:
         super().__init__(
             backbone=backbone,
@@ -87,7 +88,7 @@ class RetinaNet(Detector):
         self.anchor_generator = anchor_generator
         self.settings = settings
         self.transform = BoxTransform(settings.bbox_reg_weights)
-        self.loss_per_image = loss_per_image
+        self.as_torchvision = as_torchvision
         self.loss_normalizer = 100.0
 
     def forward(self, samples: Sequence[dict[str, Any]]) -> Any:
@@ -118,7 +119,10 @@ class RetinaNet(Detector):
         found = []
         for index, (size, sample) in enumerate(zip(image_sizes, samples)):
             boxes, scores, classes = self.detect(
-                anchors, [level[index] for level in logits], [level[index] for level in deltas]
+                anchors,
+                [level[index] for level in logits],
+                [level[index] for level in deltas],
+                size,
             )
             one = Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
             found.append({"instances": restore_size(one, sample, "pred_boxes")})
@@ -149,7 +153,7 @@ class RetinaNet(Detector):
         """
         labels, matched = self.label_anchors(anchors, targets)
         every = (torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), labels, matched)
-        if not self.loss_per_image:
+        if not self.as_torchvision:
             count = int(self._find_objects(labels).sum())
             normalizer = self._ema_update("loss_normalizer", max(count, 1), 100)
             sums = self._sum_losses(torch.cat(list(anchors)), *every)
@@ -237,13 +241,18 @@ class RetinaNet(Detector):
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
 
     def detect(
-        self, anchors: Sequence[Tensor], logits: Sequence[Tensor], deltas: Sequence[Tensor]
+        self,
+        anchors: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        image_size: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Turn the predictions for one image into detections.
 
         Args:
             anchors: (Hi * Wi * A, 4) of every level.
             logits, deltas: (Hi * Wi * A, K) and (Hi * Wi * A, 4) of every level.
+            image_size: (height, width) before padding; needed ``as_torchvision`` alone.
 
         Returns:
             boxes (D, 4) in pixels of the resized image, scores (D,) and classes (D,), best first.
@@ -251,6 +260,9 @@ class RetinaNet(Detector):
         settings = self.settings
         found = [self._decode_best(*level) for level in zip(anchors, logits, deltas)]
         boxes, scores, classes = (torch.cat(parts) for parts in zip(*found))
+        if self.as_torchvision:
+            assert image_size is not None
+            boxes = clip_boxes_to_image(boxes, image_size)
         kept = suppress_overlaps(boxes.float(), scores, classes, settings.nms_thresh_test)
         kept = kept[: settings.detections_per_image]
         return boxes[kept], scores[kept], classes[kept]

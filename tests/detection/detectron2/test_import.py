@@ -20,6 +20,7 @@ OURS = {
         "build_resnext_backbone",
         "build_resnext_fpn_backbone",
         "build_retinanet_resnext_fpn_backbone",
+        "build_retinanet_resnext_fpn_p5_backbone",
     ],
     "ROI_HEADS": ["ResNeXtRes5ROIHeads", "ResNeXtSharedRes5ROIHeads", "ResNeXtStandardROIHeads"],
     "RPN_HEAD": ["ResNeXtSparseRPNHead"],

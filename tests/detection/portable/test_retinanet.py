@@ -38,6 +38,7 @@ VARIANTS: dict[str, list[Any]] = {
         *override("MODEL.RETINANET", NORM="GN"),
     ],
     "a norm a level": override("MODEL.RETINANET", NORM="BN", NUM_CONVS=2),
+    "p6 from p5": override("MODEL.BACKBONE", NAME="build_retinanet_resnext_fpn_p5_backbone"),
     "a pyramid from res2, with p6 alone": [
         *override("MODEL.BACKBONE", NAME="build_resnext_fpn_backbone"),
         *override("MODEL.FPN", IN_FEATURES=STAGES),
