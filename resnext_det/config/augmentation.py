@@ -10,7 +10,11 @@ from resnext_det.config.detection import OWN_KEYS, get_own
 
 CROPS = ("relative_range", "relative", "absolute", "absolute_range")
 
-EXAMPLES = {"INPUT.SCALE_JITTER": (0.1, 2.0), "INPUT.COLOR_JITTER": (0.4, 0.4, 0.4, 0.1)}
+EXAMPLES = {
+    "INPUT.SCALE_JITTER": (0.1, 2.0),
+    "INPUT.COLOR_JITTER": (0.4, 0.4, 0.4, 0.1),
+    "INPUT.STRETCH": (800, 800),
+}
 """Values of those of ``OWN_KEYS`` whose default is an empty list, which shows no type."""
 
 
@@ -31,6 +35,17 @@ def check_augmentation(cfg: CfgNode) -> None:
             f"INPUT.SCALE_JITTER_SIZE = {side} would change nothing, as INPUT.SCALE_JITTER = (); "
             "write INPUT.SCALE_JITTER (0.1, 2.0) too, or leave it out"
         )
+    if stretch := get_own(cfg, "INPUT.STRETCH"):
+        if len(stretch) != 2 or not all(isinstance(side, int) for side in stretch):
+            raise ValueError(
+                f"INPUT.STRETCH = {stretch}: write (height, width) in whole pixels, such as "
+                "(800, 800), or () to keep the aspect ratio of images"
+            )
+        if scales:
+            raise ValueError(
+                f"INPUT.STRETCH = {stretch} and INPUT.SCALE_JITTER = {scales} contradict each "
+                "other; write () for one of them"
+            )
     if cfg.INPUT.CROP.ENABLED:
         check_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
         if scales:

@@ -1,7 +1,7 @@
 """The configuration of a detector: the keys that are honored, with detectron2's defaults.
 
 Names, types and values are those of ``detectron2.config.get_cfg()``, so that one YAML file serves
-both engines. A key that is absent here is refused. Four more, ``OWN_KEYS``, are this project's.
+both engines. A key that is absent here is refused. A few more, ``OWN_KEYS``, are this project's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ OWN_KEYS: dict[str, Any] = {
     "INPUT.COLOR_JITTER": (),
     "INPUT.SCALE_JITTER": (),
     "INPUT.SCALE_JITTER_SIZE": 1024,
+    "INPUT.STRETCH": (),
     "MODEL.RETINANET.AS_TORCHVISION": False,
     "SOLVER.CHECKPOINT_KEEP": 0,
     "TEST.BEST_METRIC": "",

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 PAD_VALUE = 128
 """The gray of padding in detectron2's large-scale jitter."""
@@ -68,6 +70,25 @@ class Resize(Step):
         moved[:, 0] = moved[:, 0] * (self.new_width * 1.0 / self.width)
         moved[:, 1] = moved[:, 1] * (self.new_height * 1.0 / self.height)
         return moved
+
+
+@dataclass(frozen=True)
+class InterpolatedResize(Resize):
+    """Resize as torchvision's detectors and MLPerf's: no pixels are averaged, and no coordinate is
+    truncated.
+
+    Each new pixel is interpolated between the four nearest of the image, however much it shrinks.
+    """
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """Resize uint8 (H, W, C); these detectors leave the fractions that are rounded here."""
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+        size = (self.new_height, self.new_width)
+        resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
+        return resized[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return super().apply_coords(coords.astype(np.float64))
 
 
 @dataclass(frozen=True)

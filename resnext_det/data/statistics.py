@@ -10,7 +10,7 @@ import numpy as np
 from resnext_det.data.anchor_fit import AnchorGrid, fit_anchors
 from resnext_det.data.inspection.box_forms import collect_boxes
 from resnext_det.data.records import SMALLEST_SIDE, Record, pack_records
-from resnext_det.data.transforms import ResizeShortestEdge, scale_boxes
+from resnext_det.data.transforms import ResizeShortestEdge, Stretch, scale_boxes
 
 NEAR_COPY = 0.9
 """Two boxes of an image that overlap by this IoU or more are hardly of two objects."""
@@ -24,26 +24,22 @@ class ModelView:
     """Say at which size a detector sees images, and which anchors it lays over them.
 
     Attributes:
-        resize: to the size of tests; a shorter side of 0 leaves images as they are.
+        resize: to the size of tests.
         anchors: None where the detector has none, such as Fast R-CNN.
     """
 
-    resize: ResizeShortestEdge
+    resize: ResizeShortestEdge | Stretch
     anchors: AnchorGrid | None = None
-
-    @property
-    def is_resized(self) -> bool:
-        """Tell whether images are brought to another size."""
-        return self.resize.min_sizes[-1] > 0
 
     def compute_sizes(self, sizes: np.ndarray) -> np.ndarray:
         """Compute the sizes (M, 2) after resizing of images of ``sizes`` (M, 2): height, width."""
-        if not self.is_resized or not len(sizes):
+        if not len(sizes):
             return sizes
-        side = self.resize.min_sizes[-1]
         different, which = np.unique(sizes, axis=0, return_inverse=True)
-        resized = [self.resize.compute_size(h, w, side) for h, w in different.tolist()]
-        return np.array(resized, np.int64)[which.reshape(-1)]
+        for row in different:
+            for step in self.resize.list_steps(*row.tolist()):
+                row[:] = step.new_height, step.new_width
+        return different[which.reshape(-1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +175,10 @@ def summarize_boxes(
     owners, given = table.owners[chosen], table.boxes[chosen]
     sizes = view.compute_sizes(packed.sizes)
     seen = sizes[owners]
-    factors = (seen / packed.sizes[owners])[:, ::-1] if view.is_resized else None
-    corners = scale_boxes(given, table.whole[chosen], factors)
+    factors = (seen / packed.sizes[owners])[:, ::-1]
+    # A stretch truncates no box, whatever its numbers.
+    integral = table.whole[chosen] & (not isinstance(view.resize, Stretch))
+    corners = scale_boxes(given, integral, factors)
     boxes = np.minimum(corners.clip(min=0), np.tile(seen[:, ::-1], 2))
     ious = choices = None
     if view.anchors is not None:

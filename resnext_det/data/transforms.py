@@ -16,7 +16,14 @@ import torch
 
 from resnext_det.data.color_jitter import ColorJitter
 from resnext_det.data.crops import RandomCrop, ScaleJitter
-from resnext_det.data.geometry import Flip, Resize, Step, check_cutting, move_boxes
+from resnext_det.data.geometry import (
+    Flip,
+    InterpolatedResize,
+    Resize,
+    Step,
+    check_cutting,
+    move_boxes,
+)
 from resnext_det.data.masks import MASK_FORMATS, make_masks
 from resnext_det.data.proposals import KEYS, transform_proposals
 from resnext_det.data.reading import FORMATS, check_image_size, read_image
@@ -81,6 +88,11 @@ class ResizeShortestEdge:
             return []
         return [Resize(height, width, *self.compute_size(height, width, size))]
 
+    def list_steps(self, height: int, width: int) -> list[Resize]:
+        """List the steps for an image in a test, to the last size; none for the size 0."""
+        size = self.min_sizes[-1]
+        return [Resize(height, width, *self.compute_size(height, width, size))] if size else []
+
     def compute_size(self, height: int, width: int, size: int) -> tuple[int, int]:
         """Compute (height, width) of an image resized to ``size``; at least one pixel a side."""
         scale = size * 1.0 / min(height, width)
@@ -91,6 +103,32 @@ class ResizeShortestEdge:
             shrink = self.max_size * 1.0 / max(new_height, new_width)
             new_height, new_width = new_height * shrink, new_width * shrink
         return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Bring every image to one size, whatever its aspect ratio, as ``InterpolatedResize`` does.
+
+    Raises ValueError on sides below 1.
+    """
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ValueError(
+                f"INPUT.STRETCH is {(self.height, self.width)}; give height and width in pixels, "
+                "such as (800, 800)"
+            )
+
+    def draw(self, random_state: np.random.RandomState, height: int, width: int) -> list[Step]:
+        """Give the step for an image; nothing is drawn."""
+        return [*self.list_steps(height, width)]
+
+    def list_steps(self, height: int, width: int) -> list[Resize]:
+        """List the one step for an image, in a test as in training."""
+        return [InterpolatedResize(height, width, self.height, self.width)]
 
 
 @dataclass(frozen=True)
@@ -132,6 +170,7 @@ class DetectionMapper:
         color_jitter: changes the colors of the image that was read.
         crop: cuts a window out of it.
         scale_jitter: takes the place of the resize to one of ``min_sizes``.
+        stretch: takes the place of the resize to one of ``min_sizes``.
     """
 
     def __init__(
@@ -148,6 +187,7 @@ class DetectionMapper:
         color_jitter: ColorJitter | None = None,
         crop: RandomCrop | None = None,
         scale_jitter: ScaleJitter | None = None,
+        stretch: Stretch | None = None,
     ) -> None:
         if image_format not in FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; it is one of {', '.join(FORMATS)}")
@@ -164,7 +204,7 @@ class DetectionMapper:
         if self.crops and mask_format is not None:
             check_cutting()
         # In the order in which they are drawn and done.
-        self.augmentations: list[Augmentation] = [scale_jitter or resize, flips]
+        self.augmentations: list[Augmentation] = [stretch or scale_jitter or resize, flips]
         if crop is not None:
             self.augmentations.insert(0, crop)
         self.image_format = image_format

@@ -170,10 +170,10 @@ def describe(predictor: Predictor) -> Metadata:
     """Describe a detector for the metadata of its file.
 
     Raises:
-        ValueError: it takes gray images, finds masks, or is torchvision's RetinaNet.
+        ValueError: it takes gray images, stretches them, finds masks, or is torchvision's RetinaNet.
     """
     cfg = predictor.cfg
-    for key in ("MODEL.RETINANET.AS_TORCHVISION",):
+    for key in ("INPUT.STRETCH", "MODEL.RETINANET.AS_TORCHVISION"):
         if value := get_own(cfg, key):
             raise ValueError(
                 f"{key} is {value}, and no detector with it is exported; use the detector itself "

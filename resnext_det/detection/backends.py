@@ -12,8 +12,7 @@ from torch import nn
 
 from resnext_det.config.detection import get_own
 from resnext_det.data.coco import load_coco, register_files
-from resnext_det.data.transforms import ResizeShortestEdge
-from resnext_det.detection.datasets import test_mapper
+from resnext_det.detection.datasets import build_test_resize, test_mapper
 from resnext_det.runtimes.backends import read_dtype
 from resnext_det.runtimes.optimize import optimize
 from resnext_det.runtimes.quantization import IMAGES
@@ -73,8 +72,9 @@ def optimize_detector(
     check_optimization(cfg, backend, dtype, calibration_data)
     if backend is None and dtype is None:
         return model
-    resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
-    size = resize.compute_size(*_WIDE, resize.min_sizes[0] or min(_WIDE))
+    size = _WIDE
+    for step in build_test_resize(cfg).list_steps(*_WIDE):
+        size = step.new_height, step.new_width
     generator = torch.Generator().manual_seed(0)
     shape = (len(cfg.MODEL.PIXEL_MEAN), *size)
     image = torch.randint(256, shape, dtype=torch.uint8, generator=generator)

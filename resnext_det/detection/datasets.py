@@ -29,7 +29,7 @@ from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
 from resnext_det.data.records import join_records, pack_records
 from resnext_det.data.statistics import ModelView, SetStatistics, summarize_boxes
-from resnext_det.data.transforms import DetectionMapper, ResizeShortestEdge
+from resnext_det.data.transforms import DetectionMapper, ResizeShortestEdge, Stretch
 from resnext_det.data.workers import Loader
 from resnext_det.detection.advice import find_mistakes
 from resnext_det.files import escape_controls, list_first
@@ -226,6 +226,7 @@ def train_mapper(cfg: CfgNode) -> DetectionMapper:
         color_jitter=ColorJitter(*colors) if colors else None,
         crop=RandomCrop(image.CROP.TYPE, tuple(image.CROP.SIZE)) if image.CROP.ENABLED else None,
         scale_jitter=ScaleJitter(scales[0], scales[1], side) if scales else None,
+        stretch=_read_stretch(cfg),
     )
 
 
@@ -238,6 +239,8 @@ def describe_augmentation(cfg: CfgNode) -> str:
     if scales:
         side = get_own(cfg, "INPUT.SCALE_JITTER_SIZE")
         told = [f"squares of {side} pixels of images scaled by {scales[0]} to {scales[1]}"]
+    if stretch := get_own(cfg, "INPUT.STRETCH"):
+        told = [f"images stretched to {stretch[0]} x {stretch[1]} (height x width)"]
     if image.CROP.ENABLED:
         told.append(f"crops: {image.CROP.TYPE} {list(image.CROP.SIZE)}")
     if colors := get_own(cfg, "INPUT.COLOR_JITTER"):
@@ -261,7 +264,19 @@ def test_mapper(cfg: CfgNode, *, with_objects: bool = False) -> DetectionMapper:
         image_format=cfg.INPUT.FORMAT,
         proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST if given else None,
         mask_format=cfg.INPUT.MASK_FORMAT if with_objects and cfg.MODEL.MASK_ON else None,
+        stretch=_read_stretch(cfg),
     )
+
+
+def build_test_resize(cfg: CfgNode) -> ResizeShortestEdge | Stretch:
+    """Build what brings images to the size of tests."""
+    image = cfg.INPUT
+    return _read_stretch(cfg) or ResizeShortestEdge((image.MIN_SIZE_TEST,), image.MAX_SIZE_TEST)
+
+
+def _read_stretch(cfg: CfgNode) -> Stretch | None:
+    size = get_own(cfg, "INPUT.STRETCH")
+    return Stretch(*size) if size else None
 
 
 def describe_view(cfg: CfgNode) -> ModelView:
@@ -269,7 +284,7 @@ def describe_view(cfg: CfgNode) -> ModelView:
 
     There are no anchors where proposals come from a file.
     """
-    resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
+    resize = build_test_resize(cfg)
     model, anchors = cfg.MODEL, cfg.MODEL.ANCHOR_GENERATOR
     if model.LOAD_PROPOSALS or anchors.NAME != "DefaultAnchorGenerator":
         return ModelView(resize)

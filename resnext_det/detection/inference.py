@@ -15,10 +15,9 @@ from resnext_det.config.checks import find_class_node
 from resnext_det.config.loading import override_config
 from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset
-from resnext_det.data.geometry import resize_image
 from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels
-from resnext_det.data.transforms import ResizeShortestEdge
 from resnext_det.detection.backends import CalibrationData, optimize_detector
+from resnext_det.detection.datasets import build_test_resize
 from resnext_det.detection.pictures import check_same_names, detect_on_files
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.results import ImageDetections
@@ -87,7 +86,7 @@ class Predictor:
         device = distributed.resolve_device(cfg.MODEL.DEVICE)
         self.cfg = cfg
         self.image_format: str = cfg.INPUT.FORMAT
-        self.resize = ResizeShortestEdge((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
+        self.resize = build_test_resize(cfg)
         file = read_trained(cfg, overridden=overrides[::2], preprocessing=preprocessing)
         self.known_names = file.class_names or ()
         self.class_names = name_classes(_count_classes(cfg), self.known_names)
@@ -143,9 +142,8 @@ class Predictor:
     def _detect(self, image: AnyImage) -> Instances:
         pixels = to_pixels(image, self.image_format)
         height, width = pixels.shape[:2]
-        size = self.resize.min_sizes[0]
-        if size:  # 0 leaves the image as it is
-            pixels = resize_image(pixels, *self.resize.compute_size(height, width, size))
+        for step in self.resize.list_steps(height, width):
+            pixels = step.apply_image(pixels)
         tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
         (found,) = self.model([{"image": tensor, "height": height, "width": width}])
         return found["instances"].to("cpu")

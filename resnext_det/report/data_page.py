@@ -12,6 +12,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from markupsafe import Markup
 
+from resnext_det.config.detection import get_own
 from resnext_det.data.coco import CocoDataset
 from resnext_det.data.records import Record, join_records
 from resnext_det.data.statistics import NEAR_COPY, SLIP, SetStatistics, summarize_boxes
@@ -193,11 +194,11 @@ def _list_findings(findings: Sequence[Finding]) -> Section:
 
 
 def _show_sets(cfg: CfgNode, found: dict[str, SetStatistics], told: Iterable[str]) -> Section:
-    text = (
-        f"Sizes are those of tests: a shorter side of {cfg.INPUT.MIN_SIZE_TEST} pixels, or a "
-        f"longer one of {cfg.INPUT.MAX_SIZE_TEST}. Training takes "
-        f"{describe_augmentation(cfg)}."
-    )
+    size = f"a shorter side of {cfg.INPUT.MIN_SIZE_TEST} pixels, or a longer one of "
+    size += str(cfg.INPUT.MAX_SIZE_TEST)
+    if stretch := get_own(cfg, "INPUT.STRETCH"):
+        size = f"{stretch[0]} x {stretch[1]} pixels (height x width), whatever the aspect ratio"
+    text = f"Sizes are those of tests: {size}. Training takes {describe_augmentation(cfg)}."
     parts = [write_paragraph(text), format_sets(found)]
     if decided := [escape_controls(sentence) for sentence in told]:
         parts.append(

@@ -111,6 +111,8 @@ def _describe_schedule(examined: Examination) -> str:
 
 
 def _describe_sizes(run: RunFolder) -> str:
+    if stretch := run.get("INPUT.STRETCH"):
+        return f"every image stretched to {stretch[0]} x {stretch[1]} (height x width)"
     shorter = run.get("INPUT.MIN_SIZE_TRAIN", ())
     sides = "/".join(map(str, shorter if isinstance(shorter, list | tuple) else [shorter]))
     test = f"{run.get('INPUT.MIN_SIZE_TEST')} (at most {run.get('INPUT.MAX_SIZE_TEST')})"

@@ -14,7 +14,8 @@ import torchvision
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.detection import OWN_KEYS
+from resnext_det.config.rules import collect_values, get_value
 from resnext_det.config.values import unify_names
 
 KEY = "detector"
@@ -29,13 +30,13 @@ _OF_TRAINING = re.compile(
     r"|\.BOUNDARY_THRESH|\.PRIOR_PROB|\.MIN_KEYPOINTS_PER_IMAGE)(\..*)?"
 )
 _DEEPEST = 8  # of a configuration's nodes and lists
-_OF_IMAGES = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+_OF_IMAGES = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "INPUT.STRETCH")
 _OF_TESTS = ("TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST")
 # Settings of testing alone, which a training that goes on from a detector's weights may choose.
 _FREE_IN_TRAINING = re.compile(
     r"(INPUT\.M..|MODEL\..*TOPK|MODEL\..*(SCORE|NMS)_THRESH)\w*_TEST|MODEL\.RPN\.NMS_THRESH"
     r"|MODEL\.(ROI_HEADS|RETINANET|FCOS)\.NUM_CLASSES|MODEL\.PROPOSAL_GENERATOR\..*"
-    r"|TEST\..*|DATASETS\..*|MODEL\.(MASK|KEYPOINT)_ON|MODEL\.ROI_(MASK|KEYPOINT)_HEAD\..*"
+    r"|INPUT\.STRETCH|TEST\..*|DATASETS\..*|MODEL\.(MASK|KEYPOINT)_ON|MODEL\.ROI_(MASK|KEYPOINT)_HEAD\..*"
 )
 # Settings of a part, the key that decides whether it is used, and the values under which it is not.
 _OF_PARTS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -179,25 +180,25 @@ def find_setting_differences(
 
     Returns:
         (key, its value, the detector's value) for every difference. Keys that one of the two lacks
-        are passed over, and those of parts that the configuration does not use.
+        are passed over (those of ``OWN_KEYS`` have their defaults), and those of parts that the
+        configuration does not use.
     """
-    found, keys_of_cfg = [], list_keys(cfg)
+    found, values = [], {**OWN_KEYS, **collect_values(cfg)}
     unused = re.compile(
         "|".join(
-            keys
-            for keys, key, is_unused in _OF_PARTS
-            if key in keys_of_cfg and is_unused(get_value(cfg, key))
+            keys for keys, key, is_unused in _OF_PARTS if key in values and is_unused(values[key])
         )
     )
-    for key in keys_of_cfg:
+    for key, ours in values.items():
         free = training and _FREE_IN_TRAINING.fullmatch(key)
         if free or unused.fullmatch(key) or not _decides_numbers(key):
             continue
         try:
             theirs = get_value(detector.config, key)
         except (KeyError, TypeError):
-            continue
-        ours = get_value(cfg, key)
+            if key not in OWN_KEYS:
+                continue
+            theirs = OWN_KEYS[key]
         if _make_plain(ours) != _make_plain(theirs):
             found.append((key, ours, theirs))
     return found

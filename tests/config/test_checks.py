@@ -159,6 +159,9 @@ MODEL.ANCHOR_GENERATOR.NAME TorchvisionAnchorGenerator | RPN.IN_FEATURES begins 
   | DefaultAnchorGenerator
 FPN MODEL.ANCHOR_GENERATOR.NAME TorchvisionAnchorGenerator MODEL.ANCHOR_GENERATOR.OFFSET 0.5
   | OFFSET = 0.5 | has none | write 0.0
+INPUT.STRETCH (800,) | INPUT.STRETCH = (800,) | (height, width)
+INPUT.STRETCH (800.0,800.0) | in whole pixels
+INPUT.STRETCH (800,800) INPUT.SCALE_JITTER (0.1,2.0) | contradict each other
 MODEL.LOAD_PROPOSALS True | LOAD_PROPOSALS = True | NAME = 'RPN' contradict
   | True and 'PrecomputedProposals'
 MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals | MODEL.LOAD_PROPOSALS = False | contradict

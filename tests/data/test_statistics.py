@@ -9,10 +9,10 @@ import torch
 from torchvision.ops import box_iou
 
 from resnext_det.data.anchor_fit import AnchorGrid
-from resnext_det.data.geometry import Resize
+from resnext_det.data.geometry import InterpolatedResize, Resize
 from resnext_det.data.records import Record
 from resnext_det.data.statistics import ModelView, find_near_copies, summarize_boxes
-from resnext_det.data.transforms import ResizeShortestEdge, transform_boxes
+from resnext_det.data.transforms import ResizeShortestEdge, Stretch, transform_boxes
 
 VIEW = ModelView(ResizeShortestEdge((80,), 130), AnchorGrid([[16]], [[1.0]], (8,)))
 
@@ -54,6 +54,13 @@ def test_boxes_are_those_that_a_training_computes() -> None:
         expected = transform_boxes(boxes, new, [Resize(record["height"], record["width"], *new)])
         np.testing.assert_array_equal(found.boxes[found.owners == index], expected)
         assert tuple(found.view_sizes[index]) == new
+    stretched = summarize_boxes(records, ["a", "b"], ModelView(Stretch(60, 90)))
+    for index, record in enumerate(records):
+        step = InterpolatedResize(record["height"], record["width"], 60, 90)
+        boxes = [entry["bbox"] for entry in record["annotations"] if min(entry["bbox"][2:]) > 0]
+        expected = transform_boxes(boxes, (60, 90), [step])
+        np.testing.assert_array_equal(stretched.boxes[stretched.owners == index], expected)
+    assert (stretched.view_sizes == [60, 90]).all()
     whole = summarize_boxes(records, ["a", "b"], ModelView(ResizeShortestEdge((0,), 130)))
     np.testing.assert_array_equal(whole.view_sizes, sizes)
     assert whole.anchor_ious is None and np.isnan(whole.compute_anchor_recall(0.5))

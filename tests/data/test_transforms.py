@@ -5,18 +5,23 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import cv2
 import numpy as np
 import pycocotools.mask
 import pytest
 import torch
 from PIL import Image
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.ops import clip_boxes_to_image
 
 from resnext_det.data.crops import RandomCrop, ScaleJitter
 from resnext_det.data.geometry import Flip, Resize, Step
+from resnext_det.data.reading import read_image
 from resnext_det.data.transforms import (
     DetectionMapper,
     RandomFlip,
     ResizeShortestEdge,
+    Stretch,
     transform_boxes,
 )
 
@@ -252,6 +257,27 @@ def test_test_samples_equal_detectron2(records: list[Record], size: int, image_f
             found.keys() == expected.keys() == {"file_name", "height", "width", "image_id", "image"}
         )
         assert torch.equal(found["image"], expected["image"])
+
+
+def test_a_stretch_is_mlperfs(records: list[Record]) -> None:
+    """Pixels are those of OpenCV's interpolation, as MLPerf's reference, but for the rounding."""
+    options = {"min_sizes": 5, "max_size": 5, "flip": "none", "image_format": "RGB"}
+    mapper = DetectionMapper(True, **options, stretch=Stretch(60, 100))
+    for record in records[:4]:
+        found = mapper(record, np.random.RandomState(0))
+        image = read_image(record["file_name"], "RGB").astype(np.float32)
+        expected = cv2.resize(image, (100, 60), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(found["image"].permute(1, 2, 0), expected, atol=0.51)
+        assert found["image"].dtype == torch.uint8
+        kept = [entry for entry in record["annotations"] if not entry["iscrowd"]]
+        boxes = torch.tensor([entry["bbox"] for entry in kept], dtype=torch.float32)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = resize_boxes(boxes, (record["height"], record["width"]), (60, 100))
+        boxes = clip_boxes_to_image(boxes, (60, 100))
+        boxes = boxes[(boxes[:, 2:] - boxes[:, :2] > 1e-5).all(dim=1)]
+        torch.testing.assert_close(found["instances"].gt_boxes.tensor, boxes, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match=r"INPUT.STRETCH is \(0, 100\); give height and width"):
+        Stretch(0, 100)
 
 
 def test_boxes_follow_their_pixels() -> None:

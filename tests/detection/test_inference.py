@@ -21,6 +21,7 @@ from resnext_det.data.coco import load_coco
 from resnext_det.data.reading import read_image
 from resnext_det.data.transforms import DetectionMapper
 from resnext_det.detection.datasets import load_datasets
+from resnext_det.detection.datasets import test_mapper as build_test_mapper
 from resnext_det.detection.evaluation import evaluate_all
 from resnext_det.detection.inference import (
     Predictor,
@@ -114,6 +115,24 @@ def test_the_predictor_is_the_model_behind_the_mapper(cfg: CfgNode, tmp_path: Pa
     assert torch.equal(found.scores, expected.scores)
     predict_files(cfg, [path], NAMES, output_dir=tmp_path / "out", score=0.0)
     assert [row["score"] for row in read_rows(tmp_path / "out")] == found.scores.tolist()
+
+
+def test_stretched_images_have_their_boxes_in_their_own_pixels(
+    cfg: CfgNode, tmp_path: Path
+) -> None:
+    """The predictor sees what the mapper gives, and scales x and y back by factors of their own."""
+    path = draw(tmp_path / "image.png", 40, 120)
+    predictor = Predictor(cfg, ["INPUT.STRETCH", "(64, 96)"])
+    mapper = build_test_mapper(predictor.cfg)
+    sample = mapper({"file_name": str(path), "height": 40, "width": 120, "image_id": 1}, None)
+    assert sample["image"].shape == (3, 64, 96)
+    with torch.inference_mode():
+        expected = predictor.model([sample])[0]["instances"]
+        resized = predictor.model([{"image": sample["image"]}])[0]["instances"]
+    found = predictor(cv2.imread(str(path)))
+    assert len(found) > 0 and are_equal(found, expected)
+    factors = torch.tensor([120 / 96, 40 / 64] * 2)
+    torch.testing.assert_close(found.pred_boxes.tensor, resized.pred_boxes.tensor * factors)
 
 
 def are_equal(first: Instances, second: Instances) -> bool:

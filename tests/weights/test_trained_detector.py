@@ -26,6 +26,18 @@ def find_keys(detector: list[Any], *changes: Any) -> list[str]:
     return [key for key, _, _ in find_setting_differences(trained, cfg)]
 
 
+def test_a_stretch_is_held_to_where_either_has_none() -> None:
+    """A configuration that asks for none of our own keys lacks them."""
+    plain, stretched = configuration(), configuration()
+    stretched.INPUT.STRETCH = (64, 96)
+    for first, second in ((plain, stretched), (stretched, plain)):
+        trained = describe_training(first, (), {})
+        found = find_setting_differences(trained, second)
+        assert [key for key, _, _ in found] == ["INPUT.STRETCH"]
+        assert find_setting_differences(trained, second, training=True) == []
+    assert find_setting_differences(describe_training(stretched, (), {}), stretched) == []
+
+
 @pytest.mark.parametrize(
     ("key", "value", "with_effect", "without"),
     [

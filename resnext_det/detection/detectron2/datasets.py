@@ -161,7 +161,8 @@ def _check_own_keys(cfg: CfgNode) -> None:
     Raises:
         ValueError: one is asked for.
     """
-    for key in ("INPUT.SCALE_JITTER", "INPUT.COLOR_JITTER", "TEST.IMS_PER_BATCH"):
+    keys = ("INPUT.SCALE_JITTER", "INPUT.COLOR_JITTER", "INPUT.STRETCH", "TEST.IMS_PER_BATCH")
+    for key in keys:
         if (value := get_own(cfg, key)) != OWN_KEYS[key]:
             raise ValueError(
                 f"{key} = {value} is not honored where detectron2 loads the images, as it does for "
