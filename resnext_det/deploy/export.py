@@ -170,7 +170,8 @@ def describe(predictor: Predictor) -> Metadata:
     """Describe a detector for the metadata of its file.
 
     Raises:
-        ValueError: it takes gray images, stretches them, finds masks, or is torchvision's RetinaNet.
+        ValueError: it takes gray images, stretches images, finds masks, or is torchvision's
+            RetinaNet.
     """
     cfg = predictor.cfg
     for key in ("INPUT.STRETCH", "MODEL.RETINANET.AS_TORCHVISION"):
