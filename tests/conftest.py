@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch.utils.data import _utils
 
 from resnext_det.data import coco
 from resnext_det.training import processes
@@ -19,6 +20,10 @@ from tests.detection.helpers import write_sets
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
     torch.set_num_threads(1)
+
+
+# How long torch's loaders wait for a worker that does not end, which are 5 s.
+_utils.MP_STATUS_CHECK_INTERVAL = 0.5
 
 
 @pytest.fixture(autouse=True)

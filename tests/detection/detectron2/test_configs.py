@@ -16,18 +16,26 @@ from resnext_det.detection.detectron2 import engine as detectron2  # noqa: E402
 from resnext_det.detection.detectron2.datasets import convert_sample  # noqa: E402
 from resnext_det.detection.detectron2.engine import build_detector, compile_focal_loss  # noqa: E402
 from tests.detection.detectron2_reference import assert_same_instances, randomize  # noqa: E402
-from tests.test_configs import DISTINCT, SMALL_STEP, get_name, step_sample, train_one_step  # noqa: E402
+from tests.test_configs import (  # noqa: E402
+    SMALL_STEP,
+    STEPPED,
+    check_step,
+    get_name,
+    step_sample,
+    train_one_step,
+)
 
 CONFIG = config_file("modern/faster_rcnn_X50_32x4d_FPN_1x.yaml")
 
 
-@pytest.mark.parametrize("path", DISTINCT, ids=get_name)
+@pytest.mark.parametrize("path", STEPPED, ids=get_name)
 def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> None:
     from detectron2.solver import build_optimizer
     from detectron2.utils.events import EventStorage
 
     compile_focal_loss()
     ours, found, losses = train_one_step(load_config(path, SMALL_STEP))
+    check_step(ours, found, losses)
     cfg = detectron2.load_config(path, SMALL_STEP)
     torch.manual_seed(1)
     theirs = build_detector(cfg)
