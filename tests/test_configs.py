@@ -49,7 +49,10 @@ MODERN = sorted((CONFIGS / "modern").glob("*.yaml"))
 NET = {f"MODEL.RESNETS.{key}" for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
 LONGER = {"_3x": "_1x", "_200ep": "_100ep", "_400ep": "_100ep"}
 LONG = [path for path in LEAVES if any(length in path.stem for length in LONGER)]
-_ALIKE = r"new_baselines/\w+_(R|X101_)|/(cascade_rcnn|mask_rcnn|retinanet)_(R|X101_)|/cascade_mask_"
+_ALIKE = (
+    r"new_baselines/(faster|\w+_(R|X101_))|/cascade_mask_"
+    r"|/(cascade_rcnn|mask_rcnn|retinanet)_(R|X101_)"
+)
 DISTINCT = [path for path in LEAVES if path not in LONG + PRETRAINED]
 DISTINCT = [path for path in DISTINCT if not re.search(_ALIKE, path.as_posix())]
 """Those that differ in more than the weights or the length, of some families one network's."""
@@ -114,7 +117,9 @@ def test_a_longer_training_differs_in_its_length_alone(path: Path) -> None:
     assert different == {"OUTPUT_DIR", "SOLVER.MAX_ITER", "SOLVER.STEPS"} | warmup
 
 
-@pytest.mark.parametrize("path", [*{*LEAVES} - {*LONG}], ids=get_name)
+@pytest.mark.parametrize(
+    "path", [path for path in LEAVES if path not in LONG + PRETRAINED], ids=get_name
+)
 def test_it_builds_the_net_of_its_name(path: Path) -> None:
     cfg = load_config(path)
     with torch.device("meta"):

@@ -166,8 +166,8 @@ def _check_own_keys(cfg: CfgNode) -> None:
         if (value := get_own(cfg, key)) != OWN_KEYS[key]:
             raise ValueError(
                 f"{key} = {value} is not honored where detectron2 loads the images, as it does for "
-                "these datasets or settings (keypoints, test-time augmentation ...); write "
-                f"{key} {OWN_KEYS[key]}"
+                "these datasets or settings (keypoints, its samplers, a set of its own); write "
+                f"{key} {OWN_KEYS[key]}, or --engine portable"
             )
 
 
