@@ -221,7 +221,7 @@ def test_a_file_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> Non
     report = export_detector(predictor, tmp_path / "model.onnx")
     assert report.agreements[0].runtime == "onnxruntime"
     exported = ExportedDetector(tmp_path / "model.onnx")
-    assert exported.metadata.detector == ("C4" if kind == "C4" else "FPN")
+    assert exported.metadata.detector == ("FPN" if kind == "cascade" else kind)
     assert exported.metadata.architecture == "X-26-2x4d"
     images = [draw(*size) for size in (*SIZES, *TINY_SIZES)]
     expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
