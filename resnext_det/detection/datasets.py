@@ -241,6 +241,8 @@ def describe_augmentation(cfg: CfgNode) -> str:
         told = [f"squares of {side} pixels of images scaled by {scales[0]} to {scales[1]}"]
     if stretch := get_own(cfg, "INPUT.STRETCH"):
         told = [f"images stretched to {stretch[0]} x {stretch[1]} (height x width)"]
+    if stretch := get_own(cfg, "INPUT.STRETCH"):
+        told = [f"all images stretched to {stretch[1]} x {stretch[0]} pixels"]
     if image.CROP.ENABLED:
         told.append(f"crops: {image.CROP.TYPE} {list(image.CROP.SIZE)}")
     if colors := get_own(cfg, "INPUT.COLOR_JITTER"):

@@ -72,6 +72,8 @@ def test_jitter_makes_squares_whose_padding_is_not_colored(record: dict[str, Any
 
 
 def test_augmentation_in_words() -> None:
+    stretched = describe_augmentation(make_config("INPUT.STRETCH", (40, 60)))
+    assert stretched == "all images stretched to 60 x 40 pixels, flip: horizontal"
     assert describe_augmentation(make_config(*CROP)) == (
         "shorter sides of 40, 48 (choice), crops: absolute_range [20, 50], flip: horizontal"
     )
