@@ -182,11 +182,11 @@ def _explain_failure(path: Path) -> Iterator[None]:
 
 def _find_damage(path: Path) -> str | None:
     """Say why a file is not whole, in words that follow its name; None where it is."""
-    if not path.is_file():
-        return "is not there"
     try:
+        if not path.is_file():
+            return "is not there"
         damage = find_damage(path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError) as error:  # a name may be too long for any file
         return str(error).removeprefix(f"{path} ")
     return f"is {damage}" if damage else None
 

@@ -204,4 +204,4 @@ def is_yolo_label(text: str) -> bool:
         index, *shares = map(float, line)
     except ValueError:
         return False
-    return len(shares) >= 4 and index == int(index) and all(-0.1 <= x <= 1.1 for x in shares)
+    return len(shares) >= 4 and index.is_integer() and all(-0.1 <= x <= 1.1 for x in shares)

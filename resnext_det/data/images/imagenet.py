@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import tarfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def _read_archive(archive: Path) -> tuple[bytes, bytes]:
             files = map(tar.extractfile, members)
             meta, truth = (file.read() if file else b"" for file in files)
             return meta, truth
-    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"development kit {archive} is damaged ({reason}); {_AGAIN}") from error
 
