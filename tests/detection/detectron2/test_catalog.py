@@ -31,7 +31,7 @@ from resnext_det.detection.detectron2.catalog import (  # noqa: E402
 
 Sets = dict[str, tuple[Path, Path]]
 # For which detectron2 loads the images.
-SUBSETS = override("DATALOADER", SAMPLER_TRAIN="RandomSubsetTrainingSampler")
+AUGMENTED = override("TEST.AUG", ENABLED=True, MIN_SIZES=(48,), MAX_SIZE=64)
 
 
 @pytest.fixture
@@ -74,22 +74,22 @@ def test_a_run_leaves_the_program_around_it_as_it_was(
     before = take_snapshot()
     capsys.readouterr()
     try:
-        assert set(run(tmp_path / "subsets", *SUBSETS)) == {"tiny_val"}
+        assert set(run(tmp_path / "augmented", *AUGMENTED)) == {"tiny_val"}
         assert take_snapshot() == before
         shown = capsys.readouterr().out
         monkeypatch.setattr(coco, "_registered", dict.fromkeys(sets, sets["tiny_val"]))
-        for name, changes in (("again", SUBSETS), ("plain", [])):
+        for name, changes in (("again", AUGMENTED), ("plain", [])):
             assert set(run(tmp_path / name, *changes)) == {"tiny_val"}
             assert take_snapshot() == before
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
     line = "Making batched data loader with batch_size=2"  # of detectron2
-    assert line in (tmp_path / "subsets/out/log.txt").read_text()
+    assert line in (tmp_path / "augmented/out/log.txt").read_text()
     assert line in (tmp_path / "host.txt").read_text() and shown.count(line) == 1
 
 
-@pytest.mark.parametrize("changes", [[], SUBSETS], ids=["by us", "by detectron2"])
+@pytest.mark.parametrize("changes", [[], AUGMENTED], ids=["by us", "by detectron2"])
 def test_a_users_set_of_the_same_name_is_never_passed_over(
     tmp_path: Path, sets: Sets, changes: list[Any]
 ) -> None:
@@ -113,7 +113,7 @@ def test_a_users_set_of_the_same_name_is_never_passed_over(
 def test_what_detectron2_loads_is_looked_at_before(tmp_path: Path, sets: Sets) -> None:
     coco.register_coco("gone", sets["tiny_train"][0], tmp_path)
     with pytest.raises(FileNotFoundError, match=r"dataset 'gone' .* do not exist"):
-        run(tmp_path, *SUBSETS, *override("DATASETS", TRAIN=("gone",), TEST=()))
+        run(tmp_path, *AUGMENTED, *override("DATASETS", TRAIN=("gone",), TEST=()))
     assert not list(tmp_path.glob("out/*.pth"))
 
 
@@ -124,7 +124,7 @@ def test_the_same_files_may_stand_in_both(
         register_coco_instances(name, {}, os.path.relpath(file), str(images))
     register_coco_instances("mine", {}, *map(str, sets["tiny_val"]))
     before = take_snapshot()
-    for changes in ([], [*SUBSETS, "DATASETS.TEST", ("mine",)]):
+    for changes in ([], [*AUGMENTED, "DATASETS.TEST", ("mine",)]):
         folder = tmp_path / str(len(changes))
         assert set(run(folder, *changes, check_data=True)) <= {"tiny_val", "mine"}
     assert caplog.text.count("The images of mine are not looked at: detectron2 alone") == 1
