@@ -68,9 +68,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--detectors",
         nargs="+",
-        choices=("FPN", "C4"),
+        choices=("FPN", "C4", "RetinaNet"),
         default=[],
-        help="whole Faster R-CNNs instead of the networks alone",
+        help="whole detectors, Faster R-CNN or RetinaNet, instead of the networks alone",
     )
     parser.add_argument(
         "--proposals",

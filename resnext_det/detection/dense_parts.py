@@ -59,7 +59,7 @@ class DenseBatchParts:
                             f"losses {', '.join(losses)}; leave it out"
                         )
                     share = 1.0
-                    if getattr(self._model, "loss_per_image", False):
+                    if getattr(self._model, "as_torchvision", False):
                         share = len(part) / len(batch)
                     losses = {name: loss * share for name, loss in losses.items()}
                     yield losses
@@ -71,7 +71,7 @@ class DenseBatchParts:
     @contextmanager
     def _divide_as(self, batch: Sequence[Mapping[str, Any]]) -> Iterator[None]:
         """Let every part divide its losses as the whole batch does."""
-        if getattr(self._model, "loss_per_image", False):
+        if getattr(self._model, "as_torchvision", False):
             yield
             return
         count = max(self._count_objects(batch), 1)

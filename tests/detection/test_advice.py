@@ -134,7 +134,11 @@ def test_mistakes(name: str) -> None:
     assert [word for word in words if word not in found[0]] == []
 
 
-SETS = {"coco_2017_train": 118_287, "shapes_train": 1200}
+SETS = {
+    "coco_2017_train": 118_287,
+    "openimages_mlperf_train": 1_170_301,
+    "shapes_train": 1200,
+}
 
 
 @pytest.mark.parametrize(

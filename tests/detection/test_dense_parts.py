@@ -15,19 +15,19 @@ ENGINES = ["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("loss_per_image", [False, True])
-def test_parts_add_up_to_the_whole_batch(tmp_path: Path, engine: str, loss_per_image: bool) -> None:
+@pytest.mark.parametrize("as_torchvision", [False, True])
+def test_parts_add_up_to_the_whole_batch(tmp_path: Path, engine: str, as_torchvision: bool) -> None:
     """The average that divides the losses moves once a batch."""
     if engine == "detectron2":
         pytest.importorskip("detectron2", reason="detectron2 is not installed")
-        if loss_per_image:
+        if as_torchvision:
             pytest.skip("detectron2 has no such losses")
     model, _ = build(engine, tmp_path, [*FROZEN, *RETINANET_CHANGES])
-    model.loss_per_image = loss_per_image
+    model.as_torchvision = as_torchvision
     model.loss_normalizer = 100.0
     losses, gradients, _ = compute(engine, model)
     expected, model.loss_normalizer = model.loss_normalizer, 100.0
-    assert (expected != 100) != loss_per_image
+    assert (expected != 100) != as_torchvision
     for parts in (2, 3):
         model.loss_normalizer = 100.0
         found, added, _ = compute(engine, model, DenseBatchParts(model, parts=parts))

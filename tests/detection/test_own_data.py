@@ -60,10 +60,11 @@ def test_classes_are_those_of_the_data_where_nothing_says_them(
     assert len(fitted.told) == 1
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 6
     assert "NUM_CLASSES is 6, the classes of dataset 'tiny_train'." in " ".join(fitted.told)
-    if engine == "detectron2":
-        retina = ("MODEL.META_ARCHITECTURE", "RetinaNet")
-        cfg = Job(unsaid.config_file, overrides=(*train_set, *retina)).configuration()
-        assert cfg.MODEL.RETINANET.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 6
+    retina = ("MODEL.META_ARCHITECTURE", "RetinaNet")
+    pyramid = ("MODEL.BACKBONE.NAME", "build_retinanet_resnext_fpn_backbone")
+    anchors = ("MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]")
+    cfg = replace(unsaid, overrides=(*train_set, *retina, *pyramid, *anchors)).configuration()
+    assert cfg.MODEL.RETINANET.NUM_CLASSES == 6
     said = Job(
         unsaid.config_file,
         engine=engine,

@@ -181,8 +181,8 @@ def _train_on(
     if cfg.TEST.PRECISE_BN.ENABLED:
         batches = data.load_batches(cfg, 0)
         precise_bn = PreciseBN(0, model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
-    files: list[str] = []  # of the batch
-    with EventStorage() as storage, _explain_missing_annotations(files):
+    files = list(cfg.DATASETS.TRAIN)  # then those of the batch
+    with EventStorage() as storage, _explain_missing_annotations(files, cfg.MODEL.KEYPOINT_ON):
 
         def load_batches(start: int) -> Iterator[list[dict[str, Any]]]:
             for iteration, batch in enumerate(data.load_batches(cfg, start), start):
@@ -336,13 +336,17 @@ def _compute_precise_statistics(precise_bn: PreciseBN, model: nn.Module) -> None
 
 
 @contextmanager
-def _explain_missing_annotations(files: Sequence[str]) -> Iterator[None]:
-    """Explain detectron2's error about masks or keypoints that annotations of ``files`` lack."""
+def _explain_missing_annotations(files: Sequence[str], keypoints: bool) -> Iterator[None]:
+    """Explain detectron2's error about masks or keypoints that the annotations lack."""
     try:
         yield
-    except AttributeError as error:
+    except (AttributeError, AssertionError) as error:
         kinds = ("masks", "keypoints")
         missing = next((name for name in kinds if f"'gt_{name}'" in str(error)), None)
+        if keypoints and "No valid data found" in str(
+            error
+        ):  # images without keypoints are dropped
+            missing = "keypoints"
         if missing is None:
             raise
         raise ValueError(

@@ -33,6 +33,10 @@ def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> N
     from detectron2.solver import build_optimizer
     from detectron2.utils.events import EventStorage
 
+    if "mlperf" in path.parts:  # its anchors and losses are torchvision's
+        with pytest.raises(ValueError, match="detectron2 has nothing like it"):
+            detectron2.load_config(path, SMALL_STEP)
+        return
     compile_focal_loss()
     ours, found, losses = train_one_step(load_config(path, SMALL_STEP))
     check_step(ours, found, losses)
