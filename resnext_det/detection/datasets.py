@@ -23,6 +23,8 @@ from resnext_det.data.coco import (
 from resnext_det.data.color_jitter import ColorJitter
 from resnext_det.data.contents import Contents, describe_records
 from resnext_det.data.crops import RandomCrop, ScaleJitter
+from resnext_det.data.geometry import check_cutting
+from resnext_det.data.inspection.box_forms import list_annotations
 from resnext_det.data.inspection.datasets import inspect_datasets
 from resnext_det.data.inspection.masks import find_mask_faults
 from resnext_det.data.loaders import build_train_loader
@@ -61,7 +63,9 @@ def check_named(cfg: CfgNode, split: str) -> None:
         )
 
 
-def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[CocoDataset]:
+def load_datasets(
+    cfg: CfgNode, split: str, *, needed: bool = True, in_training: bool = True
+) -> list[CocoDataset]:
     """Load ``DATASETS.TRAIN`` or ``DATASETS.TEST``, as the model needs them.
 
     That is with masks where ``MODEL.MASK_ON``, and with proposals where ``MODEL.LOAD_PROPOSALS``.
@@ -69,18 +73,25 @@ def load_datasets(cfg: CfgNode, split: str, *, needed: bool = True) -> list[Coco
     Args:
         split: "TRAIN" or "TEST".
         needed: refuse an empty list.
+        in_training: check test sets for what ``TEST.LOSS_PERIOD`` and ``TEST.BEST_METRIC`` of a
+            training need, too.
 
     Raises:
         ValueError, FileNotFoundError: the list is empty; an object has no mask of
-            ``INPUT.MASK_FORMAT`` where losses are computed; see ``load_coco`` and
-            ``add_proposals``.
+            ``INPUT.MASK_FORMAT`` where losses are computed, or none where ``TEST.BEST_METRIC``
+            is of masks; see ``check_crops``, ``load_coco`` and ``add_proposals``.
     """
     if needed:
         check_named(cfg, split)
+    if split == "TRAIN":
+        check_crops(cfg)
     sets = [load_coco(name, with_masks=cfg.MODEL.MASK_ON) for name in cfg.DATASETS[split]]
-    if cfg.MODEL.MASK_ON and (split == "TRAIN" or get_own(cfg, "TEST.LOSS_PERIOD")):
+    if cfg.MODEL.MASK_ON and in_training:
         for dataset in sets:
-            _check_masks(dataset, cfg.INPUT.MASK_FORMAT)
+            if split == "TRAIN" or get_own(cfg, "TEST.LOSS_PERIOD"):
+                _check_masks(dataset, cfg.INPUT.MASK_FORMAT)
+            if split == "TEST":
+                _check_best_of_masks(dataset, get_own(cfg, "TEST.BEST_METRIC"))
     if not cfg.MODEL.LOAD_PROPOSALS:
         return sets
     files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
@@ -94,6 +105,33 @@ def _check_masks(dataset: CocoDataset, mask_format: str) -> None:
     if faults := find_mask_faults(pack_records(dataset.records), mask_format):
         source = f"dataset {dataset.name!r} ({dataset.annotations_file})"
         raise ValueError("\n".join(escape_controls(f"{source}: {fault}") for fault in faults))
+
+
+def _check_best_of_masks(dataset: CocoDataset, metric: str) -> None:
+    """Refuse to follow the AP of masks on a set that is evaluated without, for it lacks some."""
+    set_name, _, task = metric.rpartition("/")[0].rpartition("/")
+    if not task.startswith("segm") or set_name not in ("", dataset.name):
+        return
+    records = pack_records(dataset.records)
+    assert records.segmentations is not None
+    rows, _ = list_annotations(records)
+    lacking = records.segmentations.find_kinds()[rows] == ord("n")
+    if lacking.any():
+        raise ValueError(
+            f"TEST.BEST_METRIC = {metric!r} is computed from masks, and {lacking.sum()} of "
+            f"{len(lacking)} annotations of dataset {dataset.name!r} ({dataset.annotations_file}) "
+            "have no segmentation; write one for each, or a number of boxes, such as bbox/AP"
+        )
+
+
+def check_crops(cfg: CfgNode) -> None:
+    """Refuse a training that would have to cut polygons without shapely, before anything changes.
+
+    Raises:
+        ValueError: see ``check_cutting``.
+    """
+    if cfg.MODEL.MASK_ON and (cfg.INPUT.CROP.ENABLED or get_own(cfg, "INPUT.SCALE_JITTER")):
+        check_cutting()
 
 
 def list_class_keys(cfg: CfgNode) -> list[str]:
@@ -239,8 +277,6 @@ def describe_augmentation(cfg: CfgNode) -> str:
     if scales:
         side = get_own(cfg, "INPUT.SCALE_JITTER_SIZE")
         told = [f"squares of {side} pixels of images scaled by {scales[0]} to {scales[1]}"]
-    if stretch := get_own(cfg, "INPUT.STRETCH"):
-        told = [f"images stretched to {stretch[0]} x {stretch[1]} (height x width)"]
     if stretch := get_own(cfg, "INPUT.STRETCH"):
         told = [f"all images stretched to {stretch[1]} x {stretch[0]} pixels"]
     if image.CROP.ENABLED:

@@ -126,8 +126,11 @@ def evaluate_on(
         COCO's numbers; None in other processes than the first.
     """
     began = time.perf_counter()
+    with_masks = False
 
     def collect(sample: dict[str, Any], output: dict[str, Any]) -> list[dict[str, Any]]:
+        nonlocal with_masks
+        with_masks |= output["instances"].has("pred_masks")
         return make_coco_results(sample["image_id"], output["instances"], dataset.category_ids)
 
     rows = run_on_dataset(
@@ -146,7 +149,12 @@ def evaluate_on(
     if max_detections is None:
         of_image = Counter(row["image_id"] for row in rows)
         max_detections = max(COCO_LIMIT, *of_image.values()) if rows else COCO_LIMIT
-    metrics = evaluate_coco(dataset.annotations_file, rows, max_detections_per_image=max_detections)
+    metrics = evaluate_coco(
+        dataset.annotations_file,
+        rows,
+        max_detections_per_image=max_detections,
+        with_masks=with_masks,
+    )
     of_boxes = "" if metrics.segm is not None else " bbox:"  # else the table names its parts
     logger.info("%s,%s\n%s", dataset.name, of_boxes, metrics.format_table())
     if look is not None:

@@ -158,6 +158,7 @@ def evaluate_coco(
     backend: str = "auto",
     max_detections_per_image: int = 100,
     image_ids: Iterable[Any] | None = None,
+    with_masks: bool = False,
 ) -> CocoMetrics:
     """Compare detected with annotated boxes, and masks where there are any, by COCO's rules.
 
@@ -180,6 +181,8 @@ def evaluate_coco(
             first.
         image_ids: evaluate on these images alone; results of other images of the annotations are
             left out. With none of them every number is nan.
+        with_masks: the results are of a model that gives masks, whose AP is 0 too where there is
+            no result.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -189,7 +192,9 @@ def evaluate_coco(
     """
     check_limit(max_detections_per_image, "max_detections_per_image")
     opened, entries = open_results(results)
-    truth = read_ground_truth(annotations, with_masks=have_masks(entries))
+    truth = read_ground_truth(
+        annotations, with_masks=have_masks(entries) or (with_masks and not entries)
+    )
     found = read_detections(entries, truth, opened)
     every = np.arange(len(truth.image_ids))
     images = every if image_ids is None else find_images(image_ids, truth)

@@ -95,7 +95,7 @@ def have_masks(entries: Any) -> bool:
 def read_detections(source: Results, truth: GroundTruth, name: str = "") -> Detections:
     """Check and number COCO results: a path or a list of dicts, see ``evaluate_coco``.
 
-    Their masks are read where the ground truth was read with masks.
+    Their masks are read where the ground truth was read with masks; no results are no masks.
 
     Args:
         name: of entries that ``open_results`` gave.
@@ -113,7 +113,7 @@ def read_detections(source: Results, truth: GroundTruth, name: str = "") -> Dete
             f"{name} holds a {type(data).__name__} where COCO results are a list of dicts; "
             + (remedy if swapped else "give a list of {image_id, category_id, bbox, score}")
         )
-    masked = truth.masks is not None and have_masks(data)
+    masked = truth.masks is not None and (not data or have_masks(data))
     image_ids: list[Any] = []
     category_ids: list[Any] = []
     file_names: list[Any] = []

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fvcore.common.config import CfgNode
 
 from resnext_det.config import get_cfg
 from resnext_det.data import coco
@@ -59,3 +60,47 @@ def test_masks_that_cannot_be_trained_on_are_refused_before(tmp_path: Path) -> N
     assert missing.startswith(f"dataset 'mine' ({tmp_path / 'mine.json'}): 1 of 3 objects have no")
     assert "run-length" in encoded and encoded.endswith("write INPUT.MASK_FORMAT bitmask")
     assert len(load_datasets(cfg, "TEST")) == 1  # which an evaluation may still read
+
+
+def test_an_evaluation_needs_no_masks_that_a_training_measures_on(tmp_path: Path) -> None:
+    write_set(tmp_path, TRIANGLE, ENCODING, None)
+    cfg = make_test_config(LOSS_PERIOD=3)
+    with pytest.raises(ValueError, match=r"write INPUT\.MASK_FORMAT bitmask"):
+        load_datasets(cfg, "TEST", needed=False)
+    assert len(load_datasets(cfg, "TEST", in_training=False)) == 1
+
+
+@pytest.mark.parametrize("metric", ["segm/AP", "segm@300/AP", "mine/segm/AP"])
+def test_the_best_of_masks_is_not_followed_on_a_set_without(tmp_path: Path, metric: str) -> None:
+    write_set(tmp_path, TRIANGLE, None)
+    with pytest.raises(ValueError, match=f"'{metric}' .*1 of 2 annotations of dataset 'mine' "):
+        load_datasets(make_test_config(BEST_METRIC=metric), "TEST")
+    for other in ("bbox/AP", "other/segm/AP"):
+        assert load_datasets(make_test_config(BEST_METRIC=other), "TEST")
+    write_set(tmp_path, TRIANGLE, ENCODING)
+    assert load_datasets(make_test_config(BEST_METRIC=metric), "TEST")
+
+
+@pytest.mark.parametrize("key", ["CROP", "SCALE_JITTER"])
+def test_crops_of_masks_without_shapely_are_refused_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    write_set(tmp_path, TRIANGLE)
+    cfg = make_test_config()
+    cfg.DATASETS.TRAIN = ("mine",)
+    if key == "CROP":
+        cfg.INPUT.CROP.ENABLED = True
+    else:
+        cfg.INPUT.SCALE_JITTER = (0.1, 2.0)
+    with pytest.raises(ValueError, match="by shapely, which is not installed"):
+        load_datasets(cfg, "TRAIN")
+    assert load_datasets(cfg, "TEST")  # which are not cropped
+
+
+def make_test_config(**of_test: object) -> CfgNode:
+    cfg = get_cfg()
+    cfg.DATASETS.TEST, cfg.MODEL.MASK_ON = ("mine",), True
+    for key, value in of_test.items():
+        cfg.TEST[key] = value
+    return cfg

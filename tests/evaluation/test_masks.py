@@ -149,6 +149,19 @@ def test_where_annotations_have_no_masks_boxes_alone_are_evaluated(
     assert "5 of " in caplog.text and "so that masks are not evaluated" in caplog.text
 
 
+def test_a_detector_of_masks_that_finds_nothing_has_no_ap_of_masks_either(
+    masked: tuple[Json, list[Json]],
+) -> None:
+    annotations, results = masked
+    assert evaluate_coco(annotations, []).segm is None
+    assert evaluate_coco(annotations, results, with_masks=True).AP > 0
+    found = get_masks(evaluate_coco(annotations, [], with_masks=True))
+    worst = [{**each, "score": 0.5} for each in results[:1]]
+    worst[0]["segmentation"] = encode([[0.0, 0.0, 0.5, 0.0, 0.5, 0.5]])  # covers no pixel
+    assert numbers(found) == numbers(get_masks(evaluate_coco(annotations, worst)))
+    assert found.AP == found.AR100 == 0
+
+
 RIGHT = {"size": [8, 6], "counts": "T1L"}
 WRONG: dict[str, tuple[Any, str]] = {
     "broken": ({"size": [8, 6], "counts": "abc"}, "the counts 'abc', which encode no mask of 8"),

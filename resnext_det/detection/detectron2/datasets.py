@@ -28,6 +28,7 @@ from resnext_det.data.contents import Contents
 from resnext_det.detection.datasets import (
     arrange_classes,
     build_train_batches,
+    check_crops,
     describe_sets,
     get_detector_classes,
     load_datasets,
@@ -121,13 +122,15 @@ def open_data(
     check_names(ours)
     if not by_detectron2 and not any(name in DatasetCatalog for name in {*used} - {*ours}):
         train_sets = load_datasets(cfg, "TRAIN") if training else []
-        test_sets = load_datasets(cfg, "TEST", needed=not training)
+        test_sets = load_datasets(cfg, "TEST", needed=not training, in_training=training)
         look_at_data(train_sets, test_sets, everything=check_data)
         train_sets, test_sets = arrange_classes(cfg, train_sets, test_sets, start, resume=resume)
         names = [*train_sets, *test_sets][0].class_names
         yield Data(False, train_sets, test_sets, names, describe_sets(train_sets))
         return
     _check_own_keys(cfg)
+    if training:
+        check_crops(cfg)
     # Annotations are read once more by detectron2, with what it alone knows in them.
     train_sets = [load_coco(name) for name in cfg.DATASETS.TRAIN if training and name in ours]
     test_sets = [load_coco(name) for name in cfg.DATASETS.TEST if name in ours]

@@ -141,7 +141,7 @@ def evaluate(
     """
     device = set_up(cfg)
     file = read_trained(cfg, resume=resume, overridden=overridden, preprocessing=preprocessing)
-    test_sets = load_datasets(cfg, "TEST")
+    test_sets = load_datasets(cfg, "TEST", in_training=False)
     look_at_data([], test_sets, everything=check_data)
     _, test_sets = arrange_classes(cfg, [], test_sets, file)
     record_run(cfg, anew=False)
