@@ -169,8 +169,8 @@ def _encode_runs(encoding: Mapping[str, Any], height: int, width: int) -> str:
 def explain_counts(counts: Any, height: int, width: int) -> str:
     """Say that counts are not those of a mask of the image's size."""
     return (
-        f"has the segmentation's counts {show(counts)}, which encode no mask of {height} x {width} "
-        "pixels; write what pycocotools.mask.encode gives, decoded to text"
+        f"has a segmentation with the counts {show(counts)}, which encode no mask of {height} x "
+        f"{width} pixels; write what pycocotools.mask.encode gives, decoded to text"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from resnext_det.data.annotations.coco_tables import AnnotationTable
 from resnext_det.files import list_first, show
-from resnext_det.rle import encode_masks, encode_segmentation, measure_counts
+from resnext_det.rle import encode_masks, encode_segmentation, explain_counts, measure_counts
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +93,8 @@ def measure_masks(masks: Sequence[Mask], sizes: np.ndarray, name: str) -> np.nda
     if (areas < 0).any():
         index = int((areas < 0).argmax())
         height, width = sizes[index].tolist()
-        raise ValueError(
-            f"entry {index} of {name} has a segmentation with the counts "
-            f"{show(masks[index].counts)}, which encode no mask of {height} x {width} pixels; "
-            "write what pycocotools.mask.encode gives, as text"
-        )
+        told = explain_counts(masks[index].counts, height, width)
+        raise ValueError(f"entry {index} of {name} {told}")
     return areas
 
 

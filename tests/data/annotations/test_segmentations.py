@@ -95,7 +95,7 @@ ZIGZAG = [0, 0, WIDTH, 0] * (10**6 // (2 * WIDTH) + 1)
         ("mask.png", RIGHT),
         ({"counts": [HEIGHT * WIDTH]}, r"has a segmentation of size None, and its image is"),
         ({"size": SIZE[::-1], "counts": [HEIGHT * WIDTH]}, "write the height first"),
-        ({"size": SIZE}, "has the segmentation's counts None, which encode no mask"),
+        ({"size": SIZE}, "has a segmentation with the counts None, which encode no mask"),
         ({"size": SIZE, "counts": [HEIGHT * WIDTH + 1, -1]}, "counts .*, which encode no mask"),
         ({"size": SIZE, "counts": [1.5, HEIGHT * WIDTH - 1.5]}, "counts .*, which encode no mask"),
         ({"size": SIZE, "counts": "5N"}, "counts '5N', which encode no mask of 23 x 37 pixels"),
