@@ -32,7 +32,7 @@ from resnext_det.training.threads import count_processors
 Load = Callable[[Sequence[str]], CfgNode]
 
 _RESNEXT_50 = Architecture(50, 32, 4).multiply_adds()
-_RATES = {"RetinaNet": 0.01}  # of detectron2's recipes, where it is not 0.02
+_RATES = {"RetinaNet": 0.01}  # of detectron2's recipes, where it is not ``Facts.rate``
 _DEFORMABLE_COST = 2.0  # how many times as long a step takes: X-50 with FPN on a CPU
 
 
@@ -266,7 +266,7 @@ def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int)
         cores=max(1, math.floor(count_processors())),
         processes=cfg.SOLVER.REFERENCE_WORLD_SIZE or processes,
         network=network * (resnets.RES2_OUT_CHANNELS / 256) ** 2,
-        rate=_RATES.get(cfg.MODEL.META_ARCHITECTURE, 0.02),
+        rate=_RATES.get(cfg.MODEL.META_ARCHITECTURE, Facts.rate),
         c4=uses_c4_head(cfg),
         tested=bool(cfg.DATASETS.TEST),
     )
