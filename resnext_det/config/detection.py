@@ -65,20 +65,7 @@ def _make_model() -> dict[str, Any]:
         "PIXEL_MEAN": [103.530, 116.280, 123.675],
         "PIXEL_STD": [1.0, 1.0, 1.0],
         "BACKBONE": {"NAME": "build_resnet_backbone", "FREEZE_AT": 2},
-        "RESNETS": {
-            "DEPTH": 50,
-            "NUM_GROUPS": 1,
-            "WIDTH_PER_GROUP": 64,
-            "STEM_OUT_CHANNELS": 64,
-            "RES2_OUT_CHANNELS": 256,
-            "NORM": "FrozenBN",
-            "STRIDE_IN_1X1": True,
-            "RES5_DILATION": 1,
-            "OUT_FEATURES": ["res4"],
-            "DEFORM_ON_PER_STAGE": [False, False, False, False],
-            "DEFORM_MODULATED": False,
-            "DEFORM_NUM_GROUPS": 1,
-        },
+        "RESNETS": _make_resnets(),
         "FPN": {"IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": "", "FUSE_TYPE": "sum"},
         "PROPOSAL_GENERATOR": {"NAME": "RPN", "MIN_SIZE": 0},
         "ANCHOR_GENERATOR": {
@@ -109,17 +96,25 @@ def _make_model() -> dict[str, Any]:
             ),
             "IOUS": (0.5, 0.6, 0.7),
         },
-        "ROI_MASK_HEAD": {
-            "NAME": "MaskRCNNConvUpsampleHead",
-            "POOLER_RESOLUTION": 14,
-            "POOLER_SAMPLING_RATIO": 0,
-            "POOLER_TYPE": "ROIAlignV2",
-            "NUM_CONV": 0,
-            "CONV_DIM": 256,
-            "NORM": "",
-            "CLS_AGNOSTIC_MASK": False,
-        },
+        "ROI_MASK_HEAD": _make_roi_mask_head(),
         "RETINANET": _make_retinanet(),
+    }
+
+
+def _make_resnets() -> dict[str, Any]:
+    return {
+        "DEPTH": 50,
+        "NUM_GROUPS": 1,
+        "WIDTH_PER_GROUP": 64,
+        "STEM_OUT_CHANNELS": 64,
+        "RES2_OUT_CHANNELS": 256,
+        "NORM": "FrozenBN",
+        "STRIDE_IN_1X1": True,
+        "RES5_DILATION": 1,
+        "OUT_FEATURES": ["res4"],
+        "DEFORM_ON_PER_STAGE": [False, False, False, False],
+        "DEFORM_MODULATED": False,
+        "DEFORM_NUM_GROUPS": 1,
     }
 
 
@@ -165,6 +160,19 @@ def _make_roi_box_head() -> dict[str, Any]:
         "TRAIN_ON_PRED_BOXES": False,
         "USE_FED_LOSS": False,
         "USE_SIGMOID_CE": False,
+    }
+
+
+def _make_roi_mask_head() -> dict[str, Any]:
+    return {
+        "NAME": "MaskRCNNConvUpsampleHead",
+        "POOLER_RESOLUTION": 14,
+        "POOLER_SAMPLING_RATIO": 0,
+        "POOLER_TYPE": "ROIAlignV2",
+        "NUM_CONV": 0,
+        "CONV_DIM": 256,
+        "NORM": "",
+        "CLS_AGNOSTIC_MASK": False,
     }
 
 

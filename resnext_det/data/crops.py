@@ -55,7 +55,7 @@ class RandomCrop:
             return int(rows), int(columns)
         shares: Sequence[float] | np.ndarray = self.size
         if self.kind == "relative_range":
-            least = np.asarray(self.size, dtype=np.float32)  # as there
+            least = np.asarray(self.size, dtype=np.float32)  # as in detectron2
             shares = least + random_state.rand(2) * (1 - least)
         return max(1, int(height * shares[0] + 0.5)), max(1, int(width * shares[1] + 0.5))
 

@@ -3,7 +3,7 @@
 A mapper draws steps from its random numbers, and applies each of them in turn to whatever belongs
 to the image. The numbers are those of detectron2's and fvcore's transforms, in the number format
 that they are given in: coordinates that are integers stay integers, and are truncated where a
-resize makes fractions of them, as there.
+resize makes fractions of them, as in detectron2.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class Resize(Step):
 
 @dataclass(frozen=True)
 class InterpolatedResize(Resize):
-    """Resize as torchvision's detectors and MLPerf's: no pixels are averaged, and no coordinate is
-    truncated.
+    """Resize as torchvision's detectors and MLPerf's do, without averaging pixels.
 
     Each new pixel is interpolated between the four nearest of the image, however much it shrinks.
+    No coordinate is truncated.
     """
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """Resize uint8 (H, W, C); these detectors leave the fractions that are rounded here."""
+        """Resize uint8 (H, W, C), rounded to whole levels, where these detectors keep fractions."""
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         size = (self.new_height, self.new_width)
         resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
@@ -130,11 +130,10 @@ class Crop(Step):
         """Cut polygons at the window's edges, by shapely: see ``check_cutting``."""
         from shapely import geometry
 
-        # buffer(0) makes polygons that cross themselves valid, and is here since it is there: it
-        # also decides in which order the points of the result stand.
-        window = geometry.box(self.x0, self.y0, self.x0 + self.width, self.y0 + self.height).buffer(
-            0.0
-        )
+        # buffer(0) makes polygons that cross themselves valid. detectron2 calls it of the window
+        # too, which decides in which order the points of the result stand.
+        corners = (self.x0, self.y0, self.x0 + self.width, self.y0 + self.height)
+        window = geometry.box(*corners).buffer(0.0)
         found = []
         for polygon in polygons:
             whole = geometry.Polygon(polygon).buffer(0.0)
@@ -184,7 +183,8 @@ def check_cutting() -> None:
 def move_boxes(steps: Iterable[Step], boxes: np.ndarray) -> np.ndarray:
     """Move boxes (N, 4), x0, y0, x1, y1, by one step after another; none is clipped.
 
-    Where there is no step, corners in the wrong order are put in order all the same, as there.
+    Where there is no step, corners in the wrong order are put in order all the same, as in
+    detectron2.
     """
     boxes = _order_corners(boxes)
     for step in steps:

@@ -1,4 +1,4 @@
-"""Draw masks on pictures: the image shows through a ground of their color, which has an edge."""
+"""Draw masks on pictures: a transparent color over their pixels, and a darker edge around it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from resnext_det.detection.labels import Color
 
-_GROUND = 0.45  # how much of the ground is the color
-_EDGE = 0.7  # how bright the edge is beside the ground
+_OPACITY = 0.45  # of the color over the mask's pixels
+_EDGE_BRIGHTNESS = 0.7  # of the edge, over the color's
 
 
 def draw_mask(canvas: np.ndarray, mask: np.ndarray, color: Color, thickness: int) -> None:
@@ -17,7 +17,8 @@ def draw_mask(canvas: np.ndarray, mask: np.ndarray, color: Color, thickness: int
     Args:
         canvas: BGR uint8 (height, width, 3), which is changed.
         mask: bool (H, W), of the image's size.
-        color: of the ground; the edge is darker, so that equal colors beside each other part.
+        color: BGR, laid over the mask's pixels; the edge is darker, so that two masks of one color
+            beside each other can be told apart.
         thickness: of the edge in pixels.
     """
     bits = mask.view(np.uint8)
@@ -32,8 +33,8 @@ def draw_mask(canvas: np.ndarray, mask: np.ndarray, color: Color, thickness: int
         way = cv2.INTER_AREA if scale[0] < 1 else cv2.INTER_NEAREST
         part = (cv2.resize(255 * part, (x1 - x0, y1 - y0), interpolation=way) > 127).view(np.uint8)
     region = canvas[y0:y1, x0:x1]
-    ground = cv2.addWeighted(region, 1 - _GROUND, np.full_like(region, color), _GROUND, 0)
-    cv2.copyTo(ground, part, region)
+    tinted = cv2.addWeighted(region, 1 - _OPACITY, np.full_like(region, color), _OPACITY, 0)
+    cv2.copyTo(tinted, part, region)
     outlines, _ = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    edge = tuple(round(_EDGE * value) for value in color)
+    edge = tuple(round(_EDGE_BRIGHTNESS * value) for value in color)
     cv2.drawContours(region, outlines, -1, edge, thickness)

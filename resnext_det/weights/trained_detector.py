@@ -36,7 +36,8 @@ _OF_TESTS = ("TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.", "DATASETS.PRECOMPUTED_PRO
 _FREE_IN_TRAINING = re.compile(
     r"(INPUT\.M..|MODEL\..*TOPK|MODEL\..*(SCORE|NMS)_THRESH)\w*_TEST|MODEL\.RPN\.NMS_THRESH"
     r"|MODEL\.(ROI_HEADS|RETINANET|FCOS)\.NUM_CLASSES|MODEL\.PROPOSAL_GENERATOR\..*"
-    r"|INPUT\.STRETCH|TEST\..*|DATASETS\..*|MODEL\.(MASK|KEYPOINT)_ON|MODEL\.ROI_(MASK|KEYPOINT)_HEAD\..*"
+    r"|INPUT\.STRETCH|TEST\..*|DATASETS\..*|MODEL\.(MASK|KEYPOINT)_ON"
+    r"|MODEL\.ROI_(MASK|KEYPOINT)_HEAD\..*"
 )
 # Settings of a part, the key that decides whether it is used, and the values under which it is not.
 _OF_PARTS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (

@@ -154,13 +154,13 @@ class RetinaNet(Detector):
         labels, matched = self.label_anchors(anchors, targets)
         every = (torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), labels, matched)
         if not self.as_torchvision:
-            count = int(self._find_objects(labels).sum())
+            count = int(self._mark_objects(labels).sum())
             normalizer = self._ema_update("loss_normalizer", max(count, 1), 100)
             sums = self._sum_losses(torch.cat(list(anchors)), *every)
             return {name: loss / normalizer for name, loss in sums.items()}
         images = []
         for parts in zip(*(tensor.split(1) for tensor in every)):
-            number = self._find_objects(parts[2]).sum().clamp(min=1)
+            number = self._mark_objects(parts[2]).sum().clamp(min=1)
             sums = self._sum_losses(torch.cat(list(anchors)), *parts)
             images.append({name: loss / number for name, loss in sums.items()})
         return {name: torch.stack([one[name] for one in images]).mean() for name in images[0]}
@@ -202,7 +202,7 @@ class RetinaNet(Detector):
         """Tell the number of classes."""
         return self.settings.num_classes
 
-    def _find_objects(self, labels: Tensor) -> Tensor:
+    def _mark_objects(self, labels: Tensor) -> Tensor:
         """Mark the anchors on objects among the labels of ``label_anchors``."""
         return (labels >= 0) & (labels != self.settings.num_classes)
 
@@ -223,7 +223,7 @@ class RetinaNet(Detector):
     ) -> dict[str, Tensor]:
         """Sum the losses of the anchors (R, 4) over images: the others have N before R."""
         settings = self.settings
-        objects, valid = self._find_objects(labels), labels >= 0
+        objects, valid = self._mark_objects(labels), labels >= 0
         loss_cls = sum_focal_loss(
             logits[valid].float(),
             labels[valid],
