@@ -10,7 +10,8 @@ stand in its metadata. Its suffix says what it is: .onnx, .xml (OpenVINO's own f
 (torch.export). Before it gets its name it is run on images of several sizes, and has to find what
 the detector finds in torch: the same classes, and boxes within 0.01 pixels. With --test-data AP has
 to be the same too. From the first KEY of the configuration on, the words are KEY VALUE pairs, such
-as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3, which the file then has for good.
+as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3 (of RetinaNet MODEL.RETINANET.SCORE_THRESH_TEST), which the
+file then has for good.
 
 With --int8 the checked .onnx file is quantized on images like those to come; the loss of AP on
 --test-data is told, and no file is left where it is more than --max-loss:

@@ -206,6 +206,14 @@ def _check_switches(cfg: CfgNode, overrides: Sequence[Any]) -> None:
                     f"{key} = {show(value)} would change nothing, as {switch} = {now!r}; write "
                     f"{switch} {wanted} too, or leave it out"
                 )
+        node, _, leaf = key.rpartition(".")
+        # One's own data set both numbers of classes, and are checked against the one that holds.
+        meant = node == "MODEL.ROI_HEADS" and leaf in cfg.MODEL.RETINANET and leaf != "NUM_CLASSES"
+        if meant and cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+            raise ValueError(
+                f"{key} = {show(value)} would change nothing, as MODEL.META_ARCHITECTURE = "
+                f"'RetinaNet' has no regions; write MODEL.RETINANET.{leaf}"
+            )
 
 
 def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:
