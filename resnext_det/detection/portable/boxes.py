@@ -89,10 +89,15 @@ class AnchorGenerator(torch.nn.Module):
                 torch.arange(first, side * stride, step=stride, dtype=kind, device=device)
                 for side in feature.shape[-2:]
             )
-            grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
-            shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1).reshape(-1, 1, 4)
-            anchors.append((shifts + cell.view(1, -1, 4)).reshape(-1, 4))
+            anchors.append(shift_anchors(cell, xs, ys))
         return anchors
+
+
+def shift_anchors(cell: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Place the anchors of one cell, (A, 4), at every x (W,) of every y (H,): (H * W * A, 4)."""
+    grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
+    shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1).reshape(-1, 1, 4)
+    return (shifts + cell.view(1, -1, 4)).reshape(-1, 4)
 
 
 class BoxTransform:
@@ -175,6 +180,30 @@ def match_candidates(
         best_of_truth = overlaps.max(dim=1).values
         assigned[(overlaps == best_of_truth[:, None]).any(dim=0)] = 1
     return matches, assigned
+
+
+def take_boxes(truth: Tensor, matches: Tensor) -> Tensor:
+    """Take the ground-truth boxes (G, 4) that candidates match, by what ``match_candidates`` gives.
+
+    Returns:
+        (R, 4); without ground truth, zeros: all match its index 0 then.
+    """
+    return F.pad(truth, (0, 0, 0, 1))[matches]
+
+
+def take_classes(classes: Tensor, matches: Tensor, labels: Tensor, background: int) -> Tensor:
+    """Take the classes (G,) of the objects that candidates match, or the background's number.
+
+    Args:
+        matches, labels: what ``match_candidates`` gives.
+
+    Returns:
+        (R,); ignored candidates have the class of what they match.
+    """
+    # Without ground truth all match its index 0, which has to be there, and are background.
+    taken = F.pad(classes, (0, 1), value=background)[matches]
+    taken[labels == 0] = background
+    return taken
 
 
 def sample_labels(

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image
 
 from resnext_det.detection.portable.boxes import (
@@ -20,6 +19,8 @@ from resnext_det.detection.portable.boxes import (
     compute_box_loss,
     match_candidates,
     suppress_overlaps,
+    take_boxes,
+    take_classes,
 )
 from resnext_det.detection.portable.detector import Detector, restore_size
 from resnext_det.detection.portable.focal_loss import sum_focal_loss
@@ -153,15 +154,16 @@ class RetinaNet(Detector):
         """
         labels, matched = self.label_anchors(anchors, targets)
         every = (torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), labels, matched)
+        all_anchors = torch.cat(list(anchors))
         if not self.as_torchvision:
             count = int(self._mark_objects(labels).sum())
             normalizer = self._ema_update("loss_normalizer", max(count, 1), 100)
-            sums = self._sum_losses(torch.cat(list(anchors)), *every)
+            sums = self._sum_losses(all_anchors, *every)
             return {name: loss / normalizer for name, loss in sums.items()}
         images = []
         for parts in zip(*(tensor.split(1) for tensor in every)):
             number = self._mark_objects(parts[2]).sum().clamp(min=1)
-            sums = self._sum_losses(torch.cat(list(anchors)), *parts)
+            sums = self._sum_losses(all_anchors, *parts)
             images.append({name: loss / number for name, loss in sums.items()})
         return {name: torch.stack([one[name] for one in images]).mean() for name in images[0]}
 
@@ -189,12 +191,10 @@ class RetinaNet(Detector):
                 labels=settings.iou_labels,
                 allow_low_quality_matches=True,
             )
-            # Without ground truth all match its index 0, which has to be there.
-            labels = F.pad(target.gt_classes, (0, 1))[matches]
-            labels[kinds == 0] = settings.num_classes
+            labels = take_classes(target.gt_classes, matches, kinds, settings.num_classes)
             labels[kinds == -1] = -1
             all_labels.append(labels)
-            all_matched.append(F.pad(truth, (0, 0, 0, 1))[matches])
+            all_matched.append(take_boxes(truth, matches))
         return torch.stack(all_labels), torch.stack(all_matched)
 
     @property

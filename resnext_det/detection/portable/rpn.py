@@ -20,6 +20,7 @@ from resnext_det.detection.portable.boxes import (
     match_candidates,
     sample_labels,
     suppress_overlaps,
+    take_boxes,
 )
 from resnext_det.instances import Boxes, Instances
 from resnext_det.layers import ConvNorm
@@ -208,8 +209,7 @@ class RPN(nn.Module):
             sampled[positive] = 1
             sampled[negative] = 0
             all_labels.append(sampled)
-            # Without ground truth all match its index 0, which has to be there.
-            all_matched.append(F.pad(truth, (0, 0, 0, 1))[matches])
+            all_matched.append(take_boxes(truth, matches))
         return torch.stack(all_labels), torch.stack(all_matched)
 
     def _compute_losses(

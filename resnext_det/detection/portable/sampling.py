@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image
 
 from resnext_det.detection.portable.boxes import (
@@ -15,10 +14,12 @@ from resnext_det.detection.portable.boxes import (
     join_boxes,
     match_candidates,
     sample_labels,
+    take_boxes,
+    take_classes,
 )
 from resnext_det.instances import Instances
 
-_IGNORED = -100  # F.cross_entropy leaves this class out
+_IGNORED = -100  # torch's cross_entropy leaves this class out
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,9 @@ def label_boxes(
             labels=(0, 1),
             allow_low_quality_matches=False,
         )
-        classes = _take_classes(target, matches, labels, num_classes)
-        chosen.append((inside, classes, F.pad(truth, (0, 0, 0, 1))[matches], matches))
+        classes = take_classes(target.gt_classes, matches, labels, num_classes)
+        chosen.append((inside, classes, take_boxes(truth, matches), matches))
     return _join(chosen)
-
-
-def _take_classes(target: Instances, matches: Tensor, labels: Tensor, background: int) -> Tensor:
-    """Take the classes (R,) of the objects that candidates match, or the background's number."""
-    # Without ground truth all match its index 0, which has to be there, and are background.
-    classes = F.pad(target.gt_classes, (0, 1), value=background)[matches]
-    classes[labels == 0] = background
-    return classes
 
 
 def _join(chosen: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> SampledRegions:
@@ -168,7 +161,7 @@ def _sample_in_image(
         labels=settings.iou_labels,
         allow_low_quality_matches=False,
     )
-    classes = _take_classes(target, matches, labels, settings.num_classes)
+    classes = take_classes(target.gt_classes, matches, labels, settings.num_classes)
     classes[(labels == -1) & (matches < truth.shape[0])] = -1
     chosen = torch.cat(
         sample_labels(
@@ -179,4 +172,4 @@ def _sample_in_image(
         )
     )
     matches = matches[chosen]
-    return boxes[chosen], classes[chosen], F.pad(truth, (0, 0, 0, 1))[matches], matches
+    return boxes[chosen], classes[chosen], take_boxes(truth, matches), matches

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from resnext_det.detection.portable.boxes import AnchorGenerator
+from resnext_det.detection.portable.boxes import AnchorGenerator, shift_anchors
 
 
 class TorchvisionAnchorGenerator(AnchorGenerator):
@@ -50,7 +50,5 @@ class TorchvisionAnchorGenerator(AnchorGenerator):
                 torch.arange(cells, device=cell.device) * (side // cells)
                 for cells, side in zip(feature.shape[-2:], sides)
             )
-            grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
-            shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1).reshape(-1, 1, 4)
-            anchors.append((shifts + cell).reshape(-1, 4))
+            anchors.append(shift_anchors(cell, xs, ys))
         return anchors
