@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnext_det.detection.memory import compute_padded_size, pad_images
+from resnext_det.detection.memory import compute_padded_size, pad_images, split_batch
 from resnext_det.training import distributed
+from resnext_det.training.normalizer import exchange_average
 
 _LOSSES = {"loss_cls", "loss_box_reg"}
 
@@ -33,6 +34,7 @@ class DenseBatchParts:
 
     def __init__(self, model: Any, *, parts: int) -> None:
         self._model, self._parts = model, parts
+        self._divides_by_image = getattr(model, "as_torchvision", False)
 
     def __call__(
         self, model: nn.Module, batch: Sequence[dict[str, Any]]
@@ -46,21 +48,17 @@ class DenseBatchParts:
         Raises:
             ValueError: the model has other losses.
         """
-        size = -(-len(batch) // self._parts)
         handle = pad_images(self._model.backbone, batch)
         try:
             with self._divide_as(batch):
-                for first in range(0, len(batch), size):
-                    part = batch[first : first + size]
+                for part in split_batch(batch, self._parts):
                     losses = self._model(part)
                     if losses.keys() != _LOSSES:
                         raise ValueError(
                             "--accumulate does not know how the parts of a batch add up in the "
                             f"losses {', '.join(losses)}; leave it out"
                         )
-                    share = 1.0
-                    if getattr(self._model, "as_torchvision", False):
-                        share = len(part) / len(batch)
+                    share = len(part) / len(batch) if self._divides_by_image else 1.0
                     losses = {name: loss * share for name, loss in losses.items()}
                     yield losses
                     del losses  # and with it what is left of its graph, before the next part
@@ -71,16 +69,13 @@ class DenseBatchParts:
     @contextmanager
     def _divide_as(self, batch: Sequence[Mapping[str, Any]]) -> Iterator[None]:
         """Let every part divide its losses as the whole batch does."""
-        if getattr(self._model, "as_torchvision", False):
+        if self._divides_by_image:
             yield
             return
         count = max(self._count_objects(batch), 1)
         normalizer = self._model._ema_update("loss_normalizer", count, 100)
-        self._model._ema_update = lambda *arguments, **options: normalizer
-        try:
+        with exchange_average(self._model, lambda _: normalizer):
             yield
-        finally:
-            del self._model._ema_update
 
     def _count_objects(self, batch: Sequence[Mapping[str, Any]]) -> int:
         """Count the anchors on objects of a batch."""

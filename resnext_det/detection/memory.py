@@ -164,8 +164,7 @@ class BatchParts:
         Raises:
             ValueError: the model has other losses.
         """
-        size = -(-len(batch) // self._parts)
-        parts = [batch[first : first + size] for first in range(0, len(batch), size)]
+        parts = split_batch(batch, self._parts)
         device = self._get_device()
         state = _get_random_state(device)
         expected = [self._regions_per_image * len(batch)] * len(self._list_predictors())
@@ -243,6 +242,12 @@ class BatchParts:
 
     def _get_device(self) -> torch.device:
         return next(self._model.parameters()).device
+
+
+def split_batch(batch: Sequence[dict[str, Any]], parts: int) -> list[Sequence[dict[str, Any]]]:
+    """Split a batch into so many parts or fewer, all of one size but the last."""
+    size = -(-len(batch) // parts)
+    return [batch[first : first + size] for first in range(0, len(batch), size)]
 
 
 def pad_images(backbone: nn.Module, batch: Sequence[Mapping[str, Any]]) -> RemovableHandle:

@@ -28,6 +28,7 @@ from resnext_det.detection.datasets import test_mapper
 from resnext_det.files import escape_controls
 from resnext_det.training import distributed
 from resnext_det.training.interruption import leave_if_asked
+from resnext_det.training.normalizer import exchange_average
 
 PREFIX = "validation"
 """Comes before the names of these losses in metrics.json and TensorBoard."""
@@ -127,7 +128,10 @@ def measure_losses(
             bar = tqdm(load(), f"validation, {name}", unit="image", disable=hidden, leave=False)
             for batch in leave_if_asked(bar):
                 torch.manual_seed(zlib.crc32(str(batch[0]["image_id"]).encode()))
-                with around(), _compute_losses(model), _divide_alone(model):
+                # RetinaNet and FCOS divide their losses by an average over the training's batches:
+                # those of a single image would be as many times too small as a batch has images.
+                alone = exchange_average(model, lambda count: count)
+                with around(), _compute_losses(model), alone:
                     losses = model(batch)
                 rows.append({key: float(value) for key, value in losses.items()})
         every = [row for share in distributed.gather_objects(rows) for row in share]
@@ -141,24 +145,6 @@ def _average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {}
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     return {"total_loss": sum(means.values()), **means}
-
-
-@contextmanager
-def _divide_alone(model: nn.Module) -> Iterator[None]:
-    """Let a loss be that of an image, whatever the training has seen.
-
-    RetinaNet and FCOS divide their losses by the objects' anchors of a batch, averaged over the
-    training's batches: the losses of a single image would be as many times too small as there are
-    images in a batch. Here they are divided by the anchors of that image.
-    """
-    if not hasattr(model, "_ema_update"):
-        yield
-        return
-    model._ema_update = lambda name, value, *others, **options: value  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del model._ema_update
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Keep the average by which RetinaNet divides its losses with a training's checkpoints.
+"""Keep the average by which RetinaNet divides its losses with checkpoints, or exchange it.
 
 Each process has its own, an attribute of the model. detectron2's own checkpoints do not hold it:
 there a resumed training begins it anew.
@@ -6,6 +6,8 @@ there a resumed training begins it anew.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -46,3 +48,22 @@ def restore_normalizer(model: nn.Module, entry: Any) -> None:
     same = len(values) == distributed.get_world_size()
     value = values[distributed.get_rank()] if same else sum(values) / len(values)
     setattr(model, KEY, value)
+
+
+@contextmanager
+def exchange_average(model: Any, compute: Callable[[float], float]) -> Iterator[None]:
+    """Let a model divide its losses by another number, and leave its average where it is.
+
+    Args:
+        model: of either engine, bare: one with ``_ema_update``, as RetinaNet and FCOS have it;
+            any other stays as it is.
+        compute: takes how many anchors on objects a batch has, and gives the number.
+    """
+    if not hasattr(model, "_ema_update"):
+        yield
+        return
+    model._ema_update = lambda name, value, *others, **options: compute(value)
+    try:
+        yield
+    finally:
+        del model._ema_update
