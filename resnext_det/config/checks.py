@@ -273,11 +273,6 @@ def _check_retinanet(cfg: CfgNode) -> None:
             f"MODEL.RETINANET.FOCAL_LOSS_ALPHA = {alpha}: write the weight of objects, from 0 to "
             "1, such as 0.25, or -1 for none"
         )
-    if cfg.MODEL.MASK_ON:
-        raise ValueError(
-            "MODEL.MASK_ON = True would change nothing, as MODEL.META_ARCHITECTURE = 'RetinaNet' "
-            "predicts no masks; write False"
-        )
     if (limit := cfg.TEST.DETECTIONS_PER_IMAGE) < 0:
         raise ValueError(
             f"TEST.DETECTIONS_PER_IMAGE = {limit} is not supported of RetinaNet, of which "
@@ -392,8 +387,9 @@ def _check_masks(cfg: CfgNode) -> None:
         )
     if not uses_c4_head(cfg):
         return
+    defaults = get_cfg().MODEL.ROI_MASK_HEAD
     for key in ("POOLER_RESOLUTION", "POOLER_SAMPLING_RATIO", "POOLER_TYPE"):
-        default = get_value(get_cfg(), f"MODEL.ROI_MASK_HEAD.{key}")
+        default = defaults[key]
         if mask[key] != default:
             raise ValueError(
                 f"MODEL.ROI_MASK_HEAD.{key} = {mask[key]!r} has no effect under "
