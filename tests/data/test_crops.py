@@ -1,4 +1,4 @@
-"""What crops and scale jitter do at their limits; test_transforms.py compares with detectron2."""
+"""Test crops and scale jitter at their limits; test_transforms.py compares with detectron2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What annotations tell of a set: against a loop over single images, and worked out by hand."""
+"""Compare the statistics of a set with a loop over single images, and with values by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration says of augmentation, against detectron2's own mapper of it."""
+"""Compare the augmentation of a configuration with detectron2's own mapper of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is right and wrong on one image is what the analysis of a whole set says of it."""
+"""Compare what is right and wrong on one image with what the analysis of a whole set says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows: always the same images, the truth on the left, and a true curve."""
+"""Test what TensorBoard shows: always the same images, the truth on the left, a true curve."""
 
 from __future__ import annotations
 

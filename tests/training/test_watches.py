@@ -1,4 +1,4 @@
-"""What is warned of in a training, and that a sound one is not."""
+"""Test which trainings are warned of, and that a sound one is not."""
 
 from __future__ import annotations
 

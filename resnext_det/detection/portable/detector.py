@@ -1,4 +1,4 @@
-"""What every portable detector shares: images are padded to a batch, results are scaled back."""
+"""Pad images to a batch and scale results back: what every portable detector shares."""
 
 from __future__ import annotations
 

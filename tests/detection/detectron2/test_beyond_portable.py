@@ -1,4 +1,4 @@
-"""What only detectron2 has, on our backbone by our jobs, and what it loads and evaluates."""
+"""Test what only detectron2 has, on our backbone by our jobs, and what it loads and evaluates."""
 
 from __future__ import annotations
 
