@@ -152,11 +152,10 @@ def test_as_many_proposals_as_asked_for(tmp_path: Path, files: tuple[Path, Path]
     assert "proposals" not in datasets.test_mapper(configuration(tmp_path))(record)
 
 
-def propose_in_processes(folder: str, sets: dict[str, tuple[str, str]], weights: str) -> None:
+def propose_in_processes(folder: str, sets: dict[str, tuple[str, str]], cfg: CfgNode) -> None:
     torch.set_num_threads(1)
     for name, paths in sets.items():
         coco.register_coco(name, *paths)
-    cfg = configuration(Path(folder), *RPN_ALONE, "MODEL.WEIGHTS", weights)
     engine.propose(cfg, {"tiny_train": Path(folder, "train.pkl")})
     assert Path(folder, "train.pkl").is_file()  # in every process, as soon as it goes on
 
@@ -165,7 +164,8 @@ def propose_in_processes(folder: str, sets: dict[str, tuple[str, str]], weights:
 def test_two_processes_propose_as_one(tmp_path: Path, sets: Sets, files: tuple[Path, Path]) -> None:
     texts = {name: (str(annotations), str(images)) for name, (annotations, images) in sets.items()}
     weights = str(files[0].with_name("weights.pth"))
-    arguments = (str(tmp_path), texts, weights)
+    cfg = configuration(tmp_path, *RPN_ALONE, "MODEL.WEIGHTS", weights)
+    arguments = (str(tmp_path), texts, cfg)
     launch(propose_in_processes, Processes(num_gpus=2), device="cpu", args=arguments)
     assert_same_proposals(read_proposals(tmp_path / "train.pkl"), read_proposals(files[0]))
 
