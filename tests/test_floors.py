@@ -45,7 +45,7 @@ DETECTION_FLOORS = (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
         *("advice", "backends", "best", "memory", "own_data", "pictures", "periodic_evaluation"),
         *("diagnosis", "tensorboard", "validation", "labels", "contact_sheet"),
-        *("ground_truth", "mask_drawing", "record", "dense_parts"),
+        *("ground_truth", "mask_drawing", "record", "batch_parts", "dense_parts"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnext_det.detection.memory import compute_padded_size, pad_images, split_batch
+from resnext_det.detection.batch_parts import compute_padded_size, pad_images, split_batch
 from resnext_det.training import distributed
 from resnext_det.training.normalizer import exchange_average
 

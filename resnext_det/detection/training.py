@@ -12,14 +12,10 @@ from torch import nn
 
 from resnext_det.config.detection import get_own
 from resnext_det.data.contents import Contents
+from resnext_det.detection.batch_parts import AnchorDraw, BatchParts
 from resnext_det.detection.dense_parts import DenseBatchParts
 from resnext_det.detection.evaluation import DatasetMetrics, Look
-from resnext_det.detection.memory import (
-    AnchorDraw,
-    BatchParts,
-    MemorySaving,
-    recompute_stages,
-)
+from resnext_det.detection.memory import MemorySaving, recompute_stages
 from resnext_det.detection.periodic_evaluation import PeriodicEvaluation
 from resnext_det.detection.record import record_run
 from resnext_det.detection.weights import (

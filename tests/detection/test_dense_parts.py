@@ -9,7 +9,7 @@ import torch
 
 from resnext_det.detection.dense_parts import DenseBatchParts
 from tests.detection.helpers import RETINANET_CHANGES
-from tests.detection.test_memory import FROZEN, build, compute, flatten
+from tests.detection.test_batch_parts import FROZEN, build, compute, flatten
 
 ENGINES = ["portable", pytest.param("detectron2", marks=pytest.mark.detectron2)]
 

@@ -10,7 +10,8 @@ import torch
 
 from resnext_det.config import load_config
 from tests.detection.helpers import as_overrides, override, write_config
-from tests.detection.test_memory import WIDE, build, compute, flatten
+from tests.detection.test_batch_parts import build, compute, flatten
+from tests.detection.test_memory import WIDE
 
 FASTER = [
     *override("MODEL.RPN", HEAD_NAME="ResNeXtSparseRPNHead"),

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from resnext_det.detection.memory import MemorySaving
 from resnext_det.detection.portable.build import _build_roi_heads, build_detector
 from resnext_det.detection.portable.compiled import compile_step
 from resnext_det.detection.portable.mask_head import (
@@ -172,8 +171,6 @@ def test_what_cannot_be_computed_is_refused() -> None:
         model(batch())
     with pytest.raises(ValueError, match=r"training step of a mask head cannot be compiled"):
         compile_step(model)
-    with pytest.raises(ValueError, match=r"--accumulate does not go with the mask head"):
-        MemorySaving(accumulate=2).check(model, 4)
 
 
 @pytest.mark.slow
