@@ -5,13 +5,14 @@
     resnext-det predict model.onnx photos/
 
 The file takes an image of any size, as uint8 RGB (height, width, 3), and gives boxes in its pixels,
-scores and classes; resizing, normalization and suppression are inside, and the names of the classes
-stand in its metadata. Its suffix says what it is: .onnx, .xml (OpenVINO's own format), or .pt2
-(torch.export). Before it gets its name it is run on images of several sizes, and has to find what
-the detector finds in torch: the same classes, and boxes within 0.01 pixels. With --test-data AP has
-to be the same too. From the first KEY of the configuration on, the words are KEY VALUE pairs, such
-as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3 (of RetinaNet MODEL.RETINANET.SCORE_THRESH_TEST), which the
-file then has for good.
+scores and classes, and of a detector of masks the probabilities of the cells of each box, which
+docs/deployment.md shows how to paste; resizing, normalization and suppression are inside, and the
+names of the classes stand in its metadata. Its suffix says what it is: .onnx, .xml (OpenVINO's own
+format), or .pt2 (torch.export). Before it gets its name it is run on images of several sizes, and
+has to find what the detector finds in torch: the same classes, and boxes within 0.01 pixels. With
+--test-data AP has to be the same too. From the first KEY of the configuration on, the words are KEY
+VALUE pairs, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3 (of RetinaNet
+MODEL.RETINANET.SCORE_THRESH_TEST), which the file then has for good.
 
 With --int8 the checked .onnx file is quantized on images like those to come; the loss of AP on
 --test-data is told, and no file is left where it is more than --max-loss:
@@ -118,11 +119,16 @@ def _export_exact(
         yield (
             f"{agreement.runtime}: {agreement.detections} detections on {agreement.images} images "
             f"are those of torch; boxes differ by {agreement.distance:.5f} pixels at most, scores "
-            f"by {agreement.score_difference:.1e}"
+            f"by {agreement.score_difference:.1e}{_tell_masks(agreement.mask_difference)}"
         )
-    if report.ap:
-        told = ", ".join(f"{value:.2f} in {name}" for name, value in report.ap.items())
-        yield f"AP on {test_data[0] if test_data else ''}: {told}"
+    for name, ap in (("AP", report.ap), ("segm AP", report.segm_ap)):
+        if ap:
+            told = ", ".join(f"{value:.2f} in {runtime}" for runtime, value in ap.items())
+            yield f"{name} on {test_data[0] if test_data else ''}: {told}"
+
+
+def _tell_masks(difference: float | None) -> str:
+    return "" if difference is None else f", probabilities of masks by {difference:.1e}"
 
 
 def _export_int8(options: argparse.Namespace, predictor: Predictor) -> Iterator[str]:
@@ -140,9 +146,9 @@ def _export_int8(options: argparse.Namespace, predictor: Predictor) -> Iterator[
             test_data=options.test_data,
             max_loss=options.max_loss,
         )
-    if found:
-        before, after = found
-        yield f"AP {before:.2f} in float32, {after:.2f} in int8: a loss of {before - after:.2f}"
+    for name, (before, after) in found.items():
+        told = f"{before:.2f} in float32, {after:.2f} in int8: a loss of {before - after:.2f}"
+        yield f"{name.replace('-', ' ')} {told}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,9 @@ from resnext_det.detection.results import ImageDetections
 LARGEST_DISTANCE = 0.01
 """Pixels by which a coordinate may differ."""
 
+LARGEST_MASK_DIFFERENCE = 1e-3
+"""By which the probability of a mask's cell may differ."""
+
 _SCORES = 1e-4  # by which scores may differ; those that are closer may change places
 
 
@@ -25,6 +28,7 @@ class Agreement:
         detections: on all of them.
         distance: pixels, the largest between coordinates of boxes.
         score_difference: the largest.
+        mask_difference: the largest between probabilities of masks; None where there are none.
     """
 
     runtime: str
@@ -32,6 +36,7 @@ class Agreement:
     detections: int
     distance: float
     score_difference: float
+    mask_difference: float | None = None
 
 
 def compare_detectors(
@@ -44,11 +49,13 @@ def compare_detectors(
     """Compare what an exported detector finds with what is expected, image by image.
 
     Detections of one class, whose scores differ by at most 1e-4, and no coordinate by more than
-    ``LARGEST_DISTANCE``, are the same. One side may lack those whose scores are so close to the
+    ``LARGEST_DISTANCE``, are the same; their masks have to be so within
+    ``LARGEST_MASK_DIFFERENCE``. One side may lack those whose scores are so close to the
     threshold, or to the last one's, that rounding decides about them.
 
     Args:
-        expected: images, RGB, and what is expected on them.
+        expected: images, RGB, and what is expected on them; of masks the probabilities are
+            compared.
         score_threshold: below which there is no detection.
 
     Raises:
@@ -56,6 +63,7 @@ def compare_detectors(
     """
     images = detections = 0
     distance = score_difference = 0.0
+    mask_difference: float | None = None
     for image, wanted in expected:
         found = exported(image)
         pairs = _match(found, wanted)
@@ -79,9 +87,12 @@ def compare_detectors(
             distance = max(distance, float(apart))
             apart = np.abs(found.scores[mine] - wanted.scores[theirs]).max()
             score_difference = max(score_difference, float(apart))
+            if wanted.mask_probabilities is not None:
+                apart = _compare_masks(found, wanted, mine, theirs, runtime)
+                mask_difference = max(mask_difference or 0.0, apart)
         images += 1
         detections += len(pairs)
-    return Agreement(runtime, images, detections, distance, score_difference)
+    return Agreement(runtime, images, detections, distance, score_difference, mask_difference)
 
 
 def _match(found: ImageDetections, wanted: ImageDetections) -> list[tuple[int, int]]:
@@ -101,6 +112,26 @@ def _match(found: ImageDetections, wanted: ImageDetections) -> list[tuple[int, i
             taken[0].add(row)
             taken[1].add(column)
     return pairs
+
+
+def _compare_masks(
+    found: ImageDetections,
+    wanted: ImageDetections,
+    mine: list[int],
+    theirs: list[int],
+    runtime: str,
+) -> float:
+    """Measure the largest difference between the masks of pairs; refuse a large one."""
+    assert found.mask_probabilities is not None and wanted.mask_probabilities is not None
+    apart = np.abs(found.mask_probabilities[mine] - wanted.mask_probabilities[theirs]).max()
+    if not apart <= LARGEST_MASK_DIFFERENCE:
+        height, width = wanted.image_size
+        raise ValueError(
+            f"on an image of {width} x {height} pixels {runtime} gives masks whose probabilities "
+            f"differ from those of torch by {apart:.1e}, where {LARGEST_MASK_DIFFERENCE} is "
+            "rounding"
+        )
+    return float(apart)
 
 
 def _explain_ties(wanted: ImageDetections) -> str:

@@ -67,5 +67,6 @@ def _list_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     sides = f"shorter side {found['min_size']} pixels, longer at most {found['max_size']}"
     yield "images", sides if found["min_size"] else "in their own size"
     most = f"at most {found['max_detections']} an image, of score {found['score_threshold']:g}"
-    yield "detections", f"{most} or more"
+    side = found["mask_size"]
+    yield "detections", f"{most} or more{f', with masks of {side} x {side} cells' if side else ''}"
     yield "runs by", found["backend"]

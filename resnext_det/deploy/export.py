@@ -7,37 +7,38 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from resnext_det.config.backbone import read_architecture
 from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.detection import get_own
-from resnext_det.data.coco import load_coco, map_classes, register_files
 from resnext_det.data.pixels import AnyImage, to_pixels
 from resnext_det.data.shape_drawing import draw_scene
 from resnext_det.deploy.agreement import Agreement, compare_detectors
+from resnext_det.deploy.evaluation import Detect, Files, measure_ap
 from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.formats import write_onnx, write_openvino, write_program
 from resnext_det.deploy.graph import DetectorGraph
 from resnext_det.deploy.metadata import INPUT, Metadata
+from resnext_det.deploy.pasting import paste_masks
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.results import ImageDetections
-from resnext_det.evaluation.coco import evaluate_coco, make_result_rows
+from resnext_det.instances import Instances
 from resnext_det.runtimes.packages import describe_missing
 
 logger = logging.getLogger(__name__)
-
-Detect = Callable[[AnyImage], ImageDetections]
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 """Of the files that can be written: ONNX, OpenVINO's own format, and torch's."""
@@ -64,27 +65,30 @@ class ExportReport:
         path: of the file.
         size: of it, in bytes.
         agreements: with the detector in torch, one for each runtime that was installed.
-        ap: on the set given, COCO's AP in percent by what ran the detector: "torch" and the
-            runtimes; empty without a set.
+        ap: on the set given, COCO's AP of boxes in percent by what ran the detector: "torch" and
+            the runtimes; empty without a set.
+        segm_ap: that of masks; empty without a set, or without masks.
     """
 
     path: Path
     size: int
     agreements: tuple[Agreement, ...]
     ap: dict[str, float]
+    segm_ap: dict[str, float]
 
 
 def export_detector(
     detector: Predictor | CfgNode | str | Path,
     path: str | Path,
     *,
-    test_data: tuple[str | Path, str | Path] | None = None,
+    test_data: Files | None = None,
 ) -> ExportReport:
     """Export a trained detector into one file, and check it before it gets its name.
 
     The file takes an image of any size, uint8 RGB (H, W, 3), and gives boxes in the image's
-    pixels, scores and classes: resizing, normalization and suppression are inside, and the names
-    of the classes stand in its metadata. It is run on images of several sizes by every runtime
+    pixels, scores, classes and, of a detector of masks, the probabilities of the cells of each box,
+    see ``paste_masks``: resizing, normalization and suppression are inside, and the names of the
+    classes stand in its metadata. It is run on images of several sizes by every runtime
     that is installed, and what it finds is compared with what the detector finds in torch.
 
     Args:
@@ -121,12 +125,16 @@ def export_detector(
             ) from error
         detectors = _open(partial)
         agreements = _check_agreement(predictor, detectors)
-        ap = {} if test_data is None else _check_ap(predictor, detectors, *test_data)
+        ap = {} if test_data is None else _check_ap(predictor, detectors, test_data)
         files = sorted(Path(folder).glob(f"{partial.stem}.*"))  # .bin comes before .xml
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.with_suffix(file.suffix))
-    return ExportReport(path, size, agreements, ap)
+    by_measure = (
+        {name: one[measure] for name, one in ap.items() if measure in one}
+        for measure in ("AP", "segm-AP")
+    )
+    return ExportReport(path, size, agreements, *by_measure)
 
 
 def _write(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
@@ -160,8 +168,10 @@ def _open_program(path: Path) -> Detect:
     @torch.inference_mode()
     def detect(image: AnyImage) -> ImageDetections:
         pixels = torch.from_numpy(np.array(to_pixels(image, "RGB")))
-        found = [output.numpy() for output in module(pixels)]
-        return ImageDetections((pixels.shape[0], pixels.shape[1]), *found)
+        boxes, scores, classes, *masks = (output.numpy() for output in module(pixels))
+        size = (pixels.shape[0], pixels.shape[1])
+        pasted = (paste_masks(each, boxes, size) for each in masks)
+        return ImageDetections(size, boxes, scores, classes, *pasted, *masks)
 
     return detect
 
@@ -170,8 +180,7 @@ def describe(predictor: Predictor) -> Metadata:
     """Describe a detector for the metadata of its file.
 
     Raises:
-        ValueError: it takes gray images, stretches images, finds masks, or is torchvision's
-            RetinaNet.
+        ValueError: it takes gray images, stretches images, or is torchvision's RetinaNet.
     """
     cfg = predictor.cfg
     for key in ("INPUT.STRETCH", "MODEL.RETINANET.AS_TORCHVISION"):
@@ -180,11 +189,6 @@ def describe(predictor: Predictor) -> Metadata:
                 f"{key} is {value}, and no detector with it is exported; use the detector itself "
                 "(resnext-det predict)"
             )
-    if cfg.MODEL.MASK_ON:
-        raise ValueError(
-            "MODEL.MASK_ON = True, and exported detectors give boxes alone; use this one in torch "
-            "(Predictor with a backend), or export one that was trained without masks"
-        )
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ValueError(
             f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, and exported detectors take color images; "
@@ -200,7 +204,18 @@ def describe(predictor: Predictor) -> Metadata:
         max_size=cfg.INPUT.MAX_SIZE_TEST,
         score_threshold=predictor.lowest_score,
         max_detections=limit if limit >= 0 else regions * len(predictor.class_names),
+        mask_size=_find_mask_size(cfg),
     )
+
+
+def _find_mask_size(cfg: CfgNode) -> int:
+    """Find how many cells a side of a mask has; 0 of a detector of boxes alone."""
+    if not cfg.MODEL.MASK_ON:
+        return 0
+    cut = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
+    if uses_c4_head(cfg):  # whose masks are of what res5 gives, at a stride of 2
+        cut = -(-cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION // 2)
+    return 2 * cut  # the head doubles the sides
 
 
 def _name_kind(cfg: CfgNode) -> str:
@@ -251,7 +266,7 @@ def _check_agreement(
     predictor: Predictor, detectors: Mapping[str, Detect]
 ) -> tuple[Agreement, ...]:
     images = list(_draw_images(predictor.cfg.INPUT.MIN_SIZE_TEST))
-    expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
+    expected = [(image, detect_with_probabilities(predictor, image)) for image in images]
     agreements = tuple(
         compare_detectors(detect, expected, runtime=name, score_threshold=predictor.lowest_score)
         for name, detect in detectors.items()
@@ -264,6 +279,26 @@ def _check_agreement(
     return agreements
 
 
+def detect_with_probabilities(predictor: Predictor, image: np.ndarray) -> ImageDetections:
+    """Detect on an RGB image in torch; give the masks as probabilities too, as a file does."""
+    heads = getattr(predictor.model, "roi_heads", None)
+    if heads is None or heads.mask_head is None:
+        return predictor.detect(Image.fromarray(image))
+
+    def keep(module: nn.Module, inputs: Any, output: tuple[list[Instances], Any]) -> None:
+        for one in output[0]:
+            one.set("probabilities", one.pred_masks[:, 0])
+
+    handle = heads.register_forward_hook(keep)
+    try:
+        found = predictor(Image.fromarray(image))
+    finally:
+        handle.remove()
+    fields = (found.pred_boxes.tensor, found.scores, found.pred_classes, found.pred_masks)
+    arrays = (field.numpy() for field in (*fields, found.probabilities))
+    return ImageDetections(found.image_size, *arrays)
+
+
 def _draw_images(min_size: int) -> Iterator[np.ndarray]:
     random = np.random.default_rng(0)
     for sides in _CHECKED_SIZES:
@@ -273,31 +308,22 @@ def _draw_images(min_size: int) -> Iterator[np.ndarray]:
 
 
 def _check_ap(
-    predictor: Predictor,
-    detectors: Mapping[str, Detect],
-    annotations: str | Path,
-    images: str | Path,
-) -> dict[str, float]:
-    """Compute the AP of the detector and of its file on a set; refuse another than its own."""
-    dataset = map_classes(load_coco(register_files(annotations, images)), predictor.class_names)
-    ap = {}
-    for name, detect in {"torch": predictor.detect, **detectors}.items():
-        rows = []
-        for record in dataset.records:
-            found = detect(record["file_name"])
-            fields = (found.boxes, found.scores, found.classes)
-            rows += make_result_rows(record["image_id"], *fields, dataset.category_ids)
-        ap[name] = evaluate_coco(dataset.annotations_file, rows).as_dict()["AP"]
-    exact = ap["torch"]
-    apart = {
-        name: value
-        for name, value in ap.items()
-        if abs(value - exact) > _LARGEST_DIFFERENCE_OF_AP or math.isnan(value) != math.isnan(exact)
-    }
-    if apart:
-        raise ValueError(
-            f"on {annotations} the AP is {exact:.2f} in torch and "
-            f"{', '.join(f'{value:.2f} in {name}' for name, value in apart.items())}, so no file "
-            "is left; give the detector and these numbers to the authors of resnext_det"
-        )
+    predictor: Predictor, detectors: Mapping[str, Detect], files: Files
+) -> dict[str, dict[str, float]]:
+    """Measure the AP of the detector and of its file on a set; refuse another than its own."""
+    every = {"torch": predictor.detect, **detectors}
+    ap = {name: measure_ap(each, predictor.class_names, files) for name, each in every.items()}
+    for measure, exact in ap["torch"].items():
+        found = {name: one[measure] for name, one in ap.items()}
+        apart = [
+            f"{value:.2f} in {name}"
+            for name, value in found.items()
+            if abs(value - exact) > _LARGEST_DIFFERENCE_OF_AP
+            or math.isnan(value) != math.isnan(exact)
+        ]
+        if apart:
+            raise ValueError(
+                f"on {files[0]} the {measure} is {exact:.2f} in torch and {', '.join(apart)}, so "
+                "no file is left; give the detector and these numbers to the authors of resnext_det"
+            )
     return ap

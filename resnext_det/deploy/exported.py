@@ -15,12 +15,14 @@ from resnext_det.data.reading import describe_irregular_file
 from resnext_det.deploy.metadata import (
     INPUT,
     KEY,
+    MASKS,
     OUTPUTS,
     SUFFIXES,
     is_damaged,
     is_exported,
     parse_metadata,
 )
+from resnext_det.deploy.pasting import paste_masks
 from resnext_det.detection.pictures import check_same_names
 from resnext_det.detection.results import ImageDetections
 from resnext_det.files import escape_controls
@@ -29,6 +31,7 @@ from resnext_det.runtimes.openvino_core import get_core
 from resnext_det.runtimes.packages import EXTRAS, describe_missing
 
 BACKENDS = ("auto", "onnxruntime", "openvino")
+_OUTPUTS = (OUTPUTS, (*OUTPUTS, MASKS))  # of detectors of boxes, and of masks
 _ANEW = "export the detector anew with resnext-det export"
 
 
@@ -62,7 +65,7 @@ class ExportedDetector:
         _check_file(self.path)
         self.backend = _choose_backend(self.path, backend)
         graph = _open_graph(self.path, self.backend)
-        if graph.metadata is None or graph.inputs != (INPUT,) or graph.outputs != OUTPUTS:
+        if graph.metadata is None or graph.inputs != (INPUT,) or graph.outputs not in _OUTPUTS:
             raise ValueError(
                 f"{self.path} is no detector that resnext-det export wrote: it has the inputs "
                 f"{_list_names(graph.inputs)} and the outputs {_list_names(graph.outputs)}"
@@ -113,8 +116,8 @@ class ExportedDetector:
                 their EXIF orientation.
 
         Returns:
-            boxes in the (upright) image's pixels, scores and classes, best first; of a list, a
-            list.
+            boxes in the (upright) image's pixels, scores and classes, best first, and of a detector
+            of masks these too; of a list, a list.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -128,20 +131,21 @@ class ExportedDetector:
         pixels = np.ascontiguousarray(to_pixels(image, self.image_format))
         height, width = pixels.shape[:2]
         try:
-            boxes, scores, classes = self._run(pixels)
+            boxes, scores, classes, *masks = self._run(pixels)
         except Exception as error:  # each runtime raises types of its own
             raise ValueError(
                 f"{self.backend} cannot run {self.path} on an image of {width} x {height} pixels: "
                 f"{_shorten(error)}; {_ANEW}, or choose another backend"
             ) from error
         count = len(self.class_names)
-        sound = np.isfinite(boxes).all() and np.isfinite(scores).all()
+        sound = all(np.isfinite(values).all() for values in (boxes, scores, *masks))
         if not sound or ((classes < 0) | (classes >= count)).any():
             raise ValueError(
-                f"{self.path} is damaged: it gives boxes or scores that are not finite, or classes "
-                f"beyond its {count}; copy the file again, or {_ANEW}"
+                f"{self.path} is damaged: it gives boxes, scores or masks that are not finite, or "
+                f"classes beyond its {count}; copy the file again, or {_ANEW}"
             )
-        return ImageDetections((height, width), boxes, scores, classes)
+        pasted = (paste_masks(each, boxes, (height, width)) for each in masks)
+        return ImageDetections((height, width), boxes, scores, classes, *pasted, *masks)
 
 
 class _Graph(NamedTuple):
@@ -208,13 +212,15 @@ def _open_by_onnxruntime(path: Path) -> _Graph:
     options.intra_op_num_threads = _read_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
+    outputs = [each.name for each in session.get_outputs()]
+
     def run(pixels: np.ndarray) -> Sequence[np.ndarray]:
-        return session.run(list(OUTPUTS), {INPUT: pixels})
+        return session.run(outputs, {INPUT: pixels})
 
     return _Graph(
         run,
         tuple(each.name for each in session.get_inputs()),
-        tuple(each.name for each in session.get_outputs()),
+        tuple(outputs),
         session.get_modelmeta().custom_metadata_map.get(KEY),
     )
 
@@ -228,13 +234,13 @@ def _open_by_openvino(path: Path) -> _Graph:
 
     def run(pixels: np.ndarray) -> Sequence[np.ndarray]:
         found = compiled([pixels])
-        return [found[number] for number in range(len(OUTPUTS))]  # copies of its own memory
+        return [found[number] for number in range(len(found))]  # copies of its own memory
 
     homes = ([KEY], ["framework", KEY])  # the second of what was read from ONNX
     told = [model.get_rt_info(home).astype(str) for home in homes if model.has_rt_info(home)]
     names = [
         tuple(_choose_name(each.get_names(), wanted) for each, wanted in zip(ports, expected))
-        for ports, expected in ((model.inputs, [INPUT]), (model.outputs, OUTPUTS))
+        for ports, expected in ((model.inputs, [INPUT]), (model.outputs, _OUTPUTS[-1]))
     ]
     return _Graph(run, names[0], names[1], told[0] if told else None)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torchvision.ops import nms
 
-from resnext_det.deploy.metadata import INPUT, KEY, OUTPUTS, Metadata
+from resnext_det.deploy.metadata import INPUT, KEY, MASKS, Metadata
 from resnext_det.runtimes.openvino_core import get_core
 
 OPSET = 18
@@ -28,7 +28,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Metadata, example
     """Write a program that detects on an image of any size as ONNX.
 
     Args:
-        program: traced, from an image to the outputs that ``metadata.OUTPUTS`` names.
+        program: traced, from an image to the outputs that the metadata list.
         example: an image, as the program takes it.
     """
     import onnx
@@ -41,7 +41,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Metadata, example
             (example,),
             dynamo=True,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(metadata.list_outputs()),
             opset_version=OPSET,
             custom_translation_table={
                 torch.ops.resnext_det.suppress_overlaps.default: _suppress,
@@ -51,7 +51,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Metadata, example
         )
     assert written is not None
     model = written.model_proto
-    _name_sizes(model)
+    _name_sizes(model, metadata.mask_size)
     _forget_source(model)
     onnx.checker.check_model(model)
     save_with_metadata(model, path, metadata)
@@ -106,13 +106,14 @@ def _allow_single_boxes(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _name_sizes(model: Any) -> None:
+def _name_sizes(model: Any, mask_size: int) -> None:
     """Name the sizes that differ from image to image."""
     wanted = {
         INPUT: ("height", "width", 3),
         "boxes": ("detections", 4),
         "scores": ("detections",),
         "classes": ("detections",),
+        MASKS: ("detections", mask_size, mask_size),
     }
     for value in (*model.graph.input, *model.graph.output):
         for dimension, size in zip(value.type.tensor_type.shape.dim, wanted[value.name]):

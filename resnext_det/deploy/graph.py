@@ -19,6 +19,7 @@ from resnext_det.deploy.resizing import (
 from resnext_det.detection.portable.boxes import find_larger
 from resnext_det.detection.portable.cascade import CascadeROIHeads
 from resnext_det.detection.portable.detector import Detector
+from resnext_det.detection.portable.mask_head import compute_mask_probabilities
 from resnext_det.detection.portable.retinanet import RetinaNet
 from resnext_det.layers import ConvNorm, freeze_norms
 from resnext_det.runtimes.folded import fold_norm
@@ -44,19 +45,22 @@ class DetectorGraph(nn.Module):
         self.image_format = image_format
         self.tall_by_rows = shrinks_tall_images_by_rows()
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detect on an image, uint8 (H, W, 3), channels in the order RGB.
 
         Returns:
-            boxes (N, 4) in the image's pixels, scores (N,) and classes (N,), best first.
+            boxes (N, 4) in the image's pixels, scores (N,) and classes (N,), best first, and, with
+            a mask head, the probabilities (N, S, S) of the cells that each box is cut into.
         """
         height, width = image.shape[:2]
         pixels, (resized_height, resized_width) = self.prepare(image)
-        boxes, scores, classes = self.detect(pixels, resized_height, resized_width)
+        features = self.model.backbone(pixels)
+        boxes, scores, classes = self.detect(features, resized_height, resized_width)
+        masks = self.compute_masks(features, boxes, classes)
         scale = torch.tensor([width / resized_width, height / resized_height]).repeat(2)
         boxes = clip_boxes(boxes * scale, height, width)
         kept = find_larger(boxes)
-        return boxes[kept], scores[kept], classes[kept]
+        return tuple(field[kept] for field in (boxes, scores, classes, *masks))
 
     def prepare(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Resize, normalize and pad an image.
@@ -79,9 +83,10 @@ class DetectorGraph(nn.Module):
         right, bottom = padded_width - width, padded_height - height
         return F.pad(pixels, (0, right, 0, bottom))[None], (height, width)
 
-    def detect(self, pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Detect on what ``prepare`` gives: boxes, in the resized image's pixels, and the rest."""
-        features = self.model.backbone(pixels)
+    def detect(
+        self, features: Mapping[str, Tensor], height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect on the maps of a resized image: boxes, in its pixels, scores and classes."""
         if isinstance(self.model, RetinaNet):
             return self._detect_at_anchors(features)
         rpn, heads = self.model.proposal_generator, self.model.roi_heads
@@ -96,6 +101,17 @@ class DetectorGraph(nn.Module):
         regions = F.pad(proposals, (1, 0))  # all of image 0
         vectors = heads.cut_and_compute(maps, regions)
         return predictor.suppress(*predictor.decode(*predictor(vectors), proposals), size)
+
+    def compute_masks(
+        self, features: Mapping[str, Tensor], boxes: Tensor, classes: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute the masks of what ``detect`` found, see ``forward``; none without a head."""
+        heads = getattr(self.model, "roi_heads", None)
+        if heads is None or heads.mask_head is None:
+            return ()
+        maps = [features[name] for name in heads.in_features]
+        logits = heads.mask_head(heads.cut_for_masks(maps, F.pad(boxes, (1, 0))))
+        return (compute_mask_probabilities(logits, classes)[:, 0],)
 
     def _detect_at_anchors(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         maps = [features[name] for name in self.model.head_in_features]

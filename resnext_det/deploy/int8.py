@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from resnext_det.data.coco import load_coco, map_classes, register_files
+from resnext_det.data.coco import load_coco, register_files
 from resnext_det.data.pixels import to_pixels
+from resnext_det.deploy.evaluation import Files, measure_ap
 from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.formats import save_with_metadata
-from resnext_det.evaluation.coco import evaluate_coco, make_result_rows
 from resnext_det.runtimes.quantization import IMAGES, check_numbers, quantize_onnx
-
-Files = tuple[str | Path, str | Path]
 
 _BETWEEN = ("Add", "Relu", "MaxPool", "Resize")
 
@@ -29,7 +27,7 @@ def quantize_exported(
     *,
     test_data: Files | None = None,
     max_loss: float | None = None,
-) -> tuple[float, float] | None:
+) -> dict[str, tuple[float, float]]:
     """Quantize the .onnx file of a detector by ONNX Runtime, on images of a set.
 
     Resizing, decoding, RoIAlign and suppression stay in float32, and so do the layers that give
@@ -40,10 +38,11 @@ def quantize_exported(
         path: the file to write; where it loses too much, it is not written.
         calibration_data: a COCO file and its image folder.
         test_data: another set, on which AP is measured.
-        max_loss: how much less the AP may be, in percent.
+        max_loss: how much less the AP may be, of boxes and of masks, in percent.
 
     Returns:
-        AP of the exact file and of the quantized one, in percent; None without ``test_data``.
+        by what ``measure_ap`` gives, that of the exact file and of the quantized one; empty without
+        ``test_data``.
 
     Raises:
         ValueError, FileNotFoundError: see ``load_coco``; ``max_loss`` stands without ``test_data``;
@@ -63,25 +62,17 @@ def quantize_exported(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         partial = Path(folder, path.name)
         save_with_metadata(model, partial, detector.metadata)
-        found = None
+        found = {}
         if test_data is not None:
-            found = (
-                _measure_ap(detector, *test_data),
-                _measure_ap(ExportedDetector(partial), *test_data),
+            before, after = (
+                measure_ap(each.detect, each.class_names, test_data)
+                for each in (detector, ExportedDetector(partial))
             )
-            check_numbers(*found, max_loss)
+            found = {name: (before[name], after[name]) for name in before}
+            for pair in found.values():
+                check_numbers(*pair, max_loss)
         os.replace(partial, path)
     return found
-
-
-def _measure_ap(detector: ExportedDetector, annotations: str | Path, images: str | Path) -> float:
-    dataset = map_classes(load_coco(register_files(annotations, images)), detector.class_names)
-    rows = []
-    for record in dataset.records:
-        found = detector.detect(record["file_name"])
-        fields = (found.boxes, found.scores, found.classes)
-        rows += make_result_rows(record["image_id"], *fields, dataset.category_ids)
-    return evaluate_coco(dataset.annotations_file, rows).as_dict()["AP"]
 
 
 def _read_images(annotations: str | Path, images: str | Path) -> Iterator[np.ndarray]:

@@ -14,7 +14,8 @@ KEY = "resnext_det"
 
 INPUT = "image"
 OUTPUTS = ("boxes", "scores", "classes")
-"""The graph's input, uint8 RGB (H, W, 3), and its outputs."""
+MASKS = "masks"
+"""The graph's input, uint8 RGB (H, W, 3), and its outputs; MASKS is the last where there is one."""
 
 SUFFIXES = (".onnx", ".xml")
 """Of ONNX, and of OpenVINO's own format, whose weights lie beside it in a file .bin."""
@@ -39,6 +40,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             ``min_size`` of 0, leaves them as they are.
         score_threshold: the graph gives no detection below it.
         max_detections: of an image.
+        mask_size: cells along a side of the masks that the graph gives; 0 where it gives none.
         content_size, content_crc32: of the graph and the weights that stand before the metadata in
             an ONNX file, or of OpenVINO's .bin; in bytes.
     """
@@ -51,8 +53,13 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_size: _Positive
     score_threshold: _Fraction
     max_detections: _Positive
+    mask_size: _Size = 0
     content_size: int | None = None
     content_crc32: int | None = None
+
+    def list_outputs(self) -> tuple[str, ...]:
+        """List the names of the graph's outputs, in their order."""
+        return (*OUTPUTS, MASKS) if self.mask_size else OUTPUTS
 
     def add_checksum(self, content: bytes) -> Metadata:
         """Return the metadata of this graph and these weights."""

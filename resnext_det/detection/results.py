@@ -29,6 +29,8 @@ class ImageDetections:
         scores: float32 (N,), from 0 to 1.
         classes: int64 (N,), from 0, in the order of the detector's class names.
         masks: bool (N, height, width); None of a detector of boxes alone.
+        mask_probabilities: float32 (N, S, S), of the cells that a box is cut into, whose mask is
+            where they reach 0.5; None but of exported detectors of masks.
     """
 
     image_size: tuple[int, int]
@@ -36,6 +38,7 @@ class ImageDetections:
     scores: np.ndarray
     classes: np.ndarray
     masks: np.ndarray | None = None
+    mask_probabilities: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -43,13 +46,9 @@ class ImageDetections:
     def select(self, score: float) -> ImageDetections:
         """Select the detections of this score or more."""
         chosen = self.scores >= score
-        return ImageDetections(
-            self.image_size,
-            self.boxes[chosen],
-            self.scores[chosen],
-            self.classes[chosen],
-            None if self.masks is None else self.masks[chosen],
-        )
+        fields = (self.boxes, self.scores, self.classes, self.masks, self.mask_probabilities)
+        selected = (None if field is None else field[chosen] for field in fields)
+        return ImageDetections(self.image_size, *selected)  # type: ignore[arg-type]
 
 
 class DetectionTable:

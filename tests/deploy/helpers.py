@@ -21,6 +21,10 @@ DESCRIPTION: dict[str, Any] = {
 # Each box in parts of the image's width and height; its score is the mean of a channel.
 _PARTS = np.array([[0, 0, 0.5, 0.5], [0.25, 0.25, 0.75, 1], [0, 0.5, 1, 1]], np.float32)
 _CLASSES = [1, 0, 2]
+_CELLS = np.arange(28, dtype=np.float32)
+# A disk, which fades from the middle of the first box, of the second and of the third.
+_RADII = np.hypot(_CELLS[:, None] - 13.5, _CELLS - 13.5)
+MASKS = 1 / (1 + np.exp(_RADII - np.array([[[4]], [[9]], [[15]]]))).astype(np.float32)
 
 
 def write_model(
@@ -32,7 +36,12 @@ def write_model(
     outputs: tuple[str, ...] = ("boxes", "scores", "classes"),
     sealed: bool = False,
 ) -> Path:
-    """Write an ONNX file that finds three boxes in every image; ``sealed`` has a checksum."""
+    """Write an ONNX file that finds three boxes in every image.
+
+    Args:
+        outputs: with "masks" it gives ``MASKS`` too.
+        sealed: write a checksum.
+    """
     make = helper.make_node
     nodes = [
         make("Shape", ["image"], ["shape"]),
@@ -43,13 +52,15 @@ def write_model(
         make("ReduceMean", ["levels", "axes"], ["means"], keepdims=0),
         make("Div", ["means", "divisor"], ["scores"]),
         make("Identity", ["given"], ["classes"]),
+        make("Identity", ["disks"], ["masks"]),
     ]
     values = {
         **{"order": np.array([1, 0, 1, 0]), "axes": np.array([0, 1]), "parts": _PARTS},
-        **{"divisor": np.float32(divisor), "given": np.array(classes)},
+        **{"divisor": np.float32(divisor), "given": np.array(classes), "disks": MASKS},
     }
-    kinds = {"boxes": TensorProto.FLOAT, "scores": TensorProto.FLOAT, "classes": TensorProto.INT64}
-    shapes = {"boxes": [3, 4], "scores": [3], "classes": [3]}
+    kinds = dict.fromkeys(("boxes", "scores", "masks"), TensorProto.FLOAT)
+    kinds["classes"] = TensorProto.INT64
+    shapes = {"boxes": [3, 4], "scores": [3], "classes": [3], "masks": list(MASKS.shape)}
     graph = helper.make_graph(
         nodes,
         "detector",

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from resnext_det.config import load_config
-from resnext_det.deploy.agreement import compare_detectors
+from resnext_det.deploy.agreement import Agreement, compare_detectors
 from resnext_det.deploy.export import _open as open_in_runtimes
-from resnext_det.deploy.export import trace
+from resnext_det.deploy.export import detect_with_probabilities, trace
 from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.formats import write_program
 from resnext_det.deploy.graph import DetectorGraph
 from resnext_det.deploy.metadata import Metadata
+from resnext_det.deploy.pasting import paste_masks
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable.boxes import suppress_overlaps
 from resnext_det.detection.portable.build import build_detector
@@ -28,7 +28,10 @@ from resnext_det.detection.results import ImageDetections
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import (
     C4_CHANGES,
+    C4_MASKS,
     CASCADE_CHANGES,
+    DC5_CHANGES,
+    MASKS,
     RETINANET_CHANGES,
     as_overrides,
     override,
@@ -40,6 +43,10 @@ KINDS: dict[str, list[Any]] = {
     "FPN": [],
     "C4": C4_CHANGES,
     "cascade": CASCADE_CHANGES,
+    "FPN, masks": MASKS,
+    "C4, masks": C4_MASKS,
+    "DC5, masks": [*DC5_CHANGES, *MASKS],
+    "cascade, masks": [*CASCADE_CHANGES, *MASKS],
     "RetinaNet": [*RETINANET_CHANGES, *override("MODEL.RETINANET", SCORE_THRESH_TEST=0.02)],
 }
 SCALE = 2
@@ -91,15 +98,39 @@ def test_the_graph_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> 
 
     @torch.no_grad()
     def detect(image: np.ndarray) -> ImageDetections:
-        boxes, scores, classes = graph(torch.from_numpy(image))
-        return ImageDetections(image.shape[:2], boxes.numpy(), scores.numpy(), classes.numpy())
+        boxes, scores, classes, *masks = (each.numpy() for each in graph(torch.from_numpy(image)))
+        pasted = (paste_masks(each, boxes, image.shape[:2]) for each in masks)
+        return ImageDetections(image.shape[:2], boxes, scores, classes, *pasted, *masks)
 
     sizes = [*SIZES, *TINY_SIZES]
     images = [draw(*size) for size in sizes]
-    expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
+    expected = [(image, detect_with_probabilities(predictor, image)) for image in images]
     agreement = compare_detectors(detect, expected, runtime="graph", score_threshold=0.02)
     assert agreement.images == len(sizes) and agreement.detections > 50
     assert agreement.distance < 1e-3 and agreement.score_difference < 1e-5
+    check_masks(kind, agreement, detect, expected)
+
+
+def check_masks(
+    kind: str,
+    agreement: Agreement,
+    detect: Callable[[np.ndarray], ImageDetections],
+    expected: Sequence[tuple[np.ndarray, ImageDetections]],
+) -> None:
+    """Check that masks are given, alike, and pasted as the portable engine pastes them."""
+    if not kind.endswith("masks"):
+        assert agreement.mask_difference is None
+        return
+    assert agreement.mask_difference is not None and agreement.mask_difference < 1e-4
+    different = pixels = 0
+    for image, wanted in expected:
+        found = detect(image)
+        assert found.masks is not None and wanted.masks is not None
+        assert found.masks.shape == (len(found), *image.shape[:2])
+        if len(found) == len(wanted) and np.allclose(found.scores, wanted.scores, atol=1e-5):
+            different += int((found.masks != wanted.masks).sum())
+            pixels += int(wanted.masks.sum())
+    assert pixels > 10000 and different <= 1e-4 * pixels
 
 
 class Suppression(nn.Module):
@@ -221,14 +252,17 @@ def test_a_file_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> Non
     report = export_detector(predictor, tmp_path / "model.onnx")
     assert report.agreements[0].runtime == "onnxruntime"
     exported = ExportedDetector(tmp_path / "model.onnx")
-    assert exported.metadata.detector == ("FPN" if kind == "cascade" else kind)
+    family, _, masks = kind.partition(", ")
+    assert exported.metadata.detector == ("FPN" if family == "cascade" else family)
+    assert (exported.metadata.mask_size > 0) == bool(masks)
     assert exported.metadata.architecture == "X-26-2x4d"
     images = [draw(*size) for size in (*SIZES, *TINY_SIZES)]
-    expected = [(image, predictor.detect(Image.fromarray(image))) for image in images]
+    expected = [(image, detect_with_probabilities(predictor, image)) for image in images]
     agreement = compare_detectors(
         exported.detect, expected, runtime="onnxruntime", score_threshold=0.02
     )
     assert agreement.detections > 50
+    check_masks(kind, agreement, exported.detect, expected)
     write_program(trace(predictor), tmp_path / "model.pt2", exported.metadata)
     detect = open_in_runtimes(tmp_path / "model.pt2")["torch.export"]
     assert compare_detectors(detect, expected, runtime="torch.export", score_threshold=0.02)

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from resnext_det.deploy.agreement import compare_detectors
-from resnext_det.deploy.export import _open, _write, describe, trace
+from resnext_det.deploy.export import _open, _write, describe, detect_with_probabilities, trace
 from resnext_det.deploy.formats import write_openvino
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.results import ImageDetections
 from tests.deploy.test_export import make_predictor
-from tests.detection.helpers import C4_CHANGES, DC5_CHANGES, override
+from tests.detection.helpers import C4_CHANGES, C4_MASKS, DC5_CHANGES, MASKS, override
 
 # The heads that the configurations under configs/modern name.
 FAST_RPN = override("MODEL.RPN", HEAD_NAME="ResNeXtSparseRPNHead")
@@ -31,6 +31,8 @@ KINDS: dict[str, list[Any]] = {
     "C4, shared": [*C4_CHANGES, *SHARED_HEADS],
     "C4, RoIPool": [*C4_CHANGES, *override("MODEL.ROI_BOX_HEAD", POOLER_TYPE="ROIPool")],
     "DC5": [*DC5_CHANGES, *FAST_HEADS],
+    "FPN, masks": [*FAST_HEADS, *MASKS],
+    "C4, masks": [*C4_MASKS, *SHARED_HEADS],
 }
 MANY = [
     *override("TEST", DETECTIONS_PER_IMAGE=100),
@@ -104,7 +106,8 @@ def test_every_runtime_finds_what_torch_finds(kind: str, tmp_path: Path) -> None
                 f"{kind}, {suffix} in {runtime}: {agreement.images} images, of which "
                 f"{counts.count(0)} with 0, {counts.count(1)} with 1 and {counts.count(100)} with "
                 f"100 detections; classes equal, boxes within {agreement.distance:.5f} pixels, "
-                f"scores within {agreement.score_difference:.1e}; "
+                f"scores within {agreement.score_difference:.1e}, masks within "
+                f"{agreement.mask_difference or 0:.1e}; "
                 f"{size / 2**20:.1f} MiB, {1000 * seconds:.0f} ms an image"
             )
             assert agreement.images == 50
@@ -115,5 +118,5 @@ def detect_all(
 ) -> tuple[list[ImageDetections], float]:
     """Detect on images; return what is found, and the seconds that an image takes."""
     began = time.process_time()
-    found = [predictor.detect(Image.fromarray(image)) for image in images]
+    found = [detect_with_probabilities(predictor, image) for image in images]
     return found, (time.process_time() - began) / len(images)

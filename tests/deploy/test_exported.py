@@ -13,17 +13,22 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
+from resnext_det.console import Look
 from resnext_det.deploy import exported
+from resnext_det.deploy.description import describe_exported, format_exported
 from resnext_det.deploy.exported import BACKENDS, ExportedDetector
 from resnext_det.deploy.metadata import Metadata
 from resnext_det.detection.drawing import draw_detections
-from tests.deploy.helpers import DESCRIPTION, NAMES, expect, write_model
+from resnext_det.detection.portable.pasting import paste_masks
+from tests.deploy.helpers import DESCRIPTION, MASKS, NAMES, expect, write_model
 from tests.detection.test_video import film
 from tests.tools.helpers import ROOT, read_error, run_tool
 
@@ -77,6 +82,58 @@ def test_images_of_every_kind(kind: str, model: Path, tmp_path: Path) -> None:
         detector([array, "none.png"])
     with pytest.raises(ValueError, match="the image has no pixel"):
         detector(array[:0])
+
+
+WITH_MASKS: dict[str, Any] = {
+    "description": {**DESCRIPTION, "mask_size": len(MASKS[0])},
+    "outputs": ("boxes", "scores", "classes", "masks"),
+}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_masks_are_pasted_as_the_portable_engine_pastes_them(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+    detector = ExportedDetector(write_model(tmp_path / "m.onnx", **WITH_MASKS), backend=backend)
+    for height, width in ((40, 60), (301, 222), (7, 5)):
+        found = detector(np.full((height, width, 3), 200, np.uint8))
+        boxes, probabilities = torch.from_numpy(found.boxes), torch.from_numpy(MASKS)
+        expected = paste_masks(probabilities, boxes, (height, width)).numpy()
+        assert found.masks is not None and found.masks.dtype == bool
+        assert (found.masks == expected).all() and 0.01 < expected.mean() < 0.5
+        np.testing.assert_array_equal(found.mask_probabilities, MASKS)
+        assert found.select(2.0).masks.shape == (0, height, width)  # type: ignore[union-attr]
+
+
+def test_the_documents_lines_paste_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ONNX Runtime and NumPy alone."""
+    text = (ROOT / "docs" / "deployment.md").read_text().split("### Masks\n")[1]
+    lines = [line[4:] for line in text.partition("\n##")[0].splitlines() if line[:4] == "    "]
+    write_model(tmp_path / "model.onnx", **WITH_MASKS)
+    draw(tmp_path / "photo.png", 90, 70)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(lines).replace("photo.jpg", "photo.png"), names)
+    found = ExportedDetector("model.onnx")("photo.png")
+    assert len(names["pasted"]) == len(found) == 3
+    np.testing.assert_array_equal(np.stack(names["pasted"]), found.masks)
+
+
+def test_predict_writes_masks(model: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "masks.onnx", **WITH_MASKS)
+    file = draw(tmp_path / "photos" / "a.png")
+    for name, path in (("with", tmp_path / "masks.onnx"), ("without", model)):
+        given = (path, file.parent, "--score", 0.05, "--output", tmp_path / name)
+        assert run_tool("predict", *given) == 0
+    rows, bare = (
+        json.loads((tmp_path / name / "detections.json").read_text())
+        for name in ("with", "without")
+    )
+    found = ExportedDetector(tmp_path / "masks.onnx")(file)
+    decoded = [pycocotools.mask.decode(row.pop("segmentation")) for row in rows]
+    assert rows == bare
+    np.testing.assert_array_equal(np.stack(decoded).astype(bool), found.masks)
+    pictures = [cv2.imread(str(tmp_path / name / "a.png")) for name in ("with", "without")]
+    assert (pictures[0] != pictures[1]).any(axis=2).sum() > 100
 
 
 WITHOUT_TORCH = """
@@ -218,7 +275,7 @@ def test_numbers_that_cannot_be_are_told(tmp_path: Path) -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     for changes in ({"classes": [0, 3, 1]}, {"classes": [0, -1, 1]}, {"divisor": 0.0}):
         detector = ExportedDetector(write_model(tmp_path / "model.onnx", **changes))
-        with pytest.raises(ValueError, match="is damaged: it gives boxes or scores that are not"):
+        with pytest.raises(ValueError, match="is damaged: it gives boxes, scores or masks that"):
             detector(image)
 
 
@@ -314,7 +371,12 @@ def test_inspect_tells_what_a_file_is(model: Path, tmp_path: Path) -> None:
         key: list(value) if key == "class_names" else value for key, value in DESCRIPTION.items()
     }
     assert good["usable"] and {key: good[key] for key in given} == given
-    assert good["kind"] == "exported detector"
+    assert good["kind"] == "exported detector" and good["mask_size"] == 0
+    file = write_model(tmp_path / "masks.onnx", **WITH_MASKS)
+    told = describe_exported(str(file))
+    assert told["mask_size"] == 28
+    page = " ".join(format_exported(told, Look()).split())
+    assert "of score 0.05 or more, with masks of 28 x 28 cells runs by" in page
 
 
 @pytest.mark.parametrize(
