@@ -9,8 +9,9 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.detection import get_cfg
+from resnext_det.config.names import FAST_STANDARD_HEAD, SHARED_C4_HEAD
 from resnext_det.config.rules import check_layers, get_value, list_keys
-from resnext_det.config.values import FAST_STANDARD_HEAD, SHARED_C4_HEAD, check_value
+from resnext_det.config.values import check_value
 from resnext_det.resnext import FEATURES
 
 ARCHITECTURE_KEYS = {

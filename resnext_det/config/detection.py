@@ -42,16 +42,6 @@ PARTS_SWITCHED_OFF = (
     "GLOBAL.HACK",  # detectron2 itself does not read it
 )
 
-SWITCHES = {
-    "MODEL.ROI_MASK_HEAD.": ("MODEL.MASK_ON", True),
-    "INPUT.MASK_FORMAT": ("MODEL.MASK_ON", True),
-    "MODEL.ROI_BOX_CASCADE_HEAD.": ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
-    "MODEL.RETINANET.": ("MODEL.META_ARCHITECTURE", "RetinaNet"),
-    "INPUT.CROP.TYPE": ("INPUT.CROP.ENABLED", True),
-    "INPUT.CROP.SIZE": ("INPUT.CROP.ENABLED", True),
-}
-"""Beginnings of the keys of parts that have an effect only where another key has a value."""
-
 
 def _make_model() -> dict[str, Any]:
     return {

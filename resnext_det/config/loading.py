@@ -15,12 +15,12 @@ from yacs.config import CfgNode as YacsNode
 from resnext_det.config.checks import check
 from resnext_det.config.detection import (
     PARTS_SWITCHED_OFF,
-    SWITCHES,
     add_own_keys,
     drop_own_keys,
     get_cfg,
 )
 from resnext_det.config.rules import TYPE_WORDS, freeze_lists, get_value, list_keys
+from resnext_det.config.switches import explain_no_effect, find_switched_off
 from resnext_det.config.values import find_unsupported
 from resnext_det.config.yaml_files import read_yaml
 from resnext_det.files import escape_controls, list_first, show
@@ -78,7 +78,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
             "without it, and cannot detect with this one)"
         )
     check(cfg)
-    _check_switches(cfg, overrides)
+    refuse_idle_overrides(cfg, overrides)
     drop_own_keys(cfg)
     cfg.freeze()
     return cfg
@@ -96,7 +96,7 @@ def override_config(cfg: CfgNode, overrides: Sequence[Any]) -> CfgNode:
     for key, value in _read_pairs(overrides):
         _set(changed, key, value, where="the overrides")
     check(changed)
-    _check_switches(changed, overrides)
+    refuse_idle_overrides(changed, overrides)
     drop_own_keys(changed)
     changed.freeze()
     return changed
@@ -197,23 +197,30 @@ def _read_pairs(overrides: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     yield from zip(map(str, overrides[::2]), overrides[1::2])
 
 
-def _check_switches(cfg: CfgNode, overrides: Sequence[Any]) -> None:
-    """Refuse overrides of a part that is switched off: they would change nothing."""
+def refuse_idle_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> None:
+    """Refuse overrides that change nothing, as their part is left out.
+
+    Args:
+        cfg: the configuration with the overrides.
+
+    Raises:
+        ValueError: naming the key, its value, the key that leaves the part out, and what to write.
+    """
     for key, value in _read_pairs(overrides):
-        for part, (switch, wanted) in SWITCHES.items():
-            if key.startswith(part) and (now := get_value(cfg, switch)) != wanted:
-                raise ValueError(
-                    f"{key} = {show(value)} would change nothing, as {switch} = {now!r}; write "
-                    f"{switch} {wanted} too, or leave it out"
-                )
-        node, _, leaf = key.rpartition(".")
-        # One's own data set both numbers of classes, and are checked against the one that holds.
-        meant = node == "MODEL.ROI_HEADS" and leaf in cfg.MODEL.RETINANET and leaf != "NUM_CLASSES"
-        if meant and cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-            raise ValueError(
-                f"{key} = {show(value)} would change nothing, as MODEL.META_ARCHITECTURE = "
-                f"'RetinaNet' has no regions; write MODEL.RETINANET.{leaf}"
-            )
+        if (why := explain_no_effect(cfg, key)) is not None:
+            raise ValueError(f"{key} = {show(value)} would change nothing, as {why}")
+
+
+def drop_idle_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> list[Any]:
+    """Drop those of further overrides that would change nothing, as their part is left out."""
+    changed = cfg.clone()
+    changed.defrost()
+    add_own_keys(changed)
+    pairs = list(_read_pairs(overrides))
+    for key, value in pairs:
+        _set(changed, key, value, where="the overrides")
+    idle = find_switched_off(changed)
+    return [word for key, value in pairs if key not in idle for word in (key, value)]
 
 
 def _set(cfg: CfgNode, key: str, value: Any, *, where: str) -> None:

@@ -21,6 +21,8 @@ LARGEST = 1e15
 """The largest number that any key takes; int64 and float64 hold it exactly."""
 
 _MOST_WEIGHTS = 2**29
+# An infinite norm or limit of gradients has a meaning; no other number may be infinite.
+_INFINITE = ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "SOLVER.CLIP_GRADIENTS.NORM_TYPE")
 
 
 def list_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -138,9 +140,7 @@ class Rules:
             reason = f" ({self.reasons[key]})" if key in self.reasons else ""
             raise ValueError(f"{key} = {value!r} is not supported; write {words}{reason}")
         numbers = [each for each in _flatten(value) if isinstance(each, int | float)]
-        # An infinite norm or limit of gradients has a meaning; no other number may be infinite.
-        known = key in self.ranges or key in self.optional or isinstance(default, int)
-        most = LARGEST if known else math.inf
+        most = math.inf if key in _INFINITE else LARGEST
         if not all(abs(number) <= most for number in numbers):
             raise ValueError(
                 f"{key} = {show(value)} is out of range; write numbers up to {LARGEST:.0e}"

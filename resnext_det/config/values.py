@@ -9,40 +9,22 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import DETECTION_DEPTHS
 from resnext_det.config.augmentation import CROPS, EXAMPLES
-from resnext_det.config.detection import OWN_KEYS, SWITCHES, get_cfg
+from resnext_det.config.detection import OWN_KEYS, get_cfg
+from resnext_det.config.names import (
+    C4_HEADS,
+    CASCADE_HEAD,
+    FAST_STANDARD_HEAD,
+    FPN_BACKBONES,
+    PLAIN_BACKBONES,
+    SHARED_C4_HEAD,
+    SPARSE_RPN_HEAD,
+    STANDARD_HEAD,
+    TORCHVISION_ANCHORS,
+)
 from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
+from resnext_det.config.switches import find_switched_off
 from resnext_det.layers import NORMS
 
-P6_FROM_P5_BACKBONE = "build_retinanet_resnext_fpn_p5_backbone"
-"""Name of the pyramid whose p6 is computed from p5, as in torchvision's and MLPerf's RetinaNet."""
-
-P6_P7_BACKBONES = (
-    "build_retinanet_resnext_fpn_backbone",
-    "build_retinanet_resnet_fpn_backbone",
-    P6_FROM_P5_BACKBONE,
-)
-"""Names of the pyramids with p6 and p7: from res5 the plugin's and detectron2's, and from p5."""
-
-TORCHVISION_ANCHORS = "TorchvisionAnchorGenerator"
-"""Name of torchvision's anchors, which the portable engine alone has."""
-
-FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone", *P6_P7_BACKBONES)
-C4_HEADS = ("Res5ROIHeads", "ResNeXtRes5ROIHeads")
-"""Names of one head: detectron2's own, and the plugin's, whose res5 is that of any depth."""
-
-SHARED_C4_HEAD = "ResNeXtSharedRes5ROIHeads"
-"""Name of the head that computes the same, within rounding, and once what regions share."""
-
-FAST_STANDARD_HEAD = "ResNeXtStandardROIHeads"
-"""Name of the heads of DC5 and FPN that compute the same, within rounding, by another RoIAlign."""
-
-CASCADE_HEAD = "CascadeROIHeads"
-"""Name of detectron2's heads of Cascade R-CNN."""
-
-SPARSE_RPN_HEAD = "ResNeXtSparseRPNHead"
-"""Name of the RPN's head that computes the same, and its gradients within rounding and faster."""
-
-PLAIN_BACKBONES = ("build_resnext_backbone", "build_resnet_backbone")
 _LOSS_TYPES = ("smooth_l1", "giou", "diou", "ciou")
 _TRAINED_NORMS = ("", "GN", "BN", "SyncBN")
 
@@ -66,7 +48,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_HEADS.NAME": (
         *(*C4_HEADS, SHARED_C4_HEAD),
-        *("StandardROIHeads", FAST_STANDARD_HEAD, CASCADE_HEAD),
+        *(STANDARD_HEAD, FAST_STANDARD_HEAD, CASCADE_HEAD),
     ),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
@@ -103,6 +85,7 @@ MOST_PIXELS = 16_384  # of the shorter side
 MOST_IMAGES = 100_000  # of a batch
 MOST_WORKERS = 1000
 
+_WITH_DELTAS = ("RPN", "ROI_BOX_HEAD", "ROI_BOX_CASCADE_HEAD", "RETINANET")
 _TOPK = "PRE_NMS_TOPK_TRAIN PRE_NMS_TOPK_TEST POST_NMS_TOPK_TRAIN POST_NMS_TOPK_TEST"
 RANGES = spread_ranges(
     (
@@ -111,21 +94,27 @@ RANGES = spread_ranges(
         "MODEL.RESNETS",
         "NUM_GROUPS WIDTH_PER_GROUP STEM_OUT_CHANNELS RES2_OUT_CHANNELS DEFORM_NUM_GROUPS",
     ),
+    (-1e6, 1e6, "MODEL", "PIXEL_MEAN"),
+    (1e-6, 1e6, "MODEL", "PIXEL_STD"),  # images are divided by it
     (1, MOST_CHANNELS, "MODEL.FPN", "OUT_CHANNELS"),
     (0, math.inf, "MODEL.PROPOSAL_GENERATOR", "MIN_SIZE"),
     (0.0, 0.999999, "MODEL.ANCHOR_GENERATOR", "OFFSET"),
+    (1, 100_000, "MODEL.ANCHOR_GENERATOR", "SIZES"),
+    (0.001, 1000.0, "MODEL.ANCHOR_GENERATOR", "ASPECT_RATIOS"),
     (1, math.inf, "MODEL.RPN", f"BATCH_SIZE_PER_IMAGE {_TOPK}"),
-    (0.0, 1.0, "MODEL.RPN", "POSITIVE_FRACTION NMS_THRESH"),
-    (0.0, math.inf, "MODEL.RPN", "SMOOTH_L1_BETA"),
+    (0.0, 1.0, "MODEL.RPN", "POSITIVE_FRACTION NMS_THRESH IOU_THRESHOLDS"),
+    (0.0, math.inf, "MODEL.RPN", "SMOOTH_L1_BETA LOSS_WEIGHT BBOX_REG_LOSS_WEIGHT"),
+    *((1e-6, 1e6, f"MODEL.{part}", "BBOX_REG_WEIGHTS") for part in _WITH_DELTAS),
     (1, MOST_CLASSES, "MODEL.ROI_HEADS", "NUM_CLASSES"),
     (1, MOST_CLASSES, "MODEL.RETINANET", "NUM_CLASSES"),
     (1, 100, "MODEL.RETINANET", "NUM_CONVS"),
     (1, math.inf, "MODEL.RETINANET", "TOPK_CANDIDATES_TEST"),
-    (0.0, 1.0, "MODEL.RETINANET", "SCORE_THRESH_TEST NMS_THRESH_TEST"),
+    (0.0, 1.0, "MODEL.RETINANET", "SCORE_THRESH_TEST NMS_THRESH_TEST IOU_THRESHOLDS"),
     (0.0, math.inf, "MODEL.RETINANET", "FOCAL_LOSS_GAMMA SMOOTH_L1_LOSS_BETA"),
     (1, math.inf, "MODEL.ROI_HEADS", "BATCH_SIZE_PER_IMAGE"),
     (0.0, 1.0, "MODEL.ROI_HEADS", "POSITIVE_FRACTION SCORE_THRESH_TEST NMS_THRESH_TEST"),
-    (0.0, math.inf, "MODEL.ROI_BOX_HEAD", "SMOOTH_L1_BETA"),
+    (0.0, 1.0, "MODEL.ROI_HEADS", "IOU_THRESHOLDS"),
+    (0.0, math.inf, "MODEL.ROI_BOX_HEAD", "SMOOTH_L1_BETA BBOX_REG_LOSS_WEIGHT"),
     (1, MOST_CHANNELS, "MODEL.ROI_BOX_HEAD", "FC_DIM CONV_DIM"),
     (0.0, 1.0, "MODEL.ROI_BOX_CASCADE_HEAD", "IOUS"),
     (1, 256, "MODEL.ROI_BOX_HEAD", "POOLER_RESOLUTION"),
@@ -135,14 +124,16 @@ RANGES = spread_ranges(
     (0, 100, "MODEL.ROI_MASK_HEAD", "POOLER_SAMPLING_RATIO NUM_CONV"),
     (0, MOST_PIXELS, "INPUT", "MIN_SIZE_TRAIN MIN_SIZE_TEST"),
     (1, MOST_PIXELS, "INPUT", "SCALE_JITTER_SIZE STRETCH"),
+    (0.001, 1000.0, "INPUT", "SCALE_JITTER"),
     (1, 100_000, "INPUT", "MAX_SIZE_TRAIN MAX_SIZE_TEST"),  # of the longer side: no limit
     (1, math.inf, "DATASETS", "PRECOMPUTED_PROPOSAL_TOPK_TRAIN PRECOMPUTED_PROPOSAL_TOPK_TEST"),
     (0, MOST_WORKERS, "DATALOADER", "NUM_WORKERS"),
     (0.0, math.inf, "DATALOADER", "REPEAT_THRESHOLD"),
     (1, MOST_IMAGES, "SOLVER", "IMS_PER_BATCH"),
-    (1, math.inf, "SOLVER", "MAX_ITER STEPS CHECKPOINT_PERIOD"),
+    (1, math.inf, "SOLVER", "MAX_ITER STEPS CHECKPOINT_PERIOD NUM_DECAYS"),
     (0, math.inf, "SOLVER", "WARMUP_ITERS REFERENCE_WORLD_SIZE CHECKPOINT_KEEP"),
-    (0.0, math.inf, "SOLVER", "BASE_LR WEIGHT_DECAY"),
+    (0.0, math.inf, "SOLVER", "BASE_LR BASE_LR_END BIAS_LR_FACTOR GAMMA WARMUP_FACTOR"),
+    (0.0, math.inf, "SOLVER", "WEIGHT_DECAY WEIGHT_DECAY_BIAS WEIGHT_DECAY_NORM"),
     (0.0, 1.0, "SOLVER", "MOMENTUM"),
     (0, math.inf, "TEST", "EVAL_PERIOD LOSS_PERIOD PATIENCE"),
     (-1, math.inf, "TEST", "DETECTIONS_PER_IMAGE"),
@@ -175,7 +166,7 @@ is_supported = _RULES.is_supported
 
 _ONE_NAME = {
     **dict.fromkeys((*C4_HEADS, SHARED_C4_HEAD), C4_HEADS[0]),
-    FAST_STANDARD_HEAD: "StandardROIHeads",
+    FAST_STANDARD_HEAD: STANDARD_HEAD,
     SPARSE_RPN_HEAD: "StandardRPNHead",
 }
 
@@ -191,19 +182,12 @@ def unify_names(value: Any) -> Any:
 
 def find_unsupported(cfg: CfgNode) -> list[str]:
     """Find the keys with a value that detectron2 alone may honor."""
+    switched_off = find_switched_off(cfg)
     return [
         key
         for key in SUPPORTED_VALUES
-        if not is_switched_off(cfg, key) and not is_supported(key, get_value(cfg, key))
+        if key not in switched_off and not is_supported(key, get_value(cfg, key))
     ]
-
-
-def is_switched_off(cfg: CfgNode, key: str) -> bool:
-    """Tell whether a key is of a part that another key switches off, so that it has no effect."""
-    return any(
-        key.startswith(part) and get_value(cfg, switch) != wanted
-        for part, (switch, wanted) in SWITCHES.items()
-    )
 
 
 def check_values(cfg: CfgNode) -> None:
@@ -214,9 +198,9 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         ValueError: naming the key, its value and what to write.
     """
-    defaults = get_cfg()
+    defaults, switched_off = get_cfg(), find_switched_off(cfg)
     for key in list_keys(defaults):
-        if not is_switched_off(cfg, key):
+        if key not in switched_off:
             _RULES.check_value(cfg, key, get_value(defaults, key))
     check_own_values(cfg)
 

@@ -21,8 +21,8 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from resnext_det.config.backbone import read_architecture
-from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.detection import get_own
+from resnext_det.config.parts import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.data.pixels import AnyImage, to_pixels
 from resnext_det.data.shape_drawing import draw_scene
 from resnext_det.deploy.agreement import Agreement, compare_detectors

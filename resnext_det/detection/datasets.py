@@ -11,6 +11,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import get_own
+from resnext_det.config.parts import find_class_node
 from resnext_det.config.rules import get_value
 from resnext_det.data.anchor_fit import AnchorGrid
 from resnext_det.data.coco import (
@@ -134,9 +135,9 @@ def check_crops(cfg: CfgNode) -> None:
         check_cutting()
 
 
-def list_class_keys(cfg: CfgNode) -> list[str]:
-    """List the keys that say the number of classes; the last is that of the model."""
-    return list(CLASS_KEYS if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else CLASS_KEYS[:1])
+def find_class_key(cfg: CfgNode) -> str:
+    """Find the key that says the number of classes of the model."""
+    return f"MODEL.{find_class_node(cfg)}.NUM_CLASSES"
 
 
 def get_detector_classes(file: WeightFile | None) -> tuple[str, ...]:
@@ -172,7 +173,7 @@ def arrange_classes(
     if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":  # it finds objects of whatever class
         return train_sets, test_sets
     check_same_categories(train_sets, test_sets)
-    key = list_class_keys(cfg)[-1]
+    key = find_class_key(cfg)
     first, wanted = [*train_sets, *test_sets][0], get_value(cfg, key)
     names, known = first.class_names, get_detector_classes(start)
     if start is not None and start.format == "detector" and not known and not train_sets:

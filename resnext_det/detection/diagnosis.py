@@ -12,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torchvision.ops import box_iou
 
-from resnext_det.config.checks import find_class_node
+from resnext_det.config.parts import find_class_node
 from resnext_det.data.coco import CocoDataset
 from resnext_det.data.records import pack_records
 from resnext_det.detection.datasets import summarize_set

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.checks import find_class_node
 from resnext_det.config.loading import override_config
+from resnext_det.config.parts import find_class_node
 from resnext_det.data.annotations.coco_json import read_category_names
 from resnext_det.data.coco import CocoDataset, load_coco, locate_dataset
 from resnext_det.data.pixels import AnyImage, apply_to_each, to_pixels

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import scale_to_processes
-from resnext_det.config.loading import list_set_keys
+from resnext_det.config.loading import drop_idle_overrides, list_set_keys
 from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.backends import CalibrationData, check_optimization
@@ -235,6 +235,7 @@ class Job(Processes):
                 training=training and isinstance(weights, str),
                 preprocessing=self.preprocessing,
             )
+            needed = drop_idle_overrides(cfg, needed)
             if needed:
                 pairs = map(" ".join, zip(needed[::2], needed[1::2]))
                 fitted.told.append(f"Fitted to {weights}: {', '.join(pairs)}.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
-from resnext_det.config.checks import uses_c4_head
+from resnext_det.config.loading import drop_idle_overrides
+from resnext_det.config.parts import uses_c4_head
 from resnext_det.config.rules import get_value, list_keys
+from resnext_det.config.switches import find_switched_off
 from resnext_det.data.annotations.splitting import hold_out, is_made_of
 from resnext_det.data.coco import CocoDataset, count_classes, load_coco, register_files
 from resnext_det.data.records import Records, join_records
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
-from resnext_det.detection.datasets import list_class_keys
+from resnext_det.detection.datasets import find_class_key
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run
@@ -186,22 +188,20 @@ def take_classes(
     Raises:
         ValueError, FileNotFoundError: the detector's file cannot be read.
     """
-    unsaid = {key: get_value(cfg, key) for key in list_class_keys(cfg) if key not in set_keys}
-    if not unsaid:
+    key = find_class_key(cfg)
+    if key in set_keys or key in find_switched_off(cfg):  # as of an RPN alone
         return
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not training:
         path, names = locate_weights(cfg, resume=resume), [*cfg.DATASETS.TEST]
         detector = read_trained_config(path) if path else None
         if detector is not None:
-            for key in unsaid:
-                fitted.set(key, get_value(detector, key), f"{key} is that of {path}.")
+            fitted.set(key, get_value(detector, key), f"{key} is that of {path}.")
             return
     for name in names:
         if count := count_classes(name):
-            for key, value in unsaid.items():
-                if value != count:
-                    fitted.set(key, count, f"{key} is {count}, the classes of dataset {name!r}.")
+            if count != get_value(cfg, key):
+                fitted.set(key, count, f"{key} is {count}, the classes of dataset {name!r}.")
             return
 
 
@@ -225,21 +225,34 @@ def fit_schedule(
     if resume and recorded.is_file():
         values = read_recorded(recorded)
         known = list_keys(values)
+        recalled: dict[str, Any] = {}
         for key in CHOSEN_KEYS:
             if key in given:
                 continue
             if key not in known:
                 raise ValueError(f"{recorded} lacks {key}, so it is damaged; remove it")
-            fitted.set(key, get_value(values, key))
+            recalled[key] = get_value(values, key)
+        for key, value in _drop_idle(cfg, recalled).items():
+            fitted.set(key, value)
         fitted.told.append(f"The schedule and the image sizes are those of {recorded}.")
         return
     with _without_warnings():
         datasets = [load_coco(name) for name in cfg.DATASETS.TRAIN]
     decided = {key: get_value(cfg, key) for key in given if key in list_keys(cfg)}
-    for choice in choose_schedule(_gather_facts(cfg, datasets, processes), decided):
-        for key, value in choice.settings.items():
-            fitted.set(key, value)
-        fitted.told.append(f"--schedule auto: {choice}")
+    choices = choose_schedule(_gather_facts(cfg, datasets, processes), decided)
+    chosen = {key: value for choice in choices for key, value in choice.settings.items()}
+    used = _drop_idle(cfg, chosen).keys()
+    for choice in choices:
+        if settings := {key: choice.settings[key] for key in choice.settings if key in used}:
+            for key, value in settings.items():
+                fitted.set(key, value)
+            fitted.told.append(f"--schedule auto: {replace(choice, settings=settings)}")
+
+
+def _drop_idle(cfg: CfgNode, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop settings that would change nothing, such as ``STEPS`` where a cosine is asked for."""
+    kept = drop_idle_overrides(cfg, [word for pair in settings.items() for word in pair])
+    return dict(zip(kept[::2], kept[1::2]))
 
 
 def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int) -> Facts:

@@ -7,12 +7,14 @@ it. Each starts from the pretrained backbone, as py-faster-rcnn's alternating tr
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import scale_to_processes
+from resnext_det.config.switches import compile_unused
 from resnext_det.data.coco import load_coco
 from resnext_det.detection.datasets import look_at_data
 from resnext_det.detection.evaluation import check_proposes, locate_proposals
@@ -26,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 _NO_FILES = ("DATASETS.PROPOSAL_FILES_TRAIN", "()", "DATASETS.PROPOSAL_FILES_TEST", "()")
 _NO_SETS = ("DATASETS.TRAIN", "()", "DATASETS.TEST", "()")
+# Keys of overrides, which hold for both steps, that have an effect in the other one alone.
+_OF_FAST_RCNN = compile_unused(
+    {"MODEL.META_ARCHITECTURE": "ProposalNetwork", "MODEL.LOAD_PROPOSALS": False}
+)
+_OF_RPN = compile_unused({"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"})
+_OF_GIVEN_PROPOSALS = compile_unused({"MODEL.LOAD_PROPOSALS": False})
 _NO_PROPOSALS = ("MODEL.LOAD_PROPOSALS", "False", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN")
 
 
@@ -51,6 +59,7 @@ def train_two_step(rpn: Job, fast_rcnn: Job) -> Metrics:
             ``train``.
         OSError, FloatingPointError, TrainingInterrupted: as ``train``.
     """
+    rpn, fast_rcnn = _leave_out(rpn, _OF_FAST_RCNN), _leave_out(fast_rcnn, _OF_RPN)
     # It runs here, unless torchrun has started processes: these can meet only once, so they do it
     # around both steps.
     device = rpn.configuration().MODEL.DEVICE
@@ -99,6 +108,15 @@ def _look_at_later_data(
     )
 
 
+def _leave_out(job: Job, keys: re.Pattern[str]) -> Job:
+    """Leave out a job's overrides of keys that match."""
+    if len(job.overrides) % 2:  # which is refused where they are read
+        return job
+    pairs = zip(job.overrides[::2], job.overrides[1::2])
+    kept = [word for key, value in pairs if not keys.fullmatch(key) for word in (key, value)]
+    return replace(job, overrides=tuple(kept))
+
+
 def _override(job: Job, *overrides: str) -> Job:
     return replace(job, overrides=(*job.overrides, *overrides))
 
@@ -110,7 +128,8 @@ def _read_sets(fast_rcnn: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
             f"{fast_rcnn.config_file} reads no proposals: MODEL.LOAD_PROPOSALS = False; give a "
             "configuration of Fast R-CNN, over configs/base/fast_rcnn.yaml"
         )
-    datasets = _override(fast_rcnn, *_NO_PROPOSALS, *_NO_FILES).configuration().DATASETS
+    without = _leave_out(fast_rcnn, _OF_GIVEN_PROPOSALS)
+    datasets = _override(without, *_NO_PROPOSALS, *_NO_FILES).configuration().DATASETS
     return datasets.TRAIN, datasets.TEST
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from resnext_det.config.values import C4_HEADS, FPN_BACKBONES, SHARED_C4_HEAD
+from resnext_det.config.names import C4_HEADS, FPN_BACKBONES, SHARED_C4_HEAD
 from resnext_det.evaluation.lettering import draw_figure
 from resnext_det.paper.comparison import Comparison
 from resnext_det.paper.rows import Difference, estimate_mean, find_mean_interval

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import OWN_KEYS
 from resnext_det.config.rules import collect_values, get_value
+from resnext_det.config.switches import compile_unused
 from resnext_det.config.values import unify_names
 
 KEY = "detector"
@@ -38,47 +38,6 @@ _FREE_IN_TRAINING = re.compile(
     r"|MODEL\.(ROI_HEADS|RETINANET|FCOS)\.NUM_CLASSES|MODEL\.PROPOSAL_GENERATOR\..*"
     r"|INPUT\.STRETCH|TEST\..*|DATASETS\..*|MODEL\.(MASK|KEYPOINT)_ON"
     r"|MODEL\.ROI_(MASK|KEYPOINT)_HEAD\..*"
-)
-# Settings of a part, the key that decides whether it is used, and the values under which it is not.
-_OF_PARTS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    (
-        r"MODEL\.ROI_\w+\..*|TEST\.DETECTIONS_PER_IMAGE",
-        "MODEL.META_ARCHITECTURE",
-        lambda name: name == "ProposalNetwork",
-    ),
-    (
-        r"MODEL\.(ROI_\w+|RPN|PROPOSAL_GENERATOR)\..*",
-        "MODEL.META_ARCHITECTURE",
-        lambda name: name == "RetinaNet",
-    ),
-    (
-        r"MODEL\.(RPN|ANCHOR_GENERATOR)\..*|MODEL\.PROPOSAL_GENERATOR\.MIN_SIZE",
-        "MODEL.PROPOSAL_GENERATOR.NAME",
-        lambda name: name == "PrecomputedProposals",
-    ),
-    (r"DATASETS\.PRECOMPUTED_\w*", "MODEL.LOAD_PROPOSALS", operator.not_),
-    (r"MODEL\.FPN\..*", "MODEL.BACKBONE.NAME", lambda name: "fpn" not in name),
-    (
-        r"MODEL\.RESNETS\.DEFORM_(MODULATED|NUM_GROUPS)",
-        "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
-        lambda stages: not any(stages),
-    ),
-    (r"MODEL\.ROI_BOX_HEAD\.FC_DIM", "MODEL.ROI_BOX_HEAD.NUM_FC", operator.not_),
-    (r"MODEL\.ROI_BOX_HEAD\.CONV_DIM", "MODEL.ROI_BOX_HEAD.NUM_CONV", operator.not_),
-    (
-        r"MODEL\.ROI_BOX_CASCADE_HEAD\..*",
-        "MODEL.ROI_HEADS.NAME",
-        lambda name: name != "CascadeROIHeads",
-    ),
-    (r"MODEL\.ROI_MASK_HEAD\..*", "MODEL.MASK_ON", operator.not_),
-    (r"MODEL\.ROI_KEYPOINT_HEAD\..*", "MODEL.KEYPOINT_ON", operator.not_),
-    (r"MODEL\.RETINANET\..*", "MODEL.META_ARCHITECTURE", lambda name: name != "RetinaNet"),
-    (
-        r"MODEL\.(SEM_SEG_HEAD|PANOPTIC_FPN)\..*",
-        "MODEL.META_ARCHITECTURE",
-        lambda name: name not in ("SemanticSegmentor", "PanopticFPN"),
-    ),
-    (r"TEST\.AUG\.(?!ENABLED).*", "TEST.AUG.ENABLED", operator.not_),
 )
 
 
@@ -185,11 +144,7 @@ def find_setting_differences(
         configuration does not use.
     """
     found, values = [], {**OWN_KEYS, **collect_values(cfg)}
-    unused = re.compile(
-        "|".join(
-            keys for keys, key, is_unused in _OF_PARTS if key in values and is_unused(values[key])
-        )
-    )
+    unused = compile_unused(values)
     for key, ours in values.items():
         free = training and _FREE_IN_TRAINING.fullmatch(key)
         if free or unused.fullmatch(key) or not _decides_numbers(key):

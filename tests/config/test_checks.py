@@ -15,9 +15,9 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 
 from resnext_det.config import check, get_cfg
-from resnext_det.config.detection import OWN_KEYS, SWITCHES, add_own_keys
+from resnext_det.config.detection import OWN_KEYS, add_own_keys
 from resnext_det.config.rules import get_value, list_keys
-from resnext_det.config.values import RANGES, SUPPORTED_VALUES, is_supported
+from resnext_det.config.values import RANGES, SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.proposals import write_proposals
 from resnext_det.detection.datasets import train_mapper
@@ -69,7 +69,7 @@ RETINANET MODEL.RETINANET.PRIOR_PROB 1.0 | MODEL.RETINANET.PRIOR_PROB = 1.0 | be
 RETINANET MODEL.RETINANET.FOCAL_LOSS_ALPHA 2.0 | FOCAL_LOSS_ALPHA = 2.0 | from 0 to 1 | -1 for none
 RETINANET TEST.DETECTIONS_PER_IMAGE -1 | DETECTIONS_PER_IMAGE = -1 is not supported of RetinaNet
 RETINANET MODEL.RETINANET.IN_FEATURES ['p8'] | ['p8'] | gives p2, p3, p4, p5, p6, p7
-MODEL.PIXEL_STD [1.0,0.0,1.0] | MODEL.PIXEL_STD = [1.0, 0.0, 1.0] | must be above 0
+MODEL.PIXEL_STD [1.0,0.0,1.0] | MODEL.PIXEL_STD = [1.0, 0.0, 1.0] is out of range; write a number
 INPUT.MIN_SIZE_TRAIN () | INPUT.MIN_SIZE_TRAIN = () | write one or more
 INPUT.MIN_SIZE_TRAIN_SAMPLING range | INPUT.MIN_SIZE_TRAIN = (800,) | (lowest, highest)
 INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (800,640) | (800, 640) | (lowest, highest)
@@ -120,7 +120,21 @@ MODEL.ANCHOR_GENERATOR.SIZES [32,64] | SIZES = [32, 64] | a list that holds one 
 MODEL.ANCHOR_GENERATOR.SIZES [[32],[64]] | SIZES = [[32], [64]]
   | each of the 1 MODEL.RPN.IN_FEATURES
 MODEL.ANCHOR_GENERATOR.SIZES [] | SIZES = []
-MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[0.0,1.0]] | ASPECT_RATIOS = [[0.0, 1.0]] | above 0
+MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[0.0,1.0]] | ASPECT_RATIOS = [[0.0, 1.0]] is out of range
+MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[1e-300]] | = [[1e-300]] is out of range | from 0.001 to 1000
+MODEL.ANCHOR_GENERATOR.SIZES [[-32]] | = [[-32]] is out of range; write a number from 1 to 100000
+MODEL.RPN.IOU_LABELS [0,-1,0] | MODEL.RPN.IOU_LABELS = [0, -1, 0] | such as [0, -1, 1]
+MODEL.RPN.IOU_LABELS [-1,-1,1] | MODEL.RPN.IOU_LABELS = [-1, -1, 1]: write 0 (background), then 1
+MODEL.ROI_HEADS.IOU_LABELS [1,0] | MODEL.ROI_HEADS.IOU_LABELS = [1, 0] | for what overlaps most
+RETINANET MODEL.RETINANET.IOU_LABELS [0,1,-1] | IOU_LABELS = [0, 1, -1] | for what overlaps most
+RETINANET MODEL.RETINANET.IOU_THRESHOLDS [0.4,1.5] | [0.4, 1.5] is out of range | from 0.0 to 1.0
+RETINANET MODEL.RETINANET.IOU_THRESHOLDS [0.5,0.4] | [0.5, 0.4] must rise
+CASCADE MODEL.ROI_BOX_CASCADE_HEAD.IOUS (0.5,0.7,0.6) | IOUS = (0.5, 0.7, 0.6) falls | (0.5, 0.6, 0
+MODEL.RPN.LOSS_WEIGHT -1.0 | MODEL.RPN.LOSS_WEIGHT = -1.0 is out of range; write 0.0 or more
+MODEL.PIXEL_MEAN [1.0,1e999,1.0] | MODEL.PIXEL_MEAN = [1.0, inf, 1.0] is out of range
+SOLVER.BIAS_LR_FACTOR 1e999 | SOLVER.BIAS_LR_FACTOR = inf is out of range
+SOLVER.WEIGHT_DECAY_NORM -1.0 | SOLVER.WEIGHT_DECAY_NORM = -1.0 is out of range; write 0.0 or more
+SOLVER.NESTEROV True SOLVER.MOMENTUM 0.0 | MOMENTUM = 0.0 leaves no momentum | write False
 FPN MODEL.ANCHOR_GENERATOR.SIZES [[32],[64,128]] | give [3, 6] anchors at different levels
   | the same number
 MODEL.RPN.IOU_THRESHOLDS [0.7,0.3] | MODEL.RPN.IOU_THRESHOLDS = [0.7, 0.3] must rise | [0, -1, 1]
@@ -130,7 +144,7 @@ MODEL.ROI_HEADS.IOU_LABELS [0,-1,1] | IOU_LABELS = [0, -1, 1] must be one longer
 MODEL.ROI_HEADS.IOU_LABELS [0,2] | MODEL.ROI_HEADS.IOU_LABELS = [0, 2] | 1 (object)
 MODEL.RPN.BBOX_REG_WEIGHTS (1.0,1.0) | MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0)
   | four numbers above 0
-MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (1.0,1.0,0.0,1.0) | four numbers above 0
+MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (1.0,1.0,0.0,1.0) | 0.0, 1.0) is out of range
 MODEL.RPN.CONV_DIMS [] | MODEL.RPN.CONV_DIMS = [] | -1 for those of its input
 MODEL.RPN.CONV_DIMS [0] | MODEL.RPN.CONV_DIMS = [0]
 MODEL.RESNETS.OUT_FEATURES ['res4','res5'] MODEL.ROI_HEADS.IN_FEATURES ['res5']
@@ -189,16 +203,45 @@ def make_config(*changes: Any) -> CfgNode:
     return cfg
 
 
+def shape_as(default: Any, number: float) -> Any:
+    """Put a number where the default has its own: alone, or in a list, or in a list of lists."""
+    if isinstance(default, list | tuple):
+        return type(default)([shape_as(default[0], number) if default else number])
+    return float(number) if isinstance(default, float) else number
+
+
 def get_refusal(*changes: Any) -> str:
     with pytest.raises(ValueError) as caught:
         check(make_config(*changes))
     return str(caught.value)
 
 
+# Values under which the keys of SUPPORTED_VALUES and RANGES have an effect, where the default
+# leaves them out.
+ON = {
+    "MODEL.RETINANET.": RETINANET[:2],
+    "MODEL.ROI_MASK_HEAD.NORM": ["MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1],
+    "MODEL.ROI_MASK_HEAD.POOLER": ["MODEL.MASK_ON", True, "MODEL.ROI_HEADS.NAME", HEAD[1]],
+    "MODEL.ROI_MASK_HEAD.": ["MODEL.MASK_ON", True],
+    "INPUT.MASK_FORMAT": ["MODEL.MASK_ON", True],
+    "INPUT.CROP.": ["INPUT.CROP.ENABLED", True],
+    "MODEL.ROI_BOX_CASCADE_HEAD.": ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"],
+    "MODEL.ROI_BOX_HEAD.FC_DIM": ["MODEL.ROI_BOX_HEAD.NUM_FC", 1],
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": ["MODEL.ROI_BOX_HEAD.NUM_CONV", 1],
+    "MODEL.ROI_BOX_HEAD.NORM": ["MODEL.ROI_BOX_HEAD.NUM_CONV", 1],
+    "MODEL.FPN.": FPN[:2],
+    "MODEL.RESNETS.DEFORM_NUM": ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, False]],
+    "DATASETS.PRECOMPUTED_": ["MODEL.LOAD_PROPOSALS", True],
+    "DATALOADER.REPEAT_": ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"],
+    "SOLVER.BASE_LR_END": ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"],
+    "SOLVER.NUM_DECAYS": ["SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"],
+    "SOLVER.CLIP_GRADIENTS.": ["SOLVER.CLIP_GRADIENTS.ENABLED", True],
+}
+
+
 def switch_on(key: str) -> list[Any]:
-    """List what switches the part of a key on, as KEY VALUE pairs."""
-    parts = (SWITCHES[part] for part in SWITCHES if key.startswith(part))
-    return [word for pair in parts for word in pair]
+    """List what gives a key its effect, as KEY VALUE pairs."""
+    return next((changes for part, changes in ON.items() if key.startswith(part)), [])
 
 
 class TestRefused:
@@ -224,8 +267,7 @@ class TestRefused:
             if np.isinf(bound):
                 continue
             number = bound + step
-            number = float(number) if isinstance(default, float) else number
-            value = (number,) if isinstance(default, tuple) else number
+            value = shape_as(default, number)
             text = get_refusal(*switch_on(key), key, value)
             assert text.startswith(f"{key} = {value!r} is out of range; write "), text
             assert text.endswith(
@@ -385,8 +427,7 @@ def test_every_key_is_read_or_has_one_value(
     build_detector(make_recording(make_config(*common, *FPN, *CASCADE)))
     single = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
     tied = {"MODEL.ROI_BOX_HEAD.NAME"}  # the checks allow one value for each MODEL.ROI_HEADS.NAME
-    off = tuple(part for part, (switch, on) in SWITCHES.items() if not is_supported(switch, on))
-    keys = {key for key in (*list_keys(get_cfg()), *OWN_KEYS) if not key.startswith(off)}
+    keys = {*list_keys(get_cfg()), *OWN_KEYS}
     masks = make_recording(make_config(*FPN, "MODEL.MASK_ON", True))
     build.build_detector(masks)
     train_mapper(masks)

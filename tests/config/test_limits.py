@@ -115,7 +115,8 @@ def test_a_pipe_and_a_folder_are_no_configuration(tmp_path: Path) -> None:
 
 
 def test_an_infinite_norm_of_gradients_has_a_meaning() -> None:
-    cfg = load_config(_FPN, ["SOLVER.CLIP_GRADIENTS.NORM_TYPE", float("inf")])
+    clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]
+    cfg = load_config(_FPN, [*clip, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", float("inf")])
     assert math.isinf(cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE)
 
 

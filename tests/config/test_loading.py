@@ -176,15 +176,6 @@ def test_a_wrong_override_says_what_to_write(tmp_path: Path, case: str) -> None:
     assert [word for word in words if word not in text] == [], text
 
 
-@pytest.mark.parametrize("key", ["SCORE_THRESH_TEST", "NMS_THRESH_TEST"])
-def test_an_override_of_regions_is_refused_where_retinanet_has_its_own(key: str) -> None:
-    path = Path("modern/retinanet_R50_1x64d_FPN_1x.yaml")
-    assert get_error(path, [f"MODEL.ROI_HEADS.{key}", "0.3"]) == (
-        f"MODEL.ROI_HEADS.{key} = '0.3' would change nothing, as MODEL.META_ARCHITECTURE = "
-        f"'RetinaNet' has no regions; write MODEL.RETINANET.{key}"
-    )
-
-
 # The text of a file, with its line ends as \n, and words of the refusal.
 WRONG_FILES = r"""
 (nothing) | holds no KEY: value lines

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from resnext_det.config import get_cfg, load_config
-from resnext_det.config.checks import uses_c4_head
-from resnext_det.config.values import C4_HEADS, SHARED_C4_HEAD
+from resnext_det.config.names import C4_HEADS, SHARED_C4_HEAD
+from resnext_det.config.parts import uses_c4_head
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.jobs import Job, evaluate, train
 from resnext_det.shared_res5 import copy_with_exact_head, exchange_c4_head

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from resnext_det.config import check
 from resnext_det.config.augmentation import check_augmentation
 from resnext_det.config.backbone import check_backbone, check_c4_head
-from resnext_det.config.checks import uses_c4_head
 from resnext_det.config.detection import (
     add_own_keys,
     drop_own_keys,
     get_own,
     scale_to_processes,
 )
-from resnext_det.config.loading import merge
+from resnext_det.config.loading import merge, refuse_idle_overrides
+from resnext_det.config.names import TORCHVISION_ANCHORS
+from resnext_det.config.parts import uses_c4_head
 from resnext_det.config.values import (
-    TORCHVISION_ANCHORS,
     check_own_values,
     check_value,
     find_unsupported,
@@ -100,6 +100,7 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Sequence[Any] =
             "run on detectron2 on the CPU, where torchvision's roi_pool takes float32 alone; write "
             "SOLVER.AMP.ENABLED False, MODEL.DEVICE cuda, or --engine portable"
         )
+    refuse_idle_overrides(cfg, overrides)
     drop_own_keys(cfg)
     cfg.freeze()
     return cfg

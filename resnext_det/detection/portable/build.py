@@ -10,10 +10,8 @@ from torch import nn
 
 from resnext_det.config import check
 from resnext_det.config.backbone import read_architecture, read_backbone_arguments
-from resnext_det.config.checks import list_parts_in_use, uses_c4_head, uses_fpn, uses_p6_and_p7
 from resnext_det.config.detection import get_own
-from resnext_det.config.rules import read_settings
-from resnext_det.config.values import (
+from resnext_det.config.names import (
     CASCADE_HEAD,
     FAST_STANDARD_HEAD,
     P6_FROM_P5_BACKBONE,
@@ -21,6 +19,8 @@ from resnext_det.config.values import (
     SPARSE_RPN_HEAD,
     TORCHVISION_ANCHORS,
 )
+from resnext_det.config.parts import list_parts_in_use, uses_c4_head, uses_fpn, uses_p6_and_p7
+from resnext_det.config.rules import read_settings
 from resnext_det.detection.portable.box_head import BoxHead, BoxPredictor, BoxPredictorSettings
 from resnext_det.detection.portable.boxes import AnchorGenerator
 from resnext_det.detection.portable.cascade import CascadeROIHeads

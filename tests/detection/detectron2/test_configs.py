@@ -17,10 +17,10 @@ from resnext_det.detection.detectron2.datasets import convert_sample  # noqa: E4
 from resnext_det.detection.detectron2.engine import build_detector, compile_focal_loss  # noqa: E402
 from tests.detection.detectron2_reference import assert_same_instances, randomize  # noqa: E402
 from tests.test_configs import (  # noqa: E402
-    SMALL_STEP,
     STEPPED,
     check_step,
     get_name,
+    list_small_step,
     step_sample,
     train_one_step,
 )
@@ -35,12 +35,12 @@ def test_both_engines_make_the_same_step_and_the_same_inference(path: Path) -> N
 
     if "mlperf" in path.parts:  # its anchors and losses are torchvision's
         with pytest.raises(ValueError, match="detectron2 has nothing like it"):
-            detectron2.load_config(path, SMALL_STEP)
+            detectron2.load_config(path, list_small_step(path))
         return
     compile_focal_loss()
-    ours, found, losses = train_one_step(load_config(path, SMALL_STEP))
+    ours, found, losses = train_one_step(load_config(path, list_small_step(path)))
     check_step(ours, found, losses)
-    cfg = detectron2.load_config(path, SMALL_STEP)
+    cfg = detectron2.load_config(path, list_small_step(path))
     torch.manual_seed(1)
     theirs = build_detector(cfg)
     randomize(theirs, seed=0)

@@ -14,7 +14,8 @@ from yacs.config import CfgNode as YacsNode
 
 from resnext_det.config import load_config
 from resnext_det.config.rules import list_keys, read_settings
-from resnext_det.config.values import SUPPORTED_VALUES, is_switched_off
+from resnext_det.config.switches import find_switched_off
+from resnext_det.config.values import SUPPORTED_VALUES
 from resnext_det.data import coco
 from resnext_det.data.reading import read_image
 from resnext_det.detection.inference import Predictor
@@ -141,12 +142,8 @@ def test_every_key_is_honored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     fixed = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
     # The checks tie these to MODEL.ROI_HEADS.NAME and MODEL.LOAD_PROPOSALS.
     tied = {"MODEL.ROI_BOX_HEAD.NAME"}
-    tied |= {key for key in keys if "PROPOSAL_FILES" in key or "PRECOMPUTED" in key}
-    # These have an effect where a stage is deformable; see test_deformable.py.
-    tied |= {"MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_NUM_GROUPS"}
-    # And these where the key that switches their part on says so.
-    switched_off = {key for key in keys if is_switched_off(cfg, key)}
-    assert keys - reads.read - fixed - switched_off == tied
+    tied |= {key for key in keys if "PROPOSAL_FILES" in key}
+    assert keys - reads.read - fixed - find_switched_off(cfg) == tied
     assert "MODEL.KEYPOINT_ON" not in reads.read
 
 
