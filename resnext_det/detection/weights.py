@@ -174,7 +174,8 @@ def load_pretrained(
 ) -> None:
     """Load weights to train from: a backbone, or a detector that may have other classes.
 
-    For images without three channels, such as gray ones, conv1 is made to fit.
+    It may also have masks where the model has none, and the other way round. For images without
+    three channels, such as gray ones, conv1 is made to fit.
 
     Args:
         class_names: of the model's outputs, in their order; empty: not known.
@@ -183,7 +184,7 @@ def load_pretrained(
         ValueError: see ``load_weights``.
     """
     gray = len(cfg.MODEL.PIXEL_MEAN) != 3
-    load_weights(model, file, class_names=class_names, allow_new_classes=True, inflate_input=gray)
+    load_weights(model, file, class_names=class_names, allow_new_heads=True, inflate_input=gray)
 
 
 def check_frozen_layers_are_loaded(model: nn.Module) -> None:

@@ -26,6 +26,8 @@ class LoadReport:
         missing: are not in the file, and keep their random start.
         unused: are in the file (under our names) and have no place in the model.
         new_classes: outputs for classes that start at random: the file has other classes.
+        new_masks: a mask head that starts at random: the file has no masks.
+        no_masks: a mask head of the file that is left out: the model has no masks.
         wrong_shape: are in the file in another shape; then nothing is loaded.
         left_out: names in the file of what no network here has; see ``WeightFile``.
         zero_offsets: offsets of deformable convolutions that are set to 0: the file has plain ones.
@@ -36,6 +38,8 @@ class LoadReport:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     new_classes: tuple[str, ...] = ()
+    new_masks: tuple[str, ...] = ()
+    no_masks: tuple[str, ...] = ()
     wrong_shape: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     zero_offsets: tuple[str, ...] = ()
@@ -43,6 +47,8 @@ class LoadReport:
     def __str__(self) -> str:
         told = count_names(
             (self.new_classes, "the file has other classes, so {} start at random"),
+            (self.new_masks, "the file has no masks, so {} of the mask head start at random"),
+            (self.no_masks, "the model has no masks, so {} of the file's mask head are left out"),
             (self.missing, "{} keep their random start"),
             (
                 self.zero_offsets,
@@ -58,8 +64,8 @@ class LoadReport:
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         kinds = (
             self.loaded,
-            (*self.missing, *self.new_classes, *self.zero_offsets),
-            self.unused,
+            (*self.missing, *self.new_classes, *self.new_masks, *self.zero_offsets),
+            (*self.unused, *self.no_masks),
             self.wrong_shape,
         )
         for kind, names in zip(_KINDS, kinds):

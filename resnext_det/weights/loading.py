@@ -28,7 +28,8 @@ from resnext_det.weights.structure import (
 logger = logging.getLogger(__name__)
 
 _PREDICTOR = "roi_heads.box_predictor."
-_MASK_PREDICTOR = "roi_heads.mask_head.predictor."
+_MASKS = "roi_heads.mask_head."
+_MASK_PREDICTOR = f"{_MASKS}predictor."
 _DENSE_SCORES = "head.cls_score."
 # The layers with outputs for each class: Faster R-CNN's (a cascade's), those of masks, RetinaNet's.
 _OF_CLASSES = (_PREDICTOR, _MASK_PREDICTOR, _DENSE_SCORES)
@@ -41,7 +42,7 @@ def load_weights(
     source: str | Path | WeightFile,
     *,
     class_names: Sequence[str] = (),
-    allow_new_classes: bool = False,
+    allow_new_heads: bool = False,
     inflate_input: bool = False,
 ) -> LoadReport:
     """Load weights into a model, by our names: as a whole, or not at all.
@@ -55,9 +56,10 @@ def load_weights(
         model: a detector, a ResNeXt or a ResNeXtClassifier.
         source: a path, a name of the catalog, or what ``read_weights`` gave.
         class_names: of the model's outputs, in their order; empty: not known.
-        allow_new_classes: the outputs of a detector for its classes may be of other classes, or
+        allow_new_heads: the outputs of a detector for its classes may be of other classes, or
             absent, and then keep their random start, with a warning. Classes go by name where the
-            file and ``class_names`` tell, else by their number.
+            file and ``class_names`` tell, else by their number. So does a mask head that the file
+            lacks; one that the model lacks is left out.
         inflate_input: where the model's images have another number of channels than three, make
             conv1's weights fit: summed for one channel (an image of three equal channels gives the
             same features), else repeated and scaled by 3 / channels.
@@ -80,21 +82,27 @@ def load_weights(
             for name, tensor in placed.items()
         }
     same = not (class_names and file.class_names) or tuple(class_names) == file.class_names
-    restarted = _find_other_classes(placed, own, same) if whole and allow_new_classes else ()
+    free = whole and allow_new_heads
+    new_masks = _find_new_masks(placed, own) if free else ()
+    no_masks = _find_new_masks(own, placed) if free else ()
+    restarted = _find_other_classes(placed, own, same) if free else ()
+    restarted = tuple(name for name in restarted if name not in new_masks)
     found = {
         name: tensor for name, tensor in placed.items() if name in own and name not in restarted
     }
     # Plain convolutions sample where those of a deformable stage do that has no offsets.
     of_plain = not whole and not any(map(_OFFSET.search, placed))
     zero_offsets = tuple(filter(_OFFSET.search, own)) if of_plain else ()
-    begun = {*found, *restarted, *zero_offsets}
+    begun = {*found, *restarted, *new_masks, *zero_offsets}
     wrong = [name for name, tensor in found.items() if tensor.shape != own[name].shape]
     report = LoadReport(
         format=file.format,
         loaded=tuple(name for name in found if name not in wrong),
         missing=_drop_counters(n for n in own if n not in begun),
-        unused=_drop_counters(name for name in placed if name not in own),
+        unused=_drop_counters(n for n in placed if n not in own and n not in no_masks),
         new_classes=restarted,
+        new_masks=new_masks,
+        no_masks=no_masks,
         wrong_shape=tuple(wrong),
         left_out=file.left_out,
         zero_offsets=zero_offsets,
@@ -106,7 +114,7 @@ def load_weights(
             own[name].copy_(tensor)
         for name in zero_offsets:
             own[name].zero_()
-    level = logging.WARNING if restarted else logging.INFO
+    level = logging.WARNING if restarted or new_masks or no_masks else logging.INFO
     logger.log(level, "%s: %s\n%s", file.path, report, report.table())
     return report
 
@@ -152,6 +160,13 @@ def _find_other_classes(
             or (state[name].shape != tensor.shape and state[name].shape[1:] == tensor.shape[1:])
         )
     )
+
+
+def _find_new_masks(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Find the mask head of a model, or of a file, of which the other has nothing."""
+    if any(name.startswith(_MASKS) for name in state):
+        return ()
+    return tuple(name for name in own if name.startswith(_MASKS))
 
 
 def _is_of_any_class(name: str, tensor: Tensor) -> bool:
@@ -217,7 +232,7 @@ def _check_fit(
         (unused, "{} of the file have no place in the model"),
         (differing, "{} shapes differ"),
     )
-    remedy = _find_remedy(file, own, [*missing, *unused], shapes)
+    remedy = _find_remedy(file, own, missing, unused, shapes)
     raise ValueError(
         f"{file.path} does not fit the model: {', '.join(told)}; {remedy}. Nothing was loaded; by "
         f"module:\n{report.table()}"
@@ -259,8 +274,19 @@ def _explain_classes(
 
 
 def _find_remedy(
-    file: WeightFile, own: Mapping[str, Tensor], names: Sequence[str], shapes: Sequence[str]
+    file: WeightFile,
+    own: Mapping[str, Tensor],
+    missing: Sequence[str],
+    unused: Sequence[str],
+    shapes: Sequence[str],
 ) -> str:
+    names = [*missing, *unused]
+    if not shapes and all(name.startswith(_MASKS) for name in names):
+        has, start = ("no masks", "starts at random") if missing else ("masks", "is left out")
+        return (
+            f"the file has {has}: write MODEL.MASK_ON {not missing}. (A training takes it as it "
+            f"is: the mask head {start})"
+        )
     theirs, ours = file.architecture, guess_architecture(own)
     fit = "or add --fit-config" + " and --preprocessing" * (file.preprocessing is None)
     other = ""

@@ -239,7 +239,7 @@ def test_a_detector_of_other_classes_is_a_start_for_training(
     model = detector(*HEADS[head])
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with caplog.at_level(logging.WARNING):
-        report = load_weights(model, path, allow_new_classes=True)
+        report = load_weights(model, path, allow_new_heads=True)
     assert set(report.new_classes) == predictor
     assert len(predictor) == 4
     assert (report.missing, report.unused) == ((), ())
@@ -253,7 +253,7 @@ def test_a_detector_of_other_classes_is_a_start_for_training(
 def test_class_agnostic_boxes_are_kept(tmp_path: Path) -> None:
     keys = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
     path = save(detector(*keys, "MODEL.ROI_HEADS.NUM_CLASSES", 9).state_dict(), tmp_path)
-    report = load_weights(detector(*keys), path, allow_new_classes=True)
+    report = load_weights(detector(*keys), path, allow_new_heads=True)
     assert [name.split(".", 2)[2] for name in report.new_classes] == [
         "cls_score.weight",
         "cls_score.bias",
@@ -275,11 +275,83 @@ def test_as_many_classes_of_other_names_start_anew(
     file = read_weights(save(fill_randomly(detector(*FPN, *keys)).state_dict(), tmp_path))
     file = replace(file, class_names=names)
     other = (*names[:-1], "another")
-    report = load_weights(detector(*FPN, *keys), file, class_names=other, allow_new_classes=True)
+    report = load_weights(detector(*FPN, *keys), file, class_names=other, allow_new_heads=True)
     restarted = {name.split(".")[2] for name in report.new_classes}
     assert restarted == ({"cls_score"} if agnostic else {"cls_score", "bbox_pred"})
-    same = load_weights(detector(*FPN, *keys), file, class_names=names, allow_new_classes=True)
+    same = load_weights(detector(*FPN, *keys), file, class_names=names, allow_new_heads=True)
     assert same.new_classes == ()
+
+
+MASKS = ["MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_training_gets_a_mask_head_that_the_file_lacks(
+    head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = fill_randomly(detector(*HEADS[head])).state_dict()
+    model, path = detector(*HEADS[head], *MASKS), save(source, tmp_path)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(model, path, allow_new_heads=True)
+    assert set(report.new_masks) == start.keys() - source.keys()
+    assert all(name.startswith("roi_heads.mask_head.") for name in report.new_masks)
+    assert (report.missing, report.unused, report.new_classes) == ((), (), ())
+    told = f"the file has no masks, so {len(report.new_masks)} of the mask head start at random"
+    assert [told in record.getMessage() for record in caplog.records] == [True]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.get(name, start[name])), name
+    text = catch_error(detector(*HEADS[head], *MASKS), path)
+    assert "the file has no masks: write MODEL.MASK_ON False. (A training takes it" in text
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_training_leaves_out_a_mask_head_that_the_model_lacks(
+    head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = fill_randomly(detector(*HEADS[head], *MASKS)).state_dict()
+    model, path = detector(*HEADS[head]), save(source, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(model, path, allow_new_heads=True)
+    own = model.state_dict()
+    assert set(report.no_masks) == source.keys() - own.keys()
+    told = f"so {len(report.no_masks)} of the file's mask head are left out"
+    assert [told in record.getMessage() for record in caplog.records] == [True]
+    assert all(torch.equal(tensor, source[name]) for name, tensor in own.items())
+    text = catch_error(detector(*HEADS[head]), path)
+    assert "the file has masks: write MODEL.MASK_ON True. (A training takes it" in text
+
+
+def test_half_a_mask_head_is_no_start(tmp_path: Path) -> None:
+    source = detector(*FPN, *MASKS).state_dict()
+    del source["roi_heads.mask_head.deconv.weight"]
+    text = catch_error(detector(*FPN, *MASKS), save(source, tmp_path), allow_new_heads=True)
+    assert "1 names are missing in the file (roi_heads.mask_head.deconv.weight)" in text
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("masks", [True, False], ids=["to masks", "from masks"])
+def test_other_masks_are_started_as_by_detectron2(masks: bool, tmp_path: Path) -> None:
+    """From one seed both begin with the same numbers, those of the random mask head too."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from resnext_det.detection.detectron2.engine import build_detector as build_theirs
+    from resnext_det.detection.detectron2.engine import load_config as load_their_config
+
+    given, wanted = ([], MASKS) if masks else (MASKS, [])
+    path = save(fill_randomly(detector(*FPN, *given)).state_dict(), tmp_path)
+    (tmp_path / "small.yaml").write_text(configuration(*FPN, *wanted).dump())
+    torch.manual_seed(0)
+    theirs = build_theirs(load_their_config(tmp_path / "small.yaml", ["MODEL.DEVICE", "cpu"]))
+    torch.manual_seed(0)
+    ours = detector(*FPN, *wanted)
+    DetectionCheckpointer(theirs).load(str(path))
+    load_weights(ours, path, allow_new_heads=True)
+    expected = theirs.state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 @pytest.mark.parametrize("masks", [5, 1])
@@ -298,7 +370,7 @@ def test_masks_and_retinanet_have_outputs_for_classes_too(masks: int, tmp_path: 
 
     names = tuple("abcde")
     file = replace(read_weights(save(build().state_dict(), tmp_path)), class_names=names)
-    report = load_weights(build(), file, class_names=tuple("abcdx"), allow_new_classes=True)
+    report = load_weights(build(), file, class_names=tuple("abcdx"), allow_new_heads=True)
     expected = {
         "roi_heads.box_predictor.cls_score",
         "roi_heads.box_predictor.bbox_pred",
@@ -311,7 +383,7 @@ def test_masks_and_retinanet_have_outputs_for_classes_too(masks: int, tmp_path: 
 def test_the_same_classes_are_all_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save(detector(*FPN).state_dict(), tmp_path)
     with caplog.at_level(logging.WARNING):
-        report = load_weights(detector(*FPN), path, allow_new_classes=True)
+        report = load_weights(detector(*FPN), path, allow_new_heads=True)
     assert report.new_classes == ()
     assert caplog.text == ""
 
@@ -327,11 +399,11 @@ def test_other_classes_are_refused_where_nothing_is_trained(tmp_path: Path) -> N
 def test_nothing_but_the_predictor_may_differ(tmp_path: Path) -> None:
     """Not its features, and no other part."""
     wider = detector(*FPN, "MODEL.ROI_BOX_HEAD.FC_DIM", 24, "MODEL.ROI_HEADS.NUM_CLASSES", 9)
-    text = catch_error(detector(*FPN), save(wider.state_dict(), tmp_path), allow_new_classes=True)
+    text = catch_error(detector(*FPN), save(wider.state_dict(), tmp_path), allow_new_heads=True)
     assert "roi_heads.box_head.fc1.weight is (24, 144), not (16, 144)" in text
     assert "use the configuration that the file was trained with (config.yaml beside it)" in text
     text = catch_error(
-        detector(*FPN), save(detector().state_dict(), tmp_path), allow_new_classes=True
+        detector(*FPN), save(detector().state_dict(), tmp_path), allow_new_heads=True
     )
     assert "names are missing in the file (backbone." in text
     assert "of the file have no place in the model (backbone.stem.conv1.weight" in text
@@ -340,7 +412,7 @@ def test_nothing_but_the_predictor_may_differ(tmp_path: Path) -> None:
 def test_a_predictor_on_other_features_is_refused(tmp_path: Path) -> None:
     source = dict(detector(*FPN).state_dict())
     source["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(10, 17)
-    text = catch_error(detector(*FPN), save(source, tmp_path), allow_new_classes=True)
+    text = catch_error(detector(*FPN), save(source, tmp_path), allow_new_heads=True)
     assert "roi_heads.box_predictor.cls_score.weight is (10, 17), not (6, 16)" in text
 
 
