@@ -23,7 +23,7 @@ from resnext_det.evaluation.error_costs import (
     compute_error_costs,
 )
 from resnext_det.evaluation.findings import ImageFindings, collect_findings
-from resnext_det.evaluation.matching import match_detections
+from resnext_det.evaluation.matching import Matches, Task, match_detections
 from resnext_det.evaluation.resampling import (
     WeightedNumbers,
     center_draws,
@@ -51,7 +51,7 @@ class DetectionAnalysis:
     Attributes:
         truth: the annotations.
         found: the results, all that there are.
-        metrics: COCO's numbers, to the last bit those of pycocotools. All else is of boxes.
+        metrics: COCO's numbers, to the last bit those of pycocotools.
         intervals: by the names of ``metrics.as_dict(recalls=True)`` and "AP-NAME" for every class,
             the interval in percent in which the number lies with 95 % confidence on other sets of
             as many images of the same kind: as far as it varies over images drawn anew
@@ -64,6 +64,8 @@ class DetectionAnalysis:
         images: every image of the set, in the order of the image ids, at ``by_score.best_score``.
         detections: how many results there are.
         objects: how many annotated objects, crowds apart.
+        segm: the same of the masks, whose IoU then decides what is found and what is wrong; None
+            where there are none. What stands beside it is of boxes.
     """
 
     truth: GroundTruth = field(repr=False)
@@ -77,6 +79,7 @@ class DetectionAnalysis:
     images: tuple[ImageFindings, ...] = field(repr=False)
     detections: int
     objects: int
+    segm: DetectionAnalysis | None = None
 
     def choose_worst(self, number: int) -> list[ImageFindings]:
         """Choose the images with the most mistakes, the most first."""
@@ -131,12 +134,18 @@ class DetectionComparison:
         first, second: the analysis of each.
         numbers: by the names of ``DetectionAnalysis.intervals``.
         images: every image of the set, the largest difference, either way, first.
+        segm: the comparison of the masks, where both results have them; else None.
     """
 
     first: DetectionAnalysis
     second: DetectionAnalysis
     numbers: Mapping[str, NumberDifference]
     images: tuple[ImageDifference, ...] = field(repr=False)
+    segm: DetectionComparison | None = None
+
+
+_Analyzed = tuple[DetectionAnalysis, Mapping[Task, np.ndarray]]
+"""An analysis, and its numbers over images drawn anew, (resamples, numbers), of each task."""
 
 
 def analyze_detections(
@@ -161,9 +170,7 @@ def analyze_detections(
     check_limit(max_detections, "max_detections")
     name, entries = open_results(results)
     truth = read_ground_truth(annotations, with_masks=have_masks(entries))
-    analysis, numbers = _analyze(truth, entries, name, max_detections)
-    draws = draw_numbers([numbers], resamples if len(truth.image_ids) > 1 else 0)[:, 0]
-    return replace(analysis, intervals=_find_intervals(analysis, draws))
+    return _analyze(truth, entries, name, max_detections, resamples)[0]
 
 
 def compare_detections(
@@ -182,45 +189,48 @@ def compare_detections(
     opened = [open_results(results) for results in (first, second)]
     with_masks = any(have_masks(entries) for _, entries in opened)
     truth = read_ground_truth(annotations, with_masks=with_masks)
-    analyses, numbers = [], []
+    analyzed = []
     for which, (name, entries) in zip(("first", "second"), opened):
         name = f"{which} results" if name == "results" else name
-        analysis, weighted = _analyze(truth, entries, name, max_detections)
-        analyses.append(analysis)
-        numbers.append(weighted)
-    draws = draw_numbers(numbers, resamples if len(truth.image_ids) > 1 else 0)
-    one, other = (
-        replace(analysis, intervals=_find_intervals(analysis, draws[:, place]))
-        for place, analysis in enumerate(analyses)
-    )
-    images = (
-        ImageDifference(before, after, before.mistakes - after.mistakes)
-        for before, after in zip(one.images, other.images, strict=True)
-    )
-    return DetectionComparison(
-        first=one,
-        second=other,
-        numbers=_compare_numbers(one.metrics, other.metrics, draws),
-        images=tuple(sorted(images, key=lambda image: -abs(image.difference))),
-    )
+        analyzed.append(_analyze(truth, entries, name, max_detections, resamples))
+    (one, its_draws), (other, other_draws) = analyzed
+    compared = _compare(one, other, its_draws["bbox"], other_draws["bbox"])
+    if one.segm is None or other.segm is None:
+        return compared
+    of_masks = _compare(one.segm, other.segm, its_draws["segm"], other_draws["segm"])
+    return replace(compared, segm=of_masks)
 
 
-def _analyze(
-    truth: GroundTruth, entries: Any, name: str, limit: int
-) -> tuple[DetectionAnalysis, WeightedNumbers]:
-    """Analyze the entries of results, but for the intervals."""
+def _analyze(truth: GroundTruth, entries: Any, name: str, limit: int, resamples: int) -> _Analyzed:
+    """Analyze the entries of results: boxes, and masks where there are."""
     found = read_detections(entries, truth, name)
+    tasks: tuple[Task, ...] = ("bbox",) if found.masks is None else ("bbox", "segm")
+    matches = {task: match_detections(truth, found, limit, task) for task in tasks}
     every = np.arange(len(truth.image_ids))
-    matches = match_detections(truth, found, limit)
     metrics = compute_metrics(truth, found, every, name, max_detections=limit, matches=matches)
+    draws = {
+        task: draw_numbers(WeightedNumbers(each, limit), resamples if len(every) > 1 else 0)
+        for task, each in matches.items()
+    }
+    analysis = _analyze_task(found, metrics, matches["bbox"], draws["bbox"])
+    if metrics.segm is None:
+        return analysis, draws
+    segm = _analyze_task(found, metrics.segm, matches["segm"], draws["segm"])
+    return replace(analysis, segm=segm), draws
+
+
+def _analyze_task(
+    found: Detections, metrics: CocoMetrics, matches: Matches, draws: np.ndarray
+) -> DetectionAnalysis:
+    """Analyze the boxes of results, or their masks, by what they find of all objects."""
     by_score, class_scores = compute_score_curves(matches)
     errors = classify_errors(matches)
     score = by_score.best_score
-    analysis = DetectionAnalysis(
-        truth=truth,
+    return DetectionAnalysis(
+        truth=matches.truth,
         found=found,
         metrics=metrics,
-        intervals={},
+        intervals=_find_intervals(metrics, draws),
         errors=compute_error_costs(matches, errors, score),
         confusion=compute_confusion(matches, score),
         by_score=by_score,
@@ -229,7 +239,6 @@ def _analyze(
         detections=len(found.scores),
         objects=by_score.objects,
     )
-    return analysis, WeightedNumbers(matches, limit)
 
 
 def _name_numbers(metrics: CocoMetrics) -> dict[str, float]:
@@ -239,23 +248,30 @@ def _name_numbers(metrics: CocoMetrics) -> dict[str, float]:
     return {**dict(numbers), **{f"AP-{name}": ap for name, ap in pairs}}
 
 
-def _find_intervals(analysis: DetectionAnalysis, draws: np.ndarray) -> dict[str, Interval]:
-    numbers = _name_numbers(analysis.metrics) if len(draws) else {}
+def _find_intervals(metrics: CocoMetrics, draws: np.ndarray) -> dict[str, Interval]:
+    numbers = _name_numbers(metrics) if len(draws) else {}
     return {
         name: find_interval(np.clip(center_draws(value, draws[:, place]), 0, 100))
         for place, (name, value) in enumerate(numbers.items())
     }
 
 
-def _compare_numbers(
-    first: CocoMetrics, second: CocoMetrics, draws: np.ndarray
-) -> dict[str, NumberDifference]:
-    """Compare the numbers of two results; ``draws`` are (resamples, 2, numbers)."""
+def _compare(
+    first: DetectionAnalysis,
+    second: DetectionAnalysis,
+    first_draws: np.ndarray,
+    second_draws: np.ndarray,
+) -> DetectionComparison:
+    """Compare the analyses of two results, whose draws are of the same images."""
+    images = (
+        ImageDifference(before, after, before.mistakes - after.mistakes)
+        for before, after in zip(first.images, second.images, strict=True)
+    )
     numbers = {}
-    one, other = _name_numbers(first), _name_numbers(second)
+    one, other = _name_numbers(first.metrics), _name_numbers(second.metrics)
     for place, name in enumerate(one):
         difference = other[name] - one[name]
-        differences = center_draws(difference, draws[:, 1, place] - draws[:, 0, place])
+        differences = center_draws(difference, second_draws[:, place] - first_draws[:, place])
         wins = np.sign(differences).mean() / 2 + 0.5 if differences.size else np.nan
         numbers[name] = NumberDifference(
             first=one[name],
@@ -264,4 +280,9 @@ def _compare_numbers(
             interval=find_interval(differences),
             second_is_better=float(wins),
         )
-    return numbers
+    return DetectionComparison(
+        first=first,
+        second=second,
+        numbers=numbers,
+        images=tuple(sorted(images, key=lambda image: -abs(image.difference))),
+    )

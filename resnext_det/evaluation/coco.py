@@ -218,7 +218,7 @@ def compute_metrics(
     *,
     backend: str = "auto",
     max_detections: int = COCO_LIMIT,
-    matches: Matches | None = None,
+    matches: Mapping[Task, Matches] | None = None,
 ) -> CocoMetrics:
     """Compute COCO's numbers of what was read, with the warnings of ``evaluate_coco``.
 
@@ -227,7 +227,7 @@ def compute_metrics(
     Args:
         images: numbers of the images to evaluate on.
         name: of the results, for messages.
-        matches: of boxes on these images, if they are known: see ``evaluate_task``.
+        matches: of the tasks for which they are known, on these images: see ``evaluate_task``.
     """
     chosen = choose_backend(backend, truth)
     warn_of_id_zero(truth)
@@ -236,8 +236,9 @@ def compute_metrics(
     if np.isin(truth.images, images).any() and not np.isin(found.images, images).any():
         logger.warning("There is no detection to evaluate: every AP is 0.")
     compute = partial(_compute_task, chosen, truth, found, images, max_detections)
-    segm = None if found.masks is None else compute(None, "segm")
-    return replace(compute(matches, "bbox"), segm=segm)
+    known = matches or {}
+    segm = None if found.masks is None else compute(known.get("segm"), "segm")
+    return replace(compute(known.get("bbox"), "bbox"), segm=segm)
 
 
 def _compute_task(

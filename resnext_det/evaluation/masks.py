@@ -10,8 +10,14 @@ import msgspec
 import numpy as np
 
 from resnext_det.data.annotations.coco_tables import AnnotationTable
-from resnext_det.files import list_first, show
-from resnext_det.rle import encode_masks, encode_segmentation, explain_counts, measure_counts
+from resnext_det.files import list_first
+from resnext_det.rle import (
+    encode_masks,
+    encode_segmentation,
+    explain_counts,
+    explain_size,
+    measure_counts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +91,8 @@ def measure_masks(masks: Sequence[Mask], sizes: np.ndarray, name: str) -> np.nda
     other = (given != sizes).any(axis=1)
     if other.any():
         index = int(other.argmax())
-        raise ValueError(
-            f"entry {index} of {name} has a segmentation of size {show(list(masks[index].size))}, "
-            f"{_explain_size(masks[index].size, *sizes[index].tolist())}"
-        )
+        told = explain_size(list(masks[index].size), *sizes[index].tolist())
+        raise ValueError(f"entry {index} of {name} {told}")
     areas = measure_counts([mask.counts for mask in masks], sizes.prod(axis=1))
     if (areas < 0).any():
         index = int((areas < 0).argmax())
@@ -96,15 +100,6 @@ def measure_masks(masks: Sequence[Mask], sizes: np.ndarray, name: str) -> np.nda
         told = explain_counts(masks[index].counts, height, width)
         raise ValueError(f"entry {index} of {name} {told}")
     return areas
-
-
-def _explain_size(size: tuple[int, int], height: int, width: int) -> str:
-    if not height or not width:
-        return "and the annotations do not tell the size of its image; write its height and width"
-    remedy = "encode the mask in pixels of the original image"
-    if size == (width, height):
-        remedy = "write the height first, and encode a mask of this shape"
-    return f"and its image is [{height}, {width}], height and width; {remedy}"
 
 
 def find_boxes(masks: Sequence[Mask]) -> np.ndarray:

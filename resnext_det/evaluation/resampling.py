@@ -6,8 +6,6 @@ are of 63 % of the images, and its intervals are not those of the set's size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from resnext_det.evaluation.average_precision import Segments, compute_average_precision
@@ -98,23 +96,22 @@ class WeightedNumbers:
         return 100 * np.array([*map(_average, parts), *map(_average, ap[0].T)])
 
 
-def draw_numbers(
-    results: Sequence[WeightedNumbers], resamples: int, seed: int = _SEED
-) -> np.ndarray:
-    """Compute the numbers of results on the same images, drawn anew with replacement.
+def draw_numbers(numbers: WeightedNumbers, resamples: int, seed: int = _SEED) -> np.ndarray:
+    """Compute the numbers of results on images drawn anew with replacement.
+
+    The same images are drawn for all results on a set, so that their numbers can be compared draw
+    by draw.
 
     Returns:
-        (resamples, results, 12 + K), in percent: of every draw the numbers of each result on the
-        same images.
+        (resamples, 12 + K), in percent.
     """
     random = np.random.default_rng(seed)
-    number = results[0].num_images
-    numbers = np.empty((resamples, len(results), 12 + results[0].num_classes))
-    for draw in range(resamples):
-        images = random.integers(0, number, number) if number else np.empty(0, np.int64)
-        weights = np.bincount(images, minlength=number)
-        numbers[draw] = [result.compute(weights) for result in results]
-    return numbers
+    count = numbers.num_images
+    drawn = np.empty((resamples, 12 + numbers.num_classes))
+    for row in drawn:
+        images = random.integers(0, count, count) if count else np.empty(0, np.int64)
+        row[:] = numbers.compute(np.bincount(images, minlength=count))
+    return drawn
 
 
 def center_draws(value: float, draws: np.ndarray) -> np.ndarray:

@@ -12,8 +12,10 @@ import pytest
 from matplotlib import font_manager, get_data_path
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import frPyObjects, merge
 
 Json = dict[str, Any]
+SIDE = 300  # of images with masks, which are 7 less high
 
 
 def random_set(
@@ -74,15 +76,22 @@ def reference(
     annotations: Json,
     results: list[Json],
     *,
+    task: str = "bbox",
     limits: tuple[int, ...] = (1, 10, 100),
     image_ids: Any = None,
 ) -> COCOeval:
-    """pycocotools, run as its documentation says."""
+    """Run pycocotools as its documentation says.
+
+    Of masks it is given no boxes, as by detectron2, so that areas are those of the masks.
+    """
+    given = copy.deepcopy(results)
+    for entry in given if task == "segm" else ():
+        del entry["bbox"]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(annotations)
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(given), task)
         evaluation.params.maxDets = list(limits)
         if image_ids is not None:
             evaluation.params.imgIds = list(image_ids)
@@ -90,6 +99,34 @@ def reference(
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+def add_masks(annotations: Json, results: list[Json], seed: int = 0) -> None:
+    """Add polygons and encodings to annotations, and encodings to results, of their boxes."""
+    rng = np.random.default_rng(seed)
+    for image in annotations["images"]:
+        image.update(width=SIDE, height=SIDE - 7)
+    for entry in [*annotations["annotations"], *results]:
+        corners = int(rng.integers(3, 9))
+        entry["segmentation"] = [_draw_polygon(entry["bbox"], corners)]
+        if rng.random() < 0.3:
+            x, y, w, h = entry["bbox"]
+            entry["segmentation"].append(_draw_polygon([x + w / 2, y, w, h / 3], 4))
+        if "score" in entry or entry["iscrowd"]:
+            entry["segmentation"] = encode_polygons(entry["segmentation"])
+
+
+def encode_polygons(polygons: list[list[float]]) -> Json:
+    """Encode polygons on such an image."""
+    found = merge(frPyObjects(polygons, SIDE - 7, SIDE))
+    return {"size": found["size"], "counts": found["counts"].decode()}
+
+
+def _draw_polygon(box: list[float], corners: int) -> list[float]:
+    """Draw a polygon within a box, x, y, width, height."""
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) / 2 + 0.5
+    return (np.array(box[:2]) + points * box[2:]).ravel().tolist()
 
 
 def keep_own_fonts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
-from tests.evaluation.helpers import Json, random_set, reference
+from tests.evaluation.helpers import SIDE, Json, add_masks, random_set, reference
 
 CASES: tuple[dict[str, Any], ...] = (
     {"images": 6},
@@ -20,24 +20,39 @@ CASES: tuple[dict[str, Any], ...] = (
 )
 
 
-def make_case(seed: int) -> tuple[Json, list[Json]]:
-    """Make a random set with crowds; the form of the case changes with the seed."""
+def make_case(seed: int, task: str = "bbox") -> tuple[Json, list[Json]]:
+    """Make a random set with crowds, and masks for "segm"; its form changes with the seed."""
     content, results = random_set(seed, **CASES[seed % len(CASES)])
     for entry in content["annotations"][::5]:  # detections of an IoU of .5, or near it
         x, y, w, h = entry["bbox"]
         found = {key: entry[key] for key in ("image_id", "category_id")}
         results.append({**found, "bbox": [x, y, w / 2, h], "score": results[0]["score"]})
+    if task == "segm":
+        add_masks(content, results, seed)
     return content, results
 
 
-def compute_iou(box: list[float], other: Json) -> float:
-    return float(mask.iou(np.array([box]), np.array([other["bbox"]]), [other["iscrowd"]])[0][0])
+def compute_iou(entry: Json, other: Json, task: str = "bbox") -> float:
+    shapes = [each["bbox"] for each in (entry, other)]
+    if task == "segm":
+        shapes = [_encode(each["segmentation"]) for each in (entry, other)]
+    one, two = (np.array([each]) if task == "bbox" else [each] for each in shapes)
+    return float(mask.iou(one, two, [other["iscrowd"]])[0][0])
+
+
+def _encode(segmentation: Any) -> Any:
+    if isinstance(segmentation, dict):
+        return segmentation
+    return mask.merge(mask.frPyObjects(segmentation, SIDE - 7, SIDE))
 
 
 class PlainAnalysis:
-    """What became of every result that counts, at IoU .5."""
+    """What became of every result that counts, at IoU .5 of boxes or of masks."""
 
-    def __init__(self, content: Json, results: list[Json], limit: int = 100) -> None:
+    def __init__(
+        self, content: Json, results: list[Json], task: str = "bbox", limit: int = 100
+    ) -> None:
+        self.task = task
         self.results = results
         self.images = sorted(image["id"] for image in content["images"])
         self.categories = sorted(category["id"] for category in content["categories"])
@@ -67,7 +82,7 @@ class PlainAnalysis:
                 for other in objects:
                     if thing is None or thing["iscrowd"] == crowd:
                         free = other["iscrowd"] or other["id"] not in taken
-                        overlap = compute_iou(self.results[number]["bbox"], other)
+                        overlap = compute_iou(self.results[number], other, self.task)
                         if other["iscrowd"] == crowd and free and overlap >= best:
                             best, thing = overlap, other
             if thing is not None and not thing["iscrowd"]:
@@ -83,7 +98,7 @@ class PlainAnalysis:
             same, other = (0.0, None), (0.0, None)
             for candidate in self.objects:
                 if candidate["image_id"] == entry["image_id"]:
-                    overlap = compute_iou(entry["bbox"], candidate)
+                    overlap = compute_iou(entry, candidate, self.task)
                     if candidate["category_id"] == entry["category_id"]:
                         same = (overlap, candidate) if overlap > same[0] else same
                     else:
@@ -159,7 +174,9 @@ def compute_ap(detections: list[tuple[float, bool]], objects: int) -> float:
     return 100 * sum(best) / 101
 
 
-def repeat_images(content: Json, results: list[Json], draws: np.ndarray) -> COCOeval:
+def repeat_images(
+    content: Json, results: list[Json], draws: np.ndarray, task: str = "bbox"
+) -> COCOeval:
     """Evaluate with pycocotools a set that holds every image as often as it was drawn."""
     images, annotations, found = [], [], []
     for place, image in enumerate(sorted(content["images"], key=lambda image: image["id"])):
@@ -172,4 +189,4 @@ def repeat_images(content: Json, results: list[Json], draws: np.ndarray) -> COCO
                     annotations.append(copied)
             found += [{**e, "image_id": number} for e in results if e["image_id"] == image["id"]]
     repeated = {**content, "images": images, "annotations": annotations}
-    return reference(copy.deepcopy(repeated), found)
+    return reference(copy.deepcopy(repeated), found, task=task)

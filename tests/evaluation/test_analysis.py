@@ -15,7 +15,7 @@ from resnext_det.evaluation.analysis import (
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.evaluation.coco_files import read_ground_truth
 from resnext_det.evaluation.findings import ERROR_KINDS
-from resnext_det.evaluation.matching import match_detections
+from resnext_det.evaluation.matching import Task, match_detections
 from resnext_det.evaluation.resampling import WeightedNumbers
 from resnext_det.evaluation.result_files import read_detections
 from tests.evaluation.helpers import Json
@@ -27,14 +27,19 @@ NUMBERS = (
 )
 
 
-def check_case(seed: int) -> None:
-    content, results = make_case(seed)
+TASKS: tuple[Task, ...] = ("bbox", "segm")
+
+
+def check_case(seed: int, task: Task) -> None:
+    content, results = make_case(seed, task)
     analysis = analyze_detections(content, results, resamples=0)
-    plain = PlainAnalysis(content, results)
+    assert (analysis.segm is None) == (task == "bbox")
+    analysis = analysis.segm or analysis
+    plain = PlainAnalysis(content, results, task)
     check_errors(analysis, plain)
     check_confusion(analysis, plain)
     check_images(analysis, plain)
-    check_curves(analysis, content, results)
+    check_curves(analysis, plain, content)
 
 
 def check_errors(analysis: DetectionAnalysis, plain: PlainAnalysis) -> None:
@@ -72,7 +77,7 @@ def check_confusion(analysis: DetectionAnalysis, plain: PlainAnalysis) -> None:
         best, chosen = 0.5, None
         for thing in free.values():
             if thing["image_id"] == entry["image_id"]:
-                overlap = compute_iou(entry["bbox"], thing)
+                overlap = compute_iou(entry, thing, plain.task)
                 if overlap > best or (overlap == best and chosen is None):
                     best, chosen = overlap, thing
         row = number if chosen is None else place[chosen["category_id"]]
@@ -109,13 +114,13 @@ def check_images(analysis: DetectionAnalysis, plain: PlainAnalysis) -> None:
             np.testing.assert_allclose(image.found.boxes[0], [x, y, x + w, y + h])
 
 
-def check_curves(analysis: DetectionAnalysis, content: Json, results: list[Json]) -> None:
+def check_curves(analysis: DetectionAnalysis, every: PlainAnalysis, content: Json) -> None:
     """Compare with what the results that reach a score are when they stand alone."""
     curves = analysis.by_score
     for place in (0, 25, 50, 77):
         score = curves.scores[place]
-        left = [entry for entry in results if entry["score"] >= score]
-        plain = PlainAnalysis(content, left)
+        left = [entry for entry in every.results if entry["score"] >= score]
+        plain = PlainAnalysis(content, left, every.task)
         found = [thing for thing in plain.finds.values() if thing != "ignored"]
         for number, of_class in enumerate([curves, *analysis.class_scores]):
             category = None if number == 0 else plain.categories[number - 1]
@@ -138,21 +143,27 @@ def check_curves(analysis: DetectionAnalysis, content: Json, results: list[Json]
 
 @pytest.mark.parametrize("seed", range(10))
 def test_errors_confusion_images_and_curves_are_those_of_plain_loops(seed: int) -> None:
-    check_case(seed)
+    check_case(seed, "bbox")
+
+
+@pytest.mark.parametrize("seed", (0, 1, 3, 4))
+def test_those_of_masks_are_those_of_plain_loops_over_masks(seed: int) -> None:
+    check_case(seed, "segm")
 
 
 @pytest.mark.slow
-def test_200_cases_are_those_of_plain_loops() -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_200_cases_are_those_of_plain_loops(task: Task) -> None:
     for seed in range(200):
-        check_case(1000 + seed)
+        check_case(1000 + seed, task)
 
 
-def make_apart(seed: int) -> tuple[Json, list[Json]]:
+def make_apart(seed: int, task: Task = "bbox") -> tuple[Json, list[Json]]:
     """Make a case where scores are equal in different images alone.
 
     Equal ones of an image stand in another order in a set that holds the image twice.
     """
-    content, results = make_case(seed)
+    content, results = make_case(seed, task)
     for image in content["images"]:
         these = [entry for entry in results if entry["image_id"] == image["id"]]
         for place, entry in enumerate(these):
@@ -160,14 +171,14 @@ def make_apart(seed: int) -> tuple[Json, list[Json]]:
     return content, results
 
 
-def check_draw(seed: int, draws: np.ndarray) -> None:
+def check_draw(seed: int, draws: np.ndarray, task: Task = "bbox") -> None:
     """Compare weighted numbers with pycocotools' on a set that holds the images again and again."""
-    content, results = make_apart(seed)
-    truth = read_ground_truth(content)
-    matches = match_detections(truth, read_detections(results, truth), 100)
+    content, results = make_apart(seed, task)
+    truth = read_ground_truth(content, with_masks=task == "segm")
+    matches = match_detections(truth, read_detections(results, truth), 100, task)
     weights = np.bincount(draws, minlength=len(truth.image_ids))
     numbers = WeightedNumbers(matches, 100).compute(weights)
-    expected = repeat_images(content, results, draws)
+    expected = repeat_images(content, results, draws, task)
     stats = np.where(expected.stats > -1, 100 * expected.stats, np.nan)
     np.testing.assert_allclose(numbers[:12], stats, rtol=1e-9)
     precision = expected.eval["precision"][:, :, :, 0, 2]
@@ -176,6 +187,12 @@ def check_draw(seed: int, draws: np.ndarray) -> None:
         assert ap == pytest.approx(
             100 * values.mean() if values.max() > -1 else math.nan, nan_ok=True
         )
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_draw_of_masks_has_the_numbers_of_the_images_that_it_holds(seed: int) -> None:
+    number = len(make_case(seed)[0]["images"])
+    check_draw(seed, np.random.default_rng(seed).integers(0, number, number), "segm")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -235,6 +252,32 @@ def test_two_results_are_compared_on_the_same_draws() -> None:
         assert image.difference == image.first.mistakes - image.second.mistakes
     same = compare_detections(content, results, results, resamples=10).numbers["AP50"]
     assert (same.difference, same.interval, same.second_is_better) == (0.0, (0.0, 0.0), 0.5)
+
+
+def test_masks_are_compared_on_the_same_draws() -> None:
+    content, results = make_apart(0, "segm")
+    fewer = [entry for number, entry in enumerate(results) if number % 4]
+    comparison = compare_detections(content, results, fewer, resamples=8)
+    alone = analyze_detections(content, fewer, resamples=8)
+    assert comparison.segm is not None and alone.segm is not None
+    assert comparison.second.segm is comparison.segm.second
+    assert comparison.segm.second.intervals == alone.segm.intervals
+    random, number = np.random.default_rng(0), len(content["images"])
+    draws = [random.integers(0, number, number) for _ in range(8)]
+    of_both = [
+        [repeat_images(content, each, draw, "segm").stats for draw in draws]
+        for each in (results, fewer)
+    ]
+    differences = 100 * np.subtract(of_both[1], of_both[0])
+    for name, column in zip(NUMBERS[:3], differences.T):
+        found = comparison.segm.numbers[name]
+        moved = column - column.mean() + found.difference
+        assert found.interval == pytest.approx(np.percentile(moved, (2.5, 97.5)))
+    assert comparison.segm.numbers["AP"] != comparison.numbers["AP"]
+    bare = [{**entry, "segmentation": None} for entry in fewer]
+    compared = compare_detections(content, results, bare, resamples=8)
+    assert compared.segm is None and compared.second.segm is None
+    assert compared.first.segm is not None and compared.first.segm.intervals
 
 
 def test_worst_images_have_the_most_mistakes_and_the_best_the_fewest() -> None:

@@ -14,59 +14,13 @@ import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from pycocotools.mask import frPyObjects, merge
+from pycocotools.mask import frPyObjects
 
 from resnext_det.evaluation.analysis import analyze_detections, compare_detections
 from resnext_det.evaluation.coco import CocoMetrics, evaluate_coco, make_coco_results
 from resnext_det.instances import Boxes, Instances
-from tests.evaluation.helpers import Json, random_set
+from tests.evaluation.helpers import Json, add_masks, encode_polygons, random_set, reference
 from tests.evaluation.test_coco import backend, numbers, percent  # noqa: F401
-
-SIDE = 300
-
-
-def draw_polygon(box: list[float], corners: int) -> list[float]:
-    """Draw a polygon within a box, x, y, width, height."""
-    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) / 2 + 0.5
-    return (np.array(box[:2]) + points * box[2:]).ravel().tolist()
-
-
-def add_masks(annotations: Json, results: list[Json], seed: int = 0) -> None:
-    """Add polygons and encodings to annotations, and encodings to results, of their boxes."""
-    rng = np.random.default_rng(seed)
-    for image in annotations["images"]:
-        image.update(width=SIDE, height=SIDE - 7)
-    for entry in [*annotations["annotations"], *results]:
-        corners = int(rng.integers(3, 9))
-        entry["segmentation"] = [draw_polygon(entry["bbox"], corners)]
-        if rng.random() < 0.3:
-            x, y, w, h = entry["bbox"]
-            entry["segmentation"].append(draw_polygon([x + w / 2, y, w, h / 3], 4))
-        if "score" in entry or entry["iscrowd"]:
-            entry["segmentation"] = encode(entry["segmentation"])
-
-
-def encode(polygons: list[list[float]]) -> Json:
-    found = merge(frPyObjects(polygons, SIDE - 7, SIDE))
-    return {"size": found["size"], "counts": found["counts"].decode()}
-
-
-def run_reference(annotations: Json, results: list[Json], limit: int = 100) -> COCOeval:
-    """Run pycocotools as detectron2 does: without boxes, so that areas are those of the masks."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(annotations)
-        truth.createIndex()
-        bare = [{k: v for k, v in entry.items() if k != "bbox"} for entry in results]
-        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(bare)), "segm")
-        evaluation.params.maxDets = [1, min(10, limit), limit]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        if limit == 100:
-            evaluation.summarize()
-    return evaluation
 
 
 def get_masks(metrics: CocoMetrics) -> CocoMetrics:
@@ -88,7 +42,7 @@ def test_every_number_is_that_of_pycocotools(seed: int, backend: str) -> None:  
     boxes = evaluate_coco(
         annotations, [{**entry, "segmentation": None} for entry in results], backend=backend
     )
-    expected = run_reference(annotations, results)
+    expected = reference(annotations, results, task="segm")
     metrics = evaluate_coco(annotations, results, backend=backend)
     np.testing.assert_array_equal(metrics.precision, boxes.precision)
     assert boxes.segm is None and numbers(boxes) == pytest.approx(numbers(metrics), abs=0)
@@ -98,7 +52,9 @@ def test_every_number_is_that_of_pycocotools(seed: int, backend: str) -> None:  
     assert 5 < masks.AP < 95 and masks.AP != metrics.AP
     assert metrics.as_dict()["segm-APm"] == masks.APm
     few = evaluate_coco(annotations, results, backend=backend, max_detections_per_image=3)
-    other = run_reference(annotations, results, 3).eval["precision"][..., -1]
+    other = reference(annotations, results, task="segm", limits=(1, 3, 3)).eval["precision"][
+        ..., -1
+    ]
     np.testing.assert_array_equal(get_masks(few).precision[..., -1], other)
 
 
@@ -157,7 +113,7 @@ def test_a_detector_of_masks_that_finds_nothing_has_no_ap_of_masks_either(
     assert evaluate_coco(annotations, results, with_masks=True).AP > 0
     found = get_masks(evaluate_coco(annotations, [], with_masks=True))
     worst = [{**each, "score": 0.5} for each in results[:1]]
-    worst[0]["segmentation"] = encode([[0.0, 0.0, 0.5, 0.0, 0.5, 0.5]])  # covers no pixel
+    worst[0]["segmentation"] = encode_polygons([[0.0, 0.0, 0.5, 0.0, 0.5, 0.5]])  # covers no pixel
     assert numbers(found) == numbers(get_masks(evaluate_coco(annotations, worst)))
     assert found.AP == found.AR100 == 0
 
