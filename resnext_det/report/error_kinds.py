@@ -23,7 +23,7 @@ class ErrorKind:
 
 DESCRIPTIONS: Mapping[str, ErrorKind] = {
     "localization": ErrorKind(
-        "right class, box not tight enough: IoU 0.1 to 0.5",
+        "right class, not near enough: IoU 0.1 to 0.5",
         "Boxes are not tight",
         "Look at the labels first: are they drawn the same way everywhere? Then train longer, or "
         "with larger images (INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST).",
@@ -35,7 +35,7 @@ DESCRIPTIONS: Mapping[str, ErrorKind] = {
         "train longer.",
     ),
     "both": ErrorKind(
-        "wrong class, and box not tight enough",
+        "wrong class, and not near enough",
         "Boxes are not tight and of wrong classes",
         "Look at the images with the most mistakes, and at the confusions; train longer, or with "
         "more images.",

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from resnext_det.config.backbone import read_architecture
+from resnext_det.detection.datasets import describe_augmentation, describe_test_size
 from resnext_det.paper.schedules import name_head
 from resnext_det.report.examination import Examination
 from resnext_det.report.page import fold, join, render_fragment, write_paragraph
@@ -80,9 +81,17 @@ def describe_network(run: RunFolder) -> str:
         kind = "FPN"
     elif kind in ("other", "RetinaNet"):
         kind = ""
+    return ", ".join(part for part in (network, kind, _name_detector(run)) if part)
+
+
+def _name_detector(run: RunFolder) -> str:
+    """Name the kind of a detector, such as "Mask R-CNN"; "" of the plain one, Faster R-CNN."""
     meta = run.get("MODEL.META_ARCHITECTURE", "")
-    other = meta if meta not in ("GeneralizedRCNN", "") else ""
-    return ", ".join(part for part in (network, kind, other) if part)
+    if meta not in ("GeneralizedRCNN", ""):
+        return str(meta)
+    cascade = run.get("MODEL.ROI_HEADS.NAME") == "CascadeROIHeads"
+    words = ["Cascade"] * cascade + ["Mask"] * bool(run.get("MODEL.MASK_ON"))
+    return " ".join([*words, "R-CNN"]) if words else ""
 
 
 def _describe_training(examined: Examination) -> str:
@@ -111,15 +120,10 @@ def _describe_schedule(examined: Examination) -> str:
 
 
 def _describe_sizes(run: RunFolder) -> str:
-    if stretch := run.get("INPUT.STRETCH"):
-        return f"every image stretched to {stretch[0]} x {stretch[1]} (height x width)"
-    shorter = run.get("INPUT.MIN_SIZE_TRAIN", ())
-    sides = "/".join(map(str, shorter if isinstance(shorter, list | tuple) else [shorter]))
-    test = f"{run.get('INPUT.MIN_SIZE_TEST')} (at most {run.get('INPUT.MAX_SIZE_TEST')})"
-    if not run.was_trained:
-        return f"shorter side {test} to test"
-    longest = run.get("INPUT.MAX_SIZE_TRAIN")
-    return f"shorter side {sides} (at most {longest}) to train, {test} to test"
+    if run.cfg is None:
+        return ""
+    test = f"{describe_test_size(run.cfg)} to test"
+    return f"{describe_augmentation(run.cfg)} to train; {test}" if run.was_trained else test
 
 
 def _describe_seed(run: RunFolder) -> Cell:

@@ -20,7 +20,14 @@ from resnext_det.files import shorten_path
 from resnext_det.report.charts import draw_bars
 from resnext_det.report.examination import describe_change
 from resnext_det.report.examples import label_boxes, map_files
-from resnext_det.report.page import Section, fold, join, place_beside, write_paragraph
+from resnext_det.report.page import (
+    Section,
+    fold,
+    join,
+    place_beside,
+    write_heading,
+    write_paragraph,
+)
 from resnext_det.report.pictures import embed_image
 from resnext_det.report.run_groups import (
     RunGroup,
@@ -98,17 +105,26 @@ def _find_test(run: RunFolder, test_set: str) -> TestFolder:
 
 
 def build_pair_sections(pair: Pair) -> list[Section]:
-    """Build the sections about two trainings: numbers, mistakes, images."""
+    """Build the sections about two trainings: numbers, mistakes, images; of masks too."""
+    boxes, masks = pair.comparison, pair.comparison.segm
+    numbers, mistakes = [_show_numbers(pair, boxes)], [_show_mistakes(pair, boxes, "boxes")]
+    if masks is not None:
+        numbers += [write_heading("Of masks"), _show_numbers(pair, masks)]
+        mistakes += [write_heading("Of masks"), _show_mistakes(pair, masks, "masks")]
     return [
-        Section("Numbers beside each other", "numbers", _show_numbers(pair)),
-        Section("Mistakes beside each other", "mistakes", _show_mistakes(pair)),
+        Section("Numbers beside each other", "numbers", join(numbers)),
+        Section("Mistakes beside each other", "mistakes", join(mistakes)),
         Section("Images where they differ most", "images", _show_images(pair)),
     ]
 
 
-def _show_numbers(pair: Pair) -> Markup:
-    """Show the tables of COCO's numbers and of AP of every category, with differences."""
-    numbers = pair.comparison.numbers
+def _show_numbers(pair: Pair, comparison: DetectionComparison) -> Markup:
+    """Show the tables of COCO's numbers and of AP of every category, with differences.
+
+    Args:
+        comparison: of the boxes, or of the masks.
+    """
+    numbers = comparison.numbers
     whole = {name: found for name, found in numbers.items() if not name.startswith("AP-")}
     categories = {
         name.removeprefix("AP-"): found for name, found in numbers.items() if name not in whole
@@ -155,16 +171,21 @@ def _format_numbers(kind: str, numbers: Mapping[str, NumberDifference], pair: Pa
     return format_table(headers, rows, caption, strong=strong)
 
 
-def _show_mistakes(pair: Pair) -> Markup:
-    """Show the chart of what each kind of error costs either, and the table of their numbers."""
-    sides = {pair.first.name: pair.comparison.first, pair.second.name: pair.comparison.second}
-    kinds = [error.kind for error in pair.comparison.first.errors]
+def _show_mistakes(pair: Pair, comparison: DetectionComparison, what: str) -> Markup:
+    """Show the chart of what each kind of error costs either, and the table of their numbers.
+
+    Args:
+        comparison: of the boxes, or of the masks.
+        what: these are, "boxes" or "masks".
+    """
+    sides = {pair.first.name: comparison.first, pair.second.name: comparison.second}
+    kinds = [error.kind for error in comparison.first.errors]
     costs = {name: [error.cost for error in side.errors] for name, side in sides.items()}
     chart = draw_bars(
         kinds,
         costs,
         x_label="AP50 gained if these alone were mended",
-        alt="What each kind of error costs either of the two",
+        alt=f"What each kind of error of {what} costs either of the two",
     )
     counts: list[list[Cell]] = [
         [kind, *(side.errors[index].count for side in sides.values())]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import reduce
+
 import numpy as np
 from markupsafe import Markup
 
@@ -15,9 +20,12 @@ _LOSS_NAMES = {
     "loss_cls": "class of a region",
     "loss_box_reg": "box of a region",
     "loss_mask": "mask of a region",
+    "loss_keypoint": "keypoints of a region",
     "loss_rpn_cls": "object or not (RPN)",
     "loss_rpn_loc": "box of a proposal (RPN)",
 }
+_RETINANET_NAMES = {"loss_cls": "class of an anchor", "loss_box_reg": "box of an anchor"}
+_STAGE = re.compile(r"(loss_\w+)_stage(\d+)")  # of a cascade
 _DATA_BOUND = 0.25  # share of the time that is waited for data
 
 
@@ -25,7 +33,13 @@ def show_progress(run: RunFolder) -> Markup:
     """Show losses, learning rate and AP over the iterations."""
     charts = [
         chart
-        for chart in (_draw_total(run), _draw_parts(run), _draw_AP(run), _draw_rate(run))
+        for chart in (
+            _draw_total(run),
+            _draw_parts(run),
+            _draw_stages(run),
+            _draw_AP(run),
+            _draw_rate(run),
+        )
         if chart is not None
     ]
     parts = [place_beside(charts)]
@@ -76,18 +90,66 @@ def _draw_total(run: RunFolder) -> Markup | None:
 
 
 def _draw_parts(run: RunFolder) -> Markup | None:
-    names = [name for name in run.series if name.startswith("loss_")]
-    if not names:
+    """Draw each loss; those of a cascade's stages are added up."""
+    parts = {
+        name: series
+        for name, series in run.series.items()
+        if name.startswith("loss_") and not _STAGE.fullmatch(name)
+    }
+    names = {name: _name_loss(run, name) for name in parts}
+    for name, stages in _find_stages(run).items():
+        parts[name] = _add(list(stages.values()))
+        names[name] = f"{_name_loss(run, name)}, {len(stages)} stages"
+    order = [*(name for name in _LOSS_NAMES if name in parts), *sorted({*parts} - {*_LOSS_NAMES})]
+    if not order:
         return None
-    names.sort(key=lambda name: list(_LOSS_NAMES).index(name) if name in _LOSS_NAMES else 9)
-    lines = [Line(_LOSS_NAMES.get(name, name), *thin(run.series[name])) for name in names]
+    return draw_lines(
+        [Line(names[name], *thin(parts[name])) for name in order],
+        x_label="iteration",
+        y_label="loss",
+        alt=f"Each of {len(order)} losses over the iterations",
+        y_limits=(0, None),
+    )
+
+
+def _draw_stages(run: RunFolder) -> Markup | None:
+    """Draw the losses of each stage of a cascade."""
+    lines = [
+        Line(f"{_name_loss(run, name).partition(' ')[0]}, stage {number + 1}", *thin(series))
+        for name, stages in _find_stages(run).items()
+        for number, series in sorted(stages.items())
+    ]
+    if not lines:
+        return None
     return draw_lines(
         lines,
         x_label="iteration",
-        y_label="loss",
-        alt=f"Each of {len(names)} losses over the iterations",
+        y_label="loss of a stage",
+        alt=f"Each of {len(lines)} losses of the cascade's stages over the iterations",
         y_limits=(0, None),
     )
+
+
+def _find_stages(run: RunFolder) -> dict[str, dict[int, Series]]:
+    """Find the losses of a cascade's stages: by name and by stage, from 0."""
+    stages: dict[str, dict[int, Series]] = defaultdict(dict)
+    for name, series in run.series.items():
+        if found := _STAGE.fullmatch(name):
+            stages[found[1]][int(found[2])] = series
+    return dict(stages)
+
+
+def _add(parts: Sequence[Series]) -> Series:
+    """Add series up, at the iterations that all of them have."""
+    common = reduce(np.intersect1d, [part.iterations for part in parts])
+    values = [part.values[np.isin(part.iterations, common)] for part in parts]
+    return Series(common, np.sum(values, axis=0))
+
+
+def _name_loss(run: RunFolder, name: str) -> str:
+    """Name a loss for readers, "class of a region" for "loss_cls"."""
+    special = _RETINANET_NAMES if run.get("MODEL.META_ARCHITECTURE") == "RetinaNet" else {}
+    return special.get(name) or _LOSS_NAMES.get(name, name)
 
 
 def _draw_AP(run: RunFolder) -> Markup | None:

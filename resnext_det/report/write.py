@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from resnext_det.report.data_charts import (
 )
 from resnext_det.report.error_kinds import DESCRIPTIONS
 from resnext_det.report.examination import Examination, Test, describe_change, examine_run
-from resnext_det.report.examples import show_images
+from resnext_det.report.examples import show_best_and_worst
 from resnext_det.report.faults.cause import Cause, leave_out_set
 from resnext_det.report.origin import describe_network, show_origin
 from resnext_det.report.page import (
@@ -32,7 +33,6 @@ from resnext_det.report.page import (
     mark_code,
     render_fragment,
     render_page,
-    write_heading,
     write_paragraph,
 )
 from resnext_det.report.progress import show_progress
@@ -40,12 +40,11 @@ from resnext_det.report.quality import (
     describe_main_fault,
     format_headline,
     show_classes,
-    show_confusion,
-    show_curves,
     show_errors,
     show_numbers,
 )
 from resnext_det.report.runs import RunFolder, read_run
+from resnext_det.report.scores import show_confusion, show_curves
 from resnext_det.report.tables import Cell, format_cell, format_table
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,6 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 
 _DOCTYPE = b"<!DOCTYPE html>"
-_WORST, _BEST = 12, 4  # images that a page shows
 
 _CAUSES = """\
 <ol class="causes">
@@ -246,36 +244,36 @@ def show_causes(
 def _list_test_sections(examined: Examination, test: Test) -> Iterator[Section]:
     analysis, dataset = test.analysis, test.dataset
     assert analysis is not None and dataset is not None
-    yield Section("Errors", "errors", show_errors(analysis))
+    name, trained_on = test.folder.name, _count_training(examined, test)
+    yield Section("Errors", "errors", show_errors(analysis, name))
     yield Section("Numbers", "numbers", show_numbers(analysis))
-    yield Section("Classes", "classes", show_classes(analysis, _count_training(examined, test)))
-    best_score = analysis.by_score.best_score
-    told = "No score is the best, so that no detection is shown on the right."
-    if best_score == best_score:  # there are objects and detections
-        yield Section("Precision, recall and score", "curves", show_curves(analysis))
-        yield Section("Confusions", "confusions", show_confusion(analysis))
-        told = f"Detections of score {best_score:.2f} or more are on the right."
-    worst = [image for image in analysis.choose_worst(_WORST) if image.mistakes]
-    shown = {image.image_id for image in worst}
-    best = [image for image in analysis.choose_best(_BEST) if image.image_id not in shown]
-    told = f"Ground truth is on the left. {told} What is wrong has broken lines and says why."
-    parts = [write_paragraph(told)]
-    if worst:
-        parts += [write_heading("Most mistakes"), show_images(worst, dataset)]
-    if best:
-        parts += [write_heading("Fewest mistakes"), show_images(best, dataset)]
-    yield Section("Images", "images", join(parts))
+    yield Section("Classes", "classes", show_classes(analysis, name, trained_on))
+    for show, title, anchor in (
+        (show_curves, "Precision, recall and score", "curves"),
+        (show_confusion, "Confusions", "confusions"),
+    ):
+        parts = [show(analysis, "boxes")] if _has_score(analysis) else []
+        if analysis.segm is not None and _has_score(analysis.segm):
+            parts.append(fold("The same of masks", show(analysis.segm, "masks")))
+        if parts:
+            yield Section(title, anchor, join(parts))
+    yield Section("Images", "images", show_best_and_worst(analysis, dataset))
     for other in examined.tests:
         if other is not test and other.analysis is not None:
             name = other.folder.name
             body = join(
                 [
                     format_headline(other.analysis),
-                    show_errors(other.analysis),
-                    fold("Classes", show_classes(other.analysis)),
+                    show_errors(other.analysis, name),
+                    fold("Classes", show_classes(other.analysis, name)),
                 ]
             )
             yield Section(f"Also tested on {name}", f"test-{examined.tests.index(other)}", body)
+
+
+def _has_score(analysis: DetectionAnalysis) -> bool:
+    """Tell whether there are objects and detections, so that a score is the best."""
+    return not math.isnan(analysis.by_score.best_score)
 
 
 def _count_training(examined: Examination, test: Test) -> list[int] | None:

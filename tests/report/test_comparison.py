@@ -15,9 +15,12 @@ import yaml
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
+from resnext_det.evaluation.analysis import compare_detections
 from resnext_det.evaluation.coco import evaluate_coco
+from resnext_det.report.run_groups import format_signed, format_signed_interval
+from resnext_det.report.tables import format_cell
 from resnext_det.report.write import write_report
-from tests.evaluation.helpers import random_set
+from tests.evaluation.helpers import add_masks, random_set
 from tests.report.helpers import check_page
 from tests.tools.helpers import run_tool
 
@@ -103,6 +106,33 @@ def test_two_runs(folders: dict[str, Path]) -> None:
     assert re.search(r"R-50-1x64d/seed_0 0\.25 3\.02 ", text)  # seconds and GiB
     assert "missed by the first" not in page  # it is drawn, not written
     assert len(page) < 1_000_000
+
+
+def test_two_runs_with_masks(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Masks have tables of their own, with the intervals of their differences."""
+    names = ("R-50-1x64d/0", "X-50-32x4d/0")
+    copies = {name: Path(shutil.copytree(folders[name], tmp_path / name)) for name in names}
+    content = json.loads(folders["set"].read_text())
+    files = [copies[name] / "inference" / "coco_instances_results.json" for name in names]
+    found = [json.loads(file.read_text()) for file in files]
+    for number, results in enumerate(found):
+        add_masks(content, results, number)
+        files[number].write_text(json.dumps(results))
+    for image in content["images"]:
+        pixels = np.full((image["height"], image["width"], 3), 128, np.uint8)
+        cv2.imwrite(str(tmp_path / image["file_name"]), pixels)
+    copies["set"] = tmp_path / "annotations.json"
+    copies["set"].write_text(json.dumps(content))
+    page = check_page(render(copies, *names))
+    expected = compare_detections(copies["set"], *files).segm
+    assert expected is not None
+    rows = [row for row in page.rows if row[0] in expected.numbers]
+    assert len(rows) == 24 and page.text.count("Of masks") == 2
+    for name, *cells in rows[12:]:
+        number = expected.numbers[name]
+        shown = [format_cell(number.first), format_cell(number.second)]
+        shown += [format_signed(number.difference), format_signed_interval(number.interval)]
+        assert cells == ["\u2013" if "nan" in str(cell) else cell or "\u2013" for cell in shown]
 
 
 def test_two_seeds_of_each(folders: dict[str, Path]) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
+from resnext_det.data.annotations.coco_json import read_coco_json
+from resnext_det.data.coco import CocoDataset
 from resnext_det.detection.jobs import Job, Metrics, train
+from resnext_det.evaluation.analysis import analyze_detections
 from resnext_det.evaluation.coco import evaluate_coco
+from resnext_det.evaluation.findings import ERROR_KINDS
 from resnext_det.report.examination import examine_run
+from resnext_det.report.examples import show_best_and_worst
+from resnext_det.report.progress import show_progress
 from resnext_det.report.runs import read_run
 from resnext_det.report.settings import find_nearest
-from resnext_det.report.tables import format_cell
+from resnext_det.report.tables import format_cell, format_interval
 from resnext_det.report.write import report_on, write_report
 from resnext_det.rle import encode_segmentation
 from resnext_det.training.environment import read_environment
@@ -76,11 +85,72 @@ def test_masks_have_their_numbers_and_are_drawn(sets: Sets, tmp_path: Path) -> N
     given = [("tiny_val", str(tmp_path / "val.json"), str(sets["tiny_val"][1]))]
     file.write_text(json.dumps(results))
     page = check_page(write_report([folder], datasets=given).read_text())
-    segm = evaluate_coco(tmp_path / "val.json", file).segm
-    assert segm is not None and "AP of masks" in page.text and "masks, %" in page.text
-    for value in segm.as_dict(recalls=True).values():
-        assert format_cell(value) in page.text
-    assert len(page.images) == 5 and "What this page lacks" not in page.text
+    masks = analyze_detections(tmp_path / "val.json", file).segm
+    assert masks is not None and "AP of masks" in page.text and "What this" not in page.text
+    (start,) = [i for i, row in enumerate(page.rows) if row[:2] == ["number", "of"]]
+    shown = {row[0]: row[5:] for row in page.rows[start + 1 : start + 13]}
+    assert shown == {
+        name: [format_cell(value), format_interval(*masks.intervals[name])]
+        for name, value in masks.metrics.as_dict(recalls=True).items()
+        if "-" not in name
+    }
+    errors = {row[0]: row[5:] for row in page.rows if row[0] in ERROR_KINDS}
+    assert errors == {
+        error.kind: [format_cell(each) for each in (error.count_at_score, error.count, error.cost)]
+        for error in masks.errors
+    }
+    assert len(page.images) == 5 and page.text.count("The same of masks") == 2
+
+
+def test_an_image_whose_masks_are_worse_than_its_boxes_is_shown(tmp_path: Path) -> None:
+    """Boxes are right everywhere, and of the second image the mask is less than half."""
+    whole, part = ([[10, 10, x, 10, x, 40, 10, 40]] for x in (50, 28))
+    truth, results = [], []
+    for number, found in enumerate((whole, part, whole)):
+        owner = {"image_id": number, "category_id": 1, "bbox": [10, 10, 40, 30]}
+        truth.append({**owner, "id": 1 + number, "segmentation": whole})
+        mask = {"size": [60, 80], "counts": encode_segmentation(found, 60, 80)}
+        results.append({**owner, "score": 0.9, "segmentation": mask})
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((60, 80, 3), np.uint8))
+    images = [
+        {"id": number, "file_name": f"{number}.png", "height": 60, "width": 80}
+        for number in range(3)
+    ]
+    content = {"images": images, "annotations": truth, "categories": [{"id": 1, "name": "cell"}]}
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    names, records = read_coco_json(tmp_path / "cells.json", tmp_path, "cells")
+    dataset = CocoDataset("cells", tmp_path, tmp_path, tuple(names.values()), (1,), records)
+    analysis = analyze_detections(content, results, resamples=0)
+    worse, fewest = str(show_best_and_worst(analysis, dataset)).split("Fewest mistakes")
+    assert "Most mistakes" not in worse and "More mistakes in masks than in boxes" in worse
+    assert re.findall(r"<figcaption>.*/(\S+): (.*)</figcaption", worse) == [
+        ("1.png", "0 found, 1 missed, 1 wrong")
+    ]
+    assert fewest.count("1 found, 0 missed, 0 wrong</fig") == 2
+
+
+def test_losses_of_a_cascade_and_of_retinanet_have_names(sets: Sets, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", sets)
+    lines = [
+        {"iteration": i, "total_loss": 1.0, "loss_mask": 0.5}
+        | {f"loss_{part}_stage{k}": k + i for part in ("cls", "box_reg") for k in range(3)}
+        for i in (4, 9)
+    ]
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = str(show_progress(read_run(folder)))
+    for words in (
+        *("class of a region, 3 stages", "box of a region, 3 stages", "mask of a region"),
+        *("class, stage 1", "box, stage 3", "Each of 3 losses", "Each of 6 losses"),
+    ):
+        assert words in page, words
+    assert "loss_cls" not in page
+    lines = [{"iteration": i, "loss_cls": 0.5, "loss_box_reg": 0.2} for i in (4, 9)]
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["MODEL"]["META_ARCHITECTURE"] = "RetinaNet"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    page = str(show_progress(read_run(folder)))
+    assert "class of an anchor" in page and "box of an anchor" in page and "region" not in page
 
 
 def test_what_is_missing_is_said(sets: Sets, tmp_path: Path) -> None:
