@@ -134,24 +134,28 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> str:
     return _encode_polygons(segmentation, height, width)
 
 
-def check_size(size: Any, height: int, width: int) -> None:
-    """Refuse the ``size`` of an encoding that is not that of its image."""
-    is_pair = isinstance(size, list | tuple | np.ndarray) and len(size) == 2
-    sides = list(size) if is_pair else []
-    if sides == [height, width]:
-        return
-    remedy = "write the mask of the image's pixels"
-    if sides == [width, height]:
-        remedy = "write the height first"
-    raise ValueError(
-        f"has a segmentation of size {show(size)}, and its image is [{height}, {width}], height "
-        f"and width; {remedy}"
-    )
+def explain_size(size: Any, height: int, width: int) -> str:
+    """Say that the ``size`` of an encoding is not that of its image, to stand after its owner.
+
+    Args:
+        height, width: of the image; 0 where they are not known.
+    """
+    given = f"has a segmentation of size {show(size)}, and"
+    if not height or not width:
+        return (
+            f"{given} the annotations do not tell the size of its image; write its height and width"
+        )
+    remedy = "encode the mask in pixels of the original image"
+    if size == [width, height]:
+        remedy = "write the height first, and encode a mask of this shape"
+    return f"{given} its image is [{height}, {width}], height and width; {remedy}"
 
 
 def _encode_runs(encoding: Mapping[str, Any], height: int, width: int) -> str:
-    counts = encoding.get("counts")
-    check_size(encoding.get("size"), height, width)
+    counts, size = encoding.get("counts"), encoding.get("size")
+    size = list(size) if isinstance(size, tuple | np.ndarray) else size
+    if size != [height, width]:
+        raise ValueError(explain_size(size, height, width))
     if isinstance(counts, str | bytes):
         text = counts if isinstance(counts, str) else counts.decode("ascii", "replace")
         if measure_counts([text], np.array([height * width]))[0] < 0:

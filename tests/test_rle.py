@@ -120,7 +120,7 @@ def test_segmentations_of_annotations_are_those_of_pycocotools() -> None:
         ([[0, 0, 1e6, 0] * 3], "whose outline is 6000000 pixels long"),
         (
             {"counts": "T3"},
-            r"of size None, and its image is \[10, 12\], height and width; write th",
+            r"of size None, and its image is \[10, 12\], height and width; encode",
         ),
         ({"size": [12, 10], "counts": "h3"}, "height and width; write the height first"),
         ({"size": [10, 12], "counts": "abc"}, "counts 'abc', which encode no mask of 10 x 12 pix"),

@@ -60,9 +60,9 @@ def pack_segmentations(texts: Sequence[bytes]) -> Segmentations:
 
 def dump_segmentation(segmentation: Any) -> bytes:
     """Write polygons, or an encoding of pycocotools, as JSON without spaces; None as "null"."""
-    if isinstance(segmentation, Mapping) and isinstance(segmentation["counts"], bytes):
+    if isinstance(segmentation, Mapping) and isinstance(segmentation.get("counts"), bytes):
         segmentation = {
-            "size": list(segmentation["size"]),
+            "size": segmentation.get("size"),
             "counts": segmentation["counts"].decode(),
         }
     return msgspec.json.encode(segmentation, enc_hook=lambda value: value.tolist())

@@ -27,7 +27,7 @@ from resnext_det.data.crops import RandomCrop, ScaleJitter
 from resnext_det.data.geometry import check_cutting
 from resnext_det.data.inspection.box_forms import list_annotations
 from resnext_det.data.inspection.datasets import inspect_datasets
-from resnext_det.data.inspection.masks import find_mask_faults
+from resnext_det.data.inspection.masks import count_lacking, find_mask_faults
 from resnext_det.data.loaders import build_train_loader
 from resnext_det.data.proposals import add_proposals
 from resnext_det.data.records import join_records, pack_records
@@ -114,13 +114,11 @@ def _check_best_of_masks(dataset: CocoDataset, metric: str) -> None:
     if not task.startswith("segm") or set_name not in ("", dataset.name):
         return
     records = pack_records(dataset.records)
-    assert records.segmentations is not None
-    rows, _ = list_annotations(records)
-    lacking = records.segmentations.find_kinds()[rows] == ord("n")
-    if lacking.any():
+    if lacking := count_lacking(records):
+        number = len(list_annotations(records)[0])
         raise ValueError(
-            f"TEST.BEST_METRIC = {metric!r} is computed from masks, and {lacking.sum()} of "
-            f"{len(lacking)} annotations of dataset {dataset.name!r} ({dataset.annotations_file}) "
+            f"TEST.BEST_METRIC = {metric!r} is computed from masks, and {lacking} of {number} "
+            f"annotations of dataset {dataset.name!r} ({dataset.annotations_file}) "
             "have no segmentation; write one for each, or a number of boxes, such as bbox/AP"
         )
 
@@ -285,6 +283,14 @@ def describe_augmentation(cfg: CfgNode) -> str:
     if colors := get_own(cfg, "INPUT.COLOR_JITTER"):
         told.append(f"color jitter: {tuple(colors)}")
     return ", ".join([*told, f"flip: {image.RANDOM_FLIP}"])
+
+
+def describe_test_size(cfg: CfgNode) -> str:
+    """Describe in words the size of images in tests."""
+    if stretch := get_own(cfg, "INPUT.STRETCH"):
+        return f"{stretch[1]} x {stretch[0]} pixels, whatever the aspect ratio"
+    shorter, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    return f"a shorter side of {shorter} pixels, or a longer one of {longest}"
 
 
 def test_mapper(cfg: CfgNode, *, with_objects: bool = False) -> DetectionMapper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def read_masks(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> n
         size: height and width of the image.
 
     Returns:
-        bool (N, height, width); None where an entry has no mask of this size.
+        bool (N, height, width), without a pixel for an entry that has no mask of this size; None
+        where no entry has one.
     """
     counts = _encode(entries, size)
     return None if counts is None else decode_to_draw(counts.tolist(), size)
@@ -102,10 +104,15 @@ def decode_to_draw(counts: Sequence[str] | None, size: tuple[int, int]) -> np.nd
 
 
 def _encode(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray | None:
-    """Encode masks: object (N,), the counts of each; None where an entry has none of this size."""
-    given = [entry.get("segmentation") for entry in entries]
-    try:
-        masks = [encode_segmentation(each, *size) for each in given]
-    except ValueError:
-        return None
-    return np.array(masks, object)
+    """Encode masks: object (N,), the counts of each; None where no entry has one of this size.
+
+    An entry without has an empty mask, so that the others are seen.
+    """
+    (empty,) = encode_masks(np.zeros((1, *size), bool))
+    masks = [empty] * len(entries)
+    known = 0
+    for place, entry in enumerate(entries):
+        with suppress(ValueError):
+            masks[place] = encode_segmentation(entry.get("segmentation"), *size)
+            known += 1
+    return np.array(masks, object) if known or not masks else None

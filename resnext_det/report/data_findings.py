@@ -25,6 +25,7 @@ from resnext_det.data.inspection.datasets import (
 )
 from resnext_det.data.statistics import NEAR_COPY, SLIP, SetStatistics
 from resnext_det.detection.advice import find_mistakes
+from resnext_det.detection.datasets import load_datasets
 from resnext_det.files import list_first
 from resnext_det.report.causes import RULES_OF_SETS, list_causes
 from resnext_det.report.faults.measurements import Measurements
@@ -48,6 +49,36 @@ class Finding:
 
     weight: Weight
     text: str
+
+
+def load_sets(
+    cfg: CfgNode, split: str, findings: list[Finding]
+) -> tuple[list[CocoDataset], CfgNode]:
+    """Load the sets of a split; leave out masks, and then proposals, that a training would refuse.
+
+    Args:
+        split: "TRAIN" or "TEST".
+        findings: get what is warned of and what is refused.
+
+    Returns:
+        the sets, and the configuration of what was loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: a set cannot be loaded without masks and proposals either.
+    """
+    sets: list[CocoDataset] = []
+    try:
+        told = collect_warnings(lambda: sets.extend(load_datasets(cfg, split, needed=False)))
+    except (ValueError, OSError) as error:
+        left_out = next((key for key in ("MASK_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]), None)
+        if left_out is None:
+            raise
+        findings += [Finding("error", line) for line in str(error).splitlines()]
+        less = cfg.clone()
+        less.MODEL[left_out] = False
+        return load_sets(less, split, findings)
+    findings += told
+    return sets, cfg
 
 
 def inspect_sets(

@@ -12,15 +12,14 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from markupsafe import Markup
 
-from resnext_det.config.detection import get_own
 from resnext_det.data.coco import CocoDataset
 from resnext_det.data.records import Record, join_records
 from resnext_det.data.statistics import NEAR_COPY, SLIP, SetStatistics, summarize_boxes
 from resnext_det.detection.datasets import (
     arrange_classes,
     describe_augmentation,
+    describe_test_size,
     describe_view,
-    load_datasets,
 )
 from resnext_det.files import escape_controls, write_text
 from resnext_det.report.data_charts import (
@@ -33,10 +32,10 @@ from resnext_det.report.data_charts import (
 )
 from resnext_det.report.data_findings import (
     Finding,
-    collect_warnings,
     find_copies,
     find_faults,
     inspect_sets,
+    load_sets,
 )
 from resnext_det.report.data_pictures import choose_images, draw_as_tested, draw_samples
 from resnext_det.report.page import (
@@ -104,7 +103,8 @@ def write_data_page(
     """Write a page of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` as the detector will see them.
 
     Boxes and classes are counted in the annotations alone, which takes seconds for COCO; a sample
-    of images is drawn. Images that are missing do not hinder the rest of the page.
+    of images is drawn. Images, masks and proposals that are missing or broken do not hinder the
+    rest of the page.
 
     Args:
         path: None is ``data.html`` in ``OUTPUT_DIR``.
@@ -115,15 +115,10 @@ def write_data_page(
     Raises:
         ValueError, FileNotFoundError: a set cannot be loaded, or there is none.
     """
-    every: list[CocoDataset] = []
     findings = [Finding("warning", text) for text in warned]
-    findings += collect_warnings(
-        lambda: every.extend(
-            [*load_datasets(cfg, "TRAIN", needed=False), *load_datasets(cfg, "TEST", needed=False)]
-        )
-    )
-    train_sets, test_sets = every[: len(cfg.DATASETS.TRAIN)], every[len(cfg.DATASETS.TRAIN) :]
-    if not every:
+    train_sets, drawn = load_sets(cfg, "TRAIN", findings)
+    test_sets, _ = load_sets(cfg, "TEST", findings)
+    if not train_sets and not test_sets:
         raise ValueError(
             "DATASETS.TRAIN and DATASETS.TEST are empty; give the files of a set with --train-data"
         )
@@ -146,7 +141,7 @@ def write_data_page(
     sections = [
         _list_findings(findings),
         _show_sets(cfg, found, told),
-        _show_samples(cfg, splits, num_images),
+        _show_samples(drawn, splits, num_images),
         _show_classes(found),
         _show_sizes(found),
         *_show_anchors(found),
@@ -194,11 +189,8 @@ def _list_findings(findings: Sequence[Finding]) -> Section:
 
 
 def _show_sets(cfg: CfgNode, found: dict[str, SetStatistics], told: Iterable[str]) -> Section:
-    size = f"a shorter side of {cfg.INPUT.MIN_SIZE_TEST} pixels, or a longer one of "
-    size += str(cfg.INPUT.MAX_SIZE_TEST)
-    if stretch := get_own(cfg, "INPUT.STRETCH"):
-        size = f"{stretch[0]} x {stretch[1]} pixels (height x width), whatever the aspect ratio"
-    text = f"Sizes are those of tests: {size}. Training takes {describe_augmentation(cfg)}."
+    size, augmented = describe_test_size(cfg), describe_augmentation(cfg)
+    text = f"Sizes are those of tests: {size}. Training takes {augmented}."
     parts = [write_paragraph(text), format_sets(found)]
     if decided := [escape_controls(sentence) for sentence in told]:
         parts.append(

@@ -73,6 +73,16 @@ def test_masks_stay_with_their_boxes() -> None:
     assert read_masks([{"segmentation": {"size": [3, 2], "counts": "6"}}], (200, 300)) is None
 
 
+def test_where_a_mask_is_missing_the_others_are_shown() -> None:
+    objects = [annotate([10, 10, 40, 40]), annotate([100, 10, 40, 40], 1), annotate([5, 5, 9, 9])]
+    objects[1]["segmentation"] = [[100, 10, 140, 10, 140, 50, 100, 50]]
+    objects[2]["segmentation"] = {"size": [3, 2], "counts": "6"}  # of another image
+    truth, _ = mark_boxes(objects, find([]), LABELS)
+    assert truth.masks.sum((1, 2)).tolist() == [0, 1600, 0]
+    masks = read_masks(objects, (200, 300))
+    assert masks is not None and masks.sum((1, 2)).tolist() == [0, 1600, 0]
+
+
 def test_a_set_of_one_image_says_the_same() -> None:
     rng = np.random.default_rng(0)
 

@@ -107,6 +107,57 @@ def test_missing_images_are_said_and_the_rest_is_shown(
     assert "None of those looked for is there" in page.path.read_text(encoding="utf-8")
 
 
+SQUARE = [20.0, 20.0, 80.0, 20.0, 80.0, 60.0, 20.0, 60.0]
+OF_ANOTHER_SIZE = {"size": [200, 160], "counts": [0, 32000]}
+BROKEN_MASKS = {
+    "four numbers": ([SQUARE[:4]], "warning", "2 annotations have polygons of under 3 points"),
+    "an odd count": ([SQUARE[:7]], "warning", "2 annotations have polygons of under 3 points"),
+    "beside the box": ([[1, 1, 9, 1, 9, 9]], "warning", "2 of 3 masks that were looked at are not"),
+    "outside": ([[x + 300 for x in SQUARE]], "warning", "2 of 3 masks that were looked at are not"),
+    "missing": (None, "error", "2 of 3 objects have no segmentation, on which MODEL.MASK_ON"),
+    "another size": (OF_ANOTHER_SIZE, "error", "(and 1 other masks are broken)"),
+    "too far": ([[*SQUARE[:7], 1e9]], "error", "has a polygon with the number 1000000000.0"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_MASKS)
+def test_broken_masks_are_listed_on_the_page_and_refused_by_a_training(
+    alone: None, cfg: CfgNode, tmp_path: Path, kind: str
+) -> None:
+    mask, weight, words = BROKEN_MASKS[kind]
+    make_set(tmp_path, "masked", [[[0, [20, 20, 60, 40]]] * 3], ["a"])
+    file = tmp_path / "masked.json"
+    content = json.loads(file.read_text())
+    for entry, own in zip(content["annotations"], [[SQUARE], mask, mask], strict=True):
+        entry["segmentation"] = own
+    file.write_text(json.dumps(content))
+    cv2.imwrite(str(tmp_path / "none" / "0.png"), np.zeros((160, 200, 3), np.uint8))
+    cfg.merge_from_list(["DATASETS.TRAIN", ("masked",), "DATASETS.TEST", ()])
+    cfg.merge_from_list(["MODEL.MASK_ON", True])
+    page = write_data_page(cfg, tmp_path / "page.html")
+    found = [each.weight for each in page.findings if words in each.text]
+    assert found == [weight], page.findings
+    assert words in read_page(page.path).text and "1 training images with " in page.summary
+    if weight == "error":
+        with pytest.raises(ValueError, match=re.escape(words)):
+            load_datasets(cfg, "TRAIN")
+
+
+def test_missing_proposals_are_listed_on_the_page(
+    alone: None, cfg: CfgNode, tmp_path: Path
+) -> None:
+    make_set(tmp_path, "given", [[[0, [20, 20, 60, 40]]]], ["a"])
+    cfg.merge_from_list(["DATASETS.TRAIN", ("given",), "DATASETS.TEST", ()])
+    none = tmp_path / "none.pkl"
+    cfg.merge_from_list(
+        ["MODEL.LOAD_PROPOSALS", True, "DATASETS.PROPOSAL_FILES_TRAIN", (str(none),)]
+    )
+    page = write_data_page(cfg, tmp_path / "page.html")
+    errors = [found.text for found in page.findings if found.weight == "error"]
+    assert any(text.startswith(f"proposals {none} are not there") for text in errors)
+    assert "1 training images with 1 objects" in page.summary
+
+
 def test_a_set_without_objects_is_shown_beside_another(
     alone: None, cfg: CfgNode, tmp_path: Path
 ) -> None:

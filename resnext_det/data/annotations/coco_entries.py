@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from resnext_det.data.annotations.segmentations import normalize_segmentation
+from resnext_det.data.records import dump_segmentation
 from resnext_det.files import escape_controls, list_first, show
 
 LARGEST = sys.float_info.max
@@ -195,13 +196,9 @@ class Checker:
 
     def _write_mask(self, mask: Any, owner: str) -> msgspec.Raw:
         """Write a mask as JSON, as the entries that are decoded at once have it."""
-
-        def convert(value: Any) -> Any:
-            return value.decode() if isinstance(value, bytes) else value.tolist()
-
         try:
-            return msgspec.Raw(json.dumps(mask, default=convert).encode())
-        except (TypeError, ValueError, AttributeError, RecursionError):
+            return msgspec.Raw(dump_segmentation(mask))
+        except (TypeError, ValueError, AttributeError, RecursionError, OverflowError):
             raise self.error(f"{owner}: segmentation is {show(mask)}; {_POLYGONS}") from None
 
     def _read_id(self, entry: Mapping[str, Any], key: str, owner: str) -> int | str:

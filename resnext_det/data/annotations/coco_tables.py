@@ -285,19 +285,31 @@ class _MaskReader:
         self._sizes = sizes.tolist()
         self._texts = bytearray()
         self._ends = [0]
+        self._broken: list[ValueError] = []
 
     def read(self, annotation: Annotation) -> bool:
         """Read a segmentation; False where it has polygons of under 3 points only."""
         number = self._image_numbers.get(annotation.image_id)
         text = NOTHING
         if number is not None:
-            text = self._checker.normalize_mask(annotation, *self._sizes[number])
+            try:
+                text = self._checker.normalize_mask(annotation, *self._sizes[number])
+            except ValueError as error:
+                self._broken.append(error)
         self._texts += text
         self._ends.append(len(self._texts))
         return text != TOO_FEW_POINTS
 
     def finish(self) -> Segmentations:
-        """Hand over what was read."""
+        """Hand over what was read.
+
+        Raises:
+            ValueError: masks are broken; the text tells the first, and how many are.
+        """
+        if self._broken:
+            first, others = self._broken[0], len(self._broken) - 1
+            told = f"{first} (and {others} other masks are broken)" if others else str(first)
+            raise ValueError(told)
         ends = np.array(self._ends)
         texts = np.frombuffer(self._texts, np.uint8)
         return Segmentations(texts, np.stack([ends[:-1], ends[1:]], axis=1))

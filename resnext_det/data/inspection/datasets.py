@@ -18,7 +18,7 @@ from resnext_det.data.inspection.box_forms import (
     warn_of_boxes,
 )
 from resnext_det.data.inspection.image_files import check_images
-from resnext_det.data.inspection.masks import warn_of_masks
+from resnext_det.data.inspection.masks import warn_of_masks, warn_of_untested_masks
 from resnext_det.data.inspection.missing_files import find_missing_files, shorten_name
 from resnext_det.data.records import Records, pack_records
 from resnext_det.files import list_first
@@ -34,8 +34,8 @@ def inspect_datasets(
 ) -> None:
     """Look at the datasets of a run, each once, and at what they have in common.
 
-    Warnings tell of classes without a box in training or in testing, and of test images that are
-    training images too.
+    Warnings tell of classes without a box in training or in testing, of test images that are
+    training images too, and of test sets that lack masks.
 
     Raises:
         ValueError, FileNotFoundError: see ``inspect_dataset``.
@@ -54,8 +54,14 @@ def list_distinct(datasets: Sequence[CocoDataset]) -> list[CocoDataset]:
 def warn_of_differences(
     train_sets: Sequence[CocoDataset], test_sets: Sequence[CocoDataset]
 ) -> None:
-    """Warn of classes without a box in training or in testing, and of images that are in both."""
+    """Warn of classes without a box in training or in testing, and of images that are in both.
+
+    Test sets on which masks will not be evaluated are told too.
+    """
     _warn_of_empty_classes(train_sets, test_sets)
+    for dataset in list_distinct(test_sets):
+        source = f"test set {dataset.name!r} ({dataset.annotations_file})"
+        warn_of_untested_masks(pack_records(dataset.records), source)
     _warn_of_shared_images(train_sets, test_sets)
 
 

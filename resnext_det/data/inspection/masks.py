@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from resnext_det.data.inspection.box_forms import collect_boxes, describe_image, list_annotations
-from resnext_det.data.records import Records, Segmentations
+from resnext_det.data.overlaps import compute_ious
+from resnext_det.data.records import SMALLEST_SIDE, Records, Segmentations
 
 logger = logging.getLogger(__name__)
 
@@ -63,44 +64,58 @@ def warn_of_masks(records: Records, source: str, *, everything: bool = False) ->
     table = collect_boxes(records)
     rows, _ = list_annotations(records)
     kinds = records.segmentations.find_kinds()[rows]
-    looked = np.flatnonzero(~table.crowds & (kinds != ord("n")))
+    solid = (table.boxes[:, 2:] > SMALLEST_SIDE).all(axis=1)  # others are left out in training
+    looked = np.flatnonzero(~table.crowds & solid & (kinds != ord("n")))
     if not everything:
         looked = looked[np.linspace(0, len(looked) - 1, min(len(looked), _LOOKED_AT), dtype=int)]
     around = _measure_masks(records.segmentations, rows[looked])
-    boxes = np.hstack([table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]])[looked]
-    apart = _compute_ious(boxes, around) < _APART
+    apart = compute_ious(table.boxes[looked], around) < _APART
     if apart.any():
         first = looked[apart.argmax()]
         logger.warning(
             "%s: %d of %d masks that were looked at are not where their boxes are, the first is "
-            "in %s, with the box %s (x, y, width, height) and a mask from (%.1f, %.1f) to (%.1f, "
-            "%.1f); both are trained on: correct the segmentation or the bbox",
+            "in %s, with the box %s and a mask whose box is %s (x, y, width, height); both are "
+            "trained on: correct the segmentation or the bbox",
             *(source, apart.sum(), len(looked), describe_image(records, table.owners[first])),
-            *(table.boxes[first].tolist(), *around[apart.argmax()]),
+            *(table.boxes[first].tolist(), around[apart.argmax()].tolist()),
         )
 
 
 def _measure_masks(segmentations: Segmentations, rows: np.ndarray) -> np.ndarray:
-    """Find the boxes around masks: float64 (N, 4), x0, y0, x1, y1."""
+    """Find the boxes around masks: float64 (N, 4), x, y, width, height."""
     from pycocotools.mask import toBbox
 
     around = np.zeros((len(rows), 4))
     for box, row in zip(around, rows.tolist()):
         mask = segmentations[row]
         if isinstance(mask, Mapping):
-            x, y, width, height = toBbox(mask)
-            box[:] = x, y, x + width, y + height
+            box[:] = toBbox(mask)
         elif mask:
             points = np.concatenate(mask).reshape(-1, 2)
-            box[:] = *points.min(axis=0), *points.max(axis=0)
+            box[:] = *points.min(axis=0), *np.ptp(points, axis=0)
     return around
 
 
-def _compute_ious(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Compute the IoU of boxes (N, 4), x0, y0, x1, y1, each with its other; 1 for two points."""
-    low = np.maximum(boxes[:, :2], others[:, :2])
-    high = np.minimum(boxes[:, 2:], others[:, 2:])
-    common = np.maximum(high - low, 0).prod(axis=1)
-    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (boxes, others)]
-    union = areas[0] + areas[1] - common
-    return np.divide(common, union, out=np.ones(len(boxes)), where=union > 0)
+def warn_of_untested_masks(records: Records, source: str) -> None:
+    """Warn where an evaluation will leave masks out, because annotations have none.
+
+    Args:
+        records: of a test set, with segmentations, or there is nothing to warn of.
+        source: begins the message.
+    """
+    if records.segmentations is None:
+        return
+    lacking = count_lacking(records)
+    if lacking:
+        logger.warning(
+            "%s: %d of %d annotations have no segmentation, so that its evaluations are of boxes "
+            "alone; write one for each to have the AP of masks",
+            *(source, lacking, len(list_annotations(records)[0])),
+        )
+
+
+def count_lacking(records: Records) -> int:
+    """Count the annotations that have no mask, crowds among them; of records with segmentations."""
+    assert records.segmentations is not None
+    rows, _ = list_annotations(records)
+    return int((records.segmentations.find_kinds()[rows] == ord("n")).sum())
