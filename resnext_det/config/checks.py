@@ -14,6 +14,7 @@ from resnext_det.config.backbone import (
     check_resnet_layers,
     check_standard_head,
 )
+from resnext_det.config.detection import get_own
 from resnext_det.config.heads import check_heads
 from resnext_det.config.parts import list_features, list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import check_layers
@@ -39,7 +40,8 @@ def check(cfg: CfgNode) -> None:
     _check_features(cfg)
     check_heads(cfg)
     check_cosine(cfg.SOLVER)
-    _check_momentum(cfg.SOLVER)
+    if get_own(cfg, "SOLVER.OPTIMIZER") == "SGD":
+        _check_momentum(cfg.SOLVER)
     _check_layers(cfg)
 
 

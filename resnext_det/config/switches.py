@@ -188,6 +188,7 @@ SWITCHES = (
         _is_one_of("TrainingSampler", "RandomSubsetTrainingSampler"),
     ),
     # Training and tests.
+    _need(r"SOLVER\.(MOMENTUM|NESTEROV)", "SOLVER.OPTIMIZER", "SGD", _is_one_of("Adam", "AdamW")),
     _need(r"SOLVER\.STEPS", _SCHEDULE, _STEPS, _is_one_of(_COSINE, _EVEN)),
     _need(r"SOLVER\.BASE_LR_END", _SCHEDULE, _COSINE, _is_one_of(_STEPS, _EVEN)),
     _need(r"SOLVER\.NUM_DECAYS", _SCHEDULE, _EVEN, _is_one_of(_STEPS, _COSINE)),

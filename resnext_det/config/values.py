@@ -158,7 +158,8 @@ _REASONS = {
     "VIS_PERIOD": "TensorBoard gets pictures at each evaluation, see TEST.EVAL_PERIOD",
 }
 
-_RULES = Rules(SUPPORTED_VALUES, RANGES, _OPTIONAL, _REASONS)
+_OWN_VALUES = {"SOLVER.OPTIMIZER": ("SGD", "Adam", "AdamW")}
+_RULES = Rules({**SUPPORTED_VALUES, **_OWN_VALUES}, RANGES, _OPTIONAL, _REASONS)
 
 check_value = _RULES.check_value
 is_supported = _RULES.is_supported

@@ -13,6 +13,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.detection import get_own
+
 # The usual recipe, "1x" of detectron2's model zoo: 90,000 iterations of 16 of COCO's images.
 _COCO_IMAGES, _COCO_PASSES = 118_287, 1_440_000
 _RECIPE_BATCH, _RECIPE_RATE, _RECIPE_SIDE = 16, 0.02, 800
@@ -161,6 +163,8 @@ def find_rate_mistake(cfg: CfgNode, recipe: CfgNode) -> Iterator[str]:
     Args:
         recipe: the configuration without the change of the batch.
     """
+    if get_own(cfg, "SOLVER.OPTIMIZER") != "SGD":  # the proportion is SGD's
+        return
     batch, old, rate = cfg.SOLVER.IMS_PER_BATCH, recipe.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
     if rate == recipe.SOLVER.BASE_LR and not 1 / 4 < batch / old < 4:
         yield (

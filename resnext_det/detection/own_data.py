@@ -16,6 +16,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import read_architecture
+from resnext_det.config.detection import get_own
 from resnext_det.config.loading import drop_idle_overrides
 from resnext_det.config.parts import uses_c4_head
 from resnext_det.config.rules import get_value, list_keys
@@ -239,6 +240,8 @@ def fit_schedule(
     with _without_warnings():
         datasets = [load_coco(name) for name in cfg.DATASETS.TRAIN]
     decided = {key: get_value(cfg, key) for key in given if key in list_keys(cfg)}
+    if get_own(cfg, "SOLVER.OPTIMIZER") != "SGD":  # whose usual rates do not fit others
+        decided["SOLVER.BASE_LR"] = cfg.SOLVER.BASE_LR
     choices = choose_schedule(_gather_facts(cfg, datasets, processes), decided)
     chosen = {key: value for choice in choices for key, value in choice.settings.items()}
     used = _drop_idle(cfg, chosen).keys()

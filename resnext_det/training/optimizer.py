@@ -1,4 +1,4 @@
-"""Parameter groups, stochastic gradient descent and gradient clipping, as detectron2 builds them.
+"""Parameter groups, optimizers and gradient clipping; SGD and clipping as detectron2 builds them.
 
 The groups and the order of the parameters in them are those of detectron2's ``build_optimizer``, so
 the state of one optimizer loads into the other, index for index.
@@ -16,6 +16,7 @@ from torch import nn
 GradientClipper = Callable[[torch.optim.Optimizer], None]
 """Changes the gradients of an optimizer's parameters in place, before its step."""
 
+_ADAPTIVE = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 CLIP_TYPES = ("value", "norm")
 
 # Those that detectron2 counts as norms; FrozenStatisticsBatchNorm2d is an InstanceNorm2d.
@@ -38,6 +39,7 @@ class OptimizerSettings:
     """Settings of the optimizer, named as detectron2's keys of SOLVER.
 
     Attributes:
+        momentum, nesterov: of SGD alone.
         weight_decay: of every parameter that the next two do not speak of.
         weight_decay_norm: of the parameters of normalization layers; None: as the others.
         weight_decay_bias: of every parameter named ``bias``, those of norms too; None: as the
@@ -54,14 +56,25 @@ class OptimizerSettings:
     bias_lr_factor: float = 1.0
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
-    """Build SGD over the trainable parameters of a model, grouped as detectron2 groups them.
+def build_optimizer(
+    model: nn.Module, settings: OptimizerSettings, name: str = "SGD"
+) -> torch.optim.Optimizer:
+    """Build an optimizer over the trainable parameters of a model, grouped as detectron2 does.
 
     Build it from the bare model, before it is wrapped for several processes.
 
+    Args:
+        name: "SGD", or "Adam" or "AdamW" with torch's own betas and epsilon.
+
     Raises:
-        ValueError: no parameter of the model is trainable.
+        ValueError: no parameter of the model is trainable; an unknown name.
     """
+    if name in _ADAPTIVE:
+        groups = _group_parameters(model, settings)
+        return _ADAPTIVE[name](groups, lr=settings.base_lr, foreach=True)
+    if name != "SGD":
+        known = ", ".join(("SGD", *_ADAPTIVE))
+        raise ValueError(f"SOLVER.OPTIMIZER is {name!r}; the known ones are {known}")
     return torch.optim.SGD(
         _group_parameters(model, settings),
         lr=settings.base_lr,

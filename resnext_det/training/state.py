@@ -258,6 +258,7 @@ class TrainingState:
 
     def _load_optimizer(self, state: dict[str, Any], path: Path) -> None:
         configured = [_get_settings(group) for group in self.optimizer.param_groups]
+        self._check_kind(state, path)
         try:
             self.optimizer.load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -277,13 +278,31 @@ class TrainingState:
                 configured,
             )
 
+    def _check_kind(self, state: dict[str, Any], path: Path) -> None:
+        """Refuse the state of SGD for Adam, and the other way round."""
+        groups = state.get("param_groups")
+        if not isinstance(groups, list) or not all(isinstance(each, dict) for each in groups):
+            return  # which is refused when it is loaded
+        adaptive = any("betas" in group for group in groups)
+        if adaptive != ("betas" in self.optimizer.param_groups[0]):
+            theirs = "Adam or AdamW" if adaptive else "SGD"
+            raise ValueError(
+                f"the optimizer in {path} is {theirs}, and that of this training is "
+                f"{type(self.optimizer).__name__}; resume with SOLVER.OPTIMIZER {theirs}, as in "
+                "the config.yaml of that run"
+            )
+
     def _check_momentum(self, path: Path) -> None:
         """Refuse restored momentum of another type or shape; warn where there is none."""
-        groups = [group for group in self.optimizer.param_groups if group.get("momentum")]
-        parameters = [parameter for group in groups for parameter in group["params"]]
+        parameters = [
+            (parameter, name)
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+            for name in _list_averages(group)
+        ]
         missing = 0
-        for parameter in parameters:
-            value = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+        for parameter, name in parameters:
+            value = self.optimizer.state.get(parameter, {}).get(name)
             missing += value is None
             fits = isinstance(value, torch.Tensor) and value.is_floating_point()
             if value is not None and not (fits and value.shape == parameter.shape):
@@ -361,6 +380,13 @@ def _is_finite(value: Any) -> bool:
 def _get_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     with_first = {"initial_lr": group["lr"], **group}
     return {name: with_first.get(name) for name in _SETTINGS}
+
+
+def _list_averages(group: Mapping[str, Any]) -> tuple[str, ...]:
+    """List the names of the averages of gradients that the optimizer keeps of each parameter."""
+    if "betas" in group:
+        return "exp_avg", "exp_avg_sq"
+    return ("momentum_buffer",) if group.get("momentum") else ()
 
 
 def _get_random_state() -> dict[str, torch.Tensor | None]:

@@ -134,6 +134,7 @@ MODEL.RPN.LOSS_WEIGHT -1.0 | MODEL.RPN.LOSS_WEIGHT = -1.0 is out of range; write
 MODEL.PIXEL_MEAN [1.0,1e999,1.0] | MODEL.PIXEL_MEAN = [1.0, inf, 1.0] is out of range
 SOLVER.BIAS_LR_FACTOR 1e999 | SOLVER.BIAS_LR_FACTOR = inf is out of range
 SOLVER.WEIGHT_DECAY_NORM -1.0 | SOLVER.WEIGHT_DECAY_NORM = -1.0 is out of range; write 0.0 or more
+SOLVER.OPTIMIZER Lion | SOLVER.OPTIMIZER = 'Lion' is not supported; write 'SGD' or 'Adam' or 'AdamW'
 SOLVER.NESTEROV True SOLVER.MOMENTUM 0.0 | MOMENTUM = 0.0 leaves no momentum | write False
 FPN MODEL.ANCHOR_GENERATOR.SIZES [[32],[64,128]] | give [3, 6] anchors at different levels
   | the same number

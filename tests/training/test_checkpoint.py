@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from resnext_det.training.checkpoint import Checkpointer, load_model_state
+from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 from resnext_det.training.state import TrainingState
 from tests.training.helpers import (
     PERIOD,
@@ -222,6 +223,10 @@ def test_other_optimizers_are_explained(tmp_path: Path, caplog: pytest.LogCaptur
         ValueError, match=r"optimizer in .*model_0000000\.pth does not fit.*config\.yaml"
     ):
         other.resume()
+    adam = build_optimizer(model, OptimizerSettings(0.1), "Adam")
+    words = r"is SGD, and that of this training is Adam; resume with SOLVER.OPTIMIZER SGD"
+    with pytest.raises(ValueError, match=words):
+        TrainingState(model, adam, Checkpointer(tmp_path)).resume()
     configured = make_toy_state(tmp_path)
     for group in configured.optimizer.param_groups:
         group["momentum"] = 0.5

@@ -170,3 +170,49 @@ def test_learning_rates_keep_their_proportions() -> None:
         assert rates == {0.1 * factor, 0.2 * factor}
     largest = max(optimizer.param_groups, key=lambda group: len(group["params"]))
     assert get_learning_rate(optimizer) == largest["lr"]
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adam_moves_each_parameter_by_its_formula(name: str) -> None:
+    """As in Kingma and Ba (1412.6980), and Loshchilov and Hutter (1711.05101), in float64."""
+    model = make_toy_model().double()
+    settings = OptimizerSettings(0.01, weight_decay=0.1, weight_decay_norm=0.0, bias_lr_factor=2.0)
+    optimizer = build_optimizer(model, settings, name)
+    rates = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    generator = torch.Generator().manual_seed(1)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    expected = {
+        id(p): (p.detach().clone(), torch.zeros_like(p), torch.zeros_like(p)) for p in trained
+    }
+    for step in range(1, 5):
+        for parameter in trained:
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            (weight, mean, square), (rate, decay) = expected[id(parameter)], rates[id(parameter)]
+            gradient = parameter.grad.clone()
+            if name == "Adam":
+                gradient += decay * weight
+            else:
+                weight = weight - rate * decay * weight
+            mean = 0.9 * mean + 0.1 * gradient
+            square = 0.999 * square + 0.001 * gradient**2
+            scale = (square / (1 - 0.999**step)).sqrt() + 1e-8
+            weight = weight - rate * mean / (1 - 0.9**step) / scale
+            expected[id(parameter)] = (weight, mean, square)
+        optimizer.step()
+    assert {rate for rate, _ in rates.values()} == {0.01, 0.02}
+    assert {decay for _, decay in rates.values()} == {0.0, 0.1}
+    for parameter in trained:
+        torch.testing.assert_close(
+            parameter.detach(), expected[id(parameter)][0], rtol=1e-12, atol=1e-12
+        )
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"OPTIMIZER is 'Lion'; the known ones are SGD, Adam, AdamW"
+    ):
+        build_optimizer(make_toy_model(), OptimizerSettings(0.1), "Lion")

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine.hooks import PreciseBN
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn import sigmoid_focal_loss_jit
@@ -31,6 +32,7 @@ from resnext_det.config.detection import (
 from resnext_det.config.loading import merge, refuse_idle_overrides
 from resnext_det.config.names import TORCHVISION_ANCHORS
 from resnext_det.config.parts import uses_c4_head
+from resnext_det.config.rules import read_settings
 from resnext_det.config.values import (
     check_own_values,
     check_value,
@@ -52,6 +54,8 @@ from resnext_det.layers import SYNCHRONIZED_ON_CPU
 from resnext_det.training import distributed
 from resnext_det.training.loop import Step
 from resnext_det.training.metrics import MetricsWriter
+from resnext_det.training.optimizer import OptimizerSettings
+from resnext_det.training.optimizer import build_optimizer as build_named_optimizer
 from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.pace import PERIOD
 from resnext_det.training.setup import log_too, set_seed, set_up
@@ -176,7 +180,7 @@ def _train_on(
     if cfg.MODEL.META_ARCHITECTURE in _FOCAL_DETECTORS:
         compile_focal_loss()
     _check_synchronized_norms(model)
-    optimizer = build_optimizer(cfg, model)
+    optimizer = _build_optimizer(cfg, model)
     multiplier = build_lr_scheduler(cfg, optimizer)._multiplier  # where in the training -> factor
     precise_bn = None
     if cfg.TEST.PRECISE_BN.ENABLED:
@@ -310,6 +314,14 @@ def _set_up(cfg: CfgNode) -> None:
     set_up(cfg)
     if distributed.get_world_size() > 1 and comm._LOCAL_PROCESS_GROUP is None:
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build detectron2's SGD, or the portable engine's other optimizers; they clip gradients."""
+    if (name := get_own(cfg, "SOLVER.OPTIMIZER")) == "SGD":
+        return build_optimizer(cfg, model)
+    optimizer = build_named_optimizer(model, read_settings(OptimizerSettings, cfg.SOLVER), name)
+    return maybe_add_gradient_clipping(cfg, optimizer)
 
 
 def _check_synchronized_norms(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnext_det.config import load_config
-from resnext_det.config.detection import scale_to_processes
+from resnext_det.config.detection import get_own, scale_to_processes
 from resnext_det.config.rules import read_settings
 from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.best import check_best
@@ -96,7 +96,9 @@ def train(
         cfg,
         model,
         recorded=recorded,
-        optimizer=build_optimizer(model, read_settings(OptimizerSettings, solver)),
+        optimizer=build_optimizer(
+            model, read_settings(OptimizerSettings, solver), get_own(cfg, "SOLVER.OPTIMIZER")
+        ),
         schedule=build_schedule(read_settings(ScheduleSettings, solver)),
         clip=build_clipper(read_settings(ClippingSettings, solver.CLIP_GRADIENTS)),
         load_batches=lambda start: build_train_batches(cfg, train_sets, start),

@@ -57,11 +57,13 @@ def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
         assert ours == theirs, where
 
 
+ADAM: list[Any] = override("SOLVER", OPTIMIZER="Adam", BASE_LR=0.002, WEIGHT_DECAY=0.01)
 SETTINGS: dict[str, list[Any]] = {
     "FPN": [],
     "FPN, GN": override("MODEL.FPN", NORM="GN", OUT_CHANNELS=32),
     "C4": C4_CHANGES,
     "RetinaNet": RETINANET_CHANGES,
+    "Adam, clipping": [*ADAM, "SOLVER.CLIP_GRADIENTS.ENABLED", True],
     "masks": MASKS,
     "masks as bitmaps, C4": [*C4_MASKS, "INPUT.MASK_FORMAT", "bitmask"],
     "cosine, clipping, convolutions in the head": [
@@ -99,6 +101,7 @@ def test_one_seed_gives_one_training(tmp_path: Path, setting: str) -> None:
         pytest.param([], id="FPN"),
         pytest.param(C4_CHANGES, id="C4"),
         pytest.param(RETINANET_CHANGES, id="RetinaNet"),
+        pytest.param(ADAM, id="Adam"),
         pytest.param(MASKS, id="masks", marks=pytest.mark.slow),
     ],
 )

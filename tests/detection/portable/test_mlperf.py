@@ -13,8 +13,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from resnext_det.config import load_config
+from resnext_det.config.rules import read_settings
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
+from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from resnext_det.weights import load_weights, read_weights
 from resnext_det.weights.formats import convert_to_native
 from tests.detection.helpers import as_overrides, override
@@ -143,3 +145,16 @@ def test_the_configuration_is_of_the_published_network() -> None:
     assert [list(level) for level in theirs.anchor_generator.sizes] == (
         load_config(CONFIG).MODEL.ANCHOR_GENERATOR.SIZES
     )
+
+
+def test_the_training_is_the_published_one() -> None:
+    """Adam at a constant 1e-4 after an epoch of 1,170,301 images, of four in batches of 256."""
+    solver = load_config("mlperf/retinanet_X50_32x4d_FPN.yaml").SOLVER
+    schedule = build_schedule(read_settings(ScheduleSettings, solver))
+    rates = [solver.BASE_LR * schedule(step) for step in range(solver.MAX_ITER)]
+    epoch = 1_170_301 / 256
+    assert rates[0] == pytest.approx(1e-7)
+    assert rates[int(epoch / 2)] == pytest.approx(0.5 * 1e-4, rel=0.01)
+    assert set(rates[round(epoch) :]) == {1e-4}
+    assert len(rates) == round(4 * epoch)
+    assert (solver.OPTIMIZER, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == ("Adam", 0, 0)
