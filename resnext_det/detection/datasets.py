@@ -271,8 +271,11 @@ def describe_augmentation(cfg: CfgNode) -> str:
     """Describe in words what a training does to its images, as "shorter sides of 640, 800"."""
     image, scales = cfg.INPUT, get_own(cfg, "INPUT.SCALE_JITTER")
     sizes = image.MIN_SIZE_TRAIN
-    sides = ", ".join(map(str, [sizes] if isinstance(sizes, int) else sizes))
-    told = [f"shorter sides of {sides} ({image.MIN_SIZE_TRAIN_SAMPLING})"]
+    sides = [sizes] if isinstance(sizes, int) else list(sizes)
+    told = [f"a shorter side of {sides[0]}"]
+    if len(sides) > 1:
+        text = ", ".join(map(str, sides))
+        told = [f"shorter sides of {text} ({image.MIN_SIZE_TRAIN_SAMPLING})"]
     if scales:
         side = get_own(cfg, "INPUT.SCALE_JITTER_SIZE")
         told = [f"squares of {side} pixels of images scaled by {scales[0]} to {scales[1]}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
@@ -116,8 +116,8 @@ def write_data_page(
         ValueError, FileNotFoundError: a set cannot be loaded, or there is none.
     """
     findings = [Finding("warning", text) for text in warned]
-    train_sets, drawn = load_sets(cfg, "TRAIN", findings)
-    test_sets, _ = load_sets(cfg, "TEST", findings)
+    train_sets, train_cfg = load_sets(cfg, "TRAIN", findings)
+    test_sets, test_cfg = load_sets(cfg, "TEST", findings)
     if not train_sets and not test_sets:
         raise ValueError(
             "DATASETS.TRAIN and DATASETS.TEST are empty; give the files of a set with --train-data"
@@ -141,7 +141,7 @@ def write_data_page(
     sections = [
         _list_findings(findings),
         _show_sets(cfg, found, told),
-        _show_samples(drawn, splits, num_images),
+        _show_samples({"training": train_cfg, "test": test_cfg}, splits, num_images),
         _show_classes(found),
         _show_sizes(found),
         *_show_anchors(found),
@@ -199,17 +199,22 @@ def _show_sets(cfg: CfgNode, found: dict[str, SetStatistics], told: Iterable[str
     return Section("The sets", "sets", join(parts))
 
 
-def _show_samples(cfg: CfgNode, splits: Sequence[_Split], num_images: int) -> Section:
+def _show_samples(
+    configurations: Mapping[str, CfgNode], splits: Sequence[_Split], num_images: int
+) -> Section:
+    """Show images of every split.
+
+    Args:
+        configurations: by the name of a split, without what its sets lack.
+    """
     parts = []
     for split in splits:
+        how, count, augmented = "resized as in tests", -(-num_images // 3), False
         if split.name == "training":
             how = "augmented by chance, as in training; every class first, then by chance"
-            indices = choose_images(split.statistics, num_images)
-            pictures = draw_samples(cfg, split.statistics, split.records, indices)
-        else:
-            how = "resized as in tests"
-            indices = choose_images(split.statistics, -(-num_images // 3))
-            pictures = draw_as_tested(split.statistics, indices)
+            count, augmented = num_images, True
+        cfg, indices = configurations[split.name], choose_images(split.statistics, count)
+        pictures = draw_samples(cfg, split.statistics, split.records, indices, augmented=augmented)
         parts.append(write_heading(f"Of the {split.name} images: {how}"))
         if pictures:
             parts.append(place_pictures(pictures))

@@ -14,10 +14,12 @@ from fvcore.common.config import CfgNode
 from markupsafe import Markup
 
 from resnext_det.data.geometry import resize_image
+from resnext_det.data.inspection.masks import find_mask_faults
 from resnext_det.data.reading import read_image
-from resnext_det.data.records import Record
+from resnext_det.data.records import Record, pack_records
 from resnext_det.data.statistics import SetStatistics
-from resnext_det.detection.datasets import train_mapper
+from resnext_det.data.transforms import DetectionMapper
+from resnext_det.detection.datasets import test_mapper, train_mapper
 from resnext_det.detection.drawing import choose_colors, choose_labels, draw_detections
 from resnext_det.detection.labels import Color
 from resnext_det.masks import BitMasks, PolygonMasks, rasterize_polygons
@@ -72,10 +74,20 @@ def _find_first(
 
 
 def draw_samples(
-    cfg: CfgNode, found: SetStatistics, records: Sequence[Record], indices: Sequence[int]
+    cfg: CfgNode,
+    found: SetStatistics,
+    records: Sequence[Record],
+    indices: Sequence[int],
+    *,
+    augmented: bool = True,
 ) -> list[Markup]:
-    """Draw images as a training gets them, augmented by chance, with boxes and masks."""
-    mapper = train_mapper(cfg)
+    """Draw images with boxes and masks as the detector gets them.
+
+    Args:
+        augmented: by chance, as in training; else as in tests, where masks are drawn if no object
+            lacks one.
+    """
+    mapper = train_mapper(cfg) if augmented else _build_test_mapper(cfg, records)
 
     def draw(index: int) -> Markup:
         sample = mapper(records[index], np.random.RandomState(index))
@@ -90,6 +102,16 @@ def draw_samples(
     return _draw_each(draw, indices, found)
 
 
+def _build_test_mapper(cfg: CfgNode, records: Sequence[Record]) -> DetectionMapper:
+    cfg = cfg.clone()
+    cfg.defrost()
+    packed = pack_records(records)
+    cfg.INPUT.MASK_FORMAT = "bitmask"  # to which polygons and encodings are brought
+    if packed.segmentations is None or find_mask_faults(packed, cfg.INPUT.MASK_FORMAT):
+        cfg.MODEL.MASK_ON = False
+    return test_mapper(cfg, with_objects=True)
+
+
 def _fill_masks(masks: PolygonMasks | BitMasks, height: int, width: int) -> np.ndarray:
     """Fill the pixels of masks: bool (N, height, width)."""
     if isinstance(masks, BitMasks):
@@ -99,20 +121,19 @@ def _fill_masks(masks: PolygonMasks | BitMasks, height: int, width: int) -> np.n
 
 
 def draw_as_tested(
-    found: SetStatistics, indices: Sequence[int], objects: Sequence[Sequence[int]] | None = None
+    found: SetStatistics, indices: Sequence[int], objects: Sequence[Sequence[int]]
 ) -> list[Markup]:
-    """Draw images at the size of tests, with all of their boxes or with those of ``objects``.
+    """Draw images at the size of tests with some of their boxes.
 
     Args:
         objects: for every image the numbers of the objects to be drawn.
     """
-    shown = dict(zip(indices, objects)) if objects is not None else {}
+    shown = dict(zip(indices, objects, strict=True))
 
     def draw(index: int) -> Markup:
         image = read_image(found.file_names[index], "BGR")
         image = resize_image(image, *found.view_sizes[index].tolist())
-        chosen = shown.get(index)
-        rows = np.flatnonzero(found.owners == index) if chosen is None else np.array(chosen)
+        rows = np.array(shown[index])
         return _embed(image, found.boxes[rows], found.classes[rows].tolist(), found, index)
 
     return _draw_each(draw, indices, found)

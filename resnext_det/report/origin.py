@@ -122,8 +122,8 @@ def _describe_schedule(examined: Examination) -> str:
 def _describe_sizes(run: RunFolder) -> str:
     if run.cfg is None:
         return ""
-    test = f"{describe_test_size(run.cfg)} to test"
-    return f"{describe_augmentation(run.cfg)} to train; {test}" if run.was_trained else test
+    test = f"to test: {describe_test_size(run.cfg)}"
+    return f"to train: {describe_augmentation(run.cfg)}; {test}" if run.was_trained else test
 
 
 def _describe_seed(run: RunFolder) -> Cell:

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,20 +184,26 @@ def check(findings: list[Finding], *expected: tuple[str, str]) -> None:
         assert [found.weight for found in matching] == [weight], findings
 
 
+@pytest.mark.parametrize("augmented", [True, False])
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
-def test_masks_are_shown_where_they_are_trained(
-    mask_format: str, registered: None, cfg: CfgNode
+def test_masks_are_shown_where_they_are_trained_and_tested(
+    mask_format: str, augmented: bool, registered: None, cfg: CfgNode
 ) -> None:
     (dataset,) = load_datasets(cfg, "TRAIN")
     statistics = summarize_set(cfg, dataset)
-    (plain,) = draw_samples(cfg, statistics, dataset.records, [0])
+    draw = partial(draw_samples, cfg, statistics, indices=[0], augmented=augmented)
+    (plain,) = draw(dataset.records)
     cfg.merge_from_list(["MODEL.MASK_ON", True, "INPUT.MASK_FORMAT", mask_format])
     (dataset,) = load_datasets(cfg, "TRAIN")
-    (masked,) = draw_samples(cfg, statistics, dataset.records, [0])
+    (masked,) = draw(dataset.records)
     pixels = [read_picture(each) for each in (plain, masked)]
     assert pixels[0].shape == pixels[1].shape
     changed = (np.abs(pixels[0] - pixels[1]).max(axis=2) > 30).mean()
     assert 0.01 < changed < 0.6
+    lacking = list(dataset.records)
+    del lacking[-1]["annotations"][0]["segmentation"]
+    if not augmented:  # a training refuses such a set
+        assert draw(lacking) == [plain]
 
 
 def read_picture(markup: str) -> np.ndarray:

@@ -52,9 +52,12 @@ def test_the_kind_of_detector_is_told(config_file: str) -> None:
 
 
 SIZES = {
-    "MIN_SIZE_TRAIN": ((640, 800), "shorter sides of 640, 800 (choice), flip: horizontal to train"),
+    "MIN_SIZE_TRAIN": (
+        (640, 800),
+        "to train: shorter sides of 640, 800 (choice), flip: horizontal;",
+    ),
     "SCALE_JITTER": ((0.1, 2.0), "of 1024 pixels of images scaled by 0.1 to 2.0, flip: horizontal"),
-    "STRETCH": ((600, 800), "all images stretched to 800 x 600 pixels, flip: horizontal to train"),
+    "STRETCH": ((600, 800), "to train: all images stretched to 800 x 600 pixels, flip: hori"),
 }
 
 
@@ -65,8 +68,8 @@ def test_the_sizes_that_hold_are_told(key: str) -> None:
     facts = {row[0]: str(row[1]) for row in list_facts(Examination(run, (), None, (), ()))}
     assert words in facts["image sizes"]
     assert facts["image sizes"].endswith(
-        "800 x 600 pixels, whatever the aspect ratio to test"
+        "to test: 800 x 600 pixels, whatever the aspect ratio"
         if key == "STRETCH"
-        else "a shorter side of 800 pixels, or a longer one of 1333 to test"
+        else "to test: a shorter side of 800 pixels, or a longer one of 1333"
     )
     assert ("640" in facts["image sizes"]) == (key == "MIN_SIZE_TRAIN")
