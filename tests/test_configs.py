@@ -34,7 +34,7 @@ from resnext_det.training.optimizer import (
 from resnext_det.weights import KNOWN, Preprocessing, find_differences
 from resnext_det.weights.published import catalog
 from tests.detection.detectron2_reference import randomize
-from tests.detection.helpers import add_masks, draw_sample
+from tests.detection.helpers import add_masks, as_overrides, draw_sample, override
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTORS = ("rpn_", "fast_rcnn_", "faster_rcnn_", "cascade_", "mask_rcnn_", "retinanet_")
@@ -143,23 +143,19 @@ def test_it_builds_the_net_of_its_name(path: Path) -> None:
         assert path.stem in cfg.OUTPUT_DIR
 
 
-SMALL_STEP = [
-    *(
-        "MODEL.DEVICE",
-        "cpu",
-        "MODEL.ROI_BOX_HEAD.FC_DIM",
-        "32",
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
-        "6",
-    ),
-    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "6"),
-    *("SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.0001"),
-]
-
-
 def list_small_step(path: Path) -> list[str]:
-    """List overrides with regions enough for a step, and few enough for a test."""
-    return drop_idle_overrides(load_config(path), SMALL_STEP)
+    """List overrides that leave a net as deep but narrow, and regions enough for a step."""
+    cfg = load_config(path)
+    width = 64 // cfg.MODEL.RESNETS.NUM_GROUPS
+    changes = [
+        *override("MODEL.RESNETS", WIDTH_PER_GROUP=width, STEM_OUT_CHANNELS=64),
+        *override("MODEL.RESNETS", RES2_OUT_CHANNELS=64),
+        *("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", 64, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+        *override("MODEL.RPN", POST_NMS_TOPK_TRAIN=20, POST_NMS_TOPK_TEST=6),
+        *override("MODEL.ROI_HEADS", BATCH_SIZE_PER_IMAGE=6),
+        *override("SOLVER", WARMUP_ITERS=0, BASE_LR=0.0001),
+    ]
+    return drop_idle_overrides(cfg, as_overrides(changes))
 
 
 def step_sample(cfg: CfgNode) -> dict[str, Any]:
