@@ -14,6 +14,8 @@ from resnext_det.detection.pictures import detect_on_files
 from resnext_det.detection.results import ImageDetections
 from resnext_det.evaluation.coco import evaluate_coco
 from resnext_det.rle import decode_masks
+from tests.detection.test_video import film
+from tests.detection.test_video import read as read_video
 
 SIZE = (330, 400)
 
@@ -72,3 +74,21 @@ def test_masks_are_written_and_drawn(tmp_path: Path, masks: np.ndarray) -> None:
 def test_those_of_low_scores_are_left_out(masks: np.ndarray) -> None:
     chosen = Masked(masks).detect("").select(0.7)
     assert chosen.masks is not None and (chosen.masks == masks[:1]).all()
+
+
+def test_masks_are_written_and_drawn_in_every_frame_of_a_video(
+    tmp_path: Path, masks: np.ndarray
+) -> None:
+    """Frames get ever brighter; where a mask lies its color is laid over them."""
+    clip = film(tmp_path / "clip.mp4", count=3, height=SIZE[0], width=SIZE[1])
+    frames = []
+    for name, given in (("boxes", None), ("masks", masks)):
+        detect_on_files(Masked(given), [clip], ["a", "b"], output_dir=tmp_path / name)
+        frames.append(read_video(tmp_path / name / "clip.mp4")[1])
+    rows = json.loads((tmp_path / "masks" / "detections.json").read_text())
+    assert [row["frame"] for row in rows] == [0, 0, 1, 1, 2, 2]
+    for number, (plain, drawn) in enumerate(zip(*frames, strict=True)):
+        changed = np.abs(plain.astype(int) - drawn).max(axis=2) > 30
+        assert changed[120:280, 220:340].mean() > 0.99 and changed[250:, :180].mean() < 0.01
+        counts = [row["segmentation"]["counts"] for row in rows if row["frame"] == number]
+        assert (decode_masks(counts, SIZE) == masks).all()
