@@ -8,7 +8,7 @@ from dataclasses import replace
 from resnext_det.data.statistics import SetStatistics
 from resnext_det.evaluation.analysis import DetectionAnalysis
 from resnext_det.report.faults import detections, labels, schedule, sets, sizes
-from resnext_det.report.faults.cause import Cause, leave_out_set
+from resnext_det.report.faults.cause import Cause, fit_advice
 from resnext_det.report.faults.collection import measure_run
 from resnext_det.report.faults.measurements import Measurements
 from resnext_det.report.runs import RunFolder
@@ -56,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     detections.find_repeated_detections,
     detections.find_unfound_classes,
     detections.find_confused_classes,
+    detections.find_poor_masks,
     detections.find_main_error,
 )
 
@@ -85,5 +86,5 @@ def list_causes(measured: Measurements, rules: Sequence[Rule] = RULES) -> list[C
     Their advice leaves out what is set already.
     """
     found = [cause for rule in rules if (cause := rule(measured)) is not None]
-    found = [replace(cause, advice=leave_out_set(cause.advice, measured.get)) for cause in found]
+    found = [replace(cause, advice=fit_advice(cause.advice, measured.get)) for cause in found]
     return sorted(found, key=lambda cause: -cause.weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -28,6 +28,7 @@ from resnext_det.detection.advice import find_mistakes
 from resnext_det.detection.datasets import load_datasets
 from resnext_det.files import list_first
 from resnext_det.report.causes import RULES_OF_SETS, list_causes
+from resnext_det.report.faults.cause import fit_advice
 from resnext_det.report.faults.measurements import Measurements
 
 Weight = Literal["error", "warning", "note"]
@@ -168,7 +169,8 @@ def find_faults(
     """
     for kind, found in (("training", train), ("test", test)):
         if found is not None and found.num_objects:
-            yield from _find_odd_boxes(found, kind)
+            for odd in _find_odd_boxes(found, kind):
+                yield replace(odd, text=fit_advice(odd.text, Measurements(cfg=cfg).get))
     if train is not None and train.num_objects:
         yield from _find_rare_classes(cfg, train)
         yield from _find_mirrored(cfg, train)

@@ -24,7 +24,7 @@ from resnext_det.report.data_charts import (
 from resnext_det.report.error_kinds import DESCRIPTIONS
 from resnext_det.report.examination import Examination, Test, describe_change, examine_run
 from resnext_det.report.examples import show_best_and_worst
-from resnext_det.report.faults.cause import Cause, leave_out_set
+from resnext_det.report.faults.cause import Cause, fit_advice
 from resnext_det.report.origin import describe_network, show_origin
 from resnext_det.report.page import (
     Section,
@@ -236,7 +236,7 @@ def show_causes(
     parts = [write_paragraph("No known fault was found in the data, the settings or the training.")]
     if analysis is not None and describe_main_fault(analysis):
         worst = max(analysis.errors, key=lambda error: error.cost)
-        advice = leave_out_set(DESCRIPTIONS[worst.kind].advice, get)
+        advice = fit_advice(DESCRIPTIONS[worst.kind].advice, get)
         parts.append(write_paragraph(mark_code(f"What costs most is {worst.kind}. {advice}")))
     return join(parts)
 

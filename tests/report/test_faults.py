@@ -374,6 +374,12 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
         "Of 90 objects of bolt that a detection fits, 40 (44%) are called nut",
         "join the two classes",
     ),
+    "poor masks": (
+        replace(SOUND, mask_ap50=61.5),
+        "Masks fit worse than boxes",
+        "AP50 is 88.0 of boxes and 61.5 of masks",
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, now 14",
+    ),
     "the main error": (
         replace(BAD, costs={"missed": 30.0, "both": 1.0}),
         "Objects are missed",
@@ -381,6 +387,29 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
         "INPUT.MIN_SIZE_TEST",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("INPUT.STRETCH", (256, 320), "INPUT.STRETCH"),
+        ("INPUT.SCALE_JITTER", (0.5, 2.0), "INPUT.SCALE_JITTER_SIZE"),
+    ],
+)
+def test_advice_names_the_key_of_sizes_that_holds(key: str, value: Any, named: str) -> None:
+    """The values of MIN_SIZE_TRAIN, and of all sizes where images are stretched, change nothing."""
+    for name in ("the main error", "tiny objects", "images too large"):
+        measured = CASES[name][0]
+        assert measured.cfg is not None
+        cfg = measured.cfg.clone()
+        cfg.defrost()
+        add_own_keys(cfg)
+        cfg.merge_from_list([key, value])
+        (cause,) = [
+            each for each in list_causes(replace(measured, cfg=cfg)) if CASES[name][1] in each.title
+        ]
+        assert named in cause.advice and "MIN_SIZE_TRAIN" not in cause.advice
+        assert ("MIN_SIZE_TEST" in cause.advice) == (key == "INPUT.SCALE_JITTER")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SETTING = re.compile(r",? (?:and|or) write ([A-Z]+(?:\.[A-Z_]+)+) (\w+)")
+_SIZES = "INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST"
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,19 @@ class Cause:
     weight: float
 
 
-def leave_out_set(advice: str, get: Callable[[str], Any]) -> str:
-    """Leave out of an advice the settings, "and write KEY VALUE", that have this value already.
+def fit_advice(advice: str, get: Callable[[str], Any]) -> str:
+    """Fit an advice to a configuration: the keys of image sizes are those that hold there.
+
+    Settings, "and write KEY VALUE", that have this value already are left out.
 
     Args:
-        get: gives the value of a key.
+        get: gives the value of a key; None where the configuration lacks it.
 
-    >>> leave_out_set("Add some and write TEST.PATIENCE 3.", {"TEST.PATIENCE": 3}.get)
+    >>> fit_advice("Add some and write TEST.PATIENCE 3.", {"TEST.PATIENCE": 3}.get)
     'Add some.'
     """
+    if get("INPUT.STRETCH"):
+        advice = advice.replace(_SIZES, "INPUT.STRETCH")
+    elif get("INPUT.SCALE_JITTER"):
+        advice = advice.replace(_SIZES, "INPUT.SCALE_JITTER_SIZE, INPUT.MIN_SIZE_TEST")
     return _SETTING.sub(lambda found: "" if str(get(found[1])) == found[2] else found[0], advice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def _measure_detections(analysis: DetectionAnalysis, test: SetStatistics | None)
     return {
         "class_names": metrics.class_names,
         "ap50": metrics.AP50,
+        "mask_ap50": math.nan if metrics.segm is None else metrics.segm.AP50,
         "category_ap": metrics.category_ap,
         "costs": {error.kind: error.cost for error in analysis.errors},
         "found": _collect_found(truth, found, nearness, test),

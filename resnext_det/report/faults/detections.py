@@ -177,6 +177,23 @@ def find_confused_classes(measured: Measurements) -> Cause | None:
     )
 
 
+def find_poor_masks(measured: Measurements) -> Cause | None:
+    """Find masks that fit their objects much less often than the boxes do."""
+    gap = measured.ap50 - measured.mask_ap50
+    if not gap >= _HIGH_COST:  # nan, where there are no masks
+        return None
+    return Cause(
+        "Masks fit worse than boxes",
+        f"AP50 is {measured.ap50:.1f} of boxes and {measured.mask_ap50:.1f} of masks.",
+        "Look at the masks of both sets with resnext-det show-data: do they lie on their objects, "
+        "and are they drawn the same way? Then train longer, or with larger images "
+        "(INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST); thin objects need finer masks "
+        f"(MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, now "
+        f"{measured.get('MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION')}).",
+        _COMMON * gap,
+    )
+
+
 def find_main_error(measured: Measurements) -> Cause | None:
     """Name the kind of error that costs most, but for duplicates, where it costs much."""
     costs = {kind: cost for kind, cost in measured.costs.items() if kind != "duplicate"}

@@ -77,7 +77,8 @@ class Measurements:
     Attributes:
         cfg: the configuration of the run.
         class_names: K names, in the order of ``category_ap`` and ``found.classes``.
-        ap50, category_ap: of the test set, in percent.
+        ap50, category_ap: of the test set's boxes, in percent.
+        mask_ap50: of its masks.
         costs: points of AP50 that each kind of error costs.
         series: scalars of metrics.json by name and iteration.
         train, test: statistics of the sets, at the size of tests.
@@ -93,6 +94,7 @@ class Measurements:
     cfg: CfgNode | None = None
     class_names: tuple[str, ...] = ()
     ap50: float = math.nan
+    mask_ap50: float = math.nan
     category_ap: tuple[float, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
     series: Mapping[str, Mapping[int, float]] = field(default_factory=dict)

@@ -199,6 +199,7 @@ def find_other_sizes(measured: Measurements) -> Cause | None:
 def _compare_settings(measured: Measurements) -> float:
     """Compute how many times as large images are in training as in tests, by the settings."""
     train, test = measured.get("INPUT.MIN_SIZE_TRAIN"), measured.get("INPUT.MIN_SIZE_TEST")
-    if not train or not test or measured.get("INPUT.SCALE_JITTER"):
+    others = ("INPUT.SCALE_JITTER", "INPUT.STRETCH")
+    if not train or not test or any(measured.get(key) for key in others):
         return 1.0
     return float(np.mean(train)) / test

@@ -43,18 +43,16 @@ def find_tiny_objects(measured: Measurements) -> Cause | None:
         return Cause(
             "Images are much larger than the size at which they are tested",
             f"Images of {width} x {height} pixels are shrunk to {seen[1]} x {seen[0]}. {evidence}.",
-            f"Train and test larger: INPUT.MIN_SIZE_TRAIN ({side},) INPUT.MIN_SIZE_TEST {side}, "
-            f"and INPUT.MAX_SIZE_TRAIN and MAX_SIZE_TEST {_keep_shape(side, height, width)}; or "
-            "cut the images into tiles.",
+            f"Train and test larger: {_name_size(measured, side, height, width)}; or cut the "
+            "images into tiles.",
             weight,
         )
     side = _round_side(min(seen) * min(factor, _MOST_ENLARGED))
     return Cause(
         "Objects are tiny",
         f"{evidence}{_tell_finest(seen_set.view.anchors)}.",
-        f"Enlarge the images: INPUT.MIN_SIZE_TRAIN ({side},) INPUT.MIN_SIZE_TEST {side}, and "
-        f"INPUT.MAX_SIZE_TRAIN and MAX_SIZE_TEST {_keep_shape(side, height, width)}; or add a "
-        f"finer level, p2, with smaller anchors (MODEL.FPN.IN_FEATURES, {_name_heads(measured)}, "
+        f"Enlarge the images: {_name_size(measured, side, height, width)}; or add a finer level, "
+        f"p2, with smaller anchors (MODEL.FPN.IN_FEATURES, {_name_heads(measured)}, "
         "MODEL.ANCHOR_GENERATOR.SIZES).",
         weight,
     )
@@ -70,8 +68,21 @@ def _round_side(pixels: float) -> int:
     return max(32, round(pixels / 32) * 32)
 
 
-def _keep_shape(side: int, height: int, width: int) -> int:
-    return round(side * max(height, width) / min(height, width))
+def _name_size(measured: Measurements, side: int, height: int, width: int) -> str:
+    """Name the settings by which images of a height and width get a shorter side."""
+    longest = round(side * max(height, width) / min(height, width))
+    if stretch := measured.get("INPUT.STRETCH"):
+        larger = [_round_side(side * each / min(stretch)) for each in stretch]
+        return f"INPUT.STRETCH ({larger[0]},{larger[1]})"
+    if measured.get("INPUT.SCALE_JITTER"):
+        return (
+            f"INPUT.SCALE_JITTER_SIZE {longest} INPUT.MIN_SIZE_TEST {side}, and "
+            f"INPUT.MAX_SIZE_TEST {longest}"
+        )
+    return (
+        f"INPUT.MIN_SIZE_TRAIN ({side},) INPUT.MIN_SIZE_TEST {side}, and INPUT.MAX_SIZE_TRAIN and "
+        f"MAX_SIZE_TEST {longest}"
+    )
 
 
 def _tell_finest(anchors: AnchorGrid | None) -> str:
