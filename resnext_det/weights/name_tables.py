@@ -96,10 +96,10 @@ def _make_caffe2_rows() -> Iterator[tuple[str, str]]:
         yield f"{theirs}_w", f"{ours}.weight"
         yield f"{theirs}_b", f"{ours}.bias"
     for theirs, ours in layers:
-        norm = "res_conv1" if theirs == "conv1" else theirs
-        for tensor, suffixes in _CAFFE2_NORMS.items():
-            for suffix in suffixes:
-                yield f"{norm}_{suffix}", f"{ours}.norm.{tensor}"
+        for norm in ("res_conv1", "conv1") if theirs == "conv1" else (theirs,):
+            for tensor, suffixes in _CAFFE2_NORMS.items():
+                for suffix in suffixes:
+                    yield f"{norm}_{suffix}", f"{ours}.norm.{tensor}"
 
 
 _TORCHVISION_LAYERS = (

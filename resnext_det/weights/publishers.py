@@ -126,7 +126,8 @@ def find_publisher(
         }
         origins = {**dict.fromkeys(usual, usual_origin), **origins}
         metadata = {**usual, **metadata}
-        if known == "detectron1" and architecture is not None and architecture.cardinality == 1:
+        plain = architecture is not None and architecture.cardinality == 1
+        if known == "detectron1" and plain and batch_norm == "folded":
             preprocessing = replace(preprocessing, stride_in_1x1=True)  # those are MSRA's
     origins |= dict.fromkeys(list_fields(), origin or usual_origin) | {"batch_norm": FROM_WEIGHTS}
     if format in ("torchvision", "timm"):
@@ -296,7 +297,7 @@ def _read_pycls(text: Any) -> _Found:
 
 def _find_detectron(state: Mapping[str, Tensor], architecture: Architecture) -> str | None:
     if "stem.conv1.norm.running_var" not in state:  # with group norms
-        return None
+        return "detectron1" if str(architecture) in ("R-50", "R-101") else None
     if find_batch_norm(state) == "folded":
         return "detectron1"
     if str(architecture) in ("R-50", "R-101", "R-152"):

@@ -96,6 +96,8 @@ def check_configuration(
         found = [entry for entry in found if entry[0] not in overridden]
     stated = _find_stated(cfg, file, found, overridden, defaults)
     found = [entry for entry in found if entry not in stated]
+    if training and detector is None:
+        found = _pass_over_near_means(found, file)
     if found:
         contradictions = "; ".join(f"{key} is {have}" for key, have, _ in found)
         remedy = " Or give no configuration: the file has its detector's own."
@@ -108,6 +110,22 @@ def check_configuration(
             f"\nor add --fit-config, which does.{remedy}"
         )
     _tell_usual(cfg, file, stated)
+
+
+def _pass_over_near_means(found: list[_Difference], file: WeightFile) -> list[_Difference]:
+    """Let a mean hold that is less than a level of pixels from the weights' own.
+
+    detectron2 trains on Detectron's backbones under its own mean.
+    """
+    kept = []
+    for key, have, theirs in found:
+        same = key == "MODEL.PIXEL_MEAN" and len(have) == len(theirs)
+        if same and all(abs(one - other) < 1 for one, other in zip(have, theirs)):
+            told = "%s was trained with %s %s; %s holds, which is less than a level from it."
+            logger.info(told, file.path, key, theirs, have)
+        else:
+            kept.append((key, have, theirs))
+    return kept
 
 
 def _find_stated(

@@ -27,11 +27,12 @@ from PIL import Image
 from torch import Tensor
 
 from resnext_det.architecture import Architecture
-from resnext_det.config import get_cfg
+from resnext_det.config import get_cfg, load_config
 from resnext_det.data.reading import read_image
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.weights import (
     WeightFile,
+    check_configuration,
     check_preprocessing,
     list_overrides,
     load_weights,
@@ -519,6 +520,22 @@ def test_folded_norms_are_said(small: Any, tmp_path: Path) -> None:
     assert found == KNOWN["detectron1"]
     found = read(tmp_path, torch_bytes(fold_norms(small.state_dict()))).preprocessing
     assert found is not None and found.batch_norm == "folded"
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("depth", [50, 101])
+def test_detectrons_group_norms_fit_detectron2s_configuration(depth: int, tmp_path: Path) -> None:
+    model_zoo = pytest.importorskip("detectron2.model_zoo", reason="detectron2 is not installed")
+    arrays = {
+        name.replace("res_conv1_bn_", "conv1_gn_").replace("_bn_", "_gn_"): array
+        for name, array in caffe2_arrays(random_network(depth, 1, 64), "folded").items()
+    }
+    file = read(tmp_path, pickle.dumps({"blobs": arrays}))
+    name = model_zoo.get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
+    cfg = load_config(name, ["MODEL.RESNETS.DEPTH", str(depth)])
+    assert file.preprocessing is not None and file.preprocessing.batch_norm == "none"
+    check_configuration(cfg, file, training=True)
+    assert str(file.architecture) == f"R-{depth}"
 
 
 @pytest.mark.parametrize(

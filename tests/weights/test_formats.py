@@ -201,6 +201,22 @@ def test_group_norms_get_no_statistics(network: ResNet) -> None:
     assert torch.equal(found["res2.0.conv1.norm.weight"], state["res2_0_branch2a_gn_s"])
 
 
+@pytest.mark.detectron2
+def test_group_norms_of_detectron_are_read_as_by_detectron2(network: ResNet) -> None:
+    """R-50-GN.pkl names the stem's conv1_gn_s, where batch norms have res_conv1_bn_s."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+
+    state = {
+        name.replace("res_conv1_bn_", "conv1_gn_").replace("_bn_", "_gn_"): tensor
+        for name, tensor in caffe2_state(network, "folded").items()
+    }
+    theirs, _ = convert_c2_detectron_names(state)
+    found = convert_to_native(state).state
+    assert "stem.conv1.norm.weight" in found and "res5.1.conv3.norm.bias" in found
+    same(found, theirs)
+
+
 @pytest.mark.parametrize("norms", ["beta", "folded"])
 def test_a_convolutions_bias_goes_into_its_norm(network: ResNet, norms: str) -> None:
     """MSRA's ResNet-50 has one in conv1."""

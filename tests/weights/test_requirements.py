@@ -426,3 +426,13 @@ def test_what_is_given_by_hand_is_not_fitted(
     with pytest.raises(ValueError, match=told):
         read_needed_overrides(cfg, tmp_path / "w.pth", overridden=[key])
     assert key in read_needed_overrides(cfg, tmp_path / "w.pth")
+
+
+def test_a_mean_less_than_a_level_away_holds_for_a_training() -> None:
+    """detectron2's configurations have its own mean for Detectron's backbones."""
+    file = make_file(usual=False, preprocessing=KNOWN["detectron1"])
+    check_configuration(make_cfg(), file, training=True)
+    near = ["MODEL.PIXEL_MEAN", [103.99, 116.28, 123.675]]
+    for changes, training in ((near, True), ([], False)):
+        with pytest.raises(ValueError, match="PIXEL_MEAN"):
+            check_configuration(make_cfg(*changes), file, training=training)

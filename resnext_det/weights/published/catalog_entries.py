@@ -109,7 +109,7 @@ def _make_entries(
             Entry(
                 name=f"{PREFIX}{publisher}/{name}",
                 url=url,
-                architecture=Architecture.parse(re.sub(r"-(V2|IN5k)$", "", name)),
+                architecture=Architecture.parse(re.sub(r"-(V2|IN5k|GN)$", "", name)),
                 preprocessing=preprocessing or publisher,
                 license=license,
                 top1=top1,
@@ -209,13 +209,15 @@ _FAIR = _make_entries(
     page=_DETECTRON2,
 )
 
-# X-101-64x4d is the paper's, converted; IN5k was trained on ImageNet-5k.
+# X-101-64x4d is the paper's, converted; IN5k was trained on ImageNet-5k, and GN has group norms.
 _DETECTRON1 = _make_entries(
     "detectron1",
     "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained",
     ("X-101-64x4d", "FBResNeXt/X-101-64x4d.pkl", 79.6),
     ("X-101-32x8d", "20171220/X-101-32x8d.pkl", None),
     ("X-152-32x8d-IN5k", "25093814/X-152-32x8d-IN5k.pkl", None),
+    ("R-50-GN", "47261647/R-50-GN.pkl", None),
+    ("R-101-GN", "47592356/R-101-GN.pkl", None),
     license="CC-BY-SA-3.0",
     page="https://github.com/facebookresearch/Detectron/blob/main/MODEL_ZOO.md",
     md5=True,

@@ -137,13 +137,14 @@ def test_every_key_is_honored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A key that is not read has one supported value, and others are refused: none is ignored."""
     cfg = configure(tmp_path, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
     keys = set(list_keys(cfg))
+    switched_off = find_switched_off(cfg)
     reads = _Reads(cfg, monkeypatch)
     engine.train(cfg)
     fixed = {key for key, values in SUPPORTED_VALUES.items() if len(values) == 1}
     # The checks tie these to MODEL.ROI_HEADS.NAME and MODEL.LOAD_PROPOSALS.
     tied = {"MODEL.ROI_BOX_HEAD.NAME"}
     tied |= {key for key in keys if "PROPOSAL_FILES" in key}
-    assert keys - reads.read - fixed - find_switched_off(cfg) == tied
+    assert keys - reads.read - fixed - switched_off == tied
     assert "MODEL.KEYPOINT_ON" not in reads.read
 
 

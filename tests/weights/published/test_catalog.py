@@ -142,7 +142,7 @@ def test_an_entry_agrees_with_itself(known: Entry) -> None:
     assert ENTRIES[known.name] is known
     source, _, network = known.name.removeprefix(PREFIX).partition("/")
     assert known.path.parent.name == source
-    assert str(known.architecture) == re.sub("-(V2|IN5k)$", "", network)
+    assert str(known.architecture) == re.sub("-(V2|IN5k|GN)$", "", network)
     assert known.preprocessing in KNOWN
     assert urlsplit(known.url).scheme == "https"
     assert known.url.endswith(f"/{known.path.name}")
