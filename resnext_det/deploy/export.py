@@ -180,15 +180,14 @@ def describe(predictor: Predictor) -> Metadata:
     """Describe a detector for the metadata of its file.
 
     Raises:
-        ValueError: it takes gray images, stretches images, or is torchvision's RetinaNet.
+        ValueError: it takes gray images, or stretches images.
     """
     cfg = predictor.cfg
-    for key in ("INPUT.STRETCH", "MODEL.RETINANET.AS_TORCHVISION"):
-        if value := get_own(cfg, key):
-            raise ValueError(
-                f"{key} is {value}, and no detector with it is exported; use the detector itself "
-                "(resnext-det predict)"
-            )
+    if stretch := get_own(cfg, "INPUT.STRETCH"):
+        raise ValueError(
+            f"INPUT.STRETCH is {stretch}, and no detector with it is exported, as every runtime "
+            "interpolates with rounding of its own; use the detector itself (resnext-det predict)"
+        )
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ValueError(
             f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, and exported detectors take color images; "

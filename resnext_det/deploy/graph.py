@@ -88,7 +88,7 @@ class DetectorGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Detect on the maps of a resized image: boxes, in its pixels, scores and classes."""
         if isinstance(self.model, RetinaNet):
-            return self._detect_at_anchors(features)
+            return self._detect_at_anchors(features, (height, width))
         rpn, heads = self.model.proposal_generator, self.model.roi_heads
         maps = [features[name] for name in rpn.in_features]
         boxes, logits, levels = rpn.decode_best(rpn.anchor_generator(maps), *rpn.rpn_head(maps))
@@ -113,12 +113,14 @@ class DetectorGraph(nn.Module):
         logits = heads.mask_head(heads.cut_for_masks(maps, F.pad(boxes, (1, 0))))
         return (compute_mask_probabilities(logits, classes)[:, 0],)
 
-    def _detect_at_anchors(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _detect_at_anchors(
+        self, features: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         maps = [features[name] for name in self.model.head_in_features]
         logits, deltas = self.model.predict(maps)
         anchors = self.model.anchor_generator(maps)
         return self.model.detect(
-            anchors, [level[0] for level in logits], [level[0] for level in deltas]
+            anchors, [level[0] for level in logits], [level[0] for level in deltas], size
         )
 
 

@@ -43,6 +43,14 @@ KINDS: dict[str, list[Any]] = {
     "FPN": [],
     "C4": C4_CHANGES,
     "cascade": CASCADE_CHANGES,
+    "RetinaNet, torchvision's": [
+        *(
+            *RETINANET_CHANGES,
+            *override("MODEL.ANCHOR_GENERATOR", NAME="TorchvisionAnchorGenerator"),
+        ),
+        *override("MODEL.RETINANET", SCORE_THRESH_TEST=0.02, AS_TORCHVISION=True),
+        *override("MODEL.BACKBONE", NAME="build_retinanet_resnext_fpn_p5_backbone"),
+    ],
     "FPN, masks": MASKS,
     "C4, masks": C4_MASKS,
     "DC5, masks": [*DC5_CHANGES, *MASKS],
@@ -252,9 +260,9 @@ def test_a_file_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> Non
     report = export_detector(predictor, tmp_path / "model.onnx")
     assert report.agreements[0].runtime == "onnxruntime"
     exported = ExportedDetector(tmp_path / "model.onnx")
-    family, _, masks = kind.partition(", ")
+    family, _, more = kind.partition(", ")
     assert exported.metadata.detector == ("FPN" if family == "cascade" else family)
-    assert (exported.metadata.mask_size > 0) == bool(masks)
+    assert (exported.metadata.mask_size > 0) == (more == "masks")
     assert exported.metadata.architecture == "X-26-2x4d"
     images = [draw(*size) for size in (*SIZES, *TINY_SIZES)]
     expected = [(image, detect_with_probabilities(predictor, image)) for image in images]
