@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,12 @@ from resnext_det.architecture import Architecture
 from resnext_det.config.backbone import write_architecture
 from resnext_det.files import list_first
 from resnext_det.weights.conversion import read_config_images, select_backbone
+from resnext_det.weights.doctor.detector_kinds import count_classes
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import find_batch_norm
 from resnext_det.weights.publishers import FROM_FILE, FROM_WEIGHTS
 from resnext_det.weights.structure import find_architecture, find_deformable_settings
 
-_CLASS_SCORES = re.compile(r"roi_heads\.box_predictor\.(?:0\.)?cls_score\.weight")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SIZE = 224
 _MOST_NAMED = 20
@@ -78,7 +77,7 @@ def describe(file: WeightFile) -> dict[str, Any]:
         "not_recognized": reason,
         "parameters": _count_parameters(file.state),
         "backbone_parameters": _count_parameters(backbone),
-        "classes": _count_classes(file) if file.kind == "detector" else classes,
+        "classes": count_classes(file) if file.kind == "detector" else classes,
         "deformable": find_deformable_settings(file.state),
         "multiply_adds": architecture and architecture.multiply_adds(_SIZE, _SIZE, classes),
         "batch_norm": find_batch_norm(file.state),
@@ -204,14 +203,6 @@ def _find_dtypes(state: Mapping[str, Tensor]) -> str:
         if tensor.is_floating_point() or tensor.ndim:
             counts[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
     return ", ".join(name for name, _ in counts.most_common())
-
-
-def _count_classes(file: WeightFile) -> int | None:
-    """Count the classes of a detector, by its names for them or by its outputs."""
-    if file.class_names:
-        return len(file.class_names)
-    rows = [len(tensor) for name, tensor in file.state.items() if _CLASS_SCORES.fullmatch(name)]
-    return rows[0] - 1 if rows else None  # one is the background's
 
 
 def _describe_preprocessing(file: WeightFile) -> tuple[dict[str, Any] | None, dict[str, str]]:

@@ -22,6 +22,7 @@ from resnext_det.weights.conversion import (
     select_backbone,
 )
 from resnext_det.weights.doctor.description import KEYS, describe
+from resnext_det.weights.doctor.detector_kinds import find_detector_kind
 from resnext_det.weights.doctor.shipped_configs import choose_config
 from resnext_det.weights.file import WeightFile, read_weights
 from resnext_det.weights.health import check_numbers
@@ -31,14 +32,6 @@ from resnext_det.weights.published.timm_config import CONFIG
 SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pyth", ".safetensors", ".t7", ".tar")
 """Of the files that are taken from a folder."""
 
-# Names that tell the kind of a detector whose file holds no configuration, and those of kinds that
-# no shipped configuration is for: other mask heads, keypoints, cascades, RetinaNet, panoptic
-# segmentation.
-_PARTS = (("backbone.fpn_", "FPN"), ("roi_heads.res5.", "C4"), ("roi_heads.box_head.", "DC5"))
-_OTHER_HEADS = re.compile(
-    r"(roi_heads\.(mask_(?!head\.(?:mask_fcn\d+|deconv|predictor)\.)|keypoint_|box_\w+\.\d\.)"
-    r"|head\.|sem_seg_).*"
-)
 _IMAGENET = 1000  # classes
 _TRAIN_DATA = ("--train-data", "annotations.json", "photos/")
 _TEST_DATA = ("--test-data", "annotations.json", "photos/")
@@ -205,23 +198,12 @@ def _fit(found: dict[str, Any], file: WeightFile) -> None:
         return
     kind, classes = "RPN" if "res5" in found["lacks"] else "FPN", None
     if found["kind"] == "detector":
-        of_detector = _find_detector_kind(file)
+        of_detector = find_detector_kind(file.state)
         if of_detector is None:
             found["warnings"].append(_OTHER_KIND)
         else:
             kind, classes = of_detector, found["classes"]
     found["config_file"], found["overrides"] = choose_config(file, kind=kind, classes=classes)
-
-
-def _find_detector_kind(file: WeightFile) -> str | None:
-    """Find the kind of shipped configuration that a detector's names are of; None: of no such."""
-    if any(map(_OTHER_HEADS.match, file.state)):
-        return None
-    kind = next((kind for part, kind in _PARTS if any(part in n for n in file.state)), "RPN")
-    proposes_alone = not any(name.startswith("roi_heads.") for name in file.state)
-    if kind == "FPN" and proposes_alone:
-        return None
-    return f"{kind}, masks" if any(".mask_head." in name for name in file.state) else kind
 
 
 def _write_commands(

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
 
+from resnext_det.config.detection import get_own
 from resnext_det.config.loading import load_config
+from resnext_det.config.parts import find_class_node
 from resnext_det.files import shipped_folder
 from resnext_det.weights.file import WeightFile
 from resnext_det.weights.preprocessing import find_differences
@@ -22,6 +24,10 @@ _CANDIDATES = {
     "FPN, masks": ("modern/mask_*_FPN_1x.yaml",),
     "C4, masks": ("modern/mask_*_C4_1x.yaml",),
     "DC5, masks": ("modern/mask_*_DC5_1x.yaml",),
+    "FPN, cascade": ("modern/cascade_rcnn_*_FPN_1x.yaml",),
+    "FPN, cascade, masks": ("modern/cascade_mask_*_FPN_1x.yaml",),
+    "RetinaNet": ("modern/retinanet_*_FPN_1x.yaml",),
+    "RetinaNet, p6 from p5": ("mlperf/*.yaml",),
     "RPN": ("two_step/rpn_*.yaml",),  # all that a backbone without res5 can do
 }
 # For generated pictures, so only where the network is just the one of these.
@@ -48,8 +54,9 @@ def choose_config(file: WeightFile, *, kind: str = "FPN", classes: int | None = 
     Args:
         file: of a network that is recognized. Where its preprocessing is not known, nothing is
             changed for it.
-        kind: of the detector: "FPN", "C4", "DC5", and with masks "FPN, masks" ..., or "RPN" for one
-            of proposals alone.
+        kind: of the detector: "FPN", "C4", "DC5", with masks "FPN, masks" ..., "FPN, cascade",
+            "FPN, cascade, masks", "RetinaNet", "RetinaNet, p6 from p5" of torchvision and MLPerf,
+            or "RPN" for one of proposals alone.
         classes: of a trained detector.
     """
     assert file.architecture is not None
@@ -58,8 +65,11 @@ def choose_config(file: WeightFile, *, kind: str = "FPN", classes: int | None = 
         found = find_network_differences(cfg, file)
         found += find_differences(file.preprocessing, cfg) if file.preprocessing else []
         overrides = {key: value for key, _, value in found}
-        if classes not in (None, cfg.MODEL.ROI_HEADS.NUM_CLASSES) and kind != "RPN":
-            overrides["MODEL.ROI_HEADS.NUM_CLASSES"] = classes
+        part = find_class_node(cfg)
+        if classes not in (None, cfg.MODEL[part].NUM_CLASSES) and kind != "RPN":
+            overrides[f"MODEL.{part}.NUM_CLASSES"] = classes
+            if get_own(cfg, "INPUT.STRETCH"):  # MLPerf's images; torchvision keeps their ratio
+                overrides["INPUT.STRETCH"] = ()
         if overrides and path.startswith("quickstart"):
             continue
         distance = abs(cfg.MODEL.RESNETS.DEPTH - file.architecture.depth)

@@ -36,6 +36,7 @@ from tests.weights.helpers import (
     list_keys,
     save,
     torchvision_network,
+    torchvision_retinanet,
 )
 from tests.weights.test_conversion import run_of_ours
 from tests.weights.test_health import QUICKSTART
@@ -158,11 +159,11 @@ def test_a_detector_of_another_program(head: str, tmp_path: Path) -> None:
         ("COCO-Detection/faster_rcnn_R_50_DC5_1x", "DC5"),
         ("COCO-Detection/rpn_R_50_C4_1x", "rpn_"),
         ("COCO-Detection/rpn_R_50_FPN_1x", None),
-        ("COCO-Detection/retinanet_R_50_FPN_1x", None),
+        ("COCO-Detection/retinanet_R_50_FPN_1x", "retinanet_R50_1x64d_FPN_1x"),
         ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x", "mask_rcnn_R50_1x64d_C4_1x"),
         ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "mask_rcnn_R50_1x64d_FPN_1x"),
         ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x", None),
-        ("Misc/cascade_mask_rcnn_R_50_FPN_1x", None),
+        ("Misc/cascade_mask_rcnn_R_50_FPN_1x", "cascade_mask_rcnn_R50_1x64d_FPN_1x"),
         ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", None),
     ],
 )
@@ -182,12 +183,52 @@ def test_detectors_of_detectron2s_zoo(config: str, kind: str | None, tmp_path: P
     assert found["architecture"] == str(small) and "configuration" in found["lacks"]
     if "rcnn" in config:
         assert found["classes"] == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if "retinanet" in config:
+        assert found["classes"] == cfg.MODEL.RETINANET.NUM_CLASSES
     if kind is None:
         assert any("no shipped configuration" in warning for warning in found["warnings"])
         assert "--backbone-only" in found["commands"]["convert"]
         assert "--weights backbone.safetensors" in found["commands"]["train"]
     else:
         assert kind in found["config_file"] and "convert" not in found["commands"]
+
+
+# Of detectors that are small enough for a test, which no file tells.
+SMALL_HEADS = {
+    "retinanet": ["MODEL.FPN.OUT_CHANNELS", 16],
+    "cascade_rcnn": ["MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 8],
+    "cascade_mask_rcnn": ["MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 8],
+}
+
+
+@pytest.mark.parametrize("kind", SMALL_HEADS)
+def test_what_is_advised_for_a_detector_loads_it(kind: str, tmp_path: Path) -> None:
+    advised = f"modern/{kind}_X50_32x4d_FPN_1x.yaml"
+    thin = ["MODEL.RESNETS.DEPTH", 26, "MODEL.RESNETS.WIDTH_PER_GROUP", 2]
+    model = build_detector(load_config(advised, [*thin, *SMALL_HEADS[kind]]))
+    found = diagnose_state(fill_randomly(model).state_dict(), tmp_path)
+    assert found["config_file"] == advised and found["classes"] == 80
+    check_advice_loads(found, *SMALL_HEADS[kind])
+
+
+def test_a_retinanet_of_torchvision_or_mlperf_is_named(tmp_path: Path) -> None:
+    """Of other classes than MLPerf's images are not stretched."""
+    for classes, changed in ((264, False), (3, True)):
+        model = fill_randomly(torchvision_retinanet(classes))
+        found = diagnose_state(model.state_dict(), tmp_path)
+        assert found["config_file"] == "mlperf/retinanet_X50_32x4d_FPN.yaml"
+        assert found["classes"] == classes
+        assert ("MODEL.RETINANET.NUM_CLASSES" in found["overrides"]) == changed
+        assert ("INPUT.STRETCH" in found["overrides"]) == changed
+        check_advice_loads(found, *SMALL_HEADS["retinanet"])
+
+
+def check_advice_loads(found: dict[str, Any], *small: Any) -> None:
+    """Check that the shipped configuration, with what is to change in it, takes the file."""
+    pairs = [str(word) for pair in found["overrides"].items() for word in pair]
+    model = build_detector(load_config(config_file(found["config_file"]), [*pairs, *small]))
+    report = load_weights(model, found["file"])
+    assert (report.missing, report.unused) == ((), ())
 
 
 def save_detector(path: Path, *changes: object) -> dict[str, Any]:
