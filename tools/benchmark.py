@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from resnext_det.benchmark.comparison import Comparison
 
 MODES = ("inference", "training", "loading", "evaluation", "startup", "gpu-table")
+DETECTORS = ("FPN", "C4", "DC5", "Mask-FPN", "Mask-C4", "Mask-DC5", "Cascade", "Mask-Cascade")
+DETECTORS += ("RetinaNet",)
 SUFFIXES = (".png", ".pdf", ".svg")
 
 # Which flags the modes do without.
@@ -68,9 +70,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--detectors",
         nargs="+",
-        choices=("FPN", "C4", "RetinaNet"),
+        choices=DETECTORS,
         default=[],
-        help="whole detectors, Faster R-CNN or RetinaNet, instead of the networks alone",
+        help="whole detectors instead of the networks alone; FPN, C4 and DC5 are Faster R-CNN's",
     )
     parser.add_argument(
         "--proposals",

@@ -5,7 +5,7 @@
 ``Comparison``, which is shown as text, JSON or bars. ``GpuTable`` is a table of many trunks on a
 GPU within a budget of time.
 
-Read timing, cases, comparison, trunks, detectors; the other files stand beside these.
+Read timing, cases, comparison, trunks, engines, detectors; the other files stand beside these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from resnext_det.architecture import Architecture
 from resnext_det.benchmark.cases import MODES
 from resnext_det.benchmark.comparison import Comparison, run_case
-from resnext_det.benchmark.detectors import DETECTORS, DetectorCase, build_detectors
+from resnext_det.benchmark.detectors import DetectorCase
+from resnext_det.benchmark.engines import DETECTORS, build_detectors
 from resnext_det.benchmark.evaluation import EvaluationCase
 from resnext_det.benchmark.loading import LoadingCase
 from resnext_det.benchmark.presentation import format_timings

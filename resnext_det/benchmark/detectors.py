@@ -1,14 +1,11 @@
-"""Whole detectors: the portable engine's, the plugin's in detectron2, and detectron2's own."""
+"""Compare whole detectors: the portable engine's, the plugin's in detectron2, and detectron2's."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -24,28 +21,32 @@ from resnext_det.benchmark.cases import (
     measure_difference,
     select_names,
 )
-from resnext_det.benchmark.loading import draw_image
+from resnext_det.benchmark.engines import (
+    DETECTORS,
+    PLUGIN,
+    PORTABLE,
+    THEIRS,
+    build_engine,
+    draw_samples,
+    draw_weights,
+    list_engines,
+    load_converter,
+)
 from resnext_det.benchmark.trunks import count_bytes, count_trained_bytes
-from resnext_det.config.loading import load_config
-from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
 from resnext_det.runtimes.optimize import optimize
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 
-DETECTORS = {"FPN": "base/fpn.yaml", "C4": "base/c4.yaml", "RetinaNet": "base/retinanet.yaml"}
-THEIRS, PLUGIN, PORTABLE = "detectron2", "resnext_det in detectron2", "resnext_det, portable"
-_DEPTHS = (50, 101, 152)  # those that detectron2's own backbone has
-_SPREAD = 2.0  # of the logits of classes: some hundred boxes pass the threshold of scores
-_SPREAD_OF_ANCHORS = 0.6  # of RetinaNet's, around the -4.6 that they begin with: some hundred too
-_SAME = 0.8  # IoU of a box and its counterpart
+_SAME = 0.8  # IoU of a box and its counterpart, and of their masks
+_MASK_STEP = 4  # pixels of masks between those that are compared, along each axis
 
 
 @dataclass(frozen=True)
 class DetectorCase(NetworkCase):
     """Compare a whole detector of every engine, with the same weights, on noisy images.
 
-    In training it is the losses, backward and a step of SGD, with FREEZE_AT 2, on eight boxes an
-    image.
+    In training it is the losses, backward and a step of SGD, with FREEZE_AT 2, on twenty objects an
+    image. In inference masks are pasted into the image.
 
     Args:
         kind: a key of ``DETECTORS``.
@@ -66,7 +67,7 @@ class DetectorCase(NetworkCase):
 
     @property
     def title(self) -> str:
-        parts = [self.kind if self.kind == "RetinaNet" else f"Faster R-CNN {self.kind}"]
+        parts = [DETECTORS[self.kind][0]]
         if self.proposals is not None:
             parts.append(f"{self.proposals} regions")
         mode = "training step" if self.mode == "training" else self.mode
@@ -95,7 +96,7 @@ class DetectorCase(NetworkCase):
         backend, training = key.name[len(engine) + 2 :], self.mode == "training"
         model = build_engine(engine, Architecture.parse(key.network), self.kind, self.proposals)
         model.to(self.device).train(training)
-        convert = _load_converter(engine)
+        convert = load_converter(engine)
         samples = convert(draw_samples(self.batch, self.height, self.width))
         dtype = DTYPES[key.dtype]
         if backend:
@@ -114,7 +115,7 @@ class DetectorCase(NetworkCase):
         return Candidate(hold_precision(key.dtype, step), compute, weights=weights)
 
     def forget(self) -> None:
-        _draw_weights.cache_clear()
+        draw_weights.cache_clear()
 
     def compare(self, found: Any, expected: Any) -> float:
         """Compare losses, or find the part of the detections that has no counterpart."""
@@ -125,115 +126,6 @@ class DetectorCase(NetworkCase):
             for pair in zip(found, expected, strict=True)
             for one, other in (pair, pair[::-1])
         )
-
-
-def list_engines(network: str = "R-50") -> tuple[str, ...]:
-    """List the detectors of a network that can be built here; the first is the reference."""
-    if importlib.util.find_spec("detectron2") is None:
-        return (PORTABLE,)
-    theirs = (THEIRS,) if Architecture.parse(network).depth in _DEPTHS else ()
-    return (*theirs, PLUGIN, PORTABLE)
-
-
-def build_detectors(architecture: Architecture, kind: str) -> dict[str, nn.Module]:
-    """Build detectors of every engine that is installed, with the same random weights.
-
-    Returns:
-        The models by ``list_engines``.
-    """
-    names = list_engines(str(architecture))
-    return {name: build_engine(name, architecture, kind) for name in names}
-
-
-def build_engine(
-    name: str, architecture: Architecture, kind: str, proposals: int | None = None
-) -> nn.Module:
-    """Build a detector of an engine, with weights that are the same in all of them.
-
-    Blocks add little to their input, as trained ones do, so that maps and boxes stay finite, and
-    scores are spread, so that about as many boxes are suppressed as of a trained detector.
-
-    Args:
-        name: one of ``list_engines``.
-        kind: a key of ``DETECTORS``.
-        proposals: regions an image in inference.
-    """
-    overrides: list[Any] = ["MODEL.RESNETS.DEPTH", architecture.depth]
-    overrides += ["MODEL.RESNETS.NUM_GROUPS", architecture.cardinality]
-    overrides += ["MODEL.RESNETS.WIDTH_PER_GROUP", architecture.width, "MODEL.DEVICE", "cpu"]
-    if proposals is not None:
-        overrides += ["MODEL.RPN.POST_NMS_TOPK_TEST", proposals]
-    state = _draw_weights(kind, tuple(overrides))
-    model: nn.Module
-    if name == PORTABLE:
-        model = build_detector(load_config(DETECTORS[kind], overrides))
-    else:
-        from detectron2.modeling import build_model
-
-        from resnext_det.detection.detectron2 import engine
-
-        cfg = engine.load_config(DETECTORS[kind], overrides)
-        if name == THEIRS:
-            cfg.defrost()
-            backbone = cfg.MODEL.BACKBONE
-            backbone.NAME = backbone.NAME.replace("resnext", "resnet")
-            cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
-            cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads" if kind == "C4" else "StandardROIHeads"
-        model = engine.build_detector(cfg) if name == PLUGIN else build_model(cfg)
-    model.load_state_dict(dict(state))
-    return model
-
-
-@lru_cache(maxsize=2)
-def _draw_weights(kind: str, overrides: tuple[Any, ...]) -> Mapping[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: Any = build_detector(load_config(DETECTORS[kind], list(overrides))).eval()
-    for name, value in model.state_dict().items():
-        if name.endswith("conv3.norm.weight"):
-            value.fill_(0.25)
-    sample = draw_samples(1, 160, 224)
-    if kind == "RetinaNet":
-        _spread_outputs(model, model.head.cls_score, sample, _SPREAD_OF_ANCHORS)
-        return model.state_dict()
-    head, predictor = model.proposal_generator.rpn_head, model.roi_heads.box_predictor
-    for layer, spread in ((head.objectness_logits, 1.0), (predictor.cls_score, _SPREAD)):
-        _spread_outputs(model, layer, sample, spread)
-    return model.state_dict()
-
-
-@torch.no_grad()
-def _spread_outputs(model: nn.Module, layer: Any, samples: Any, spread: float) -> None:
-    """Scale a layer's weights so that its outputs have a standard deviation."""
-    outputs: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output.flatten()))
-    model(samples)
-    hook.remove()
-    layer.weight.mul_(spread / torch.cat(outputs).std())
-
-
-def draw_samples(batch: int, height: int, width: int) -> list[dict[str, Any]]:
-    """Draw images of blobs and noise, with eight boxes each."""
-    generator = torch.Generator().manual_seed(0)
-    size = torch.tensor([width, height])
-    samples = []
-    for number in range(batch):
-        corners = torch.rand(8, 2, generator=generator) * size * 0.6
-        sides = (0.05 + 0.35 * torch.rand(8, 2, generator=generator)) * size
-        boxes = Boxes(torch.cat([corners, corners + sides], dim=1))
-        truth = Instances((height, width), gt_boxes=boxes, gt_classes=torch.arange(8))
-        image = draw_image(height, width, seed=number).transpose(2, 0, 1).copy()
-        samples.append({"image": torch.from_numpy(image), "instances": truth})
-    return samples
-
-
-def _load_converter(engine: str) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Load what converts samples to the engine's own types."""
-    if engine == PORTABLE:
-        return list
-    from resnext_det.detection.detectron2.datasets import convert_sample
-
-    return lambda samples: [convert_sample(sample) for sample in samples]
 
 
 def _make_detection(
@@ -280,18 +172,34 @@ def _make_training(
     return compute, step
 
 
-def _read_detections(found: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
-    """Read (boxes, classes) of every image."""
-    every = [one["instances"].to("cpu") for one in found]
-    return [(one.pred_boxes.tensor.float(), one.pred_classes) for one in every]
+def _read_detections(found: list[dict[str, Any]]) -> list[Instances]:
+    """Read boxes and classes of every image, and every fourth pixel of masks along each axis."""
+    read = []
+    for one in (each["instances"].to("cpu") for each in found):
+        boxes = Boxes(one.pred_boxes.tensor.float())
+        instances = Instances(one.image_size, pred_boxes=boxes, pred_classes=one.pred_classes)
+        if one.has("pred_masks"):
+            instances.pred_masks = one.pred_masks[:, ::_MASK_STEP, ::_MASK_STEP].clone()
+        read.append(instances)
+    return read
 
 
-def _measure_strangeness(detections: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> float:
-    """Measure the part of detections that the others lack, in class or in place."""
-    if not len(detections[0]):
+def _measure_strangeness(detections: Instances, others: Instances) -> float:
+    """Measure the part of detections that the others lack, in class, place or mask."""
+    if not len(detections):
         return 0.0
-    same = detections[1][:, None] == others[1]
+    same = detections.pred_classes[:, None] == others.pred_classes
     if not same.numel():
         return 1.0
-    overlaps = torch.where(same, box_iou(detections[0], others[0]), 0.0)
-    return float(np.mean(overlaps.max(dim=1).values.numpy() < _SAME))
+    same &= box_iou(detections.pred_boxes.tensor, others.pred_boxes.tensor) >= _SAME
+    if detections.has("pred_masks"):
+        same &= _measure_mask_ious(detections.pred_masks, others.pred_masks) >= _SAME
+    return float(1 - same.any(dim=1).float().mean())
+
+
+def _measure_mask_ious(masks: Tensor, others: Tensor) -> Tensor:
+    """Measure the IoU of masks, bool (N, H, W) and (M, H, W): (N, M); 1 of two that are empty."""
+    ours, theirs = masks.flatten(1).float(), others.flatten(1).float()
+    common = ours @ theirs.T
+    union = ours.sum(dim=1)[:, None] + theirs.sum(dim=1) - common
+    return torch.where(union > 0, common / union, 1.0)

@@ -15,7 +15,7 @@ import torch
 
 from resnext_det.architecture import Architecture
 from resnext_det.benchmark.cases import Candidate, Case, Key
-from resnext_det.benchmark.detectors import THEIRS, build_engine, list_engines
+from resnext_det.benchmark.engines import THEIRS, build_engine, list_engines
 from resnext_det.benchmark.trunks import build_trunk
 from resnext_det.weights import load_weights
 

@@ -9,11 +9,13 @@ import torch
 
 from resnext_det.architecture import Architecture
 from resnext_det.benchmark import FEATURES, build_trunks, comparison, list_peers, time_trunks
-from resnext_det.benchmark.cases import Key
+from resnext_det.benchmark.cases import MODES, Key
 from resnext_det.benchmark.comparison import build_all
-from resnext_det.benchmark.detectors import DetectorCase, list_engines
+from resnext_det.benchmark.detectors import DetectorCase
+from resnext_det.benchmark.engines import list_engines
 from resnext_det.benchmark.memory import measure_peak
 from resnext_det.benchmark.trunks import TrunkCase, count_bytes, count_training, group_networks
+from resnext_det.instances import Boxes, Instances
 
 DETECTRON2 = importlib.util.find_spec("detectron2") is not None
 CPU = torch.device("cpu")
@@ -118,7 +120,16 @@ def test_networks_of_one_depth_are_timed_together() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "mode", "dtypes"),
-    [("FPN", "training", ("bfloat16",)), ("C4", "inference", ("float32",))],
+    [
+        ("FPN", "training", ("bfloat16",)),
+        ("C4", "inference", ("float32",)),
+        ("Mask-FPN", "inference", ("float32",)),
+        *(
+            pytest.param(kind, mode, ("float32",), marks=pytest.mark.slow)
+            for kind in ("DC5", "Mask-C4", "Mask-DC5", "Cascade", "Mask-Cascade", "RetinaNet")
+            for mode in MODES
+        ),
+    ],
 )
 def test_detectors_agree(kind: str, mode: str, dtypes: tuple[str, ...]) -> None:
     case = DetectorCase(
@@ -133,11 +144,21 @@ def test_detectors_agree(kind: str, mode: str, dtypes: tuple[str, ...]) -> None:
     assert case.reference == ("detectron2" if DETECTRON2 else "resnext_det, portable")
     found = candidates[Key("X-50-2x4d", "resnext_det, portable", dtypes[0])]
     output = found.compute()
-    if mode == "inference":
-        assert len(output[0][0]) > 5  # there are boxes that agree
-        moved = [(boxes + 40, classes) for boxes, classes in output]
-        assert case.compare(moved, output) > 0.5
-    assert found.step() is None or mode == "inference"
+    if mode == "training":
+        assert ("loss_mask" in output) == kind.startswith("Mask")
+        assert found.step() is None
+        return
+    (one,) = output
+    assert len(one) > 5  # there are boxes that agree
+    others = [Instances((64, 96), **{**one.get_fields(), "pred_boxes": shift(one.pred_boxes)})]
+    if kind.startswith("Mask"):
+        assert 0.01 < one.pred_masks.float().mean() < 0.5
+        others.append(Instances((64, 96), **{**one.get_fields(), "pred_masks": ~one.pred_masks}))
+    assert all(case.compare([other], output) > 0.5 for other in others)
+
+
+def shift(boxes: Boxes) -> Boxes:
+    return Boxes(boxes.tensor + 40)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from resnext_det.architecture import Architecture
-from resnext_det.benchmark.detectors import DETECTORS, PORTABLE, build_engine, draw_samples
+from resnext_det.benchmark.engines import DETECTORS, PORTABLE, build_engine, draw_samples
 from resnext_det.training.optimizer import OptimizerSettings, build_optimizer
 
 
