@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from resnext_det.benchmark.comparison import Comparison
 
 MODES = ("inference", "training", "loading", "evaluation", "startup", "gpu-table")
-DETECTORS = ("FPN", "C4", "DC5", "Mask-FPN", "Mask-C4", "Mask-DC5", "Cascade", "Mask-Cascade")
-DETECTORS += ("RetinaNet",)
+MASKS, CASCADES = ("Mask-FPN", "Mask-C4", "Mask-DC5"), ("Cascade", "Mask-Cascade")
+DETECTORS = ("FPN", "C4", "DC5", *MASKS, *CASCADES, "RetinaNet")
 SUFFIXES = (".png", ".pdf", ".svg")
 
 # Which flags the modes do without.

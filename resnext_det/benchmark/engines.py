@@ -119,7 +119,7 @@ def draw_weights(file: str, overrides: tuple[Any, ...]) -> Mapping[str, Tensor]:
     return model.state_dict()
 
 
-def _list_outputs(model: Any) -> Iterator[tuple[nn.Module, float]]:
+def _list_outputs(model: Any) -> Iterator[tuple[Any, float]]:
     """List the layers that give logits, each after those that it depends on, and their spread."""
     if isinstance(model, RetinaNet):
         yield model.head.cls_score, _SPREAD_OF_ANCHORS

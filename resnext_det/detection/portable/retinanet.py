@@ -153,17 +153,17 @@ class RetinaNet(Detector):
             targets: the ground truth of every image.
         """
         labels, matched = self.label_anchors(anchors, targets)
-        every = (torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1), labels, matched)
-        all_anchors = torch.cat(list(anchors))
+        all_anchors, all_deltas = torch.cat(list(anchors)), torch.cat(list(deltas), dim=1)
         if not self.as_torchvision:
             count = int(self._mark_objects(labels).sum())
             normalizer = self._ema_update("loss_normalizer", max(count, 1), 100)
-            sums = self._sum_losses(all_anchors, *every)
+            sums = self._sum_losses(all_anchors, logits, all_deltas, labels, matched)
             return {name: loss / normalizer for name, loss in sums.items()}
         images = []
-        for parts in zip(*(tensor.split(1) for tensor in every)):
-            number = self._mark_objects(parts[2]).sum().clamp(min=1)
-            sums = self._sum_losses(all_anchors, *parts)
+        of_images = zip(*(level.split(1) for level in logits))
+        for level, *parts in zip(of_images, all_deltas.split(1), labels.split(1), matched.split(1)):
+            number = self._mark_objects(parts[1]).sum().clamp(min=1)
+            sums = self._sum_losses(all_anchors, level, *parts)
             images.append({name: loss / number for name, loss in sums.items()})
         return {name: torch.stack([one[name] for one in images]).mean() for name in images[0]}
 
@@ -219,14 +219,23 @@ class RetinaNet(Detector):
         return average
 
     def _sum_losses(
-        self, anchors: Tensor, logits: Tensor, deltas: Tensor, labels: Tensor, matched: Tensor
+        self,
+        anchors: Tensor,
+        logits: Sequence[Tensor],
+        deltas: Tensor,
+        labels: Tensor,
+        matched: Tensor,
     ) -> dict[str, Tensor]:
-        """Sum the losses of the anchors (R, 4) over images: the others have N before R."""
-        settings = self.settings
-        objects, valid = self._mark_objects(labels), labels >= 0
+        """Sum the losses of the anchors (R, 4) over images.
+
+        Args:
+            logits: of every level.
+            deltas, labels, matched: of all anchors; N is before R.
+        """
+        settings, objects = self.settings, self._mark_objects(labels)
         loss_cls = sum_focal_loss(
-            logits[valid].float(),
-            labels[valid],
+            logits,
+            labels,
             alpha=settings.focal_loss_alpha,
             gamma=settings.focal_loss_gamma,
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from resnext_det.detection.portable.build import build_detector
+from resnext_det.detection.portable.focal_loss import sum_focal_loss
 from tests.detection.detectron2_reference import (
     assert_same_instances,
     build_detectron2_detector,
@@ -106,3 +107,36 @@ def test_losses_and_gradients_of_several_steps_are_equal(pair: tuple[Any, Any]) 
                 name,
                 (mine.grad - wanted.grad).abs().max(),
             )
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (-1.0, 2.0), (0.4, 1.5)])
+def test_the_focal_loss_is_fvcores(
+    alpha: float, gamma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is computed in parts; anchors are left out, and one image has none but these."""
+    from fvcore.nn import sigmoid_focal_loss_jit
+
+    monkeypatch.setattr("resnext_det.detection.portable.focal_loss._AT_ONCE", 100)
+    generator = torch.Generator().manual_seed(0)
+    sizes, classes = (50, 20, 5, 1), 6
+    drawn = torch.randn(3, sum(sizes), classes, generator=generator) * 2 - 2
+    labels = torch.randint(-1, classes + 1, (3, sum(sizes)), generator=generator)
+    labels[1] = -1
+    chosen, joined = labels >= 0, drawn.clone().requires_grad_()
+    truth = torch.nn.functional.one_hot(labels[chosen], classes + 1)[:, :-1].float()
+    for _ in range(3):  # it is compiled in the second call
+        joined.grad = None
+        options = {"alpha": alpha, "gamma": gamma, "reduction": "sum"}
+        expected = sigmoid_focal_loss_jit(joined[chosen], truth, **options)
+        (expected / 117.3).backward()
+    levels = [level.clone().requires_grad_() for level in drawn.split(sizes, dim=1)]
+    found = sum_focal_loss(levels, labels, alpha=alpha, gamma=gamma)
+    (found / 117.3).backward()
+    assert torch.equal(found, expected)
+    gradient = torch.cat([level.grad for level in levels], dim=1)
+    assert joined.grad is not None and torch.equal(gradient, joined.grad)
+    compiled = torch.compile(sum_focal_loss, backend="eager", fullgraph=True)
+    plain = compiled(levels, labels, alpha=alpha, gamma=gamma)
+    torch.testing.assert_close(plain, expected)
+    slopes = torch.autograd.grad(plain / 117.3, levels)
+    torch.testing.assert_close(torch.cat(slopes, dim=1), joined.grad)
