@@ -207,7 +207,10 @@ def _analyze(truth: GroundTruth, entries: Any, name: str, limit: int, resamples:
     tasks: tuple[Task, ...] = ("bbox",) if found.masks is None else ("bbox", "segm")
     matches = {task: match_detections(truth, found, limit, task) for task in tasks}
     every = np.arange(len(truth.image_ids))
-    metrics = compute_metrics(truth, found, every, name, max_detections=limit, matches=matches)
+    # numpy takes the matches; another backend would match anew.
+    metrics = compute_metrics(
+        truth, found, every, name, backend="numpy", max_detections=limit, matches=matches
+    )
     draws = {
         task: draw_numbers(WeightedNumbers(each, limit), resamples if len(every) > 1 else 0)
         for task, each in matches.items()

@@ -160,11 +160,13 @@ def _build_summary(
     """Build the table of all trainings, and their differences to the first."""
     headers = ["training", "runs", "iterations", "AP", "AP50", "difference in AP"]
     headers += ["95 % over images", "95 % over seeds"]
+    headers += ["AP of masks", "difference of masks", "95 % over images"]
     rows: list[list[Cell]] = []
     for group in groups:
         row: list[Cell] = [group.name, len(group.runs), max(run.iterations for run in group.runs)]
         row += [_format_mean(group, metric, test_set) for metric in ("AP", "AP50")]
-        rows.append([*row, *_list_differences(groups[0], group, pairs, test_set)])
+        row += _list_differences(groups[0], group, pairs, test_set)
+        rows.append([*row, *_list_masks(group, pairs, test_set)])
     kept = [i for i in range(len(headers)) if i < 6 or any(row[i] is not None for row in rows)]
     headers, rows = [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
     parts = [format_table(headers, rows, f"Tested on {test_set}" if test_set else "")]
@@ -194,6 +196,16 @@ def _list_differences(
         format_signed_interval(pair.comparison.numbers["AP"].interval) if pair else None,
         format_signed_interval(seeds.interval) if seeds else None,
     ]
+
+
+def _list_masks(group: RunGroup, pairs: Mapping[str, Pair], test_set: str | None) -> list[Cell]:
+    """List the AP of masks of a training, and the difference of a run of it to the first one's."""
+    mean, pair = _format_mean(group, "segm-AP", test_set), pairs.get(group.name)
+    if pair is None or pair.comparison.segm is None:
+        return [mean, None, None]
+    found = pair.comparison.segm.numbers["AP"]
+    change = None if math.isnan(found.difference) else format_signed(found.difference)
+    return [mean, change, format_signed_interval(found.interval)]
 
 
 def _format_mean(group: RunGroup, metric: str, test_set: str | None) -> Cell:

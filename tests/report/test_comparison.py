@@ -123,9 +123,16 @@ def test_two_runs_with_masks(folders: dict[str, Path], tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / image["file_name"]), pixels)
     copies["set"] = tmp_path / "annotations.json"
     copies["set"].write_text(json.dumps(content))
-    page = check_page(render(copies, *names))
     expected = compare_detections(copies["set"], *files).segm
     assert expected is not None
+    AP = expected.numbers["AP"]
+    for file, value in zip(files, (AP.first, AP.second), strict=True):
+        numbers = file.with_name("metrics.json")
+        numbers.write_text(json.dumps(json.loads(numbers.read_text()) | {"segm-AP": value}))
+    page = check_page(render(copies, *names))
+    interval = format_signed_interval(AP.interval)
+    of_masks = [f"{AP.second:.1f}", format_signed(AP.difference), interval]
+    assert [row[-3:] for row in page.rows if row[-1] == interval and len(row) > 5] == [of_masks]
     rows = [row for row in page.rows if row[0] in expected.numbers]
     assert len(rows) == 24 and page.text.count("Of masks") == 2
     for name, *cells in rows[12:]:
