@@ -129,13 +129,17 @@ class SynchronizedBatchNorm2d(nn.SyncBatchNorm):
         return super().forward(x)
 
 
+GROUPS = 32
+"""Groups of channels of the norm "GN"."""
+
+
 def _make_group_norm(channels: int) -> nn.GroupNorm:
-    if channels % 32 != 0:
+    if channels % GROUPS != 0:
         raise ValueError(
-            f'norm "GN" has 32 groups, which do not divide {channels} channels; choose a '
-            'cardinality and width whose product is a multiple of 32, or the norm "BN"'
+            f'norm "GN" has {GROUPS} groups, which do not divide {channels} channels; choose a '
+            f'multiple of {GROUPS}, in a ResNeXt as cardinality times width, or the norm "BN"'
         )
-    return nn.GroupNorm(32, channels)
+    return nn.GroupNorm(GROUPS, channels)
 
 
 FROZEN_NORMS: set[type[nn.Module]] = {FrozenBatchNorm2d, FrozenStatisticsBatchNorm2d}

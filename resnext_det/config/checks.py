@@ -19,6 +19,7 @@ from resnext_det.config.heads import check_heads
 from resnext_det.config.parts import list_features, list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import check_layers
 from resnext_det.config.values import check_cosine, check_values
+from resnext_det.layers import GROUPS
 from resnext_det.resnext import FEATURES
 
 
@@ -43,6 +44,7 @@ def check(cfg: CfgNode) -> None:
     if get_own(cfg, "SOLVER.OPTIMIZER") == "SGD":
         _check_momentum(cfg.SOLVER)
     _check_layers(cfg)
+    _check_group_norms(cfg)
 
 
 def _check_proposals(cfg: CfgNode) -> None:
@@ -160,6 +162,34 @@ def _check_layers(cfg: CfgNode) -> None:
         if cfg.MODEL.MASK_ON:
             layers |= _count_mask_weights(cfg)
     check_layers(layers)
+
+
+def _check_group_norms(cfg: CfgNode) -> None:
+    """Refuse channels that the groups of a group norm do not divide, of the parts in use."""
+    model, parts = cfg.MODEL, list_parts_in_use(cfg)
+    resnets, box, mask = model.RESNETS, model.ROI_BOX_HEAD, model.ROI_MASK_HEAD
+    pyramid = {"MODEL.FPN.OUT_CHANNELS": model.FPN.OUT_CHANNELS} if uses_fpn(cfg) else {}
+    inner = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
+    normed = {
+        "RESNETS": {
+            "MODEL.RESNETS.NUM_GROUPS times WIDTH_PER_GROUP": inner,
+            "MODEL.RESNETS.STEM_OUT_CHANNELS": resnets.STEM_OUT_CHANNELS,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS": resnets.RES2_OUT_CHANNELS,
+        },
+        "FPN": pyramid,
+        "RETINANET": pyramid if "RETINANET" in parts else {},
+    }
+    if "ROI_HEADS" in parts and box.NUM_CONV:
+        normed["ROI_BOX_HEAD"] = {"MODEL.ROI_BOX_HEAD.CONV_DIM": box.CONV_DIM}
+    if model.MASK_ON and mask.NUM_CONV:
+        normed["ROI_MASK_HEAD"] = {"MODEL.ROI_MASK_HEAD.CONV_DIM": mask.CONV_DIM}
+    for part, widths in normed.items():
+        for key, channels in widths.items():
+            if model[part].NORM == "GN" and channels % GROUPS:
+                raise ValueError(
+                    f"MODEL.{part}.NORM = 'GN' has {GROUPS} groups, which do not divide the "
+                    f"{channels} channels of {key}; write a multiple of {GROUPS}, or another norm"
+                )
 
 
 def _count_mask_weights(cfg: CfgNode) -> dict[str, int]:
