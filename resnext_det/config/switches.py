@@ -180,6 +180,8 @@ SWITCHES = (
         bool,
         "write the size in INPUT.STRETCH, or leave it out",
     ),
+    Switch(r"INPUT\.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TEST", _is_one_of(0)),
+    Switch(r"INPUT\.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN", _is_one_of((0,))),
     _need(r"INPUT\.CROP\.(TYPE|SIZE)", "INPUT.CROP.ENABLED", "True", operator.not_),
     _need(
         r"DATALOADER\.REPEAT_\w*",

@@ -74,6 +74,8 @@ rpn MODEL.ROI_HEADS.NUM_CLASSES 4 | as MODEL.META_ARCHITECTURE = 'ProposalNetwor
 rpn TEST.DETECTIONS_PER_IMAGE 4 | as MODEL.META_ARCHITECTURE = 'ProposalNetwork'
 fast MODEL.RPN.NMS_THRESH 0.5 | as MODEL.PROPOSAL_GENERATOR.NAME = 'PrecomputedProposals'
 fast MODEL.ANCHOR_GENERATOR.SIZES [[32]] | as MODEL.PROPOSAL_GENERATOR.NAME
+faster INPUT.MIN_SIZE_TEST 0 INPUT.MAX_SIZE_TEST 400 | as INPUT.MIN_SIZE_TEST = 0; leave it out
+faster INPUT.MIN_SIZE_TRAIN (0,) INPUT.MAX_SIZE_TRAIN 400 | as INPUT.MIN_SIZE_TRAIN = (0,)
 mlperf INPUT.MIN_SIZE_TEST 400 | write the size in INPUT.STRETCH, or leave it out
 jitter INPUT.MIN_SIZE_TRAIN (400,) | (0.1, 2.0); write INPUT.SCALE_JITTER_SIZE, or leave it out
 """
@@ -136,8 +138,12 @@ def change(value: Any) -> Any:
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
     "changes",
-    [[], MASKS, C4_CHANGES, CASCADE_CHANGES, RETINANET_CHANGES, ["INPUT.STRETCH", (64, 64)]],
-    ids=["faster", "masks", "c4", "cascade", "retinanet", "stretched"],
+    [
+        *([], MASKS, C4_CHANGES, CASCADE_CHANGES, RETINANET_CHANGES),
+        ["INPUT.STRETCH", (64, 64)],
+        ["INPUT.MIN_SIZE_TEST", 0, "INPUT.MIN_SIZE_TRAIN", (0,)],
+    ],
+    ids=["faster", "masks", "c4", "cascade", "retinanet", "stretched", "not resized"],
 )
 def test_what_has_no_effect_changes_no_number(tmp_path: Path, changes: list[Any]) -> None:
     """Weights and detections stay the same, to the last bit, whatever the keys say."""

@@ -264,6 +264,12 @@ CASES: dict[str, tuple[Measurements, str, str, str]] = {
         "0.02 times the usual one",
         "SOLVER.BASE_LR 0.005",
     ),
+    "rate of Adam too low": (
+        change_cfg(BAD, SOLVER__OPTIMIZER="Adam", SOLVER__BASE_LR=1e-6),
+        "learning rate is too low",
+        "0.01 times the usual one",
+        "SOLVER.BASE_LR 0.0001",
+    ),
     "too few iterations": (
         replace(change_cfg(BAD, SOLVER__MAX_ITER=50), series={"total_loss": {19: 2.2, 49: 1.9}}),
         "Too few iterations",

@@ -14,6 +14,7 @@ from resnext_det.report.faults.measurements import Measurements
 # The usual recipe: 0.02 for 16 images (arXiv 1706.02677). Small networks with clipped gradients
 # were seen to train well at ten times as much.
 _RATE_OF_IMAGE = 0.02 / 16
+_RATE_OF_ADAM = 1e-4  # for a batch of any size, as MLPerf's
 _HIGH_RATE, _HIGH_RATE_CLIPPED, _LOW_RATE = 4, 20, 1 / 10
 _FEWEST_LINES = 5  # of metrics.json, by which a loss should have fallen
 _FEW_EPOCHS = 0.25  # of the usual ones
@@ -62,6 +63,8 @@ def find_divergence(measured: Measurements) -> Cause | None:
 def _compare_rate(measured: Measurements) -> tuple[float, float]:
     """Compute the usual learning rate of the batch, and how many times that the run's is."""
     usual = _RATE_OF_IMAGE * (measured.get("SOLVER.IMS_PER_BATCH") or 16)
+    if (measured.get("SOLVER.OPTIMIZER") or "SGD") != "SGD":
+        usual = _RATE_OF_ADAM
     return usual, (measured.get("SOLVER.BASE_LR") or usual) / usual
 
 
