@@ -116,7 +116,11 @@ BROKEN_MASKS = {
     "beside the box": ([[1, 1, 9, 1, 9, 9]], "warning", "2 of 3 masks that were looked at are not"),
     "outside": ([[x + 300 for x in SQUARE]], "warning", "2 of 3 masks that were looked at are not"),
     "missing": (None, "error", "2 of 3 objects have no segmentation, on which MODEL.MASK_ON"),
-    "another size": (OF_ANOTHER_SIZE, "error", "(and 1 other masks are broken)"),
+    "another size": (
+        OF_ANOTHER_SIZE,
+        "error",
+        "(the masks of these annotations are broken too: 3)",
+    ),
     "too far": ([[*SQUARE[:7], 1e9]], "error", "has a polygon with the number 1000000000.0"),
 }
 

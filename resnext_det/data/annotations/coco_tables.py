@@ -285,7 +285,7 @@ class _MaskReader:
         self._sizes = sizes.tolist()
         self._texts = bytearray()
         self._ends = [0]
-        self._broken: list[ValueError] = []
+        self._broken: dict[int, ValueError] = {}  # by the annotation's id
 
     def read(self, annotation: Annotation) -> bool:
         """Read a segmentation; False where it has polygons of under 3 points only."""
@@ -295,7 +295,7 @@ class _MaskReader:
             try:
                 text = self._checker.normalize_mask(annotation, *self._sizes[number])
             except ValueError as error:
-                self._broken.append(error)
+                self._broken[annotation.id] = error
         self._texts += text
         self._ends.append(len(self._texts))
         return text != TOO_FEW_POINTS
@@ -304,12 +304,13 @@ class _MaskReader:
         """Hand over what was read.
 
         Raises:
-            ValueError: masks are broken; the text tells the first, and how many are.
+            ValueError: masks are broken; the text tells the first, and which others are.
         """
         if self._broken:
-            first, others = self._broken[0], len(self._broken) - 1
-            told = f"{first} (and {others} other masks are broken)" if others else str(first)
-            raise ValueError(told)
+            (_, error), *others = self._broken.items()
+            ids = list_first([str(identity) for identity, _ in others], 10)
+            told = f" (the masks of these annotations are broken too: {ids})"
+            raise ValueError(f"{error}{told if others else ''}")
         ends = np.array(self._ends)
         texts = np.frombuffer(self._texts, np.uint8)
         return Segmentations(texts, np.stack([ends[:-1], ends[1:]], axis=1))
