@@ -66,6 +66,21 @@ def test_masks_are_cut_out_and_resized_as_by_detectron2(kind: str, size: int) ->
 
 
 @pytest.mark.detectron2
+def test_bitmaps_of_noise_are_cut_out_as_by_detectron2() -> None:
+    """Each pixel counts, and boxes of all sizes lie in the image, across its border and beyond."""
+    masks = pytest.importorskip("detectron2.structures", reason="detectron2 is not installed")
+    random = torch.Generator().manual_seed(0)
+    noise = torch.rand(300, 40, 56, generator=random) > 0.4
+    corners = torch.rand(300, 2, generator=random) * torch.tensor([76.0, 60.0]) - 10
+    sides = torch.exp(torch.rand(300, 2, generator=random) * 6 - 2)
+    boxes = torch.cat([corners, corners + sides], dim=1)
+    boxes[0] = torch.tensor([0.0, 0.0, 56.0, 40.0])
+    found = BitMasks(noise).crop_and_resize(boxes, 7)
+    assert found.equal(masks.BitMasks(noise).crop_and_resize(boxes, 7))
+    assert 0.1 < found.float().mean() < 0.9
+
+
+@pytest.mark.detectron2
 @pytest.mark.parametrize("kind", ["polygons", "bitmaps"])
 def test_boxes_and_empty_masks_are_those_of_detectron2(kind: str) -> None:
     ours, theirs = make_ours(kind), make_theirs(kind)
