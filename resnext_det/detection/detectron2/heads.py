@@ -20,7 +20,12 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from resnext_det.config.backbone import check_standard_head
-from resnext_det.roi_align import RegionGrid, align_regions, join_regions
+from resnext_det.roi_align import (
+    RegionGrid,
+    align_regions,
+    arrange_for_convolutions,
+    join_regions,
+)
 from resnext_det.sparse_rpn import check_convolution, predict_sparsely
 
 
@@ -79,6 +84,14 @@ class _ROIPooler(ROIPooler):
         return join_regions(len(regions), cuts, places)
 
 
+class _MaskROIPooler(_ROIPooler):
+    """Cut regions out for the convolutions of a mask head."""
+
+    @torch.jit.unused
+    def _pool(self, maps: list[Tensor], boxes: list[Boxes]) -> Tensor:
+        return arrange_for_convolutions(super()._pool(maps, boxes))
+
+
 @ROI_HEADS_REGISTRY.register()
 class ResNeXtStandardROIHeads(StandardROIHeads):
     """Compute what StandardROIHeads does, with a RoIAlign of boxes and masks that is faster.
@@ -90,20 +103,20 @@ class ResNeXtStandardROIHeads(StandardROIHeads):
     def _init_box_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         check_standard_head(cfg)
         made = super()._init_box_head(cfg, input_shape)
-        _exchange_pooler(made["box_pooler"])
+        _exchange_pooler(made["box_pooler"], _ROIPooler)
         return made
 
     @classmethod
     def _init_mask_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         made = super()._init_mask_head(cfg, input_shape)
         if made:
-            _exchange_pooler(made["mask_pooler"])
+            _exchange_pooler(made["mask_pooler"], _MaskROIPooler)
         return made
 
 
-def _exchange_pooler(pooler: ROIPooler) -> None:
-    """Give a pooler, in place, the RoIAlign that computes matrix products."""
-    pooler.__class__ = _ROIPooler
+def _exchange_pooler(pooler: ROIPooler, kind: type[_ROIPooler]) -> None:
+    """Make a pooler, in place, one of a kind, with the RoIAlign that computes matrix products."""
+    pooler.__class__ = kind
     for index, one in enumerate(pooler.level_poolers):
         pooler.level_poolers[index] = _ROIAlign(
             *(one.output_size, one.spatial_scale, one.sampling_ratio, one.aligned)

@@ -27,7 +27,12 @@ from resnext_det.detection.portable.sampling import (
     sample_regions,
 )
 from resnext_det.instances import Instances
-from resnext_det.roi_align import RegionGrid, align_regions, join_regions
+from resnext_det.roi_align import (
+    RegionGrid,
+    align_regions,
+    arrange_for_convolutions,
+    join_regions,
+)
 from resnext_det.shared_res5 import SHARED_HEADS, run_res5
 
 # A region of 224 x 224 pixels, ImageNet's, is cut out of level 4 (FPN, equation 1).
@@ -335,4 +340,5 @@ class StandardROIHeads(ROIHeads):
 
     def cut_for_masks(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
         assert self.mask_pooler is not None
-        return self.mask_pooler.pool(maps, regions)
+        cut = self.mask_pooler.pool(maps, regions)
+        return arrange_for_convolutions(cut) if self.mask_pooler.by_matrices else cut
