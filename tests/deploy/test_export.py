@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,20 @@ def test_a_difference_is_found() -> None:
             compare(detections(*wrong), detections(BEST, NEXT))
         with pytest.raises(ValueError, match="without their like"):
             compare(detections(BEST, NEXT), detections(*wrong))
+
+
+def test_a_difference_of_masks_is_found() -> None:
+    found, wanted = (
+        replace(detections(BEST, NEXT), mask_probabilities=np.full((2, 4, 4), 0.5, np.float32))
+        for _ in range(2)
+    )
+    assert found.mask_probabilities is not None
+    found.mask_probabilities[1, 2, 3] += 5e-4
+    assert compare(found, wanted).mask_difference == pytest.approx(5e-4, rel=1e-3)
+    for wrong in (0.51, np.nan):
+        found.mask_probabilities[1, 2, 3] = wrong
+        with pytest.raises(ValueError, match="50 x 50 pixels here gives masks whose probabilities"):
+            compare(found, wanted)
 
 
 def test_rounding_may_decide_at_the_threshold_and_between_equals() -> None:
