@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,18 +66,28 @@ def name_part(module: str) -> str:
     return "tools" if names[0] == "tools" else names[1]
 
 
-def list_imports(path: Path) -> Iterator[str]:
+@cache
+def parse(path: Path) -> ast.Module:
+    """Parse a file once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def list_imports(path: Path) -> list[str]:
     """List every module that a file imports, wherever in the file, for types too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    imported: list[str] = []
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write 'from resnext_det ...', not a relative import"
             assert node.module is not None
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 home = ROOT / name.replace(".", "/")
-                yield name if home.is_dir() or home.with_suffix(".py").exists() else node.module
+                found = home.is_dir() or home.with_suffix(".py").exists()
+                imported.append(name if found else node.module)
+    return imported
 
 
 @pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=name_module)
@@ -152,7 +162,7 @@ def test_only_its_own_engine_imports_detectron2(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name_module)
 def test_the_package_neither_prints_nor_star_imports(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "print", f"{path}:{node.lineno} prints; use the module's logger"
         if isinstance(node, ast.ImportFrom):

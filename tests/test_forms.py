@@ -145,7 +145,7 @@ def small_classifier() -> ResNeXtClassifier:
     return ResNeXtClassifier(architecture, num_classes=5).double()
 
 
-def train(model: nn.Module, steps: int = 150) -> nn.Module:
+def train(model: nn.Module, steps: int = 60) -> nn.Module:
     """Train on something that can be learned.
 
     Training on noise with random labels multiplies rounding errors until two orders of a sum end

@@ -107,10 +107,11 @@ def test_every_map_in_inference_is_torchvisions(name: str, text: str) -> None:
     """A frozen norm computes in training, too, what a batch norm computes in inference."""
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     reference = randomize(torchvision.models.get_model(name)).eval()
-    for norm, training in (("BN", False), ("FrozenBN", False), ("FrozenBN", True)):
-        ours = ResNeXt(Architecture.parse(text), norm=norm, out_features=STAGES).train(training)
+    for norm in ("BN", "FrozenBN"):
+        ours = ResNeXt(Architecture.parse(text), norm=norm, out_features=STAGES)
         load(ours, reference)
-        assert_same_features(ours, reference, images)
+        for training in {False, norm == "FrozenBN"}:
+            assert_same_features(ours.train(training), reference, images)
 
 
 @pytest.mark.parametrize(("name", "text"), PAIRS)

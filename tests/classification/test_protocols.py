@@ -76,7 +76,7 @@ def loop_over_windows(reference: Any, image: Tensor, window: int) -> Tensor:
     return torch.stack(outputs).mean(dim=0)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("name", ["small", "resnext50_32x4d"])
 @torch.no_grad()
 def test_dense_scores_are_those_of_a_loop_over_windows(name: str) -> None:
     """Two scales, of 1 x 2 places and of 1, each with its flipped view."""

@@ -19,7 +19,7 @@ from resnext_det.paper.complexity import (
 )
 from resnext_det.paper.figure_4 import format_figure_4
 from resnext_det.resnext import Bottleneck, ResNeXtClassifier
-from tests.tools.helpers import finish, read_error, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, read_error, run_tool
 
 run = partial(run_tool, "analyze")
 
@@ -168,7 +168,7 @@ def squeezed(text: str) -> str:
 
 
 def test_table_2_is_the_papers() -> None:
-    output, errors = finish(start_tool("analyze", "--table", 2))
+    output, errors = finish(fork_tool("analyze", "--table", 2))
     assert errors == ""
     rows = [line.split() for line in output.splitlines()[2:]]
     assert [row[:3] for row in rows] == [

@@ -12,7 +12,7 @@ import yaml
 from resnext_det.paper.comparison import compare_detectors
 from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_detector
-from tests.tools.helpers import finish, read_error, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, read_error, run_tool
 
 run = partial(run_tool, "compare")
 
@@ -39,7 +39,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_command_prints_the_table(folders: list[str]) -> None:
-    output, errors = finish(start_tool("compare", *folders))
+    output, errors = finish(fork_tool("compare", *folders))
     assert errors == ""
     lines = [" ".join(line.split()) for line in output.splitlines()]
     assert "R-50 1x64d joint 1 47.6 46.10 26.5 26.10" in lines

@@ -12,7 +12,7 @@ import yaml
 from resnext_det.paper.comparison import compare_classifiers
 from resnext_det.paper.presentation import convert_to_json, format_comparison
 from resnext_det.paper.runs import read_classifier, read_detector
-from tests.tools.helpers import finish, read_error, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, read_error, run_tool
 
 run = partial(run_tool, "compare_classifiers")
 
@@ -37,7 +37,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_command_prints_the_table(folders: list[str]) -> None:
-    output, errors = finish(start_tool("compare_classifiers", *folders))
+    output, errors = finish(fork_tool("compare_classifiers", *folders))
     assert errors == ""
     lines = [" ".join(line.split()) for line in output.splitlines()]
     assert lines[0].startswith("Table 7: CIFAR-10 and CIFAR-100")

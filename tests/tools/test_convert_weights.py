@@ -22,7 +22,7 @@ from resnext_det.resnext import ResNeXt
 from resnext_det.weights import KNOWN, check_preprocessing, load_weights, read_weights
 from resnext_det.weights.structure import extract_detector_backbone
 from resnext_det.weights.writing import SUFFIXES, write_weights
-from tests.tools.helpers import finish, fork_tool, read_error, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, read_error, run_tool
 from tests.weights.helpers import (
     HEADS,
     NOTES,
@@ -71,7 +71,7 @@ def test_the_suffix_says_the_format(name: str, format: str, theirs: Path, tmp_pa
 
 
 def test_the_command_inspects(theirs: Path) -> None:
-    output, errors = finish(start_tool("convert_weights", "--inspect", theirs))
+    output, errors = finish(fork_tool("convert_weights", "--inspect", theirs))
     assert errors == ""
     parameters = sum(parameter.numel() for parameter in torchvision_network().parameters())
     without_head = parameters - 7 * 2049

@@ -17,7 +17,7 @@ from tests.data.images.helpers import (
     tree,
     write_files,
 )
-from tests.tools.helpers import finish, load_tool, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, load_tool, run_tool
 
 run = partial(run_tool, "make_imagenet5k")
 FULL = classes_of_images(["n01", "n02", "n03"]) | classes_of_images(["n04"], per_class=2)
@@ -26,7 +26,7 @@ FULL = classes_of_images(["n01", "n02", "n03"]) | classes_of_images(["n04"], per
 def test_from_archives_in_a_process_of_its_own(tmp_path: Path) -> None:
     write_files(tmp_path, {"full.tar": nested(FULL), "train.tar": nested({"n04": FULL["n04"]})})
     arguments = "--imagenet full.tar --imagenet1k train.tar --output imagenet5k --classes 3"
-    output, _ = finish(start_tool("make_imagenet5k", *arguments.split(), cwd=tmp_path))
+    output, _ = finish(fork_tool("make_imagenet5k", *arguments.split(), cwd=tmp_path))
     assert output.splitlines() == [
         "imagenet5k: 8 images of 3 classes",
         "the 2 classes besides ImageNet-1K's 1 have from 3 to 3 images each",

@@ -20,7 +20,7 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.weights import describe_detector
 from resnext_det.weights import KNOWN
 from tests.detection.helpers import write_config
-from tests.tools.helpers import finish, load_tool, run_tool, start_tool
+from tests.tools.helpers import finish, fork_tool, load_tool, run_tool
 
 run = partial(run_tool, "predict")
 
@@ -53,7 +53,7 @@ def test_it_writes_pictures_and_prints_where_they_are(folder: Path) -> None:
     (folder / "text.mp4").write_text("no video")
     images = ("IMG_0001.JPG", "more", "empty.png", "text.mp4")
     given = (*COMMON, "--output", "out", "--score", "0.1", *images, *WEIGHTS)
-    output, errors = finish(start_tool("predict", *given, cwd=folder))
+    output, errors = finish(fork_tool("predict", *given, cwd=folder))
     count = len(json.loads((folder / "out" / "detections.json").read_text()))
     told = "detections of score 0.1 or more on 2 images and frames; they are in out"
     assert output == f"{count} {told}\n"

@@ -128,6 +128,7 @@ def test_threads_are_a_share_of_the_processors(
     assert torch.get_num_threads() == 16
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     whole = math.floor(threads.count_processors())

@@ -22,7 +22,8 @@ from resnext_det.weights.writing import SUFFIXES
 
 STAGES = ("res2", "res3", "res4", "res5")
 SMALL = Architecture(26, 4, 8, stem_channels=8, res2_channels=32)
-X50 = Architecture(50, 32, 4)
+NARROW50 = Architecture(50, 32, 1, stem_channels=32, res2_channels=64)
+"""A network of a depth that detectron2 has; its group norms divide all channels."""
 THIN = Architecture(26, 2, 4)  # torchvision's stem and res2, and few weights else
 TORCHVISION = KNOWN["torchvision"]
 NOTES = {"author": "A. Nother", "license": "CC BY-SA 3.0", "top1": "77.8"}
@@ -67,14 +68,14 @@ def detector(*changes: Any) -> nn.Module:
     return build_detector(configuration(*changes))
 
 
-def configure_detectron2(*changes: Any, architecture: Architecture = X50) -> CfgNode:
-    """Configure detectron2's own C4 detector of a ResNeXt, with the changes."""
+def configure_detectron2(*changes: Any) -> CfgNode:
+    """Configure detectron2's own C4 detector of ``NARROW50``, with the changes."""
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
     fixed = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.MASK_ON", False]
     stride = ["MODEL.RESNETS.STRIDE_IN_1X1", False]
-    cfg.merge_from_list([*list_keys(architecture), *fixed, *stride, *changes])
+    cfg.merge_from_list([*list_keys(NARROW50), *fixed, *stride, *changes])
     return cfg
 
 

@@ -28,6 +28,7 @@ from tests.weights.foreign_names import detectron2_state, random_network
 from tests.weights.helpers import (
     DETECTRON2_FPN,
     HEADS,
+    NARROW50,
     SMALL,
     configuration,
     configure_detectron2,
@@ -78,7 +79,7 @@ def test_a_backbone_is_taken_out_of_a_run(trained: Any, head: str, tmp_path: Pat
     state, preprocessing = trained(tmp_path, head)
     file = extract_backbone(read_weights(tmp_path / "model_final.pth"))
     assert (file.format, file.preprocessing) == ("native", preprocessing)
-    assert file.architecture == (SMALL if trained is run_of_ours else Architecture(50, 32, 4))
+    assert file.architecture == (SMALL if trained is run_of_ours else NARROW50)
     assert same_bits(file.state, extract_detector_backbone(state))
     write_weights(file, tmp_path / "backbone.pkl")
     model = ResNeXt(file.architecture, out_features=("res5",))

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from resnext_det.architecture import Architecture
 from resnext_det.resnext import ResNeXt
 from resnext_det.weights.structure import extract_detector_backbone
 from resnext_det.weights.writing import write_weights
 from tests.weights.helpers import (
     DETECTRON2_FPN,
+    NARROW50,
     NOTES,
     THIN,
     TORCHVISION,
@@ -78,8 +78,7 @@ def test_detectron2_loads_a_backbone(
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone import build_backbone
 
-    architecture = Architecture(50, 32, 4)
-    model = fill_randomly(ResNeXt(architecture, norm=norm, out_features=("res5",))).eval()
+    model = fill_randomly(ResNeXt(NARROW50, norm=norm, out_features=("res5",))).eval()
     path = make_path(format, tmp_path)
     write_weights(model, path, format, preprocessing=TORCHVISION, metadata=NOTES)
     images = torch.randn(1, 3, 64, 64)
@@ -141,7 +140,7 @@ def test_detectron2_finds_the_backbone_in_its_detector(
     """Nothing is left over, and what is missing is no part of the backbone."""
     from detectron2.modeling import build_model
 
-    model = fill_randomly(ResNeXt(Architecture(50, 32, 4), out_features=("res5",)))
+    model = fill_randomly(ResNeXt(NARROW50, out_features=("res5",)))
     path = make_path(format, tmp_path)
     write_weights(model, path, format, preprocessing=TORCHVISION)
     changes = [] if head == "C4" else DETECTRON2_FPN

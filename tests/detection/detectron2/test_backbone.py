@@ -176,6 +176,7 @@ def test_detectron2s_detectors_run_on_it_as_on_their_own(name: str, c4_head: str
 
 
 DETECTOR: list[Any] = [
+    *override("MODEL.RESNETS", WIDTH_PER_GROUP=2, STEM_OUT_CHANNELS=16, RES2_OUT_CHANNELS=64),
     *override("MODEL.BACKBONE", NAME="build_resnext_fpn_backbone"),
     *override("MODEL.ROI_HEADS", NAME="StandardROIHeads", IN_FEATURES=["p2", "p3"], NUM_CLASSES=3),
     *override("MODEL.RPN", IN_FEATURES=["p3", "p4", "p5"], POST_NMS_TOPK_TEST=50),

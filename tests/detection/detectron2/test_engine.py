@@ -79,7 +79,7 @@ SETTINGS: dict[str, list[Any]] = {
     [pytest.param(name, marks=pytest.mark.slow if "bitmaps" in name else ()) for name in SETTINGS],
 )
 def test_one_seed_gives_one_training(tmp_path: Path, setting: str) -> None:
-    changes = [*SETTINGS[setting], "TEST.EVAL_PERIOD", 4]
+    changes = [*SETTINGS[setting], "TEST.EVAL_PERIOD", 5, "SOLVER.CHECKPOINT_PERIOD", 5]
     found = {name: run(name, tmp_path / name, *changes) for name in ENGINES}
     ours, theirs = (read_checkpoint(tmp_path / name) for name in ENGINES)
     for key in ("model", "optimizer", "random_state", "trainer"):
