@@ -204,6 +204,32 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fit_memory_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--fit-memory``, which chooses what the flags of ``add_memory_flags`` say."""
+    parser.add_argument(
+        "--fit-memory",
+        type=_read_bytes,
+        metavar="SIZE",
+        help="choose --recompute and --accumulate so that a step needs no more memory of each GPU "
+        "(on a CPU: in tensors) than this, such as 6GB or 5.5GiB, and where they do not suffice, "
+        "fewer or smaller images",
+    )
+
+
+def _read_bytes(word: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B", word)
+    size = 0
+    if found:
+        number, unit = found.groups(default="")
+        base = 1024 if unit.endswith("i") else 1000
+        size = round(float(number) * base ** " kMGT".index(unit[:1] or " "))
+    if size <= 0:
+        raise argparse.ArgumentTypeError(
+            f"{word} is no size of a memory; write a number and its unit, such as 6GB or 5.5GiB"
+        )
+    return size
+
+
 def _read_parts(word: str) -> int:
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(
@@ -407,6 +433,7 @@ def build_job(
         schedule=options.schedule,
         accumulate=options.accumulate,
         recompute=options.recompute,
+        fit_memory=getattr(options, "fit_memory", None),
         deterministic=options.deterministic,
         train_data=options.train_data and tuple(options.train_data),
         test_data=options.test_data and tuple(options.test_data),

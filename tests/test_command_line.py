@@ -141,6 +141,10 @@ def test_the_nodes_of_a_configuration_are_known() -> None:
         ("--accumulate 0", "a batch has no 0 parts; write 1 for the batch at once"),
         ("--accumulate two", "a batch has no two parts; write 1 for the batch at once"),
         ("--recompute res4,res7", "there is no stage 'res7'; choose of res2, res3, res4, res5"),
+        ("--fit-memory 6", "6 is no size of a memory; write a number and its unit, such as 6GB"),
+        ("--fit-memory 0GB", "0GB is no size of a memory"),
+        ("--fit-memory 6GB --accumulate 2", "--fit-memory: it chooses --accumulate and"),
+        ("--fit-memory 6GB --eval-only", "--fit-memory: of no effect with --eval-only"),
     ],
 )
 def test_what_saves_memory_is_checked_before_the_work(
@@ -151,6 +155,14 @@ def test_what_saves_memory_is_checked_before_the_work(
         command_line.main(["train", "--config-file", config, *flags.split()])
     assert stop.value.code == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("word", "size"),
+    [("6GB", 6 * 10**9), ("5.5 GiB", 5.5 * 2**30), ("800MB", 8 * 10**8), ("512MiB", 2**29)],
+)
+def test_a_memory_is_read_in_its_units(word: str, size: float) -> None:
+    assert command_line._read_bytes(word) == size
 
 
 @pytest.mark.parametrize(

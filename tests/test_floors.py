@@ -46,6 +46,7 @@ DETECTION_FLOORS = (
         *("advice", "backends", "best", "memory", "own_data", "pictures", "periodic_evaluation"),
         *("diagnosis", "tensorboard", "validation", "labels", "contact_sheet"),
         *("ground_truth", "mask_drawing", "record", "batch_parts", "dense_parts"),
+        *("step_memory", "memory_prediction", "fit_memory"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from resnext_det.command_line import (
     add_backend_flags,
     add_config_flag,
+    add_fit_memory_flag,
     add_job_flags,
     add_report_flag,
     build_job,
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_backend_flags(parser, " (with --eval-only)")
     add_report_flag(parser)
+    add_fit_memory_flag(parser)
     add_job_flags(parser)
     options = parser.parse_args(arguments)
     if options.eval_only and options.overwrite:
@@ -47,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--backend, --dtype, --calibration-data: they need --eval-only; a training computes "
             "exactly"
         )
-    if options.eval_only and (options.accumulate != 1 or options.recompute):
-        parser.error("--accumulate and --recompute: of no effect with --eval-only")
+    saves = options.accumulate != 1 or options.recompute
+    if options.eval_only and (saves or options.fit_memory):
+        parser.error("--accumulate, --recompute, --fit-memory: of no effect with --eval-only")
+    if options.fit_memory and saves:
+        parser.error("--fit-memory: it chooses --accumulate and --recompute; leave these out")
     return finish(lambda: run(options), resumable=not options.eval_only)
 
 

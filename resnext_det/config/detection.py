@@ -315,21 +315,11 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
             f"SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH} is no multiple of "
             f"SOLVER.REFERENCE_WORLD_SIZE = {reference}; write one, or 0 for no scaling"
         )
-    scale = processes / reference
-    scaled = cfg.clone()
+    scaled = scale_batch(cfg, processes, reference)
     scaled.defrost()
-    solver = scaled.SOLVER
-    solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
-    solver.BASE_LR *= scale
-    solver.MAX_ITER = max(1, round(solver.MAX_ITER / scale))
-    solver.WARMUP_ITERS = round(solver.WARMUP_ITERS / scale)
-    solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
-    solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / scale))
-    solver.REFERENCE_WORLD_SIZE = processes
-    for key in ("EVAL_PERIOD", "LOSS_PERIOD"):
-        if scaled.TEST.get(key):  # 0 evaluates at the end only, and measures no loss
-            scaled.TEST[key] = max(1, round(scaled.TEST[key] / scale))
+    scaled.SOLVER.REFERENCE_WORLD_SIZE = processes
     scaled.freeze()
+    solver = scaled.SOLVER
     logger.info(
         "scaled to %d processes (SOLVER.REFERENCE_WORLD_SIZE = %d): batch %d, learning rate %g, "
         "%d iterations",
@@ -339,4 +329,26 @@ def scale_to_processes(cfg: CfgNode, processes: int) -> CfgNode:
         solver.BASE_LR,
         solver.MAX_ITER,
     )
+    return scaled
+
+
+def scale_batch(cfg: CfgNode, numerator: int, denominator: int) -> CfgNode:
+    """Scale a batch, and the learning rate with it; iterations and periods shrink as they grow.
+
+    As many images are seen as before. A period stays at 1 or more.
+    """
+    scale = numerator / denominator
+    scaled = cfg.clone()
+    scaled.defrost()
+    solver = scaled.SOLVER
+    solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
+    solver.BASE_LR *= scale
+    solver.MAX_ITER = max(1, round(solver.MAX_ITER / scale))
+    solver.WARMUP_ITERS = round(solver.WARMUP_ITERS / scale)
+    solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
+    solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / scale))
+    for key in ("EVAL_PERIOD", "LOSS_PERIOD"):
+        if scaled.TEST.get(key):  # 0 evaluates at the end only, and measures no loss
+            scaled.TEST[key] = max(1, round(scaled.TEST[key] / scale))
+    scaled.freeze()
     return scaled

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,8 +21,10 @@ from resnext_det.detection.backends import CalibrationData, check_optimization
 from resnext_det.detection.best import check_best
 from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
+from resnext_det.detection.fit_memory import fit_memory
 from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.own_data import Fitted, fit_to_data
+from resnext_det.detection.step_memory import Trial
 from resnext_det.detection.weights import explain_no_config, locate_weights, read_trained_config
 from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
@@ -79,6 +82,8 @@ class Engine(Protocol):
         dtype: str | None = None,
         calibration_data: CalibrationData = None,
     ) -> Mapping[str, DatasetMetrics]: ...
+
+    def open_trial(self, cfg: CfgNode) -> AbstractContextManager[Trial]: ...
 
     def propose(
         self,
@@ -147,6 +152,8 @@ class Job(Processes):
             None is exact.
         accumulate, recompute: see ``MemorySaving``. Batch, schedule and random draws are those of
             a training without, so that a run may be resumed with other values.
+        fit_memory: bytes into which a step of each process shall fit; how, ``fit_memory`` chooses
+            in place of ``accumulate`` and ``recompute``.
         deterministic: compute by deterministic algorithms alone, see ``launch``.
     """
 
@@ -170,6 +177,7 @@ class Job(Processes):
     calibration_data: CalibrationData = None
     accumulate: int = 1
     recompute: tuple[str, ...] = ()
+    fit_memory: int | None = None
     deterministic: bool = False
 
     def configuration(self, *, training: bool = True) -> CfgNode:
@@ -241,6 +249,20 @@ class Job(Processes):
                 fitted.told.append(f"Fitted to {weights}: {', '.join(pairs)}.")
             overrides += needed
             cfg = load_config(source, overrides)
+        fitted.saving = MemorySaving(self.accumulate, self.recompute)
+        if training and self.fit_memory is not None:
+            done = len(fitted.overrides)
+            fit_memory(
+                fitted,
+                cfg,
+                limit=self.fit_memory,
+                given=self.overrides[::2],
+                processes=count_processes(self),
+                open_trial=find_engine(self.engine).open_trial,
+            )
+            if chosen := fitted.overrides[done:]:
+                overrides += chosen
+                cfg = load_config(source, overrides)
         if training:
             fitted.warnings += _check_rate(cfg, overrides, lambda words: load_config(source, words))
         return cfg, fitted
@@ -399,7 +421,7 @@ _Task = Literal["train", "evaluate", "propose"]
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
     if job.backend is not None:
         check_backend(job.backend)
-    saving = MemorySaving(job.accumulate, job.recompute)  # an error comes before any work
+    MemorySaving(job.accumulate, job.recompute)  # an error comes before any work
     cfg, fitted = job.fit(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
@@ -417,12 +439,13 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
         if job.world_size > 1:
             batch = scale_to_processes(cfg, job.world_size).SOLVER.IMS_PER_BATCH
             batch = distributed.divide_batch(batch, job.world_size)
-        saving.check_batch(batch)
+        fitted.saving.check_batch(batch)
     arguments = (job, cfg, fitted, task, files)
     flags = {
         "the command": task,
         **{f"--{name}": getattr(job, name) for name in ("engine", "resume", "overwrite")},
         **{f"--{name}": getattr(job, name) for name in ("accumulate", "recompute", "backend")},
+        "--fit-memory": job.fit_memory,
         "--deterministic": job.deterministic,
     }
     settings = {**list_common_settings(cfg), **flags}
@@ -474,9 +497,8 @@ def _start_task(
         return None
     by_hand["check_data"] = job.check_data
     if task == "train":
-        saving = MemorySaving(job.accumulate, job.recompute)
         how: dict[str, Any] = {"resume_anyway": job.resume_anyway, "overwrite": job.overwrite}
-        return engine.train(cfg, saving=saving, **how, **by_hand)
+        return engine.train(cfg, saving=fitted.saving, **how, **by_hand)
     return engine.evaluate(
         cfg, backend=job.backend, dtype=job.dtype, calibration_data=job.calibration_data, **by_hand
     )

@@ -26,6 +26,7 @@ from resnext_det.data.coco import CocoDataset, count_classes, load_coco, registe
 from resnext_det.data.records import Records, join_records
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.detection.datasets import find_class_key
+from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run
@@ -44,13 +45,14 @@ class Fitted:
     """Hold what was decided: KEY VALUE pairs, what the log says of it, and what it warns of.
 
     ``datasets`` are (name, annotations, images) of the sets that got a name, which every process
-    has to register.
+    has to register; ``saving`` is what a training does to need less memory.
     """
 
     overrides: list[str] = field(default_factory=list)
     datasets: list[tuple[str, str, str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    saving: MemorySaving = NO_SAVING
 
     def set(self, key: str, value: Any, told: str = "") -> None:
         """Add a setting, and a sentence if there is one."""
@@ -158,7 +160,7 @@ def _split(
                 f"with, {train} and {test}; to train on what is new, write another OUTPUT_DIR"
             )
         return train, test, f"The images held out to test on are those of {test}."
-    with _without_warnings():
+    with without_warnings():
         load_coco(register_files(*data))  # what is wrong with it is told of the user's own file
     try:
         return hold_out(annotations, folder)
@@ -237,7 +239,7 @@ def fit_schedule(
             fitted.set(key, value)
         fitted.told.append(f"The schedule and the image sizes are those of {recorded}.")
         return
-    with _without_warnings():
+    with without_warnings():
         datasets = [load_coco(name) for name in cfg.DATASETS.TRAIN]
     decided = {key: get_value(cfg, key) for key in given if key in list_keys(cfg)}
     if get_own(cfg, "SOLVER.OPTIMIZER") != "SGD":  # whose usual rates do not fit others
@@ -289,7 +291,7 @@ def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int)
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Keep back warnings about datasets, which are given when they are loaded to be used."""
     data = logging.getLogger("resnext_det.data")
     level = data.level

@@ -170,14 +170,20 @@ def _save_memory(
     if saving.recompute:
         recompute_stages(model, saving.recompute)
         logger.info("The maps within %s are computed again.", ", ".join(saving.recompute))
-    if saving.accumulate == 1:
+    if saving.accumulate > 1:
+        logger.info("Each batch of %d images is computed in %d parts.", images, saving.accumulate)
+    return choose_parts(cfg, model, saving.accumulate, draw_anchors)
+
+
+def choose_parts(cfg: CfgNode, model: nn.Module, parts: int, draw_anchors: AnchorDraw) -> LossParts:
+    """Choose what computes the losses of a batch at once, or in so many parts."""
+    if parts == 1:
         return compute_whole
-    logger.info("Each batch of %d images is computed in %d parts.", images, saving.accumulate)
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return DenseBatchParts(model, parts=saving.accumulate)
+        return DenseBatchParts(model, parts=parts)
     return BatchParts(
         model,
-        parts=saving.accumulate,
+        parts=parts,
         regions_per_image=cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
         draw_anchors=draw_anchors,
     )

@@ -42,11 +42,17 @@ from resnext_det.detection.backends import CalibrationData, optimize_detector
 from resnext_det.detection.best import check_best
 from resnext_det.detection.detectron2.backbone import NORMS, ResNeXtRes5ROIHeads
 from resnext_det.detection.detectron2.catalog import check_names
-from resnext_det.detection.detectron2.datasets import Data, open_data, prepare_validation
+from resnext_det.detection.detectron2.datasets import (
+    Data,
+    convert_sample,
+    open_data,
+    prepare_validation,
+)
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
 from resnext_det.detection.memory import NO_SAVING, MemorySaving
 from resnext_det.detection.record import record_run
+from resnext_det.detection.step_memory import Trial
 from resnext_det.detection.training import train_detector
 from resnext_det.detection.validation import measure_losses
 from resnext_det.detection.weights import load_detector, read_start, read_trained
@@ -223,6 +229,16 @@ def _train_on(
             draw_anchors=_draw_anchors,
             after_step=after_step,
         )
+
+
+@contextmanager
+def open_trial(cfg: CfgNode) -> Iterator[Trial]:
+    """Build what a training step needs, as the portable engine's ``open_trial``."""
+    model = build_detector(cfg).train()
+    if cfg.MODEL.META_ARCHITECTURE in _FOCAL_DETECTORS:
+        compile_focal_loss()
+    with EventStorage():
+        yield Trial(model, build_optimizer(cfg, model), _draw_anchors, convert_sample)
 
 
 @log_too(*_LIBRARIES)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.portable.rpn import draw_anchors
 from resnext_det.detection.record import record_run
+from resnext_det.detection.step_memory import Trial
 from resnext_det.detection.training import train_detector
 from resnext_det.detection.validation import measure_losses, prepare_sets
 from resnext_det.detection.weights import load_detector, read_start, read_trained
@@ -46,7 +48,7 @@ from resnext_det.training.output_folder import check_output_dir
 from resnext_det.training.schedule import ScheduleSettings, build_schedule
 from resnext_det.training.setup import set_seed, set_up
 
-__all__ = ["evaluate", "load_config", "propose", "train"]
+__all__ = ["evaluate", "load_config", "open_trial", "propose", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,14 @@ def train(
         saving=saving,
         draw_anchors=draw_anchors,
     )
+
+
+@contextmanager
+def open_trial(cfg: CfgNode) -> Iterator[Trial]:
+    """Build what a training step needs, on the CPU and with random weights."""
+    model = build_detector(cfg).train()
+    settings = read_settings(OptimizerSettings, cfg.SOLVER)
+    yield Trial(model, build_optimizer(model, settings), draw_anchors)
 
 
 def evaluate(
