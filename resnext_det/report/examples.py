@@ -18,7 +18,7 @@ from resnext_det.files import shorten_path
 from resnext_det.report.page import join, write_heading, write_paragraph
 from resnext_det.report.pictures import embed_image, place_pictures
 
-_WORST, _BEST, _WORSE_MASKS = 12, 4, 6  # images that a page shows
+_WORST, _BEST, _WORSE_MASKS = 12, 4, 4  # images that a page shows
 _WIDTH = 720  # of two images beside each other, in pixels
 _KINDS = {"correct": "", "found": "", "crowd": "ignored"}  # as pictures call them
 
