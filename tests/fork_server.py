@@ -20,7 +20,12 @@ from typing import Any
 
 import torch.multiprocessing
 
-_LOADED = ["torch", "torchvision", "pytest", "resnext_det.detection.jobs", "tests.training.helpers"]
+_LOADED = [
+    *("torch", "torchvision", "torch.utils.tensorboard", "pytest", "tests.training.helpers"),
+    *("resnext_det.detection.jobs", "resnext_det.detection.portable.engine"),
+    *("resnext_det.classification.training", "resnext_det.detection.detectron2.engine"),
+]
+"""What processes of tests import; the server goes on without what is not installed."""
 
 
 def get_context() -> ForkServerContext:

@@ -91,35 +91,37 @@ def list_imports(path: Path) -> list[str]:
     return imported
 
 
-@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=name_module)
-def test_a_file_imports_from_lower_floors_alone(path: Path) -> None:
-    module = name_module(path)
-    if module == "resnext_det":  # the public names
-        return
-    part = name_part(module)
-    assert part in FLOOR_OF, f"{module} is on no floor; give it one in FLOORS"
-    for imported in list_imports(path):
-        assert imported != "resnext_det" or part == "tools", f"{module} imports the public names"
-        if imported.startswith("resnext_det."):
-            other = name_part(imported)
-            assert other == part or FLOOR_OF[other] < FLOOR_OF[part], f"{module} imports {imported}"
+def test_a_file_imports_from_lower_floors_alone() -> None:
+    for path in [*FILES, *TOOLS]:
+        module = name_module(path)
+        if module == "resnext_det":  # the public names
+            continue
+        part = name_part(module)
+        assert part in FLOOR_OF, f"{module} is on no floor; give it one in FLOORS"
+        for imported in list_imports(path):
+            public = imported == "resnext_det" and part != "tools"
+            assert not public, f"{module} imports the public names"
+            if imported.startswith("resnext_det."):
+                other = name_part(imported)
+                lower = other == part or FLOOR_OF[other] < FLOOR_OF[part]
+                assert lower, f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "detection").rglob("*.py")), ids=name_module)
-def test_the_engines_stand_side_by_side(path: Path) -> None:
-    module = name_module(path)
-    if module == "resnext_det.detection":  # the public names
-        return
-    part = module.split(".")[2]
-    for imported in list_imports(path):
-        if imported.startswith("resnext_det.detection"):
-            other = imported.split(".")[2]
-            same = other == part
-            lower = DETECTION_FLOOR_OF[other] < DETECTION_FLOOR_OF[part]
-            flat = part not in ("portable", "detectron2") and (
-                DETECTION_FLOOR_OF[other] == DETECTION_FLOOR_OF[part]
-            )
-            assert same or lower or flat, f"{module} imports {imported}"
+def test_the_engines_stand_side_by_side() -> None:
+    for path in sorted((PACKAGE / "detection").rglob("*.py")):
+        module = name_module(path)
+        if module == "resnext_det.detection":  # the public names
+            continue
+        part = module.split(".")[2]
+        for imported in list_imports(path):
+            if imported.startswith("resnext_det.detection"):
+                other = imported.split(".")[2]
+                same = other == part
+                lower = DETECTION_FLOOR_OF[other] < DETECTION_FLOOR_OF[part]
+                flat = part not in ("portable", "detectron2") and (
+                    DETECTION_FLOOR_OF[other] == DETECTION_FLOOR_OF[part]
+                )
+                assert same or lower or flat, f"{module} imports {imported}"
 
 
 def test_no_file_imports_itself_through_others() -> None:
@@ -147,29 +149,28 @@ def test_the_lowest_file_needs_the_standard_library_alone() -> None:
     assert names <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("path", [*FILES, *TOOLS], ids=name_module)
-def test_only_its_own_engine_imports_detectron2(path: Path) -> None:
+def test_only_its_own_engine_imports_detectron2() -> None:
     plugin = PACKAGE / "detection" / "detectron2"
     beside_ours = PACKAGE / "benchmark"  # times it
-    if plugin in path.parents or beside_ours in path.parents:
-        return
-    chooses = path == PACKAGE / "detection" / "jobs.py"
-    for imported in list_imports(path):
-        assert imported.split(".")[0] != "detectron2", f"{path} imports {imported}"
-        registration = path == PACKAGE / "__init__.py" and imported == name_module(plugin)
-        of_the_engine = imported.startswith(name_module(plugin))
-        assert registration or chooses or not of_the_engine, f"{path} imports {imported}"
+    for path in [*FILES, *TOOLS]:
+        if plugin in path.parents or beside_ours in path.parents:
+            continue
+        chooses = path == PACKAGE / "detection" / "jobs.py"
+        for imported in list_imports(path):
+            assert imported.split(".")[0] != "detectron2", f"{path} imports {imported}"
+            registration = path == PACKAGE / "__init__.py" and imported == name_module(plugin)
+            of_the_engine = imported.startswith(name_module(plugin))
+            assert registration or chooses or not of_the_engine, f"{path} imports {imported}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_module)
-def test_the_package_neither_prints_nor_star_imports(path: Path) -> None:
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print", f"{path}:{node.lineno} prints; use the module's logger"
-        if isinstance(node, ast.ImportFrom):
-            assert all(alias.name != "*" for alias in node.names), (
-                f"{path}:{node.lineno} star import"
-            )
+def test_the_package_neither_prints_nor_star_imports() -> None:
+    for path in FILES:
+        for node in ast.walk(parse(path)):
+            where = f"{path}:{getattr(node, 'lineno', 1)}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print", f"{where} prints; use the module's logger"
+            if isinstance(node, ast.ImportFrom):
+                assert all(alias.name != "*" for alias in node.names), f"{where} star import"
 
 
 def test_contributing_names_every_part_and_no_other() -> None:

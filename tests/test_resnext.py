@@ -97,7 +97,7 @@ PAIRS = [
     ("resnet50", "R-50"),
     ("resnext50_32x4d", "X-50-32x4d"),
     ("resnext101_32x8d", "X-101-32x8d"),
-    ("resnext101_64x4d", "X-101-64x4d"),
+    pytest.param("resnext101_64x4d", "X-101-64x4d", marks=pytest.mark.slow),
 ]
 
 

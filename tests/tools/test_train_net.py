@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 run = partial(run_tool, "train_net")
 start = partial(start_tool, "train_net")
 fork = partial(fork_tool, "train_net")
-STEPS = 60  # some 30 ms each; a run is stopped in the first 20
+STEPS = 40  # some 30 ms each; a run is stopped in the first 13 or so
 PERIOD = 2
 
 
@@ -84,11 +84,8 @@ def assert_ended_like(folder: Path, other: Path) -> None:
     for end in ends:  # with any number of workers
         del end["detector"]["config"]["DATALOADER"]["NUM_WORKERS"]
     assert_same(*ends)
-    assert [line["iteration"] for line in json_lines(folder / "metrics.json")] == [
-        19,
-        39,
-        STEPS - 1,
-    ]
+    lines = json_lines(folder / "metrics.json")
+    assert [line["iteration"] for line in lines] == [19, STEPS - 1]
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ BOX_HEAD = [
 ]
 PYRAMID = [
     *override("MODEL.BACKBONE", NAME="build_resnext_fpn_backbone"),
-    *override("MODEL.FPN", IN_FEATURES=STAGES),
+    *override("MODEL.FPN", IN_FEATURES=STAGES, OUT_CHANNELS=64),
     *override("MODEL.RESNETS", OUT_FEATURES=STAGES),
     *override("MODEL.RPN", IN_FEATURES=["p2", "p3", "p4", "p5", "p6"]),
     *override("MODEL.ROI_HEADS", IN_FEATURES=["p2", "p3", "p4", "p5"]),
@@ -152,7 +152,11 @@ def build_pair(cfg: CfgNode) -> tuple[Any, Any]:
 
 
 @pytest.fixture(
-    params=itertools.product(CONFIGURATIONS, STEPS),
+    params=[
+        case
+        for case in itertools.product(CONFIGURATIONS, STEPS)
+        if case != ("C4, shared", "RPN alone")  # which has no heads: it is that of C4
+    ],
     ids=lambda param: ", ".join(param),
     scope="module",
 )
