@@ -11,6 +11,7 @@ from torch.fx.experimental import _config
 
 from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.portable.faster_rcnn import FasterRCNN
+from resnext_det.detection.portable.retinanet import RetinaNet
 from resnext_det.instances import Boxes, Instances
 
 TrainingStep = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
@@ -34,22 +35,23 @@ def compile_step(model: Detector, backend: str | Callable[..., Any] = "inductor"
         takes the samples of ``model`` and gives its losses.
 
     Raises:
-        ValueError: the model is no Faster R-CNN, or has a mask head.
+        ValueError: the model has a mask head.
 
     Example:
         >>> step = compile_step(build_detector(cfg).train())
         >>> sum(step(samples).values()).backward()
     """
-    if not isinstance(model, FasterRCNN):
+    if isinstance(model, FasterRCNN):
+        if model.roi_heads is not None and model.roi_heads.mask_head is not None:
+            raise ValueError(
+                "no graph of torch.compile holds the ground truth of masks, whose polygons "
+                "pycocotools fills, so that the training step of a mask head cannot be compiled; "
+                "train the model as it is, or with MODEL.MASK_ON False"
+            )
+    elif not isinstance(model, RetinaNet):
         raise ValueError(
-            f"compile_step compiles Faster R-CNN, and was given a {type(model).__name__}, whose "
-            "losses are divided by a number that no graph holds; train it as it is"
-        )
-    if model.roi_heads is not None and model.roi_heads.mask_head is not None:
-        raise ValueError(
-            "no graph of torch.compile holds the ground truth of masks, so that the training step "
-            "of a mask head cannot be compiled; train the model as it is, or with MODEL.MASK_ON "
-            "False"
+            f"compile_step compiles Faster R-CNN and RetinaNet, and was given a "
+            f"{type(model).__name__}; train it as it is"
         )
     # To save memory inductor would let one image draw its regions before another.
     options: Any = {"reorder_for_peak_memory": False} if backend == "inductor" else None
@@ -61,34 +63,42 @@ def compile_step(model: Detector, backend: str | Callable[..., Any] = "inductor"
         images, sizes = model.preprocess(samples)
         objects = [_join(one, "gt_boxes", "gt_classes") for one in model.get_targets(samples)]
         regions: list[Tensor] = []
-        if model.proposal_generator is None:
+        if isinstance(model, FasterRCNN) and model.proposal_generator is None:
             regions = [_join(one, "proposal_boxes") for one in model.get_proposals(samples)]
         # A graph must not be one of images that happen to be as high as wide.
         with _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            return compiled(model, images, torch.tensor(sizes), objects, regions)
+            found = compiled(model, images, torch.tensor(sizes), objects, regions)
+        # The average that divides RetinaNet's losses follows the training, outside of the graph.
+        return model.divide(*found) if isinstance(model, RetinaNet) else found
 
     return step
 
 
 def _compute_losses(
-    model: FasterRCNN,
+    model: Detector,
     images: Tensor,
     sizes: Tensor,
     objects: Sequence[Tensor],
     regions: Sequence[Tensor],
-) -> dict[str, Tensor]:
+) -> Any:
     """Compute the losses of images; all other arguments are tensors, whose values no graph knows.
 
     Args:
         sizes: (N, 2), on the CPU: height and width of every image.
         objects: per image (G, 5): boxes and classes.
         regions: per image (R, 4), where no RPN proposes them.
+
+    Returns:
+        the losses; of RetinaNet what its ``sum_losses`` gives.
     """
     image_sizes = [(height, width) for height, width in sizes.tolist()]
     targets = [
         Instances(size, gt_boxes=Boxes(one[:, :4]), gt_classes=one[:, 4].long())
         for size, one in zip(image_sizes, objects)
     ]
+    if isinstance(model, RetinaNet):
+        return model.sum_losses(*model.predict_all(images), targets)
+    assert isinstance(model, FasterRCNN)
     proposals = [
         Instances(size, proposal_boxes=Boxes(one)) for size, one in zip(image_sizes, regions)
     ]

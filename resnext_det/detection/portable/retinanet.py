@@ -111,10 +111,7 @@ class RetinaNet(Detector):
         """
         images, image_sizes = self.preprocess(samples)
         targets = self.get_targets(samples) if self.training else []
-        features = self.backbone(images)
-        maps = [features[name] for name in self.head_in_features]
-        logits, deltas = self.predict(maps)
-        anchors = self.anchor_generator(maps)
+        anchors, logits, deltas = self.predict_all(images)
         if self.training:
             return self.compute_losses(anchors, logits, deltas, targets)
         found = []
@@ -128,6 +125,14 @@ class RetinaNet(Detector):
             one = Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
             found.append({"instances": restore_size(one, sample, "pred_boxes")})
         return found
+
+    def predict_all(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Predict from images (N, C, H, W): the anchors (Hi * Wi * A, 4) of every level, and what
+        ``predict`` gives.
+        """
+        features = self.backbone(images)
+        maps = [features[name] for name in self.head_in_features]
+        return self.anchor_generator(maps), *self.predict(maps)
 
     def predict(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Predict logits (N, Hi * Wi * A, K) and deltas (N, Hi * Wi * A, 4) of every level."""
@@ -147,25 +152,47 @@ class RetinaNet(Detector):
     ) -> dict[str, Tensor]:
         """Compute ``loss_cls`` and ``loss_box_reg``, and move the average that divides them.
 
+        Args: see ``sum_losses``.
+        """
+        return self.divide(*self.sum_losses(anchors, logits, deltas, targets))
+
+    def sum_losses(
+        self,
+        anchors: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        targets: Sequence[Instances],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Sum ``loss_cls`` and ``loss_box_reg`` over anchors; ``as_torchvision`` computes them.
+
         Args:
             anchors: of every level, (Hi * Wi * A, 4).
             logits, deltas: what ``predict`` gives.
             targets: the ground truth of every image.
+
+        Returns:
+            what ``divide`` takes: these, and the number of anchors on objects.
         """
         labels, matched = self.label_anchors(anchors, targets)
         all_anchors, all_deltas = torch.cat(list(anchors)), torch.cat(list(deltas), dim=1)
+        count = self._mark_objects(labels).sum()
         if not self.as_torchvision:
-            count = int(self._mark_objects(labels).sum())
-            normalizer = self._ema_update("loss_normalizer", max(count, 1), 100)
-            sums = self._sum_losses(all_anchors, logits, all_deltas, labels, matched)
-            return {name: loss / normalizer for name, loss in sums.items()}
+            return self._sum_losses(all_anchors, logits, all_deltas, labels, matched), count
         images = []
         of_images = zip(*(level.split(1) for level in logits))
         for level, *parts in zip(of_images, all_deltas.split(1), labels.split(1), matched.split(1)):
             number = self._mark_objects(parts[1]).sum().clamp(min=1)
             sums = self._sum_losses(all_anchors, level, *parts)
             images.append({name: loss / number for name, loss in sums.items()})
-        return {name: torch.stack([one[name] for one in images]).mean() for name in images[0]}
+        means = {name: torch.stack([one[name] for one in images]).mean() for name in images[0]}
+        return means, count
+
+    def divide(self, losses: dict[str, Tensor], count: Tensor) -> dict[str, Tensor]:
+        """Divide what ``sum_losses`` gives by the average of the counts, which this one moves."""
+        if self.as_torchvision:
+            return losses
+        normalizer = self._ema_update("loss_normalizer", max(int(count), 1), 100)
+        return {name: loss / normalizer for name, loss in losses.items()}
 
     @torch.no_grad()
     def label_anchors(

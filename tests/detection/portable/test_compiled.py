@@ -19,7 +19,7 @@ from resnext_det.detection.portable.faster_rcnn import FasterRCNN
 from resnext_det.detection.portable.sampling import RegionSampling, sample_regions
 from resnext_det.instances import Boxes, Instances
 from tests.detection.detectron2_reference import assert_same_instances, randomize
-from tests.detection.helpers import C4_CHANGES, draw_sample, override
+from tests.detection.helpers import C4_CHANGES, RETINANET_CHANGES, STAGES, draw_sample, override
 from tests.detection.portable.test_boxes import random_boxes
 from tests.detection.portable.test_faster_rcnn import batch, configuration
 
@@ -35,6 +35,12 @@ SPARSE = override("MODEL.RPN", HEAD_NAME="ResNeXtSparseRPNHead")
 FAST: dict[str, list[Any]] = {
     "FPN": [*SPARSE, *override("MODEL.ROI_HEADS", NAME="ResNeXtStandardROIHeads")],
     "C4": [*C4_CHANGES, *SPARSE, *override("MODEL.ROI_HEADS", NAME="ResNeXtSharedRes5ROIHeads")],
+    "RetinaNet": [
+        *RETINANET_CHANGES,
+        *override("MODEL.BACKBONE", NAME="build_resnext_fpn_backbone"),
+        *override("MODEL.FPN", IN_FEATURES=STAGES),
+        *override("MODEL.RETINANET", IN_FEATURES=["p2", "p3"]),
+    ],
 }
 Losses = dict[str, torch.Tensor]
 
@@ -100,7 +106,7 @@ def make_small(name: str) -> FasterRCNN:
     changes = override("MODEL.RPN", IN_FEATURES=["p2", "p3"]) if name == "FPN" else []
     changes += override("MODEL.ANCHOR_GENERATOR", SIZES=[[12, 24]])
     model = build_detector(configuration(*FAST[name], *changes))
-    stride, channels = {"FPN": (4, 16), "C4": (16, 64)}[name]
+    stride, channels = (16, 64) if name == "C4" else (4, 16)
     model.backbone = Patches(3, channels, stride, stride)
     randomize(model)
     return model.train()
@@ -121,13 +127,18 @@ def draw_batches() -> Iterator[list[dict[str, Any]]]:
         ]
 
 
-@pytest.mark.parametrize("name", ["C4", pytest.param("FPN", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["C4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("FPN", "RetinaNet"))]
+)
 def test_one_graph_serves_all_sizes_and_numbers_of_objects(name: str) -> None:
     model, counter = make_small(name), CompileCounter()
     step = compile_step(model, counter)
     for samples in draw_batches():
+        average: Any = getattr(model, "loss_normalizer", None)  # of RetinaNet, moved by every step
         losses, gradients, state = take_step(model, model, samples)
+        moved, model.loss_normalizer = getattr(model, "loss_normalizer", None), average
         mine, my_gradients, my_state = take_step(model, step, samples)
+        assert model.loss_normalizer == moved
         torch.testing.assert_close(mine, losses)
         assert torch.equal(my_state, state)
         assert my_gradients.keys() == gradients.keys()
