@@ -195,9 +195,9 @@ class _Align(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # once_differentiable lets torch.autograd.grad pass
             raise RuntimeError(
-                "ResNeXtStandardROIHeads and ResNeXtSharedRes5ROIHeads have no second "
-                "derivatives, which create_graph=True asks for; write StandardROIHeads or "
-                "ResNeXtRes5ROIHeads instead"
+                "ResNeXtStandardROIHeads, ResNeXtCascadeROIHeads and ResNeXtSharedRes5ROIHeads "
+                "have no second derivatives, which create_graph=True asks for; write "
+                "StandardROIHeads, CascadeROIHeads or ResNeXtRes5ROIHeads instead"
             )
         rows, columns = ctx.saved_tensors
         count, channels, height, width = ctx.shape

@@ -389,7 +389,7 @@ def test_the_modern_ones_have_the_settings_of_the_model_zoo(path: Path) -> None:
         "INPUT.FORMAT",
     }
     heads = {"MODEL.RPN.HEAD_NAME"}  # the same, faster; RetinaNet has none
-    if kind in ("faster_rcnn", "mask_rcnn"):
+    if kind != "retinanet":
         heads.add("MODEL.ROI_HEADS.NAME")
     assert different == weights | heads | {"MODEL.BACKBONE.NAME", "OUTPUT_DIR"}
 

@@ -36,6 +36,7 @@ THEIRS, PLUGIN, PORTABLE = "detectron2", "resnext_det in detectron2", "resnext_d
 _THEIR_HEADS = {
     "ResNeXtSharedRes5ROIHeads": "Res5ROIHeads",
     "ResNeXtStandardROIHeads": "StandardROIHeads",
+    "ResNeXtCascadeROIHeads": "CascadeROIHeads",
 }
 _DEPTHS = (50, 101, 152)  # those that detectron2's own backbone has
 _SPREAD = 2.0  # of the logits of classes: some hundred boxes pass the threshold of scores

@@ -9,7 +9,13 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.names import FAST_STANDARD_HEAD, SHARED_C4_HEAD
+from resnext_det.config.names import (
+    CASCADE_HEAD,
+    FAST_CASCADE_HEAD,
+    FAST_STANDARD_HEAD,
+    SHARED_C4_HEAD,
+    STANDARD_HEAD,
+)
 from resnext_det.config.rules import check_layers, get_value, list_keys
 from resnext_det.config.values import check_value
 from resnext_det.resnext import FEATURES
@@ -232,15 +238,17 @@ def _check_shared_head(cfg: CfgNode) -> None:
 
 
 def check_standard_head(cfg: CfgNode) -> None:
-    """Refuse a pooler that the head with a faster RoIAlign does not have.
+    """Refuse a pooler that the heads with a faster RoIAlign do not have.
 
     Raises:
-        ValueError: MODEL.ROI_HEADS.NAME asks for that head, and a pooler is RoIPool.
+        ValueError: MODEL.ROI_HEADS.NAME asks for such a head, and a pooler is RoIPool.
     """
+    name = cfg.MODEL.ROI_HEADS.NAME
+    exact = {FAST_STANDARD_HEAD: STANDARD_HEAD, FAST_CASCADE_HEAD: CASCADE_HEAD}.get(name)
     for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD") if cfg.MODEL.MASK_ON else ("ROI_BOX_HEAD",):
         pooler = cfg.MODEL[head].POOLER_TYPE
-        if cfg.MODEL.ROI_HEADS.NAME == FAST_STANDARD_HEAD and not pooler.startswith("ROIAlign"):
+        if exact is not None and not pooler.startswith("ROIAlign"):
             raise ValueError(
-                f"MODEL.{head}.POOLER_TYPE = {pooler!r}, but {FAST_STANDARD_HEAD} computes "
-                "RoIAlign alone; write ROIAlignV2, or MODEL.ROI_HEADS.NAME: StandardROIHeads"
+                f"MODEL.{head}.POOLER_TYPE = {pooler!r}, but {name} computes RoIAlign alone; "
+                f"write ROIAlignV2, or MODEL.ROI_HEADS.NAME: {exact}"
             )

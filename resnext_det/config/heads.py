@@ -7,7 +7,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.names import CASCADE_HEAD, TORCHVISION_ANCHORS
+from resnext_det.config.names import CASCADE_HEAD, FAST_CASCADE_HEAD, TORCHVISION_ANCHORS
 from resnext_det.config.parts import list_parts_in_use, uses_c4_head, uses_fpn
 from resnext_det.config.rules import get_value
 from resnext_det.config.values import MOST_CHANNELS
@@ -35,7 +35,7 @@ def check_heads(cfg: CfgNode) -> None:
         _check_box_deltas(cfg, "MODEL.RETINANET.BBOX_REG_WEIGHTS")
     if "ROI_HEADS" in list_parts_in_use(cfg):
         _check_box_head(cfg)
-        if cfg.MODEL.ROI_HEADS.NAME == CASCADE_HEAD:
+        if cfg.MODEL.ROI_HEADS.NAME in (CASCADE_HEAD, FAST_CASCADE_HEAD):
             _check_cascade(cfg)
         else:
             _check_box_deltas(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")

@@ -35,5 +35,8 @@ FAST_STANDARD_HEAD = "ResNeXtStandardROIHeads"
 CASCADE_HEAD = "CascadeROIHeads"
 """Name of detectron2's heads of Cascade R-CNN."""
 
+FAST_CASCADE_HEAD = "ResNeXtCascadeROIHeads"
+"""Name of the heads of Cascade R-CNN that compute the same, within rounding, by that RoIAlign."""
+
 SPARSE_RPN_HEAD = "ResNeXtSparseRPNHead"
 """Name of the RPN's head that computes the same, and its gradients within rounding and faster."""

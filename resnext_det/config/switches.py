@@ -17,6 +17,7 @@ from fvcore.common.config import CfgNode
 from resnext_det.config.names import (
     C4_HEADS,
     CASCADE_HEAD,
+    FAST_CASCADE_HEAD,
     FAST_STANDARD_HEAD,
     PLAIN_BACKBONES,
     SHARED_C4_HEAD,
@@ -116,7 +117,7 @@ SWITCHES = (
     Switch(
         r"MODEL\.ROI_BOX_HEAD\.BBOX_REG_WEIGHTS",
         _HEADS,
-        _is_one_of(CASCADE_HEAD),
+        _is_one_of(CASCADE_HEAD, FAST_CASCADE_HEAD),
         "write those of each stage, MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS",
     ),
     _need(r"MODEL\.ROI_BOX_HEAD\.FC_DIM", "MODEL.ROI_BOX_HEAD.NUM_FC", "2", operator.not_),

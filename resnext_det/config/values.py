@@ -13,6 +13,7 @@ from resnext_det.config.detection import OWN_KEYS, get_cfg
 from resnext_det.config.names import (
     C4_HEADS,
     CASCADE_HEAD,
+    FAST_CASCADE_HEAD,
     FAST_STANDARD_HEAD,
     FPN_BACKBONES,
     PLAIN_BACKBONES,
@@ -48,7 +49,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_HEADS.NAME": (
         *(*C4_HEADS, SHARED_C4_HEAD),
-        *(STANDARD_HEAD, FAST_STANDARD_HEAD, CASCADE_HEAD),
+        *(STANDARD_HEAD, FAST_STANDARD_HEAD, CASCADE_HEAD, FAST_CASCADE_HEAD),
     ),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
@@ -168,6 +169,7 @@ is_supported = _RULES.is_supported
 _ONE_NAME = {
     **dict.fromkeys((*C4_HEADS, SHARED_C4_HEAD), C4_HEADS[0]),
     FAST_STANDARD_HEAD: STANDARD_HEAD,
+    FAST_CASCADE_HEAD: CASCADE_HEAD,
     SPARSE_RPN_HEAD: "StandardRPNHead",
 }
 

@@ -89,7 +89,7 @@ def _name_detector(run: RunFolder) -> str:
     meta = run.get("MODEL.META_ARCHITECTURE", "")
     if meta not in ("GeneralizedRCNN", ""):
         return str(meta)
-    cascade = run.get("MODEL.ROI_HEADS.NAME") == "CascadeROIHeads"
+    cascade = str(run.get("MODEL.ROI_HEADS.NAME")).endswith("CascadeROIHeads")
     words = ["Cascade"] * cascade + ["Mask"] * bool(run.get("MODEL.MASK_ON"))
     return " ".join([*words, "R-CNN"]) if words else ""
 

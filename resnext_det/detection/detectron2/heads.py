@@ -14,7 +14,7 @@ from detectron2.modeling.poolers import (
     convert_boxes_to_pooler_format,
 )
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
-from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes
 from torch import Tensor
 from torchvision.ops import roi_align
@@ -92,12 +92,8 @@ class _MaskROIPooler(_ROIPooler):
         return arrange_for_convolutions(super()._pool(maps, boxes))
 
 
-@ROI_HEADS_REGISTRY.register()
-class ResNeXtStandardROIHeads(StandardROIHeads):
-    """Compute what StandardROIHeads does, with a RoIAlign of boxes and masks that is faster.
-
-    ``resnext_det.roi_align`` tells how. Losses are the same, within rounding.
-    """
+class _FasterPoolers(StandardROIHeads):
+    """Cut regions out by the faster RoIAlign; the class after this one makes all else."""
 
     @classmethod
     def _init_box_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
@@ -112,6 +108,22 @@ class ResNeXtStandardROIHeads(StandardROIHeads):
         if made:
             _exchange_pooler(made["mask_pooler"], _MaskROIPooler)
         return made
+
+
+@ROI_HEADS_REGISTRY.register()
+class ResNeXtStandardROIHeads(_FasterPoolers):
+    """Compute what StandardROIHeads does, with a RoIAlign of boxes and masks that is faster.
+
+    ``resnext_det.roi_align`` tells how. Losses are the same, within rounding.
+    """
+
+
+@ROI_HEADS_REGISTRY.register()
+class ResNeXtCascadeROIHeads(_FasterPoolers, CascadeROIHeads):
+    """Compute what CascadeROIHeads does, with a RoIAlign of boxes and masks that is faster.
+
+    ``resnext_det.roi_align`` tells how. Losses are the same, within rounding.
+    """
 
 
 def _exchange_pooler(pooler: ROIPooler, kind: type[_ROIPooler]) -> None:

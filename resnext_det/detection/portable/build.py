@@ -13,6 +13,7 @@ from resnext_det.config.backbone import read_architecture, read_backbone_argumen
 from resnext_det.config.detection import get_own
 from resnext_det.config.names import (
     CASCADE_HEAD,
+    FAST_CASCADE_HEAD,
     FAST_STANDARD_HEAD,
     P6_FROM_P5_BACKBONE,
     SHARED_C4_HEAD,
@@ -159,7 +160,7 @@ def _build_roi_heads(cfg: CfgNode, backbone: ResNeXt | FPN) -> ROIHeads:
         head = make_stage(architecture, "res5", norm=resnets.NORM, stride_in_1x1=stride)
         features = architecture.stages()[-1].out_channels
         predictor = _build_predictor(cfg, features, box.BBOX_REG_WEIGHTS)
-    elif heads.NAME == CASCADE_HEAD:
+    elif heads.NAME in (CASCADE_HEAD, FAST_CASCADE_HEAD):
         kind, cascade = CascadeROIHeads, cfg.MODEL.ROI_BOX_CASCADE_HEAD
         stages = [_build_box_head(cfg, backbone, each) for each in cascade.BBOX_REG_WEIGHTS]
         head, predictor = (nn.ModuleList(parts) for parts in zip(*stages))
@@ -190,7 +191,7 @@ def _build_pooler(cfg: CfgNode, backbone: ResNeXt | FPN, head: str) -> ROIPooler
         strides=[backbone.out_strides[name] for name in heads.IN_FEATURES],
         sampling_ratio=node.POOLER_SAMPLING_RATIO,
         pooler_type=node.POOLER_TYPE,
-        by_matrices=heads.NAME == FAST_STANDARD_HEAD,
+        by_matrices=heads.NAME in (FAST_STANDARD_HEAD, FAST_CASCADE_HEAD),
     )
 
 

@@ -28,6 +28,11 @@ VARIANTS: dict[str, list[Any]] = {
         *(*CASCADE_CHANGES, "MODEL.MASK_ON", True),
         *override("MODEL.ROI_MASK_HEAD", NUM_CONV=1, CONV_DIM=8),
     ],
+    "with masks, faster heads": [
+        *(*CASCADE_CHANGES, "MODEL.MASK_ON", True),
+        *override("MODEL.ROI_HEADS", NAME="ResNeXtCascadeROIHeads"),
+        *override("MODEL.ROI_MASK_HEAD", NUM_CONV=1, CONV_DIM=8),
+    ],
     "ten keys changed": [
         *CASCADE_CHANGES,
         *override("MODEL.ROI_BOX_CASCADE_HEAD", IOUS=(0.4, 0.65)),
@@ -44,7 +49,12 @@ VARIANTS: dict[str, list[Any]] = {
 
 
 @pytest.fixture(
-    params=[pytest.param("as it is", marks=pytest.mark.slow), "with masks", "ten keys changed"],
+    params=[
+        pytest.param("as it is", marks=pytest.mark.slow),
+        "with masks",
+        pytest.param("with masks, faster heads", marks=pytest.mark.slow),
+        "ten keys changed",
+    ],
     scope="module",
 )
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
