@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as mask_utils
 from torch import Tensor, nn
 
 from resnext_det.config import get_cfg, load_config
@@ -19,7 +20,15 @@ from resnext_det.detection.datasets import test_mapper as build_mapper
 from resnext_det.detection.evaluation import evaluate_all, evaluate_on, flatten_metrics
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.instances import Boxes, Instances
-from tests.detection.helpers import write_config
+from tests.detection.detectron2_reference import build_detectron2_detector, randomize
+from tests.detection.helpers import (
+    C4_MASKS,
+    CASCADE_CHANGES,
+    MASKS,
+    RETINANET_CHANGES,
+    as_overrides,
+    write_config,
+)
 
 
 class Perfect(nn.Module):
@@ -146,7 +155,20 @@ class Watched(nn.Module):
         return self.detector(batch)
 
 
-def test_batches_of_one_size_change_nothing_but_rounding(tmp_path: Path, alone: None) -> None:
+BATCHED: dict[str, list[Any]] = {
+    "FPN": [],
+    "masks": MASKS,
+    "masks, C4": C4_MASKS,
+    "cascade": CASCADE_CHANGES,
+    "masks, cascade": [*MASKS, *CASCADE_CHANGES],
+    "RetinaNet": RETINANET_CHANGES,
+}
+
+
+@pytest.mark.parametrize("family", BATCHED)
+def test_batches_of_one_size_change_nothing_but_rounding(
+    tmp_path: Path, alone: None, engine: str, family: str
+) -> None:
     """Results come in the order of the images, whatever images stand together."""
     sizes = [(96, 64), (64, 96), (96, 64), (96, 64), (64, 96), (64, 80)]
     random = np.random.RandomState(0)
@@ -156,6 +178,7 @@ def test_batches_of_one_size_change_nothing_but_rounding(tmp_path: Path, alone: 
         Image.fromarray(pixels).save(tmp_path / f"{k}.png")
         images.append({"id": k, "width": width, "height": height, "file_name": f"{k}.png"})
     box = {"category_id": 1, "bbox": [8, 8, 30, 30], "area": 900, "iscrowd": 0}
+    box["segmentation"] = [[8, 8, 38, 8, 38, 38, 8, 38]]
     content = {
         "images": images,
         "categories": [{"id": k, "name": str(k)} for k in range(1, 7)],
@@ -163,9 +186,17 @@ def test_batches_of_one_size_change_nothing_but_rounding(tmp_path: Path, alone: 
     }
     (tmp_path / "sizes.json").write_text(json.dumps(content))
     register_coco("sizes", tmp_path / "sizes.json", tmp_path)
-    cfg = load_config(write_config(tmp_path), ["TEST.DETECTIONS_PER_IMAGE", 5])
-    torch.manual_seed(0)
-    detector = Watched(build_detector(cfg))
+    changes = as_overrides([*BATCHED[family], "TEST.DETECTIONS_PER_IMAGE", 5])
+    cfg = load_config(write_config(tmp_path), changes)
+    model: nn.Module = build_detector(cfg)
+    randomize(model)
+    if engine == "detectron2":
+        from resnext_det.detection.detectron2.evaluation import _Converting
+
+        theirs = build_detectron2_detector(cfg)
+        theirs.load_state_dict(model.state_dict())
+        model = _Converting(theirs)
+    detector = Watched(model)
     rows = {}
     for images_at_a_time in (1, 2):
         folder = tmp_path / str(images_at_a_time)
@@ -184,6 +215,12 @@ def test_batches_of_one_size_change_nothing_but_rounding(tmp_path: Path, alone: 
     assert len(alone_rows) > 5 and [row["image_id"] for row in together] == sorted(
         row["image_id"] for row in together
     )
+    if cfg.MODEL.MASK_ON:
+        assert any(mask_utils.area(row["segmentation"]) > 0 for row in alone_rows)
     for one, other in zip(alone_rows, together):
         assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert ("segmentation" in one) == cfg.MODEL.MASK_ON
+        if cfg.MODEL.MASK_ON:
+            masks = [mask_utils.decode(row["segmentation"]) for row in (one, other)]
+            assert (masks[0] != masks[1]).mean() < 0.001
