@@ -34,7 +34,8 @@ def test_a_file_that_fails_does_not_stop_the_others(
     output, errors = capsys.readouterr()
     row, mark, page = re.findall(r"^✓ .*", output, re.M)
     assert "X-26-2x4d" in row and mark.startswith("✓ usable") and page == f"✓ {theirs}"
-    assert "cut short" in output and "none.pth is not there" in output
+    words = " ".join(output.split())  # lines are broken where the folder's name is long
+    assert "cut short" in words and "none.pth is not there" in words
     assert errors.startswith("error: 2 of 3 files cannot be used: ") and "none.pth" in errors
 
 

@@ -330,7 +330,7 @@ def test_strange_names_of_any_length_take_no_time() -> None:
     state = change(lambda n: None)
     strange = {f"layer1.0.{'attention' * 20_000}{n}": torch.ones(1) for n in range(20)}
     odd = {f"{'stages.0.blocks.' * 10_000}{n}": torch.ones(1) for n in range(20)}
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert len(catch_cause(state | strange)) < 700
     assert len(catch_cause(odd)) < 700
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10

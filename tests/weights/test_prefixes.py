@@ -389,9 +389,9 @@ def test_many_and_long_names_take_no_time(network: ResNet) -> None:
     }
     state |= {"a" * 500_000 + ".0.conv1.weight": one, "1." * 100_000 + "0.conv1.weight": one}
     state |= {"x." * 100_000 + name: tensor for name, tensor in list(state.items())[:3]}
-    begin = time.perf_counter()
+    begin = time.process_time()
     check(convert_to_native(state).state, network)
-    assert time.perf_counter() - begin < 20  # it takes about 1 second
+    assert time.process_time() - begin < 20  # it takes about 1 second
 
 
 def test_thousands_of_networks_are_not_all_described() -> None:
@@ -410,9 +410,9 @@ def test_a_deep_prefix_takes_no_time(network: ResNet) -> None:
     prefix = "a." * 20_000
     state: Any = put_under(prefix, dict(network.state_dict()))
     state |= {f"b{index}": torch.ones(1) for index in range(300)}
-    begin = time.perf_counter()
+    begin = time.process_time()
     check(convert_to_native(state).state, network)
-    assert time.perf_counter() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_a_detector_of_two_backbones_is_one(network: ResNet) -> None:
