@@ -15,7 +15,7 @@ from torch import nn
 from resnext_det.config import load_config
 from resnext_det.deploy.agreement import Agreement, compare_detectors
 from resnext_det.deploy.export import _open as open_in_runtimes
-from resnext_det.deploy.export import detect_with_probabilities, trace
+from resnext_det.deploy.export import detect_with_probabilities, export_detector, trace
 from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.formats import write_program
 from resnext_det.deploy.graph import DetectorGraph
@@ -222,6 +222,16 @@ def test_a_suffix_is_refused_before_the_detector_is_read(
     )
 
 
+def test_stretched_images_are_refused(tmp_path: Path) -> None:
+    changes = [*RETINANET_CHANGES, *override("INPUT", STRETCH=(80, 112))]
+    cfg = load_config(write_config(tmp_path), as_overrides(changes))
+    torch.save({"model": build_detector(cfg).state_dict()}, tmp_path / "weights.pth")
+    predictor = Predictor(cfg, ["MODEL.WEIGHTS", str(tmp_path / "weights.pth")])
+    with pytest.raises(ValueError, match=r"INPUT\.STRETCH is \(80, 112\), and no detector with it"):
+        export_detector(predictor, tmp_path / "model.pt2")
+    assert not (tmp_path / "model.pt2").exists()
+
+
 def test_a_difference_is_found() -> None:
     assert compare(detections(BEST, NEXT), detections(BEST, NEXT)).detections == 2
     moved = (0.9, 1, [0.0, 0.02, 20.0, 20.0])
@@ -268,8 +278,6 @@ def test_nearly_equal_scores_are_named_as_the_cause() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_finds_what_the_predictor_finds(kind: str, tmp_path: Path) -> None:
-    from resnext_det.deploy.export import export_detector
-
     pytest.importorskip("onnxscript")
     predictor = make_predictor(tmp_path, KINDS[kind])
     report = export_detector(predictor, tmp_path / "model.onnx")
