@@ -24,7 +24,7 @@ from resnext_det.deploy.pasting import paste_masks
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable.boxes import suppress_overlaps
 from resnext_det.detection.portable.build import build_detector
-from resnext_det.detection.portable.roi_heads import ROIPooler
+from resnext_det.detection.portable.roi_pooler import ROIPooler
 from resnext_det.detection.results import ImageDetections
 from tests.detection.detectron2_reference import randomize
 from tests.detection.helpers import (

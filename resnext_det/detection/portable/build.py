@@ -34,10 +34,10 @@ from resnext_det.detection.portable.retinanet_head import RetinaNetHead
 from resnext_det.detection.portable.roi_heads import (
     Res5ROIHeads,
     ROIHeads,
-    ROIPooler,
     SharedRes5ROIHeads,
     StandardROIHeads,
 )
+from resnext_det.detection.portable.roi_pooler import ROIPooler
 from resnext_det.detection.portable.rpn import RPN, RPNHead, RPNSettings
 from resnext_det.detection.portable.sampling import RegionSampling
 from resnext_det.detection.portable.torchvision_anchors import TorchvisionAnchorGenerator

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from resnext_det.detection.portable.roi_heads import ROIPooler
+from resnext_det.detection.portable.roi_pooler import ROIPooler
 from tests.detection.portable.test_boxes import random_boxes
 
 
