@@ -22,7 +22,10 @@ OURS = {
         "build_retinanet_resnext_fpn_backbone",
         "build_retinanet_resnext_fpn_p5_backbone",
     ],
-    "ROI_HEADS": ["ResNeXtRes5ROIHeads", "ResNeXtSharedRes5ROIHeads", "ResNeXtStandardROIHeads"],
+    "ROI_HEADS": [
+        *("ResNeXtCascadeROIHeads", "ResNeXtRes5ROIHeads"),
+        *("ResNeXtSharedRes5ROIHeads", "ResNeXtStandardROIHeads"),
+    ],
     "RPN_HEAD": ["ResNeXtSparseRPNHead"],
     "paths": ["hf-hub:", "resnext://"],
 }
