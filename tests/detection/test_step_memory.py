@@ -118,7 +118,7 @@ def test_predicted_memory_is_that_of_a_real_step(tmp_path: Path, engine: str, fa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["faster_rcnn_X50_32x4d_FPN_1x", "mask_rcnn_X50_32x4d_FPN_1x"])
 def test_predicted_memory_is_that_of_a_full_sized_step(name: str) -> None:
-    """Regions that are objects are fewer here than the most that are predicted."""
+    """Regions that are objects, and so masks, are fewer here than the most that are predicted."""
     overrides = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
     cfg = find_engine("portable").load_config(f"modern/{name}.yaml", overrides)
     size, saving = (800, 1333), MemorySaving()
@@ -126,4 +126,4 @@ def test_predicted_memory_is_that_of_a_full_sized_step(name: str) -> None:
         predicted = Prediction(cfg, trial, size, BOXES, processes=1).predict(saving, 1, size)
     share = predicted / measure("portable", cfg, saving, 1, size)
     print(name, predicted, round(share, 3))
-    assert 0.95 < share < 1.1
+    assert 0.95 < share < (1.2 if cfg.MODEL.MASK_ON else 1.05)
