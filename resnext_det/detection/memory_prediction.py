@@ -80,8 +80,8 @@ def prepare_trial_config(cfg: CfgNode, *, on_gpu: bool) -> CfgNode:
     heads.IOU_THRESHOLDS, heads.IOU_LABELS = [_TOUCHING], [0, 1]
     cascade = cfg.MODEL.ROI_BOX_CASCADE_HEAD
     cascade.IOUS = (_TOUCHING, *cascade.IOUS[1:])
-    if on_gpu and heads.NAME == "ResNeXtStandardROIHeads":
-        heads.NAME = "StandardROIHeads"  # which it is on a GPU
+    if on_gpu and heads.NAME in ("ResNeXtStandardROIHeads", "ResNeXtCascadeROIHeads"):
+        heads.NAME = heads.NAME.removeprefix("ResNeXt")  # which they are on a GPU
     cfg.freeze()
     return cfg
 
