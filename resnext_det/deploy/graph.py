@@ -110,7 +110,9 @@ class DetectorGraph(nn.Module):
         if heads is None or heads.mask_head is None:
             return ()
         maps = [features[name] for name in heads.in_features]
-        logits = heads.mask_head(heads.cut_for_masks(maps, F.pad(boxes, (1, 0))))
+        # One region more, as a program of torch asserts that there is one, and often none is found.
+        regions = torch.cat([F.pad(boxes, (1, 0)), torch.tensor([[0.0, 0.0, 0.0, 16.0, 16.0]])])
+        logits = heads.mask_head(heads.cut_for_masks(maps, regions)).narrow(0, 0, boxes.shape[0])
         return (compute_mask_probabilities(logits, classes)[:, 0],)
 
     def _detect_at_anchors(
