@@ -1,6 +1,6 @@
 """Measure parts of detectors with masks, cascades and RetinaNet in turns with detectron2's.
 
-    OMP_NUM_THREADS=1 python -m tests.reliability.parts
+    OMP_NUM_THREADS=1 python -m tests.benchmark.parts
 
 Medians of the processor's time of this process, which other programs hardly change. Two minutes.
 """
