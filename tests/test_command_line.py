@@ -16,7 +16,7 @@ from resnext_det.config import get_cfg
 from resnext_det.data.images.imagenet5k import NUM_CLASSES
 from resnext_det.data.images.resizing import INTERPOLATIONS
 from resnext_det.detection.jobs import ENGINES
-from resnext_det.detection.memory import STAGES
+from resnext_det.detection.memory_saving import STAGES
 from resnext_det.evaluation.coco_backends import BACKENDS
 from resnext_det.weights import KNOWN
 from resnext_det.weights.writing import SUFFIXES

@@ -43,10 +43,18 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 DETECTION_FLOORS = (
     (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
-        *("advice", "backends", "best", "memory", "own_data", "pictures", "periodic_evaluation"),
+        *(
+            "advice",
+            "backends",
+            "best",
+            "memory_saving",
+            "own_data",
+            "pictures",
+            "periodic_evaluation",
+        ),
         *("diagnosis", "tensorboard", "validation", "labels", "contact_sheet"),
         *("ground_truth", "mask_drawing", "record", "batch_parts", "dense_parts"),
-        *("step_memory", "memory_prediction", "fit_memory"),
+        *("allocation_log", "step_memory", "memory_prediction", "fit_memory"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

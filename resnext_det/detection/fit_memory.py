@@ -1,7 +1,8 @@
 """Choose how a training step is computed, so that it fits into a given memory.
 
-What changes no number comes first: recomputed stages, which change no bit, then parts of a batch,
-which round otherwise. What changes the training, smaller batches and images, comes last and aloud.
+What leaves the training as it is comes first: recomputed stages, which change no bit, then a batch
+in parts, which rounds otherwise. Smaller batches and images, which change the training, come last
+and with a warning.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import get_own, scale_batch, scale_to_processes
 from resnext_det.config.rules import get_value, list_keys
-from resnext_det.detection.memory import STAGES, MemorySaving
 from resnext_det.detection.memory_prediction import (
     Prediction,
     check_predictable,
@@ -23,6 +23,7 @@ from resnext_det.detection.memory_prediction import (
     find_largest_size,
     prepare_trial_config,
 )
+from resnext_det.detection.memory_saving import STAGES, MemorySaving
 from resnext_det.detection.own_data import Fitted
 from resnext_det.detection.step_memory import Trial
 from resnext_det.resnext import Bottleneck
@@ -47,14 +48,15 @@ def fit_memory(
     processes: int,
     open_trial: OpenTrial,
 ) -> None:
-    """Choose what fits: ``fitted`` gets the way to save memory, settings, and what is told.
+    """Choose how a job saves memory, and where that does not suffice, smaller batches or images.
 
     Args:
+        fitted: gets the choice: ``saving``, settings, what is told and warnings.
         cfg: complete, with the datasets.
         limit: bytes of each process: of its GPU, or on a CPU of its tensors.
         given: keys that the user gave by hand, which are not changed.
         processes: that train together.
-        open_trial: of the engine.
+        open_trial: the engine's, which builds the model of a configuration and its optimizer.
 
     Raises:
         ValueError: nothing fits, or the memory of such a detector is not predicted.
@@ -82,7 +84,7 @@ def fit_memory(
 
 
 def _list_savings(trial: Trial, images: int) -> Iterator[MemorySaving]:
-    """List what changes no number, from what takes no time to what takes most."""
+    """List the ways to compute the whole batch, from the fastest to the one of least memory."""
     prefixes: list[tuple[str, ...]] = [()]
     for stage in _order_stages(trial):
         saving = MemorySaving(recompute=(*prefixes[-1], stage))
@@ -115,7 +117,13 @@ def _order_stages(trial: Trial) -> list[str]:
 
 @dataclass(frozen=True)
 class _Smaller:
-    """Hold a batch and a size that change the training."""
+    """Hold a choice that changes the training.
+
+    Attributes:
+        images: of a batch, in each process.
+        size: height and width of the largest image, in pixels.
+        shorter: the largest of INPUT.MIN_SIZE_TRAIN, in pixels.
+    """
 
     images: int
     size: tuple[int, int]
@@ -176,7 +184,7 @@ def _list_changes(cfg: CfgNode, changed: CfgNode) -> dict[str, Any]:
 
 
 def _resize(cfg: CfgNode, shorter: int) -> CfgNode:
-    """Scale the sizes of images, so that the largest shorter side is another one."""
+    """Scale all sizes of images, so that the largest of INPUT.MIN_SIZE_TRAIN is ``shorter``."""
     factor = shorter / max(cfg.INPUT.MIN_SIZE_TRAIN)
     resized = cfg.clone()
     resized.defrost()
@@ -214,7 +222,7 @@ def _fits(
     images: int,
     size: tuple[int, int],
 ) -> bool:
-    """Tell whether a choice fits, and write its line."""
+    """Tell whether a choice fits, and add a line about it to what is told."""
     needed = prediction.predict(saving, images, size)
     fits = needed <= allowed
     fitted.told.append(

@@ -22,7 +22,7 @@ from resnext_det.detection.best import check_best
 from resnext_det.detection.datasets import CLASS_KEYS, check_named
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.fit_memory import fit_memory
-from resnext_det.detection.memory import NO_SAVING, MemorySaving
+from resnext_det.detection.memory_saving import NO_SAVING, MemorySaving
 from resnext_det.detection.own_data import Fitted, fit_to_data
 from resnext_det.detection.step_memory import Trial
 from resnext_det.detection.weights import explain_no_config, locate_weights, read_trained_config

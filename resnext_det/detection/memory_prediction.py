@@ -1,4 +1,7 @@
-"""Predict the memory of a configuration's training step, for every way to compute it."""
+"""Predict the memory of the training step that a configuration describes, however it is computed.
+
+What the configuration says of images, objects and regions goes into it; ``step_memory`` measures.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from resnext_det.config.rules import get_value
 from resnext_det.config.values import find_unsupported
 from resnext_det.data.coco import list_datasets, load_coco
 from resnext_det.data.records import Records, join_records
-from resnext_det.detection.memory import MemorySaving, recompute_stages
+from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
 from resnext_det.detection.own_data import without_warnings
 from resnext_det.detection.step_memory import StepMemory, Trial, measure_step
 from resnext_det.detection.training import choose_parts
@@ -22,7 +25,12 @@ _DETECTORS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
 
 
 def check_predictable(cfg: CfgNode) -> None:
-    """Refuse detectors whose memory is not predicted, and images of unknown size."""
+    """Refuse a configuration of which ``Prediction`` would be wrong.
+
+    Raises:
+        ValueError: of keypoints, deformable convolutions, proposals from files, a model that only
+            detectron2 has, or images of unknown size; naming the key and what to write.
+    """
     others = [key for key in find_unsupported(cfg) if key.startswith("MODEL.")]
     if cfg.MODEL.META_ARCHITECTURE not in _DETECTORS:
         others.append("MODEL.META_ARCHITECTURE")
@@ -45,10 +53,14 @@ def check_predictable(cfg: CfgNode) -> None:
 
 
 def find_largest_size(cfg: CfgNode, images: int) -> tuple[int, int]:
-    """Find the height and width of the largest batch of a configuration, before it is padded.
+    """Find the largest height and width of a configuration's training images, before padding.
 
     Args:
-        images: of a batch; high ones and wide ones may be in one where it has several.
+        images: of a batch. Where tall and wide ones may be in one batch, all are padded to the
+            longer side in both directions.
+
+    Returns:
+        height and width in pixels.
     """
     if stretched := get_own(cfg, "INPUT.STRETCH"):
         return stretched[0], stretched[1]
@@ -62,7 +74,10 @@ def find_largest_size(cfg: CfgNode, images: int) -> tuple[int, int]:
 
 
 def count_objects(cfg: CfgNode) -> int:
-    """Count the objects of the training image that has most; COCO's where nobody knows."""
+    """Count the objects of the training image that has most.
+
+    Where a training set is not registered here it is 100, a little more than COCO's images have.
+    """
     if not set(cfg.DATASETS.TRAIN) <= set(list_datasets()):
         return _USUAL_OBJECTS
     with without_warnings():
@@ -72,7 +87,14 @@ def count_objects(cfg: CfgNode) -> int:
 
 
 def prepare_trial_config(cfg: CfgNode, *, on_gpu: bool) -> CfgNode:
-    """Prepare a configuration whose small steps have as many regions as a large one at most."""
+    """Prepare the configuration of the measured steps.
+
+    Every region that touches an object counts as one, so that a step on small images has as many
+    regions, and as many that are objects, as a step on large ones can have.
+
+    Args:
+        on_gpu: predict for a GPU, where heads of regions with a faster RoIAlign are plain ones.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE, cfg.VIS_PERIOD = "cpu", 0
@@ -87,7 +109,15 @@ def prepare_trial_config(cfg: CfgNode, *, on_gpu: bool) -> CfgNode:
 
 
 class Prediction:
-    """Predict the memory of a process' step, for every way to compute it and every size."""
+    """Predict the memory of one process's training step, for all sizes and ways to compute it.
+
+    Args:
+        cfg: the configuration.
+        trial: of ``prepare_trial_config``.
+        size: height and width of the largest image, in pixels, see ``find_largest_size``.
+        objects: of an image, at most.
+        processes: that train together.
+    """
 
     def __init__(
         self, cfg: CfgNode, trial: Trial, size: tuple[int, int], objects: int, processes: int
@@ -96,11 +126,17 @@ class Prediction:
         unit = int(getattr(trial.model.backbone, "size_divisibility", 0))
         self._unit = max(unit, 1)
         trained = sum(one.nbytes for one in trial.model.parameters() if one.requires_grad)
-        self._exchanged = trained * (processes > 1)  # what gradients are exchanged in
+        self._exchanged = trained * (processes > 1)  # buffers in which gradients are exchanged
         self._found: dict[tuple[tuple[str, ...], bool], StepMemory] = {}
 
     def predict(self, saving: MemorySaving, images: int, size: tuple[int, int]) -> int:
-        """Predict the bytes of tensors that a step of a batch of so many images holds at most."""
+        """Predict the most bytes of tensors that a step holds.
+
+        Args:
+            saving: how the step is computed.
+            images: of the batch of this process.
+            size: height and width of its images, in pixels, before padding.
+        """
         in_parts = saving.accumulate > 1
         key = (saving.recompute, in_parts)
         if key not in self._found:

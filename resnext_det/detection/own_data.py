@@ -26,7 +26,7 @@ from resnext_det.data.coco import CocoDataset, count_classes, load_coco, registe
 from resnext_det.data.records import Records, join_records
 from resnext_det.detection.advice import CHOSEN_KEYS, Facts, choose_schedule
 from resnext_det.detection.datasets import find_class_key
-from resnext_det.detection.memory import NO_SAVING, MemorySaving
+from resnext_det.detection.memory_saving import NO_SAVING, MemorySaving
 from resnext_det.detection.weights import locate_weights, read_trained_config
 from resnext_det.training import distributed
 from resnext_det.training.output_folder import find_run

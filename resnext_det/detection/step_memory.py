@@ -1,14 +1,13 @@
 """Predict the memory of a training step from steps on small images that compute almost nothing.
 
-Convolutions, matrix products and RoIAlign give zeros of the right shape and layout there, so that
-such a step takes a second. Everything else runs as it is: the engine's own model, the sampling of
-anchors and regions, autograd, the parts of a batch, the optimizer.
+Convolutions, matrix products and RoIAlign give zeros there (``AllocationLog``), so that such a step
+takes a second. Everything else runs as it is: the engine's own model, the sampling of anchors and
+regions, autograd, the parts of a batch, the optimizer.
 """
 
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch import nn
 
+from resnext_det.detection.allocation_log import AllocationLog
 from resnext_det.detection.batch_parts import AnchorDraw
 from resnext_det.instances import Boxes, Instances
 from resnext_det.masks import BitMasks, PolygonMasks
@@ -28,13 +26,6 @@ from resnext_det.training.loop import LossParts
 _SCALES = (0.4, 0.6)  # of the sides of the small images
 _IMAGES = (1, 2)  # of a part
 _OBJECT_SIDE = 8  # pixels
-# Of a convolution: where its weights stand, and how often a kernel copies them at most.
-_COPIES_OF_WEIGHTS = {"aten::convolution": (1, 1), "aten::convolution_backward": (2, 3)}
-_GIVE_ZEROS = (
-    *_COPIES_OF_WEIGHTS,
-    *("aten::mm", "aten::addmm", "aten::bmm"),
-    *("torchvision::roi_align", "torchvision::_roi_align_backward"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,8 +35,8 @@ class Trial:
     Attributes:
         model: bare, in training mode, with any weights.
         optimizer: of its parameters.
-        draw_anchors: see ``BatchParts``.
-        convert: makes a sample with this package's ``Instances`` one of the model's.
+        draw_anchors: draws the anchors of samples as the model's RPN does, see ``BatchParts``.
+        convert: turns a sample with this package's ``Instances`` into one that the model takes.
     """
 
     model: nn.Module
@@ -58,13 +49,15 @@ class Trial:
 class StepMemory:
     """Predict how many bytes of tensors a training step holds at most.
 
-    In each phase of a step (a module's call, the arrival of its output's gradient) memory is taken
-    to be linear in the pixels of an image and in the images of a part, each with the other fixed;
-    the most of all phases is that of the step. So it may be another phase than on small images.
+    The memory of each phase of a step (a module's call, the arrival of its output's gradient) is
+    taken to be linear in the pixels of an image and in the images of a part, each with the other
+    fixed. That of the step is the largest of all phases, which may be of another phase than on
+    small images.
 
     Attributes:
-        pixels: of the two small images.
-        peaks: bytes by phase, of (images, pixels) by their places in ``_IMAGES`` and ``pixels``.
+        pixels: how many the smaller and the larger of the two measured images have.
+        peaks: bytes by phase, and there by (row, column): row 0 or 1 for one or two images, column
+            0 or 1 for the smaller or the larger one.
     """
 
     pixels: tuple[int, int]
@@ -100,16 +93,16 @@ def measure_step(
     masks: str = "",
     amp_dtype: torch.dtype | None = None,
 ) -> StepMemory:
-    """Measure what predicts the memory of a training step.
+    """Measure what predicts the memory of a training step, by four steps on small images.
 
     Args:
         split: computes the losses of a batch, see ``LossParts``.
         parts: into which it divides the batch.
         objects: of an image, at most.
-        size: height and width of the largest image.
-        unit: its sides are padded to multiples of it.
+        size: height and width of the largest image, in pixels.
+        unit: pixels; sides of images are padded to multiples of it.
         masks: "polygon" or "bitmask", as INPUT.MASK_FORMAT; empty for none.
-        amp_dtype: see ``train_loop``.
+        amp_dtype: of mixed precision, or None; see ``train_loop``.
     """
     sizes = [_round_size(size, scale, unit) for scale in _SCALES]
     if sizes[0] == sizes[1]:  # the images are as small as they can be
@@ -135,10 +128,18 @@ def _round_size(size: tuple[int, int], scale: float, unit: int) -> tuple[int, in
 
 
 def make_sample(height: int, width: int, *, objects: int, masks: str = "") -> dict[str, Any]:
-    """Make a sample whose left half is one object, with the others, small ones, in it.
+    """Make a training sample whose left half is one object, with the others, small ones, in it.
 
-    Where every region that touches an object is one, there are enough of them, and enough that are
-    none.
+    Where every region that touches an object counts as an object, enough regions do, and the right
+    half leaves enough that are background.
+
+    Args:
+        height, width: of the image, in pixels.
+        objects: how many.
+        masks: "polygon" or "bitmask", as INPUT.MASK_FORMAT; empty for none.
+
+    Returns:
+        a dict as detectron2's, with an image of zeros and this package's ``Instances``.
     """
     side, half = min(_OBJECT_SIDE, height // 2), width // 2
     boxes = torch.zeros(objects, 4)
@@ -160,7 +161,7 @@ def make_sample(height: int, width: int, *, objects: int, masks: str = "") -> di
 
 @contextmanager
 def _run_quietly() -> Iterator[None]:
-    """Draw no random number of the caller's, and keep back what a model warns of."""
+    """Leave the caller's random state as it is, and hold back what a model warns of."""
     package = logging.getLogger(__name__.split(".")[0])
     level = package.level
     package.setLevel(logging.ERROR)
@@ -174,10 +175,10 @@ def _run_quietly() -> Iterator[None]:
 def _log_step(
     trial: Trial, split: LossParts, batch: Sequence[Any], amp_dtype: torch.dtype | None
 ) -> Mapping[str, int]:
-    """Run a step like the training loop's; return the most bytes by phase."""
+    """Run a step as ``train_loop`` does; return the most bytes by phase."""
     model, optimizer = trial.model, trial.optimizer
     tensors = [*model.parameters(), *model.buffers()]
-    log = _AllocationLog()
+    log = AllocationLog()
     for tensor in tensors:
         log.note(tensor)
     with ExitStack() as stack:
@@ -188,7 +189,7 @@ def _log_step(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # so that there is momentum
+        optimizer.step()  # makes the averages that it keeps, such as momentum
         optimizer.zero_grad()
         log.peaks.clear()
         log.phase = "before"
@@ -212,92 +213,3 @@ def _log_step(
 
 
 _END: Any = object()
-
-
-class _AllocationLog(TorchDispatchMode):
-    """Count the bytes of the tensors that are alive, and give zeros instead of heavy results.
-
-    Attributes:
-        phase: what is going on.
-        peaks: the most bytes by phase.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.phase = "before"
-        self.peaks: dict[str, int] = {}
-        self._alive = 0
-        self._known: Any = weakref.WeakSet()
-
-    def note(self, tensor: Tensor) -> None:
-        """Count a tensor's storage until it is freed, if it is a new one."""
-        storage = tensor.untyped_storage()
-        if storage not in self._known:
-            self._known.add(storage)
-            size = storage.nbytes()
-            self._alive += size
-            weakref.finalize(storage, self._free, size)
-        self.peaks[self.phase] = max(self._alive, self.peaks.get(self.phase, 0))
-
-    def _free(self, size: int) -> None:
-        self._alive -= size
-
-    def enter(self, name: str) -> Callable[..., None]:
-        def enter(module: nn.Module, arguments: Any) -> None:
-            self.phase = f"{name} is called"
-
-        return enter
-
-    def leave(self, name: str) -> Callable[..., None]:
-        def arrive(gradient: Tensor) -> None:
-            self.phase = f"{name} gets its gradient"
-
-        def leave(module: nn.Module, arguments: Any, output: Any) -> None:
-            self.phase = f"{name} was called"
-            for tensor in tree_leaves(output):
-                if isinstance(tensor, Tensor) and tensor.requires_grad:
-                    tensor.register_hook(arrive)
-
-        return leave
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        if name in _GIVE_ZEROS and not func._schema.is_mutable:
-            result = _give_zeros(func, args, kwargs or {})
-        else:
-            result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self.note(tensor)
-        if name in _COPIES_OF_WEIGHTS:
-            place, copies = _COPIES_OF_WEIGHTS[name]
-            passing = self._alive + copies * args[place].nbytes
-            self.peaks[self.phase] = max(passing, self.peaks[self.phase])
-        return result
-
-
-def _give_zeros(func: Any, args: Any, kwargs: Any) -> Any:
-    """Give zeros of the shape, type and layout of an operator's result."""
-
-    def describe(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-    def is_channels_last(tensor: Any) -> bool:
-        return (
-            isinstance(tensor, Tensor)
-            and tensor.dim() == 4
-            and tensor.is_contiguous(memory_format=torch.channels_last)
-            and not tensor.is_contiguous()
-        )
-
-    # Kernels keep the layout of what they take; torch's descriptions of them do not tell.
-    keeps = func._schema.name in _COPIES_OF_WEIGHTS and any(map(is_channels_last, args))
-
-    def fill(shape: Tensor) -> Tensor:
-        if keeps and shape.dim() == 4:
-            shape = torch.empty_like(shape, memory_format=torch.channels_last)
-        entries = shape.untyped_storage().nbytes() // shape.element_size()
-        return torch.zeros(entries, dtype=shape.dtype).as_strided(shape.shape, shape.stride())
-
-    described, options = tree_map_only(Tensor, describe, (args, kwargs))
-    return tree_map_only(Tensor, fill, func(*described, **options))

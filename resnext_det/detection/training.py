@@ -15,7 +15,7 @@ from resnext_det.data.contents import Contents
 from resnext_det.detection.batch_parts import AnchorDraw, BatchParts
 from resnext_det.detection.dense_parts import DenseBatchParts
 from resnext_det.detection.evaluation import DatasetMetrics, Look
-from resnext_det.detection.memory import MemorySaving, recompute_stages
+from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
 from resnext_det.detection.periodic_evaluation import PeriodicEvaluation
 from resnext_det.detection.record import record_run
 from resnext_det.detection.weights import (
@@ -77,7 +77,7 @@ def train_detector(
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
             that had ended is evaluated.
         overwrite: remove the run in ``OUTPUT_DIR``, once all that could be wrong is known.
-        saving: what the training does to need less memory.
+        saving: how the training saves memory.
         draw_anchors: draws the anchors of samples as the model's RPN does.
         start_file: the weights to start from where nothing is resumed; None: random ones.
         class_names: of the model's outputs, in their order; empty: not known.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnext_det.config import load_config
 from resnext_det.detection.batch_parts import BatchParts
-from resnext_det.detection.memory import MemorySaving
+from resnext_det.detection.memory_saving import MemorySaving
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.rpn import draw_anchors
 from resnext_det.training import distributed

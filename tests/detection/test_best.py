@@ -22,7 +22,7 @@ from resnext_det.config.loading import override_config
 from resnext_det.config.rules import list_keys
 from resnext_det.detection.best import check_best
 from resnext_det.detection.jobs import find_engine
-from resnext_det.detection.memory import NO_SAVING
+from resnext_det.detection.memory_saving import NO_SAVING
 from resnext_det.detection.training import train_detector
 from resnext_det.training import metrics
 from resnext_det.training.checkpoint import Checkpointer

@@ -11,7 +11,7 @@ import torch
 from resnext_det.config import load_config
 from tests.detection.helpers import CASCADE_CHANGES, as_overrides, override, write_config
 from tests.detection.test_batch_parts import build, compute, flatten
-from tests.detection.test_memory import WIDE
+from tests.detection.test_memory_saving import WIDE
 
 FASTER = [
     *override("MODEL.RPN", HEAD_NAME="ResNeXtSparseRPNHead"),

@@ -12,8 +12,8 @@ import torch
 
 from resnext_det.config import load_config
 from resnext_det.detection.jobs import Job, train
-from resnext_det.detection.memory import MemorySaving
 from resnext_det.detection.memory_prediction import find_largest_size
+from resnext_det.detection.memory_saving import MemorySaving
 from resnext_det.training import distributed
 from tests.detection.helpers import FPN, as_overrides, override, write_config
 from tests.detection.test_step_memory import NETWORK

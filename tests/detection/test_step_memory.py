@@ -11,8 +11,8 @@ from fvcore.common.config import CfgNode
 from torch.profiler import ProfilerActivity, profile
 
 from resnext_det.detection.jobs import find_engine
-from resnext_det.detection.memory import MemorySaving, recompute_stages
 from resnext_det.detection.memory_prediction import Prediction, prepare_trial_config
+from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
 from resnext_det.detection.training import choose_parts
 from tests.detection.helpers import (
     C4_CHANGES,

@@ -50,7 +50,7 @@ from resnext_det.detection.detectron2.datasets import (
 )
 from resnext_det.detection.detectron2.evaluation import evaluate_all
 from resnext_det.detection.evaluation import DatasetMetrics, check_proposes, propose_on_all
-from resnext_det.detection.memory import NO_SAVING, MemorySaving
+from resnext_det.detection.memory_saving import NO_SAVING, MemorySaving
 from resnext_det.detection.record import record_run
 from resnext_det.detection.step_memory import Trial
 from resnext_det.detection.training import train_detector

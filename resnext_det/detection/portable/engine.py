@@ -28,7 +28,7 @@ from resnext_det.detection.evaluation import (
     evaluate_all,
     propose_on_all,
 )
-from resnext_det.detection.memory import NO_SAVING, MemorySaving
+from resnext_det.detection.memory_saving import NO_SAVING, MemorySaving
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.detector import Detector
 from resnext_det.detection.portable.rpn import draw_anchors

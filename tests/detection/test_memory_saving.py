@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnext_det.config import load_config
 from resnext_det.detection.jobs import Job, train
-from resnext_det.detection.memory import MemorySaving, recompute_stages
+from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
 from resnext_det.detection.portable import engine as portable
 from resnext_det.resnext import Bottleneck
 from tests.detection.helpers import STAGES, as_overrides, override, write_config

@@ -1,4 +1,4 @@
-"""Choose what a training does to need less memory: a batch in parts, maps computed again."""
+"""Save memory in training: compute a batch in parts, and maps again instead of keeping them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAGES = ("res2", "res3", "res4", "res5")
 
 @dataclass(frozen=True)
 class MemorySaving:
-    """Choose what a training does to need less memory.
+    """Say what a training does to need less memory.
 
     Attributes:
         accumulate: the parts in which each batch is computed, one after another. Their gradients
