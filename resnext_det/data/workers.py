@@ -127,6 +127,17 @@ def _start_worker(worker: int) -> None:
         while pending := signal.sigpending() & set(STOP_SIGNALS):  # before it left the group
             signal.sigwait(pending)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    sys.excepthook = _report_error
     torch.set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
+
+
+def _report_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print an error of a worker's thread, unless the main process broke off a connection.
+
+    A thread hands the tensors of a batch over. Where a training is asked to stop while it waits for
+    the batch, it leaves at once, maybe in the middle of that. Errors of samples are batches.
+    """
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)

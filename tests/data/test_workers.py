@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from multiprocessing import resource_sharer
 from typing import Any
 
 import pytest
@@ -56,3 +58,23 @@ def workers_that_were_forked() -> list[Any]:
 @pytest.mark.usefixtures("quick_start")
 def test_a_process_of_a_group_forks_its_workers() -> None:
     assert launch(workers_that_were_forked, Processes(num_gpus=2), device="cpu") == [0, 1, 2, 3]
+
+
+class BrokenOff(Dataset):
+    """Offer what is shared to a connection that ends at once."""
+
+    def __getitem__(self, index: int) -> int:
+        sharer = resource_sharer._resource_sharer
+        address, _ = sharer.register(lambda *_: None, lambda: None)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(address)
+        sharer.stop(5)  # what the first connection raised was printed before
+        return index
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no sockets of this kind")
+def test_a_connection_that_is_broken_off_is_not_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is where a training is stopped while it takes over a batch."""
+    loader = workers.start_loader(BrokenOff(), [[0]], 1, collate=lambda batch: batch[0])
+    assert list(loader) == [0]
+    assert capfd.readouterr().err == ""
