@@ -59,7 +59,7 @@ def train_two_step(rpn: Job, fast_rcnn: Job) -> Metrics:
             ``train``.
         OSError, FloatingPointError, TrainingInterrupted: as ``train``.
     """
-    rpn, fast_rcnn = _leave_out(rpn, _OF_FAST_RCNN), _leave_out(fast_rcnn, _OF_RPN)
+    rpn = _leave_out(rpn, _OF_FAST_RCNN)
     # It runs here, unless torchrun has started processes: these can meet only once, so they do it
     # around both steps.
     device = rpn.configuration().MODEL.DEVICE
@@ -71,6 +71,7 @@ def _train_both(rpn: Job, fast_rcnn: Job) -> Metrics:
     first = rpn.configuration()
     check_proposes(first)
     train_sets, test_sets = _read_sets(fast_rcnn)
+    fast_rcnn = _leave_out(fast_rcnn, _OF_RPN)
     files = {name: locate_proposals(first.OUTPUT_DIR, name) for name in (*train_sets, *test_sets)}
     for split, names in (("TRAIN", train_sets), ("TEST", test_sets)):
         chosen = repr(tuple(str(files[name]) for name in names))
@@ -123,7 +124,8 @@ def _override(job: Job, *overrides: str) -> Job:
 
 def _read_sets(fast_rcnn: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read the sets that Fast R-CNN is trained and evaluated on, whatever files stand for them."""
-    if not _override(fast_rcnn, *_NO_SETS, *_NO_FILES).configuration().MODEL.LOAD_PROPOSALS:
+    given = _override(_leave_out(fast_rcnn, _OF_RPN), *_NO_SETS, *_NO_FILES)
+    if not given.configuration().MODEL.LOAD_PROPOSALS:
         raise ValueError(
             f"{fast_rcnn.config_file} reads no proposals: MODEL.LOAD_PROPOSALS = False; give a "
             "configuration of Fast R-CNN, over configs/base/fast_rcnn.yaml"
