@@ -43,18 +43,10 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 DETECTION_FLOORS = (
     (
         *("datasets", "evaluation", "weights", "training", "drawing", "inputs", "results", "video"),
-        *(
-            "advice",
-            "backends",
-            "best",
-            "memory_saving",
-            "own_data",
-            "pictures",
-            "periodic_evaluation",
-        ),
+        *("advice", "backends", "best", "own_data", "pictures", "periodic_evaluation"),
         *("diagnosis", "tensorboard", "validation", "labels", "contact_sheet"),
         *("ground_truth", "mask_drawing", "record", "batch_parts", "dense_parts"),
-        *("allocation_log", "step_memory", "memory_prediction", "fit_memory"),
+        *("memory_saving", "allocation_log", "step_memory", "memory_prediction", "fit_memory"),
     ),
     ("portable", "detectron2"),
     ("jobs", "inference"),

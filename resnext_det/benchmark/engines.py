@@ -1,4 +1,4 @@
-"""The detectors that are timed: of every engine, with the same weights, and their images."""
+"""Build the detectors that are timed, of every engine with the same weights, and their images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resnext_det.architecture import Architecture
 from resnext_det.benchmark.loading import draw_image
 from resnext_det.config.loading import load_config
+from resnext_det.config.values import unify_names
 from resnext_det.detection.portable.build import build_detector
 from resnext_det.detection.portable.retinanet import RetinaNet
 from resnext_det.instances import Boxes, Instances
@@ -33,11 +34,6 @@ DETECTORS: Mapping[str, tuple[str, str, bool]] = {
 """Of each kind its title, its configuration, and whether it has a mask head."""
 
 THEIRS, PLUGIN, PORTABLE = "detectron2", "resnext_det in detectron2", "resnext_det, portable"
-_THEIR_HEADS = {
-    "ResNeXtSharedRes5ROIHeads": "Res5ROIHeads",
-    "ResNeXtStandardROIHeads": "StandardROIHeads",
-    "ResNeXtCascadeROIHeads": "CascadeROIHeads",
-}
 _DEPTHS = (50, 101, 152)  # those that detectron2's own backbone has
 _SPREAD = 2.0  # of the logits of classes: some hundred boxes pass the threshold of scores
 _SPREAD_OF_ANCHORS = 0.6  # of RetinaNet's, around the -4.6 that they begin with: some hundred too
@@ -97,9 +93,8 @@ def build_engine(
             cfg.defrost()
             backbone = cfg.MODEL.BACKBONE
             backbone.NAME = backbone.NAME.replace("resnext", "resnet")
-            cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
-            heads = cfg.MODEL.ROI_HEADS
-            heads.NAME = _THEIR_HEADS.get(heads.NAME, heads.NAME)
+            cfg.MODEL.RPN.HEAD_NAME = unify_names(cfg.MODEL.RPN.HEAD_NAME)
+            cfg.MODEL.ROI_HEADS.NAME = unify_names(cfg.MODEL.ROI_HEADS.NAME)
         model = engine.build_detector(cfg) if name == PLUGIN else build_model(cfg)
     model.load_state_dict(dict(state))
     return model

@@ -9,13 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnext_det.architecture import Architecture, Deformable
 from resnext_det.config.detection import get_cfg
-from resnext_det.config.names import (
-    CASCADE_HEAD,
-    FAST_CASCADE_HEAD,
-    FAST_STANDARD_HEAD,
-    SHARED_C4_HEAD,
-    STANDARD_HEAD,
-)
+from resnext_det.config.names import EXACT_HEADS, SHARED_C4_HEAD
 from resnext_det.config.rules import check_layers, get_value, list_keys
 from resnext_det.config.values import check_value
 from resnext_det.resnext import FEATURES
@@ -244,7 +238,7 @@ def check_standard_head(cfg: CfgNode) -> None:
         ValueError: MODEL.ROI_HEADS.NAME asks for such a head, and a pooler is RoIPool.
     """
     name = cfg.MODEL.ROI_HEADS.NAME
-    exact = {FAST_STANDARD_HEAD: STANDARD_HEAD, FAST_CASCADE_HEAD: CASCADE_HEAD}.get(name)
+    exact = EXACT_HEADS.get(name)
     for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD") if cfg.MODEL.MASK_ON else ("ROI_BOX_HEAD",):
         pooler = cfg.MODEL[head].POOLER_TYPE
         if exact is not None and not pooler.startswith("ROIAlign"):

@@ -16,6 +16,7 @@ P6_P7_BACKBONES = (
 """Names of the pyramids with p6 and p7: from res5 the plugin's and detectron2's, and from p5."""
 
 FPN_BACKBONES = ("build_resnext_fpn_backbone", "build_resnet_fpn_backbone", *P6_P7_BACKBONES)
+"""Names of all feature pyramids, the plugin's and detectron2's."""
 
 TORCHVISION_ANCHORS = "TorchvisionAnchorGenerator"
 """Name of torchvision's anchors, which the portable engine alone has."""
@@ -38,5 +39,11 @@ CASCADE_HEAD = "CascadeROIHeads"
 FAST_CASCADE_HEAD = "ResNeXtCascadeROIHeads"
 """Name of the heads of Cascade R-CNN that compute the same, within rounding, by that RoIAlign."""
 
+EXACT_HEADS = {FAST_STANDARD_HEAD: STANDARD_HEAD, FAST_CASCADE_HEAD: CASCADE_HEAD}
+"""detectron2's name of the heads for each name of those with the faster RoIAlign."""
+
+RPN_HEAD = "StandardRPNHead"
+"""Name of detectron2's head of the RPN."""
+
 SPARSE_RPN_HEAD = "ResNeXtSparseRPNHead"
-"""Name of the RPN's head that computes the same, and its gradients within rounding and faster."""
+"""Name of the RPN's head that computes the same, and its gradients faster and within rounding."""

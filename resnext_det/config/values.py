@@ -12,14 +12,12 @@ from resnext_det.config.augmentation import CROPS, EXAMPLES
 from resnext_det.config.detection import OWN_KEYS, get_cfg
 from resnext_det.config.names import (
     C4_HEADS,
-    CASCADE_HEAD,
-    FAST_CASCADE_HEAD,
-    FAST_STANDARD_HEAD,
+    EXACT_HEADS,
     FPN_BACKBONES,
     PLAIN_BACKBONES,
+    RPN_HEAD,
     SHARED_C4_HEAD,
     SPARSE_RPN_HEAD,
-    STANDARD_HEAD,
     TORCHVISION_ANCHORS,
 )
 from resnext_det.config.rules import Rules, get_value, list_keys, spread_ranges
@@ -43,13 +41,13 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN", "PrecomputedProposals"),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator", TORCHVISION_ANCHORS),
-    "MODEL.RPN.HEAD_NAME": ("StandardRPNHead", SPARSE_RPN_HEAD),
+    "MODEL.RPN.HEAD_NAME": (RPN_HEAD, SPARSE_RPN_HEAD),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.RETINANET.NORM": _TRAINED_NORMS,
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
     "MODEL.ROI_HEADS.NAME": (
         *(*C4_HEADS, SHARED_C4_HEAD),
-        *(STANDARD_HEAD, FAST_STANDARD_HEAD, CASCADE_HEAD, FAST_CASCADE_HEAD),
+        *(name for pair in EXACT_HEADS.items() for name in reversed(pair)),
     ),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _LOSS_TYPES,
@@ -168,17 +166,15 @@ is_supported = _RULES.is_supported
 
 _ONE_NAME = {
     **dict.fromkeys((*C4_HEADS, SHARED_C4_HEAD), C4_HEADS[0]),
-    FAST_STANDARD_HEAD: STANDARD_HEAD,
-    FAST_CASCADE_HEAD: CASCADE_HEAD,
-    SPARSE_RPN_HEAD: "StandardRPNHead",
+    **EXACT_HEADS,
+    SPARSE_RPN_HEAD: RPN_HEAD,
 }
 
 
 def unify_names(value: Any) -> Any:
-    """Give the names of heads that compute the same as one, and any other value as it is.
+    """Replace the name of a faster head by that of the exact one; return other values as they are.
 
-    Those that are faster are trained and tested as the exact ones are, and their numbers are the
-    same within rounding.
+    Heads of one name here compute the same, within rounding, with the same weights.
     """
     return _ONE_NAME.get(value, value) if isinstance(value, str) else value
 

@@ -191,10 +191,15 @@ def pad_images(backbone: nn.Module, batch: Sequence[Mapping[str, Any]]) -> Remov
 
 def compute_padded_size(backbone: nn.Module, batch: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Compute the height and width to which a detector pads the images of a batch."""
-    unit = max(int(getattr(backbone, "size_divisibility", 0)), 1)
+    unit = get_padding_unit(backbone)
     sides = zip(*(sample["image"].shape[-2:] for sample in batch))
     height, width = (-(-max(side) // unit) * unit for side in sides)
     return height, width
+
+
+def get_padding_unit(backbone: Any) -> int:
+    """Get the pixels to multiples of which a detector pads both sides of its images; 1 for none."""
+    return max(int(getattr(backbone, "size_divisibility", 0)), 1)
 
 
 class _Draws:

@@ -14,13 +14,14 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from resnext_det.config.detection import get_own, scale_batch, scale_to_processes
+from resnext_det.config.detection import scale_batch, scale_to_processes
 from resnext_det.config.rules import get_value, list_keys
 from resnext_det.detection.memory_prediction import (
     Prediction,
     check_predictable,
     count_objects,
     find_largest_size,
+    keeps_shape,
     prepare_trial_config,
 )
 from resnext_det.detection.memory_saving import STAGES, MemorySaving
@@ -155,8 +156,7 @@ def _shrink(
             _Smaller(each, find_largest_size(cfg, each), shorter)
             for each in range(images - 1, 0, -1)
         ]
-    resized = not (get_own(cfg, "INPUT.SCALE_JITTER") or get_own(cfg, "INPUT.STRETCH"))
-    if resized and {f"INPUT.{key}" for key in _SIZES}.isdisjoint(given):
+    if keeps_shape(cfg) and {f"INPUT.{key}" for key in _SIZES}.isdisjoint(given):
         for side in range((shorter - 1) // 32 * 32, _SMALLEST_SIDE - 1, -32):
             smaller = find_largest_size(_resize(cfg, side), least)
             choices.append(_Smaller(least, smaller, side))

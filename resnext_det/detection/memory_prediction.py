@@ -9,10 +9,12 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnext_det.config.detection import get_own
+from resnext_det.config.names import EXACT_HEADS
 from resnext_det.config.rules import get_value
 from resnext_det.config.values import find_unsupported
 from resnext_det.data.coco import list_datasets, load_coco
 from resnext_det.data.records import Records, join_records
+from resnext_det.detection.batch_parts import get_padding_unit
 from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
 from resnext_det.detection.own_data import without_warnings
 from resnext_det.detection.step_memory import StepMemory, Trial, measure_step
@@ -44,12 +46,16 @@ def check_predictable(cfg: CfgNode) -> None:
             f"--fit-memory does not predict the memory of {others[0]} = {value!r}; leave the flag "
             "out, and write --recompute and --accumulate yourself"
         )
-    resized = not (get_own(cfg, "INPUT.SCALE_JITTER") or get_own(cfg, "INPUT.STRETCH"))
-    if resized and 0 in cfg.INPUT.MIN_SIZE_TRAIN:
+    if keeps_shape(cfg) and 0 in cfg.INPUT.MIN_SIZE_TRAIN:
         raise ValueError(
             "--fit-memory has to know how large images are, and INPUT.MIN_SIZE_TRAIN = 0 leaves "
             "them as they are; write the size of their shorter side"
         )
+
+
+def keeps_shape(cfg: CfgNode) -> bool:
+    """Tell whether training images are resized by INPUT.MIN_SIZE_TRAIN, and so keep their shape."""
+    return not (get_own(cfg, "INPUT.SCALE_JITTER") or get_own(cfg, "INPUT.STRETCH"))
 
 
 def find_largest_size(cfg: CfgNode, images: int) -> tuple[int, int]:
@@ -102,8 +108,8 @@ def prepare_trial_config(cfg: CfgNode, *, on_gpu: bool) -> CfgNode:
     heads.IOU_THRESHOLDS, heads.IOU_LABELS = [_TOUCHING], [0, 1]
     cascade = cfg.MODEL.ROI_BOX_CASCADE_HEAD
     cascade.IOUS = (_TOUCHING, *cascade.IOUS[1:])
-    if on_gpu and heads.NAME in ("ResNeXtStandardROIHeads", "ResNeXtCascadeROIHeads"):
-        heads.NAME = heads.NAME.removeprefix("ResNeXt")  # which they are on a GPU
+    if on_gpu:  # where the faster RoIAlign is not used
+        heads.NAME = EXACT_HEADS.get(heads.NAME, heads.NAME)
     cfg.freeze()
     return cfg
 
@@ -123,8 +129,7 @@ class Prediction:
         self, cfg: CfgNode, trial: Trial, size: tuple[int, int], objects: int, processes: int
     ) -> None:
         self._cfg, self._trial, self._size, self._objects = cfg, trial, size, objects
-        unit = int(getattr(trial.model.backbone, "size_divisibility", 0))
-        self._unit = max(unit, 1)
+        self._unit = get_padding_unit(trial.model.backbone)
         trained = sum(one.nbytes for one in trial.model.parameters() if one.requires_grad)
         self._exchanged = trained * (processes > 1)  # buffers in which gradients are exchanged
         self._found: dict[tuple[tuple[str, ...], bool], StepMemory] = {}

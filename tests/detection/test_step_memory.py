@@ -43,6 +43,7 @@ FAMILIES: dict[str, list[Any]] = {
     "masks, C4": C4_MASKS,
     "masks, cascade": [*MASKS, *CASCADE_CHANGES],
     "RetinaNet": RETINANET_CHANGES,
+    "FPN, Adam": override("SOLVER", OPTIMIZER="Adam", BASE_LR=1e-4),
     "trained norms": override("MODEL.RESNETS", NORM="GN"),
 }
 SAVINGS = (
@@ -88,7 +89,8 @@ def measure(
         events = profiled.profiler.kineto_results.events()
         changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
         held = [*model.parameters(), *model.buffers()]
-        held += [state["momentum_buffer"] for state in optimizer.state.values()]
+        averages = [value for state in optimizer.state.values() for value in state.values()]
+        held += [value for value in averages if isinstance(value, torch.Tensor)]
         alive = most = sum(tensor.nbytes for tensor in held)
         for _, size in changes:
             alive += size

@@ -233,12 +233,12 @@ def _train_on(
 
 @contextmanager
 def open_trial(cfg: CfgNode) -> Iterator[Trial]:
-    """Build what a training step needs, as the portable engine's ``open_trial``."""
+    """Build what a training step needs, on the CPU and with random weights."""
     model = build_detector(cfg).train()
     if cfg.MODEL.META_ARCHITECTURE in _FOCAL_DETECTORS:
         compile_focal_loss()
     with EventStorage():
-        yield Trial(model, build_optimizer(cfg, model), _draw_anchors, convert_sample)
+        yield Trial(model, _build_optimizer(cfg, model), _draw_anchors, convert_sample)
 
 
 @log_too(*_LIBRARIES)

@@ -13,8 +13,8 @@ from resnext_det.config.backbone import read_architecture, read_backbone_argumen
 from resnext_det.config.detection import get_own
 from resnext_det.config.names import (
     CASCADE_HEAD,
+    EXACT_HEADS,
     FAST_CASCADE_HEAD,
-    FAST_STANDARD_HEAD,
     P6_FROM_P5_BACKBONE,
     SHARED_C4_HEAD,
     SPARSE_RPN_HEAD,
@@ -191,7 +191,7 @@ def _build_pooler(cfg: CfgNode, backbone: ResNeXt | FPN, head: str) -> ROIPooler
         strides=[backbone.out_strides[name] for name in heads.IN_FEATURES],
         sampling_ratio=node.POOLER_SAMPLING_RATIO,
         pooler_type=node.POOLER_TYPE,
-        by_matrices=heads.NAME in (FAST_STANDARD_HEAD, FAST_CASCADE_HEAD),
+        by_matrices=heads.NAME in EXACT_HEADS,
     )
 
 

@@ -98,9 +98,7 @@ def train(
         cfg,
         model,
         recorded=recorded,
-        optimizer=build_optimizer(
-            model, read_settings(OptimizerSettings, solver), get_own(cfg, "SOLVER.OPTIMIZER")
-        ),
+        optimizer=_build_optimizer(cfg, model),
         schedule=build_schedule(read_settings(ScheduleSettings, solver)),
         clip=build_clipper(read_settings(ClippingSettings, solver.CLIP_GRADIENTS)),
         load_batches=lambda start: build_train_batches(cfg, train_sets, start),
@@ -121,8 +119,12 @@ def train(
 def open_trial(cfg: CfgNode) -> Iterator[Trial]:
     """Build what a training step needs, on the CPU and with random weights."""
     model = build_detector(cfg).train()
+    yield Trial(model, _build_optimizer(cfg, model), draw_anchors)
+
+
+def _build_optimizer(cfg: CfgNode, model: Detector) -> torch.optim.Optimizer:
     settings = read_settings(OptimizerSettings, cfg.SOLVER)
-    yield Trial(model, build_optimizer(model, settings), draw_anchors)
+    return build_optimizer(model, settings, get_own(cfg, "SOLVER.OPTIMIZER"))
 
 
 def evaluate(
