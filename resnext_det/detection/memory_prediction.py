@@ -16,7 +16,7 @@ from resnext_det.data.coco import list_datasets, load_coco
 from resnext_det.data.records import Records, join_records
 from resnext_det.detection.batch_parts import get_padding_unit
 from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
-from resnext_det.detection.own_data import without_warnings
+from resnext_det.detection.own_data import hold_back_warnings
 from resnext_det.detection.step_memory import StepMemory, Trial, measure_step
 from resnext_det.detection.training import choose_parts
 from resnext_det.resnext import Bottleneck
@@ -86,7 +86,7 @@ def count_objects(cfg: CfgNode) -> int:
     """
     if not set(cfg.DATASETS.TRAIN) <= set(list_datasets()):
         return _USUAL_OBJECTS
-    with without_warnings():
+    with hold_back_warnings():
         records = join_records([load_coco(name).records for name in cfg.DATASETS.TRAIN])
     assert isinstance(records, Records)
     return max(1, int((records.spans[:, 1] - records.spans[:, 0]).max(initial=0)))

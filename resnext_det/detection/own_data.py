@@ -160,7 +160,7 @@ def _split(
                 f"with, {train} and {test}; to train on what is new, write another OUTPUT_DIR"
             )
         return train, test, f"The images held out to test on are those of {test}."
-    with without_warnings():
+    with hold_back_warnings():
         load_coco(register_files(*data))  # what is wrong with it is told of the user's own file
     try:
         return hold_out(annotations, folder)
@@ -239,7 +239,7 @@ def fit_schedule(
             fitted.set(key, value)
         fitted.told.append(f"The schedule and the image sizes are those of {recorded}.")
         return
-    with without_warnings():
+    with hold_back_warnings():
         datasets = [load_coco(name) for name in cfg.DATASETS.TRAIN]
     decided = {key: get_value(cfg, key) for key in given if key in list_keys(cfg)}
     if get_own(cfg, "SOLVER.OPTIMIZER") != "SGD":  # whose usual rates do not fit others
@@ -291,8 +291,8 @@ def _gather_facts(cfg: CfgNode, datasets: Sequence[CocoDataset], processes: int)
 
 
 @contextmanager
-def without_warnings() -> Iterator[None]:
-    """Keep back warnings about datasets, which are given when they are loaded to be used."""
+def hold_back_warnings() -> Iterator[None]:
+    """Hold back warnings about datasets, which are given when these are loaded to be used."""
     data = logging.getLogger("resnext_det.data")
     level = data.level
     data.setLevel(logging.ERROR)

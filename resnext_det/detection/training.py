@@ -69,9 +69,9 @@ def train_detector(
         optimizer, schedule, clip: see ``train_loop``.
         load_batches: takes the first iteration; gives the batches of this process from it on.
         evaluate: computes the numbers of ``model`` as it is, by name of ``DATASETS.TEST``, and
-            shows what was found to the look that it is given. Where
-            ``TEST.BEST_METRIC`` is the best so far, ``model_best.pth`` gets the weights; after
-            ``TEST.PATIENCE`` evaluations without a better one the training ends.
+            shows what was found to the ``Look`` that it is given. Where ``TEST.BEST_METRIC`` is the
+            best so far, ``model_best.pth`` gets the weights; after ``TEST.PATIENCE`` evaluations
+            without a better one the training ends.
         measure: measures losses of ``model`` on these sets, by their names in metrics.json, every
             ``TEST.LOSS_PERIOD`` iterations and at the end.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one. A training
@@ -82,8 +82,8 @@ def train_detector(
         start_file: the weights to start from where nothing is resumed; None: random ones.
         class_names: of the model's outputs, in their order; empty: not known.
         contents: of the training sets, by name, as ``describe_records`` gives them; a run does
-            not go on with others,
-        resume_anyway: or does it with a warning.
+            not go on with others.
+        resume_anyway: go on with others all the same, with a warning.
         after_step: called after every step, before anything is saved.
 
     Returns:
@@ -101,25 +101,12 @@ def train_detector(
     state = TrainingState(wrapped, optimizer, kept, contents=contents)
     start = state.resume(anyway=resume_anyway) if resume else 0
     if start == 0:
-        if start_file is not None:
-            load_pretrained(cfg, model, start_file, class_names)
-        check_frozen_layers_are_loaded(model)
+        _load_start(cfg, model, start_file, class_names)
     if overwrite:
         remove_run(cfg.OUTPUT_DIR)
     record_run(recorded, anew=True)
     state.facts = describe_detector(cfg, model, class_names, {})
-    with MetricsWriter(
-        cfg.OUTPUT_DIR,
-        total_steps=stop,
-        start=start,
-        images_per_step=cfg.SOLVER.IMS_PER_BATCH,
-        watches=watch_training(
-            *(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start),
-            warm_up=cfg.SOLVER.WARMUP_ITERS,
-            clips_gradients=cfg.SOLVER.CLIP_GRADIENTS.ENABLED,
-            keeps_best=bool(get_own(cfg, "TEST.BEST_METRIC")),
-        ),
-    ) as writer:
+    with _open_writer(cfg, start) as writer:
         evaluation = PeriodicEvaluation(
             *(cfg, model, state, writer),
             evaluate=evaluate,
@@ -161,10 +148,35 @@ def train_detector(
     return evaluation.results
 
 
+def _load_start(
+    cfg: CfgNode, model: nn.Module, start_file: WeightFile | None, class_names: Sequence[str]
+) -> None:
+    """Load the weights to start from, if there are any; refuse layers frozen at random ones."""
+    if start_file is not None:
+        load_pretrained(cfg, model, start_file, class_names)
+    check_frozen_layers_are_loaded(model)
+
+
+def _open_writer(cfg: CfgNode, start: int) -> MetricsWriter:
+    """Open the metrics of a training from an iteration on, with what watches over them."""
+    return MetricsWriter(
+        cfg.OUTPUT_DIR,
+        total_steps=cfg.SOLVER.MAX_ITER,
+        start=start,
+        images_per_step=cfg.SOLVER.IMS_PER_BATCH,
+        watches=watch_training(
+            *(cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS, start),
+            warm_up=cfg.SOLVER.WARMUP_ITERS,
+            clips_gradients=cfg.SOLVER.CLIP_GRADIENTS.ENABLED,
+            keeps_best=bool(get_own(cfg, "TEST.BEST_METRIC")),
+        ),
+    )
+
+
 def _save_memory(
     cfg: CfgNode, model: nn.Module, saving: MemorySaving, draw_anchors: AnchorDraw
 ) -> LossParts:
-    """Change the model as it is asked for; return what computes the losses."""
+    """Make the model recompute stages as asked; return what computes the losses of a batch."""
     images = cfg.SOLVER.IMS_PER_BATCH // distributed.get_world_size()
     saving.check(model, images)
     if saving.recompute:

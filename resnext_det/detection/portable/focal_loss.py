@@ -1,4 +1,4 @@
-"""The focal loss of RetinaNet, with the gradients that detectron2's compiled one has."""
+"""Compute the focal loss of RetinaNet, with the gradients that detectron2's compiled one has."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ def sum_focal_loss(
     """Sum the focal loss over images, anchors and classes (arXiv 1708.02002, equation 5).
 
     Value and gradient are, to the last bit, those of ``fvcore.nn.sigmoid_focal_loss_jit``, once
-    torch has compiled that in its second call: eager operations round its gradient otherwise. Of a
-    class at an anchor this one keeps the logit alone for the backward pass, and takes a third of
-    the time.
+    torch has compiled that in its second call: eager operations round its gradient otherwise. This
+    one keeps only the logits for the backward pass, and takes a third of the time.
 
     Args:
-        logits: (N, Ri, K) of every level of a pyramid; the loss is taken in float32.
+        logits: (N, Ri, K) of every level of a pyramid; the loss is computed in float32.
         labels: the classes (N, R) of all anchors, level by level; K is the background, where every
             class is wrong, and anchors with -1 are left out.
         alpha: the weight of the right class; the others have 1 - alpha. Negative: all have 1.
@@ -36,7 +35,7 @@ def sum_focal_loss(
 
 
 def _sum_in_graph(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Sum the loss of logits (N, R, K) by plain operations, which a compiler makes one of."""
+    """Sum the loss of logits (N, R, K) by plain operations, which a compiler fuses."""
     right = labels[..., None] == torch.arange(logits.shape[2], device=labels.device)
     truth = right.to(logits.dtype)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
@@ -47,13 +46,16 @@ def _sum_in_graph(logits: Tensor, labels: Tensor, alpha: float, gamma: float) ->
 
 
 class _FocalLoss(torch.autograd.Function):
+    """Sum the focal loss as ``sum_focal_loss`` says, part by part, with its own gradient."""
+
     @staticmethod
     def forward(ctx: Any, labels: Tensor, alpha: float, gamma: float, *levels: Tensor) -> Tensor:
         logits = _gather(levels, labels)
         ctx.save_for_backward(logits, labels)
         ctx.alpha, ctx.gamma = alpha, gamma
         ctx.like = [(level.shape, level.dtype) for level in levels]
-        # Not part by part: torch rounds what is left of a part by other instructions.
+        # Of all logits at once: torch computes the end of each tensor by other instructions, which
+        # round otherwise, so that sigmoids of parts would differ.
         values = logits.sigmoid()
         for part in _split(logits, labels, gamma):
             loss = _compute_entropy(part.take(logits), part.rows, part.classes)
@@ -77,7 +79,7 @@ class _FocalLoss(torch.autograd.Function):
 
 
 def _gather(levels: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Join the logits of all anchors with a label, image by image: (V, K), float32."""
+    """Join the logits of all anchors that are not ignored, image by image: (V, K), float32."""
     counts = [level.shape[1] for level in levels]
     parts = [
         level[image][chosen]
@@ -88,7 +90,11 @@ def _gather(levels: Sequence[Tensor], labels: Tensor) -> Tensor:
 
 
 def _scatter(gradient: Tensor, labels: Tensor, like: Any) -> list[Tensor]:
-    """Take what belongs to ``_gather``'s result apart: of every level its shape and type."""
+    """Undo ``_gather``: distribute a gradient (V, K) to tensors of the levels, 0 where ignored.
+
+    Args:
+        like: shape and type of every level.
+    """
     levels = [gradient.new_zeros(shape, dtype=dtype) for shape, dtype in like]
     counts, start = [level.shape[1] for level in levels], 0
     for image, every in enumerate(labels >= 0):
@@ -101,11 +107,11 @@ def _scatter(gradient: Tensor, labels: Tensor, like: Any) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Part:
-    """Neighboring anchors that are computed at once.
+    """Select neighboring anchors, which are computed at once.
 
     Attributes:
-        anchors: which of all with a label.
-        rows, classes: the right entries among theirs.
+        anchors: which of the V anchors of ``_gather``.
+        rows, classes: places of the right classes, in their logits alone.
     """
 
     anchors: slice
@@ -113,11 +119,12 @@ class _Part:
     classes: Tensor
 
     def take(self, values: Tensor) -> Tensor:
+        """Take the values of these anchors out of those (V, K) of all, as a view."""
         return values[self.anchors]
 
 
 def _split(logits: Tensor, labels: Tensor, gamma: float) -> Iterator[_Part]:
-    """Split the anchors, so that intermediate results of a CPU stay in its cache."""
+    """Split the anchors into parts whose intermediate results stay in the cache of a CPU."""
     found = labels[labels >= 0]
     rows = (found < logits.shape[1]).nonzero().flatten()
     count = max(len(logits), 1)
@@ -156,6 +163,7 @@ def _compute_gradient(
 
 
 def _compute_entropy(logits: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    """Compute the cross entropy of logits (V, K), whose right entries are ``rows, classes``."""
     wrong, right = logits.new_zeros(()), logits.new_ones(())
     entropy = F.binary_cross_entropy_with_logits(logits, wrong.expand_as(logits), reduction="none")
     chosen = logits[rows, classes]
@@ -173,6 +181,7 @@ def _compute_errors(probabilities: Tensor, rows: Tensor, classes: Tensor) -> Ten
 
 
 def _weight(values: Tensor, rows: Tensor, classes: Tensor, alpha: float) -> None:
+    """Multiply the right entries by alpha and the others by 1 - alpha, in place."""
     if alpha >= 0:
         right = values[rows, classes] * alpha
         values.mul_(1 - alpha)

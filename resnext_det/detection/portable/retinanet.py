@@ -1,6 +1,6 @@
-"""RetinaNet: classes and boxes of every anchor of a pyramid, with detectron2's names and numbers.
+"""Detect by RetinaNet: classes and boxes of every anchor, with detectron2's names and numbers.
 
-The detector of Lin et al., "Focal Loss for Dense Object Detection" (arXiv 1708.02002).
+It is the detector of Lin et al., "Focal Loss for Dense Object Detection" (arXiv 1708.02002).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from resnext_det.instances import Boxes, Instances
 
 @dataclass(frozen=True)
 class RetinaNetSettings:
-    """Keys of ``MODEL.RETINANET``, and ``TEST.DETECTIONS_PER_IMAGE``."""
+    """Hold keys of ``MODEL.RETINANET``, and ``TEST.DETECTIONS_PER_IMAGE``."""
 
     num_classes: int
     iou_thresholds: tuple[float, ...]
@@ -127,8 +127,10 @@ class RetinaNet(Detector):
         return found
 
     def predict_all(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Predict from images (N, C, H, W): the anchors (Hi * Wi * A, 4) of every level, and what
-        ``predict`` gives.
+        """Predict logits and deltas, as ``predict``, from images (N, C, H, W).
+
+        Returns:
+            the anchors (Hi * Wi * A, 4) of every level, logits and deltas.
         """
         features = self.backbone(images)
         maps = [features[name] for name in self.head_in_features]
@@ -152,7 +154,7 @@ class RetinaNet(Detector):
     ) -> dict[str, Tensor]:
         """Compute ``loss_cls`` and ``loss_box_reg``, and move the average that divides them.
 
-        Args: see ``sum_losses``.
+        The arguments are those of ``sum_losses``.
         """
         return self.divide(*self.sum_losses(anchors, logits, deltas, targets))
 
@@ -163,15 +165,15 @@ class RetinaNet(Detector):
         deltas: Sequence[Tensor],
         targets: Sequence[Instances],
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Sum ``loss_cls`` and ``loss_box_reg`` over anchors; ``as_torchvision`` computes them.
+        """Sum ``loss_cls`` and ``loss_box_reg`` over anchors; ``as_torchvision`` divides them too.
 
         Args:
             anchors: of every level, (Hi * Wi * A, 4).
-            logits, deltas: what ``predict`` gives.
+            logits, deltas: of every level, (N, Hi * Wi * A, K) and (N, Hi * Wi * A, 4).
             targets: the ground truth of every image.
 
         Returns:
-            what ``divide`` takes: these, and the number of anchors on objects.
+            what ``divide`` takes: the losses, and the number of anchors on objects.
         """
         labels, matched = self.label_anchors(anchors, targets)
         all_anchors, all_deltas = torch.cat(list(anchors)), torch.cat(list(deltas), dim=1)
@@ -188,7 +190,7 @@ class RetinaNet(Detector):
         return means, count
 
     def divide(self, losses: dict[str, Tensor], count: Tensor) -> dict[str, Tensor]:
-        """Divide what ``sum_losses`` gives by the average of the counts, which this one moves."""
+        """Divide the losses of ``sum_losses`` by the average of counts, which this count moves."""
         if self.as_torchvision:
             return losses
         normalizer = self._ema_update("loss_normalizer", max(int(count), 1), 100)
@@ -201,19 +203,20 @@ class RetinaNet(Detector):
         """Give every anchor the class of the object that it overlaps most.
 
         Args:
-            anchors: of every level, R in all.
+            anchors: of every level, (Hi * Wi * A, 4), R in all.
+            targets: the ground truth of every image, with ``gt_boxes`` and ``gt_classes``.
 
         Returns:
             classes (N, R): K is the background, -1 is ignored; and the boxes (N, R, 4) of these
             objects, of no meaning for the background.
         """
-        settings, every = self.settings, torch.cat(list(anchors))
+        settings, all_anchors = self.settings, torch.cat(list(anchors))
         all_labels, all_matched = [], []
         for target in targets:
             truth: Tensor = target.gt_boxes.tensor
             matches, kinds = match_candidates(
                 truth,
-                every,
+                all_anchors,
                 thresholds=settings.iou_thresholds,
                 labels=settings.iou_labels,
                 allow_low_quality_matches=True,
@@ -256,8 +259,8 @@ class RetinaNet(Detector):
         """Sum the losses of the anchors (R, 4) over images.
 
         Args:
-            logits: of every level.
-            deltas, labels, matched: of all anchors; N is before R.
+            logits: of every level, (N, Ri, K).
+            deltas, labels, matched: of all anchors, (N, R, 4), (N, R) and (N, R, 4).
         """
         settings, objects = self.settings, self._mark_objects(labels)
         loss_cls = sum_focal_loss(
