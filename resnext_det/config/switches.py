@@ -35,12 +35,15 @@ class Switch:
         key: the key that decides.
         is_off: tells of its value whether it leaves the part out.
         remedy: what to write instead of a key of the part, whose last name is ``{leaf}``.
+        twin: a key that is read instead. An override that says what the twin has is no mistake:
+            scripts for several kinds of detector set both.
     """
 
     keys: str
     key: str
     is_off: Callable[[Any], bool]
     remedy: str = "leave it out"
+    twin: str = ""
 
 
 def _is_one_of(*values: Any) -> Callable[[Any], bool]:
@@ -50,6 +53,11 @@ def _is_one_of(*values: Any) -> Callable[[Any], bool]:
 def _need(keys: str, key: str, wanted: str, is_off: Callable[[Any], bool]) -> Switch:
     """Say which value of a key gives the keys of a part their effect."""
     return Switch(keys, key, is_off, f"write {key} {wanted} too, or leave it out")
+
+
+def _write_twin(keys: str, key: str, twin: str, *values: str) -> Switch:
+    """Say which key is read instead of those of a part, under some values of a key."""
+    return Switch(keys, key, _is_one_of(*values), f"write {twin}, or leave it out", twin)
 
 
 _META, _HEADS = "MODEL.META_ARCHITECTURE", "MODEL.ROI_HEADS.NAME"
@@ -62,11 +70,11 @@ _SCHEDULE = "SOLVER.LR_SCHEDULER_NAME"
 _STEPS, _COSINE, _EVEN = "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
 
 SWITCHES = (
-    Switch(
-        rf"MODEL\.(ROI_\w+|RPN)\.({_OF_RETINANET_TOO})",
+    _write_twin(
+        rf"MODEL\.(ROI_HEADS|ROI_BOX_HEAD|RPN)\.({_OF_RETINANET_TOO})",
         _META,
-        _is_one_of("RetinaNet"),
-        "write MODEL.RETINANET.{leaf}",
+        "MODEL.RETINANET.{leaf}",
+        "RetinaNet",
     ),
     Switch(
         rf"{_OF_REGIONS}|MODEL\.RPN\..*|MODEL\.PROPOSAL_GENERATOR\.MIN_SIZE",
@@ -78,11 +86,18 @@ SWITCHES = (
         _META,
         _is_one_of("ProposalNetwork"),
     ),
-    _need(
+    _write_twin(
+        r"MODEL\.RETINANET\.(NUM_CLASSES|SCORE_THRESH_TEST|NMS_THRESH_TEST)",
+        _META,
+        "MODEL.ROI_HEADS.{leaf}",
+        "GeneralizedRCNN",
+        "PanopticFPN",
+    ),
+    Switch(
         r"MODEL\.RETINANET\..*",
         _META,
-        "RetinaNet",
         _is_one_of("GeneralizedRCNN", "ProposalNetwork", "PanopticFPN", "SemanticSegmentor"),
+        "leave it out, or begin with a configuration of a RetinaNet",
     ),
     Switch(
         r"MODEL\.(SEM_SEG_HEAD|PANOPTIC_FPN)\..*",
@@ -95,11 +110,11 @@ SWITCHES = (
         _is_one_of("PrecomputedProposals"),
     ),
     Switch(r"DATASETS\.PRECOMPUTED_\w*", "MODEL.LOAD_PROPOSALS", operator.not_),
-    _need(
+    Switch(
         r"MODEL\.FPN\..*",
         "MODEL.BACKBONE.NAME",
-        "build_resnext_fpn_backbone",
         _is_one_of(*PLAIN_BACKBONES),
+        "leave it out, or begin with a configuration of a pyramid (FPN)",
     ),
     _need(
         r"MODEL\.RESNETS\.DEFORM_(MODULATED|NUM_GROUPS)",
@@ -108,11 +123,17 @@ SWITCHES = (
         lambda stages: not any(stages),
     ),
     # Regions.
+    Switch(
+        r"MODEL\.ROI_BOX_CASCADE_HEAD\..*|MODEL\.ROI_BOX_HEAD\.(FC_DIM|CONV_DIM|NORM)",
+        _HEADS,
+        _is_one_of(*C4_HEADS, SHARED_C4_HEAD),
+        "leave it out, or begin with a configuration of another kind of head",
+    ),
     _need(
         r"MODEL\.ROI_BOX_CASCADE_HEAD\..*",
         _HEADS,
-        CASCADE_HEAD,
-        _is_one_of(*C4_HEADS, SHARED_C4_HEAD, STANDARD_HEAD, FAST_STANDARD_HEAD),
+        f"{CASCADE_HEAD} and MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True",
+        _is_one_of(STANDARD_HEAD, FAST_STANDARD_HEAD),
     ),
     Switch(
         r"MODEL\.ROI_BOX_HEAD\.BBOX_REG_WEIGHTS",
@@ -139,13 +160,14 @@ SWITCHES = (
         )
         for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD")
     ),
-    _need(r"MODEL\.ROI_MASK_HEAD\..*|INPUT\.MASK_FORMAT", "MODEL.MASK_ON", "True", operator.not_),
     Switch(
         r"MODEL\.ROI_MASK_HEAD\.POOLER_\w*",
         _HEADS,
         _is_one_of(*C4_HEADS, SHARED_C4_HEAD),
         "write MODEL.ROI_BOX_HEAD.{leaf}, whose features masks share, or leave it out",
     ),
+    Switch(r"INPUT\.MASK_FORMAT", _META, _is_one_of("RetinaNet", "ProposalNetwork")),
+    _need(r"MODEL\.ROI_MASK_HEAD\..*|INPUT\.MASK_FORMAT", "MODEL.MASK_ON", "True", operator.not_),
     _need(r"MODEL\.ROI_MASK_HEAD\.NORM", "MODEL.ROI_MASK_HEAD.NUM_CONV", "4", operator.not_),
     _need(
         r"MODEL\.ROI_KEYPOINT_HEAD\..*|TEST\.KEYPOINT_OKS_SIGMAS",
@@ -237,10 +259,16 @@ def find_switched_off(cfg: CfgNode) -> set[str]:
 
 
 def explain_no_effect(cfg: CfgNode, key: str) -> str | None:
-    """Say why a key has no effect in a configuration, and what to write; None where it has one."""
-    values = collect_values(cfg)
+    """Say why a key has no effect in a configuration, and what to write.
+
+    Returns:
+        None where the key has an effect, or a value that holds by its twin.
+    """
+    values, leaf = collect_values(cfg), key.rpartition(".")[2]
     for switch in list_off(values):
         if re.fullmatch(switch.keys, key):
-            remedy = switch.remedy.format(leaf=key.rpartition(".")[2])
-            return f"{switch.key} = {values[switch.key]!r}; {remedy}"
+            twin = switch.twin.format(leaf=leaf)
+            if twin and values[twin] == values[key]:
+                return None
+            return f"{switch.key} = {values[switch.key]!r}; {switch.remedy.format(leaf=leaf)}"
     return None

@@ -45,9 +45,13 @@ retinanet MODEL.RPN.NMS_THRESH 0.5 | as MODEL.META_ARCHITECTURE = 'RetinaNet'; l
 retinanet MODEL.ROI_BOX_HEAD.NUM_FC 1 | as MODEL.META_ARCHITECTURE = 'RetinaNet'; leave it out
 retinanet MODEL.ROI_MASK_HEAD.NUM_CONV 2 | as MODEL.META_ARCHITECTURE = 'RetinaNet'
 retinanet MODEL.PROPOSAL_GENERATOR.MIN_SIZE 2 | as MODEL.META_ARCHITECTURE = 'RetinaNet'
-faster MODEL.RETINANET.NUM_CLASSES 4 | 'GeneralizedRCNN'; write MODEL.META_ARCHITECTURE RetinaNet
+retinanet MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS ((9.0,9.0,9.0,9.0),) | leave it out
+retinanet INPUT.MASK_FORMAT bitmask | as MODEL.META_ARCHITECTURE = 'RetinaNet'; leave it out
+faster MODEL.RETINANET.NUM_CLASSES 4 | 'GeneralizedRCNN'; write MODEL.ROI_HEADS.NUM_CLASSES, or
+faster MODEL.RETINANET.NUM_CONVS 2 | begin with a configuration of a RetinaNet
 faster MODEL.ROI_MASK_HEAD.NUM_CONV 2 | as MODEL.MASK_ON = False; write MODEL.MASK_ON True too
-faster MODEL.ROI_BOX_CASCADE_HEAD.IOUS (0.5,) | write MODEL.ROI_HEADS.NAME CascadeROIHeads too
+faster MODEL.ROI_BOX_CASCADE_HEAD.IOUS (0.5,) | CascadeROIHeads and MODEL.ROI_BOX_HEAD.CLS_
+c4 MODEL.ROI_BOX_CASCADE_HEAD.IOUS (0.5,) | leave it out, or begin with a configuration of another
 faster MODEL.ROI_BOX_HEAD.NORM GN | NUM_CONV = 0; write MODEL.ROI_BOX_HEAD.NUM_CONV 4 too
 faster MODEL.RESNETS.DEFORM_NUM_GROUPS 2 | write MODEL.RESNETS.DEFORM_ON_PER_STAGE [False, True
 faster DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST 9 | as MODEL.LOAD_PROPOSALS = False
@@ -64,8 +68,8 @@ faster SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.NORM_TYPE 1.0 | 
 faster MODEL.RPN.BBOX_REG_LOSS_TYPE giou MODEL.RPN.SMOOTH_L1_BETA 0.1 | LOSS_TYPE smooth_l1 too
 faster MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIPool MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO 2
   MODEL.ROI_HEADS.NAME StandardROIHeads | write MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignV2 too
-c4 MODEL.FPN.OUT_CHANNELS 64 | write MODEL.BACKBONE.NAME build_resnext_fpn_backbone too
-c4 MODEL.ROI_BOX_HEAD.FC_DIM 64 | write MODEL.ROI_BOX_HEAD.NUM_FC 2 too
+c4 MODEL.FPN.OUT_CHANNELS 64 | leave it out, or begin with a configuration of a pyramid
+c4 MODEL.ROI_BOX_HEAD.FC_DIM 64 | ROIHeads'; leave it out, or begin
 mask_c4 MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 14 | write MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
 mask_c4 MODEL.ROI_MASK_HEAD.NORM GN | write MODEL.ROI_MASK_HEAD.NUM_CONV 4 too
 cascade MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (1.0,1.0,1.0,1.0)
@@ -105,6 +109,22 @@ def test_so_it_is_on_detectron2(case: str) -> None:
     assert [word for word in words if word not in text] == [], text
 
 
+# A file, and overrides that hold: the key that is read instead has the same value.
+TWINS = """
+retinanet MODEL.ROI_HEADS.NUM_CLASSES 3 MODEL.RETINANET.NUM_CLASSES 3
+faster MODEL.ROI_HEADS.NUM_CLASSES 3 MODEL.RETINANET.NUM_CLASSES 3
+retinanet MODEL.RETINANET.SCORE_THRESH_TEST 0.3 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3
+"""
+
+
+@pytest.mark.parametrize("case", read_table(TWINS))
+def test_a_script_may_set_a_value_for_several_kinds_of_detector(case: str) -> None:
+    name, *overrides = case.split()
+    load_config(FILES[name], overrides)
+    with pytest.raises(ValueError, match=r" would change nothing, as "):
+        load_config(FILES[name], [*overrides[:3], "5" if overrides[1] == "3" else "0.1"])
+
+
 def test_a_file_may_set_what_has_no_effect(tmp_path: Path) -> None:
     """detectron2's own files do."""
     path = write_config(tmp_path)
@@ -112,7 +132,7 @@ def test_a_file_may_set_what_has_no_effect(tmp_path: Path) -> None:
     cfg = load_config(path, as_overrides(RETINANET_CHANGES))
     assert "MODEL.ROI_HEADS.NUM_CLASSES" in find_switched_off(cfg)
     with pytest.raises(ValueError, match=r"write MODEL.RETINANET.NUM_CLASSES"):
-        override_config(cfg, ["MODEL.ROI_HEADS.NUM_CLASSES", "6"])
+        override_config(cfg, ["MODEL.ROI_HEADS.NUM_CLASSES", "9"])
 
 
 def test_further_overrides_lose_those_that_change_nothing() -> None:
