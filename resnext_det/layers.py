@@ -1,4 +1,4 @@
-"""Convolutions with their norm, batch norms with frozen statistics, and norms by name."""
+"""Define convolutions with their norm, batch norms with frozen statistics, and norms by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of the objects of an image, as polygons or as bitmaps.
+"""Hold the masks of the objects of an image, as polygons or as bitmaps.
 
 Both behave as the classes of detectron2 whose names they bear, to the last bit, and a portable
 detector takes either library's.
@@ -21,7 +21,7 @@ _NARROWEST = 0.1  # pixels; a box narrower than this is cut out as if it were so
 
 
 class PolygonMasks:
-    """Masks as polygons, which stay in the memory of the CPU.
+    """Hold masks as polygons, which stay in the memory of the CPU.
 
     Args:
         polygons: of each of N objects its polygons, each x0, y0, x1, y1 ... in pixels. Pixels that
@@ -103,7 +103,7 @@ class PolygonMasks:
 
 
 class BitMasks:
-    """Masks as bitmaps.
+    """Hold masks as bitmaps.
 
     Args:
         tensor: bool, or what converts to it, (N, H, W), of the size of the image.
@@ -177,9 +177,10 @@ class BitMasks:
         return torch.cat(cut)
 
     def _crop_one_by_one(self, boxes: Tensor, size: int) -> Tensor:
-        """Crop by a map of numbers that serves all masks: of each, what its box reaches is copied.
+        """Crop masks one after another on the CPU, see ``crop_and_resize``.
 
-        RoIAlign reads no other pixels, and numbers of all pixels of every mask take seconds.
+        One map of float32 serves all masks: of each, only the pixels that RoIAlign reads are
+        copied into it. To convert all pixels of every mask would take seconds.
         """
         from torchvision.ops import roi_align
 

@@ -1,4 +1,4 @@
-"""COCO's run-length encodings of masks (RLE): written and read by pycocotools, checked before.
+"""Write and read COCO's run-length encodings of masks (RLE) by pycocotools, checked before.
 
 pycocotools takes any text for an encoding. Of a broken one it gives another mask, or what was in
 its memory.
@@ -135,7 +135,9 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> str:
 
 
 def explain_size(size: Any, height: int, width: int) -> str:
-    """Say that the ``size`` of an encoding is not that of its image, to stand after its owner.
+    """Explain that the ``size`` of an encoding is not that of its image, for an error message.
+
+    The text is what follows the name of the encoding's owner, such as "annotation 7".
 
     Args:
         height, width: of the image; 0 where they are not known.

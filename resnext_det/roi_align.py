@@ -1,4 +1,4 @@
-"""RoIAlign (arXiv 1703.06870) as matrix products, with a deterministic gradient.
+"""Compute RoIAlign (arXiv 1703.06870) as matrix products, with a deterministic gradient.
 
 RoIAlign samples a region at a grid of points, so each of its cells is the product of a vector over
 the map's rows and one over its columns, and a region is two small matrix products. In channels-last
@@ -23,7 +23,7 @@ _FARTHEST = 2**20  # pixels; samples that adapt to a region's size would take mi
 
 @dataclass(frozen=True)
 class RegionGrid:
-    """Which cells of a region RoIAlign computes, and from which samples.
+    """Say which cells of a region RoIAlign computes, and from which samples.
 
     Args:
         cells: a region has so many along each axis.
@@ -119,7 +119,7 @@ def _compute_weights(start: Tensor, end: Tensor, size: int, grid: RegionGrid) ->
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighboring regions of one map that are computed at once, and the part of it they need."""
+    """Select neighboring regions, which are computed at once, and the part of a map they need."""
 
     image: int
     regions: slice
@@ -253,9 +253,10 @@ class _Join(torch.autograd.Function):
 
 
 def arrange_for_convolutions(regions: Tensor) -> Tensor:
-    """Arrange regions (R, C, n, n) in channels-last memory on a CPU, but not in a trace or graph.
+    """Arrange regions (R, C, n, n) in channels-last memory, on a CPU and outside of traced graphs.
 
-    Convolutions of a mask head take four fifths of the time so, and the same within rounding.
+    The convolutions of a mask head then take four fifths of the time, and give the same within
+    rounding.
     """
     if regions.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return regions

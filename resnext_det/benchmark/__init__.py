@@ -1,4 +1,4 @@
-"""Timings beside other implementations: what agrees with them is timed in turns.
+"""Time this package in turns with other implementations whose outputs agree with its own.
 
 ``TrunkCase`` and ``DetectorCase`` say what is compared, in inference or training; ``LoadingCase``,
 ``EvaluationCase`` and ``StartupCase`` compare what happens around them. ``run_case`` gives a

@@ -1,4 +1,4 @@
-"""The configuration of a detector: the keys that are honored, with detectron2's defaults.
+"""Define the configuration of a detector: the keys that are honored, with detectron2's defaults.
 
 Names, types and values are those of ``detectron2.config.get_cfg()``, so that one YAML file serves
 both engines. A key that is absent here is refused. A few more, ``OWN_KEYS``, are this project's.

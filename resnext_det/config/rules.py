@@ -104,7 +104,7 @@ TYPE_WORDS = {
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of one kind of configuration.
+    """Hold the rules of one kind of configuration, and check its keys by them.
 
     Attributes:
         supported: the supported values by key; of a key that is not listed, every value is.

@@ -20,14 +20,14 @@ _SCORES = 1e-4  # by which scores may differ; those that are closer may change p
 
 @dataclass(frozen=True)
 class Agreement:
-    """Say how far two detectors agree.
+    """Say how closely an exported detector agrees with the one that it was made of.
 
     Attributes:
-        runtime: that ran the exported one.
+        runtime: what ran the exported one, such as "onnxruntime".
         images: how many were compared.
-        detections: on all of them.
-        distance: pixels, the largest between coordinates of boxes.
-        score_difference: the largest.
+        detections: how many pairs there were on all images.
+        distance: the largest difference between coordinates of boxes, in pixels.
+        score_difference: the largest difference between scores.
         mask_difference: the largest between probabilities of masks; None where there are none.
     """
 
@@ -48,14 +48,15 @@ def compare_detectors(
 ) -> Agreement:
     """Compare what an exported detector finds with what is expected, image by image.
 
-    Detections of one class, whose scores differ by at most 1e-4, and no coordinate by more than
-    ``LARGEST_DISTANCE``, are the same; their masks have to be so within
-    ``LARGEST_MASK_DIFFERENCE``. One side may lack those whose scores are so close to the
-    threshold, or to the last one's, that rounding decides about them.
+    Two detections are a pair if they are of one class, their scores differ by at most 1e-4, and no
+    coordinate by more than ``LARGEST_DISTANCE``; the probabilities of their masks may then differ
+    by ``LARGEST_MASK_DIFFERENCE``. A detection may lack its counterpart where its score is so close
+    to the threshold, or to that of the last detection, that rounding decides about it.
 
     Args:
-        expected: images, RGB, and what is expected on them; of masks the probabilities are
-            compared.
+        exported: detects on an RGB image, uint8 (H, W, 3).
+        expected: such images, and what is expected on them.
+        runtime: what runs the exported detector, for messages.
         score_threshold: below which there is no detection.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Measure the AP of an exported detector, or of that which it was made of, on a set of files."""
+"""Measure the AP of an exported detector, or of the one that it was made of, on files of a set."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def measure_ap(detect: Detect, class_names: Sequence[str], files: Files) -> dict
     """Measure COCO's AP on a set.
 
     Args:
-        detect: finds objects on the file of an image.
-        class_names: of the detector.
-        files: the set.
+        detect: finds objects in the file of an image.
+        class_names: of the detector's classes, in their order.
+        files: a COCO file and its image folder.
 
     Returns:
         ``AP`` of the boxes in percent and, where detector and set have masks, ``segm-AP``.

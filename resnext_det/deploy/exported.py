@@ -87,7 +87,7 @@ class ExportedDetector:
 
     @property
     def lowest_score(self) -> float:
-        """Of the detections that it gives."""
+        """Tell the score below which the file gives no detection."""
         return self.metadata.score_threshold
 
     def choose_class_names(self, given: Sequence[str] = ()) -> tuple[str, ...]:
@@ -211,7 +211,6 @@ def _open_by_onnxruntime(path: Path) -> _Graph:
     options.log_severity_level = 4  # what fails is raised too
     options.intra_op_num_threads = _read_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
     outputs = [each.name for each in session.get_outputs()]
 
     def run(pixels: np.ndarray) -> Sequence[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The portable detector as one function that a graph can hold: from an image to detections."""
+"""Make the portable detector one function that a graph can hold, from an image to detections."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def fold_norms(model: nn.Module) -> nn.Module:
 
 
 def clip_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Clip boxes (N, 4) to an image."""
+    """Clip boxes (N, 4), x0, y0, x1, y1, to an image of this height and width in pixels."""
     corners = boxes.unflatten(1, (2, 2))
     x, y = corners[..., 0].clamp(0, width), corners[..., 1].clamp(0, height)
     return torch.stack((x, y), dim=2).flatten(1)

@@ -1,4 +1,4 @@
-"""Quantize the convolutions and layers of an exported detector; its boxes stay in float32."""
+"""Quantize the convolutions and layers of an exported detector; boxes stay in float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.formats import save_with_metadata
 from resnext_det.runtimes.quantization import IMAGES, check_numbers, quantize_onnx
 
-_MASK_PREDICTOR = "mask_head.predictor.weight"  # in float32 it halves the error of probabilities
+_MASK_PREDICTOR = "mask_head.predictor.weight"  # in int8, masks would be twice as far off
 _BETWEEN = ("Add", "Relu", "MaxPool", "Resize")
 
 
@@ -36,15 +36,15 @@ def quantize_exported(
     a large share of its work, are quantized: in float32 they left its AP as it was.
 
     Args:
-        exact: what resnext-det export wrote.
+        exact: the .onnx file that ``export_detector`` wrote.
         path: the file to write; where it loses too much, it is not written.
         calibration_data: a COCO file and its image folder.
         test_data: another set, on which AP is measured.
         max_loss: how much less the AP may be, of boxes and of masks, in percent.
 
     Returns:
-        by what ``measure_ap`` gives, that of the exact file and of the quantized one; empty without
-        ``test_data``.
+        by the names that ``measure_ap`` gives, the AP of the exact file and of the quantized one;
+        empty without ``test_data``.
 
     Raises:
         ValueError, FileNotFoundError: see ``load_coco``; ``max_loss`` stands without ``test_data``;

@@ -12,8 +12,8 @@ def paste_masks(
 ) -> np.ndarray:
     """Scale square masks to their boxes, bilinearly, and mark the pixels that belong to them.
 
-    The portable detector's pixels come of the same places, so that they differ only where rounding
-    decides whether a probability is 0.5: at none or one of a million.
+    The portable detector samples the same places, so that pixels differ only where rounding decides
+    whether a probability is 0.5 or more: none or one of a million.
 
     Args:
         probabilities: float32 (N, S, S), from 0 to 1.
@@ -38,11 +38,14 @@ def paste_masks(
 def _weigh_cells(
     start: int, stop: int, low: np.float32, high: np.float32, cells: int
 ) -> np.ndarray:
-    """Weigh cells at the centers of pixels: float32 (stop - start, cells), 0 far from the box.
+    """Compute the weights of bilinear interpolation between cells at the centers of pixels.
 
     Args:
-        start, stop: of the pixels, along an axis.
+        start, stop: the first pixel along an axis, and the one after the last.
         low, high: ends of the box along this axis, which is cut into ``cells``.
+
+    Returns:
+        float32 (stop - start, cells), 0 for cells that a pixel does not lie beside.
     """
     half = np.float32(0.5)
     centers = np.arange(start, stop, dtype=np.float32) + half

@@ -29,8 +29,8 @@ class ImageDetections:
         scores: float32 (N,), from 0 to 1.
         classes: int64 (N,), from 0, in the order of the detector's class names.
         masks: bool (N, height, width); None of a detector of boxes alone.
-        mask_probabilities: float32 (N, S, S), of the cells that a box is cut into, whose mask is
-            where they reach 0.5; None but of exported detectors of masks.
+        mask_probabilities: float32 (N, S, S), of the cells that a box is cut into; a mask is where
+            they are 0.5 or more. Only exported detectors of masks give them; else None.
     """
 
     image_size: tuple[int, int]

@@ -64,8 +64,8 @@ class DetectionAnalysis:
         images: every image of the set, in the order of the image ids, at ``by_score.best_score``.
         detections: how many results there are.
         objects: how many annotated objects, crowds apart.
-        segm: the same of the masks, whose IoU then decides what is found and what is wrong; None
-            where there are none. What stands beside it is of boxes.
+        segm: the analysis of the masks, where the IoU of masks decides what is found and what is
+            wrong; None where there are none. All other attributes are of boxes.
     """
 
     truth: GroundTruth = field(repr=False)
@@ -202,7 +202,7 @@ def compare_detections(
 
 
 def _analyze(truth: GroundTruth, entries: Any, name: str, limit: int, resamples: int) -> _Analyzed:
-    """Analyze the entries of results: boxes, and masks where there are."""
+    """Analyze the entries of results: their boxes, and their masks where they have any."""
     found = read_detections(entries, truth, name)
     tasks: tuple[Task, ...] = ("bbox",) if found.masks is None else ("bbox", "segm")
     matches = {task: match_detections(truth, found, limit, task) for task in tasks}
@@ -225,7 +225,11 @@ def _analyze(truth: GroundTruth, entries: Any, name: str, limit: int, resamples:
 def _analyze_task(
     found: Detections, metrics: CocoMetrics, matches: Matches, draws: np.ndarray
 ) -> DetectionAnalysis:
-    """Analyze the boxes of results, or their masks, by what they find of all objects."""
+    """Analyze the boxes of results, or their masks, whichever were matched with the objects.
+
+    Args:
+        draws: numbers over images drawn anew, (resamples, numbers), see ``draw_numbers``.
+    """
     by_score, class_scores = compute_score_curves(matches)
     errors = classify_errors(matches)
     score = by_score.best_score

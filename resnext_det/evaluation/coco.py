@@ -1,4 +1,4 @@
-"""COCO's evaluation of boxes: the 12 numbers, AP per category and the precision-recall curves."""
+"""Evaluate as COCO does: the 12 numbers, AP of every category and the precision-recall curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of annotations and results: read, checked, and compared by pycocotools."""
+"""Read and check the masks of annotations and results, and compare them by pycocotools."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def inspect_sets(
 
 
 def collect_warnings(work: Callable[[], object]) -> list[Finding]:
-    """Do something with datasets, and return what it warns of; the log does not get it."""
+    """Call a function that handles datasets; return what it warns of, which is not logged."""
     data, collected = logging.getLogger("resnext_det.data"), _Collector(logging.WARNING)
     propagate, data.propagate = data.propagate, False
     data.addHandler(collected)

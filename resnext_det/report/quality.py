@@ -29,13 +29,9 @@ def format_headline(analysis: DetectionAnalysis) -> Markup:
     numbers = analysis.metrics.as_dict()
     items = []
     for name in ("AP", "AP50", "AP75"):
-        interval = analysis.intervals.get(name)
-        small = f"95 %: {format_interval(*interval)}" if interval else ""
-        items.append((name, format_cell(float(numbers[name])), small))
+        items.append((name, format_cell(float(numbers[name])), _write_interval(analysis, name)))
     if (masks := analysis.segm) is not None:
-        interval = masks.intervals.get("AP")
-        small = f"95 %: {format_interval(*interval)}" if interval else ""
-        items.append(("AP of masks", format_cell(masks.metrics.AP), small))
+        items.append(("AP of masks", format_cell(masks.metrics.AP), _write_interval(masks, "AP")))
     best = analysis.by_score.best_score
     if best == best:
         precision, recall = read_at(analysis.by_score, best)
@@ -47,6 +43,11 @@ def format_headline(analysis: DetectionAnalysis) -> Markup:
         "{% endfor %}\n</dl>",
         items=items,
     )
+
+
+def _write_interval(analysis: DetectionAnalysis, name: str) -> str:
+    told = _format_interval(analysis, name)
+    return f"95 %: {told}" if told else ""
 
 
 def describe_main_fault(analysis: DetectionAnalysis) -> str:
@@ -113,7 +114,7 @@ def show_errors(analysis: DetectionAnalysis, set_name: str) -> Markup:
 
 
 def _name_tasks(analysis: DetectionAnalysis) -> dict[str, DetectionAnalysis]:
-    """Name what was analyzed: boxes, and masks where there are."""
+    """Name the analyses of boxes and, where there are any, of masks."""
     tasks = {"boxes": analysis}
     return tasks if analysis.segm is None else {**tasks, "masks": analysis.segm}
 

@@ -1,4 +1,4 @@
-"""Parameter groups, optimizers and gradient clipping; SGD and clipping as detectron2 builds them.
+"""Build parameter groups, optimizers and gradient clipping; SGD and clipping are detectron2's.
 
 The groups and the order of the parameters in them are those of detectron2's ``build_optimizer``, so
 the state of one optimizer loads into the other, index for index.
@@ -36,7 +36,7 @@ _NORMS = (
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Settings of the optimizer, named as detectron2's keys of SOLVER.
+    """Hold settings of the optimizer, named as detectron2's keys of SOLVER.
 
     Attributes:
         momentum, nesterov: of SGD alone.
@@ -122,7 +122,7 @@ def _group_parameters(model: nn.Module, settings: OptimizerSettings) -> list[dic
 
 @dataclass(frozen=True)
 class ClippingSettings:
-    """Settings of gradient clipping, named as detectron2's keys of SOLVER.CLIP_GRADIENTS.
+    """Hold settings of gradient clipping, named as detectron2's keys of SOLVER.CLIP_GRADIENTS.
 
     Attributes:
         clip_type: "value" brings every entry into [-clip_value, clip_value]; "norm" scales a

@@ -18,7 +18,7 @@ _MODULE = re.compile(r"(?:.*\.)?(?:stem|res[2-5]|linear)(?=\.)|[^.]+(?:\.[^.]+)?
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The outcome of loading weights, as names of the model's state.
+    """Report the outcome of loading weights, by names of the model's state.
 
     Attributes:
         format: of the file, see ``WeightFile``.

@@ -97,7 +97,7 @@ def check_configuration(
     stated = _find_stated(cfg, file, found, overridden, defaults)
     found = [entry for entry in found if entry not in stated]
     if training and detector is None:
-        found = _pass_over_near_means(found, file)
+        found = _drop_near_means(found, file)
     if found:
         contradictions = "; ".join(f"{key} is {have}" for key, have, _ in found)
         remedy = " Or give no configuration: the file has its detector's own."
@@ -112,10 +112,10 @@ def check_configuration(
     _tell_usual(cfg, file, stated)
 
 
-def _pass_over_near_means(found: list[_Difference], file: WeightFile) -> list[_Difference]:
-    """Let a mean hold that is less than a level of pixels from the weights' own.
+def _drop_near_means(found: list[_Difference], file: WeightFile) -> list[_Difference]:
+    """Drop the difference of a mean that is less than one level (of 255) from the weights' own.
 
-    detectron2 trains on Detectron's backbones under its own mean.
+    detectron2 itself trains Detectron's backbones under a mean that differs by so much.
     """
     kept = []
     for key, have, theirs in found:

@@ -101,7 +101,7 @@ def test_an_override_that_changes_nothing_is_refused(case: str) -> None:
 
 @pytest.mark.detectron2
 @pytest.mark.parametrize("case", read_table(IDLE)[::6])
-def test_so_it_is_on_detectron2(case: str) -> None:
+def test_detectron2s_engine_refuses_such_overrides_too(case: str) -> None:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
     from resnext_det.detection.detectron2 import engine as detectron2
 

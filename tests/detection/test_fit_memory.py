@@ -102,7 +102,7 @@ def test_a_training_that_fits_by_recomputing_is_the_same_to_the_last_bit(tmp_pat
         (["INPUT.SCALE_JITTER", (0.1, 2.0)], 2, (1024, 1024)),
     ],
 )
-def test_the_largest_batch_of_a_configuration(
+def test_the_largest_images_of_a_configuration_are_found(
     tmp_path: Path, changes: list[Any], images: int, size: tuple[int, int]
 ) -> None:
     cfg = load_config(write_config(tmp_path, {"INPUT": LARGE}), as_overrides(changes))

@@ -80,7 +80,7 @@ def test_a_training_in_parts_ends_as_one_without_and_resumes_it(tmp_path: Path) 
     ],
 )
 @pytest.mark.usefixtures("registered")
-def test_what_cannot_hold_is_refused(
+def test_savings_that_cannot_hold_are_refused(
     tmp_path: Path, engine: str, saving: dict[str, Any], words: str
 ) -> None:
     """The network has batch norms, which are trained."""

@@ -108,7 +108,7 @@ def test_two_runs(folders: dict[str, Path]) -> None:
     assert len(page) < 1_000_000
 
 
-def test_two_runs_with_masks(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_two_runs_are_compared_by_masks_too(folders: dict[str, Path], tmp_path: Path) -> None:
     """Masks have tables of their own, with the intervals of their differences."""
     names = ("R-50-1x64d/0", "X-50-32x4d/0")
     copies = {name: Path(shutil.copytree(folders[name], tmp_path / name)) for name in names}

@@ -35,7 +35,7 @@ _POLYGONS = "write polygons [[x0, y0, x1, y1, ...]] or a run-length encoding, or
 
 
 class Image(msgspec.Struct, gc=False):
-    """An image; sizes and names are None where the file does not say them."""
+    """Hold an image; sizes and names are None where the file does not tell them."""
 
     id: Identity
     file_name: _Path | None = None
@@ -45,14 +45,14 @@ class Image(msgspec.Struct, gc=False):
 
 
 class Category(msgspec.Struct, gc=False):
-    """A category."""
+    """Hold a category."""
 
     id: Identity
     name: _Text
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """An object. Its segmentation is not decoded."""
+    """Hold an annotated object, whose segmentation is not decoded."""
 
     id: int
     image_id: Identity

@@ -23,10 +23,10 @@ _ANCHORS = 9  # at each place, of RetinaNets whose configurations are shipped
 
 
 def find_detector_kind(state: Mapping[str, Tensor]) -> str | None:
-    """Find the kind of shipped configuration that a detector's names are of; None: of no such.
+    """Find the kind of a trained detector by the names of its weights.
 
     Returns:
-        a kind of ``choose_config``.
+        a kind that ``choose_config`` knows; None where no configuration of its kind is shipped.
     """
     if any(map(_OTHER_HEADS.match, state)):
         return None
@@ -43,7 +43,7 @@ def find_detector_kind(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _find_dense_kind(state: Mapping[str, Tensor]) -> str | None:
-    """Find whether this is a RetinaNet of 9 anchors without norms, and whence its p6 is."""
+    """Find the kind of a RetinaNet by where its p6 is from; None if its head is another."""
     heads = [name for name in state if name.startswith("head.")]
     p6, lateral = (state.get(f"backbone.{n}.weight") for n in ("top_block.p6", "fpn_lateral5"))
     plain = all(map(_DENSE_LAYERS.fullmatch, heads)) and "head.cls_subnet.6.weight" in state

@@ -35,7 +35,7 @@ _ONLY_AS_IT_IS = ("quickstart/faster_rcnn_*_FPN_*.yaml",)
 
 
 class Fit(NamedTuple):
-    """A shipped configuration, and what is to change in it.
+    """Hold a shipped configuration, and what is to change in it.
 
     Attributes:
         config_file: relative to configs/, as ``--config-file`` takes it.

@@ -110,7 +110,7 @@ def test_losses_and_gradients_of_several_steps_are_equal(pair: tuple[Any, Any]) 
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (-1.0, 2.0), (0.4, 1.5)])
-def test_the_focal_loss_is_fvcores(
+def test_the_focal_loss_equals_fvcores(
     alpha: float, gamma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is computed in parts; anchors are left out, and one image has none but these."""
