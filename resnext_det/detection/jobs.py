@@ -19,11 +19,11 @@ from resnext_det.data.coco import register_coco
 from resnext_det.detection.advice import find_rate_mistake
 from resnext_det.detection.backends import CalibrationData, check_optimization
 from resnext_det.detection.best import check_best
-from resnext_det.detection.datasets import CLASS_KEYS, check_named
+from resnext_det.detection.datasets import CLASS_KEYS, check_named, find_class_key
 from resnext_det.detection.evaluation import DatasetMetrics
 from resnext_det.detection.fit_memory import fit_memory
 from resnext_det.detection.memory_saving import NO_SAVING, MemorySaving
-from resnext_det.detection.own_data import Fitted, fit_to_data
+from resnext_det.detection.own_data import Fitted, fit_to_data, take_classes
 from resnext_det.detection.step_memory import Trial
 from resnext_det.detection.weights import explain_no_config, locate_weights, read_trained_config
 from resnext_det.runtimes.backends import check_backend
@@ -219,12 +219,13 @@ class Job(Processes):
             check_optimization(cfg, self.backend, self.dtype, self.calibration_data)
             return cfg
 
+        set_keys = self._list_set_keys(source, overrides, training=training)
         fit_to_data(
             fitted,
             load,
             train_data=self.train_data,
             test_data=self.test_data,
-            set_keys=self._list_set_keys(source, overrides, training=training),
+            set_keys=set_keys,
             given=overrides[::2],
             schedule=training and schedule == "auto",
             training=training,
@@ -232,8 +233,7 @@ class Job(Processes):
             overwrite=self.overwrite,
             processes=count_processes(self),
         )
-        overrides = [*fitted.overrides, *overrides]
-        cfg = load_config(source, overrides)
+        cfg = load_config(source, [*fitted.overrides, *overrides])
         weights = locate_weights(cfg, resume=self.resume)
         if self.fit_config and weights:
             needed = read_needed_overrides(
@@ -247,8 +247,16 @@ class Job(Processes):
             if needed:
                 pairs = map(" ".join, zip(needed[::2], needed[1::2]))
                 fitted.told.append(f"Fitted to {weights}: {', '.join(pairs)}.")
+            # A detector of another kind reads other keys than those that were chosen above.
+            kept = drop_idle_overrides(cfg, [*fitted.overrides, *needed])
+            fitted.overrides = kept[: len(kept) - len(needed)]
             overrides += needed
-            cfg = load_config(source, overrides)
+            kind, cfg = find_class_key(cfg), load_config(source, [*fitted.overrides, *overrides])
+            if find_class_key(cfg) != kind:
+                said = overrides[::2] if training and self.train_data else set_keys
+                take_classes(fitted, cfg, said, training=training, resume=self.resume)
+        overrides = [*fitted.overrides, *overrides]
+        cfg = load_config(source, overrides)
         fitted.saving = MemorySaving(self.accumulate, self.recompute)
         if training and self.fit_memory is not None:
             done = len(fitted.overrides)

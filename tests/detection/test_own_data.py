@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from resnext_det.config.loading import list_set_keys
+from resnext_det.config.loading import list_set_keys, load_config
 from resnext_det.data import coco
 from resnext_det.detection import own_data
 from resnext_det.detection.jobs import DEFAULT_CONFIG, Job, evaluate, train
-from tests.detection.helpers import FPN, TRAIN_IMAGES, as_datasets, write_config
+from tests.detection.helpers import (
+    FPN,
+    RETINANET_CHANGES,
+    TRAIN_IMAGES,
+    as_datasets,
+    as_overrides,
+    write_config,
+)
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -253,6 +260,27 @@ def test_an_evaluation_takes_the_classes_of_its_detector(sets: Sets, tmp_path: P
         assert job.configuration(training=False).MODEL.ROI_HEADS.NUM_CLASSES == 6
         with pytest.raises(ValueError, match=r"is a detector of circle.*'two' has circle, cross;"):
             evaluate(job)
+
+
+def test_classes_follow_a_fit_to_another_kind_of_detector(sets: Sets, tmp_path: Path) -> None:
+    """What was chosen for a RetinaNet is not held against the Faster R-CNN that takes its place."""
+    job = Job(write_unsaid(tmp_path), tmp_path / "out", ("SOLVER.MAX_ITER", "1"))
+    job = replace(job, train_data=as_words(sets["tiny_train"]))
+    train(replace(job, test_data=as_words(sets["tiny_val"])))
+    retinanet = tmp_path / "retinanet.yaml"
+    retinanet.write_text(
+        load_config(write_config(tmp_path), as_overrides(RETINANET_CHANGES)).dump()
+    )
+    content = json.loads(sets["tiny_train"][0].read_text())
+    content["categories"] = content["categories"][:2]
+    content["annotations"] = [each for each in content["annotations"] if each["category_id"] < 3]
+    two = tmp_path / "two.json"
+    two.write_text(json.dumps(content))
+    data = (str(two), str(sets["tiny_train"][1]))
+    fit = Job(retinanet, tmp_path / "again", weights=tmp_path / "out" / "model_final.pth")
+    fit = replace(fit, fit_config=True, train_data=data, test_data=data)
+    model = fit.configuration().MODEL
+    assert (model.META_ARCHITECTURE, model.ROI_HEADS.NUM_CLASSES) == ("GeneralizedRCNN", 2)
 
 
 def test_facts_of_a_gpu(sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
