@@ -14,13 +14,13 @@ from torch import nn
 
 from resnext_det.config import load_config
 from resnext_det.deploy.agreement import Agreement, compare_detectors
-from resnext_det.deploy.export import _open as open_in_runtimes
-from resnext_det.deploy.export import detect_with_probabilities, export_detector, trace
+from resnext_det.deploy.export import export_detector, trace
 from resnext_det.deploy.exported import ExportedDetector
 from resnext_det.deploy.formats import write_program
 from resnext_det.deploy.graph import DetectorGraph
 from resnext_det.deploy.metadata import Metadata
 from resnext_det.deploy.pasting import paste_masks
+from resnext_det.deploy.verification import detect_with_probabilities, open_in_runtimes
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.portable.boxes import suppress_overlaps
 from resnext_det.detection.portable.build import build_detector

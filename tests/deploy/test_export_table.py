@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from resnext_det.deploy.agreement import compare_detectors
-from resnext_det.deploy.export import _open, _write, describe, detect_with_probabilities, trace
+from resnext_det.deploy.export import _write, describe, trace
 from resnext_det.deploy.formats import write_openvino
+from resnext_det.deploy.verification import detect_with_probabilities, open_in_runtimes
 from resnext_det.detection.inference import Predictor
 from resnext_det.detection.results import ImageDetections
 from tests.deploy.test_export import make_predictor
@@ -93,7 +94,7 @@ def test_every_runtime_finds_what_torch_finds(kind: str, tmp_path: Path) -> None
         size = path.stat().st_size
         if suffix == ".xml":
             size += path.with_suffix(".bin").stat().st_size
-        for runtime, detect in _open(path).items():
+        for runtime, detect in open_in_runtimes(path).items():
             began = time.process_time()
             agreement = compare_detectors(
                 detect,
