@@ -25,7 +25,12 @@ from resnext_det.detection.fit_memory import fit_memory
 from resnext_det.detection.memory_saving import NO_SAVING, MemorySaving
 from resnext_det.detection.own_data import Fitted, fit_to_data, take_classes
 from resnext_det.detection.step_memory import Trial
-from resnext_det.detection.weights import explain_no_config, locate_weights, read_trained_config
+from resnext_det.detection.weights import (
+    explain_no_config,
+    locate_weights,
+    read_start,
+    read_trained_config,
+)
 from resnext_det.runtimes.backends import check_backend
 from resnext_det.training import distributed
 from resnext_det.training.checkpoint import Checkpointer
@@ -259,6 +264,14 @@ class Job(Processes):
         cfg = load_config(source, overrides)
         fitted.saving = MemorySaving(self.accumulate, self.recompute)
         if training and self.fit_memory is not None:
+            # What takes a minute comes after what is refused at once.
+            self._check_start(cfg)
+            read_start(
+                cfg,
+                resume=self.resume,
+                overridden=self.overrides[::2],
+                preprocessing=self.preprocessing,
+            )
             done = len(fitted.overrides)
             fit_memory(
                 fitted,
@@ -274,6 +287,14 @@ class Job(Processes):
         if training:
             fitted.warnings += _check_rate(cfg, overrides, lambda words: load_config(source, words))
         return cfg, fitted
+
+    def _check_start(self, cfg: CfgNode) -> None:
+        """Refuse a training that cannot begin: its sets, its environment or its folder."""
+        distributed.resolve_device(cfg.MODEL.DEVICE)
+        check_registered([name for name, *_ in self.datasets], cfg)
+        check_best(cfg)
+        check_restarts(resume=self.resume)
+        check_output_dir(cfg, resume=self.resume, overwrite=self.overwrite)
 
     def _list_overrides(self) -> list[str]:
         """List the KEY VALUE pairs, with those that fields of their own stand for."""
@@ -433,14 +454,11 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
     cfg, fitted = job.fit(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
-    if task != "propose":
-        check_registered([name for name, *_ in job.datasets], cfg)
     if task == "evaluate":
+        check_registered([name for name, *_ in job.datasets], cfg)
         check_named(cfg, "TEST")
     if task == "train":
-        check_best(cfg)
-        check_restarts(resume=job.resume)
-        check_output_dir(cfg, resume=job.resume, overwrite=job.overwrite)
+        job._check_start(cfg)
         if job.resume:
             fitted.warnings += check_settings(cfg, anyway=job.resume_anyway)
         batch = cfg.SOLVER.IMS_PER_BATCH

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from resnext_det.config import load_config
+from resnext_det.detection import jobs
 from resnext_det.detection.jobs import Job, train
 from resnext_det.detection.memory_prediction import find_largest_size
 from resnext_det.detection.memory_saving import MemorySaving
@@ -148,3 +149,17 @@ def test_cuda_takes_its_share_of_a_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         describe(tmp_path, 545, *small).fit()
     _, fitted = describe(tmp_path, 800, *small).fit()
     assert fitted.told[0].startswith("--fit-memory: 0.255 GB of 0.88 GB are for tensors, the rest")
+
+
+@pytest.mark.usefixtures("registered")
+def test_what_cannot_begin_is_refused_before_anything_is_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "fit_memory", lambda *_, **__: pytest.fail("it was predicted"))
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"none\.pth is not there"):
+        train(describe(tmp_path, 250, "MODEL.WEIGHTS", "none.pth", output_dir=out))
+    (out / "model_final.pth").touch()
+    with pytest.raises(ValueError, match="holds a run"):
+        train(describe(tmp_path, 250, output_dir=out))
