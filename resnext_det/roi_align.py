@@ -140,7 +140,7 @@ def _runs_regions_apart(weights: Tensor) -> bool:
     return weights.device.type == "cpu"
 
 
-def _group_regions(
+def group_regions(
     images: list[int], rows: Tensor, columns: Tensor, channels: int
 ) -> Iterator[_Group]:
     """Group regions: alone on a CPU, each from its part of the map; else many from the whole."""
@@ -178,7 +178,7 @@ class _Align(torch.autograd.Function):
         )
         regions = out.permute(0, 2, 3, 1)  # (R, n, n, C)
         with torch.autocast(features.device.type, enabled=False):
-            for group in _group_regions(images, rows, columns, channels):
+            for group in group_regions(images, rows, columns, channels):
                 of, x = group.regions, group.x
                 part = maps[group.image, group.y, x.start * channels : x.stop * channels]
                 weights = rows[of, :, group.y].flatten(0, 1)  # (r * n, y)
@@ -204,7 +204,7 @@ class _Align(torch.autograd.Function):
         grad = grad.permute(0, 2, 3, 1).to(rows.dtype)  # (R, n, n, C)
         maps = rows.new_zeros(count, height, width * channels)
         with torch.autocast(grad.device.type, enabled=False):
-            for group in _group_regions(ctx.images, rows, columns, channels):
+            for group in group_regions(ctx.images, rows, columns, channels):
                 of, x = group.regions, group.x
                 weights = columns[of, None, :, x].transpose(2, 3)  # (r, 1, x, n)
                 part = torch.matmul(weights, grad[of])  # (r, n, x, C)

@@ -84,6 +84,8 @@ class AllocationLog(TorchDispatchMode):
             result = _give_zeros(func, args, kwargs or {})
         else:
             result = func(*args, **(kwargs or {}))
+            if name == "aten::empty" and result.is_floating_point():
+                result.zero_()  # so that regions that are not cut out hold numbers
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self.note(tensor)

@@ -77,7 +77,11 @@ def fit_memory(
             f"pixels with {objects} objects at most, in each process:"
         )
         savings = list(_list_savings(trial, images))
+        most = [one for one in savings if one.accumulate == 1][-1]
         for saving in savings:
+            fewer = saving.recompute and saving.accumulate == 1 and saving != most
+            if fewer and prediction.predict(most, images, size) > allowed:
+                continue  # fewer stages need no less, and another measurement
             if _fits(fitted, prediction, allowed, saving, images, size):
                 fitted.saving = saving
                 return

@@ -13,10 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
+from resnext_det import roi_align
 from resnext_det.detection.allocation_log import AllocationLog
 from resnext_det.detection.batch_parts import AnchorDraw
 from resnext_det.instances import Boxes, Instances
@@ -113,7 +115,7 @@ def measure_step(
             trial.convert(make_sample(*sizes[column], objects=objects, masks=masks))
             for _ in range(_IMAGES[row] * parts)
         ]
-        with _run_quietly():
+        with _run_quietly(), _cut_one_region():
             found[row, column] = _log_step(trial, split, samples, amp_dtype)
     phases = set.intersection(*(set(peaks) for peaks in found.values()))
     return StepMemory(
@@ -170,6 +172,25 @@ def _run_quietly() -> Iterator[None]:
             yield
     finally:
         package.setLevel(level)
+
+
+@contextmanager
+def _cut_one_region() -> Iterator[None]:
+    """Let the faster RoIAlign cut only the largest region out of each map.
+
+    It goes from region to region, each freed before the next, which takes half of a step's time.
+    """
+    group = roi_align.group_regions
+
+    def give_largest(*arguments: Any) -> Iterator[Any]:
+        def measure(found: Any) -> int:
+            return (found.y.stop - found.y.start) * (found.x.stop - found.x.start)
+
+        if groups := list(group(*arguments)):
+            yield max(groups, key=measure)
+
+    with patch.object(roi_align, "group_regions", give_largest):
+        yield
 
 
 def _log_step(
