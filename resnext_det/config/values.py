@@ -165,6 +165,7 @@ is_supported = _RULES.is_supported
 
 
 _ONE_NAME = {
+    **{name: name.replace("resnet", "resnext") for name in (*PLAIN_BACKBONES, *FPN_BACKBONES)},
     **dict.fromkeys((*C4_HEADS, SHARED_C4_HEAD), C4_HEADS[0]),
     **EXACT_HEADS,
     SPARSE_RPN_HEAD: RPN_HEAD,
@@ -172,9 +173,10 @@ _ONE_NAME = {
 
 
 def unify_names(value: Any) -> Any:
-    """Replace the name of a faster head by that of the exact one; return other values as they are.
+    """Replace the name of a faster head by the exact one's, and of detectron2's backbone by ours.
 
-    Heads of one name here compute the same, within rounding, with the same weights.
+    Other values are returned as they are. What has one name here computes the same, within
+    rounding, with the same weights.
     """
     return _ONE_NAME.get(value, value) if isinstance(value, str) else value
 

@@ -24,7 +24,7 @@ KEY = "detector"
 # Settings of a detector that do not change its numbers: those of the training, and those that its
 # weights decide and that loading checks by their names and shapes.
 _OF_TRAINING = re.compile(
-    r"MODEL\.(WEIGHTS|DEVICE|LOAD_PROPOSALS|BACKBONE\.NAME|BACKBONE\.FREEZE_AT)"
+    r"MODEL\.(WEIGHTS|DEVICE|LOAD_PROPOSALS|BACKBONE\.FREEZE_AT)"
     r"|.*(_TRAIN|\.NORM|LOSS\w*|\.IOU_THRESHOLDS|\.IOU_LABELS|\.IOUS|\.BATCH_SIZE_PER_IMAGE"
     r"|\.POSITIVE_FRACTION|\.SMOOTH_L1_BETA|\.PROPOSAL_APPEND_GT|\.TRAIN_ON_PRED_BOXES"
     r"|\.BOUNDARY_THRESH|\.PRIOR_PROB|\.MIN_KEYPOINTS_PER_IMAGE)(\..*)?"

@@ -64,3 +64,17 @@ def test_settings_of_parts_that_are_not_used_change_nothing(
 def test_to_leave_a_part_out_is_told() -> None:
     assert "MODEL.META_ARCHITECTURE" in find_keys([], *RPN)
     assert "MODEL.PROPOSAL_GENERATOR.NAME" in find_keys([], *FAST)
+
+
+def test_a_backbone_is_held_to_and_detectron2s_name_of_it_is_the_same() -> None:
+    """A p6 made of p5 may fit the weights of one made of res5, and computes other numbers."""
+    name, retinanet = "MODEL.BACKBONE.NAME", [*FPN, "MODEL.META_ARCHITECTURE", "RetinaNet"]
+    ours, theirs, of_p5 = (
+        configuration(*retinanet, name, f"build_retinanet_{network}_backbone")
+        for network in ("resnext_fpn", "resnet_fpn", "resnext_fpn_p5")
+    )
+    trained = describe_training(ours, (), {})
+    assert find_setting_differences(trained, theirs) == []
+    for training in (False, True):
+        found = find_setting_differences(trained, of_p5, training=training)
+        assert found == [(name, of_p5.MODEL.BACKBONE.NAME, ours.MODEL.BACKBONE.NAME)]
