@@ -217,7 +217,7 @@ def add_fit_memory_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_bytes(word: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B", word)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]i?)?B", word)
     size = 0
     if found:
         number, unit = found.groups(default="")

@@ -203,18 +203,20 @@ def _resize(cfg: CfgNode, shorter: int) -> CfgNode:
 
 def _set_smaller(fitted: Fitted, cfg: CfgNode, choice: _Smaller, images: int) -> None:
     """Set the batch and the sizes, and warn that they change the training."""
-    changed = cfg
+    changed, follows = cfg, []
     if choice.images < images:
         changed = scale_batch(changed, choice.images, images)
+        follows.append("Learning rate and iterations go with the batch.")
     if choice.shorter < max(cfg.INPUT.MIN_SIZE_TRAIN):
         changed = _resize(changed, choice.shorter)
+        follows.append("The sizes of tests go with those of training.")
     changes = _list_changes(cfg, changed)
     for key, value in changes.items():
         fitted.set(key, value)
     told = [f"{key} {value}" for key, value in changes.items()]
     fitted.warnings.append(
-        f"--fit-memory changes the training, since nothing else fits: {', '.join(told)}. Learning "
-        "rate and iterations go with the batch, and the sizes of tests with those of training."
+        f"--fit-memory changes the training, since nothing else fits: {', '.join(told)}. "
+        + " ".join(follows)
     )
 
 
