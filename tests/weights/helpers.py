@@ -68,14 +68,14 @@ def detector(*changes: Any) -> nn.Module:
     return build_detector(configuration(*changes))
 
 
-def configure_detectron2(*changes: Any) -> CfgNode:
-    """Configure detectron2's own C4 detector of ``NARROW50``, with the changes."""
+def configure_detectron2(*changes: Any, architecture: Architecture = NARROW50) -> CfgNode:
+    """Configure detectron2's own C4 detector of a ResNeXt, with the changes."""
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
     fixed = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.MASK_ON", False]
     stride = ["MODEL.RESNETS.STRIDE_IN_1X1", False]
-    cfg.merge_from_list([*list_keys(NARROW50), *fixed, *stride, *changes])
+    cfg.merge_from_list([*list_keys(architecture), *fixed, *stride, *changes])
     return cfg
 
 

@@ -270,7 +270,7 @@ def catch_error(state: State) -> str:
         ("mmpretrain", "backbone.layer1.0.x.weight", "'layer1.0.x.weight' is no name"),
         ("pycls", "s1.b1.f.se.f_ex.0.weight", "is no name of pycls's ResNeXt"),
         ("Caffe2, rm and riv", "res2_0_branch3_w", "is no name of caffe2's ResNeXt"),
-        ("Caffe2, rm and riv", "conv1_bn_s", "is no name of caffe2's"),
+        ("Caffe2, rm and riv", "conv1_in_s", "is no name of caffe2's"),
     ],
 )
 def test_strange_names_are_refused(network: ResNet, format: str, name: str, words: str) -> None:

@@ -141,9 +141,9 @@ def make_samples() -> list[dict[str, Any]]:
     ]
 
 
-def build_pair(cfg: CfgNode) -> tuple[Any, Any]:
+def build_pair(cfg: CfgNode, seed: int = 0) -> tuple[Any, Any]:
     pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    torch.manual_seed(0)  # of the convolutions, which "randomize" leaves as they are
+    torch.manual_seed(seed)  # of the convolutions, which "randomize" leaves as they are
     ours = build_detector(cfg)
     randomize(ours)
     theirs = build_detectron2_detector(cfg)

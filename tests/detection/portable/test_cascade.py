@@ -58,8 +58,8 @@ VARIANTS: dict[str, list[Any]] = {
     scope="module",
 )
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
-    torch.manual_seed(0)
-    return build_pair(configure("FPN", *VARIANTS[request.param]))
+    # Of the first seed the second stage has no region on an object.
+    return build_pair(configure("FPN", *VARIANTS[request.param]), seed=1)
 
 
 def draw(pair: tuple[Any, Any]) -> list[dict[str, Any]]:
