@@ -61,6 +61,7 @@ def test_masks_losses_and_gradients_are_detectron2s(name: str) -> None:
     from detectron2.utils.events import EventStorage
 
     cfg = configuration(*VARIANTS[name], "TEST.DETECTIONS_PER_IMAGE", 12)
+    torch.manual_seed(0)  # some weights find masks of hardly a pixel
     ours = build_detector(cfg)
     randomize(ours)
     theirs = build_detectron2_detector(cfg)
