@@ -1,4 +1,4 @@
-"""What is chosen fits, changes as little as can be, and is refused where nothing is known."""
+"""Test --fit-memory: its choice fits, changes little, and is refused where nothing is known."""
 
 from __future__ import annotations
 

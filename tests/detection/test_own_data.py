@@ -263,7 +263,7 @@ def test_an_evaluation_takes_the_classes_of_its_detector(sets: Sets, tmp_path: P
 
 
 def test_classes_follow_a_fit_to_another_kind_of_detector(sets: Sets, tmp_path: Path) -> None:
-    """What was chosen for a RetinaNet is not held against the Faster R-CNN that takes its place."""
+    """Fit a RetinaNet's configuration to a Faster R-CNN: its key of classes is dropped."""
     job = Job(write_unsaid(tmp_path), tmp_path / "out", ("SOLVER.MAX_ITER", "1"))
     job = replace(job, train_data=as_words(sets["tiny_train"]))
     train(replace(job, test_data=as_words(sets["tiny_val"])))

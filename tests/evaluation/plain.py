@@ -47,7 +47,7 @@ def _encode(segmentation: Any) -> Any:
 
 
 class PlainAnalysis:
-    """What became of every result that counts, at IoU .5 of boxes or of masks."""
+    """Find what became of every result that counts, at IoU .5 of boxes or of masks."""
 
     def __init__(
         self, content: Json, results: list[Json], task: str = "bbox", limit: int = 100
