@@ -31,7 +31,6 @@ from resnext_det.runtimes.openvino_core import get_core
 from resnext_det.runtimes.packages import EXTRAS, describe_missing
 
 BACKENDS = ("auto", "onnxruntime", "openvino")
-_OUTPUTS = (OUTPUTS, (*OUTPUTS, MASKS))  # of detectors of boxes, and of masks
 _ANEW = "export the detector anew with resnext-det export"
 
 
@@ -65,18 +64,16 @@ class ExportedDetector:
         _check_file(self.path)
         self.backend = _choose_backend(self.path, backend)
         graph = _open_graph(self.path, self.backend)
-        if graph.metadata is None or graph.inputs != (INPUT,) or graph.outputs not in _OUTPUTS:
-            raise ValueError(
-                f"{self.path} is no detector that resnext-det export wrote: it has the inputs "
-                f"{_list_names(graph.inputs)} and the outputs {_list_names(graph.outputs)}"
-                f"{' and no metadata of it' if graph.metadata is None else ''}; {_ANEW}"
-            )
+        if graph.metadata is None:
+            raise self._explain_other_file(graph)
         try:
             self.metadata = parse_metadata(graph.metadata)
         except ValueError as error:
             raise ValueError(
                 f"the metadata of {self.path} are damaged: {error}; copy the file again, or {_ANEW}"
             ) from error
+        if graph.inputs != (INPUT,) or graph.outputs != self.metadata.list_outputs():
+            raise self._explain_other_file(graph)
         if is_damaged(self.path, self.metadata):
             raise ValueError(
                 f"{self.path} is damaged: the checksum of its graph and weights is not the one in "
@@ -84,6 +81,13 @@ class ExportedDetector:
             )
         self.class_names = self.metadata.class_names
         self._run = graph.run
+
+    def _explain_other_file(self, graph: _Graph) -> ValueError:
+        return ValueError(
+            f"{self.path} is no detector that resnext-det export wrote: it has the inputs "
+            f"{_list_names(graph.inputs)} and the outputs {_list_names(graph.outputs)}"
+            f"{' and no metadata of it' if graph.metadata is None else ''}; {_ANEW}"
+        )
 
     @property
     def lowest_score(self) -> float:
@@ -237,17 +241,17 @@ def _open_by_openvino(path: Path) -> _Graph:
 
     homes = ([KEY], ["framework", KEY])  # the second of what was read from ONNX
     told = [model.get_rt_info(home).astype(str) for home in homes if model.has_rt_info(home)]
-    names = [
-        tuple(_choose_name(each.get_names(), wanted) for each, wanted in zip(ports, expected))
-        for ports, expected in ((model.inputs, [INPUT]), (model.outputs, _OUTPUTS[-1]))
-    ]
-    return _Graph(run, names[0], names[1], told[0] if told else None)
+    inputs, outputs = (
+        tuple(_choose_name(each.get_names()) for each in ports)
+        for ports in (model.inputs, model.outputs)
+    )
+    return _Graph(run, inputs, outputs, told[0] if told else None)
 
 
-def _choose_name(names: Iterable[str], wanted: str) -> str:
+def _choose_name(names: Iterable[str]) -> str:
     """Choose among the names of a tensor of OpenVINO, which may have several."""
     every = sorted(names)
-    return wanted if wanted in every else "/".join(every)
+    return next((name for name in (INPUT, *OUTPUTS, MASKS) if name in every), "/".join(every))
 
 
 def _read_threads() -> int:

@@ -246,6 +246,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: write_model(path, outputs=("boxes", "scores")),
         "it has the inputs image and the outputs boxes, scores; export the detector anew",
     ),
+    "told masks without a graph of them": (
+        lambda path: write_model(path, describe(mask_size=28)),
+        "it has the inputs image and the outputs boxes, scores, classes; export the detector anew",
+    ),
+    "masks that are not told": (
+        lambda path: write_model(path, outputs=WITH_MASKS["outputs"]),
+        "it has the inputs image and the outputs boxes, scores, classes, masks; export the",
+    ),
     "no JSON": (
         lambda path: write_model(path, "{"),
         "the metadata of .*model.onnx are damaged: .*; copy the file again, or export",
