@@ -19,7 +19,6 @@ from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
 from resnext_det.detection.own_data import hold_back_warnings
 from resnext_det.detection.step_memory import StepMemory, Trial, measure_step
 from resnext_det.detection.training import choose_parts
-from resnext_det.resnext import Bottleneck
 
 _USUAL_OBJECTS = 100  # COCO's most in an image are 93
 _TOUCHING = 1e-5  # the IoU of a region that touches an object
@@ -152,9 +151,6 @@ class Prediction:
 
     def _measure(self, stages: tuple[str, ...], in_parts: bool) -> StepMemory:
         cfg, trial = self._cfg, self._trial
-        for module in trial.model.modules():
-            if isinstance(module, Bottleneck):
-                module.is_recomputed = False
         recompute_stages(trial.model, stages)
         parts = 2 if in_parts else 1
         return measure_step(

@@ -99,7 +99,7 @@ def _check_losses(model: nn.Module) -> None:
 
 
 def recompute_stages(model: nn.Module, stages: Sequence[str]) -> None:
-    """Let the blocks of the named stages keep only their inputs for the backward pass.
+    """Let the blocks of the named stages, and no others, keep only inputs for the backward pass.
 
     Args:
         model: a detector of either engine, or a backbone.
@@ -108,16 +108,16 @@ def recompute_stages(model: nn.Module, stages: Sequence[str]) -> None:
     Raises:
         ValueError: the model has no such stage, or its blocks are not this package's.
     """
+    blocks = {
+        module: set(name.split("."))
+        for name, module in model.named_modules()
+        if isinstance(module, Bottleneck)
+    }
     for stage in stages:
-        found = [
-            module
-            for name, module in model.named_modules()
-            if isinstance(module, Bottleneck) and stage in name.split(".")
-        ]
-        if not found:
+        if not any(stage in names for names in blocks.values()):
             raise ValueError(
                 f"the model has no {stage} of this package's blocks to recompute; leave it out of "
                 "--recompute"
             )
-        for block in found:
-            block.is_recomputed = True
+    for block, names in blocks.items():
+        block.is_recomputed = not names.isdisjoint(stages)
