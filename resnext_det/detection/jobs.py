@@ -210,7 +210,7 @@ class Job(Processes):
         load_config = find_engine(self.engine).load_config
         overrides = self._list_overrides()
         source = self._choose_source(overrides, training=training)
-        fitted = Fitted()
+        fitted = Fitted(saving=MemorySaving(self.accumulate, self.recompute))
         own = self.config_file is None and self.train_data is not None
         if self.config_file is None:
             fitted.set("MODEL.DEVICE", "auto")
@@ -241,55 +241,69 @@ class Job(Processes):
         cfg = load_config(source, [*fitted.overrides, *overrides])
         weights = locate_weights(cfg, resume=self.resume)
         if self.fit_config and weights:
-            needed = read_needed_overrides(
-                cfg,
-                weights,
-                overridden=self.overrides[::2],
-                training=training and isinstance(weights, str),
-                preprocessing=self.preprocessing,
-            )
-            needed = drop_idle_overrides(cfg, needed)
-            if needed:
-                pairs = map(" ".join, zip(needed[::2], needed[1::2]))
-                fitted.told.append(f"Fitted to {weights}: {', '.join(pairs)}.")
-            # A detector of another kind reads other keys than those that were chosen above.
-            kept = drop_idle_overrides(cfg, [*fitted.overrides, *needed])
-            fitted.overrides = kept[: len(kept) - len(needed)]
-            overrides += needed
+            overrides += self._fit_to_weights(fitted, cfg, weights, training=training)
             kind, cfg = find_class_key(cfg), load_config(source, [*fitted.overrides, *overrides])
             if find_class_key(cfg) != kind:
                 said = overrides[::2] if training and self.train_data else set_keys
                 take_classes(fitted, cfg, said, training=training, resume=self.resume)
+                cfg = load_config(source, [*fitted.overrides, *overrides])
         overrides = [*fitted.overrides, *overrides]
-        cfg = load_config(source, overrides)
-        fitted.saving = MemorySaving(self.accumulate, self.recompute)
-        if training and self.fit_memory is not None:
-            # What takes a minute comes after what is refused at once.
-            self._check_start(cfg)
-            read_start(
-                cfg,
-                resume=self.resume,
-                overridden=self.overrides[::2],
-                preprocessing=self.preprocessing,
-            )
-            done = len(fitted.overrides)
-            fit_memory(
-                fitted,
-                cfg,
-                limit=self.fit_memory,
-                given=self.overrides[::2],
-                processes=count_processes(self),
-                open_trial=find_engine(self.engine).open_trial,
-            )
-            if chosen := fitted.overrides[done:]:
-                overrides += chosen
-                cfg = load_config(source, overrides)
+        if chosen := self._fit_to_memory(fitted, cfg) if training else []:
+            overrides += chosen
+            cfg = load_config(source, overrides)
         if training:
             fitted.warnings += _check_rate(cfg, overrides, lambda words: load_config(source, words))
         return cfg, fitted
 
-    def _check_start(self, cfg: CfgNode) -> None:
-        """Refuse a training that cannot begin: its sets, its environment or its folder."""
+    def _fit_to_weights(
+        self, fitted: Fitted, cfg: CfgNode, weights: Path | str, *, training: bool
+    ) -> list[str]:
+        """List the settings that weights need; drop those decided before that they leave idle."""
+        needed = read_needed_overrides(
+            cfg,
+            weights,
+            overridden=self.overrides[::2],
+            training=training and isinstance(weights, str),
+            preprocessing=self.preprocessing,
+        )
+        needed = drop_idle_overrides(cfg, needed)
+        if needed:
+            pairs = map(" ".join, zip(needed[::2], needed[1::2]))
+            fitted.told.append(f"Fitted to {weights}: {', '.join(pairs)}.")
+        # A detector of another kind reads other keys than those that were chosen before.
+        kept = drop_idle_overrides(cfg, [*fitted.overrides, *needed])
+        fitted.overrides = kept[: len(kept) - len(needed)]
+        return needed
+
+    def _fit_to_memory(self, fitted: Fitted, cfg: CfgNode) -> list[str]:
+        """Choose how a step fits into ``fit_memory``; list the settings that change for it."""
+        if self.fit_memory is None:
+            return []
+        # What takes a minute comes after what is refused at once.
+        self.check_start(cfg)
+        read_start(
+            cfg,
+            resume=self.resume,
+            overridden=self.overrides[::2],
+            preprocessing=self.preprocessing,
+        )
+        done = len(fitted.overrides)
+        fit_memory(
+            fitted,
+            cfg,
+            limit=self.fit_memory,
+            given=self.overrides[::2],
+            processes=count_processes(self),
+            open_trial=find_engine(self.engine).open_trial,
+        )
+        return fitted.overrides[done:]
+
+    def check_start(self, cfg: CfgNode) -> None:
+        """Refuse a training that cannot begin: its device, sets, environment or folder.
+
+        Raises:
+            ValueError: naming what is wrong and what to write.
+        """
         distributed.resolve_device(cfg.MODEL.DEVICE)
         check_registered([name for name, *_ in self.datasets], cfg)
         check_best(cfg)
@@ -450,7 +464,6 @@ _Task = Literal["train", "evaluate", "propose"]
 def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metrics:
     if job.backend is not None:
         check_backend(job.backend)
-    MemorySaving(job.accumulate, job.recompute)  # an error comes before any work
     cfg, fitted = job.fit(training=task == "train")
     # What would fail in every process is told before any is started.
     distributed.resolve_device(cfg.MODEL.DEVICE)
@@ -458,7 +471,7 @@ def _run(job: Job, task: _Task, files: Mapping[str, Path] | None = None) -> Metr
         check_registered([name for name, *_ in job.datasets], cfg)
         check_named(cfg, "TEST")
     if task == "train":
-        job._check_start(cfg)
+        job.check_start(cfg)
         if job.resume:
             fitted.warnings += check_settings(cfg, anyway=job.resume_anyway)
         batch = cfg.SOLVER.IMS_PER_BATCH
