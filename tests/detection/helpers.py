@@ -75,6 +75,14 @@ def override(node: str, **values: Any) -> list[Any]:
     return [word for key, value in values.items() for word in (f"{node}.{key}", value)]
 
 
+WIDE: list[Any] = override(
+    "MODEL.RESNETS", NORM="GN", NUM_GROUPS=8, STEM_OUT_CHANNELS=32, RES2_OUT_CHANNELS=64
+)
+"""Changes of ``FPN`` to a network whose group norms have enough channels."""
+
+FROZEN_WIDE: list[Any] = [*WIDE, *override("MODEL.RESNETS", NORM="FrozenBN")]
+"""Changes of ``FPN`` to the same network with frozen norms."""
+
 C4_CHANGES: list[Any] = [
     *override("MODEL.BACKBONE", NAME="build_resnext_backbone"),
     *override("MODEL.RESNETS", OUT_FEATURES=["res4"]),

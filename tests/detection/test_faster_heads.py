@@ -1,4 +1,4 @@
-"""Heads that are faster to train compute what the exact ones do, within rounding."""
+"""Compare heads that are faster to train with the exact ones: equal, within rounding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from resnext_det.config import load_config
-from tests.detection.helpers import CASCADE_CHANGES, as_overrides, override, write_config
+from tests.detection.helpers import CASCADE_CHANGES, WIDE, as_overrides, override, write_config
 from tests.detection.test_batch_parts import build, compute, flatten
-from tests.detection.test_memory_saving import WIDE
 
 FASTER = [
     *override("MODEL.RPN", HEAD_NAME="ResNeXtSparseRPNHead"),

@@ -16,8 +16,7 @@ from resnext_det.detection.jobs import Job, train
 from resnext_det.detection.memory_prediction import find_largest_size
 from resnext_det.detection.memory_saving import MemorySaving
 from resnext_det.training import distributed
-from tests.detection.helpers import FPN, as_overrides, override, write_config
-from tests.detection.test_step_memory import NETWORK
+from tests.detection.helpers import FPN, FROZEN_WIDE, as_overrides, override, write_config
 
 LARGE = {"MIN_SIZE_TRAIN": [480], "MAX_SIZE_TRAIN": 720, "MIN_SIZE_TEST": 480, "MAX_SIZE_TEST": 720}
 SOLVER = {**FPN["SOLVER"], "IMS_PER_BATCH": 4}
@@ -26,7 +25,7 @@ TRAINED_NORMS = override("MODEL.RESNETS", NORM="BN")
 
 def describe(folder: Path, limit: int, *changes: Any, **others: Any) -> Job:
     """Describe the training of a detector in so many megabytes, whose other 10 % are spare."""
-    overrides = tuple(as_overrides([*NETWORK, "MODEL.BACKBONE.FREEZE_AT", 2, *changes]))
+    overrides = tuple(as_overrides([*FROZEN_WIDE, "MODEL.BACKBONE.FREEZE_AT", 2, *changes]))
     options: dict[str, Any] = {"engine": "portable", **others}
     config = write_config(folder, {"INPUT": LARGE, "SOLVER": SOLVER})
     return Job(config, overrides=overrides, fit_memory=limit * 11 * 10**5, **options)

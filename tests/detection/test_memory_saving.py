@@ -15,12 +15,8 @@ from resnext_det.detection.jobs import Job, train
 from resnext_det.detection.memory_saving import MemorySaving, recompute_stages
 from resnext_det.detection.portable import engine as portable
 from resnext_det.resnext import Bottleneck
-from tests.detection.helpers import STAGES, as_overrides, override, write_config
+from tests.detection.helpers import STAGES, WIDE, as_overrides, write_config
 from tests.detection.test_batch_parts import SETTINGS, build, compute, flatten
-
-WIDE = override(
-    "MODEL.RESNETS", NORM="GN", NUM_GROUPS=8, STEM_OUT_CHANNELS=32, RES2_OUT_CHANNELS=64
-)
 
 
 @pytest.mark.parametrize("setting", ["FPN", "C4", "shared C4"])

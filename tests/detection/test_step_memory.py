@@ -19,6 +19,7 @@ from tests.detection.helpers import (
     C4_MASKS,
     CASCADE_CHANGES,
     DC5_CHANGES,
+    FROZEN_WIDE,
     MASKS,
     RETINANET_CHANGES,
     add_masks,
@@ -28,9 +29,6 @@ from tests.detection.helpers import (
     write_config,
 )
 
-NETWORK = override(
-    "MODEL.RESNETS", NORM="FrozenBN", NUM_GROUPS=8, STEM_OUT_CHANNELS=32, RES2_OUT_CHANNELS=64
-)
 FAMILIES: dict[str, list[Any]] = {
     "FPN": [],
     "FPN, faster heads": override("MODEL.ROI_HEADS", NAME="ResNeXtStandardROIHeads"),
@@ -104,7 +102,7 @@ def measure(
 )
 def test_predicted_memory_is_that_of_a_real_step(tmp_path: Path, engine: str, family: str) -> None:
     """The prediction comes from one and two images of less than half the area."""
-    changes = [*NETWORK, *FAMILIES[family], "INPUT.MIN_SIZE_TRAIN", (SIZE[0],)]
+    changes = [*FROZEN_WIDE, *FAMILIES[family], "INPUT.MIN_SIZE_TRAIN", (SIZE[0],)]
     config_file = write_config(tmp_path)
     cfg = find_engine(engine).load_config(config_file, as_overrides(changes))
     with find_engine(engine).open_trial(prepare_trial_config(cfg, on_gpu=False)) as trial:
